@@ -1,0 +1,152 @@
+"""One generation of the loop, and the two drivers that share it: `lax.scan`, and a host loop for large models."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import store as storage
+from collapse_jax.types import Array, Context, Metrics, Run, TaskSetting, Workflow
+
+# A role added later must change no earlier draw: append, never reorder.
+ROLES = {"select": 0, "fit": 1, "sample": 2, "update": 3}
+
+
+def role_key(key: Array, t, role: str) -> Array:
+  """The key of one role in generation t: independent of horizon, driver and workflow."""
+  return jax.random.fold_in(jax.random.fold_in(key, t), ROLES[role])
+
+
+def prepared(task: TaskSetting, workflow: Workflow) -> TaskSetting:
+  """The task in the form that the workflow needs: with rows where a subset of them is redrawn."""
+  if workflow.redrawn and task.law and task.with_rows is not None:
+    return task.with_rows()
+  return task
+
+
+def start(key: Array, task: TaskSetting, workflow: Workflow, num_generations: int) -> Run:
+  """A run before generation 1.
+
+  Args:
+    key: a threefry key; the whole run is a function of it.
+    num_generations: the horizon T, which fixes the capacity of the store.
+  """
+  init_key, run_key = jax.random.split(key)
+  task = prepared(task, workflow)
+  problem, real = task.init(init_key)
+  return Run(run_key, problem, real, workflow.init(task, problem, real, num_generations), None)
+
+
+def generation(task: TaskSetting, workflow: Workflow, run: Run, t, *, num_generations: int,
+               warm_start: bool = False) -> tuple[Run, Metrics]:
+  """Select, fit, evaluate, sample, update: the body of both drivers.
+
+  Args:
+    run: the run after generation t - 1.
+    t: generation, 1..num_generations, a traced or Python int.
+    num_generations: the horizon that `start` was given.
+    warm_start: hand params of model t - 1 to `fit` as `context.previous`.
+  Returns:
+    the run after generation t, and the metrics of model t.
+  """
+  task = prepared(task, workflow)
+  key = functools.partial(role_key, run.key, t)
+  data = workflow.select(task, run.problem, key("select"), run.store, t)
+  num = workflow.emit(task.num_samples, t)
+  masked = not task.law and not isinstance(num, int)  # a schedule whose batches grow: draw the largest, mask the rest
+  capacity = max(workflow.emit(task.num_samples, s) for s in range(1, num_generations + 1)) if masked else num
+  context = Context(t, capacity, data, run.real, run.params)
+  params = task.fit(key("fit"), run.problem, context)
+  batch, sampling = task.sample(key("sample"), run.problem, params, context)
+  if masked:
+    mask = (jnp.arange(capacity) < num).astype(jnp.float32)[None]
+    mask = mask if batch.row_weight is None else mask * batch.row_weight
+    batch = batch._replace(row_weight=mask, count=jnp.sum(mask, axis=1), summary=None, draw=None)
+  batch = batch._replace(origin=jnp.full_like(batch.origin, t))
+  metrics = task.evaluate(run.problem, params) | sampling | _provenance(data)
+  healthy = [jnp.all(jnp.isfinite(value)) for value in jax.tree.leaves(metrics)]
+  metrics["finite"] = functools.reduce(jnp.logical_and, healthy)
+  store = workflow.update(task, run.problem, key("update"), run.store, batch, t)
+  return run._replace(store=store, params=params if warm_start else None), metrics
+
+
+def advance(task: TaskSetting, workflow: Workflow, run: Run, generations: Sequence[int], *, num_generations: int,
+            warm_start: bool = False, host: bool = False, record_every: int = 1) -> tuple[Run, Metrics]:
+  """Takes a run through the given generations; calls chain.
+
+  Args:
+    run: from `start` or `advance`.
+    generations: consecutive Python ints, beginning with the first that has not been done.
+    num_generations: the horizon that `start` was given.
+    warm_start: see `generation`.
+    host: a Python loop, for models too large or too irregular to scan; else `lax.scan`.
+    record_every: evaluate only generation 1 and multiples of this, and return only those.
+  Returns:
+    the run, and metrics with a leading axis over `recorded(generations, record_every)`.
+  """
+  generations = [int(t) for t in generations]
+  if not generations:
+    raise ValueError("generations is empty.")
+  if not 1 <= generations[0] <= generations[-1] <= num_generations:
+    raise ValueError(f"generations must lie in 1..{num_generations}, got {generations[0]}..{generations[-1]}.")
+  kept = [generations.index(t) for t in recorded(generations, record_every)]
+  step = functools.partial(generation, task, workflow, num_generations=num_generations, warm_start=warm_start)
+  if host:
+    outputs = []
+    for i, t in enumerate(generations):
+      run, metrics = step(run, t)
+      if i in kept:
+        outputs.append(metrics)
+    return run, jax.tree.map(lambda *x: jnp.stack(x), *outputs)
+  first: list[Metrics] = []
+  if warm_start and run.params is None:  # the first model has no previous one: another structure, so not in the scan
+    run, metrics = step(run, generations[0])
+    first, generations = [metrics], generations[1:]
+
+  def body(carry, t):
+    done, metrics = step(run._replace(store=carry[0], params=carry[1]), t)
+    return (done.store, done.params), metrics
+
+  def sparse_body(carry, t):
+    # One more generation than is recorded in each stretch is dead code to XLA, so unrecorded metrics cost nothing.
+    shape = jax.eval_shape(body, carry, t)[1]
+    record = (t == 1) | (t % record_every == 0)
+    skip = lambda: (body(carry, t)[0], jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape))
+    return jax.lax.cond(record, lambda: body(carry, t), skip)
+
+  outputs = first[0] if first else None
+  if generations:
+    steps = jnp.asarray(generations, jnp.int32)
+    (store, params), outputs = jax.lax.scan(body if record_every == 1 else sparse_body, (run.store, run.params), steps)
+    run = run._replace(store=store, params=params)
+    if first:
+      outputs = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first[0], outputs)
+  if len(kept) < len(generations) + len(first):
+    outputs = jax.tree.map(lambda x: x[np.asarray(kept)], outputs)
+  return run, outputs
+
+
+def recorded(generations: Sequence[int], record_every: int = 1) -> list[int]:
+  """The generations of which `advance` returns metrics: 1 and the multiples of `record_every`."""
+  return [t for t in generations if t == 1 or t % record_every == 0]
+
+
+def run(key: Array, task: TaskSetting, workflow: Workflow, num_generations: int, **options: Any) -> Metrics:
+  """A whole run: `start`, then `advance` through generations 1..num_generations; metrics with leading axis [T].
+
+  Raises:
+    ValueError: num_generations below 1, or a task and a workflow that do not go together.
+  """
+  if num_generations < 1:
+    raise ValueError(f"num_generations must be at least 1, got {num_generations}.")
+  begun = start(key, task, workflow, num_generations)
+  return advance(task, workflow, begun, range(1, num_generations + 1), num_generations=num_generations, **options)[1]
+
+
+def _provenance(data) -> Metrics:
+  mass = data.weight * data.count
+  size = jnp.sum(mass)
+  return {"train_size": size, "real_share": jnp.sum(mass * (data.origin == 0)) / jnp.maximum(size, 1e-30)}

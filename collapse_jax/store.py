@@ -1,0 +1,149 @@
+"""Batches in storage of fixed capacity: append, total, draw rows, exact n-subset."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from collapse_jax.types import Array, Data, Problem, PyTree, TaskSetting
+
+
+def batch(rows: PyTree = None, row_weight: Array | None = None, summary: PyTree = None, count=None, origin: int = 0,
+          draw: PyTree = None) -> Data:
+  """One slot.
+
+  Args:
+    rows: leaves [n, ...], or None under exact-law draws.
+    row_weight: [n], or None where every row counts once.
+    summary: the task's statistics of these rows, if at hand.
+    count: rows in use; derived from rows or row_weight where omitted.
+    origin: generation that made the batch; the loop sets it.
+    draw: see `Data.draw`.
+  """
+  one = functools.partial(jax.tree.map, lambda x: jnp.asarray(x)[None])
+  if count is None:
+    count = num_rows(rows) if row_weight is None else jnp.sum(row_weight)
+  return Data(one(rows), one(row_weight), jnp.asarray(count, jnp.float32)[None], jnp.ones(1),
+              jnp.full(1, origin, jnp.int32), one(summary), draw)
+
+
+def num_rows(rows: PyTree, axis: int = 0) -> int:
+  return jax.tree.leaves(rows)[0].shape[axis]
+
+
+def flat(data: Data) -> tuple[PyTree, Array]:
+  """All stored rows [slots * n, ...] and their weights [slots * n]: what a fit by weighted rows uses."""
+  n = num_rows(data.rows, 1)
+  weight = data.weight[:, None] * (jnp.ones((1, n)) if data.row_weight is None else data.row_weight)
+  return jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), data.rows), weight.reshape(-1)
+
+
+def effective_count(data: Data) -> Array:
+  """Rows in use, batch weights included."""
+  return jnp.sum(data.weight * data.count)
+
+
+def summarise(task: TaskSetting, problem: Problem, data: Data) -> Data:
+  """Adds each slot's summary where the sampler gave none."""
+  if task.summary is None or data.summary is not None:
+    return data
+  of = functools.partial(task.summary.of, problem)
+  if data.row_weight is None:
+    summary = jax.vmap(lambda rows: of(rows, None))(data.rows)
+  else:
+    summary = jax.vmap(of)(data.rows, data.row_weight)
+  return data._replace(summary=summary)
+
+
+def seal(task: TaskSetting, problem: Problem, data: Data, keep_rows: bool = False) -> Data:
+  """The form in which a batch is stored: with its summary, without rows that nothing will read."""
+  data = summarise(task, problem, data)._replace(draw=None)
+  if task.summary is None or keep_rows or task.summary.keep_rows:
+    return data
+  return data._replace(rows=None, row_weight=None)
+
+
+def pad(data: Data, capacity: int) -> Data:
+  """Rows padded to `capacity` per slot; the padding has weight 0."""
+  if data.rows is None or num_rows(data.rows, 1) == capacity:
+    return data
+  slots, n = data.count.shape[0], num_rows(data.rows, 1)
+  extend = lambda x: jnp.pad(x, [(0, 0), (0, capacity - n)] + [(0, 0)] * (x.ndim - 2))
+  row_weight = jnp.ones((slots, n)) if data.row_weight is None else data.row_weight
+  return data._replace(rows=jax.tree.map(extend, data.rows), row_weight=extend(row_weight))
+
+
+def allocate(real: Data, slots: int, capacity: int) -> Data:
+  """An empty store of `slots` batches of up to `capacity` rows, with `real` in slot 0."""
+  real = pad(real, capacity)
+  place = lambda x: jnp.zeros((slots,) + x.shape[1:], x.dtype).at[0].set(x[0])
+  store = jax.tree.map(place, real)
+  return store._replace(origin=jnp.full(slots, -1, jnp.int32).at[0].set(real.origin[0]))
+
+
+def put(store: Data, new: Data, slot) -> Data:
+  """Writes a one-slot batch. A row mask appears in both or in neither.
+
+  Raises:
+    ValueError: the batch masks rows and the store has no place for a mask.
+  """
+  if store.rows is not None:
+    new = pad(new, num_rows(store.rows, 1))
+  if store.row_weight is not None and new.row_weight is None:
+    new = new._replace(row_weight=jnp.ones_like(store.row_weight[:1]))
+  if store.row_weight is None and new.row_weight is not None:
+    raise ValueError("a task that masks rows must give its real batch a row_weight too")
+  write = lambda s, b: jax.lax.dynamic_update_index_in_dim(s, b[0].astype(s.dtype), slot, 0)
+  return jax.tree.map(write, store, new._replace(draw=None))
+
+
+def total(task: TaskSetting, problem: Problem, store: Data) -> Data:
+  """Folds the slots' summaries with their weights: what `fit` is handed. O(slots)."""
+  if task.summary is None:
+    return store
+  take = lambda j: jax.tree.map(lambda x: x[j], store.summary)
+  slots = store.count.shape[0]
+  if slots == 1:
+    return store._replace(summary=take(0))
+  add = functools.partial(task.summary.add, problem)
+  both = add(take(0), store.weight[0], take(1), store.weight[1])
+  both = jax.lax.fori_loop(2, slots, lambda j, sum_: add(sum_, 1.0, take(j), store.weight[j]), both)
+  return store._replace(summary=both)
+
+
+def draw_rows(key: Array, data: Data, num: int) -> PyTree:
+  """`num` rows with replacement, each in proportion to its weight; leaves [num, ...]. O(num log slots) without masks."""
+  slot_key, row_key = jax.random.split(key)
+  mass = jnp.cumsum(data.weight * data.count)
+  slots = mass.shape[0]
+  slot = jnp.zeros(num, jnp.int32)
+  if slots > 1:
+    slot = jnp.searchsorted(mass, mass[-1] * jax.random.uniform(slot_key, (num,)), side="right")
+    slot = jnp.minimum(slot, slots - 1)
+  n = num_rows(data.rows, 1)
+  if data.row_weight is None:
+    row = jax.random.randint(row_key, (num,), 0, n)
+  else:
+    within = jnp.cumsum(data.row_weight, axis=1)
+    position = jax.random.uniform(row_key, (num,)) * within[slot, -1]
+    row = jnp.minimum(jnp.sum(within[slot] <= position[:, None], axis=1), n - 1)
+  return jax.tree.map(lambda x: x[slot, row], data.rows)
+
+
+def subset(key: Array, stamps: Array, num: int, t) -> tuple[Array, Array]:
+  """A uniform `num`-subset of the first num * (t + 1) stored rows, t >= 1, in O(num) and without a sort.
+
+  The first `num` distinct values of an i.i.d. uniform stream are an exact uniform subset. `stamps` [capacity] int32
+  marks first occurrences and is never cleared, since later generations stamp higher. With num * (t + 1) >= 2 num the
+  stream of 2 num + 40 values holds fewer than `num` distinct ones with probability below 1e-9.
+
+  Returns:
+    the new stamps, and indices [num] int32 in order of their first occurrence.
+  """
+  length = 2 * num + 40
+  stream = jax.random.randint(key, (length,), 0, num * (t + 1))
+  stamp = (t + 1) * length - jnp.arange(length)
+  stamps = stamps.at[stream].max(stamp)
+  first = stamps[stream] == stamp
+  place = jnp.where(first, jnp.cumsum(first) - 1, length)
+  return stamps, jnp.zeros(num, jnp.int32).at[place].set(stream, mode="drop")

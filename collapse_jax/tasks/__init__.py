@@ -1,0 +1,3 @@
+"""Task-settings: one factory a file."""
+
+from collapse_jax.tasks.gaussian import gaussian as gaussian

@@ -1,0 +1,370 @@
+"""Maximum-likelihood estimation of a multivariate Gaussian (Kazdan et al. 2410.16713; Shumailov et al. 2305.17493).
+
+Everything is computed in whitened coordinates, in which the truth is N(0, I): the fit is affine equivariant, so
+nothing is lost, and any truth gives the numbers of N(0, I). A covariance is held as exp(2 log_scale) factor factor^T:
+collapse is the normal case here, and neither singular fits nor variances below the smallest float32 may end in NaN.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax.random import chi_square
+from collapse_jax.store import batch
+from collapse_jax.types import Array, Context, Data, MetricInfo, Metrics, Summary, TaskSetting
+
+
+class GaussianProblem(NamedTuple):
+  """The truth: mean [dim] in data units; scale, a standard deviation [] or a lower Cholesky factor [dim, dim]."""
+  mean: Any
+  scale: Any
+
+
+class GaussianStats(NamedTuple):
+  """Count, mean and biased covariance of weighted rows, in whitened coordinates; also the fitted model.
+
+  Attributes:
+    count: [] sum of weights.
+    mean: [dim].
+    factor: [dim, dim] lower triangular, its columns from `rank` on are zero.
+    log_scale: []; the covariance is exp(2 log_scale) factor factor^T.
+    log_det: [] log pseudo-determinant of the covariance, exact under collapse where the factor's entries underflow.
+    rank: [] int32 rank of the covariance: smaller than dim where there are too few rows.
+  """
+  count: Any
+  mean: Any
+  factor: Any
+  log_scale: Any
+  log_det: Any
+  rank: Any
+
+
+class Draw(NamedTuple):
+  """A batch in the coordinates of the model that made it, where its rows are N(0, I) in `rank` dimensions."""
+  mean: Any    # [dim]
+  factor: Any  # [dim, dim] factor of the biased covariance
+
+
+METRICS = {
+    "squared_error_of_mean": MetricInfo("squared error of the fitted mean", "data units squared", worse="higher",
+                                        log_scale=True),
+    "covariance_trace_ratio": MetricInfo("trace of the fitted covariance / trace of the truth", worse="lower",
+                                         log_scale=True),
+    "covariance_log_det_ratio": MetricInfo("log (pseudo-)determinant ratio of fitted to true covariance", "nats",
+                                           worse="lower"),
+    "marginal_mean": MetricInfo("fitted mean of the first coordinate", "data units"),
+    "marginal_log_variance": MetricInfo("log fitted variance of the first coordinate", "nats"),
+}
+WHITENED_METRICS = {
+    "whitened_squared_error_of_mean": MetricInfo("squared Mahalanobis error of the fitted mean", worse="higher",
+                                                 log_scale=True),
+    "whitened_trace_ratio": MetricInfo("trace of the whitened fitted covariance / dim", worse="lower", log_scale=True),
+}
+WASSERSTEIN_METRICS = {
+    "wasserstein2_squared": MetricInfo("squared 2-Wasserstein distance to the truth", "data units squared",
+                                       worse="higher", log_scale=True),
+}
+
+
+def gaussian(dim: int, num_samples, noise_var=1.0, *, mean=None, covariance=None, unbiased: bool = False,
+             temperature=1.0, draws: str = "auto", wasserstein2: bool = False) -> TaskSetting:
+  """A Gaussian fitted by maximum likelihood to num_samples rows, sampled, and fitted again.
+
+  Args:
+    dim: dimension; may exceed num_samples, the fits are then singular.
+    num_samples: rows per batch, at least 2; any traced number under draws="law".
+    noise_var: the truth is N(mean, noise_var I); data units squared; may be traced.
+    mean: [dim] true mean, default 0.
+    covariance: [dim, dim] positive definite true covariance, instead of noise_var. Adds whitened metrics.
+    unbiased: the fitted covariance divides by n - 1; default n, as published.
+    temperature: factor of the covariance that samples are drawn with; 1 = the fitted model; may be traced.
+    draws: "rows" draws every row; "law" draws a batch's mean and covariance from their exact law (Bartlett 1933), at
+      a cost that does not depend on num_samples; "auto" is "law" unless a workflow or transform needs rows.
+    wasserstein2: also evaluate the squared 2-Wasserstein distance to the truth (a singular value decomposition).
+  Raises:
+    ValueError: an argument out of range.
+  """
+  _check(dim, num_samples, noise_var, mean, covariance, temperature, draws)
+  law = draws != "rows"
+  true_mean = np.zeros(dim, np.float32) if mean is None else np.asarray(mean, np.float32)
+
+  def problem_of() -> GaussianProblem:
+    if covariance is None:
+      return GaussianProblem(jnp.asarray(true_mean), jnp.sqrt(jnp.asarray(noise_var, jnp.float32)))
+    return GaussianProblem(jnp.asarray(true_mean), jnp.asarray(np.linalg.cholesky(np.asarray(covariance, np.float64)),
+                                                               jnp.float32))
+
+  def draw(key: Array, problem: GaussianProblem, model: GaussianStats, num) -> Data:
+    """`num` rows of the model, or their statistics."""
+    if law:
+      relative = _law(key, num, model.rank, dim)
+      rows = None
+    else:
+      white = jax.random.normal(key, (num, dim)) * (jnp.arange(dim) < model.rank)
+      relative = Draw(jnp.mean(white, axis=0), _lower((white - jnp.mean(white, axis=0)) / np.sqrt(num)))
+      rows = _to_data(problem, model.mean + jnp.exp(model.log_scale) * _matmul(white, model.factor.T))
+    relative = relative._replace(factor=_leading_columns(relative.factor, _batch_rank(num, model.rank)))
+    return batch(rows, summary=_apply(model, relative, num), count=num, draw=relative)
+
+  def fresh(key, problem):
+    truth = GaussianStats(jnp.inf, jnp.zeros(dim), jnp.eye(dim), jnp.zeros(()), jnp.zeros(()),
+                          jnp.asarray(dim, jnp.int32))
+    return draw(key, problem, truth, num_samples)._replace(draw=None)
+
+  def init(key):
+    problem = problem_of()
+    return problem, fresh(key, problem)
+
+  def of(problem, rows, row_weight):
+    return _statistics(_to_white(problem, rows), row_weight)
+
+  def fit(key, problem, context: Context) -> GaussianStats:
+    stats = context.data.summary
+    if not unbiased:
+      return stats
+    spread = 0.5 * jnp.log(stats.count / (stats.count - 1))
+    return stats._replace(log_scale=stats.log_scale + spread, log_det=stats.log_det + 2 * stats.rank * spread)
+
+  def sample(key, problem, params: GaussianStats, context: Context):
+    spread = 0.5 * jnp.log(jnp.asarray(temperature, jnp.float32))
+    warmed = params._replace(log_scale=params.log_scale + spread, log_det=params.log_det + 2 * params.rank * spread)
+    data = draw(key, problem, warmed, context.num)
+    # `extend` needs the draw in the coordinates of the pool, whose biased covariance it continues.
+    ratio = jnp.exp(warmed.log_scale - context.data.summary.log_scale)
+    return data._replace(draw=Draw(data.draw.mean * ratio, data.draw.factor * ratio)), {}
+
+  def evaluate(problem, params: GaussianStats) -> Metrics:
+    scale = jnp.exp(params.log_scale)
+    deviation = _scaled(problem, params.mean)
+    factor = scale * (problem.scale * params.factor if covariance is None else _matmul(problem.scale, params.factor))
+    true_trace = dim * problem.scale ** 2 if covariance is None else jnp.sum(problem.scale ** 2)
+    first = params.factor[0] if covariance is None else factor[0] / scale / problem.scale[0, 0]
+    first_std = problem.scale if covariance is None else problem.scale[0, 0]
+    metrics = {
+        "squared_error_of_mean": jnp.sum(deviation ** 2),
+        "covariance_trace_ratio": jnp.sum(factor ** 2) / true_trace,
+        "covariance_log_det_ratio": params.log_det,
+        "marginal_mean": problem.mean[0] + deviation[0],
+        "marginal_log_variance": 2 * (params.log_scale + jnp.log(first_std)) + jnp.log(jnp.sum(first ** 2)),
+    }
+    if covariance is not None:
+      metrics["whitened_squared_error_of_mean"] = jnp.sum(params.mean ** 2)
+      metrics["whitened_trace_ratio"] = scale ** 2 * jnp.sum(params.factor ** 2) / dim
+    if wasserstein2:
+      metrics["wasserstein2_squared"] = jnp.sum(deviation ** 2) + _bures_squared(problem, factor, true_trace)
+    return metrics
+
+  def extend(problem, total: GaussianStats, new: Data) -> GaussianStats:
+    return _extend(total, new.draw, new.count[0])
+
+  metrics = METRICS | (WHITENED_METRICS if covariance is not None else {})
+  metrics = metrics | (WASSERSTEIN_METRICS if wasserstein2 else {})
+  with_rows = None
+  if draws == "auto":
+    def with_rows():
+      return gaussian(dim, num_samples, noise_var, mean=mean, covariance=covariance, unbiased=unbiased,
+                      temperature=temperature, draws="rows", wasserstein2=wasserstein2)
+  return TaskSetting(init, fit, sample, evaluate, num_samples, Summary(of, _add, extend=extend), fresh, law, metrics,
+                     with_rows)
+
+
+def moments(problem: GaussianProblem, params: GaussianStats) -> tuple[Array, Array]:
+  """Mean [dim] and covariance [dim, dim] of a fitted model, in data units."""
+  factor = _scaled(problem, jnp.exp(params.log_scale) * params.factor.T).T
+  return problem.mean + _scaled(problem, params.mean), _matmul(factor, factor.T)
+
+
+# ------------------------------------------------------------------------------------------------- coordinates
+def _scaled(problem, white):
+  """Deviations from the true mean in data units, of rows [..., dim] in whitened coordinates."""
+  return problem.scale * white if jnp.ndim(problem.scale) == 0 else _matmul(white, problem.scale.T)
+
+
+def _to_data(problem, white):
+  return problem.mean + _scaled(problem, white)
+
+
+def _to_white(problem, rows):
+  deviation = rows - problem.mean
+  if jnp.ndim(problem.scale) == 0:
+    return deviation / problem.scale
+  return jax.scipy.linalg.solve_triangular(problem.scale, deviation.T, lower=True).T
+
+
+# -------------------------------------------------------------------------------------------------- statistics
+def _matmul(a, b):
+  return jnp.matmul(a, b, precision="highest")
+
+
+def _lower(rows):
+  """Lower triangular L [dim, dim] with L L^T = rows^T rows, diagonal >= 0: a free sign would change later draws."""
+  n, dim = rows.shape
+  if n < dim:
+    rows = jnp.concatenate([rows, jnp.zeros((dim - n, dim), rows.dtype)])
+  factor = jnp.linalg.qr(rows, mode="r").T
+  return factor * jnp.where(jnp.diag(factor) < 0, -1.0, 1.0)
+
+
+def _leading_columns(matrix, rank):
+  return matrix * (jnp.arange(matrix.shape[1]) < rank)
+
+
+def _log_abs_diagonal(factor, rank):
+  """Sum of log diagonal entries of the leading rank x rank block."""
+  diagonal = jnp.abs(jnp.diag(factor))
+  return jnp.sum(jnp.where(jnp.arange(factor.shape[0]) < rank, jnp.log(jnp.maximum(diagonal, 1e-38)), 0.0))
+
+
+def _log_pseudo_det(factor, rank):
+  """log det(factor^T factor) over the leading `rank` columns."""
+  dim = factor.shape[0]
+  if dim == 1:
+    return 2 * _log_abs_diagonal(factor, rank)
+  tall = lambda: 2 * _log_abs_diagonal(jnp.linalg.qr(factor, mode="r"), rank)
+  return jax.lax.cond(rank == dim, lambda: 2 * _log_abs_diagonal(factor, rank), tall)
+
+
+def _normalised(stats: GaussianStats) -> GaussianStats:
+  """Moves the size of the factor into log_scale."""
+  size = jnp.max(jnp.abs(stats.factor))
+  size = jnp.where(size > 0, size, 1.0)
+  return stats._replace(factor=stats.factor / size, log_scale=stats.log_scale + jnp.log(size))
+
+
+def _batch_rank(num, model_rank):
+  return jnp.minimum(jnp.maximum(jnp.asarray(num, jnp.float32) - 1, 0), model_rank).astype(jnp.int32)
+
+
+def _statistics(white, row_weight) -> GaussianStats:
+  """Statistics of rows [n, dim]."""
+  n, dim = white.shape
+  weight = jnp.ones(n) if row_weight is None else row_weight
+  count = jnp.sum(weight)
+  mean = _matmul(weight, white) / jnp.maximum(count, 1e-30)
+  deviation = jnp.where(weight[:, None] > 0, white - mean, 0.0)
+  size = jnp.max(jnp.abs(deviation))
+  size = jnp.where(size > 0, size, 1.0)
+  factor = _lower(jnp.sqrt(weight / jnp.maximum(count, 1e-30))[:, None] * (deviation / size))
+  rank = jnp.minimum(jnp.maximum(jnp.sum(weight > 0) - 1, 0), dim).astype(jnp.int32)
+  if n > dim and row_weight is None:
+    rank = jnp.asarray(dim, jnp.int32)
+  rank = jnp.minimum(rank, _numerical_rank(factor))
+  factor = _leading_columns(factor, rank)
+  log_det = _log_pseudo_det(factor, rank) + 2 * rank * jnp.log(size)
+  return _normalised(GaussianStats(count, mean, factor, jnp.log(size), log_det, rank))
+
+
+def _numerical_rank(factor):
+  """Leading diagonal entries above rounding. Rows in general position fill the leading columns first."""
+  diagonal = jnp.abs(jnp.diag(factor))
+  above = diagonal > 2e-6 * jnp.max(diagonal)
+  return jnp.sum(jnp.cumprod(above)).astype(jnp.int32)
+
+
+def _add(problem, a: GaussianStats, weight_a, b: GaussianStats, weight_b) -> GaussianStats:
+  """Pooled statistics (Chan, Golub and LeVeque 1979), in factor form."""
+  count_a, count_b = weight_a * a.count, weight_b * b.count
+  count = jnp.maximum(count_a + count_b, 1e-30)
+  share_a, share_b = count_a / count, count_b / count
+  log_scale = jnp.maximum(jnp.where(share_a > 0, a.log_scale, -jnp.inf), jnp.where(share_b > 0, b.log_scale, -jnp.inf))
+  log_scale = jnp.where(jnp.isfinite(log_scale), log_scale, 0.0)
+  shift = b.mean - a.mean
+  both = (share_a > 0) & (share_b > 0)
+  size = jnp.max(jnp.abs(shift)) * jnp.sqrt(share_a * share_b)
+  log_scale = jnp.where(both, jnp.maximum(log_scale, jnp.log(jnp.maximum(size, 1e-38))), log_scale)
+  part = lambda share, stats: (jnp.sqrt(share) * jnp.where(share > 0, jnp.exp(stats.log_scale - log_scale), 0.0)
+                               * stats.factor.T)
+  between = jnp.sqrt(share_a * share_b) * shift * jnp.exp(-log_scale)
+  factor = _lower(jnp.concatenate([part(share_a, a), part(share_b, b), between[None]]))
+  rank = _numerical_rank(factor)
+  factor = _leading_columns(factor, rank)
+  log_det = _log_pseudo_det(factor, rank) + 2 * rank * log_scale
+  return _normalised(GaussianStats(count_a + count_b, a.mean + share_b * shift, factor, log_scale, log_det, rank))
+
+
+def _apply(model: GaussianStats, relative: Draw, num) -> GaussianStats:
+  """Statistics of a batch given in the coordinates of its model: factors multiply, so nothing is ever subtracted."""
+  rank = _batch_rank(num, model.rank)
+  mean = model.mean + jnp.exp(model.log_scale) * _matmul(model.factor, relative.mean)
+  factor = _matmul(model.factor, relative.factor)
+  same_rank = lambda: model.log_det + 2 * _log_abs_diagonal(relative.factor, rank)
+  lower_rank = lambda: 2 * rank * model.log_scale + _log_pseudo_det(factor, rank)
+  log_det = same_rank() if factor.shape[0] == 1 else jax.lax.cond(rank == model.rank, same_rank, lower_rank)
+  count = jnp.asarray(num, jnp.float32)
+  return _normalised(GaussianStats(count, mean, factor, model.log_scale, log_det, rank))
+
+
+def _extend(total: GaussianStats, relative: Draw, num) -> GaussianStats:
+  """A pool of N rows and `num` rows drawn from its fit, in the pool's own coordinates.
+
+  There the pooled covariance is G = (N I + num A A^T + N num / (N + num) z z^T) / (N + num), with eigenvalues bounded
+  below by N / (N + num), so its Cholesky factor is safe whatever the condition of the pool.
+  """
+  dim = total.mean.shape[0]
+  share = total.count / (total.count + num)
+  inside = jnp.diag((jnp.arange(dim) < total.rank).astype(jnp.float32))
+  gram = share * inside + (1 - share) * _matmul(relative.factor, relative.factor.T)
+  gram = gram + share * (1 - share) * jnp.outer(relative.mean, relative.mean)
+  step = _leading_columns(jnp.linalg.cholesky(gram + (jnp.eye(dim) - inside)), total.rank)
+  mean = total.mean + (1 - share) * jnp.exp(total.log_scale) * _matmul(total.factor, relative.mean)
+  log_det = total.log_det + 2 * _log_abs_diagonal(step, total.rank)
+  factor = _matmul(total.factor, step)
+  return _normalised(GaussianStats(total.count + num, mean, factor, total.log_scale, log_det, total.rank))
+
+
+def _law(key, num, rank, dim) -> Draw:
+  """Mean and covariance factor of `num` rows of N(0, I) in `rank` dimensions, from their exact law (Bartlett)."""
+  mean_key, chi_key, normal_key = jax.random.split(key, 3)
+  num = jnp.maximum(jnp.asarray(num, jnp.float32), 1.0)
+  axis = jnp.arange(dim)
+  freedom = num - 1 - axis
+  chi = jnp.sqrt(chi_square(chi_key, jnp.maximum(freedom, 1.0)))
+  below = _strictly_lower_normal(normal_key, dim)
+  used = (axis < rank).astype(jnp.float32)
+  factor = (below + jnp.diag(chi)) * jnp.where(freedom > 0, used, 0.0) * used[:, None]
+  return Draw(jax.random.normal(mean_key, (dim,)) * used / jnp.sqrt(num), factor / jnp.sqrt(num))
+
+
+def _strictly_lower_normal(key, dim):
+  """Standard normals below the diagonal; rows i and dim-1-i share one row of draws, so that none is wasted."""
+  if dim == 1:
+    return jnp.zeros((1, 1))
+  half = (dim + 1) // 2
+  draws = jax.random.normal(key, (half, dim - 1))
+  folded = jnp.concatenate([draws, draws[: dim - half][::-1, ::-1]])
+  square = jnp.concatenate([folded, jnp.zeros((dim, 1))], axis=1)
+  return jnp.tril(square, -1)
+
+
+def _bures_squared(problem, factor, true_trace):
+  """Covariance part of the squared 2-Wasserstein distance between Gaussians (Olkin and Pukelsheim 1982)."""
+  cross = problem.scale * factor if jnp.ndim(problem.scale) == 0 else _matmul(problem.scale.T, factor)
+  nuclear = jnp.sum(jnp.linalg.svd(cross, compute_uv=False))
+  return jnp.maximum(true_trace + jnp.sum(factor ** 2) - 2 * nuclear, 0.0)
+
+
+def _check(dim, num_samples, noise_var, mean, covariance, temperature, draws):
+  known = lambda x: not isinstance(x, jax.core.Tracer)
+  if not isinstance(dim, int | np.integer) or dim < 1:
+    raise ValueError(f"dim must be an integer of at least 1, got {dim}.")
+  if draws not in ("auto", "law", "rows"):
+    raise ValueError(f"draws must be 'auto', 'law' or 'rows', got {draws!r}.")
+  if known(num_samples) and not num_samples >= 2:
+    raise ValueError(f"num_samples must be at least 2, got {num_samples}.")
+  if draws == "rows" and not isinstance(num_samples, int | np.integer):
+    raise ValueError("num_samples must be a Python int under draws='rows'.")
+  for name, value in (("noise_var", noise_var), ("temperature", temperature)):
+    if known(value) and not (np.isfinite(value) and value > 0):
+      raise ValueError(f"{name} must be above 0 and finite, got {value}.")
+  if mean is not None and np.shape(mean) != (dim,):
+    raise ValueError(f"mean must have shape ({dim},), got {np.shape(mean)}.")
+  if covariance is not None:
+    if known(noise_var) and noise_var != 1.0:
+      raise ValueError("give noise_var or covariance, not both.")
+    covariance = np.asarray(covariance, np.float64)
+    if covariance.shape != (dim, dim) or not np.allclose(covariance, covariance.T):
+      raise ValueError(f"covariance must be symmetric with shape ({dim}, {dim}), got shape {covariance.shape}.")
+    if np.linalg.eigvalsh(covariance).min() <= 0:
+      raise ValueError("covariance must be positive definite.")

@@ -1,0 +1,200 @@
+"""The contract: batches of data, task-settings and training-workflows as NamedTuples of pure functions.
+
+A task-setting says what is modelled and how it is fitted, sampled and evaluated; a training-workflow says which data
+generation t is fitted to. Both are plain values made by factories; a user's own needs no registration.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+Array = jax.Array
+PyTree = Any
+Params = PyTree
+Problem = PyTree
+Metrics = dict[str, Any]
+Number = Any  # a Python number or a traced scalar
+
+
+class Data(NamedTuple):
+  """`slots` batches of up to n rows. A batch is one slot; the training data of a generation are many.
+
+  Weights have two levels, per batch and per row, so that a generation touches no number per stored row unless the
+  task needs it. Fields that a form of storage does not need are None, which is a static fact.
+
+  Attributes:
+    rows: leaves [slots, n, ...]; None once summarised, or where batches come from their exact law.
+    row_weight: [slots, n] float32 (masks, verification); None: every row counts once.
+    count: [slots] float32, rows in use (the sum of row weights); may be 1e9 under exact-law draws.
+    weight: [slots] float32, factor of the batch in this generation; 0 = not used.
+    origin: [slots] int32, the generation that made the batch; 0 = real, -1 = empty.
+    summary: the task's statistics: [slots, ...] in a store, their weighted total when handed to `fit`.
+    draw: how a sampler drew this batch relative to its model, read only by `Summary.extend`; never stored.
+  """
+  rows: PyTree = None
+  row_weight: Any = None
+  count: Any = None
+  weight: Any = None
+  origin: Any = None
+  summary: PyTree = None
+  draw: PyTree = None
+
+
+class SummaryOf(Protocol):
+  def __call__(self, problem: Problem, rows: PyTree, row_weight: Array | None, /) -> PyTree:
+    """Statistics of one batch: rows with leaves [n, ...], row_weight [n] or None."""
+
+
+class SummaryAdd(Protocol):
+  def __call__(self, problem: Problem, a: PyTree, weight_a: Number, b: PyTree, weight_b: Number, /) -> PyTree:
+    """Statistics of both, each counted with its weight; a weight may be 0."""
+
+
+class SummaryExtend(Protocol):
+  def __call__(self, problem: Problem, total: PyTree, batch: Data, /) -> PyTree:
+    """Statistics of a pool and a batch (with `draw`) that was sampled from the model fitted to that very pool."""
+
+
+class Summary(NamedTuple):
+  """How a task adds batches up; with it a growing pool costs no more than one batch.
+
+  Attributes:
+    of: statistics of one batch of rows.
+    add: statistics of two batches together.
+    keep_rows: True where rows are still sampled from (KDE); False where statistics replace them.
+    extend: optional faster or better conditioned `add` for a batch drawn from the fit of the pool that it joins.
+  """
+  of: SummaryOf
+  add: SummaryAdd
+  keep_rows: bool = False
+  extend: SummaryExtend | None = None
+
+
+class Context(NamedTuple):
+  """What `fit` and `sample` may look at besides the problem. New needs become fields.
+
+  Attributes:
+    t: generation, 1..T, traced int32.
+    num: rows to emit: a Python int, or any traced number under exact-law draws.
+    data: training data of this generation.
+    real: the run's real batch.
+    previous: params of model t-1 if the run is warm-started, else None.
+  """
+  t: Any
+  num: Any
+  data: Data
+  real: Data
+  previous: Params = None
+
+
+class MetricInfo(NamedTuple):
+  """What result files, plots and diagnostics need to know about a metric.
+
+  Attributes:
+    long_name: for axis labels, without units.
+    units: "1" for ratios, "nats", "data units squared", ...
+    dims: names of the axes of a vector metric.
+    worse: "higher" or "lower" where one direction is worse, else "".
+    log_scale: True where the metric is a positive quantity that is judged and drawn on a log scale.
+  """
+  long_name: str
+  units: str = "1"
+  dims: tuple[str, ...] = ()
+  worse: str = ""
+  log_scale: bool = False
+
+
+class Init(Protocol):
+  def __call__(self, key: Array, /) -> tuple[Problem, Data]:
+    """The run's problem (truth, test data, traced hyperparameters) and its one-slot real batch."""
+
+
+class Fit(Protocol):
+  def __call__(self, key: Array, problem: Problem, context: Context, /) -> Params:
+    """A model of `context.data`."""
+
+
+class Sample(Protocol):
+  def __call__(self, key: Array, problem: Problem, params: Params, context: Context, /) -> tuple[Data, Metrics]:
+    """A one-slot batch of `context.num` rows, and metrics of the sampling (kept share, duplicates)."""
+
+
+class Evaluate(Protocol):
+  def __call__(self, problem: Problem, params: Params, /) -> Metrics:
+    """Metrics of the model against the real distribution: scalars, or arrays whose dims `metrics` names."""
+
+
+class Fresh(Protocol):
+  def __call__(self, key: Array, problem: Problem, /) -> Data:
+    """Another one-slot real batch of the same truth."""
+
+
+class TaskSetting(NamedTuple):
+  """What is modelled.
+
+  Attributes:
+    init: (key) -> problem, real Data.
+    fit: (key, problem, context) -> params.
+    sample: (key, problem, params, context) -> one-slot Data, Metrics.
+    evaluate: (problem, params) -> Metrics.
+    num_samples: rows per batch: a Python int, or any traced number under exact-law draws.
+    summary: how batches add up; None: `fit` reads rows.
+    fresh: (key, problem) -> another real batch; None: workflows that need one raise.
+    law: batches come from their exact law, without rows.
+    metrics: name -> MetricInfo; metrics not named here get their own name as label.
+    with_rows: () -> the same task drawing rows, for workflows that need them; None: there is none, or it is refused.
+  """
+  init: Init
+  fit: Fit
+  sample: Sample
+  evaluate: Evaluate
+  num_samples: Any
+  summary: Summary | None = None
+  fresh: Fresh | None = None
+  law: bool = False
+  metrics: Mapping[str, MetricInfo] = {}  # noqa: RUF012  (a NamedTuple default, never mutated)
+  with_rows: Callable[[], Any] | None = None
+
+
+class StoreInit(Protocol):
+  def __call__(self, task: TaskSetting, problem: Problem, real: Data, num_generations: int, /) -> PyTree:
+    """A store of fixed shape that holds the real batch."""
+
+
+class Select(Protocol):
+  def __call__(self, task: TaskSetting, problem: Problem, key: Array, store: PyTree, t: Array, /) -> Data:
+    """The training data of generation t."""
+
+
+class Update(Protocol):
+  def __call__(self, task: TaskSetting, problem: Problem, key: Array, store: PyTree, batch: Data, t: Array, /) -> PyTree:
+    """The store after model t emitted `batch`."""
+
+
+class Workflow(NamedTuple):
+  """Which data generation t is fitted to.
+
+  Attributes:
+    init: (task, problem, real, num_generations) -> store.
+    select: (task, problem, key, store, t) -> Data for `fit`.
+    update: (task, problem, key, store, batch, t) -> store.
+    emit: (n, t) -> rows that model t emits; called with Python ints, and with tracers under exact-law draws.
+    weights: (num_generations) -> [T, T] expected share of batch j (0 = real) in generation t + 1; theory reads it.
+    redrawn: fitted to a fresh subset of rows each generation, so rows are needed.
+  """
+  init: StoreInit
+  select: Select
+  update: Update
+  emit: Callable[[Any, Any], Any] = lambda n, t: n
+  weights: Callable[[int], Any] | None = None
+  redrawn: bool = False
+
+
+class Run(NamedTuple):
+  """All that is needed to go on: what a checkpoint holds."""
+  key: Array
+  problem: Problem
+  real: Data
+  store: PyTree
+  params: Params

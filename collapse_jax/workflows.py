@@ -1,0 +1,141 @@
+"""Training-workflows: the only place where they are told apart.
+
+All are schedules of whole batches, or a redrawn subset of rows: one function with other arguments. `accumulate`
+alone has a body of its own, because it can carry the total of a pool that only grows.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import store as storage
+from collapse_jax.types import Data, TaskSetting, Workflow
+
+
+def replace() -> Workflow:
+  """Generation t is fitted to the output of model t - 1 only (Shumailov et al. 2023; Kazdan et al. 2410.16713)."""
+  return _scheduled(slots=lambda T: 1, slot=lambda t: 0, weights=lambda T: np.eye(T))
+
+
+def accumulate() -> Workflow:
+  """Generation t is fitted to all data so far, real and synthetic (Gerstgrasser et al. 2404.01413).
+
+  Tasks with a `Summary` carry the total of the pool, so that a generation costs the same at any t.
+  """
+  def init(task, problem, real, num_generations):
+    real = storage.seal(task, problem, real)
+    total = jax.tree.map(lambda x: x[0], real.summary)
+    capacity = 0 if real.rows is None else storage.num_rows(real.rows, 1)
+    return storage.allocate(real._replace(summary=None), num_generations, capacity)._replace(summary=total)
+
+  def update(task, problem, key, store, batch, t):
+    total = store.summary
+    if task.summary is not None:
+      if task.summary.extend is not None and batch.draw is not None:
+        total = task.summary.extend(problem, total, batch)
+      else:
+        batch = storage.summarise(task, problem, batch)
+        total = task.summary.add(problem, total, 1.0, jax.tree.map(lambda x: x[0], batch.summary), 1.0)
+    batch = storage.seal(task, problem, batch)
+    return storage.put(store._replace(summary=None), batch._replace(summary=None), t)._replace(summary=total)
+
+  return Workflow(init, lambda task, problem, key, store, t: store, update, weights=_uniform_over_history)
+
+
+def accumulate_subsample() -> Workflow:
+  """Generation t is fitted to num_samples rows of all data so far, redrawn without replacement (2410.16713)."""
+  return _scheduled(slots=lambda T: T, slot=lambda t: t, weights=_uniform_over_history, redrawn=True)
+
+
+def mix(real_fraction, fresh: bool = False) -> Workflow:
+  """All n real rows and n(1-f)/f rows of the last model, f = real_fraction (Bertrand et al. 2310.00429).
+
+  Args:
+    real_fraction: share of real rows, in (0, 1]; may be traced if the task draws from the exact law.
+    fresh: draw the n real rows anew each generation.
+  Raises:
+    ValueError: real_fraction outside (0, 1], or no task rows are fresh.
+  """
+  if not isinstance(real_fraction, jax.core.Tracer) and not 0 < real_fraction <= 1:
+    raise ValueError(f"real_fraction must be above 0 and at most 1, got {real_fraction}.")
+
+  def emit(n, t):
+    num = n * (1 - real_fraction) / real_fraction
+    return round(num) if isinstance(num, float) else jnp.round(num)
+
+  def weights(num_generations):
+    table = np.zeros((num_generations, num_generations))
+    table[0, 0] = 1
+    for t in range(1, num_generations):
+      table[t, 0], table[t, t] = real_fraction, 1 - real_fraction
+    return table
+
+  return _scheduled(slots=lambda T: 2, slot=lambda t: 1, weights=weights, emit=emit, fresh=fresh)
+
+
+def _uniform_over_history(num_generations):
+  return np.tril(np.ones((num_generations, num_generations))) / np.arange(1, num_generations + 1)[:, None]
+
+
+def _scheduled(slots: Callable[[int], int], slot: Callable[[Any], Any], weights: Callable[[int], Any],
+               emit: Callable[[Any, Any], Any] = lambda n, t: n, fresh: bool = False, redrawn: bool = False) -> Workflow:
+  """A schedule of whole batches.
+
+  Args:
+    slots: (num_generations) -> batches kept.
+    slot: (t) -> where the batch of model t goes; 0 holds the real batch at first.
+    weights: see `Workflow.weights`.
+    emit: see `Workflow.emit`.
+    fresh: slot 0 is filled with a new real batch each generation after the first.
+    redrawn: fitted to num_samples rows of the kept batches, drawn without replacement.
+  """
+  def init(task: TaskSetting, problem, real: Data, num_generations: int):
+    if fresh and task.fresh is None:
+      raise ValueError("mix(fresh=True) needs a task that can draw fresh real data; this one has a finite set.")
+    if redrawn and task.law:
+      raise ValueError("accumulate_subsample redraws rows and cannot use statistics: use draws='rows' or 'auto'.")
+    real = storage.seal(task, problem, real, redrawn)
+    capacity = 0
+    if real.rows is not None:
+      emitted = [emit(task.num_samples, t) for t in range(1, num_generations + 1)]
+      capacity = max([storage.num_rows(real.rows, 1), *emitted])
+    num_slots = slots(num_generations)
+    if not redrawn:
+      return storage.allocate(real, num_slots, capacity)
+    n = task.num_samples
+    stored = storage.allocate(real._replace(summary=None), num_slots, n)
+    return stored, jnp.zeros(n * num_slots, jnp.int32), jnp.arange(n, dtype=jnp.int32)
+
+  def select(task, problem, key, store, t):
+    if redrawn:
+      return _rows_at(task, problem, *store)
+    if fresh:
+      anew = storage.put(store, storage.seal(task, problem, task.fresh(key, problem)), 0)
+      store = jax.tree.map(lambda new, old: jnp.where(t > 1, new, old), anew, store)  # all workflows share model 1
+    return storage.total(task, problem, store._replace(weight=(store.origin >= 0).astype(jnp.float32)))
+
+  def update(task, problem, key, store, batch, t):
+    if not redrawn:
+      return storage.put(store, storage.seal(task, problem, batch), slot(t))
+    stored, stamps, _ = store
+    batch = batch._replace(summary=None, draw=None)
+    stamps, chosen = storage.subset(key, stamps, task.num_samples, t)
+    return storage.put(stored, batch, slot(t)), stamps, chosen
+
+  return Workflow(init, select, update, emit, weights, redrawn)
+
+
+def _rows_at(task, problem, stored, stamps, chosen) -> Data:
+  """The chosen rows as n slots of one row, so that each keeps its origin."""
+  n = storage.num_rows(stored.rows, 1)
+  rows = jax.tree.map(lambda x: x[chosen // n, chosen % n], stored.rows)
+  row_weight = None if stored.row_weight is None else stored.row_weight[chosen // n, chosen % n]
+  count = jnp.ones(chosen.shape) if row_weight is None else row_weight
+  data = Data(jax.tree.map(lambda x: x[:, None], rows), None if row_weight is None else row_weight[:, None],
+              count, jnp.ones(chosen.shape), stored.origin[chosen // n])
+  if task.summary is None:
+    return data
+  return data._replace(summary=task.summary.of(problem, rows, row_weight))
