@@ -62,7 +62,7 @@ def generation(task: TaskSetting, workflow: Workflow, run: Run, t, *, num_genera
   params = task.fit(key("fit"), run.problem, context)
   batch, sampling = task.sample(key("sample"), run.problem, params, context)
   if masked:
-    mask = (jnp.arange(capacity) < num).astype(jnp.float32)[None]
+    mask = (jnp.arange(capacity) < num).astype(float)[None]
     mask = mask if batch.row_weight is None else mask * batch.row_weight
     batch = batch._replace(row_weight=mask, count=jnp.sum(mask, axis=1), summary=None, draw=None)
   batch = batch._replace(origin=jnp.full_like(batch.origin, t))
@@ -147,6 +147,6 @@ def run(key: Array, task: TaskSetting, workflow: Workflow, num_generations: int,
 
 
 def _provenance(data) -> Metrics:
-  mass = data.weight * data.count
+  mass = storage.mass(data)
   size = jnp.sum(mass)
   return {"train_size": size, "real_share": jnp.sum(mass * (data.origin == 0)) / jnp.maximum(size, 1e-30)}

@@ -23,7 +23,7 @@ def batch(rows: PyTree = None, row_weight: Array | None = None, summary: PyTree 
   one = functools.partial(jax.tree.map, lambda x: jnp.asarray(x)[None])
   if count is None:
     count = num_rows(rows) if row_weight is None else jnp.sum(row_weight)
-  return Data(one(rows), one(row_weight), jnp.asarray(count, jnp.float32)[None], jnp.ones(1),
+  return Data(one(rows), one(row_weight), jnp.asarray(count, float)[None], jnp.ones(1),
               jnp.full(1, origin, jnp.int32), one(summary), draw)
 
 
@@ -34,13 +34,14 @@ def num_rows(rows: PyTree, axis: int = 0) -> int:
 def flat(data: Data) -> tuple[PyTree, Array]:
   """All stored rows [slots * n, ...] and their weights [slots * n]: what a fit by weighted rows uses."""
   n = num_rows(data.rows, 1)
-  weight = data.weight[:, None] * (jnp.ones((1, n)) if data.row_weight is None else data.row_weight)
+  weight = jnp.ones((data.origin.shape[0], 1)) if data.weight is None else data.weight[:, None]
+  weight = weight * (jnp.ones((1, n)) if data.row_weight is None else data.row_weight)
   return jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), data.rows), weight.reshape(-1)
 
 
-def effective_count(data: Data) -> Array:
-  """Rows in use, batch weights included."""
-  return jnp.sum(data.weight * data.count)
+def mass(data: Data) -> Array:
+  """[slots] rows in use of each batch, times its weight."""
+  return data.count if data.weight is None else data.weight * data.count
 
 
 def summarise(task: TaskSetting, problem: Problem, data: Data) -> Data:
@@ -114,11 +115,14 @@ def total(task: TaskSetting, problem: Problem, store: Data) -> Data:
 def draw_rows(key: Array, data: Data, num: int) -> PyTree:
   """`num` rows with replacement, each in proportion to its weight; leaves [num, ...]. O(num log slots) without masks."""
   slot_key, row_key = jax.random.split(key)
-  mass = jnp.cumsum(data.weight * data.count)
-  slots = mass.shape[0]
-  slot = jnp.zeros(num, jnp.int32)
-  if slots > 1:
-    slot = jnp.searchsorted(mass, mass[-1] * jax.random.uniform(slot_key, (num,)), side="right")
+  slots = data.origin.shape[0]
+  if slots == 1:
+    slot = jnp.zeros(num, jnp.int32)
+  elif data.weight is None:
+    slot = jax.random.randint(slot_key, (num,), 0, slots)
+  else:
+    below = jnp.cumsum(mass(data))
+    slot = jnp.searchsorted(below, below[-1] * jax.random.uniform(slot_key, (num,)), side="right")
     slot = jnp.minimum(slot, slots - 1)
   n = num_rows(data.rows, 1)
   if data.row_weight is None:

@@ -27,7 +27,7 @@ class Data(NamedTuple):
     rows: leaves [slots, n, ...]; None once summarised, or where batches come from their exact law.
     row_weight: [slots, n] float32 (masks, verification); None: every row counts once.
     count: [slots] float32, rows in use (the sum of row weights); may be 1e9 under exact-law draws.
-    weight: [slots] float32, factor of the batch in this generation; 0 = not used.
+    weight: [slots] float32, factor of the batch in this generation, 0 = not used; None: all 1, all rows in use.
     origin: [slots] int32, the generation that made the batch; 0 = real, -1 = empty.
     summary: the task's statistics: [slots, ...] in a store, their weighted total when handed to `fit`.
     draw: how a sampler drew this batch relative to its model, read only by `Summary.extend`; never stored.

@@ -4,6 +4,7 @@ All are schedules of whole batches, or a redrawn subset of rows: one function wi
 alone has a body of its own, because it can carry the total of a pool that only grows.
 """
 
+import ast
 from collections.abc import Callable
 from typing import Any
 
@@ -76,6 +77,32 @@ def mix(real_fraction, fresh: bool = False) -> Workflow:
   return _scheduled(slots=lambda T: 2, slot=lambda t: 1, weights=weights, emit=emit, fresh=fresh)
 
 
+def parse(text: str) -> Callable[..., Workflow]:
+  """The workflow factory that a flag names: "replace", "mix(0.2)", "mix(0.2, fresh=True)"; "mix" alone takes its
+  real_fraction from an axis of that name.
+
+  Raises:
+    ValueError: unknown name, or arguments that are not literals or do not fit.
+  """
+  try:
+    call = ast.parse(text.strip(), mode="eval").body
+    name = call.func.id if isinstance(call, ast.Call) else call.id  # type: ignore[attr-defined]
+    arguments = [ast.literal_eval(a) for a in call.args] if isinstance(call, ast.Call) else []
+    named = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords} if isinstance(call, ast.Call) else {}
+  except (SyntaxError, ValueError, AttributeError):
+    raise ValueError(f"cannot read workflow {text!r}; write it as a call, e.g. mix(0.2).") from None
+  if name not in FACTORIES:
+    raise ValueError(f"unknown workflow {text!r}; known: {', '.join(FACTORIES)}.")
+  factory = FACTORIES[name]
+  if not isinstance(call, ast.Call):
+    return factory
+  try:
+    made = factory(*arguments, **named)
+  except TypeError as error:
+    raise ValueError(f"workflow {text!r}: {error}.") from None
+  return lambda: made
+
+
 def _uniform_over_history(num_generations):
   return np.tril(np.ones((num_generations, num_generations))) / np.arange(1, num_generations + 1)[:, None]
 
@@ -115,7 +142,7 @@ def _scheduled(slots: Callable[[int], int], slot: Callable[[Any], Any], weights:
     if fresh:
       anew = storage.put(store, storage.seal(task, problem, task.fresh(key, problem)), 0)
       store = jax.tree.map(lambda new, old: jnp.where(t > 1, new, old), anew, store)  # all workflows share model 1
-    return storage.total(task, problem, store._replace(weight=(store.origin >= 0).astype(jnp.float32)))
+    return storage.total(task, problem, store._replace(weight=(store.origin >= 0).astype(float)))
 
   def update(task, problem, key, store, batch, t):
     if not redrawn:
@@ -133,9 +160,20 @@ def _rows_at(task, problem, stored, stamps, chosen) -> Data:
   n = storage.num_rows(stored.rows, 1)
   rows = jax.tree.map(lambda x: x[chosen // n, chosen % n], stored.rows)
   row_weight = None if stored.row_weight is None else stored.row_weight[chosen // n, chosen % n]
-  count = jnp.ones(chosen.shape) if row_weight is None else row_weight
-  data = Data(jax.tree.map(lambda x: x[:, None], rows), None if row_weight is None else row_weight[:, None],
-              count, jnp.ones(chosen.shape), stored.origin[chosen // n])
+  origin = stored.origin[chosen // n]
+  if row_weight is None:
+    data = Data(jax.tree.map(lambda x: x[:, None], rows), count=jnp.ones(chosen.shape), origin=origin)
+  else:
+    data = Data(jax.tree.map(lambda x: x[:, None], rows), row_weight[:, None], row_weight, jnp.ones(chosen.shape),
+                origin)
   if task.summary is None:
     return data
   return data._replace(summary=task.summary.of(problem, rows, row_weight))
+
+
+FACTORIES: dict[str, Callable[..., Workflow]] = {
+    "replace": replace,
+    "accumulate": accumulate,
+    "accumulate_subsample": accumulate_subsample,
+    "mix": mix,
+}

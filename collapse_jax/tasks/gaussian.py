@@ -92,9 +92,9 @@ def gaussian(dim: int, num_samples, noise_var=1.0, *, mean=None, covariance=None
 
   def problem_of() -> GaussianProblem:
     if covariance is None:
-      return GaussianProblem(jnp.asarray(true_mean), jnp.sqrt(jnp.asarray(noise_var, jnp.float32)))
+      return GaussianProblem(jnp.asarray(true_mean), jnp.sqrt(jnp.asarray(noise_var, float)))
     return GaussianProblem(jnp.asarray(true_mean), jnp.asarray(np.linalg.cholesky(np.asarray(covariance, np.float64)),
-                                                               jnp.float32))
+                                                               float))
 
   def draw(key: Array, problem: GaussianProblem, model: GaussianStats, num) -> Data:
     """`num` rows of the model, or their statistics."""
@@ -128,7 +128,7 @@ def gaussian(dim: int, num_samples, noise_var=1.0, *, mean=None, covariance=None
     return stats._replace(log_scale=stats.log_scale + spread, log_det=stats.log_det + 2 * stats.rank * spread)
 
   def sample(key, problem, params: GaussianStats, context: Context):
-    spread = 0.5 * jnp.log(jnp.asarray(temperature, jnp.float32))
+    spread = 0.5 * jnp.log(jnp.asarray(temperature, float))
     warmed = params._replace(log_scale=params.log_scale + spread, log_det=params.log_det + 2 * params.rank * spread)
     data = draw(key, problem, warmed, context.num)
     # `extend` needs the draw in the coordinates of the pool, whose biased covariance it continues.
@@ -234,7 +234,7 @@ def _normalised(stats: GaussianStats) -> GaussianStats:
 
 
 def _batch_rank(num, model_rank):
-  return jnp.minimum(jnp.maximum(jnp.asarray(num, jnp.float32) - 1, 0), model_rank).astype(jnp.int32)
+  return jnp.minimum(jnp.maximum(jnp.asarray(num, float) - 1, 0), model_rank).astype(jnp.int32)
 
 
 def _statistics(white, row_weight) -> GaussianStats:
@@ -292,7 +292,7 @@ def _apply(model: GaussianStats, relative: Draw, num) -> GaussianStats:
   same_rank = lambda: model.log_det + 2 * _log_abs_diagonal(relative.factor, rank)
   lower_rank = lambda: 2 * rank * model.log_scale + _log_pseudo_det(factor, rank)
   log_det = same_rank() if factor.shape[0] == 1 else jax.lax.cond(rank == model.rank, same_rank, lower_rank)
-  count = jnp.asarray(num, jnp.float32)
+  count = jnp.asarray(num, float)
   return _normalised(GaussianStats(count, mean, factor, model.log_scale, log_det, rank))
 
 
@@ -304,7 +304,7 @@ def _extend(total: GaussianStats, relative: Draw, num) -> GaussianStats:
   """
   dim = total.mean.shape[0]
   share = total.count / (total.count + num)
-  inside = jnp.diag((jnp.arange(dim) < total.rank).astype(jnp.float32))
+  inside = jnp.diag((jnp.arange(dim) < total.rank).astype(float))
   gram = share * inside + (1 - share) * _matmul(relative.factor, relative.factor.T)
   gram = gram + share * (1 - share) * jnp.outer(relative.mean, relative.mean)
   step = _leading_columns(jnp.linalg.cholesky(gram + (jnp.eye(dim) - inside)), total.rank)
@@ -316,26 +316,24 @@ def _extend(total: GaussianStats, relative: Draw, num) -> GaussianStats:
 
 def _law(key, num, rank, dim) -> Draw:
   """Mean and covariance factor of `num` rows of N(0, I) in `rank` dimensions, from their exact law (Bartlett)."""
-  mean_key, chi_key, normal_key = jax.random.split(key, 3)
-  num = jnp.maximum(jnp.asarray(num, jnp.float32), 1.0)
+  chi_key, normal_key = jax.random.split(key)
+  num = jnp.maximum(jnp.asarray(num, float), 1.0)
   axis = jnp.arange(dim)
   freedom = num - 1 - axis
   chi = jnp.sqrt(chi_square(chi_key, jnp.maximum(freedom, 1.0)))
-  below = _strictly_lower_normal(normal_key, dim)
-  used = (axis < rank).astype(jnp.float32)
-  factor = (below + jnp.diag(chi)) * jnp.where(freedom > 0, used, 0.0) * used[:, None]
-  return Draw(jax.random.normal(mean_key, (dim,)) * used / jnp.sqrt(num), factor / jnp.sqrt(num))
-
-
-def _strictly_lower_normal(key, dim):
-  """Standard normals below the diagonal; rows i and dim-1-i share one row of draws, so that none is wasted."""
-  if dim == 1:
-    return jnp.zeros((1, 1))
   half = (dim + 1) // 2
-  draws = jax.random.normal(key, (half, dim - 1))
+  white = jax.random.normal(normal_key, (half * (dim - 1) + dim,))  # one call: random numbers are costly to compile
+  below = _strictly_lower(white[dim:].reshape(half, dim - 1))
+  used = (axis < rank).astype(float)
+  factor = (below + jnp.diag(chi)) * jnp.where(freedom > 0, used, 0.0) * used[:, None]
+  return Draw(white[:dim] * used / jnp.sqrt(num), factor / jnp.sqrt(num))
+
+
+def _strictly_lower(draws):
+  """[dim, dim] with the draws [(dim + 1) // 2, dim - 1] below the diagonal; rows i and dim-1-i share one row of them."""
+  half, dim = draws.shape[0], draws.shape[1] + 1
   folded = jnp.concatenate([draws, draws[: dim - half][::-1, ::-1]])
-  square = jnp.concatenate([folded, jnp.zeros((dim, 1))], axis=1)
-  return jnp.tril(square, -1)
+  return jnp.tril(jnp.concatenate([folded, jnp.zeros((dim, 1))], axis=1), -1)
 
 
 def _bures_squared(problem, factor, true_trace):

@@ -1,0 +1,308 @@
+"""A grid of hyperparameters x seeds, vectorised over seeds, in chunks that fit memory; returns an xarray.Dataset.
+
+What fixes a shape is static and costs a compilation; everything else is traced, so that one program serves a whole
+axis. Programs compile and chunks run side by side in a few threads, which keeps all cores busy.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import inspect
+import itertools
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from collapse_jax import workflows as workflow_library
+from collapse_jax.generation import prepared, recorded, run, start
+from collapse_jax.types import MetricInfo, TaskSetting, Workflow
+
+if TYPE_CHECKING:
+  import xarray
+
+COMMON_METRICS = {
+    "finite": MetricInfo("all metrics of this generation are finite"),
+    "train_size": MetricInfo("training rows, weighted", "items"),
+    "real_share": MetricInfo("share of real rows in the training data"),
+}
+
+
+@dataclasses.dataclass
+class Cell:
+  """One point of the grid: where its results go and how its task and workflow are made."""
+  index: tuple[int, ...]
+  workflow: str
+  static: dict[str, Any]
+  traced: dict[str, float]
+
+
+def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[str, Any],
+          axes: Mapping[str, Sequence[Any]], *, num_generations: int, num_seeds: int, seed: int = 0,
+          record_every: int = 1, warm_start: bool = False, text_axes: Sequence[str] = (), primary_metric: str = "",
+          chunk_size: int | None = None, memory_bytes: float | None = None, num_workers: int | None = None,
+          progress: bool = False) -> "xarray.Dataset":
+  """Runs every workflow on every cell of a grid for many seeds.
+
+  Args:
+    task: factory, called with one value of each axis by name. Floats arrive as tracers, so that one compilation serves
+      the whole axis; ints and strings are static, but num_samples is traced where the task draws from the exact law.
+    workflows: names as in `workflows.parse` ("replace", "mix(0.2)"), or name -> Workflow, or name -> factory that
+      takes some of the axes by name.
+    axes: name -> values; each becomes a dimension, also at length 1.
+    num_generations: T.
+    num_seeds: runs per cell; run i of every cell has the same key, so that cells and workflows are paired.
+    seed: of all keys; a run depends on (seed, i) only, not on what else is in the sweep.
+    record_every: keep metrics of generation 1 and of multiples of this only.
+    warm_start: hand each fit the previous model.
+    text_axes: axes whose coordinate is text; numbers among them are also in the coordinate NAME_value.
+    primary_metric: the metric that reports lead with; default the first of the task.
+    chunk_size: runs per program call; default: what fits memory, shared among the workers.
+    memory_bytes: for all chunks in flight; default half of what the device or the machine has.
+    num_workers: threads; default the cores, on an accelerator 1.
+    progress: show a progress bar on standard error.
+  Returns:
+    a Dataset with dims workflow, the axes, seed, generation and those of vector metrics. Cells that cannot run hold
+    NaN, and `cell_status` says why.
+  Raises:
+    ValueError: nothing to run, or no cell can run (the first reason).
+  """
+  begun = time.perf_counter()
+  makers = _workflow_makers(workflows)
+  axes = {name: list(values) for name, values in axes.items()}
+  _check(makers, axes, num_generations, num_seeds, record_every, chunk_size)
+  status = np.full((len(makers), *map(len, axes.values())), "ok", dtype=object)
+  groups = _group(task, makers, axes, status)
+  if not groups:
+    raise ValueError(str(status.flat[0]))
+  workers = num_workers or (min(8, os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1)
+  budget = (memory_bytes or 0.5 * _memory_bytes()) / workers
+  shape = (*status.shape, num_seeds, len(recorded(range(1, num_generations + 1), record_every)))
+  results = _Results(shape)
+  compile_seconds = []
+
+  def compile_group(cells: list[Cell]):
+    program = functools.partial(_run_seeds, task, makers[cells[0].workflow], cells[0].static, num_generations, seed,
+                                record_every, warm_start)
+    try:
+      bytes_per_run = _bytes_per_run(task, makers[cells[0].workflow], cells[0], num_generations)
+      chunk = chunk_size or max(1, min(math.ceil(num_seeds / workers), int(budget / bytes_per_run)))
+      chunk = math.ceil(num_seeds / math.ceil(num_seeds / chunk))
+      clock = time.perf_counter()
+      lowered = jax.jit(program).lower(jnp.arange(chunk), cells[0].traced)
+      compiled = lowered.compile()
+    except ValueError as error:  # task and workflow do not go together: a fact about the cells, not a crash
+      return cells, 0, None, str(error)
+    compile_seconds.append(time.perf_counter() - clock)
+    return cells, chunk, compiled, ""
+
+  def run_chunk(compiled, cell: Cell, first: int, chunk: int):
+    metrics = compiled(jnp.arange(first, first + chunk), jax.tree.map(_scalar, cell.traced))
+    return cell, first, jax.tree.map(np.asarray, metrics)
+
+  num_runs = sum(len(cells) for cells in groups) * num_seeds
+  # LAPACK's own threads would only get in the way of these.
+  with (threadpool_limits(1, "blas"), concurrent.futures.ThreadPoolExecutor(workers) as pool,
+        _progress_bar(num_runs, progress) as bar):
+    pending: set[concurrent.futures.Future] = {pool.submit(compile_group, cells) for cells in groups}
+    compiling = set(pending)
+    try:
+      while pending:
+        done, pending = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
+        for future in done:
+          if future in compiling:
+            cells, chunk, compiled, refusal = future.result()
+            for cell in cells:
+              if refusal:
+                status[cell.index] = refusal
+                bar.update(num_seeds)
+                continue
+              pending |= {pool.submit(run_chunk, compiled, cell, i, chunk) for i in range(0, num_seeds, chunk)}
+          else:
+            cell, first, metrics = future.result()
+            bar.update(results.write(cell.index, first, metrics))
+    except BaseException:
+      pool.shutdown(wait=False, cancel_futures=True)
+      raise
+  if not results.values:
+    raise ValueError(str(status.flat[0]))
+  wall = time.perf_counter() - begun
+  info = COMMON_METRICS | _metric_info(task, groups)
+  attributes = {
+      "jax_version": jax.__version__, "device": _device_name(), "wall_seconds": wall,
+      "compile_seconds": float(sum(compile_seconds)), "num_compilations": len(compile_seconds),
+      "num_runs": int(np.sum(status == "ok")) * num_seeds, "seed": seed, "record_every": record_every,
+      "primary_metric": primary_metric or next((name for name in info if name not in COMMON_METRICS), ""),
+  }
+  generations = recorded(range(1, num_generations + 1), record_every)
+  return _dataset(results, list(makers), axes, text_axes, generations, status, info, attributes)
+
+
+def _run_seeds(task, maker, static, num_generations, seed, record_every, warm_start, seed_index, traced):
+  """Metrics [chunk, T] of the runs `seed_index` of one cell: the program of a sweep."""
+  values = static | traced
+  one_task = task(**_accepted(task, values))
+  workflow = maker(**_accepted(maker, values))
+  one = lambda i: run(jax.random.fold_in(jax.random.key(seed), i), one_task, workflow, num_generations,
+                      warm_start=warm_start, record_every=record_every)
+  return jax.vmap(one)(seed_index)
+
+
+def _workflow_makers(workflows) -> dict[str, Callable[..., Workflow]]:
+  """name -> function of axis values that returns a Workflow."""
+  if not isinstance(workflows, Mapping):
+    workflows = {name: workflow_library.parse(name) for name in workflows}
+  return {name: _constant(value) if isinstance(value, Workflow) else value for name, value in workflows.items()}
+
+
+def _constant(value):
+  return lambda: value
+
+
+@functools.cache
+def _parameters(factory) -> frozenset[str] | None:
+  """Names that a factory takes; None where it takes any."""
+  parameters = inspect.signature(factory).parameters
+  if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+    return None
+  return frozenset(parameters)
+
+
+def _accepted(factory, values):
+  names = _parameters(factory)
+  return dict(values) if names is None else {name: value for name, value in values.items() if name in names}
+
+
+def _group(task, makers, axes, status) -> list[list[Cell]]:
+  """Cells that share a program, the costly ones (by their static numbers) first; refusals go into `status`."""
+  groups: dict[tuple, list[Cell]] = {}
+  for w, (name, maker) in enumerate(makers.items()):
+    for at in itertools.product(*(range(len(values)) for values in axes.values())):
+      values = {axis: axes[axis][i] for axis, i in zip(axes, at)}
+      try:
+        one = prepared(task(**_accepted(task, values)), maker(**_accepted(maker, values)))
+      except ValueError as error:
+        status[(w, *at)] = str(error)
+        continue
+      in_task, in_workflow = _accepted(task, values), _accepted(maker, values)
+      for axis in values:
+        if axis not in in_task and axis not in in_workflow:
+          raise ValueError(f"neither the task nor the workflow {name} takes the axis {axis}.")
+      traced = {axis for axis, value in values.items() if _traceable(axis, value, one.law, axis in in_workflow)}
+      static = {axis: value for axis, value in values.items() if axis not in traced}
+      cell = Cell((w, *at), name, static, {axis: float(values[axis]) for axis in sorted(traced)})
+      groups.setdefault((name, tuple(static.items()), tuple(sorted(traced)), one.law), []).append(cell)
+  size = lambda cells: math.prod(v for v in cells[0].static.values() if isinstance(v, int) and v > 0)
+  return sorted(groups.values(), key=size, reverse=True)
+
+
+def _traceable(axis, value, law, in_workflow) -> bool:
+  if axis == "num_samples":
+    return law
+  if isinstance(value, bool | str) or not isinstance(value, float | np.floating):
+    return False
+  return law or not in_workflow  # a workflow's number decides how many rows are emitted
+
+
+def _bytes_per_run(task, maker, cell, num_generations) -> float:
+  """A generous estimate: the store twice (it may be copied once), and a few batches."""
+  def begin(key, traced):
+    values = cell.static | traced
+    return start(key, task(**_accepted(task, values)), maker(**_accepted(maker, values)), num_generations)
+  shapes = jax.eval_shape(begin, jax.random.key(0), jax.tree.map(_scalar, cell.traced))
+  size = lambda tree: sum(math.prod(x.shape) * 4 for x in jax.tree.leaves(tree))
+  return 2.0 * size(shapes.store) + 8.0 * size((shapes.problem, shapes.real)) + 65536
+
+
+def _scalar(value):
+  return jnp.asarray(value, float)
+
+
+def _memory_bytes() -> float:
+  stats = jax.local_devices()[0].memory_stats() or {}
+  if "bytes_limit" in stats:
+    return stats["bytes_limit"]
+  return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _device_name() -> str:
+  device = jax.devices()[0]
+  return f"{device.device_kind} ({device.platform}, {os.cpu_count()} cores)" if device.platform == "cpu" else (
+      f"{device.device_kind} ({device.platform})")
+
+
+def _metric_info(task, groups) -> dict[str, MetricInfo]:
+  info: dict[str, MetricInfo] = {}
+  for cells in groups:
+    values = cells[0].static | cells[0].traced
+    for name, one in task(**_accepted(task, values)).metrics.items():
+      info.setdefault(name, one)
+  return info
+
+
+class _Results:
+  """Arrays [workflow, axes..., seed, generation, ...], made when a metric is first seen."""
+
+  def __init__(self, shape):
+    self.shape = shape
+    self.values: dict[str, np.ndarray] = {}
+
+  def write(self, index, first, metrics) -> int:
+    num = min(self.shape[-2] - first, len(metrics["finite"]))
+    for name, value in metrics.items():
+      if name not in self.values:
+        empty = False if value.dtype == bool else np.nan
+        dtype = bool if value.dtype == bool else np.result_type(value.dtype, np.float32)
+        self.values[name] = np.full(self.shape + value.shape[2:], empty, dtype)
+      self.values[name][(*index, slice(first, first + num))] = value[:num]
+    return num
+
+
+def _dataset(results, workflow_names, axes, text_axes, generations, status, info, attributes):
+  import xarray
+
+  from collapse_jax import __version__
+  grid = ("workflow", *axes)
+  coordinates: dict[str, Any] = {"workflow": workflow_names}
+  for name, values in axes.items():
+    if name in text_axes or any(isinstance(value, str) for value in values):
+      coordinates[name] = [value if isinstance(value, str) else f"{value:g}" for value in values]
+      if not all(isinstance(value, str) for value in values):
+        numbers = [np.nan if isinstance(value, str) else float(value) for value in values]
+        coordinates[f"{name}_value"] = (name, numbers)
+    else:
+      coordinates[name] = values
+  coordinates |= {"seed": np.arange(results.shape[-2]), "generation": np.asarray(generations)}
+  variables = {}
+  for name, value in results.values.items():
+    about = info.get(name, MetricInfo(name.replace("_", " ")))
+    dims = (*grid, "seed", "generation", *(about.dims or tuple(f"{name}_{i}" for i in range(value.ndim - len(results.shape)))))
+    notes = {"long_name": about.long_name, "units": about.units, "worse": about.worse, "log_scale": int(about.log_scale)}
+    variables[name] = (dims, value, notes)
+  variables["cell_status"] = (grid, status.astype(str), {"long_name": "ok, or why the cell cannot run"})
+  return xarray.Dataset(variables, coordinates, {"package_version": __version__, **attributes})
+
+
+def _progress_bar(total, show):
+  from tqdm import tqdm
+  return tqdm(total=total, unit="run", disable=not show, smoothing=0.05, mininterval=0.5)
+
+
+def _check(makers, axes, num_generations, num_seeds, record_every, chunk_size):
+  if not makers:
+    raise ValueError("workflows is empty.")
+  for name, values in axes.items():
+    if not values:
+      raise ValueError(f"axis {name} is empty.")
+    if len(set(values)) < len(values):
+      raise ValueError(f"axis {name} names a value twice: {values}.")
+  for name, value in (("num_generations", num_generations), ("num_seeds", num_seeds), ("record_every", record_every),
+                      ("chunk_size", 1 if chunk_size is None else chunk_size)):
+    if not isinstance(value, int) or value < 1:
+      raise ValueError(f"{name} must be an integer of at least 1, got {value}.")

@@ -1,0 +1,283 @@
+"""Kernel density estimation (Kazdan et al. 2410.16713): the model is the data, smoothed.
+
+With a fixed bandwidth the log-sum of kernels at the test points is the statistic that adds up over batches, so that a
+pool which grows costs each generation the same. A bandwidth that depends on the pool needs all of it each generation.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+
+from collapse_jax import datasets
+from collapse_jax import store as storage
+from collapse_jax.store import batch
+from collapse_jax.types import Array, Context, Data, MetricInfo, Summary, TaskSetting
+
+KERNELS = ("gaussian", "tophat")
+RULES = ("scott", "silverman", "scott_scaled", "silverman_scaled")
+_FAR = 1e15  # where rows of weight 0 are put: their kernels vanish, and their squared distance is still finite
+_BLOCK = 16  # rows per step of the direct form: enough to hide the loop, few enough to compile fast
+
+
+class KdeProblem(NamedTuple):
+  """The truth of the data set, test rows [num_test, dim] of that same truth, and the bandwidth (NaN under a rule)."""
+  truth: Any
+  test: Any
+  bandwidth: Any
+
+
+class KdeStats(NamedTuple):
+  """What adds up over batches.
+
+  Attributes:
+    log_kernel_sum: [num_test] log of the weighted sum of unnormalised kernels at each test row.
+    count: [] sum of row weights.
+    mean: [dim].
+    scatter: [] weighted sum of squared distances to the mean.
+  """
+  log_kernel_sum: Any
+  count: Any
+  mean: Any
+  scatter: Any
+
+
+class KdeParams(NamedTuple):
+  """The fitted density where it is looked at; the rows that it is drawn from stay in `Context.data`."""
+  log_density: Any  # [num_test] nats
+  bandwidth: Any    # [] data units
+  variance: Any     # [] variance of the model per coordinate, data units squared
+
+
+def kde(dataset, num_samples: int, bandwidth, kernel: str = "gaussian", *, num_test: int = 500,
+        temperature=1.0) -> TaskSetting:
+  """A kernel density estimate of a data set, sampled and fitted again.
+
+  Args:
+    dataset: a name in `datasets`, a path to a CSV file of numeric columns, an array [rows, columns], a pair
+      (train, test) of arrays, or a `datasets.Dataset`. "blobs_mismatched" reproduces the published figure, in which
+      training and test blobs have different centres.
+    num_samples: rows per batch, at least 2 and at most the training rows of a finite data set.
+    bandwidth: data units, may be traced; or a rule of the pool's size N and dimension d: "scott" is N^(-1/(d+4)),
+      "silverman" (N(d+2)/4)^(-1/(d+4)), scikit-learn's definitions, which ignore the spread of the data; with
+      "_scaled" they are multiplied by the root mean square of the coordinates' standard deviations.
+    kernel: "gaussian", or "tophat" (uniform on a ball of radius `bandwidth`).
+    num_test: test rows, from the same truth as the training rows; at most what is held out of a finite data set.
+    temperature: factor of the kernel's variance when sampling; 1 = the fitted model; may be traced.
+  Raises:
+    ValueError: an argument out of range, an unknown or unreadable data set, or more samples than it has.
+  """
+  rule = _check(num_samples, bandwidth, kernel, num_test, temperature)
+  source = datasets.get(dataset, num_test)
+  if source.max_samples is not None and num_samples > source.max_samples:
+    raise ValueError(f"num_samples must be at most {source.max_samples} for {source.name}, got {num_samples}.")
+  dim = source.dim
+  log_sum = functools.partial(log_kernel_sum, kernel=kernel)
+
+  def init(key):
+    truth_key, split_key = jax.random.split(key)
+    truth = source.init(truth_key)
+    train, test = source.split(split_key, truth, num_samples, num_test)
+    return KdeProblem(truth, test, jnp.asarray(jnp.nan if rule else bandwidth, float)), batch(train)
+
+  def fresh(key, problem):
+    return batch(source.draw(key, problem.truth, num_samples))
+
+  def of(problem, rows, row_weight):
+    return KdeStats(log_sum(problem.test, rows, row_weight, problem.bandwidth), *_moments(rows, row_weight))
+
+  def add(problem, a, weight_a, b, weight_b):
+    log_kernel = jnp.logaddexp(a.log_kernel_sum + jnp.log(weight_a), b.log_kernel_sum + jnp.log(weight_b))
+    count_a, count_b = weight_a * a.count, weight_b * b.count
+    count = jnp.maximum(count_a + count_b, 1e-30)
+    shift = b.mean - a.mean
+    scatter = weight_a * a.scatter + weight_b * b.scatter + count_a * count_b / count * jnp.sum(shift ** 2)
+    return KdeStats(log_kernel, count_a + count_b, a.mean + count_b / count * shift, scatter)
+
+  def pooled(problem, data: Data) -> tuple[KdeStats, Array]:
+    """Statistics of a pool at a bandwidth that depends on it."""
+    rows, weight = storage.flat(data)
+    count, mean, scatter = _moments(rows, weight)
+    width = rule_bandwidth(rule, count, jnp.sqrt(scatter / count / dim), dim)
+    if storage.num_rows(data.rows, 1) == 1:  # single rows of a redrawn subset: one batch
+      return KdeStats(log_sum(problem.test, rows, weight, width), count, mean, scatter), width
+    slots = data.rows.shape[0]
+
+    def more(j, so_far):
+      row_weight = None if data.row_weight is None else data.row_weight[j]
+      one = log_sum(problem.test, data.rows[j], row_weight, width)
+      return jnp.logaddexp(so_far, one + jnp.log(data.weight[j]))
+
+    used = jnp.max(jnp.where(data.origin >= 0, jnp.arange(slots), 0)) + 1
+    log_kernel = jax.lax.fori_loop(0, used, more, jnp.full(problem.test.shape[:1], -jnp.inf))
+    return KdeStats(log_kernel, count, mean, scatter), width
+
+  def fit(key, problem, context: Context) -> KdeParams:
+    stats, width = pooled(problem, context.data) if rule else (context.data.summary, problem.bandwidth)
+    log_norm = jnp.log(stats.count) + log_kernel_volume(kernel, dim) + dim * jnp.log(width)
+    variance = stats.scatter / stats.count / dim + width ** 2 * kernel_variance(kernel, dim)
+    return KdeParams(stats.log_kernel_sum - log_norm, width, variance)
+
+  def sample(key, problem, params: KdeParams, context: Context):
+    row_key, noise_key = jax.random.split(key)
+    rows = storage.draw_rows(row_key, context.data, context.num)
+    width = params.bandwidth * jnp.sqrt(jnp.asarray(temperature, float))
+    return batch(rows + width * kernel_noise(noise_key, kernel, context.num, dim)), {}
+
+  def evaluate(problem, params: KdeParams):
+    metrics = {"test_nll": -jnp.mean(params.log_density), "model_variance": params.variance,
+               "fitted_bandwidth": params.bandwidth}
+    if kernel == "tophat":
+      covered = params.log_density > -jnp.inf
+      metrics["covered_share"] = jnp.mean(covered)
+      metrics["covered_nll"] = -jnp.sum(jnp.where(covered, params.log_density, 0.0)) / jnp.maximum(jnp.sum(covered), 1)
+    return metrics
+
+  metrics = {
+      "test_nll": MetricInfo("negative log-likelihood of the test rows", "nats per item", worse="higher"),
+      "model_variance": MetricInfo("variance of the model per coordinate", "data units squared"),
+      "fitted_bandwidth": MetricInfo("bandwidth", "data units"),
+  }
+  if kernel == "tophat":
+    metrics["covered_share"] = MetricInfo("share of test rows with positive density", worse="lower")
+    metrics["covered_nll"] = MetricInfo("negative log-likelihood of the test rows with positive density",
+                                        "nats per item")
+  summary = None if rule else Summary(of, add, keep_rows=True)
+  return TaskSetting(init, fit, sample, evaluate, num_samples, summary, None if source.draw is None else fresh,
+                     metrics=metrics)
+
+
+def log_kernel_sum(points: Array, rows: Array, row_weight: Array | None, bandwidth, kernel: str = "gaussian") -> Array:
+  """log sum_j w_j K(|point - row_j| / h) with K(0) = 1, stable at any distance.
+
+  Args:
+    points: [m, dim] float32.
+    rows: [n, dim] float32.
+    row_weight: [n], or None for ones.
+    bandwidth: h in data units, may be traced.
+    kernel: "gaussian" or "tophat".
+  Returns:
+    [m] float32; -inf where no kernel reaches.
+  """
+  dim = rows.shape[1]
+  if row_weight is not None:
+    rows = jnp.where(row_weight[:, None] > 0, rows, _FAR)
+  if dim <= 3:
+    return _direct(points, rows, row_weight, bandwidth, kernel)
+  # Squared distances by matmul lose |x|^2 eps / h^2 nats to rounding: only for bandwidths wide against the data.
+  extent = jnp.max(jnp.sum((points - jnp.mean(points, axis=0)) ** 2, axis=1))
+  return jax.lax.cond(extent < 10 * bandwidth ** 2, _by_matmul, _by_difference, points, rows, row_weight, bandwidth,
+                      kernel == "gaussian")
+
+
+def _direct(points, rows, row_weight, bandwidth, kernel):
+  """Few dimensions: two fused passes over blocks of rows (nearest distance, then the sum), nothing of size m x n."""
+  n, dim = rows.shape
+  block = min(_BLOCK, n)
+  short = -n % block
+  rows = jnp.pad(rows, ((0, short), (0, 0)), constant_values=_FAR).reshape(-1, block, dim)
+  weight = None if row_weight is None else jnp.pad(row_weight, (0, short)).reshape(-1, block)
+  axes = [points[:, k] for k in range(dim)]
+  squared = lambda row: sum((axis - row[k]) ** 2 for k, axis in enumerate(axes))
+  slope = -0.5 / bandwidth ** 2
+
+  def nearest(so_far, some):
+    return functools.reduce(jnp.minimum, [squared(some[i]) for i in range(block)], so_far), None
+
+  def add(so_far, some):
+    some, weights = some
+    for i in range(block):
+      if kernel == "gaussian":
+        one = jnp.exp(slope * (squared(some[i]) - offset))
+      else:
+        one = (squared(some[i]) < bandwidth ** 2).astype(float)
+      so_far = so_far + (one if weights is None else weights[i] * one)
+    return so_far, None
+
+  # Starting values derive from the points so that they share their batching, as scan's carry must.
+  offset = jnp.zeros_like(axes[0])
+  if kernel == "gaussian":
+    offset = jax.lax.scan(nearest, jnp.full_like(axes[0], jnp.inf), rows)[0]
+  sums = jax.lax.scan(add, jnp.zeros_like(axes[0]), (rows, weight))[0]
+  return jnp.log(sums) + slope * offset if kernel == "gaussian" else jnp.log(sums)
+
+
+def _by_difference(points, rows, row_weight, bandwidth, gaussian):
+  def add_axis(squared, axis):
+    point, row = axis
+    return squared + (point[:, None] - row[None, :]) ** 2, None
+  start = jnp.zeros((points.shape[0], rows.shape[0])) + 0 * points[:, :1] + 0 * jnp.minimum(rows[:, 0], 1.0)[None]
+  squared = jax.lax.scan(add_axis, start, (points.T, rows.T))[0]
+  return _from_squared(squared, row_weight, bandwidth, gaussian)
+
+
+def _by_matmul(points, rows, row_weight, bandwidth, gaussian):
+  centre = jnp.mean(points, axis=0)
+  a, b = points - centre, rows - centre
+  squared = jnp.sum(a ** 2, axis=1)[:, None] + jnp.sum(b ** 2, axis=1)[None] - 2 * jnp.matmul(a, b.T, precision="highest")
+  return _from_squared(jnp.maximum(squared, 0.0), row_weight, bandwidth, gaussian)
+
+
+def _from_squared(squared, row_weight, bandwidth, gaussian):
+  tophat = lambda: jnp.where(squared < bandwidth ** 2, 0.0, -jnp.inf)
+  exponent = jnp.where(gaussian, -0.5 * squared / bandwidth ** 2, tophat())
+  return logsumexp(exponent, axis=1, b=None if row_weight is None else row_weight[None])
+
+
+def log_kernel_volume(kernel: str, dim: int) -> float:
+  """log of the integral of the kernel at bandwidth 1: (2 pi)^(dim/2), or the volume of the unit ball."""
+  if kernel == "gaussian":
+    return 0.5 * dim * math.log(2 * math.pi)
+  return 0.5 * dim * math.log(math.pi) - math.lgamma(dim / 2 + 1)
+
+
+def kernel_variance(kernel: str, dim: int) -> float:
+  """Variance per coordinate of the kernel at bandwidth 1: 1, or 1 / (dim + 2) on the ball."""
+  return 1.0 if kernel == "gaussian" else 1 / (dim + 2)
+
+
+def kernel_noise(key: Array, kernel: str, num: int, dim: int) -> Array:
+  """[num, dim] draws from the kernel at bandwidth 1."""
+  if kernel == "gaussian":
+    return jax.random.normal(key, (num, dim))
+  return jax.random.ball(key, dim, shape=(num,))
+
+
+def rule_bandwidth(rule: str, count, spread, dim: int):
+  """Bandwidth of a rule for `count` rows; `spread` in data units is used by the scaled rules only."""
+  size = count if rule.startswith("scott") else count * (dim + 2) / 4
+  factor = size ** (-1 / (dim + 4))
+  return factor * spread if rule.endswith("_scaled") else factor
+
+
+def _moments(rows, row_weight):
+  """Count, mean [dim] and total squared deviation of weighted rows."""
+  if row_weight is None:
+    mean = jnp.mean(rows, axis=0)
+    return jnp.asarray(rows.shape[0], float), mean, jnp.sum((rows - mean) ** 2)
+  count = jnp.sum(row_weight)
+  mean = jnp.sum(row_weight[:, None] * rows, axis=0) / jnp.maximum(count, 1e-30)
+  return count, mean, jnp.sum(row_weight[:, None] * (rows - mean) ** 2)
+
+
+def _check(num_samples, bandwidth, kernel, num_test, temperature) -> str:
+  """Raises on a bad argument; returns the rule, or "" where the bandwidth is a number."""
+  known = lambda x: not isinstance(x, jax.core.Tracer)
+  if not isinstance(num_samples, int | np.integer) or num_samples < 2:
+    raise ValueError(f"num_samples must be an integer of at least 2, got {num_samples}.")
+  if not isinstance(num_test, int | np.integer) or num_test < 1:
+    raise ValueError(f"num_test must be an integer of at least 1, got {num_test}.")
+  if kernel not in KERNELS:
+    raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, got {kernel!r}.")
+  if isinstance(bandwidth, str):
+    if bandwidth not in RULES:
+      raise ValueError(f"bandwidth must be a number above 0 or one of {', '.join(RULES)}, got {bandwidth!r}.")
+    return bandwidth
+  for name, value in (("bandwidth", bandwidth), ("temperature", temperature)):
+    if known(value) and not (np.isfinite(value) and value > 0):
+      raise ValueError(f"{name} must be above 0 and finite, got {value}.")
+  return ""

@@ -1,0 +1,463 @@
+"""Closed forms of self-consuming training in NumPy float64, one function per equation, for tests and plots.
+
+Conventions: generation t = 1..T, and model 1 is fitted to n = num_samples real items only; trajectories are
+arrays [T] for t = 1..T. Every equation is an expectation over all randomness of a run; "exact" means at any
+num_samples, "first order" means the leading term in 1/n. Unless told otherwise fits divide by n (biased).
+"Derived" marks what is derived here, not quoted from a paper; all is checked by simulation in the tests.
+
+Papers: Kazdan et al. 2024, "Collapse or Thrive?" (2410.16713); Gerstgrasser et al. 2024 (2404.01413); Dey and
+Donoho 2024, "Universality of the pi^2/6 pathway" (2410.22812); Bertrand et al. 2023 (2310.00429); Fu et al.
+2024 (2402.11778); Ferbach et al. 2024 (curated data).
+"""
+
+import ast
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from scipy import linalg, optimize, special, stats
+
+ACCUMULATE_LIMIT = np.pi**2 / 6  # of n * squared error under accumulate, t -> inf, first order (2404.01413)
+SUBSAMPLE_LIMIT = np.pi**2 / 2 - 2  # the same under accumulate_subsample (2410.22812)
+
+
+class Moments(NamedTuple):
+  """Expected moments of fitted Gaussians relative to the truth, for any dimension and any true covariance.
+
+  Under biased fits the two sum to 1 at every t, in every workflow: in expected square a sampled item
+  is as far from mean_0 as the items that its model was fitted to.
+  The heterozygosity of the discrete model, E[1 - sum p^2] over the truth's, obeys the law of `trace_ratio`.
+
+  Attributes:
+    trace_ratio: E tr(cov_t) / tr(cov_0), [T], dimensionless.
+    mean_error: E|mean_t - mean_0|^2 / tr(cov_0), [T], dimensionless.
+  """
+  trace_ratio: np.ndarray
+  mean_error: np.ndarray
+
+
+# -------------------------------------------------------------------------------- Gaussian: moments
+
+def gaussian_moments(workflow: str, num_samples: int, num_generations: int,
+                     unbiased: bool = False) -> Moments | None:
+  """Exact moments under a workflow given as its coordinate: "replace", "mix(0.2, fresh=True)", ...
+
+  Args:
+    workflow: the name, or a call with literal arguments.
+    num_samples: n, real items and items per model, at least 2.
+    num_generations: T.
+    unbiased: fits divide by (number of items - 1).
+  Returns:
+    Moments, or None for other workflows; `gaussian_schedule` has all schedules of whole batches.
+  Raises:
+    ValueError: `workflow` is neither a name nor a call with literal arguments.
+    TypeError: the arguments in `workflow` do not fit.
+  """
+  n, T = num_samples, num_generations
+  formulas: dict[str, Callable[..., Moments]] = {
+      "replace": lambda: gaussian_replace(n, T, unbiased),
+      "accumulate": lambda: gaussian_accumulate(n, T, unbiased),
+      "accumulate_subsample": lambda: gaussian_accumulate_subsample(n, T, unbiased),
+      "mix": lambda real_fraction, fresh=False: gaussian_mix(n, real_fraction, T, fresh, unbiased),
+  }
+  name, arguments, keywords = _parse_call(workflow)
+  return formulas[name](*arguments, **keywords) if name in formulas else None
+
+
+def gaussian_replace(num_samples: int, num_generations: int, unbiased: bool = False) -> Moments:
+  """Moments under `replace`, exact: trace (1 - 1/n)^t, mean error 1 - (1 - 1/n)^t (Kazdan et al. 2024).
+
+  With unbiased fits (derived) the expected trace stays 1 and the mean is a random walk: mean error t/n.
+  """
+  _check(num_samples, num_generations)
+  t = _generations(num_generations)
+  if unbiased:
+    return Moments(np.ones(num_generations), t / num_samples)
+  trace_ratio = (1 - 1 / num_samples) ** t
+  return Moments(trace_ratio, 1 - trace_ratio)
+
+
+def gaussian_accumulate(num_samples: int, num_generations: int, unbiased: bool = False) -> Moments:
+  """Moments under `accumulate`, exact (Kazdan et al. 2024).
+
+  Trace V_t = prod_{k<=t} (1 - 1/(n k^2)), mean error 1 - V_t. With unbiased fits (derived) V_t =
+  prod_{2<=k<=t} (1 - 1/(k (n k - 1))). Either way batch t moves the mean by 1/(t+1) of its own error, so
+  the mean error grows by V_t / (n (t+1)^2).
+  """
+  _check(num_samples, num_generations)
+  t = _generations(num_generations)
+  if unbiased:
+    factor = 1 - (t > 1) / (t * (num_samples * t - 1))
+  else:
+    factor = 1 - 1 / (num_samples * t**2)
+  trace_ratio = np.cumprod(factor)
+  variance_of_sampled_model = np.append(1, trace_ratio[:-1])
+  return Moments(trace_ratio, np.cumsum(variance_of_sampled_model / (num_samples * t**2)))
+
+
+def gaussian_accumulate_subsample(num_samples: int, num_generations: int, unbiased: bool = False) -> Moments:
+  """Moments under `accumulate_subsample`, exact recursion (workflow of Kazdan et al. 2024; derived)."""
+  return _accumulate_subsample(num_samples, num_generations, lambda t: 0.0, unbiased=unbiased)
+
+
+def gaussian_mix(num_samples: int, real_fraction: float, num_generations: int, fresh: bool = False,
+                 unbiased: bool = False) -> Moments:
+  """Moments under `mix`, exact (workflow of Bertrand et al. 2023; derived).
+
+  Trained on n real items and m = round(n (1-f)/f) of the last model. With real share a = n/(n+m), b = 1 - a,
+  fitted trace S, and D the expected squared distance of the fitted mean from the mean of the real batch:
+  D <- b^2 (D + S/m), S <- a (1 - 1/n) + b (1 - 1/m) S + a b (D + S/m), from D = 0, S = 1 - 1/n; the mean
+  error is 1/n + D. If the real items are drawn anew each generation, D is the distance from the truth, hence
+  the mean error itself, with a^2/n added to D and a b/n to S, from D = 1/n.
+
+  Args:
+    num_samples: n, at least 2.
+    real_fraction: f, in (0, 1].
+    num_generations: T.
+    fresh: the real items are drawn anew each generation.
+    unbiased: fits divide by (n + m - 1).
+  Raises:
+    ValueError: real_fraction outside (0, 1].
+  """
+  _check(num_samples, num_generations)
+  transition, drift, start, error_of_real = _mix_recursion(num_samples, real_fraction, fresh, unbiased)
+  states = [start]
+  for _ in range(num_generations - 1):
+    states.append(transition @ states[-1] + drift)
+  trace_ratio, distance = np.transpose(states)
+  return Moments(trace_ratio, distance + error_of_real)
+
+
+def gaussian_mix_limit(num_samples: int, real_fraction: float, fresh: bool = False,
+                       unbiased: bool = False) -> Moments:
+  """Limit t -> inf of `gaussian_mix`, exact; both fields are scalars.
+
+  First order of the mean error, with L = (1-f)/f: (1 + 3L) / ((1 + 2L) n), or fresh: (1 + L) / ((1 + 2L) n).
+  """
+  _check(num_samples)
+  transition, drift, _, error_of_real = _mix_recursion(num_samples, real_fraction, fresh, unbiased)
+  trace_ratio, distance = np.linalg.solve(np.eye(2) - transition, drift)
+  return Moments(trace_ratio, distance + error_of_real)
+
+
+def gaussian_schedule(weights, num_samples) -> Moments:
+  """Moments under any schedule of whole batches, exact (derived; biased weighted fits, not redrawn).
+
+  Batch noises are uncorrelated, so with C[t, j] the share of batch j's noise in mean t (`linear_noise`):
+  mean error = sum_j C[t, j]^2 V_j / n_j, where V_j is the expected trace of the model that batch j is drawn
+  from, and the trace adds the weighted variances within batches, (1 - 1/n_j) V_j, and between their means.
+
+  Args:
+    weights: [T, T]; row t - 1 holds the share of batch j = 0..t-1 (0 = real) in generation t; rows sum to 1.
+    num_samples: items in a batch: a number, or [T] for batch j = 0..T-1.
+  """
+  weights = np.asarray(weights, float)
+  num_generations = len(weights)
+  num_samples = np.broadcast_to(np.asarray(num_samples, float), num_generations)
+  noise = _noise_shares(weights)
+  batch_noise = np.eye(num_generations)  # [j, i]: share of batch i's noise in the mean of batch j
+  batch_noise[1:] += noise[:-1]
+  variance = np.ones(num_generations + 1)  # [j]: of the law that batch j is drawn from, model j
+  for t in range(num_generations):
+    distance = (batch_noise[:t + 1] - noise[t]) ** 2 @ (variance[:-1] / num_samples)
+    within = (1 - 1 / num_samples[:t + 1]) * variance[:t + 1]
+    variance[t + 1] = weights[t, :t + 1] @ (within + distance)
+  return Moments(variance[1:], noise**2 @ (variance[:-1] / num_samples))
+
+
+def gaussian_accumulate_trace_limit(num_samples: int) -> float:
+  """Limit t -> inf of the trace ratio under `accumulate`: sin(pi/sqrt n) / (pi/sqrt n) (Kazdan et al.)."""
+  _check(num_samples)
+  return float(np.sinc(1 / np.sqrt(num_samples)))
+
+
+# -------------------------------------------------------- Gaussian: determinant, standard deviation
+
+def gaussian_replace_log_det(dim: int, num_samples: int,
+                             num_generations: int) -> tuple[np.ndarray, np.ndarray]:
+  """Mean and variance over runs of log(det cov_t / det cov_0) under `replace`, nats, exact (derived).
+
+  Each generation adds sum_{i<r} log chi2_{m-i} - r log n, independent over t, with r = min(d, n-1), m = n - 1
+  (Bartlett). For d > n - 1 this is the log pseudo-determinant (product of the n - 1 positive eigenvalues) for
+  the truth N(0, identity), and m = d in the first generation. The law at t = 1 holds for every workflow.
+
+  Returns:
+    mean [T], variance [T].
+  """
+  _check(num_samples, num_generations)
+  rank = min(dim, num_samples - 1)
+  degrees = np.full((num_generations, 1), num_samples - 1) - np.arange(rank)
+  degrees[0] = max(dim, num_samples - 1) - np.arange(rank)
+  mean = special.digamma(degrees / 2) + np.log(2 / num_samples)
+  variance = special.polygamma(1, degrees / 2)
+  return np.cumsum(mean.sum(1)), np.cumsum(variance.sum(1))
+
+
+def gaussian_replace_log_variance(num_samples: int, num_generations: int) -> np.ndarray:
+  """E log(var_t / var_0) in 1-D under `replace`, nats: t [psi((n-1)/2) + log(2/n)] (Kazdan et al. 2024)."""
+  return gaussian_replace_log_det(1, num_samples, num_generations)[0]
+
+
+def gaussian_replace_det(dim: int, num_samples: int, num_generations: int) -> np.ndarray:
+  """E det cov_t / det cov_0 under `replace`: [prod_{i=1..d} (n - i)/n]^t, 0 where d >= n (derived).
+
+  Heavy-tailed: at n=10, d=1, t=20 the mean is 0.122 and the median 0.013. Compare simulations in logs.
+  """
+  _check(num_samples, num_generations)
+  factor = np.prod(np.maximum(num_samples - np.arange(1.0, dim + 1), 0) / num_samples)
+  return factor ** _generations(num_generations)
+
+
+def gaussian_accumulate_det(dim: int, num_samples: int, num_generations: int) -> np.ndarray:
+  """E det cov_t / det cov_0 under `accumulate`, exact, 0 where d >= n (derived; no published form known).
+
+  With N = n t pooled items and cov = F F^T, the next fit is F G F^T / (N+n), G = N I + W + N/(N+n) z z^T,
+  W ~ Wishart_d(n-1, I), z ~ N(0, I). A k x k minor of the random part has expected determinant
+  (n-1)! / (n-k)! (n - k/(t+1)), hence E det G = sum_k C(d, k) N^(d-k) times that. N = 0 gives generation 1.
+  """
+  _check(num_samples, num_generations)
+  if dim >= num_samples:
+    return np.zeros(num_generations)
+  n, t, k = num_samples, np.arange(num_generations)[:, None], np.arange(dim + 1)
+  log_minor = special.gammaln(n) - special.gammaln(n - k + 1) + np.log(n - k / (t + 1))
+  log_binomial = special.gammaln(dim + 1) - special.gammaln(k + 1) - special.gammaln(dim - k + 1)
+  log_det = special.logsumexp(log_binomial + special.xlogy(dim - k, n * t) + log_minor, axis=1)
+  return np.exp(np.cumsum(log_det - dim * np.log(n * (t[:, 0] + 1))))
+
+
+def unbiased_std_replace(num_samples: int, num_generations: int) -> np.ndarray:
+  """E std_t / std_0 in 1-D under `replace` with unbiased variance: c4(n)^t (derived).
+
+  c4(n) = sqrt(2/(n-1)) Gamma(n/2) / Gamma((n-1)/2).
+  """
+  _check(num_samples, num_generations)
+  half = (num_samples - 1) / 2
+  log_c4 = special.gammaln(half + 0.5) - special.gammaln(half) - np.log(half) / 2
+  return np.exp(log_c4 * _generations(num_generations))
+
+
+# ---------------------------------------------------------------- first order: any smooth estimator
+
+def linear_noise(weights, redrawn: bool = False, num: float | np.ndarray = 1.0) -> np.ndarray:
+  """MSE of an asymptotically linear estimator over its one-shot MSE, first order (Dey and Donoho 2024).
+
+  Model t errs by sum_j w_tj (error of model j + own noise of batch j). Replace gives t; accumulate sum 1/k^2;
+  grown replace the harmonic number H_t; accumulate_subsample 2.935; sliding window W a slope of (2/(W+1))^2.
+
+  Args:
+    weights: [T, T]; row t - 1 holds the share of batch j = 0..t-1 (0 = real) in generation t; rows sum to 1.
+    redrawn: model t is fitted to n of the N weighted items, drawn without replacement: adds noise 1 - n/N.
+    num: items of a batch relative to n: a number, or [T] for batch j = 0..T-1.
+  Returns:
+    [T], dimensionless.
+  """
+  weights = np.asarray(weights, float)
+  subset_noise = 1 - (weights / num).max(axis=1) if redrawn else np.zeros(len(weights))
+  batch_noise = 1 / np.broadcast_to(num, len(weights)) + np.append(0, subset_noise[:-1])
+  return _noise_shares(weights) ** 2 @ batch_noise + subset_noise
+
+
+def mix_first_order(t, synthetic_per_real) -> np.ndarray:
+  """n * mean error under `mix` with a fixed real batch: it rises, then falls, in L (Fu et al. 2024).
+
+  1 + [L/(1+2L)] [1 - (L/(1+L))^(2(t-1))], first order (derived), in units of the one-shot error.
+
+  Args:
+    t: generation, from 1; broadcasts with the other argument.
+    synthetic_per_real: L = (1-f)/f, synthetic items per real item.
+  """
+  synthetic_per_real = np.asarray(synthetic_per_real, float)
+  synthetic_share = synthetic_per_real / (1 + synthetic_per_real)
+  memory = synthetic_share ** (2 * (np.asarray(t) - 1))
+  return 1 + synthetic_per_real / (1 + 2 * synthetic_per_real) * (1 - memory)
+
+
+def mix_first_order_peak(t: int) -> float:
+  """Synthetic items per real item that hurt the mean most at generation t >= 2: 1 at t=2, 4.6 at t=10."""
+  if t < 2:
+    raise ValueError(f"t must be at least 2, got {t}: model 1 sees real data only.")
+  error = lambda log_ratio: -mix_first_order(t, np.exp(log_ratio))
+  return float(np.exp(optimize.minimize_scalar(error, bounds=(-1, np.log(t) + 1), method="bounded",
+                                               options={"xatol": 1e-9}).x))
+
+
+# ---------------------------------------------------------------------------------------------- KDE
+
+def scott_bandwidth(num_samples, dim: int) -> np.ndarray:
+  """n^(-1/(d+4)), in data units: scikit-learn's "scott", which ignores the spread of the data."""
+  return np.asarray(num_samples, float) ** (-1 / (dim + 4))
+
+
+def silverman_bandwidth(num_samples, dim: int) -> np.ndarray:
+  """(n (d+2)/4)^(-1/(d+4)), in data units: scikit-learn's "silverman"; equals "scott" for d = 2."""
+  return (np.asarray(num_samples, float) * (dim + 2) / 4) ** (-1 / (dim + 4))
+
+
+def kde_variance(workflow: str, num_samples: int, bandwidth: float | Callable, num_generations: int,
+                 dim: int = 1, truth_variance: float = 1.0) -> np.ndarray | None:
+  """Expected variance per coordinate of the KDE model, exact (derived): V_t + h^2, V_t of its training data.
+
+  Task of Kazdan et al. 2024. Replace: V <- (1 - 1/n)(V + h^2). Accumulate: V <- V + h^2/(t+1) -
+  (V + h^2)/(n (t+1)^2). Subsample: the Gaussian recursion with h^2 added to what models emit.
+
+  Args:
+    workflow: "replace", "accumulate" or "accumulate_subsample".
+    num_samples: n, at least 2.
+    bandwidth: h of the Gaussian kernel in data units, or (train_size, dim) -> h, such as `scott_bandwidth`.
+    num_generations: T.
+    dim: only handed to `bandwidth`.
+    truth_variance: per coordinate, in data units squared.
+  Returns:
+    [T] in data units squared, or None for other workflows.
+  """
+  _check(num_samples, num_generations)
+  n, T = num_samples, num_generations
+  bandwidth_at = bandwidth if callable(bandwidth) else lambda train_size, dim: bandwidth
+  kernel_variance = lambda t: float(bandwidth_at(n * t if workflow == "accumulate" else n, dim)) ** 2
+  kernel_variances = np.array([kernel_variance(t) for t in range(1, T + 1)])
+  if workflow == "accumulate_subsample":
+    moments = _accumulate_subsample(n, T, lambda t: kernel_variance(t) / truth_variance)
+    return truth_variance * moments.trace_ratio + kernel_variances
+  if workflow not in ("replace", "accumulate"):
+    return None
+  train_variance = np.empty(T)
+  train_variance[0] = (1 - 1 / n) * truth_variance
+  for t in range(1, T):
+    emitted = train_variance[t - 1] + kernel_variances[t - 1]
+    if workflow == "replace":
+      train_variance[t] = (1 - 1 / n) * emitted
+    else:
+      train_variance[t] = (t * train_variance[t - 1] + emitted) / (t + 1) - emitted / (n * (t + 1) ** 2)
+  return train_variance + kernel_variances
+
+
+def kde_variance_limit(num_samples: int, bandwidth: float) -> float:
+  """Limit t -> inf under `replace`: n h^2, data units squared (accumulate: like h^2 log t, no limit)."""
+  _check(num_samples)
+  return num_samples * bandwidth**2
+
+
+# ------------------------------------------------------------------------------- other closed forms
+
+def wasserstein2_squared(mean_a, cov_a, mean_b, cov_b) -> float:
+  """Squared 2-Wasserstein distance of two Gaussians, in data units squared; covariances may be singular.
+
+  |mean_a - mean_b|^2 + tr cov_a + tr cov_b - 2 tr (cov_a^(1/2) cov_b cov_a^(1/2))^(1/2) (Dowson and Landau
+  1982); the last trace is the sum of the singular values of cov_a^(1/2) cov_b^(1/2).
+
+  Args:
+    mean_a, mean_b: [dim].
+    cov_a, cov_b: [dim, dim], symmetric, positive semi-definite.
+  """
+  cross = linalg.svdvals(_symmetric_root(cov_a) @ _symmetric_root(cov_b)).sum()
+  return float(np.sum((np.asarray(mean_a) - mean_b) ** 2) + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+
+
+def curation_two_types(share: float, gap: float, num_candidates: int, num_generations: int) -> np.ndarray:
+  """Share of the preferred of two types when each item is chosen among K, n -> inf (Ferbach et al. 2024).
+
+  p <- sum_k Binomial(k; K, p) k e^gap / (k e^gap + K - k): candidates are drawn from the last model, one
+  is chosen with probability proportional to e^reward. For K = 2 this is p + p (1-p) tanh(gap/2).
+
+  Args:
+    share: share p of the preferred type in the real data.
+    gap: reward of the preferred type minus that of the other.
+    num_candidates: K, at least 1.
+    num_generations: T.
+  Returns:
+    [T]: the share after 1..T rounds of curation, that is in the batches emitted by models 1..T.
+  """
+  count = np.arange(num_candidates + 1)
+  chosen = count / (count + (num_candidates - count) * np.exp(-gap))
+  shares = []
+  for _ in range(num_generations):
+    share = stats.binom.pmf(count, num_candidates, share) @ chosen
+    shares.append(share)
+  return np.array(shares)
+
+
+# ------------------------------------------------------------------------------------- shared parts
+
+def _accumulate_subsample(num_samples: int, num_generations: int, kernel_variance: Callable[[int], float],
+                          unbiased: bool = False) -> Moments:
+  """Moments of the n training items, where model t emits items of variance trace_t + kernel_variance(t).
+
+  The pool of N = n t items has biased variance V and mean error M. Drawing n without replacement gives the
+  fitted trace s V, s = N/(N-1) (1 - 1/n) or, unbiased, N/(N-1), and adds c V, c = (N-n)/(n (N-1)), to the
+  mean error. The model's batch, of item variance Q, has its mean c V + Q/n from the pool's (expected square):
+  M <- M + (c V + Q/n)/(t+1)^2, V <- [t V + (1 - 1/n) Q]/(t+1) + t/(t+1)^2 (c V + Q/n).
+  """
+  _check(num_samples, num_generations)
+  n = num_samples
+  pool_variance, pool_error = 1 - 1 / n, 1 / n
+  moments = []
+  for t in range(1, num_generations + 1):
+    num_pool = n * t
+    subset_variance = num_pool / (num_pool - 1) * (1 if unbiased else 1 - 1 / n) * pool_variance
+    subset_error = (num_pool - n) / (n * (num_pool - 1)) * pool_variance
+    moments.append((subset_variance, pool_error + subset_error))
+    emitted = subset_variance + kernel_variance(t)
+    batch_distance = subset_error + emitted / n
+    pool_error += batch_distance / (t + 1) ** 2
+    pool_variance = (t * pool_variance + (1 - 1 / n) * emitted) / (t + 1) + t / (t + 1) ** 2 * batch_distance
+  return Moments(*np.transpose(moments))
+
+
+def _mix_recursion(num_samples: int, real_fraction: float, fresh: bool, unbiased: bool):
+  """The parts of `gaussian_mix`: (S, D) <- transition (S, D) + drift, from start; mean error - D."""
+  if not 0 < real_fraction <= 1:
+    raise ValueError(f"real_fraction must be above 0 and at most 1, got {real_fraction}.")
+  num_all = num_samples + round(num_samples * (1 - real_fraction) / real_fraction)
+  real = num_samples / num_all
+  synthetic = 1 - real
+  error_of_real = 1 / num_samples
+  transition = np.array([[synthetic - 1 / num_all + real / num_all, real * synthetic],
+                         [synthetic / num_all, synthetic**2]])
+  drift = np.array([real * (1 - error_of_real), 0.0])
+  start = np.array([1 - error_of_real, 0.0])
+  if fresh:
+    drift += [real * synthetic * error_of_real, real**2 * error_of_real]
+    start[1] = error_of_real
+  if unbiased:
+    transition[0] *= num_all / (num_all - 1)
+    drift[0] *= num_all / (num_all - 1)
+    start[0] = 1
+  if synthetic == 0:
+    transition[:] = 0  # every generation is fitted to real data only
+  return transition, drift, start, 0.0 if fresh else error_of_real
+
+
+def _noise_shares(weights: np.ndarray) -> np.ndarray:
+  """C [T, T]: share of batch j's own noise in model t, C_t = w_t + sum_{j>=1} w_tj C_j."""
+  feedback = np.pad(weights[:, 1:], ((0, 0), (0, 1)))  # [t - 1, j - 1]: weight of the batch of model j
+  return linalg.solve_triangular(np.eye(len(weights)) - feedback, weights, lower=True, unit_diagonal=True)
+
+
+def _symmetric_root(matrix) -> np.ndarray:
+  eigenvalues, vectors = linalg.eigh(np.atleast_2d(np.asarray(matrix, float)))
+  return (vectors * np.sqrt(np.maximum(eigenvalues, 0))) @ vectors.T
+
+
+def _generations(num_generations: int) -> np.ndarray:
+  return np.arange(1.0, num_generations + 1)
+
+
+def _check(num_samples: int, num_generations: int = 1) -> None:
+  if num_samples < 2:
+    raise ValueError(f"num_samples must be at least 2, got {num_samples}.")
+  if num_generations < 1:
+    raise ValueError(f"num_generations must be at least 1, got {num_generations}.")
+
+
+def _parse_call(text: str) -> tuple[str, tuple, dict]:
+  """"mix(0.2, fresh=True)" -> ("mix", (0.2,), {"fresh": True})."""
+  try:
+    node = ast.parse(text.strip(), mode="eval").body
+    if isinstance(node, ast.Name):
+      return node.id, (), {}
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+      keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords}
+      return node.func.id, tuple(map(ast.literal_eval, node.args)), keywords
+  except (SyntaxError, ValueError):
+    pass
+  raise ValueError(f"workflow must be a name or a call with literal arguments, got {text!r}.")
