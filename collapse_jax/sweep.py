@@ -45,7 +45,8 @@ class Cell:
 
 def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[str, Any],
           axes: Mapping[str, Sequence[Any]], *, num_generations: int, num_seeds: int, seed: int = 0,
-          record_every: int = 1, warm_start: bool = False, text_axes: Sequence[str] = (), primary_metric: str = "",
+          record_every: int = 1, warm_start: bool = False, text_axes: Sequence[str] = (),
+          static_axes: Sequence[str] = (), primary_metric: str = "",
           chunk_size: int | None = None, memory_bytes: float | None = None, num_workers: int | None = None,
           progress: bool = False) -> "xarray.Dataset":
   """Runs every workflow on every cell of a grid for many seeds.
@@ -62,6 +63,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
     record_every: keep metrics of generation 1 and of multiples of this only.
     warm_start: hand each fit the previous model.
     text_axes: axes whose coordinate is text; numbers among them are also in the coordinate NAME_value.
+    static_axes: axes whose numbers must not be traced, because they fix a shape or pick a branch.
     primary_metric: the metric that reports lead with; default the first of the task.
     chunk_size: runs per program call; default: what fits memory, shared among the workers.
     memory_bytes: for all chunks in flight; default half of what the device or the machine has.
@@ -78,7 +80,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   axes = {name: list(values) for name, values in axes.items()}
   _check(makers, axes, num_generations, num_seeds, record_every, chunk_size)
   status = np.full((len(makers), *map(len, axes.values())), "ok", dtype=object)
-  groups = _group(task, makers, axes, status)
+  groups = _group(task, makers, axes, status, static_axes)
   if not groups:
     raise ValueError(str(status.flat[0]))
   workers = num_workers or (min(8, os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1)
@@ -144,6 +146,23 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   return _dataset(results, list(makers), axes, text_axes, generations, status, info, attributes)
 
 
+def plan(task: Callable[..., TaskSetting], workflows, axes: Mapping[str, Sequence[Any]], *, num_generations: int,
+         num_seeds: int, static_axes: Sequence[str] = ()) -> str:
+  """What `sweep` would do, in a few lines of text: cells, runs, fits, programs to compile, and memory of a run."""
+  makers = _workflow_makers(workflows)
+  axes = {name: list(values) for name, values in axes.items()}
+  _check(makers, axes, num_generations, num_seeds, 1, None)
+  status = np.full((len(makers), *map(len, axes.values())), "ok", dtype=object)
+  groups = _group(task, makers, axes, status, static_axes)
+  cells = sum(map(len, groups))
+  lines = [f"cells: {cells}", f"cells that cannot run: {int(np.sum(status != 'ok'))}", f"runs: {cells * num_seeds}",
+           f"fits: {cells * num_seeds * num_generations}", f"programs to compile: {len(groups)}"]
+  if groups:
+    largest = max(_bytes_per_run(task, makers[group[0].workflow], group[0], num_generations) for group in groups)
+    lines.append(f"memory of the largest run: {largest / 2 ** 20:.1f} MiB")
+  return "\n".join(lines + sorted({f"cannot run: {reason}" for reason in status.flat if reason != "ok"}))
+
+
 def _run_seeds(task, maker, static, num_generations, seed, record_every, warm_start, seed_index, traced):
   """Metrics [chunk, T] of the runs `seed_index` of one cell: the program of a sweep."""
   values = static | traced
@@ -179,7 +198,7 @@ def _accepted(factory, values):
   return dict(values) if names is None else {name: value for name, value in values.items() if name in names}
 
 
-def _group(task, makers, axes, status) -> list[list[Cell]]:
+def _group(task, makers, axes, status, static_axes=()) -> list[list[Cell]]:
   """Cells that share a program, the costly ones (by their static numbers) first; refusals go into `status`."""
   groups: dict[tuple, list[Cell]] = {}
   for w, (name, maker) in enumerate(makers.items()):
@@ -194,7 +213,7 @@ def _group(task, makers, axes, status) -> list[list[Cell]]:
       for axis in values:
         if axis not in in_task and axis not in in_workflow:
           raise ValueError(f"neither the task nor the workflow {name} takes the axis {axis}.")
-      traced = {axis for axis, value in values.items() if _traceable(axis, value, one.law, axis in in_workflow)}
+      traced = {axis for axis, value in values.items() if axis not in static_axes and _traceable(axis, value, one.law, axis in in_workflow)}
       static = {axis: value for axis, value in values.items() if axis not in traced}
       cell = Cell((w, *at), name, static, {axis: float(values[axis]) for axis in sorted(traced)})
       groups.setdefault((name, tuple(static.items()), tuple(sorted(traced)), one.law), []).append(cell)

@@ -102,9 +102,10 @@ def gaussian(dim: int, num_samples, noise_var=1.0, *, mean=None, covariance=None
       relative = _law(key, num, model.rank, dim)
       rows = None
     else:
-      white = jax.random.normal(key, (num, dim)) * (jnp.arange(dim) < model.rank)
-      relative = Draw(jnp.mean(white, axis=0), _lower((white - jnp.mean(white, axis=0)) / np.sqrt(num)))
-      rows = _to_data(problem, model.mean + jnp.exp(model.log_scale) * _matmul(white, model.factor.T))
+      white = jax.random.normal(key, (num, dim)) * (jnp.arange(dim) < model.rank)[None]
+      centre = jnp.mean(white, axis=0)
+      relative = Draw(centre, _lower((white - centre[None]) / np.sqrt(num)))
+      rows = _to_data(problem, model.mean[None] + jnp.exp(model.log_scale) * _matmul(white, model.factor.T))
     relative = relative._replace(factor=_leading_columns(relative.factor, _batch_rank(num, model.rank)))
     return batch(rows, summary=_apply(model, relative, num), count=num, draw=relative)
 
@@ -183,11 +184,11 @@ def _scaled(problem, white):
 
 
 def _to_data(problem, white):
-  return problem.mean + _scaled(problem, white)
+  return problem.mean[None] + _scaled(problem, white)
 
 
 def _to_white(problem, rows):
-  deviation = rows - problem.mean
+  deviation = rows - problem.mean[None]
   if jnp.ndim(problem.scale) == 0:
     return deviation / problem.scale
   return jax.scipy.linalg.solve_triangular(problem.scale, deviation.T, lower=True).T
@@ -204,11 +205,11 @@ def _lower(rows):
   if n < dim:
     rows = jnp.concatenate([rows, jnp.zeros((dim - n, dim), rows.dtype)])
   factor = jnp.linalg.qr(rows, mode="r").T
-  return factor * jnp.where(jnp.diag(factor) < 0, -1.0, 1.0)
+  return factor * jnp.where(jnp.diag(factor) < 0, -1.0, 1.0)[None]
 
 
 def _leading_columns(matrix, rank):
-  return matrix * (jnp.arange(matrix.shape[1]) < rank)
+  return matrix * (jnp.arange(matrix.shape[1]) < rank)[None]
 
 
 def _log_abs_diagonal(factor, rank):
@@ -243,7 +244,7 @@ def _statistics(white, row_weight) -> GaussianStats:
   weight = jnp.ones(n) if row_weight is None else row_weight
   count = jnp.sum(weight)
   mean = _matmul(weight, white) / jnp.maximum(count, 1e-30)
-  deviation = jnp.where(weight[:, None] > 0, white - mean, 0.0)
+  deviation = jnp.where(weight[:, None] > 0, white - mean[None], 0.0)
   size = jnp.max(jnp.abs(deviation))
   size = jnp.where(size > 0, size, 1.0)
   factor = _lower(jnp.sqrt(weight / jnp.maximum(count, 1e-30))[:, None] * (deviation / size))
@@ -325,7 +326,7 @@ def _law(key, num, rank, dim) -> Draw:
   white = jax.random.normal(normal_key, (half * (dim - 1) + dim,))  # one call: random numbers are costly to compile
   below = _strictly_lower(white[dim:].reshape(half, dim - 1))
   used = (axis < rank).astype(float)
-  factor = (below + jnp.diag(chi)) * jnp.where(freedom > 0, used, 0.0) * used[:, None]
+  factor = (below + jnp.diag(chi)) * jnp.where(freedom > 0, used, 0.0)[None] * used[:, None]
   return Draw(white[:dim] * used / jnp.sqrt(num), factor / jnp.sqrt(num))
 
 

@@ -169,7 +169,7 @@ def log_kernel_sum(points: Array, rows: Array, row_weight: Array | None, bandwid
   if dim <= 3:
     return _direct(points, rows, row_weight, bandwidth, kernel)
   # Squared distances by matmul lose |x|^2 eps / h^2 nats to rounding: only for bandwidths wide against the data.
-  extent = jnp.max(jnp.sum((points - jnp.mean(points, axis=0)) ** 2, axis=1))
+  extent = jnp.max(jnp.sum((points - jnp.mean(points, axis=0)[None]) ** 2, axis=1))
   return jax.lax.cond(extent < 10 * bandwidth ** 2, _by_matmul, _by_difference, points, rows, row_weight, bandwidth,
                       kernel == "gaussian")
 
@@ -217,7 +217,7 @@ def _by_difference(points, rows, row_weight, bandwidth, gaussian):
 
 def _by_matmul(points, rows, row_weight, bandwidth, gaussian):
   centre = jnp.mean(points, axis=0)
-  a, b = points - centre, rows - centre
+  a, b = points - centre[None], rows - centre[None]
   squared = jnp.sum(a ** 2, axis=1)[:, None] + jnp.sum(b ** 2, axis=1)[None] - 2 * jnp.matmul(a, b.T, precision="highest")
   return _from_squared(jnp.maximum(squared, 0.0), row_weight, bandwidth, gaussian)
 
@@ -258,10 +258,10 @@ def _moments(rows, row_weight):
   """Count, mean [dim] and total squared deviation of weighted rows."""
   if row_weight is None:
     mean = jnp.mean(rows, axis=0)
-    return jnp.asarray(rows.shape[0], float), mean, jnp.sum((rows - mean) ** 2)
+    return jnp.asarray(rows.shape[0], float), mean, jnp.sum((rows - mean[None]) ** 2)
   count = jnp.sum(row_weight)
   mean = jnp.sum(row_weight[:, None] * rows, axis=0) / jnp.maximum(count, 1e-30)
-  return count, mean, jnp.sum(row_weight[:, None] * (rows - mean) ** 2)
+  return count, mean, jnp.sum(row_weight[:, None] * (rows - mean[None]) ** 2)
 
 
 def _check(num_samples, bandwidth, kernel, num_test, temperature) -> str:

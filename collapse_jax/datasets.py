@@ -1,0 +1,151 @@
+"""Data sets of the density tasks: generators written in JAX, so that every seed has its own draw under vmap, and real rows.
+
+The generators are equal in law to scikit-learn's; with noise 0, `moons` and `circles` equal them point for point, since
+both lie on fixed grids of angles.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import real_data
+from collapse_jax.types import Array
+
+
+class Dataset(NamedTuple):
+  """A source of training and test rows of one truth.
+
+  Attributes:
+    name: for messages and plots.
+    dim: columns.
+    init: (key) -> truth, drawn once per run.
+    split: (key, truth, num_train, num_test) -> train [num_train, dim], test [num_test, dim].
+    draw: (key, truth, num) -> more real rows [num, dim]; None where the rows are finite.
+    max_samples: the most training rows there are; None: no limit.
+    note: what a plot of it must say; empty for most.
+  """
+  name: str
+  dim: int
+  init: Callable[[Array], Any]
+  split: Callable[[Array, Any, int, int], tuple[Array, Array]]
+  draw: Callable[[Array, Any, int], Array] | None = None
+  max_samples: int | None = None
+  note: str = ""
+
+
+def moons(key: Array, num: int, noise=0.05) -> Array:
+  """Two interleaving half circles [num, 2] (scikit-learn's make_moons)."""
+  outer = num // 2
+  angle, inner_angle = np.linspace(0, np.pi, outer), np.linspace(0, np.pi, num - outer)
+  grid = np.stack([np.append(np.cos(angle), 1 - np.cos(inner_angle)),
+                   np.append(np.sin(angle), 0.5 - np.sin(inner_angle))], axis=1)
+  return _noisy(key, grid, noise)
+
+
+def circles(key: Array, num: int, noise=0.05, factor: float = 0.8) -> Array:
+  """Two concentric circles [num, 2] of radius 1 and `factor` (scikit-learn's make_circles)."""
+  outer = num // 2
+  angle = np.linspace(0, 2 * np.pi, outer, endpoint=False)
+  inner_angle = np.linspace(0, 2 * np.pi, num - outer, endpoint=False)
+  grid = np.stack([np.append(np.cos(angle), factor * np.cos(inner_angle)),
+                   np.append(np.sin(angle), factor * np.sin(inner_angle))], axis=1)
+  return _noisy(key, grid, noise)
+
+
+def swiss_roll(key: Array, num: int, noise=0.05) -> Array:
+  """A rolled-up sheet [num, 3] (scikit-learn's make_swiss_roll)."""
+  sheet_key, noise_key = jax.random.split(key)
+  along, across = jax.random.uniform(sheet_key, (2, num))
+  angle = 1.5 * jnp.pi * (1 + 2 * along)
+  rows = jnp.stack([angle * jnp.cos(angle), 21 * across, angle * jnp.sin(angle)], axis=1)
+  return rows + noise * jax.random.normal(noise_key, rows.shape)
+
+
+def blob_centers(key: Array, num_centers: int = 3, dim: int = 2) -> Array:
+  """Centres [num_centers, dim], uniform in [-10, 10] (scikit-learn's make_blobs)."""
+  return jax.random.uniform(key, (num_centers, dim), minval=-10.0, maxval=10.0)
+
+
+def blobs(key: Array, num: int, centers: Array, cluster_std=1.0) -> Array:
+  """Gaussian blobs [num, dim] of equal counts, the first centres one more (scikit-learn's make_blobs)."""
+  return centers[np.arange(num) % centers.shape[0]] + cluster_std * jax.random.normal(key, (num, centers.shape[1]))
+
+
+def get(dataset, num_test: int = 500) -> Dataset:
+  """The data set that a name, a CSV path, an array, a pair (train, test) of arrays or a Dataset stands for.
+
+  "blobs_mismatched" reproduces a defect of the published experiment: its training and test blobs come from two calls
+  of make_blobs, each with its own random centres, so that the likelihood measures their mismatch.
+
+  Raises:
+    ValueError: unknown name, or rows that cannot be used.
+  """
+  if isinstance(dataset, Dataset):
+    return dataset
+  if isinstance(dataset, str):
+    if dataset in _SYNTHETIC:
+      return _SYNTHETIC[dataset]
+    return _real(real_data.load(dataset, num_test))
+  if isinstance(dataset, tuple):
+    train, test = (np.asarray(part, np.float64) for part in dataset)
+    names = [f"column {i + 1}" for i in range(train.shape[-1])]
+    if train.ndim != 2 or test.ndim != 2 or train.shape[1] != test.shape[1] or min(len(train), len(test)) < 1:
+      raise ValueError(f"train and test must be [rows, dim] with equal dim, got {train.shape} and {test.shape}.")
+    if not (np.isfinite(train).all() and np.isfinite(test).all()):
+      raise ValueError("train and test must be finite numbers.")
+    return _real(real_data.standardise("array", train, test, names))
+  rows = np.asarray(dataset)
+  columns = [f"column {i + 1}" for i in range(rows.shape[-1] if rows.ndim else 0)]
+  return _real(real_data.split("array", rows, columns, num_test))
+
+
+def _noisy(key, grid, noise):
+  return jnp.asarray(grid, float) + noise * jax.random.normal(key, grid.shape)
+
+
+def _without_truth(name, dim, draw) -> Dataset:
+  """A generator whose law has no random part."""
+  def split(key, truth, num_train, num_test):
+    train_key, test_key = jax.random.split(key)
+    return draw(train_key, num_train), draw(test_key, num_test)
+  return Dataset(name, dim, lambda key: None, split, lambda key, truth, num: draw(key, num))
+
+
+def _blobs(mismatched: bool) -> Dataset:
+  def init(key):
+    train_key, test_key = jax.random.split(key)
+    centers = blob_centers(train_key)
+    return {"train": centers, "test": blob_centers(test_key) if mismatched else centers}
+
+  def split(key, truth, num_train, num_test):
+    train_key, test_key = jax.random.split(key)
+    return blobs(train_key, num_train, truth["train"]), blobs(test_key, num_test, truth["test"])
+
+  return Dataset("blobs_mismatched" if mismatched else "blobs", 2, init, split,
+                 lambda key, truth, num: blobs(key, num, truth["train"]),
+                 note="training and test blobs have different centres, as published" if mismatched else "")
+
+
+def _real(data: real_data.RealData) -> Dataset:
+  def split(key, truth, num_train, num_test):
+    if num_train > len(data.train):
+      raise ValueError(
+          f"num_samples must be at most {len(data.train)} for {data.name} ({len(data.train) + len(data.test)} rows, "
+          f"{len(data.test)} held out for testing), got {num_train}.")
+    chosen = jax.random.permutation(key, len(data.train))[:num_train]
+    return jnp.asarray(data.train)[chosen], jnp.asarray(data.test)
+
+  note = f"constant columns dropped: {', '.join(data.dropped)}" if data.dropped else ""
+  return Dataset(data.name, data.train.shape[1], lambda key: None, split, None, len(data.train), note)
+
+
+_SYNTHETIC = {
+    "blobs": _blobs(mismatched=False),
+    "blobs_mismatched": _blobs(mismatched=True),
+    "circles": _without_truth("circles", 2, circles),
+    "moons": _without_truth("moons", 2, moons),
+    "swiss_roll": _without_truth("swiss_roll", 3, swiss_roll),
+}

@@ -1,0 +1,28 @@
+"""Strict JAX for all tests: an implicit rank promotion or a warning is an error. One compilation cache for the suite."""
+
+import os
+from pathlib import Path
+
+import jax
+import matplotlib
+import numpy as np
+import pytest
+
+matplotlib.use("Agg")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", os.environ.get(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "tests")))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def z_score(values, expected, variance=None):
+  """z of the mean over the leading axis, with the known variance where there is one."""
+  values = np.asarray(values, np.float64)
+  spread = values.var(axis=0, ddof=1) if variance is None else np.asarray(variance)
+  return (values.mean(axis=0) - expected) / np.sqrt(spread / len(values))
+
+
+@pytest.fixture
+def keys():
+  return lambda num, seed=0: jax.random.split(jax.random.key(seed), num)
