@@ -11,6 +11,7 @@ import inspect
 import itertools
 import math
 import os
+import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -154,13 +155,28 @@ def plan(task: Callable[..., TaskSetting], workflows, axes: Mapping[str, Sequenc
   _check(makers, axes, num_generations, num_seeds, 1, None)
   status = np.full((len(makers), *map(len, axes.values())), "ok", dtype=object)
   groups = _group(task, makers, axes, status, static_axes)
+  if not groups:
+    raise ValueError(str(status.flat[0]))
   cells = sum(map(len, groups))
   lines = [f"cells: {cells}", f"cells that cannot run: {int(np.sum(status != 'ok'))}", f"runs: {cells * num_seeds}",
            f"fits: {cells * num_seeds * num_generations}", f"programs to compile: {len(groups)}"]
-  if groups:
-    largest = max(_bytes_per_run(task, makers[group[0].workflow], group[0], num_generations) for group in groups)
-    lines.append(f"memory of the largest run: {largest / 2 ** 20:.1f} MiB")
+  largest = max(_bytes_per_run(task, makers[group[0].workflow], group[0], num_generations) for group in groups)
+  lines.append(f"memory of the largest run: {largest / 2 ** 20:.1f} MiB")
   return "\n".join(lines + sorted({f"cannot run: {reason}" for reason in status.flat if reason != "ok"}))
+
+
+def load(directory) -> "xarray.Dataset":
+  """Opens the results that a binary or `to_netcdf` left in a directory (or the file itself).
+
+  Raises:
+    FileNotFoundError: there are none.
+  """
+  import xarray
+  path = pathlib.Path(directory)
+  path = path / "results.nc" if path.is_dir() else path
+  if not path.exists():
+    raise FileNotFoundError(f"{path} does not exist; run an experiment with --output_dir={directory} first.")
+  return xarray.load_dataset(path, engine="h5netcdf")
 
 
 def _run_seeds(task, maker, static, num_generations, seed, record_every, warm_start, seed_index, traced):

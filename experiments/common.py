@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 FLAGS = flags.FLAGS
 RESULTS = "results.nc"
@@ -45,12 +45,13 @@ def main(run: Callable[[], None]) -> None:
     try:
       rest = FLAGS(argv)
     except flags.Error as error:
-      fail(str(error).splitlines()[0])
+      fail(f"{str(error).splitlines()[0].rstrip('.')}; --help lists the flags.")
     if len(rest) > 1:
       fail(f"unexpected argument {rest[1]!r}; flags are written --name=value.")
     return rest
 
   def guarded(_):
+    logging.set_verbosity(logging.WARNING)
     try:
       run()
     except UsageError as error:
@@ -171,6 +172,12 @@ def simulate(task, workflows, axes: dict[str, list], **options):
   """`collapse_jax.sweep` with usage errors for what it refuses; None after a dry run."""
   prepare_jax()
   from collapse_jax.sweep import plan, sweep
+  from collapse_jax.workflows import parse
+  for name in workflows if isinstance(workflows, list) else ():
+    try:
+      parse(name)
+    except ValueError as error:
+      raise UsageError(f"--workflows: {error}") from None
   try:
     if FLAGS.dry_run:
       options = {name: value for name, value in options.items() if name in ("num_generations", "num_seeds")}
@@ -189,30 +196,38 @@ def _name_flag(message: str) -> str:
   return f"--{message.replace(first, plural, 1)}" if plural in FLAGS else message
 
 
-def write(results, path: Path, figures: bool = True) -> None:
+def write(results, path: Path) -> None:
   """results.nc, config.json, figures/ and report.html; earlier results are replaced only once these are complete."""
+  write_all({"": results}, path)
+
+
+def write_all(experiments: dict[str, Any], path: Path) -> None:
+  """As `write` for several experiments: results.nc and figures/ in a folder per name, one report over all."""
   from collapse_jax import plotting, report
-  results.attrs["command"] = command()
   path.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=path, prefix=".writing-") as temporary:
     part = Path(temporary)
-    results.to_netcdf(part / RESULTS, engine="h5netcdf")
     (part / "config.json").write_text(json.dumps(config(), indent=2) + "\n")
-    (part / "figures").mkdir()
-    drawn = plotting.figures_for(results) if figures else {}
-    for name, figure in drawn.items():
-      plotting.save(figure, part / "figures" / name)
-    report.write_report(results, part / "report.html")
-    shutil.rmtree(path / "figures", ignore_errors=True)
-    for name in (RESULTS, "config.json", "figures", "report.html"):
-      os.replace(part / name, path / name)
+    for name, results in experiments.items():
+      results.attrs["command"] = command()
+      folder = part / name
+      (folder / "figures").mkdir(parents=True)
+      results.to_netcdf(folder / RESULTS, engine="h5netcdf")
+      for title, figure in plotting.figures_for(results).items():
+        plotting.save(figure, folder / "figures" / title)
+    only = next(iter(experiments.values()))
+    report.write_report(only if list(experiments) == [""] else experiments, part / "report.html")
+    for new in sorted(part.iterdir()):
+      old = path / new.name
+      if old.is_dir():
+        shutil.rmtree(old)
+      os.replace(new, old)
   print(path / "report.html")
 
 
 def command() -> str:
   """The command that was given, runnable from the repository root."""
-  module = Path(sys.argv[0]).stem
-  return shlex.join(["python", "-m", f"experiments.{module}", *sys.argv[1:]])
+  return shlex.join(["python", "-m", f"experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
 
 
 def config() -> dict[str, Any]:

@@ -1,0 +1,270 @@
+"""Figures from result Datasets. Drawing reads results and never runs anything; no pyplot, so no global state.
+
+Theory is a black dashed line, data are curves with a band: the 95% interval of the mean over seeds.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from collapse_jax import diagnostics
+
+WORKFLOW_COLOURS = {"replace": "#D55E00", "accumulate": "#0072B2", "accumulate_subsample": "#009E73"}  # Okabe and Ito
+_OTHER_COLOURS = ("#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+
+
+def workflow_colours(names) -> dict[str, str]:
+  """One colour per workflow, the same in every figure."""
+  others = iter(_OTHER_COLOURS * (len(names) // len(_OTHER_COLOURS) + 1))
+  return {name: WORKFLOW_COLOURS.get(name) or next(others) for name in names}
+
+
+def trajectories(results, metric: str, *, rows: str | None = None, colour: str | None = None, title: str = ""):
+  """Metric against generation: a panel per workflow and value of `rows`, a curve per value of `colour`.
+
+  Args:
+    results: a sweep's Dataset, in which every other grid dim has length 1 (select first).
+    metric: a scalar variable.
+    rows: grid dim with a row of panels per value; default none.
+    colour: grid dim with a curve per value; default num_samples if there is more than one, else none.
+    title: above all panels.
+  Returns:
+    matplotlib Figure.
+  """
+  grid = [d for d in results.cell_status.dims if d != "workflow"]
+  if colour is None and results.sizes.get("num_samples", 1) > 1 and rows != "num_samples":
+    colour = "num_samples"
+  row_values = results[rows].values if rows else [None]
+  colour_values = results[colour].values if colour else [None]
+  workflows = results.workflow.values
+  figure, axes = _panels(len(row_values), len(workflows))
+  palette = _viridis(len(colour_values))
+  about = results[metric].attrs
+  missing = non_finite = 0
+  theory_drawn = False
+  for i, row_value in enumerate(row_values):
+    for j, workflow in enumerate(workflows):
+      axis = axes[i][j]
+      for k, colour_value in enumerate(colour_values):
+        at: dict[str, Any] = {d: results[d].values[0] for d in grid} | {"workflow": workflow}
+        at |= ({rows: row_value} if rows else {}) | ({colour: colour_value} if colour else {})
+        one = results.sel(at)
+        if str(one.cell_status.values) != "ok":
+          missing += 1
+          continue
+        shade = palette[k] if colour else workflow_colours(workflows)[workflow]
+        label = f"{_label(results, colour)} = {_text(colour_value)}" if colour else None
+        non_finite += _band(axis, results.generation.values, one[metric].transpose("seed", "generation").values, shade, label)
+        expected = diagnostics.predicted(results, at, metric)
+        if expected is not None and np.isfinite(expected[0]).sum() > 1:
+          theory_drawn = True
+          axis.plot(results.generation.values, expected[0], "k--", linewidth=1, zorder=5)
+      if not axis.lines:
+        axis.text(0.5, 0.5, "no cell could run", ha="center", va="center", transform=axis.transAxes)
+      head = str(workflow) if rows is None else f"{workflow}, {_label(results, rows)} = {_text(row_value)}"
+      axis.set_title(head, fontsize=10)
+      if about.get("log_scale") and axis.lines:
+        axis.set_yscale("log")
+      if i == len(row_values) - 1:
+        axis.set_xlabel("generation t")
+      if j == 0:
+        axis.set_ylabel(_wrapped(about))
+  _finish(figure, axes, title, results, non_finite, missing, theory_drawn)
+  return figure
+
+
+def workflow_comparison(results, metric: str, *, rows: str | None = None, columns: str | None = None, title: str = ""):
+  """Metric against generation: a curve per workflow, panels over two grid dims; other grid dims have length 1."""
+  grid = [d for d in results.cell_status.dims if d != "workflow"]
+  row_values = results[rows].values if rows else [None]
+  column_values = results[columns].values if columns else [None]
+  figure, axes = _panels(len(row_values), len(column_values))
+  colours = workflow_colours(results.workflow.values)
+  about = results[metric].attrs
+  missing = non_finite = 0
+  for i, row_value in enumerate(row_values):
+    for j, column_value in enumerate(column_values):
+      axis = axes[i][j]
+      for workflow, shade in colours.items():
+        at: dict[str, Any] = {d: results[d].values[0] for d in grid} | {"workflow": workflow}
+        at |= ({rows: row_value} if rows else {}) | ({columns: column_value} if columns else {})
+        one = results.sel(at)
+        if str(one.cell_status.values) != "ok":
+          missing += 1
+          continue
+        non_finite += _band(axis, results.generation.values, one[metric].transpose("seed", "generation").values, shade,
+                            str(workflow))
+      if not axis.lines:
+        axis.text(0.5, 0.5, "no cell could run", ha="center", va="center", transform=axis.transAxes)
+      parts = [f"{_label(results, d)} = {_text(v)}" for d, v in ((rows, row_value), (columns, column_value)) if d]
+      if "dataset_note" in results.coords:
+        name = row_value if rows == "dataset" else column_value if columns == "dataset" else results.dataset.values[0]
+        note = str(results.dataset_note.sel(dataset=name).values)
+        parts += [note] if note else []
+      axis.set_title("\n".join([", ".join(parts[:2]), *parts[2:]]), fontsize=10)
+      if about.get("log_scale") and axis.lines:
+        axis.set_yscale("log")
+      if i == len(row_values) - 1:
+        axis.set_xlabel("generation t")
+      if j == 0:
+        axis.set_ylabel(_wrapped(about))
+  _finish(figure, axes, title, results, non_finite, missing, False)
+  return figure
+
+
+def fitted_densities(results, num_samples=None, seed: int = 0):
+  """Fitted densities of the first coordinate over the generations of one Gaussian run, a panel per workflow."""
+  from matplotlib import colormaps
+  from matplotlib.cm import ScalarMappable
+  from matplotlib.colors import LogNorm
+  workflows = results.workflow.values
+  figure, axes = _panels(1, len(workflows))
+  num_samples = results.num_samples.values[0] if num_samples is None else num_samples
+  generations = results.generation.values
+  shown = np.unique(np.searchsorted(generations, np.geomspace(1, generations[-1], 8).round()))
+  norm = LogNorm(1, max(generations[-1], 2))
+  noise_var = float(results.noise_var.values[0]) if "noise_var" in results else 1.0
+  x = np.linspace(-3.5, 3.5, 701) * np.sqrt(noise_var)
+  for axis, workflow in zip(axes[0], workflows):
+    at = {d: results[d].values[0] for d in results.cell_status.dims} | {"workflow": workflow, "num_samples": num_samples}
+    one = results.sel(at).isel(seed=seed)
+    for k in shown:
+      variance = np.exp(float(one.marginal_log_variance.values[k]))
+      density = np.exp(-0.5 * (x - float(one.marginal_mean.values[k])) ** 2 / variance) / np.sqrt(2 * np.pi * variance)
+      axis.plot(x, density, color=colormaps["viridis"](norm(generations[k])), linewidth=1.5)
+    axis.plot(x, np.exp(-0.5 * x ** 2 / noise_var) / np.sqrt(2 * np.pi * noise_var), "k--", linewidth=1, label="truth")
+    axis.set_ylim(0, 4 / np.sqrt(2 * np.pi * noise_var))
+    axis.set_title(str(workflow), fontsize=10)
+    axis.set_xlabel("first coordinate (data units)")
+  axes[0][0].set_ylabel("fitted density")
+  axes[0][0].legend(fontsize=8, frameon=False)
+  figure.colorbar(ScalarMappable(norm, colormaps["viridis"]), ax=list(axes[0]), label="generation t", pad=0.01)
+  figure.suptitle(f"fitted densities of one run, num_samples = {_text(num_samples)} (higher peaks are cut off)", fontsize=11)
+  return figure
+
+
+def metric_against_real_share(results, metric: str, title: str = ""):
+  """Metric at the last generation against real share, a curve per num_samples; other grid dims have length 1."""
+  figure, axes = _panels(1, 1)
+  axis = axes[0][0]
+  about = results[metric].attrs
+  grid = [d for d in results.cell_status.dims if d not in ("real_fraction", "num_samples")]
+  final = results[metric].isel({d: 0 for d in grid}).isel(generation=-1)
+  shares = results.real_fraction.values
+  non_finite = 0
+  for shade, num in zip(_viridis(results.sizes["num_samples"]), results.num_samples.values):
+    values = final.sel(num_samples=num).transpose("seed", "real_fraction").values
+    non_finite += _band(axis, shares, values, shade, f"num_samples = {_text(num)}", marker="o")
+  axis.set_xlabel("real share of the training rows")
+  axis.set_ylabel(_wrapped(about) + f"\nat t = {int(results.generation.values[-1])}")
+  if about.get("log_scale"):
+    axis.set_yscale("log")
+  _finish(figure, axes, title, results, non_finite, 0, False)
+  return figure
+
+
+def figures_for(results) -> dict[str, Any]:
+  """The default figures of a result Dataset, by file name."""
+  figures: dict[str, Any] = {}
+  grid = [d for d in results.cell_status.dims if d != "workflow"]
+  names = diagnostics.metrics(results)
+  if "real_fraction" in grid:
+    for name in names[:2]:
+      figures[f"{name}_against_real_share"] = metric_against_real_share(results, name)
+    return figures
+  long = [d for d in grid if results.sizes[d] > 1]
+  if results.attrs.get("task") == "kde":
+    extra = [d for d in long if d not in ("dataset", "num_samples")]
+    for name in names:
+      for at, part in _slices(results, extra):
+        figures[f"{name}{at}"] = workflow_comparison(part, name, rows="dataset", columns="num_samples",
+                                                     title=_slice_title(part, extra))
+    return figures
+  rows = next((d for d in long if d != "num_samples"), None)
+  extra = [d for d in long if d not in (rows, "num_samples")]
+  for name in names:
+    for at, part in _slices(results, extra):
+      figures[f"{name}{at}"] = trajectories(part, name, rows=rows, title=_slice_title(part, extra))
+  if results.attrs.get("task") == "gaussian" and 1 in results.dim.values:
+    figures["fitted_densities"] = fitted_densities(results.sel(dim=[1]))
+  return figures
+
+
+def save(figure, path) -> None:
+  """Writes path.png and path.pdf."""
+  figure.savefig(f"{path}.png", dpi=130)
+  figure.savefig(f"{path}.pdf")
+
+
+def _slices(results, dims):
+  """(suffix of a file name, results at one point) over the points of some dims."""
+  for at in np.ndindex(*(results.sizes[d] for d in dims)):
+    yield "".join(f"_{d}_{_text(results[d].values[i])}" for d, i in zip(dims, at)), results.isel(
+        {d: [i] for d, i in zip(dims, at)})
+
+
+def _slice_title(results, dims) -> str:
+  return ", ".join(f"{_label(results, d)} = {_text(results[d].values[0])}" for d in dims)
+
+
+def _panels(rows, columns):
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+  figure = Figure(figsize=(1.2 + 3.3 * columns, 1.1 + 2.5 * rows), layout="constrained")
+  FigureCanvasAgg(figure)
+  axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey="row")
+  for axis in axes.flat:
+    axis.spines[["top", "right"]].set_visible(False)
+  return figure, axes
+
+
+def _viridis(num):
+  from matplotlib import colormaps
+  return colormaps["viridis"](np.linspace(0.0, 0.85, num))
+
+
+def _band(axis, x, values, shade, label, marker=None) -> int:
+  """Mean and 95% interval over finite runs; returns the number of runs left out."""
+  finite = np.isfinite(values).all(axis=1)
+  if not finite.any():
+    return len(values)
+  kept = values[finite].astype(np.float64)
+  mean = kept.mean(axis=0)
+  axis.plot(x, mean, color=shade, label=label, linewidth=1.6, marker=marker or ("o" if len(x) == 1 else None), markersize=4)
+  if len(kept) > 1:
+    half = 1.96 * kept.std(axis=0, ddof=1) / np.sqrt(len(kept))
+    axis.fill_between(x, mean - half, mean + half, color=shade, alpha=0.25, linewidth=0)
+  return int((~finite).sum())
+
+
+def _finish(figure, axes, title, results, non_finite, missing, theory_drawn):
+  seen: dict[str, Any] = {}
+  for axis in axes.flat:
+    for handle, label in zip(*axis.get_legend_handles_labels()):
+      seen.setdefault(label, handle)
+  if theory_drawn:
+    from matplotlib.lines import Line2D
+    seen["theory"] = Line2D([], [], color="black", linestyle="--", linewidth=1)
+  if seen:
+    figure.legend(seen.values(), seen.keys(), loc="outside right upper", fontsize=9, frameon=False)
+  if title:
+    figure.suptitle(title, fontsize=11)
+  notes = [f"band: 95% interval of the mean over {results.sizes['seed']} seeds"] if results.sizes["seed"] > 1 else []
+  notes.append(f"{non_finite} non-finite runs left out of the means")
+  notes += [f"{missing} cells could not run"] if missing else []
+  figure.supxlabel("; ".join(notes), fontsize=8, color="0.35")
+
+
+def _label(results, dim) -> str:
+  return str(dim)
+
+
+def _text(value) -> str:
+  return f"{value:g}" if isinstance(value, int | float | np.number) else str(value)
+
+
+def _wrapped(about) -> str:
+  import textwrap
+  units = about.get("units", "1")
+  text = about.get("long_name", "") + ("" if units in ("1", "") else f" ({units})")
+  return "\n".join(textwrap.wrap(text, 30))

@@ -1,0 +1,134 @@
+"""A self-contained report page of one or several result Datasets."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from collapse_jax import diagnostics, plotting
+
+_TEMPLATE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>collapse_jax report</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #222 }
+h1 { font-size: 1.6rem } h2 { border-top: 2px solid #ddd; padding-top: 1rem } img { max-width: 100%; height: auto }
+table { border-collapse: collapse; font-size: .85rem; display: block; overflow-x: auto }
+td, th { padding: .2rem .6rem; border-bottom: 1px solid #ddd; text-align: left } td.n { text-align: right }
+code { background: #f3f3f3; padding: .1rem .3rem; overflow-wrap: anywhere } figure { margin: 1rem 0 } summary { cursor: pointer }
+.growing { color: #b00020; font-weight: 600 } .bounded { color: #00695c; font-weight: 600 }
+@media print { details { display: block } }
+</style></head><body>
+<h1>Model collapse: simulation report</h1>
+<p>Each generation is fitted to data that earlier generations made. The verdict <b>growing</b> means that the metric is
+still getting worse at the end, and not towards a limit; <b>bounded</b> that it is not.</p>
+{% for part in parts %}
+<h2>{{ part.name }}</h2>
+<p>{{ part.what }}</p>
+{% if part.finding %}<p><b>{{ part.finding }}</b></p>{% endif %}
+<p>{{ part.health }}</p>
+{% if part.refused %}<p>Cells that could not run:</p><ul>{% for r in part.refused %}<li>{{ r }}</li>{% endfor %}</ul>{% endif %}
+<h3>Verdict per workflow</h3>
+<table><tr><th>workflow</th><th>metric</th><th>cells growing</th><th>cells bounded</th><th>undecided</th></tr>
+{% for r in part.summary %}<tr><td>{{ r.workflow }}</td><td>{{ r.metric }}</td><td class="n growing">{{ r.growing }}</td>
+<td class="n bounded">{{ r.bounded }}</td><td class="n">{{ r.undecided }}</td></tr>{% endfor %}</table>
+<details {{ "open" if part.verdicts|length <= 12 }}><summary>every cell ({{ part.verdicts|length }} rows)</summary>
+<table><tr><th>cell</th><th>metric</th><th>final mean ± s.e.</th><th>slope per generation over the last half [95% interval]</th>
+<th>finite runs</th><th>verdict</th></tr>
+{% for r in part.verdicts %}<tr><td>{{ r.cell }}</td><td>{{ r.metric }}</td><td class="n">{{ r.final }}</td>
+<td class="n">{{ r.slope }}</td><td class="n">{{ r.finite }}</td><td class="{{ r.label }}">{{ r.label }}</td></tr>{% endfor %}
+</table></details>
+<h3>Figures</h3>
+{% for f in part.figures %}<figure><img alt="{{ f.name }}" src="data:image/png;base64,{{ f.png }}">
+<figcaption>{{ f.name }}</figcaption></figure>{% endfor %}
+{% if part.theory %}
+<h3>Theory against simulation</h3>
+<p>{{ part.theory|length }} comparisons; largest |z| = {{ part.worst }}. Standard errors are the sample's over seeds, or the known one
+for the log determinant.</p>
+<details {{ "open" if part.theory|length <= 12 }}><summary>z-scores ({{ part.theory|length }} rows)</summary>
+<table><tr><th>cell</th><th>metric</th><th>generation</th><th>simulated ± s.e.</th><th>predicted</th><th>z</th></tr>
+{% for r in part.theory %}<tr><td>{{ r.cell }}</td><td>{{ r.metric }}</td><td class="n">{{ r.generation }}</td>
+<td class="n">{{ r.simulated }}</td><td class="n">{{ r.predicted }}</td><td class="n">{{ r.z }}</td></tr>{% endfor %}</table></details>
+{% endif %}
+{% endfor %}
+<h2>How to reproduce</h2>
+{% for c in commands %}<p><code>{{ c }}</code></p>{% endfor %}
+<p>{{ versions }}</p>
+</body></html>
+"""
+
+
+def write_report(results, path) -> None:
+  """Writes one HTML page: what was run, verdicts, figures, theory against simulation, how to reproduce.
+
+  Args:
+    results: a sweep's Dataset, or name -> Dataset.
+    path: of the page; it embeds everything and refers to nothing outside.
+  """
+  import jinja2
+  if not isinstance(results, dict):
+    results = {str(results.attrs.get("task", "results")): results}
+  environment = jinja2.Environment(autoescape=True, trim_blocks=True)
+  attributes = [one.attrs for one in results.values()]
+  page = environment.from_string(_TEMPLATE).render(
+      parts=[_part(name, one) for name, one in results.items()],
+      commands=sorted({str(a["command"]) for a in attributes if "command" in a}),
+      versions=f"collapse_jax {attributes[0].get('package_version', '?')}, JAX {attributes[0].get('jax_version', '?')}, "
+               f"{attributes[0].get('device', '')}; seed {attributes[0].get('seed', '?')}")
+  Path(path).write_text(page, encoding="utf-8")
+
+
+def _part(name, results) -> dict[str, Any]:
+  attrs = results.attrs
+  sizes = " x ".join(f"{results.sizes[d]} {d}" for d in results.cell_status.dims if results.sizes[d] > 1)
+  finite = results.finite.where(results.cell_status == "ok", True)
+  bad = int((~finite.all("generation")).sum())
+  what = (f"{attrs.get('num_runs', '?')} runs ({sizes or '1 cell'} x {results.sizes['seed']} seeds), "
+          f"{int(results.generation.values[-1])} generations, in {float(attrs.get('wall_seconds', np.nan)):.0f} s; "
+          f"{attrs.get('num_compilations', '?')} programs took {float(attrs.get('compile_seconds', np.nan)):.0f} "
+          "thread-seconds to compile (several compile side by side).")
+  rows = diagnostics.verdicts(results)
+  theory = diagnostics.compare_with_theory(results)
+  summary: dict[tuple[str, str], dict[str, Any]] = {}
+  for row in rows:
+    key = (str(row["workflow"]), row["metric"])
+    entry = summary.setdefault(key, {"workflow": key[0], "metric": key[1], "growing": 0, "bounded": 0, "undecided": 0})
+    entry[row["verdict"].label] += 1
+  status = results.cell_status.values.ravel()
+  reasons = sorted({reason for reason in status if reason != "ok"})
+  return {
+      "name": name, "what": what, "finding": attrs.get("finding", ""),
+      "health": "Every run stayed finite." if not bad else f"{bad} runs became non-finite and are left out of the means.",
+      "refused": [f"{reason} ({int((status == reason).sum())} cells)" for reason in reasons],
+      "summary": list(summary.values()), "verdicts": [_verdict_row(results, row) for row in rows],
+      "figures": [{"name": title, "png": _png(figure)} for title, figure in plotting.figures_for(results).items()],
+      "theory": [_theory_row(results, row) for row in theory],
+      "worst": f"{max((abs(row['z']) for row in theory), default=0):.1f}",
+  }
+
+
+def _cell(results, row) -> str:
+  names = [d for d in results.cell_status.dims if d == "workflow" or results.sizes[d] > 1]
+  value = lambda v: f"{v:g}" if isinstance(v, int | float | np.number) else str(v)
+  return ", ".join(value(row[d]) if d == "workflow" else f"{d} {value(row[d])}" for d in names)
+
+
+def _verdict_row(results, row) -> dict[str, str]:
+  v = row["verdict"]
+  return {"cell": _cell(results, row), "metric": row["metric"], "final": f"{v.final_mean:.4g} ± {v.final_sem:.2g}",
+          "slope": f"{v.slope:.3g} [{v.slope_low:.3g}, {v.slope_high:.3g}]", "finite": f"{v.num_finite}/{v.num_runs}",
+          "label": v.label}
+
+
+def _theory_row(results, row) -> dict[str, str]:
+  return {"cell": _cell(results, row), "metric": row["metric"], "generation": str(row["generation"]),
+          "simulated": f"{row['simulated']:.5g} ± {row['standard_error']:.2g}", "predicted": f"{row['predicted']:.5g}",
+          "z": f"{row['z']:.2f}"}
+
+
+def _png(figure) -> str:
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format="png", dpi=110)
+  return base64.b64encode(buffer.getvalue()).decode()

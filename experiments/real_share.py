@@ -1,0 +1,119 @@
+"""How much real data must a self-consuming pipeline keep? Metric against real share, for any cheap task or a CSV file.
+
+  python -m experiments.real_share --task=gaussian --real_fractions=0,0.01,0.1,0.5
+  python -m experiments.real_share --task=kde --datasets=data.csv --num_samples=100 --bandwidths=0.5
+
+Each generation is fitted to all num_samples real rows and to as many rows of the last model as make the real share
+(2310.00429); share 0 is `replace`. Prints, and puts into the report, the smallest share whose loss stays bounded.
+"""
+
+from absl import flags
+
+from experiments import common, kde
+
+TASKS = ("gaussian", "kde")
+
+if __name__ == "__main__":
+  common.define_common(num_samples="100", workflows=None)
+  flags.DEFINE_string("task", "gaussian", "gaussian or kde.")
+  flags.DEFINE_string("real_fractions", "0,0.01,0.03,0.1,0.3,0.5", "Comma list: real share of the training rows, 0 to 1.")
+  flags.DEFINE_string("dims", "1", "gaussian: comma list of dimensions.")
+  flags.DEFINE_string("noise_vars", "1", "gaussian: comma list of variances of the truth per coordinate.")
+  flags.DEFINE_string("datasets", "moons", "kde: comma list of names, or paths to CSV files.")
+  flags.DEFINE_string("bandwidths", "0.5", "kde: comma list of numbers or rules.")
+  flags.DEFINE_string("kernels", "gaussian", "kde: comma list of gaussian, tophat.")
+  flags.DEFINE_boolean("fresh", False, "Draw the real rows anew each generation.")
+
+
+def mixing(fresh: bool):
+  """Workflow factory over the axis real_fraction; 0 is `replace`."""
+  def workflow(real_fraction):
+    from collapse_jax import workflows
+    return workflows.mix(real_fraction, fresh=fresh) if real_fraction else workflows.replace()
+  return workflow
+
+
+def simulate(task, real_fractions, num_samples, dims=(1,), noise_vars=(1.0,), datasets=("moons",), bandwidths=(0.5,),
+             kernels=("gaussian",), fresh=False, **options):
+  """The sweep behind this binary; None after a dry run."""
+  if task == "gaussian":
+    def make(dim, num_samples, noise_var):
+      from collapse_jax import tasks
+      return tasks.gaussian(dim, num_samples, noise_var)
+    axes = {"dim": list(dims), "num_samples": list(num_samples), "noise_var": list(noise_vars)}
+    metric = "squared_error_of_mean"
+  else:
+    def make(dataset, bandwidth, kernel, num_samples):
+      from collapse_jax import tasks
+      return tasks.kde(dataset, num_samples, bandwidth, kernel)
+    axes = {"dataset": list(datasets), "bandwidth": list(bandwidths), "kernel": list(kernels),
+            "num_samples": list(num_samples)}
+    metric = "test_nll"
+  name = "mix(fresh=True)" if fresh else "mix"
+  results = common.simulate(make, {name: mixing(fresh)}, axes | {"real_fraction": list(real_fractions)},
+                            primary_metric=metric, text_axes=("bandwidth",), static_axes=("real_fraction",), **options)
+  if results is not None:
+    results.attrs |= {"task": task, "experiment": "real_share"}
+  return results
+
+
+def smallest_bounded_share(results) -> list[str]:
+  """One line per cell: the smallest real share from which on the primary metric is bounded."""
+  import numpy as np
+
+  from collapse_jax import diagnostics
+  metric = results.attrs["primary_metric"]
+  lines = []
+  values = results[metric].isel(workflow=0)
+  grid = [d for d in values.dims if d not in ("seed", "generation", "real_fraction")]
+  for cell in np.ndindex(*(values.sizes[d] for d in grid)):
+    at = dict(zip(grid, cell))
+    bounded = []
+    for share in results.real_fraction.values:
+      one = values.isel(at).sel(real_fraction=share).transpose("seed", "generation").values
+      log = results[metric].attrs.get("log_scale")
+      verdict = diagnostics.verdict(np.log(np.maximum(one, 1e-30)) if log else one, results.generation.values,
+                                    worse=results[metric].attrs["worse"])
+      bounded.append(verdict.label != "growing")
+    enough = [share for i, share in enumerate(results.real_fraction.values) if all(bounded[i:])]
+    label = ", ".join(f"{d}={results[d].values[i]}" for d, i in at.items())
+    found = f"{enough[0]:g}" if enough else "none of those tried"
+    lines.append(f"{label}: smallest real share with bounded {metric}: {found}")
+  return lines
+
+
+def fractions(name="real_fractions"):
+  values = []
+  for item in common.items(name):
+    try:
+      values.append(float(item))
+    except ValueError:
+      values.append(-1.0)
+    if not 0 <= values[-1] <= 1:
+      raise common.UsageError(f"--{name} must be numbers from 0 to 1, got {item!r}.")
+  return sorted(values)
+
+
+def main():
+  task = common.choice("task", TASKS)
+  options = {"task": task, "num_samples": common.integers("num_samples", 2), "real_fractions": fractions(),
+             "fresh": common.FLAGS.fresh}
+  if task == "gaussian":
+    options |= {"dims": common.integers("dims"), "noise_vars": common.positives("noise_vars")}
+  else:
+    options |= {"datasets": common.items("datasets"), "bandwidths": kde.bandwidths(),
+                "kernels": common.choices("kernels", ("gaussian", "tophat"))}
+  options |= common.common_options()
+  path = common.output_dir("results/real_share")
+  if task == "kde":
+    kde.check_datasets(options["datasets"])
+  results = simulate(**options)
+  if results is not None:
+    lines = smallest_bounded_share(results)
+    print("\n".join(lines))
+    results.attrs["finding"] = "; ".join(lines)
+    common.write(results, path)
+
+
+if __name__ == "__main__":
+  common.main(main)

@@ -1,0 +1,78 @@
+"""The paper's simulations by one command, with one report (Kazdan et al. 2410.16713).
+
+  python -m experiments.reproduce --scale=laptop
+
+--scale=smoke checks the installation in seconds, laptop shows every workflow and task in minutes, paper is the whole
+matrix of the Gaussian and KDE experiments. --only=GLOB picks experiments by name; --dry_run lists what would run.
+"""
+
+import fnmatch
+
+from absl import flags
+
+from experiments import common, gaussian, kde, real_share
+
+SCALES = ("smoke", "laptop", "paper")
+WORKFLOWS = common.PAPER_WORKFLOWS.split(",")
+
+if __name__ == "__main__":
+  flags.DEFINE_string("scale", "laptop", "smoke, laptop or paper.")
+  flags.DEFINE_string("only", "*", "Glob: run only experiments whose name matches.")
+  flags.DEFINE_string("seed", "0", "Seed of all random keys.")
+  flags.DEFINE_string("output_dir", None, "Where results go; default results/reproduce.")
+  flags.DEFINE_boolean("overwrite", False, "Replace results that the output directory holds.")
+  flags.DEFINE_boolean("dry_run", False, "Print what would run, then stop.")
+  flags.DEFINE_boolean("enable_x64", False, "Compute in float64.")
+
+
+def experiments(scale: str) -> dict:
+  """name -> (function that simulates, its options)."""
+  paper_n = [10, 32, 100, 316, 1000]
+  if scale == "paper":
+    size = {"num_generations": 100, "num_seeds": 100}
+    long = {"num_generations": 1000, "num_seeds": 100}
+    half_decades = [0.01, 0.0316, 0.1, 0.316, 1.0, 3.16, 10.0, 31.6, 100.0]
+    named = {"gaussian": (gaussian.simulate, {"workflows": WORKFLOWS, "dims": [1, 3, 10, 31, 100],
+                                              "num_samples": paper_n} | size)}
+    for name in ("blobs", "circles", "moons", "swiss_roll"):
+      common_options = {"workflows": WORKFLOWS, "datasets": [name], "num_samples": paper_n}
+      named[f"kde/{name}"] = (kde.simulate, common_options | {"bandwidths": [0.1, 0.5, 1.0]} | size)
+      named[f"kde_bandwidth_swept/{name}"] = (kde.simulate, common_options | {"bandwidths": half_decades} | long)
+      named[f"kde_bandwidth_estimated/{name}"] = (
+          kde.simulate, common_options | {"bandwidths": ["scott", "silverman"]} | long)
+    return named
+  smoke = scale == "smoke"
+  size = {"num_generations": 4 if smoke else 100, "num_seeds": 4 if smoke else 100}
+  return {
+      "gaussian": (gaussian.simulate, {
+          "workflows": WORKFLOWS, "dims": [1, 3] if smoke else [1, 10], "num_samples": [10, 100]} | size),
+      "kde/moons": (kde.simulate, {
+          "workflows": WORKFLOWS, "datasets": ["moons"], "bandwidths": [0.5] if smoke else [0.1, 0.5],
+          "num_samples": [20] if smoke else [32, 100]} | size),
+      "kde/wine": (kde.simulate, {
+          "workflows": WORKFLOWS, "datasets": ["wine"], "bandwidths": [1.0], "num_samples": [20 if smoke else 100]}
+                   | size),
+      "real_share/gaussian": (real_share.simulate, {
+          "task": "gaussian", "real_fractions": [0.0, 0.5] if smoke else [0.0, 0.05, 0.1, 0.2, 0.5], "num_samples": [32],
+          "dims": [3]} | size),
+  }
+
+
+def main():
+  scale = common.choice("scale", SCALES)
+  chosen = {name: what for name, what in experiments(scale).items() if fnmatch.fnmatch(name, common.FLAGS.only)}
+  if not chosen:
+    raise common.UsageError(f"--only={common.FLAGS.only} matches none of {', '.join(experiments(scale))}.")
+  seed = common.integer("seed", 0)
+  path = common.output_dir("results/reproduce")
+  results = {}
+  for name, (simulate, options) in chosen.items():
+    print(f"{name}:", flush=True)
+    results[name] = simulate(**options, seed=seed)
+  if common.FLAGS.dry_run:
+    return
+  common.write_all(results, path)
+
+
+if __name__ == "__main__":
+  common.main(main)
