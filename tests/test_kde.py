@@ -1,0 +1,112 @@
+"""Kernel density estimation: densities against exact sums and scikit-learn, loops against their variance law."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import z_score
+from scipy.special import logsumexp
+from sklearn.neighbors import KernelDensity
+
+import collapse_jax as cj
+from collapse_jax import datasets, tasks, theory, workflows
+from collapse_jax.tasks.kde import kernel_noise, kernel_variance, log_kernel_sum, log_kernel_volume, rule_bandwidth
+
+NORMAL = datasets.Dataset(
+    "normal", 1, lambda key: None,
+    lambda key, truth, n, m: tuple(jax.random.normal(k, (s, 1)) for k, s in zip(jax.random.split(key), (n, m))),
+    lambda key, truth, n: jax.random.normal(key, (n, 1)))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 5, 30])
+@pytest.mark.parametrize("kernel", ["gaussian", "tophat"])
+def test_log_density_has_float32_precision(dim, kernel):
+  rng = np.random.default_rng(0)
+  rows, points = (rng.normal(size=(n, dim)).astype(np.float32) for n in (203, 50))
+  for width in (0.05, 0.5, 5.0, 50.0):
+    log_norm = np.log(203) + log_kernel_volume(kernel, dim) + dim * np.log(width)
+    ours = np.asarray(log_kernel_sum(jnp.asarray(points), jnp.asarray(rows), None, width, kernel)) - log_norm
+    # One leaf: with its default tree scikit-learn loses the far tail (60% of the log density at h = 0.05, dim = 3).
+    theirs = KernelDensity(bandwidth=width, kernel=kernel, leaf_size=1000).fit(rows).score_samples(points)
+    covered = np.isfinite(theirs) & (theirs > -1e300)
+    np.testing.assert_array_equal(np.isfinite(ours), covered)
+    np.testing.assert_allclose(ours[covered], theirs[covered], rtol=1e-5, atol=1e-5)
+    if kernel == "gaussian":
+      squared = ((points[:, None].astype(np.float64) - rows[None]) ** 2).sum(-1)
+      np.testing.assert_allclose(ours, logsumexp(-0.5 * squared / width ** 2, axis=1) - log_norm, rtol=1e-5, atol=1e-5)
+
+
+def test_row_weights_are_repetitions():
+  rng = np.random.default_rng(1)
+  for dim in (2, 5):
+    rows, points = (jnp.asarray(rng.normal(size=(n, dim)), jnp.float32) for n in (20, 7))
+    weight = jnp.asarray(rng.integers(0, 3, 20), jnp.float32)
+    repeated = jnp.repeat(rows, np.asarray(weight).astype(int), axis=0)
+    for kernel in ("gaussian", "tophat"):
+      np.testing.assert_allclose(log_kernel_sum(points, rows, weight, 1.5, kernel),
+                                 log_kernel_sum(points, repeated, None, 1.5, kernel), rtol=1e-5, atol=1e-5)
+
+
+def test_rules_are_scikit_learns():
+  for n, dim in ((10, 2), (1000, 3), (50, 13)):
+    rows = np.random.default_rng(0).normal(size=(n, dim)) * 7
+    for rule in ("scott", "silverman"):
+      assert rule_bandwidth(rule, n, 7.0, dim) == pytest.approx(KernelDensity(bandwidth=rule).fit(rows).bandwidth_)
+      assert rule_bandwidth(f"{rule}_scaled", n, 7.0, dim) == pytest.approx(7 * rule_bandwidth(rule, n, 7.0, dim))
+
+
+def test_kernel_noise_has_the_kernels_variance():
+  for kernel in ("gaussian", "tophat"):
+    noise = np.asarray(kernel_noise(jax.random.key(0), kernel, 100_000, 2))[:, 0]
+    assert abs(z_score(noise ** 2, kernel_variance(kernel, 2))) < 5
+    assert abs(z_score(noise ** 2, 1.05 * kernel_variance(kernel, 2))) > 5
+
+
+@pytest.mark.parametrize("bandwidth", [0.5, "scott"])
+@pytest.mark.parametrize("name", ["replace", "accumulate", "accumulate_subsample"])
+def test_variance_follows_theory(name, bandwidth):
+  n, T = 20, 20
+  task, workflow = tasks.kde(NORMAL, n, bandwidth, num_test=5), workflows.parse(name)()
+  run = jax.jit(jax.vmap(lambda key: cj.run(key, task, workflow, T)))
+  variance = np.asarray(run(jax.random.split(jax.random.key(0), 5000))["model_variance"])
+  width = theory.scott_bandwidth if bandwidth == "scott" else bandwidth
+  expected = functools.partial(theory.kde_variance, name, bandwidth=width, num_generations=T)
+  assert np.abs(z_score(variance, expected(n))).max() < 5
+  assert np.abs(z_score(variance, expected(n - 2))).max() > 5
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "tophat"])
+def test_running_density_equals_recomputation(kernel):
+  """Under accumulate the carried log-sums are those of all rows so far."""
+  T, n = 6, 20
+  task, workflow = tasks.kde("moons", n, 0.5, kernel, num_test=50), workflows.accumulate()
+  run = cj.start(jax.random.key(0), task, workflow, T)
+  run, _ = cj.advance(task, workflow, run, range(1, T), num_generations=T)
+  rows = run.store.rows.reshape(-1, 2)
+  assert len(rows) == T * n
+  np.testing.assert_allclose(run.store.summary.log_kernel_sum,
+                             log_kernel_sum(run.problem.test, rows, None, 0.5, kernel), rtol=1e-5, atol=1e-5)
+
+
+def test_uncovered_test_rows_are_reported():
+  out = cj.run(jax.random.key(0), tasks.kde("moons", 10, 0.05, "tophat"), workflows.replace(), 3)
+  assert not np.asarray(out["finite"]).any()
+  assert np.isinf(out["test_nll"]).all()
+  assert 0 < out["covered_share"][0] < 1
+
+
+def test_temperature_scales_the_noise():
+  cold = tasks.kde(NORMAL, 50, 0.5, num_test=5, temperature=1e-6)
+  out = jax.jit(jax.vmap(lambda key: cj.run(key, cold, workflows.replace(), 2)))(jax.random.split(jax.random.key(0), 5000))
+  expected = (1 - 1 / 50) ** np.array([1, 2]) + 0.25  # a bootstrap: no kernel variance joins the data
+  assert np.abs(z_score(out["model_variance"], expected)).max() < 5
+
+
+@pytest.mark.parametrize(("arguments", "part"), [
+    (("wine", 1000, 0.5), "at most 125"), (("moons", 1, 0.5), "at least 2"), (("moons", 10, 0.0), "above 0"),
+    (("moons", 10, "best"), "scott"), (("moons", 10, 0.5, "cosine"), "kernel"), (("mars", 10, 0.5), "unknown data set")])
+def test_bad_arguments(arguments, part):
+  with pytest.raises(ValueError, match=part):
+    tasks.kde(*arguments)

@@ -1,0 +1,130 @@
+"""One table drives every task through every workflow: jit, vmap, one trace, host loop equals scan, chained equals whole."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import collapse_jax as cj
+from collapse_jax import store, tasks, workflows
+from collapse_jax.types import TaskSetting
+
+T, N = 4, 8
+
+
+def poisson_mean(rate=4.0, num_samples=N):
+  """What a user writes."""
+  def fit(key, problem, context):
+    rows, weight = store.flat(context.data)
+    return jnp.sum(weight * rows) / jnp.sum(weight)
+  draw = lambda key, mean, num: store.batch(jax.random.poisson(key, mean, (num,)).astype(float))
+  return TaskSetting(
+      init=lambda key: (rate, draw(key, rate, num_samples)),
+      fit=fit,
+      sample=lambda key, problem, mean, context: (draw(key, mean, context.num), {}),
+      evaluate=lambda problem, mean: {"squared_error": (mean - problem) ** 2},
+      num_samples=num_samples,
+      fresh=lambda key, problem: draw(key, rate, num_samples))
+
+
+TASKS = {
+    "gaussian": lambda: tasks.gaussian(2, N),
+    "gaussian_rows": lambda: tasks.gaussian(2, N, draws="rows"),
+    "kde": lambda: tasks.kde("moons", N, 0.5, num_test=20),
+    "kde_scott": lambda: tasks.kde("moons", N, "scott", num_test=20),
+    "poisson": poisson_mean,
+}
+WORKFLOWS = ("replace", "accumulate", "accumulate_subsample", "mix(0.5)", "mix(0.5, fresh=True)")
+
+
+@pytest.mark.parametrize("workflow_name", WORKFLOWS)
+@pytest.mark.parametrize("task_name", TASKS)
+def test_every_task_by_every_workflow(task_name, workflow_name, keys):
+  task, workflow = TASKS[task_name](), workflows.parse(workflow_name)()
+  chex.clear_trace_counter()
+  one = chex.assert_max_traces(lambda key: cj.run(key, task, workflow, T), n=1)
+  program = jax.jit(jax.vmap(one))
+  out = program(keys(3))
+  program(keys(3, seed=1))
+  assert out["finite"].shape == (3, T)
+  assert np.asarray(out["finite"]).all()
+  table = np.asarray(workflow.weights(T))
+  np.testing.assert_allclose(table.sum(axis=1), 1)
+  if not workflow.redrawn:  # the declared table is the one that is used
+    np.testing.assert_allclose(out["real_share"][0], table[:, 0], atol=1e-6)
+  size = {"replace": N, "accumulate": N * np.arange(1, T + 1), "accumulate_subsample": N}.get(workflow_name)
+  if size is not None:
+    np.testing.assert_allclose(out["train_size"][0], np.broadcast_to(size, T))
+
+
+@pytest.mark.parametrize("workflow_name", WORKFLOWS)
+@pytest.mark.parametrize("task_name", ["gaussian", "kde", "poisson"])
+def test_drivers_agree(task_name, workflow_name):
+  """The host loop equals the scan, two chained calls equal one, and a shorter horizon has the same draws."""
+  task, workflow = TASKS[task_name](), workflows.parse(workflow_name)()
+  key = jax.random.key(7)
+  whole = jax.jit(lambda key: cj.run(key, task, workflow, T))(key)
+  close = lambda a, b: jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-5), a, b)
+
+  def chained(key):
+    run = cj.start(key, task, workflow, T)
+    run, first = cj.advance(task, workflow, run, [1, 2], num_generations=T)
+    _, second = cj.advance(task, workflow, run, [3, 4], num_generations=T)
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
+
+  close(jax.jit(chained)(key), whole)
+  close(jax.jit(lambda key: cj.run(key, task, workflow, T, host=True))(key), whole)
+  short = jax.jit(lambda key: cj.run(key, task, workflow, 2))(key)
+  close(short, jax.tree.map(lambda x: x[:2], whole))
+  sparse = jax.jit(lambda key: cj.run(key, task, workflow, T, record_every=2))(key)
+  close(sparse, jax.tree.map(lambda x: x[np.array([0, 1, 3])], whole))
+
+
+def test_runs_are_paired_across_workflows():
+  """Every workflow fits model 1 to the same rows."""
+  first = [float(cj.run(jax.random.key(0), TASKS["kde"](), workflows.parse(name)(), 1)["test_nll"][0])
+           for name in WORKFLOWS]
+  assert max(first) - min(first) < 1e-5
+
+
+@pytest.mark.parametrize(("text", "part"), [
+    ("mix(0)", "above 0"), ("mix(2)", "at most 1"), ("nothing", "unknown workflow"), ("mix(", "cannot read"),
+    ("replace(3)", "takes 0 positional"), ("mix(x)", "cannot read")])
+def test_bad_workflows(text, part):
+  with pytest.raises(ValueError, match=part):
+    workflows.parse(text)
+
+
+def test_bad_calls():
+  key = jax.random.key(0)
+  with pytest.raises(ValueError, match="num_generations must be at least 1"):
+    cj.run(key, TASKS["gaussian"](), workflows.replace(), 0)
+  with pytest.raises(ValueError, match="fresh"):
+    cj.run(key, tasks.kde("iris", 10, 0.5), workflows.mix(0.5, fresh=True), 2)
+  run = cj.start(key, TASKS["gaussian"](), workflows.replace(), 2)
+  with pytest.raises(ValueError, match="must lie in"):
+    cj.advance(TASKS["gaussian"](), workflows.replace(), run, [3], num_generations=2)
+
+
+def test_a_subset_is_exact():
+  """Inclusion and pair probabilities of a uniform n-subset."""
+  draw = lambda key: store.subset(key, jnp.zeros(30, jnp.int32), 10, 2)[1]
+  chosen = np.sort(np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), 50_000))), axis=1)
+  assert (np.diff(chosen, axis=1) > 0).all()
+  share = np.bincount(chosen.ravel(), minlength=30) / len(chosen)
+  assert np.abs(share - 1 / 3).max() < 5 * np.sqrt(2 / 9 / len(chosen))
+  both, expected = ((chosen == 0).any(1) & (chosen == 1).any(1)).mean(), 10 * 9 / (30 * 29)
+  assert abs(both - expected) < 5 * np.sqrt(expected / len(chosen))
+  assert abs(both - 1 / 9) > 5 * np.sqrt(expected / len(chosen))  # with replacement, or independent: caught
+
+
+def test_warm_start_hands_over_the_previous_model():
+  task = poisson_mean()
+  step = lambda key, problem, context: (0.0 if context.previous is None else context.previous) + 1.0
+  counting = task._replace(fit=step, evaluate=lambda problem, count: {"count": jnp.asarray(count)},
+                           sample=lambda key, problem, count, context: (store.batch(jnp.zeros(N)), {}))
+  for host in (False, True):
+    out = cj.run(jax.random.key(0), counting, workflows.replace(), T, warm_start=True, host=host)
+    np.testing.assert_allclose(out["count"], [1, 2, 3, 4])
+  np.testing.assert_allclose(cj.run(jax.random.key(0), counting, workflows.replace(), T)["count"], 1)

@@ -1,0 +1,164 @@
+"""Sweeps, verdicts, plots, report and the command line, also for a user's own task and workflow."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from test_loop import poisson_mean
+
+import collapse_jax as cj
+from collapse_jax import diagnostics, plotting, report, tasks, workflows
+from collapse_jax.sweep import plan
+
+
+def gaussian(**options):
+  return cj.sweep(tasks.gaussian, ["replace", "accumulate"], {"dim": [2], "num_samples": [10, 100], "noise_var": [1.0, 4.0]},
+                  **{"num_generations": 8, "num_seeds": 12} | options)
+
+
+@pytest.fixture(scope="module")
+def results():
+  out = gaussian()
+  out.attrs["task"] = "gaussian"
+  return out
+
+
+def test_dims_coordinates_and_compilations(results):
+  assert results.covariance_trace_ratio.dims == ("workflow", "dim", "num_samples", "noise_var", "seed", "generation")
+  assert results.attrs["num_compilations"] == 2  # one program per workflow serves num_samples and noise_var
+  assert results.attrs["num_runs"] == 2 * 4 * 12
+  assert results.finite.all() and (results.cell_status == "ok").all()
+  np.testing.assert_array_equal(results.generation, np.arange(1, 9))
+  np.testing.assert_allclose(results.squared_error_of_mean.sel(noise_var=4.0),
+                             4 * results.squared_error_of_mean.sel(noise_var=1.0), rtol=1e-4)
+
+
+def test_results_do_not_depend_on_chunks_or_neighbours(results):
+  for size in (5, 12):
+    again = gaussian(chunk_size=size)
+    np.testing.assert_allclose(again.squared_error_of_mean, results.squared_error_of_mean, rtol=1e-4, atol=1e-6)
+  alone = cj.sweep(tasks.gaussian, ["accumulate"], {"dim": [2], "num_samples": [100], "noise_var": [4.0]},
+                   num_generations=8, num_seeds=12)
+  same = results.sel(workflow=["accumulate"], num_samples=[100], noise_var=[4.0])
+  np.testing.assert_array_equal(alone.covariance_trace_ratio, same.covariance_trace_ratio)  # bitwise at equal chunks
+
+
+def test_cells_that_cannot_run_are_marked():
+  out = cj.sweep(lambda bandwidth, num_samples: tasks.kde("wine", num_samples, bandwidth), ["replace"],
+                 {"bandwidth": [0.5, "scott"], "num_samples": [20, 1000]}, num_generations=2, num_seeds=2)
+  assert list(out.bandwidth.values) == ["0.5", "scott"]
+  np.testing.assert_array_equal(out.bandwidth_value, [0.5, np.nan])
+  assert (out.cell_status.sel(num_samples=20) == "ok").all()
+  assert all("at most 125" in str(status) for status in out.cell_status.sel(num_samples=1000).values.ravel())
+  assert np.isnan(out.test_nll.sel(num_samples=1000)).all()
+  with pytest.raises(ValueError, match="at most 125"):
+    cj.sweep(lambda num_samples: tasks.kde("wine", num_samples, 0.5), ["replace"], {"num_samples": [1000]},
+             num_generations=2, num_seeds=2)
+
+
+def test_a_users_own_task_and_workflow(tmp_path):
+  """Through the sweep, the plots and the report, with no registration."""
+  latest = workflows.replace()
+  mine = latest._replace(select=lambda task, problem, key, store, t: latest.select(task, problem, key, store, t))
+  out = cj.sweep(lambda rate, num_samples: poisson_mean(rate, num_samples), {"mine": mine, "accumulate": workflows.accumulate()},
+                 {"rate": [2.0, 4.0], "num_samples": [10]}, num_generations=6, num_seeds=8)
+  assert out.attrs["num_compilations"] == 2
+  out.squared_error.attrs["worse"] = "higher"
+  out.to_netcdf(tmp_path / "results.nc", engine="h5netcdf")
+  again = cj.load(tmp_path)
+  assert list(plotting.figures_for(again)) == ["squared_error"]
+  report.write_report(again, tmp_path / "report.html")
+  page = (tmp_path / "report.html").read_text()
+  assert "mine" in page and "http" not in page and page.count("data:image/png") == 1
+
+
+def test_report_and_figures(results, tmp_path):
+  results = results.copy(deep=True)
+  results.attrs["command"] = "python -m experiments.gaussian --x='<script>'"
+  results.squared_error_of_mean[0, 0, 0, 0, 3, 2:] = np.nan
+  figures = plotting.figures_for(results)
+  assert {"squared_error_of_mean_noise_var_1", "covariance_trace_ratio_noise_var_4"} <= set(figures) or len(figures) >= 3
+  one = next(iter(figures.values()))
+  assert any("95% interval of the mean over 12 seeds" in text.get_text() for text in [one._supxlabel])
+  assert all(axis.get_title() for axis in one.axes)
+  report.write_report(results, tmp_path / "r.html")
+  page = (tmp_path / "r.html").read_text()
+  assert "<script>" not in page and "&lt;script&gt;" in page
+  assert "z-scores" in page and "growing" in page
+
+
+def test_theory_rows(results):
+  rows = diagnostics.compare_with_theory(results)
+  assert len(rows) > 30
+  assert max(abs(row["z"]) for row in rows) < 5
+  shifted = results.copy(deep=True)
+  shifted["covariance_log_det_ratio"] = shifted.covariance_log_det_ratio + 1
+  assert max(abs(row["z"]) for row in diagnostics.compare_with_theory(shifted)) > 5
+
+
+@pytest.mark.parametrize(("shape", "label"), [("flat", "bounded"), ("limit", "bounded"), ("fall", "bounded"),
+                                              ("log", "growing"), ("linear", "growing"), ("root", "growing")])
+def test_verdicts(shape, label):
+  """At most 12 of 200 noisy repetitions (one-sided 97.5% test) may be labelled wrong."""
+  t = np.arange(1, 101.0)
+  curve = {"flat": 0 * t, "limit": 1 - 1 / t, "fall": 1 / t, "log": np.log(t), "linear": t / 10, "root": np.sqrt(t)}[shape]
+  rng = np.random.default_rng(0)
+  for noise, seeds in ((0.1, 100), (0.3, 30)):
+    wrong = sum(diagnostics.verdict(curve + noise * rng.normal(size=(seeds, 100)), t).label != label for _ in range(200))
+    assert wrong <= 12
+  mirrored = diagnostics.verdict(-curve + 0.1 * rng.normal(size=(100, 100)), t, worse="lower")
+  assert mirrored.label == label
+  broken = curve + 0.1 * rng.normal(size=(100, 100))
+  broken[:7, 50] = np.nan
+  assert diagnostics.verdict(broken, t)[-2:] == (93, 100)
+
+
+def test_plan_and_bad_sweeps():
+  assert "runs: 20" in plan(tasks.gaussian, ["replace"], {"dim": [1], "num_samples": [10, 20]}, num_generations=3, num_seeds=10)
+  options = {"num_generations": 2, "num_seeds": 2}
+  for axes, change, part in (({"dim": []}, {}, "empty"), ({"dim": [1, 1]}, {}, "twice"), ({"dim": [1]}, {"num_seeds": 0}, "num_seeds"),
+                             ({"dim": [1], "num_samples": [9], "colour": ["red"]}, {}, "axis colour")):
+    with pytest.raises(ValueError, match=part):
+      cj.sweep(tasks.gaussian, ["replace"], axes, **options | change)
+
+
+def command(*arguments, cwd=None):
+  return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, cwd=cwd,
+                        env={**os.environ, "PYTHONPATH": os.getcwd()}, stdin=subprocess.DEVNULL, timeout=300, check=False)
+
+
+SMALL = ("--num_samples=10", "--num_seeds=3", "--num_generations=3")
+
+
+def test_command_line(tmp_path):
+  """Writes everything; then refuses to overwrite, and leaves the results as they were."""
+  done = command("experiments.gaussian", "--dims=1", "--workflows=replace", *SMALL, f"--output_dir={tmp_path}/out")
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.strip().endswith("report.html")
+  assert {"results.nc", "config.json", "figures", "report.html"} == {p.name for p in (tmp_path / "out").iterdir()}
+  assert cj.load(tmp_path / "out").attrs["command"].startswith("python -m experiments.gaussian --dims=1")
+  before = (tmp_path / "out" / "results.nc").read_bytes()
+  again = command("experiments.gaussian", "--dims=1", *SMALL, f"--output_dir={tmp_path}/out")
+  assert again.returncode == 2 and "--overwrite" in again.stderr
+  assert (tmp_path / "out" / "results.nc").read_bytes() == before
+
+
+@pytest.mark.parametrize(("arguments", "part"), [
+    (("gaussian", "--workflows=foo"), "unknown workflow 'foo'"), (("gaussian", "--num_samples=0"), "at least 2, got '0'"),
+    (("gaussian", "--draws=law"), "--draws=law"), (("gaussian", "--nonsense"), "nonsense"), (("kde", "--bandwidths=0"), "above 0"),
+    (("kde", "--datasets=mars"), "unknown data set"), (("kde", "--datasets=wine", "--num_samples=1000"), "at most 125"),
+    (("gaussian", f"--output_dir={__file__}"), "is a file"), (("real_share", "--real_fractions=2"), "from 0 to 1"),
+    (("reproduce", "--only=nothing"), "--only=nothing")])
+def test_bad_command_lines(arguments, part, tmp_path):
+  """Exit status 2, one line, no traceback, nothing written."""
+  out = command(f"experiments.{arguments[0]}", *arguments[1:], cwd=tmp_path)
+  assert out.returncode == 2
+  assert part in out.stderr and out.stderr.startswith("error: ") and out.stderr.count("\n") == 1
+  assert not any(tmp_path.iterdir())
+
+
+def test_parsing_imports_no_jax():
+  code = "import sys; import experiments.common; sys.exit('jax' in sys.modules)"
+  assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
