@@ -95,12 +95,12 @@ def advance(task: TaskSetting, workflow: Workflow, run: Run, generations: Sequen
   kept = [generations.index(t) for t in recorded(generations, record_every)]
   step = functools.partial(generation, task, workflow, num_generations=num_generations, warm_start=warm_start)
   if host:
-    outputs = []
+    seen: list[Metrics] = []
     for i, t in enumerate(generations):
       run, metrics = step(run, t)
       if i in kept:
-        outputs.append(metrics)
-    return run, jax.tree.map(lambda *x: jnp.stack(x), *outputs)
+        seen.append(metrics)
+    return run, jax.tree.map(lambda *x: jnp.stack(x), *seen)
   first: list[Metrics] = []
   if warm_start and run.params is None:  # the first model has no previous one: another structure, so not in the scan
     run, metrics = step(run, generations[0])
@@ -117,7 +117,7 @@ def advance(task: TaskSetting, workflow: Workflow, run: Run, generations: Sequen
     skip = lambda: (body(carry, t)[0], jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape))
     return jax.lax.cond(record, lambda: body(carry, t), skip)
 
-  outputs = first[0] if first else None
+  outputs: Metrics = jax.tree.map(lambda x: jnp.asarray(x)[None], first[0]) if first else {}
   if generations:
     steps = jnp.asarray(generations, jnp.int32)
     (store, params), outputs = jax.lax.scan(body if record_every == 1 else sparse_body, (run.store, run.params), steps)

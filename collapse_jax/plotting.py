@@ -54,7 +54,8 @@ def trajectories(results, metric: str, *, rows: str | None = None, colour: str |
           continue
         shade = palette[k] if colour else workflow_colours(workflows)[workflow]
         label = f"{_label(results, colour)} = {_text(colour_value)}" if colour else None
-        non_finite += _band(axis, results.generation.values, one[metric].transpose("seed", "generation").values, shade, label)
+        values = one[metric].transpose("seed", "generation").values
+        non_finite += _band(axis, results.generation.values, values, shade, label, about.get("log_scale"))
         expected = diagnostics.predicted(results, at, metric)
         if expected is not None and np.isfinite(expected[0]).sum() > 1:
           theory_drawn = True
@@ -92,8 +93,8 @@ def workflow_comparison(results, metric: str, *, rows: str | None = None, column
         if str(one.cell_status.values) != "ok":
           missing += 1
           continue
-        non_finite += _band(axis, results.generation.values, one[metric].transpose("seed", "generation").values, shade,
-                            str(workflow))
+        values = one[metric].transpose("seed", "generation").values
+        non_finite += _band(axis, results.generation.values, values, shade, str(workflow), about.get("log_scale"))
       if not axis.lines:
         axis.text(0.5, 0.5, "no cell could run", ha="center", va="center", transform=axis.transAxes)
       parts = [f"{_label(results, d)} = {_text(v)}" for d, v in ((rows, row_value), (columns, column_value)) if d]
@@ -101,7 +102,7 @@ def workflow_comparison(results, metric: str, *, rows: str | None = None, column
         name = row_value if rows == "dataset" else column_value if columns == "dataset" else results.dataset.values[0]
         note = str(results.dataset_note.sel(dataset=name).values)
         parts += [note] if note else []
-      axis.set_title("\n".join([", ".join(parts[:2]), *parts[2:]]), fontsize=10)
+      axis.set_title("\n".join(parts), fontsize=9)
       if about.get("log_scale") and axis.lines:
         axis.set_yscale("log")
       if i == len(row_values) - 1:
@@ -129,9 +130,10 @@ def fitted_densities(results, num_samples=None, seed: int = 0):
     at = {d: results[d].values[0] for d in results.cell_status.dims} | {"workflow": workflow, "num_samples": num_samples}
     one = results.sel(at).isel(seed=seed)
     for k in shown:
-      variance = np.exp(float(one.marginal_log_variance.values[k]))
-      density = np.exp(-0.5 * (x - float(one.marginal_mean.values[k])) ** 2 / variance) / np.sqrt(2 * np.pi * variance)
-      axis.plot(x, density, color=colormaps["viridis"](norm(generations[k])), linewidth=1.5)
+      mean, std = float(one.marginal_mean.values[k]), np.exp(0.5 * float(one.marginal_log_variance.values[k]))
+      points = np.union1d(x, mean + np.linspace(-5, 5, 101) * std)  # a collapsed density is narrower than any grid
+      density = np.exp(-0.5 * ((points - mean) / std) ** 2) / np.sqrt(2 * np.pi) / std
+      axis.plot(points, density, color=colormaps["viridis"](norm(generations[k])), linewidth=1.5)
     axis.plot(x, np.exp(-0.5 * x ** 2 / noise_var) / np.sqrt(2 * np.pi * noise_var), "k--", linewidth=1, label="truth")
     axis.set_ylim(0, 4 / np.sqrt(2 * np.pi * noise_var))
     axis.set_title(str(workflow), fontsize=10)
@@ -154,7 +156,7 @@ def metric_against_real_share(results, metric: str, title: str = ""):
   non_finite = 0
   for shade, num in zip(_viridis(results.sizes["num_samples"]), results.num_samples.values):
     values = final.sel(num_samples=num).transpose("seed", "real_fraction").values
-    non_finite += _band(axis, shares, values, shade, f"num_samples = {_text(num)}", marker="o")
+    non_finite += _band(axis, shares, values, shade, f"num_samples = {_text(num)}", about.get("log_scale"), "o")
   axis.set_xlabel("real share of the training rows")
   axis.set_ylabel(_wrapped(about) + f"\nat t = {int(results.generation.values[-1])}")
   if about.get("log_scale"):
@@ -210,9 +212,9 @@ def _slice_title(results, dims) -> str:
 def _panels(rows, columns):
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
-  figure = Figure(figsize=(1.2 + 3.3 * columns, 1.1 + 2.5 * rows), layout="constrained")
+  figure = Figure(figsize=(max(6.5, 2.2 + 3.2 * columns), 1.2 + 2.5 * rows), layout="constrained")
   FigureCanvasAgg(figure)
-  axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey="row")
+  axes = figure.subplots(rows, columns, squeeze=False, sharex=True)
   for axis in axes.flat:
     axis.spines[["top", "right"]].set_visible(False)
   return figure, axes
@@ -223,7 +225,7 @@ def _viridis(num):
   return colormaps["viridis"](np.linspace(0.0, 0.85, num))
 
 
-def _band(axis, x, values, shade, label, marker=None) -> int:
+def _band(axis, x, values, shade, label, log_scale, marker=None) -> int:
   """Mean and 95% interval over finite runs; returns the number of runs left out."""
   finite = np.isfinite(values).all(axis=1)
   if not finite.any():
@@ -233,7 +235,9 @@ def _band(axis, x, values, shade, label, marker=None) -> int:
   axis.plot(x, mean, color=shade, label=label, linewidth=1.6, marker=marker or ("o" if len(x) == 1 else None), markersize=4)
   if len(kept) > 1:
     half = 1.96 * kept.std(axis=0, ddof=1) / np.sqrt(len(kept))
-    axis.fill_between(x, mean - half, mean + half, color=shade, alpha=0.25, linewidth=0)
+    # On a log axis an interval that reaches below zero would fill the panel: show it down to a tenth of the mean.
+    low = np.maximum(mean - half, 0.1 * mean) if log_scale else mean - half
+    axis.fill_between(x, low, mean + half, color=shade, alpha=0.25, linewidth=0)
   return int((~finite).sum())
 
 
@@ -252,7 +256,8 @@ def _finish(figure, axes, title, results, non_finite, missing, theory_drawn):
   notes = [f"band: 95% interval of the mean over {results.sizes['seed']} seeds"] if results.sizes["seed"] > 1 else []
   notes.append(f"{non_finite} non-finite runs left out of the means")
   notes += [f"{missing} cells could not run"] if missing else []
-  figure.supxlabel("; ".join(notes), fontsize=8, color="0.35")
+  import textwrap
+  figure.supxlabel(textwrap.fill("; ".join(notes), int(14 * figure.get_figwidth())), fontsize=8, color="0.35")
 
 
 def _label(results, dim) -> str:

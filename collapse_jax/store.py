@@ -36,7 +36,7 @@ def flat(data: Data) -> tuple[PyTree, Array]:
   n = num_rows(data.rows, 1)
   weight = jnp.ones((data.origin.shape[0], 1)) if data.weight is None else data.weight[:, None]
   weight = weight * (jnp.ones((1, n)) if data.row_weight is None else data.row_weight)
-  return jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), data.rows), weight.reshape(-1)
+  return jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), data.rows), weight.reshape(-1)
 
 
 def mass(data: Data) -> Array:
@@ -77,7 +77,7 @@ def pad(data: Data, capacity: int) -> Data:
 def allocate(real: Data, slots: int, capacity: int) -> Data:
   """An empty store of `slots` batches of up to `capacity` rows, with `real` in slot 0."""
   real = pad(real, capacity)
-  place = lambda x: jnp.zeros((slots,) + x.shape[1:], x.dtype).at[0].set(x[0])
+  place = lambda x: jnp.zeros((slots, *x.shape[1:]), x.dtype).at[0].set(x[0])
   store = jax.tree.map(place, real)
   return store._replace(origin=jnp.full(slots, -1, jnp.int32).at[0].set(real.origin[0]))
 

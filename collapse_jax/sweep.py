@@ -229,7 +229,8 @@ def _group(task, makers, axes, status, static_axes=()) -> list[list[Cell]]:
       for axis in values:
         if axis not in in_task and axis not in in_workflow:
           raise ValueError(f"neither the task nor the workflow {name} takes the axis {axis}.")
-      traced = {axis for axis, value in values.items() if axis not in static_axes and _traceable(axis, value, one.law, axis in in_workflow)}
+      traced = {axis for axis, value in values.items()
+                if axis not in static_axes and _traceable(axis, value, one.law, axis in in_workflow)}
       static = {axis: value for axis, value in values.items() if axis not in traced}
       cell = Cell((w, *at), name, static, {axis: float(values[axis]) for axis in sorted(traced)})
       groups.setdefault((name, tuple(static.items()), tuple(sorted(traced)), one.law), []).append(cell)
@@ -268,8 +269,8 @@ def _memory_bytes() -> float:
 
 def _device_name() -> str:
   device = jax.devices()[0]
-  return f"{device.device_kind} ({device.platform}, {os.cpu_count()} cores)" if device.platform == "cpu" else (
-      f"{device.device_kind} ({device.platform})")
+  cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else ""
+  return f"{device.device_kind} ({device.platform}{cores})"
 
 
 def _metric_info(task, groups) -> dict[str, MetricInfo]:
@@ -317,8 +318,10 @@ def _dataset(results, workflow_names, axes, text_axes, generations, status, info
   variables = {}
   for name, value in results.values.items():
     about = info.get(name, MetricInfo(name.replace("_", " ")))
-    dims = (*grid, "seed", "generation", *(about.dims or tuple(f"{name}_{i}" for i in range(value.ndim - len(results.shape)))))
-    notes = {"long_name": about.long_name, "units": about.units, "worse": about.worse, "log_scale": int(about.log_scale)}
+    extra = about.dims or tuple(f"{name}_{i}" for i in range(value.ndim - len(results.shape)))
+    dims = (*grid, "seed", "generation", *extra)
+    notes = {"long_name": about.long_name, "units": about.units, "worse": about.worse,
+             "log_scale": int(about.log_scale)}
     variables[name] = (dims, value, notes)
   variables["cell_status"] = (grid, status.astype(str), {"long_name": "ok, or why the cell cannot run"})
   return xarray.Dataset(variables, coordinates, {"package_version": __version__, **attributes})

@@ -74,7 +74,8 @@ def verify(task: TaskSetting, keep: Callable) -> TaskSetting:
     data = data._replace(row_weight=weight, count=jnp.sum(weight, axis=1), summary=None, draw=None)
     return data, metrics | {"kept_share": jnp.mean(kept)}
 
-  fresh = None if task.fresh is None else lambda key, problem: masked(task.fresh(key, problem))
+  draw_fresh = task.fresh
+  fresh = None if draw_fresh is None else lambda key, problem: masked(draw_fresh(key, problem))
   info = {"kept_share": MetricInfo("share of samples that the verifier kept")}
   return task._replace(init=init, sample=sample, fresh=fresh, metrics={**task.metrics, **info})
 

@@ -153,7 +153,7 @@ class TaskSetting(NamedTuple):
   summary: Summary | None = None
   fresh: Fresh | None = None
   law: bool = False
-  metrics: Mapping[str, MetricInfo] = {}  # noqa: RUF012  (a NamedTuple default, never mutated)
+  metrics: Mapping[str, MetricInfo] = {}
   with_rows: Callable[[], Any] | None = None
 
 

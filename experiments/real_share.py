@@ -7,6 +7,8 @@ Each generation is fitted to all num_samples real rows and to as many rows of th
 (2310.00429); share 0 is `replace`. Prints, and puts into the report, the smallest share whose loss stays bounded.
 """
 
+from collections.abc import Callable
+
 from absl import flags
 
 from experiments import common, kde
@@ -33,19 +35,24 @@ def mixing(fresh: bool):
   return workflow
 
 
+def _gaussian(dim, num_samples, noise_var):
+  from collapse_jax import tasks
+  return tasks.gaussian(dim, num_samples, noise_var)
+
+
+def _kde(dataset, bandwidth, kernel, num_samples):
+  from collapse_jax import tasks
+  return tasks.kde(dataset, num_samples, bandwidth, kernel)
+
+
 def simulate(task, real_fractions, num_samples, dims=(1,), noise_vars=(1.0,), datasets=("moons",), bandwidths=(0.5,),
              kernels=("gaussian",), fresh=False, **options):
   """The sweep behind this binary; None after a dry run."""
+  make: Callable = _gaussian if task == "gaussian" else _kde
   if task == "gaussian":
-    def make(dim, num_samples, noise_var):
-      from collapse_jax import tasks
-      return tasks.gaussian(dim, num_samples, noise_var)
-    axes = {"dim": list(dims), "num_samples": list(num_samples), "noise_var": list(noise_vars)}
+    axes: dict[str, list] = {"dim": list(dims), "num_samples": list(num_samples), "noise_var": list(noise_vars)}
     metric = "squared_error_of_mean"
   else:
-    def make(dataset, bandwidth, kernel, num_samples):
-      from collapse_jax import tasks
-      return tasks.kde(dataset, num_samples, bandwidth, kernel)
     axes = {"dataset": list(datasets), "bandwidth": list(bandwidths), "kernel": list(kernels),
             "num_samples": list(num_samples)}
     metric = "test_nll"

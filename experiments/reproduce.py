@@ -32,7 +32,7 @@ def experiments(scale: str) -> dict:
     size = {"num_generations": 100, "num_seeds": 100}
     long = {"num_generations": 1000, "num_seeds": 100}
     half_decades = [0.01, 0.0316, 0.1, 0.316, 1.0, 3.16, 10.0, 31.6, 100.0]
-    named = {"gaussian": (gaussian.simulate, {"workflows": WORKFLOWS, "dims": [1, 3, 10, 31, 100],
+    named: dict = {"gaussian": (gaussian.simulate, {"workflows": WORKFLOWS, "dims": [1, 3, 10, 31, 100],
                                               "num_samples": paper_n} | size)}
     for name in ("blobs", "circles", "moons", "swiss_roll"):
       common_options = {"workflows": WORKFLOWS, "datasets": [name], "num_samples": paper_n}

@@ -75,7 +75,7 @@ def kde(dataset, num_samples: int, bandwidth, kernel: str = "gaussian", *, num_t
   source = datasets.get(dataset, num_test)
   if source.max_samples is not None and num_samples > source.max_samples:
     raise ValueError(f"num_samples must be at most {source.max_samples} for {source.name}, got {num_samples}.")
-  dim = source.dim
+  dim, draw = source.dim, source.draw
   log_sum = functools.partial(log_kernel_sum, kernel=kernel)
 
   def init(key):
@@ -84,8 +84,6 @@ def kde(dataset, num_samples: int, bandwidth, kernel: str = "gaussian", *, num_t
     train, test = source.split(split_key, truth, num_samples, num_test)
     return KdeProblem(truth, test, jnp.asarray(jnp.nan if rule else bandwidth, float)), batch(train)
 
-  def fresh(key, problem):
-    return batch(source.draw(key, problem.truth, num_samples))
 
   def of(problem, rows, row_weight):
     return KdeStats(log_sum(problem.test, rows, row_weight, problem.bandwidth), *_moments(rows, row_weight))
@@ -146,8 +144,9 @@ def kde(dataset, num_samples: int, bandwidth, kernel: str = "gaussian", *, num_t
     metrics["covered_share"] = MetricInfo("share of test rows with positive density", worse="lower")
     metrics["covered_nll"] = MetricInfo("negative log-likelihood of the test rows with positive density",
                                         "nats per item")
+  fresh = None if draw is None else lambda key, problem: batch(draw(key, problem.truth, num_samples))
   summary = None if rule else Summary(of, add, keep_rows=True)
-  return TaskSetting(init, fit, sample, evaluate, num_samples, summary, None if source.draw is None else fresh,
+  return TaskSetting(init, fit, sample, evaluate, num_samples, summary, fresh,
                      metrics=metrics)
 
 
