@@ -70,7 +70,7 @@ def verify(task: TaskSetting, keep: Callable) -> TaskSetting:
     data = masked(data)
     rows = jax.tree.map(lambda x: x[0], data.rows)
     kept = _per_row(keep(keep_key, problem, rows), storage.num_rows(rows), "keep").astype(float)
-    weight = data.row_weight * kept
+    weight = data.row_weight * kept[None]
     data = data._replace(row_weight=weight, count=jnp.sum(weight, axis=1), summary=None, draw=None)
     return data, metrics | {"kept_share": jnp.mean(kept)}
 
