@@ -29,4 +29,4 @@ benchmark: install
 	$(BIN)/python -m benchmarks.run
 
 clean:
-	rm -rf $(VENV) results .cache
+	rm -rf $(VENV) results .cache build

@@ -4,6 +4,7 @@ The generators are equal in law to scikit-learn's; with noise 0, `moons` and `ci
 both lie on fixed grids of angles.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ class Dataset(NamedTuple):
     draw: (key, truth, num) -> more real rows [num, dim]; None where the rows are finite.
     max_samples: the most training rows there are; None: no limit.
     note: what a plot of it must say; empty for most.
+    num_test: the test rows of finite data, the same for every key; None: as many as `split` is asked for.
   """
   name: str
   dim: int
@@ -34,6 +36,7 @@ class Dataset(NamedTuple):
   draw: Callable[[Array, Any, int], Array] | None = None
   max_samples: int | None = None
   note: str = ""
+  num_test: int | None = None
 
 
 def moons(key: Array, num: int, noise=0.05) -> Array:
@@ -85,20 +88,21 @@ def get(dataset, num_test: int = 500) -> Dataset:
   """
   if isinstance(dataset, Dataset):
     return dataset
-  if isinstance(dataset, str):
+  if isinstance(dataset, str | os.PathLike):
+    dataset = os.fspath(dataset)
     if dataset in _SYNTHETIC:
       return _SYNTHETIC[dataset]
     return _real(real_data.load(dataset, num_test))
   if isinstance(dataset, tuple):
-    train, test = (np.asarray(part, np.float64) for part in dataset)
-    names = [f"column {i + 1}" for i in range(train.shape[-1])]
-    if train.ndim != 2 or test.ndim != 2 or train.shape[1] != test.shape[1] or min(len(train), len(test)) < 1:
+    if len(dataset) != 2:
+      raise ValueError(f"a tuple of arrays must be a pair (train, test), got {len(dataset)}.")
+    train, test = (real_data.numbers(*part) for part in zip(("train", "test"), dataset))
+    if train.shape[1] != test.shape[1] or min(len(train), len(test)) < 1:
       raise ValueError(f"train and test must be [rows, dim] with equal dim, got {train.shape} and {test.shape}.")
-    if not (np.isfinite(train).all() and np.isfinite(test).all()):
-      raise ValueError("train and test must be finite numbers.")
+    names = [f"column {i + 1}" for i in range(train.shape[1])]
     return _real(real_data.standardise("array", train, test, names))
-  rows = np.asarray(dataset)
-  columns = [f"column {i + 1}" for i in range(rows.shape[-1] if rows.ndim else 0)]
+  rows = real_data.numbers("array", dataset)
+  columns = [f"column {i + 1}" for i in range(rows.shape[1])]
   return _real(real_data.split("array", rows, columns, num_test))
 
 
@@ -136,10 +140,11 @@ def _real(data: real_data.RealData) -> Dataset:
           f"num_samples must be at most {len(data.train)} for {data.name} ({len(data.train) + len(data.test)} rows, "
           f"{len(data.test)} held out for testing), got {num_train}.")
     chosen = jax.random.permutation(key, len(data.train))[:num_train]
-    return jnp.asarray(data.train)[chosen], jnp.asarray(data.test)
+    return jnp.asarray(data.train, float)[chosen], jnp.asarray(data.test, float)
 
   note = f"constant columns dropped: {', '.join(data.dropped)}" if data.dropped else ""
-  return Dataset(data.name, data.train.shape[1], lambda key: None, split, None, len(data.train), note)
+  return Dataset(data.name, data.train.shape[1], lambda key: None, split, None, len(data.train), note,
+                 len(data.test))
 
 
 _SYNTHETIC = {

@@ -3,7 +3,8 @@
 scikit-learn and pandas are imported where they are used, which keeps the check of a flag fast.
 """
 
-import functools
+import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,6 @@ def check(name: str) -> None:
     load(name)
 
 
-@functools.cache
 def load(name: str, num_test: int = 500) -> RealData:
   """A bundled data set or a CSV file, split and standardised; see `split`.
 
@@ -39,100 +39,139 @@ def load(name: str, num_test: int = 500) -> RealData:
     from sklearn import datasets
     rows = getattr(datasets, f"load_{name}")(return_X_y=True)[0]
     return split(name, rows, [f"column {i + 1}" for i in range(rows.shape[1])], num_test)
-  if Path(name).suffix == "" and "/" not in name and not Path(name).exists():
+  looks_like_a_name = Path(name).suffix == "" and "/" not in name
+  if name == "" or (looks_like_a_name and not os.path.exists(name)):
     raise ValueError(f"unknown data set {name!r}; known: {', '.join(SYNTHETIC + BUNDLED)}, or a path to a CSV file.")
   rows, columns = read_csv(name)
   return split(Path(name).name, rows, columns, num_test)
 
 
 def split(name: str, rows: np.ndarray, columns: list[str], num_test: int = 500) -> RealData:
-  """Holds out a fixed random 30% of the rows (at most num_test) and standardises by the others.
+  """Holds out a fixed random 30% of the rows (at most num_test, at least 1) and standardises by the others.
 
   Columns that are constant in the training rows carry no density and are dropped by name.
 
   Raises:
-    ValueError: too few rows, a number that is not finite, or only constant columns.
+    ValueError: too few rows, a number that is not finite or too large, or only constant columns.
   """
-  rows = np.asarray(rows, np.float64)
-  if rows.ndim != 2 or len(rows) < MIN_ROWS or not np.isfinite(rows).all():
-    raise ValueError(f"{name} must be finite numbers in at least {MIN_ROWS} rows, got shape {rows.shape}.")
+  rows = numbers(name, rows)
+  if len(rows) < MIN_ROWS:
+    raise ValueError(f"{name} must have at least {MIN_ROWS} rows, got {len(rows)}.")
   order = np.random.default_rng(2410_16713).permutation(len(rows))
-  held_out = min(num_test, max(1, round(0.3 * len(rows))))
+  held_out = max(1, min(num_test, round(0.3 * len(rows))))
   test, train = rows[order[:held_out]], rows[order[held_out:]]
   return standardise(name, train, test, columns)
 
 
+def numbers(name: str, rows) -> np.ndarray:
+  """`rows` as float64 [rows, columns]; a ValueError unless they are finite numbers of that rank."""
+  try:
+    rows = np.asarray(rows, np.float64)
+  except (TypeError, ValueError):
+    raise ValueError(f"{name} must be an array of numbers [rows, columns].") from None
+  if rows.ndim != 2:
+    raise ValueError(f"{name} must have the shape [rows, columns], got {rows.shape}.")
+  bad = np.argwhere(~np.isfinite(rows))
+  if len(bad):
+    raise ValueError(f"{name} must be finite, but row {bad[0][0] + 1} of column {bad[0][1] + 1} is not; remove it.")
+  return rows
+
+
 def standardise(name: str, train: np.ndarray, test: np.ndarray, columns: list[str]) -> RealData:
   """Both parts in units of the training rows' mean and standard deviation."""
-  mean, std = train.mean(axis=0), train.std(axis=0)
-  varies = std > 1e-12 * np.maximum(np.abs(mean), 1)
-  if not varies.any():
-    raise ValueError(f"{name}: every column is constant, so that there is no density to estimate.")
-  scale = lambda x: ((x - mean) / np.where(varies, std, 1))[:, varies].astype(np.float32)
+  with np.errstate(over="ignore", invalid="ignore"):  # reported below
+    mean, std = train.mean(axis=0), train.std(axis=0)
+    varies = (np.ptp(train, axis=0) > 0) & ~(std <= 1e-12 * np.abs(mean))
+    if not varies.any():
+      raise ValueError(f"{name}: every column is constant in the training rows, so that there is no density to estimate; "
+                       "add a column or rows that vary.")
+    scale = lambda x: ((x - mean) / np.where(varies, std, 1))[:, varies].astype(np.float32)
+    train, test = scale(train), scale(test)
   dropped = tuple(column for column, keep in zip(columns, varies) if not keep)
-  return RealData(name, scale(train), scale(test), dropped)
+  if not (np.isfinite(std).all() and np.isfinite(train).all() and np.isfinite(test).all()):
+    raise ValueError(f"{name}: numbers too large or too far apart to standardise in float32; rescale or clip them.")
+  return RealData(name, train, test, dropped)
 
 
 def read_csv(path: str) -> tuple[np.ndarray, list[str]]:
-  """Numeric rows [rows, columns] and column names; the delimiter (comma, semicolon, tab) and a header are detected.
+  """Numeric rows [rows, columns] float64 and column names; the delimiter (comma, semicolon, tab) and a header are detected.
+
+  A first line without any number is a header. Lines without any text are skipped.
 
   Raises:
     ValueError: the file cannot be used; the message names file, place and remedy.
   """
-  import csv
-
-  import pandas
-  file = Path(path)
-  if not file.exists():
-    raise ValueError(f"{path}: no such file.")
-  if file.is_dir():
-    raise ValueError(f"{path} is a directory; name a CSV file.")
-  try:
-    text = file.read_text(encoding="utf-8-sig")
-  except (OSError, UnicodeDecodeError) as error:
-    raise ValueError(f"{path} cannot be read as UTF-8 text ({type(error).__name__}).") from None
-  lines = text.splitlines()
-  first = next((line for line in lines if line.strip()), None)
-  if first is None or "\0" in text:
-    raise ValueError(f"{path} holds no rows." if first is None else f"{path} is not a text file.")
-  delimiter = max(",;\t", key=lambda mark: len(next(csv.reader([first], delimiter=mark))))
-  cells = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter))]
-  has_header = not any(_is_number(cell) for cell in cells)
-  for number, record in _records(text, delimiter):
-    if len(record) != len(cells):
-      raise ValueError(f"{path} line {number} has {len(record)} columns where the first has {len(cells)}.")
-  table = pandas.read_csv(file, sep=delimiter, header=0 if has_header else None, dtype=str, encoding="utf-8-sig",
-                          keep_default_na=False, skipinitialspace=True)
-  names = [str(name) if has_header else f"column {i + 1}" for i, name in enumerate(table.columns)]
-  if len(table) < MIN_ROWS:
-    count = {0: "no rows of numbers", 1: "one row"}.get(len(table), f"{len(table)} rows")
+  lines, records = _records(path)
+  if not records:
+    raise ValueError(f"{path} holds no rows.")
+  first = records[0]
+  has_header = not any(_is_number(cell) for cell in first)
+  for line, record in zip(lines, records):
+    if len(record) != len(first):
+      raise ValueError(f"{path} line {line} has {len(record)} columns where the first has {len(first)}; "
+                       "give every line as many.")
+  if has_header and "" in first:
+    raise ValueError(f"{path}: column {first.index('') + 1} has no name in the header (a row number, or a delimiter at the "
+                     "end?); name it or remove it.")
+  names = first if has_header else [f"column {i + 1}" for i in range(len(first))]
+  lines, records = lines[has_header:], records[has_header:]
+  if len(records) < MIN_ROWS:
+    count = {0: "no rows of numbers", 1: "one row"}.get(len(records), f"{len(records)} rows")
     raise ValueError(f"{path} holds {count}; at least {MIN_ROWS} are needed to split training from test rows.")
-  columns = []
-  for i, name in enumerate(names):
-    text_cells = table.iloc[:, i].str.strip()
-    values = pandas.to_numeric(text_cells, errors="coerce").to_numpy(np.float64)
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-      row = bad[0] + 1 + has_header
-      cell = text_cells.iloc[bad[0]]
-      what = "is missing" if cell.lower() in ("", "na", "nan", "null") else f"is not a finite number: {cell[:40]!r}"
-      raise ValueError(f"{path}: column {name!r}, row {row} {what}; remove the column or the row.")
-    columns.append(values)
-  return np.stack(columns, axis=1), names
+  import pandas
+  table = pandas.DataFrame(records, dtype=object).apply(pandas.to_numeric, errors="coerce").to_numpy(np.float64)
+  bad = np.argwhere(~np.isfinite(table).T)  # by column, so that a text column is named at its first row
+  if len(bad):
+    column, row = bad[0]
+    raise ValueError(f"{path}: column {names[column]!r}, line {lines[row]} {_complaint(records[row][column])}")
+  return table, names
 
 
-def _records(text, delimiter):
+def _records(path: str) -> tuple[list[int], list[list[str]]]:
+  """Line numbers (from 1) and stripped cells of the lines that hold any text."""
   import csv
   import io
-  reader = csv.reader(io.StringIO(text), delimiter=delimiter)
-  for record in reader:
-    if record:
-      yield reader.line_num, record
+  try:
+    if os.path.isdir(path):
+      raise ValueError(f"{path} is a directory; name a CSV file.")
+    text = Path(path).read_text(encoding="utf-8-sig")
+  except FileNotFoundError:
+    raise ValueError(f"{path}: no such file.") from None
+  except UnicodeDecodeError:
+    raise ValueError(f"{path} cannot be read: it is not UTF-8 text; save it as CSV in UTF-8.") from None
+  except OSError as error:
+    raise ValueError(f"{path[:200]} cannot be read: {error.strerror}.") from None
+  if "\0" in text:
+    raise ValueError(f"{path} cannot be read: it is not a text file.")
+  first = next((line for line in io.StringIO(text) if line.strip()), "")
+  fields = lambda mark: len(next(csv.reader([first], delimiter=mark)))
+  lines, records, line = [], [], 1
+  try:
+    # Semicolons and tabs first: next to them a comma is a decimal mark.
+    delimiter = next((mark for mark in "\t;" if fields(mark) > 1), ",")
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True, skipinitialspace=True)
+    for record in reader:
+      record = [cell.strip() for cell in record]
+      if any(record) or len(record) > 1:
+        lines.append(line)
+        records.append(record)
+      line = reader.line_num + 1
+  except csv.Error as error:
+    raise ValueError(f"{path} line {line} cannot be read as CSV: {error}.") from None
+  return lines, records
+
+
+def _complaint(cell: str) -> str:
+  if cell.lower() in ("", "na", "n/a", "nan", "null", "none"):
+    return "is missing; fill it, or remove the column or the row."
+  if re.fullmatch(r"[-+]?\d+,\d+", cell):
+    return f"is not a finite number: {cell[:40]!r}; write decimals with a point and no thousands separators."
+  return f"is not a finite number: {cell[:40]!r}; remove the column or the row."
 
 
 def _is_number(cell: str) -> bool:
   try:
     float(cell)
   except ValueError:
-    return cell == ""
+    return False
   return True

@@ -1,4 +1,7 @@
-"""Our generators against scikit-learn's, and real rows from files. KS tests: false-alarm rate 1e-4 each."""
+"""Our generators against scikit-learn's, and real rows from files.
+
+KS tests: p > 1e-4 with fixed seeds, a false-alarm rate of 1e-4 each; a law that is wrong on purpose must fall below.
+"""
 
 import jax
 import numpy as np
@@ -8,83 +11,170 @@ from sklearn import datasets as sk
 
 from collapse_jax import datasets, real_data
 
+NUM = 20_000
+LEVEL = 1e-4
 
-@pytest.mark.parametrize("num", [10, 11, 501])
+
+def least_p(ours, theirs):
+  """The smallest KS p-value over columns (or over the only one)."""
+  ours, theirs = (np.asarray(x).reshape(len(x), -1) for x in (ours, theirs))
+  return min(ks_2samp(a, b).pvalue for a, b in zip(ours.T, theirs.T))
+
+
+@pytest.mark.parametrize("num", [10, 11, 500, 501])
 @pytest.mark.parametrize("name", ["moons", "circles"])
 def test_grids_equal_scikit_learn_point_for_point(name, num):
+  """No law of random angles, noise or another factor has this."""
+  options = {"factor": 0.8} if name == "circles" else {}
   ours = getattr(datasets, name)(jax.random.key(0), num, noise=0.0)
-  np.testing.assert_allclose(ours, getattr(sk, f"make_{name}")(num, shuffle=False, noise=0)[0], atol=1e-6)
+  assert ours.dtype == np.float32
+  np.testing.assert_allclose(ours, getattr(sk, f"make_{name}")(num, shuffle=False, noise=0, **options)[0], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["moons", "circles", "swiss_roll"])
-def test_laws_equal_scikit_learns(name):
-  num = 20_000
-  theirs = getattr(sk, f"make_{name}")(num, noise=0.05, random_state=0)[0]
-  ours = np.asarray(getattr(datasets, name)(jax.random.key(0), num))
-  noisy = np.asarray(getattr(datasets, name)(jax.random.key(0), num, noise=0.15 if name != "swiss_roll" else 2.0))
-  views = [lambda x, k=k: x[:, k] for k in range(ours.shape[1])] + [lambda x: np.hypot(x[:, 0], x[:, -1])]
-  assert min(ks_2samp(view(ours), view(theirs)).pvalue for view in views) > 1e-4
-  assert min(ks_2samp(view(noisy), view(theirs)).pvalue for view in views) < 1e-4
+@pytest.mark.parametrize("name", ["moons", "circles"])
+def test_noise_around_the_grid(name):
+  make, generate = getattr(sk, f"make_{name}"), getattr(datasets, name)
+  grid = make(NUM, shuffle=False)[0]
+  theirs = make(NUM, shuffle=False, noise=0.05, random_state=0)[0] - grid
+  assert least_p(generate(jax.random.key(0), NUM) - grid, theirs) > LEVEL
+  assert least_p(generate(jax.random.key(0), NUM, noise=0.06) - grid, theirs) < LEVEL
+  shuffled = np.random.default_rng(0).permutation(generate(jax.random.key(0), NUM))  # random angles
+  assert least_p(shuffled - grid, theirs) < LEVEL
 
 
-def test_blobs():
-  for dataset, same in (("blobs", True), ("blobs_mismatched", False)):
-    source = datasets.get(dataset)
-    truth = source.init(jax.random.key(0))
-    train, test = (np.asarray(part) for part in source.split(jax.random.key(1), truth, 3001, 3000))
-    nearest = lambda x, truth=truth: np.linalg.norm(x[:, None] - np.asarray(truth["train"])[None], axis=2).min(axis=1)
-    assert (nearest(test).max() < 6) == same
-    assert nearest(train).max() < 6
-  centers = np.asarray(truth["train"])
-  assert (np.bincount(np.arange(3001) % 3) == [1001, 1000, 1000]).all()
-  deviation = train - centers[np.arange(3001) % 3]
-  theirs, labels, their_centers = sk.make_blobs(3001, centers=3, random_state=0, return_centers=True)
-  assert ks_2samp(deviation.ravel(), (theirs - their_centers[labels]).ravel()).pvalue > 1e-4
-  assert ks_2samp(1.2 * deviation.ravel(), (theirs - their_centers[labels]).ravel()).pvalue < 1e-4
-  many = np.asarray(jax.vmap(datasets.blob_centers)(jax.random.split(jax.random.key(0), 500))).ravel()
-  assert ks_2samp(many, np.random.default_rng(0).uniform(-10, 10, 3000)).pvalue > 1e-4
+def test_swiss_roll():
+  def views(rows):
+    """Radius along the roll, width, and the radial distance from the spiral, which is the noise."""
+    rows = np.asarray(rows, np.float64)
+    radius, angle = np.hypot(rows[:, 0], rows[:, 2]), np.arctan2(rows[:, 2], rows[:, 0])
+    return np.stack([radius, rows[:, 1], (radius - angle + np.pi) % (2 * np.pi) - np.pi], axis=1)
+
+  theirs = views(sk.make_swiss_roll(NUM, noise=0.05, random_state=0)[0])
+  ours = datasets.swiss_roll(jax.random.key(0), NUM)
+  assert least_p(views(ours), theirs) > LEVEL
+  assert least_p(views(datasets.swiss_roll(jax.random.key(0), NUM, noise=0.06)), theirs) < LEVEL
+  for scale in ([1, 0.95, 1], [1.02, 1, 1.02]):
+    assert least_p(views(np.asarray(ours) * np.float32(scale)), theirs) < LEVEL
 
 
-def test_every_seed_has_its_own_draw():
-  for name in ("moons", "wine"):
-    source = datasets.get(name)
-    train, test = jax.jit(jax.vmap(lambda key, s=source: s.split(key, s.init(key), 50, 500)))(
-        jax.random.split(jax.random.key(0), 2))
-    assert not np.allclose(train[0], train[1])
-    assert np.allclose(test[0], test[1]) == (name == "wine")
+def test_blobs_have_scikit_learns_law():
+  centers = np.float32([[-50, 0], [0, 50], [50, 0], [0, -50]])  # so far apart that the nearest centre is the label
+  theirs, labels = sk.make_blobs(NUM + 3, centers=centers, random_state=0)
+
+  def parts(rows):
+    nearest = np.linalg.norm(np.asarray(rows)[:, None] - centers[None], axis=2).argmin(axis=1)
+    return np.bincount(nearest, minlength=4), rows - centers[nearest]
+
+  counts, deviation = parts(datasets.blobs(jax.random.key(0), NUM + 3, centers))
+  np.testing.assert_array_equal(counts, np.bincount(labels))
+  assert least_p(deviation, theirs - centers[labels]) > LEVEL
+  _, wide = parts(datasets.blobs(jax.random.key(0), NUM + 3, centers, cluster_std=1.2))
+  assert least_p(wide, theirs - centers[labels]) < LEVEL
 
 
-@pytest.mark.parametrize(("name", "rows", "dim"), [("wine", 178, 13), ("iris", 150, 4), ("breast_cancer", 569, 30)])
-def test_real_data_are_split_and_standardised(name, rows, dim):
-  data = real_data.load(name)
+def test_blob_centers_are_uniform():
+  ours = jax.vmap(datasets.blob_centers)(jax.random.split(jax.random.key(0), 2000))
+  assert ours.shape == (2000, 3, 2)
+  theirs = [sk.make_blobs(3, centers=3, random_state=seed, return_centers=True)[2] for seed in range(2000)]
+  gaps = [np.linalg.norm(np.diff(np.asarray(x), axis=1), axis=2) for x in (ours, theirs)]  # centres are independent
+  ours, theirs = np.ravel(ours), np.ravel(theirs)
+  assert least_p(ours, theirs) > LEVEL
+  assert least_p(*gaps) > LEVEL
+  assert least_p(1.1 * ours, theirs) < LEVEL
+
+
+@pytest.mark.parametrize(("name", "same"), [("blobs", True), ("blobs_mismatched", False)])
+def test_test_blobs_have_the_training_centres_except_in_the_published_defect(name, same):
+  source = datasets.get(name)
+  truth = source.init(jax.random.key(0))
+  train, test = source.split(jax.random.key(1), truth, 3001, 3000)
+  more = source.draw(jax.random.key(2), truth, 3000)
+  farthest = lambda rows: np.linalg.norm(np.asarray(rows)[:, None] - np.asarray(truth["train"])[None], axis=2).min(1).max()
+  assert farthest(train) < 6
+  assert farthest(more) < 6
+  assert (farthest(test) < 6) == same
+  assert not np.allclose(train[:3000], test)  # independent draws
+  assert ("different centres" in source.note) != same
+
+
+@pytest.mark.parametrize("name", ["moons", "blobs", "wine"])
+def test_every_seed_has_its_own_rows_and_real_data_one_test_set(name):
+  source = datasets.get(name)
+
+  def split(key):
+    truth_key, split_key = jax.random.split(key)
+    return source.split(split_key, source.init(truth_key), 50, 500)
+
+  keys = jax.random.split(jax.random.key(0), 3)
+  train, test = (np.asarray(x) for x in jax.jit(jax.vmap(split))(keys))
+  assert train.shape == (3, 50, source.dim)
+  assert test.shape == (3, source.num_test or 500, source.dim)
+  np.testing.assert_allclose(split(keys[1])[0], train[1], atol=1e-5)  # jit and vmap change nothing
+  for other in (1, 2):
+    assert not np.allclose(train[0], train[other])
+    assert np.allclose(test[0], test[other]) == (name == "wine")
+  if name == "wine":  # without replacement, from the pool
+    pool = {row.tobytes() for row in real_data.load(name).train}
+    assert all(len({row.tobytes() for row in rows} & pool) == 50 for rows in train)
+
+
+@pytest.mark.parametrize(("name", "rows", "dim"),
+                         [("wine", 178, 13), ("iris", 150, 4), ("breast_cancer", 569, 30), ("digits", 1797, 60)])
+def test_bundled_data_are_split_and_standardised(name, rows, dim):
+  data, source = real_data.load(name), datasets.get(name)
   assert len(data.train) + len(data.test) == rows
-  assert data.train.shape[1] == dim
-  np.testing.assert_allclose(data.train.mean(0), 0, atol=1e-5)
-  np.testing.assert_allclose(data.train.std(0), 1, atol=1e-5)
-  with pytest.raises(ValueError, match=f"at most {len(data.train)} for {name}"):
-    datasets.get(name).split(jax.random.key(0), None, rows, 500)
+  assert len(data.test) == min(500, round(0.3 * rows))
+  assert data.train.shape[1] == source.dim == dim
+  assert (source.max_samples, source.num_test, source.draw) == (len(data.train), len(data.test), None)
+  np.testing.assert_allclose(data.train.mean(axis=0), 0, atol=1e-5)
+  np.testing.assert_allclose(data.train.std(axis=0), 1, atol=1e-5)
+  assert len(real_data.load(name, 10).test) == 10
+  with pytest.raises(ValueError, match=f"at most {len(data.train)} for {name} .{rows} rows, {len(data.test)} held out"):
+    source.split(jax.random.key(0), None, rows, 500)
+
+
+def test_real_rows_follow_the_precision_of_jax():
+  with jax.enable_x64(True):
+    assert {part.dtype for part in datasets.get("iris").split(jax.random.key(0), None, 10, 5)} == {np.dtype("float64")}
 
 
 def test_arrays():
   rows = np.random.default_rng(0).normal(size=(100, 3))
   assert datasets.get(rows).max_samples == 70
-  assert datasets.get((rows[:60], rows[60:])).max_samples == 60
-  with pytest.raises(ValueError, match="finite"):
-    datasets.get(rows * np.nan)
+  pair = datasets.get((rows[:60] * 1e-20, rows[60:] * 1e-20))  # small units are not constant columns
+  assert (pair.max_samples, pair.num_test, pair.dim, pair.note) == (60, 40, 3, "")
+  assert datasets.get(pair) is pair
+  rows[:, 1] = 0.1
+  assert datasets.get(rows).note == "constant columns dropped: column 2"
 
 
+@pytest.mark.parametrize(("bad", "part"), [
+    ("wien", "unknown data set 'wien'; known: blobs"), ("", "unknown data set"), (np.full((9, 2), np.nan), "must be finite"),
+    (np.arange(9.0), "shape"), (np.zeros((9, 2)), "constant"), ([["a", "b"]] * 9, "array of numbers"),
+    (np.random.default_rng(0).normal(size=(3, 2)), "at least 4 rows"), ((np.eye(5),), "pair"),
+    ((np.eye(5), np.eye(4)), "equal dim"), (np.geomspace(1, 1e300, 18).reshape(9, 2), "too large")])
+def test_what_cannot_be_used_is_refused(bad, part):
+  with pytest.raises(ValueError, match=part) as error:
+    datasets.get(bad)
+  assert "\n" not in str(error.value)
+
+
+ROWS = "1,2\n3,5\n4,4\n0,1\n5,2\n"
 GOOD = {
-    "header": "a,b\n1,2\n3,5\n4,4\n0,1\n5,2\n", "none": "1,2\n3,5\n4,4\n0,1\n5,2\n", "quotes": '"a","b"\n"1",2\n3,5\n4,4\n0,1\n5,2\n',
-    "semicolon": "a;b\n1;2\n3;5\n4;4\n0;1\n5;2\n", "tab": "1\t2\n3\t5\n4\t4\n0\t1\n5\t2\n",
-    "blank": "a,b\n\n1,2\n3,5\n\n4,4\n0,1\n5,2\n\n", "bom": "\ufeffa,b\n1,2\n3,5\n4,4\n0,1\n5,2\n"}
+    "header": "a,b\n" + ROWS, "none": ROWS, "quotes": '"a, with comma","b"\n"1",' + ROWS[2:],
+    "semicolon": ("a;b\n" + ROWS).replace(",", ";"), "tab": ROWS.replace(",", "\t"), "crlf": ROWS.replace("\n", "\r\n"),
+    "blank": "\na,b\n\n" + ROWS.replace("3", "\n  \n3") + "\n\n", "bom": "\ufeffa,b\n" + ROWS, "bom_none": "\ufeff" + ROWS,
+    "decimals": "a,b\n1.0,2e0\n+3, 5.\n 4,.4e1\n-0,1\n5,2"}
 
 
 @pytest.mark.parametrize("name", GOOD)
 def test_good_files(name, tmp_path):
   path = tmp_path / "rows.csv"
-  path.write_text(GOOD[name], encoding="utf-8")
-  rows, _ = real_data.read_csv(str(path))
+  path.write_text(GOOD[name], encoding="utf-8", newline="")
+  rows, columns = real_data.read_csv(str(path))
   np.testing.assert_array_equal(rows, [[1, 2], [3, 5], [4, 4], [0, 1], [5, 2]])
+  assert columns[1] == ("column 2" if GOOD[name][0] in "1\ufeff" and "a" not in GOOD[name] else "b")
+  assert datasets.get(path).max_samples == 3
 
 
 def test_constant_columns_are_named(tmp_path):
@@ -94,11 +184,25 @@ def test_constant_columns_are_named(tmp_path):
   assert "constant columns dropped: b" in datasets.get(str(path)).note
 
 
+def test_a_file_that_has_changed_is_read_again(tmp_path):
+  path = tmp_path / "rows.csv"
+  for extra in (0, 5):
+    path.write_text(ROWS + "7,8\n" * extra)
+    data = real_data.load(str(path))
+    assert len(data.train) + len(data.test) == 5 + extra
+
+
 BAD = {
-    "text": ("a,b\n1,x\n3,5\n4,4\n0,1\n", "column 'b', row 2"), "nan": ("a,b\n1,nan\n3,5\n4,4\n0,1\n", "is missing"),
-    "empty_cell": ("a,b\n1,\n3,5\n4,4\n0,1\n", "is missing"), "inf": ("a,b\n1,inf\n3,5\n4,4\n0,1\n", "not a finite number"),
-    "one_row": ("a,b\n1,2\n", "one row"), "no_rows": ("", "no rows"), "header_only": ("a,b\n", "no rows of numbers"),
-    "ragged": ("a,b\n1,2\n3,4,5\n", "line 3 has 3 columns"), "constant": ("a\n1\n1\n1\n1\n1\n", "every column is constant")}
+    "text": ("a,b\n1,x\n3,5\n4,4\n0,1\n", "column 'b', line 2 is not a finite number: 'x'"),
+    "nan": ("a,b\n\n1,nan\n3,5\n4,4\n0,1\n", "column 'b', line 3 is missing"),
+    "empty_cell": ("1,2\n3,\n4,4\n0,1\n", "column 'column 2', line 2 is missing"),
+    "inf": ("a,b\n1,inf\n3,5\n4,4\n0,1\n", "not a finite number"),
+    "decimal_comma": ("a;b\n1,5;2\n3;5\n4;4\n0;1\n", "'1,5'; write decimals with a point"),
+    "unnamed": (",a\n0,1\n1,2\n2,5\n3,4\n", "column 1 has no name"), "open_quote": ('a,b\n1,"2\n3,4\n', "line 2 cannot be read as CSV"),
+    "one_row": ("a,b\n1,2\n", "one row"), "few": ("1,2\n3,4\n5,1\n", "3 rows; at least 4"), "empty": ("", "no rows"),
+    "blank": ("\n \n", "no rows"), "header_only": ("a,b\n", "no rows of numbers"),
+    "long": ("a,b\n1,2\n3,4,5\n", "line 3 has 3 columns"), "short": ("a,b\n1,2\n\n3\n", "line 4 has 1 columns"),
+    "constant": ("a\n1\n1\n1\n1\n1\n", "every column is constant"), "nul": ("a,b\n1,\0\n", "not a text file")}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -106,13 +210,14 @@ def test_bad_files(name, tmp_path):
   path = tmp_path / "rows.csv"
   path.write_text(BAD[name][0])
   with pytest.raises(ValueError, match=BAD[name][1]) as error:
-    real_data.load(str(path))
+    real_data.check(str(path))
+  assert "rows.csv" in str(error.value)
   assert "\n" not in str(error.value)
 
 
 def test_unreadable_files(tmp_path):
   (tmp_path / "binary.csv").write_bytes(bytes(range(256)))
   for path, part in ((tmp_path / "none.csv", "no such file"), (tmp_path, "is a directory"),
-                     (tmp_path / "binary.csv", "cannot be read")):
+                     (tmp_path / "binary.csv", "cannot be read"), ("x" * 5000 + ".csv", "cannot be read")):
     with pytest.raises(ValueError, match=part):
-      real_data.read_csv(str(path))
+      real_data.check(str(path))
