@@ -6,7 +6,7 @@ from sklearn.neighbors import KernelDensity
 
 
 def gaussian(workflow: str, dim: int, num_samples: int, num_generations: int, seed: int) -> dict[str, np.ndarray]:
-  """One run: np.cov on the pool, samples by a Cholesky factor; metrics as the product's."""
+  """One run of replace or accumulate: np.cov on the pool, samples by a Cholesky factor; metrics as the product's."""
   rng = np.random.default_rng(seed)
   pool = [rng.standard_normal((num_samples, dim))]
   names = ("squared_error_of_mean", "covariance_trace_ratio", "covariance_log_det_ratio")
@@ -23,7 +23,7 @@ def gaussian(workflow: str, dim: int, num_samples: int, num_generations: int, se
 
 
 def kde(workflow: str, bandwidth: float, num_samples: int, num_generations: int, seed: int) -> dict[str, np.ndarray]:
-  """One run on moons: scikit-learn's KernelDensity, refitted on the pool."""
+  """One run of replace or accumulate on moons: scikit-learn's KernelDensity, refitted on the pool."""
   rows = make_moons(num_samples, noise=0.05, random_state=2 * seed)[0]
   test = make_moons(500, noise=0.05, random_state=2 * seed + 1)[0]
   nll = []
