@@ -110,7 +110,7 @@ def test_bad_calls():
 def test_a_subset_is_exact():
   """Inclusion and pair probabilities of a uniform n-subset."""
   draw = lambda key: store.subset(key, jnp.zeros(30, jnp.int32), 10, 2)[1]
-  chosen = np.sort(np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), 50_000))), axis=1)
+  chosen = np.sort(np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), 200_000))), axis=1)
   assert (np.diff(chosen, axis=1) > 0).all()
   share = np.bincount(chosen.ravel(), minlength=30) / len(chosen)
   assert np.abs(share - 1 / 3).max() < 5 * np.sqrt(2 / 9 / len(chosen))
