@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import real_data
+from collapse_jax.random import normal
 from collapse_jax.types import Array
 
 
@@ -64,7 +65,7 @@ def swiss_roll(key: Array, num: int, noise=0.05) -> Array:
   along, across = jax.random.uniform(sheet_key, (2, num))
   angle = 1.5 * jnp.pi * (1 + 2 * along)
   rows = jnp.stack([angle * jnp.cos(angle), 21 * across, angle * jnp.sin(angle)], axis=1)
-  return rows + noise * jax.random.normal(noise_key, rows.shape)
+  return rows + noise * normal(noise_key, rows.shape)
 
 
 def blob_centers(key: Array, num_centers: int = 3, dim: int = 2) -> Array:
@@ -74,7 +75,7 @@ def blob_centers(key: Array, num_centers: int = 3, dim: int = 2) -> Array:
 
 def blobs(key: Array, num: int, centers: Array, cluster_std=1.0) -> Array:
   """Gaussian blobs [num, dim] of equal counts, the first centres one more (scikit-learn's make_blobs)."""
-  return centers[np.arange(num) % centers.shape[0]] + cluster_std * jax.random.normal(key, (num, centers.shape[1]))
+  return centers[np.arange(num) % centers.shape[0]] + cluster_std * normal(key, (num, centers.shape[1]))
 
 
 def get(dataset, num_test: int = 500) -> Dataset:
@@ -106,8 +107,16 @@ def get(dataset, num_test: int = 500) -> Dataset:
   return _real(real_data.split("array", rows, columns, num_test))
 
 
+def check_size(dataset: Dataset, num_samples: int) -> None:
+  """Raises ValueError if there are fewer training rows than num_samples."""
+  most, held_out = dataset.max_samples, dataset.num_test or 0
+  if most is not None and num_samples > most:
+    raise ValueError(f"num_samples must be at most {most} for {dataset.name} ({most + held_out} rows, {held_out} held out for "
+                     f"testing), got {num_samples}.")
+
+
 def _noisy(key, grid, noise):
-  return jnp.asarray(grid, float) + noise * jax.random.normal(key, grid.shape)
+  return jnp.asarray(grid, float) + noise * normal(key, grid.shape)
 
 
 def _without_truth(name, dim, draw) -> Dataset:
@@ -135,16 +144,13 @@ def _blobs(mismatched: bool) -> Dataset:
 
 def _real(data: real_data.RealData) -> Dataset:
   def split(key, truth, num_train, num_test):
-    if num_train > len(data.train):
-      raise ValueError(
-          f"num_samples must be at most {len(data.train)} for {data.name} ({len(data.train) + len(data.test)} rows, "
-          f"{len(data.test)} held out for testing), got {num_train}.")
+    check_size(source, num_train)
     chosen = jax.random.permutation(key, len(data.train))[:num_train]
     return jnp.asarray(data.train, float)[chosen], jnp.asarray(data.test, float)
 
   note = f"constant columns dropped: {', '.join(data.dropped)}" if data.dropped else ""
-  return Dataset(data.name, data.train.shape[1], lambda key: None, split, None, len(data.train), note,
-                 len(data.test))
+  source = Dataset(data.name, data.train.shape[1], lambda key: None, split, None, len(data.train), note, len(data.test))
+  return source
 
 
 _SYNTHETIC = {

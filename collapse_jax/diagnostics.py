@@ -12,7 +12,7 @@ class Verdict(NamedTuple):
   """What a metric did over the generations of one cell.
 
   Attributes:
-    label: "growing", "bounded", or "undecided" where fewer than two runs are finite.
+    label: "growing", "bounded", or "undecided" where too few runs stayed finite to say.
     final_mean, final_sem: mean over finite runs at the last generation, and its standard error.
     slope, slope_low, slope_high: per generation over the last half, least squares per run, with a 95% interval.
     num_finite, num_runs: runs that stayed finite, and all.
@@ -31,7 +31,9 @@ def verdict(values, generations, worse: str = "higher") -> Verdict:
   """Whether a metric grows without bound or levels off.
 
   The metric is growing if its slope over the last half is above zero (one-sided 97.5%) and, after the first eighth, its
-  mean is closer to a straight line in log t than to one in 1/t, which tends to a limit.
+  mean is closer to a straight line in log t than to one in 1/t, which tends to a limit; or if more than half of the runs
+  went from a finite value to an infinitely bad one. It is undecided if fewer than half of the runs, or fewer than two,
+  stayed finite: the survivors are not a fair sample.
 
   Args:
     values: [seeds, T] of a metric, logged where it is judged on a log scale.
@@ -39,16 +41,19 @@ def verdict(values, generations, worse: str = "higher") -> Verdict:
     worse: "higher" or "lower": the direction that counts as growth.
   """
   values, generations = np.asarray(values, np.float64), np.asarray(generations, np.float64)
-  finite = np.isfinite(values).all(axis=1)
-  values = values[finite]
+  sign = -1.0 if worse == "lower" else 1.0
+  num_runs = len(values)
+  gone = np.isfinite(values[:, 0]) & (sign * values[:, -1] == np.inf)
+  values = values[np.isfinite(values).all(axis=1)]
   num = len(values)
-  if num < 2 or len(generations) < 4:
+  if 2 * gone.sum() > num_runs:
+    return Verdict("growing", sign * np.inf, np.nan, np.nan, np.nan, np.nan, num, num_runs)
+  if num < 2 or 2 * num < num_runs or len(generations) < 4:
     final = float(values[:, -1].mean()) if num else np.nan
-    return Verdict("undecided", final, np.nan, np.nan, np.nan, np.nan, num, len(finite))
+    return Verdict("undecided", final, np.nan, np.nan, np.nan, np.nan, num, num_runs)
   last = generations > generations[-1] / 2
   slopes = _slopes(values[:, last], generations[last])
   half = stats.t.ppf(0.975, num - 1) * slopes.std(ddof=1) / np.sqrt(num)
-  sign = -1.0 if worse == "lower" else 1.0
   rising = sign * slopes.mean() - half > 0
   late = generations > generations[-1] / 8
   mean = values[:, late].mean(axis=0)
@@ -57,7 +62,7 @@ def verdict(values, generations, worse: str = "higher") -> Verdict:
   label = "growing" if rising and sustained and abs(slopes.mean()) * generations[-1] > scale else "bounded"
   final = values[:, -1]
   return Verdict(label, float(final.mean()), float(final.std(ddof=1) / np.sqrt(num)), float(slopes.mean()),
-                 float(slopes.mean() - half), float(slopes.mean() + half), num, len(finite))
+                 float(slopes.mean() - half), float(slopes.mean() + half), num, num_runs)
 
 
 def _slopes(values, x):
@@ -70,6 +75,28 @@ def _residual(y, x):
   """Sum of squares that a straight line in x leaves of y."""
   slope, intercept = np.polyfit(x, y, 1)
   return float(np.sum((y - intercept - slope * x) ** 2))
+
+
+# -------------------------------------------------------------------------------------------- result Datasets
+def complete(results):
+  """The Dataset with every coordinate as a dim and with `cell_status`, also after `isel`, `sel` or a user's own making.
+
+  Raises:
+    ValueError: no variable has the dims workflow, seed and generation.
+  """
+  import xarray
+  lost = [name for name, value in results.coords.items() if value.ndim == 0]
+  status = results.get("cell_status", xarray.DataArray("ok"))
+  results = results.drop_vars("cell_status", errors="ignore").expand_dims(lost)
+  wanted = {"workflow", "seed", "generation"}
+  tables = [set(value.dims) for value in results.data_vars.values() if wanted <= set(value.dims)]
+  if not tables:
+    raise ValueError("results must hold a variable with dims workflow, seed and generation.")
+  grid = [dim for dim in results.sizes if dim in set.intersection(*tables) - {"seed", "generation"}]
+  for dim in grid:
+    if dim not in status.dims:
+      status = status.drop_vars(dim, errors="ignore").expand_dims({dim: results[dim].values})
+  return results.assign(cell_status=status.transpose(*grid))
 
 
 def cells(results, name: str):
@@ -90,24 +117,68 @@ def metrics(results) -> list[str]:
 
 def verdicts(results) -> list[dict[str, Any]]:
   """One row per workflow, cell and metric with a worse direction: the cell's coordinates, `metric`, `verdict`."""
+  results = complete(results)
   rows = []
   for name in metrics(results):
-    about = results[name].attrs
+    label = f"log {name}" if results[name].attrs.get("log_scale") else name
     for cell, values in cells(results, name):
-      if about.get("log_scale"):
-        values = np.log(np.maximum(values.astype(np.float64), 1e-300))
-      rows.append({**cell, "metric": f"log {name}" if about.get("log_scale") else name,
-                   "verdict": verdict(values, results.generation.values, about["worse"])})
+      rows.append({**cell, "metric": label, "verdict": verdict_of(results, name, values)})
   return rows
 
 
-def predicted(results, cell: dict[str, Any], name: str) -> tuple[np.ndarray, np.ndarray | None] | None:
-  """Closed form of a metric in a cell: expected values [T] and, where known, the variance of one run; else None."""
-  last = int(results.generation.values[-1])
-  pick = results.generation.values - 1
-  if results.attrs.get("task") != "gaussian" or float(cell.get("temperature", 1.0)) != 1.0:
+def verdict_of(results, name: str, values) -> Verdict:
+  """The verdict on values [seeds, T] of a metric, on the scale and in the direction that its attributes name."""
+  about = results[name].attrs
+  values = np.asarray(values, np.float64)
+  if about.get("log_scale"):
+    least = 0.0 if about["worse"] == "lower" else 1e-300  # a ratio that falls to 0 has collapsed, an error of 0 has not
+    with np.errstate(divide="ignore"):
+      values = np.log(np.maximum(values, least))
+  return verdict(values, results.generation.values, about["worse"])
+
+
+def smallest_bounded_share(results) -> list[dict[str, Any]]:
+  """Per cell of a sweep over `real_fraction`: the share from which on the primary metric is not growing, or None."""
+  results = complete(results)
+  name = results.attrs["primary_metric"]
+  shares = sorted(results.real_fraction.values)
+  others = [dim for dim in results.cell_status.dims if dim != "real_fraction"]
+  bounded: dict[tuple, dict[Any, bool]] = {}
+  for cell, values in cells(results, name):
+    found = bounded.setdefault(tuple(cell[dim] for dim in others), {})
+    found[cell["real_fraction"]] = verdict_of(results, name, values).label == "bounded"
+  rows = []
+  for at, found in bounded.items():
+    enough = [share for i, share in enumerate(shares) if all(found.get(s, False) for s in shares[i:])]
+    rows.append({**dict(zip(others, at)), "share": float(enough[0]) if enough else None})
+  return rows
+
+
+# ------------------------------------------------------------------------------------------- beside theory
+class Expected(NamedTuple):
+  """What theory says about one run of a cell.
+
+  Attributes:
+    mean: [T]; or [seeds, T] where it is conditional on the first generation of each run.
+    variance: [T] over runs where it is known, else None: the sample's is used.
+    least_variance: [T] lower bound of it, else None.
+  """
+  mean: np.ndarray
+  variance: np.ndarray | None = None
+  least_variance: np.ndarray | None = None
+
+
+def predicted(results, cell: dict[str, Any], name: str) -> Expected | None:
+  """Closed form of a metric in a cell, NaN in generations without one; None where theory has nothing to say."""
+  if float(cell.get("temperature", 1.0)) != 1.0:
     return None
-  workflow = cell["workflow"]
+  predict = {"gaussian": _gaussian, "kde": _kde}.get(results.attrs.get("task"))
+  return None if predict is None else predict(results, cell, name)
+
+
+def _gaussian(results, cell, name) -> Expected | None:
+  last, pick = int(results.generation.values[-1]), results.generation.values - 1
+  workflow = str(cell["workflow"])
   if workflow.startswith("mix") and "real_fraction" in cell:
     share = float(cell["real_fraction"])
     workflow = "replace" if share == 0 else f"mix({share}, fresh={'fresh' in workflow})"
@@ -119,41 +190,87 @@ def predicted(results, cell: dict[str, Any], name: str) -> tuple[np.ndarray, np.
     mean, variance = (x[pick] for x in theory.gaussian_replace_log_det(dim, n, last))
     if workflow != "replace":  # every workflow shares the first generation
       mean, variance = np.where(pick == 0, mean, np.nan), np.where(pick == 0, variance, np.nan)
-    return mean, variance
-  moments = theory.gaussian_moments(workflow, n, last, unbiased=unbiased)
+    return Expected(mean, variance)
+  try:
+    moments = theory.gaussian_moments(workflow, n, last, unbiased=unbiased)
+  except (TypeError, ValueError):  # a user's own name that is no call
+    moments = None
   if moments is None:
     return None
   if name == "covariance_trace_ratio":
-    return moments.trace_ratio[pick], None
+    return Expected(moments.trace_ratio[pick])
   if name == "squared_error_of_mean":
-    return moments.mean_error[pick] * dim * float(cell.get("noise_var", 1.0)), None
+    mean = moments.mean_error[pick] * dim * float(cell.get("noise_var", 1.0))
+    # Given the past, each step of the mean is Gaussian with dim coordinates; a random variance only adds to this.
+    return Expected(mean, least_variance=2 * mean ** 2 / dim)
   return None
 
 
-def compare_with_theory(results, generations=(1, 2, 10, 100)) -> list[dict[str, Any]]:
-  """z-scores of simulated means against closed forms, a row per cell, metric and generation.
+def _kde(results, cell, name) -> Expected | None:
+  """Variance of the model given the run's real batch, in which it is linear; so it holds for any data set."""
+  if name != "model_variance" or cell.get("kernel", "gaussian") != "gaussian" or results.generation.values[0] != 1:
+    return None
+  try:
+    bandwidth = float(cell["bandwidth"])
+  except ValueError:  # a rule
+    return None
+  last, pick = int(results.generation.values[-1]), results.generation.values - 1
+  n = int(cell["num_samples"])
+  curves = [theory.kde_variance(str(cell["workflow"]), n, bandwidth, last, truth_variance=v) for v in (1.0, 2.0)]
+  if curves[0] is None or curves[1] is None:
+    return None
+  slope, intercept = (curves[1] - curves[0])[pick], (2 * curves[0] - curves[1])[pick]
+  first = _values(results, cell, name)[:, :1]
+  return Expected(intercept + slope * (first - intercept[0]) / slope[0])
 
-  The standard error is the sample's over seeds, or the known one of the log determinant. Under `replace` the trace of
-  few samples soon has too heavy a tail for its sample error to mean anything: it is compared while 5 t <= num_samples.
+
+def _values(results, cell, name) -> np.ndarray:
+  return results[name].sel(cell).transpose("seed", "generation").values.astype(np.float64)
+
+
+def compare_with_theory(results, generations=(1, 2, 10, 100)) -> list[dict[str, Any]]:
+  """z-scores of simulated means against closed forms, a row per cell, metric and generation; over finite runs.
+
+  Standard errors are the sample's over seeds, or the known one of the log determinant. Products of random factors soon
+  have too heavy a tail for a sample's error to mean anything: under `replace`, variances are compared while
+  5 t <= num_samples, the squared error of the mean at t = 1 and while 10 t <= num_samples.
   """
+  results = complete(results)
   rows = []
-  for name in ("squared_error_of_mean", "covariance_trace_ratio", "covariance_log_det_ratio"):
+  for name in ("squared_error_of_mean", "covariance_trace_ratio", "covariance_log_det_ratio", "model_variance"):
     if name not in results or results.sizes["seed"] < 10:
       continue
     for cell, values in cells(results, name):
       theory_of_cell = predicted(results, cell, name)
       if theory_of_cell is None:
         continue
-      expected, variance = theory_of_cell
       for t in generations:
         at = np.flatnonzero(results.generation.values == t)
-        heavy = cell["workflow"] == "replace" and name == "covariance_trace_ratio" and 5 * t > cell["num_samples"]
-        if not len(at) or heavy or not np.isfinite(expected[at[0]]):
-          continue
-        sample = values[:, at[0]].astype(np.float64)
-        spread = sample.var(ddof=1) if variance is None else variance[at[0]]
-        error = np.sqrt(spread / len(sample))
-        rows.append({**cell, "metric": name, "generation": int(t), "simulated": float(sample.mean()),
-                     "standard_error": float(error), "predicted": float(expected[at[0]]),
-                     "z": float((sample.mean() - expected[at[0]]) / error)})
+        if len(at) and not _heavy_tailed(cell, name, t):
+          row = _compared(values[:, at[0]].astype(np.float64), theory_of_cell, at[0])
+          rows += [{**cell, "metric": name, "generation": int(t), **row}] if row else []
   return rows
+
+
+def _heavy_tailed(cell, name, t) -> bool:
+  if cell["workflow"] != "replace" and cell.get("real_fraction", 1) != 0:
+    return False
+  n = cell["num_samples"]
+  tails = {"covariance_trace_ratio": 5 * t > n, "model_variance": 5 * t > n,
+           "squared_error_of_mean": t > 1 and 10 * t > n}
+  return bool(tails.get(name, False))
+
+
+def _compared(sample, expected: Expected, at) -> dict[str, Any] | None:
+  mean = expected.mean[..., at]
+  finite = np.isfinite(sample) & np.isfinite(mean)
+  conditional = np.ndim(mean) == 1
+  if finite.sum() < 10 or (conditional and at == 0):  # given the first generation, the first says nothing
+    return None
+  sample, mean = sample[finite], np.broadcast_to(mean, finite.shape)[finite]
+  spread = (sample - mean).var(ddof=1) if expected.variance is None else expected.variance[at]
+  if expected.least_variance is not None:
+    spread = max(spread, expected.least_variance[at])
+  error = np.sqrt(spread / len(sample))
+  return {"simulated": float(sample.mean()), "standard_error": float(error), "predicted": float(mean.mean()),
+          "z": float((sample - mean).mean() / error), "num_finite": len(sample)}

@@ -15,9 +15,11 @@ from collapse_jax.types import Array, Context, Metrics, Run, TaskSetting, Workfl
 ROLES = {"select": 0, "fit": 1, "sample": 2, "update": 3}
 
 
-def role_key(key: Array, t, role: str) -> Array:
-  """The key of one role in generation t: independent of horizon, driver and workflow."""
-  return jax.random.fold_in(jax.random.fold_in(key, t), ROLES[role])
+def role_keys(key: Array, t) -> dict[str, Array]:
+  """The key of each role in generation t: independent of horizon, driver and workflow."""
+  # One call for all: hashes are cheap to run and slow to compile.
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, t), jnp.arange(len(ROLES)))
+  return {role: keys[i] for role, i in ROLES.items()}
 
 
 def prepared(task: TaskSetting, workflow: Workflow) -> TaskSetting:
@@ -40,8 +42,8 @@ def start(key: Array, task: TaskSetting, workflow: Workflow, num_generations: in
   return Run(run_key, problem, real, workflow.init(task, problem, real, num_generations), None)
 
 
-def generation(task: TaskSetting, workflow: Workflow, run: Run, t, *, num_generations: int,
-               warm_start: bool = False) -> tuple[Run, Metrics]:
+def generation(task: TaskSetting, workflow: Workflow, run: Run, t, *, num_generations: int, warm_start: bool = False,
+               evaluate: bool = True) -> tuple[Run, Metrics]:
   """Select, fit, evaluate, sample, update: the body of both drivers.
 
   Args:
@@ -49,27 +51,30 @@ def generation(task: TaskSetting, workflow: Workflow, run: Run, t, *, num_genera
     t: generation, 1..num_generations, a traced or Python int.
     num_generations: the horizon that `start` was given.
     warm_start: hand params of model t - 1 to `fit` as `context.previous`.
+    evaluate: False: no metrics.
   Returns:
     the run after generation t, and the metrics of model t.
   """
   task = prepared(task, workflow)
-  key = functools.partial(role_key, run.key, t)
-  data = workflow.select(task, run.problem, key("select"), run.store, t)
+  keys = role_keys(run.key, t)
+  data = workflow.select(task, run.problem, keys["select"], run.store, t)
   num = workflow.emit(task.num_samples, t)
   masked = not task.law and not isinstance(num, int)  # a schedule whose batches grow: draw the largest, mask the rest
   capacity = max(workflow.emit(task.num_samples, s) for s in range(1, num_generations + 1)) if masked else num
   context = Context(t, capacity, data, run.real, run.params)
-  params = task.fit(key("fit"), run.problem, context)
-  batch, sampling = task.sample(key("sample"), run.problem, params, context)
+  params = task.fit(keys["fit"], run.problem, context)
+  batch, sampling = task.sample(keys["sample"], run.problem, params, context)
   if masked:
     mask = (jnp.arange(capacity) < num).astype(float)[None]
     mask = mask if batch.row_weight is None else mask * batch.row_weight
     batch = batch._replace(row_weight=mask, count=jnp.sum(mask, axis=1), summary=None, draw=None)
   batch = batch._replace(origin=jnp.full_like(batch.origin, t))
-  metrics = task.evaluate(run.problem, params) | sampling | _provenance(data)
-  healthy = [jnp.all(jnp.isfinite(value)) for value in jax.tree.leaves(metrics)]
-  metrics["finite"] = functools.reduce(jnp.logical_and, healthy)
-  store = workflow.update(task, run.problem, key("update"), run.store, batch, t)
+  metrics: Metrics = {}
+  if evaluate:
+    metrics = task.evaluate(run.problem, params) | sampling | _provenance(data)
+    healthy = [jnp.all(jnp.isfinite(value)) for value in jax.tree.leaves(metrics)]
+    metrics["finite"] = functools.reduce(jnp.logical_and, healthy)
+  store = workflow.update(task, run.problem, keys["update"], run.store, batch, t)
   return run._replace(store=store, params=params if warm_start else None), metrics
 
 
@@ -97,25 +102,24 @@ def advance(task: TaskSetting, workflow: Workflow, run: Run, generations: Sequen
   if host:
     seen: list[Metrics] = []
     for i, t in enumerate(generations):
-      run, metrics = step(run, t)
-      if i in kept:
-        seen.append(metrics)
+      run, metrics = step(run, t, evaluate=i in kept)
+      seen += [metrics] if i in kept else []
     return run, jax.tree.map(lambda *x: jnp.stack(x), *seen)
   first: list[Metrics] = []
   if warm_start and run.params is None:  # the first model has no previous one: another structure, so not in the scan
     run, metrics = step(run, generations[0])
     first, generations = [metrics], generations[1:]
 
-  def body(carry, t):
-    done, metrics = step(run._replace(store=carry[0], params=carry[1]), t)
+  def body(carry, t, evaluate=True):
+    done, metrics = step(run._replace(store=carry[0], params=carry[1]), t, evaluate=evaluate)
     return (done.store, done.params), metrics
 
   def sparse_body(carry, t):
-    # One more generation than is recorded in each stretch is dead code to XLA, so unrecorded metrics cost nothing.
+    # t is the same for all runs, so this stays a branch under vmap: unrecorded metrics cost nothing.
     shape = jax.eval_shape(body, carry, t)[1]
-    record = (t == 1) | (t % record_every == 0)
-    skip = lambda: (body(carry, t)[0], jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape))
-    return jax.lax.cond(record, lambda: body(carry, t), skip)
+    empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
+    return jax.lax.cond((t == 1) | (t % record_every == 0), lambda: body(carry, t),
+                        lambda: (body(carry, t, evaluate=False)[0], empty))
 
   outputs: Metrics = jax.tree.map(lambda x: jnp.asarray(x)[None], first[0]) if first else {}
   if generations:

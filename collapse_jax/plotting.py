@@ -3,6 +3,9 @@
 Theory is a black dashed line, data are curves with a band: the 95% interval of the mean over seeds.
 """
 
+import itertools
+import re
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,7 @@ import numpy as np
 from collapse_jax import diagnostics
 
 WORKFLOW_COLOURS = {"replace": "#D55E00", "accumulate": "#0072B2", "accumulate_subsample": "#009E73"}  # Okabe and Ito
-_OTHER_COLOURS = ("#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+_OTHER_COLOURS = ("#CC79A7", "#E69F00", "#56B4E9", "#999999", "#8B4513")
 
 
 def workflow_colours(names) -> dict[str, str]:
@@ -19,98 +22,77 @@ def workflow_colours(names) -> dict[str, str]:
   return {name: WORKFLOW_COLOURS.get(name) or next(others) for name in names}
 
 
-def trajectories(results, metric: str, *, rows: str | None = None, colour: str | None = None, title: str = ""):
-  """Metric against generation: a panel per workflow and value of `rows`, a curve per value of `colour`.
+def trajectories(results, metric: str, *, rows: str | None = None, columns: str = "workflow", colour: str | None = None,
+                 title: str = ""):
+  """Metric against generation, with theory where it is known; every panel has its own vertical scale.
 
   Args:
-    results: a sweep's Dataset, in which every other grid dim has length 1 (select first).
+    results: a sweep's Dataset, in which every grid dim not named here has length 1 (select first).
     metric: a scalar variable.
     rows: grid dim with a row of panels per value; default none.
-    colour: grid dim with a curve per value; default num_samples if there is more than one, else none.
+    columns: grid dim with a column of panels per value.
+    colour: grid dim with a curve per value; default num_samples if it has several values and no panels, else workflow.
     title: above all panels.
   Returns:
     matplotlib Figure.
   """
-  grid = [d for d in results.cell_status.dims if d != "workflow"]
-  if colour is None and results.sizes.get("num_samples", 1) > 1 and rows != "num_samples":
-    colour = "num_samples"
+  results = diagnostics.complete(results)
+  if colour is None:
+    free = results.sizes.get("num_samples", 1) > 1 and "num_samples" not in (rows, columns)
+    colour = "num_samples" if free else "workflow"
   row_values = results[rows].values if rows else [None]
-  colour_values = results[colour].values if colour else [None]
-  workflows = results.workflow.values
-  figure, axes = _panels(len(row_values), len(workflows))
-  palette = _viridis(len(colour_values))
+  column_values = results[columns].values
+  figure, axes = _panels(len(row_values), len(column_values))
   about = results[metric].attrs
   missing = non_finite = 0
   theory_drawn = False
-  for i, row_value in enumerate(row_values):
-    for j, workflow in enumerate(workflows):
-      axis = axes[i][j]
-      for k, colour_value in enumerate(colour_values):
-        at: dict[str, Any] = {d: results[d].values[0] for d in grid} | {"workflow": workflow}
-        at |= ({rows: row_value} if rows else {}) | ({colour: colour_value} if colour else {})
-        one = results.sel(at)
-        if str(one.cell_status.values) != "ok":
-          missing += 1
-          continue
-        shade = palette[k] if colour else workflow_colours(workflows)[workflow]
-        label = f"{_label(results, colour)} = {_text(colour_value)}" if colour else None
-        values = one[metric].transpose("seed", "generation").values
-        non_finite += _band(axis, results.generation.values, values, shade, label, about.get("log_scale"))
-        expected = diagnostics.predicted(results, at, metric)
-        if expected is not None and np.isfinite(expected[0]).sum() > 1:
+  for axis, at in zip(axes.flat, itertools.product(row_values, column_values)):
+    panel: dict[str, Any] = {dim: results[dim].values[0] for dim in results.cell_status.dims}
+    panel |= {columns: at[1]} | ({rows: at[0]} if rows else {})
+    for value, (shade, label) in _curves(results, colour, panel).items():
+      cell = panel | {colour: value}
+      one = results.sel(cell)
+      if str(one.cell_status.values) != "ok":
+        missing += 1
+        continue
+      values = one[metric].transpose("seed", "generation").values
+      non_finite += _band(axis, results.generation.values, values, shade, label, about.get("log_scale"))
+      expected = diagnostics.predicted(results, cell, metric)
+      if expected is not None and np.isfinite(expected.mean).any(axis=-1).all():
+        curve = np.atleast_2d(expected.mean).mean(axis=0)
+        if np.isfinite(curve).sum() > 1:
           theory_drawn = True
-          axis.plot(results.generation.values, expected[0], "k--", linewidth=1, zorder=5)
-      if not axis.lines:
-        axis.text(0.5, 0.5, "no cell could run", ha="center", va="center", transform=axis.transAxes)
-      head = str(workflow) if rows is None else f"{workflow}, {_label(results, rows)} = {_text(row_value)}"
-      axis.set_title(head, fontsize=10)
-      if about.get("log_scale") and axis.lines:
-        axis.set_yscale("log")
-      if i == len(row_values) - 1:
-        axis.set_xlabel("generation t")
-      if j == 0:
-        axis.set_ylabel(_wrapped(about))
+          axis.plot(results.generation.values, curve, "k--", linewidth=1, zorder=5)
+    if not axis.lines:
+      axis.text(0.5, 0.5, "no cell could run", ha="center", va="center", transform=axis.transAxes)
+    axis.set_title(_heading(results, panel, rows, columns), fontsize=9)
+    if about.get("log_scale") and axis.lines:
+      axis.set_yscale("log")
+  for axis in axes[-1]:
+    axis.set_xlabel("generation t")
+  for axis in axes[:, 0]:
+    axis.set_ylabel(_wrapped(about))
   _finish(figure, axes, title, results, non_finite, missing, theory_drawn)
   return figure
 
 
-def workflow_comparison(results, metric: str, *, rows: str | None = None, columns: str | None = None, title: str = ""):
-  """Metric against generation: a curve per workflow, panels over two grid dims; other grid dims have length 1."""
-  grid = [d for d in results.cell_status.dims if d != "workflow"]
-  row_values = results[rows].values if rows else [None]
-  column_values = results[columns].values if columns else [None]
-  figure, axes = _panels(len(row_values), len(column_values))
-  colours = workflow_colours(results.workflow.values)
-  about = results[metric].attrs
-  missing = non_finite = 0
-  for i, row_value in enumerate(row_values):
-    for j, column_value in enumerate(column_values):
-      axis = axes[i][j]
-      for workflow, shade in colours.items():
-        at: dict[str, Any] = {d: results[d].values[0] for d in grid} | {"workflow": workflow}
-        at |= ({rows: row_value} if rows else {}) | ({columns: column_value} if columns else {})
-        one = results.sel(at)
-        if str(one.cell_status.values) != "ok":
-          missing += 1
-          continue
-        values = one[metric].transpose("seed", "generation").values
-        non_finite += _band(axis, results.generation.values, values, shade, str(workflow), about.get("log_scale"))
-      if not axis.lines:
-        axis.text(0.5, 0.5, "no cell could run", ha="center", va="center", transform=axis.transAxes)
-      parts = [f"{_label(results, d)} = {_text(v)}" for d, v in ((rows, row_value), (columns, column_value)) if d]
-      if "dataset_note" in results.coords:
-        name = row_value if rows == "dataset" else column_value if columns == "dataset" else results.dataset.values[0]
-        note = str(results.dataset_note.sel(dataset=name).values)
-        parts += [note] if note else []
-      axis.set_title("\n".join(parts), fontsize=9)
-      if about.get("log_scale") and axis.lines:
-        axis.set_yscale("log")
-      if i == len(row_values) - 1:
-        axis.set_xlabel("generation t")
-      if j == 0:
-        axis.set_ylabel(_wrapped(about))
-  _finish(figure, axes, title, results, non_finite, missing, False)
-  return figure
+def _curves(results, colour, panel) -> dict[Any, tuple[Any, str | None]]:
+  """Value -> (colour, label) of the curves of a panel; a panel of one workflow with one curve has that one's colour."""
+  values = results[colour].values
+  workflows = workflow_colours(results.workflow.values)
+  if colour == "workflow" and results.sizes["workflow"] > 1 and len(set(values)) > 1:
+    return {value: (workflows[value], str(value)) for value in values}
+  if len(values) == 1:
+    return {values[0]: (workflows[panel["workflow"]], None)}
+  return {value: (shade, f"{colour} = {_text(value)}") for value, shade in zip(values, _viridis(len(values)))}
+
+
+def _heading(results, panel, rows, columns) -> str:
+  parts = [str(panel[dim]) if dim == "workflow" else f"{dim} = {_text(panel[dim])}" for dim in (rows, columns) if dim]
+  if "dataset_note" in results.coords and "dataset" in panel:
+    note = str(np.atleast_1d(results.dataset_note.sel(dataset=panel["dataset"]).values).flat[0])
+    parts += [note] if note else []
+  return "\n".join(parts)
 
 
 def fitted_densities(results, num_samples=None, seed: int = 0):
@@ -146,47 +128,57 @@ def fitted_densities(results, num_samples=None, seed: int = 0):
 
 
 def metric_against_real_share(results, metric: str, title: str = ""):
-  """Metric at the last generation against real share, a curve per num_samples; other grid dims have length 1."""
+  """Metric at the last generation against real share, a curve per num_samples; other grid dims have length 1.
+
+  A dotted line marks the smallest share from which on the primary metric is bounded.
+  """
+  results = diagnostics.complete(results)
   figure, axes = _panels(1, 1)
   axis = axes[0][0]
   about = results[metric].attrs
-  grid = [d for d in results.cell_status.dims if d not in ("real_fraction", "num_samples")]
-  final = results[metric].isel({d: 0 for d in grid}).isel(generation=-1)
+  others = {d: results[d].values[0] for d in results.cell_status.dims if d not in ("real_fraction", "num_samples")}
   shares = results.real_fraction.values
-  non_finite = 0
+  enough = {row["num_samples"]: row["share"] for row in diagnostics.smallest_bounded_share(results)}
+  non_finite, theory_drawn = 0, False
   for shade, num in zip(_viridis(results.sizes["num_samples"]), results.num_samples.values):
-    values = final.sel(num_samples=num).transpose("seed", "real_fraction").values
+    some = results.sel(others | {"num_samples": num})
+    values = some[metric].isel(generation=-1).transpose("seed", "real_fraction").values
     non_finite += _band(axis, shares, values, shade, f"num_samples = {_text(num)}", about.get("log_scale"), "o")
-  axis.set_xlabel("real share of the training rows")
+    cells = [others | {"num_samples": num, "real_fraction": share} for share in shares]
+    known = [diagnostics.predicted(results, cell, metric) for cell in cells]
+    curve = [np.nan if one is None else np.atleast_2d(one.mean)[:, -1].mean() for one in known]
+    if np.isfinite(curve).any():
+      theory_drawn = True
+      axis.plot(shares, curve, "k--", linewidth=1, zorder=5)
+    if enough.get(num) is not None:
+      axis.axvline(enough[num], color=shade, linestyle=":", linewidth=1.2)
+  axis.set_xlabel("real share of the training rows (dotted: smallest bounded)")
   axis.set_ylabel(_wrapped(about) + f"\nat t = {int(results.generation.values[-1])}")
   if about.get("log_scale"):
     axis.set_yscale("log")
-  _finish(figure, axes, title, results, non_finite, 0, False)
+  _finish(figure, axes, title, results, non_finite, 0, theory_drawn)
   return figure
 
 
 def figures_for(results) -> dict[str, Any]:
   """The default figures of a result Dataset, by file name."""
+  results = diagnostics.complete(results)
   figures: dict[str, Any] = {}
   grid = [d for d in results.cell_status.dims if d != "workflow"]
   names = diagnostics.metrics(results)
   if "real_fraction" in grid:
     for name in names[:2]:
-      figures[f"{name}_against_real_share"] = metric_against_real_share(results, name)
+      for at, part in _slices(results, [d for d in grid if d not in ("real_fraction", "num_samples")]):
+        figures[f"{name}_against_real_share{at}"] = metric_against_real_share(part, name)
     return figures
   long = [d for d in grid if results.sizes[d] > 1]
   if results.attrs.get("task") == "kde":
-    extra = [d for d in long if d not in ("dataset", "num_samples")]
-    for name in names:
-      for at, part in _slices(results, extra):
-        figures[f"{name}{at}"] = workflow_comparison(part, name, rows="dataset", columns="num_samples",
-                                                     title=_slice_title(part, extra))
-    return figures
-  rows = next((d for d in long if d != "num_samples"), None)
-  extra = [d for d in long if d not in (rows, "num_samples")]
+    panels: dict[str, Any] = {"rows": "dataset", "columns": "num_samples", "colour": "workflow"}
+  else:
+    panels = {"rows": next((d for d in long if d != "num_samples"), None)}
   for name in names:
-    for at, part in _slices(results, extra):
-      figures[f"{name}{at}"] = trajectories(part, name, rows=rows, title=_slice_title(part, extra))
+    for at, part in _slices(results, [d for d in long if d not in (panels["rows"], "num_samples")]):
+      figures[f"{name}{at}"] = trajectories(part, name, **panels)
   if results.attrs.get("task") == "gaussian" and 1 in results.dim.values:
     figures["fitted_densities"] = fitted_densities(results.sel(dim=[1]))
   return figures
@@ -199,14 +191,12 @@ def save(figure, path) -> None:
 
 
 def _slices(results, dims):
-  """(suffix of a file name, results at one point) over the points of some dims."""
+  """(suffix of a file name, results at one point) over the points of some dims; the long ones are named."""
   for at in np.ndindex(*(results.sizes[d] for d in dims)):
-    yield "".join(f"_{d}_{_text(results[d].values[i])}" for d, i in zip(dims, at)), results.isel(
-        {d: [i] for d, i in zip(dims, at)})
-
-
-def _slice_title(results, dims) -> str:
-  return ", ".join(f"{_label(results, d)} = {_text(results[d].values[0])}" for d in dims)
+    named = {d: _text(results[d].values[i]) for d, i in zip(dims, at) if results.sizes[d] > 1}
+    suffix = re.sub(r"[^\w.+-]+", "_", "".join(f"_{d}_{value}" for d, value in named.items()))  # a CSV's path has slashes
+    title = ", ".join(f"{d} = {value}" for d, value in named.items())
+    yield suffix, results.isel({d: [i] for d, i in zip(dims, at)}).assign_attrs(slice=title)
 
 
 def _panels(rows, columns):
@@ -251,17 +241,13 @@ def _finish(figure, axes, title, results, non_finite, missing, theory_drawn):
     seen["theory"] = Line2D([], [], color="black", linestyle="--", linewidth=1)
   if seen:
     figure.legend(seen.values(), seen.keys(), loc="outside right upper", fontsize=9, frameon=False)
+  title = title or results.attrs.get("slice", "")
   if title:
     figure.suptitle(title, fontsize=11)
   notes = [f"band: 95% interval of the mean over {results.sizes['seed']} seeds"] if results.sizes["seed"] > 1 else []
   notes.append(f"{non_finite} non-finite runs left out of the means")
   notes += [f"{missing} cells could not run"] if missing else []
-  import textwrap
   figure.supxlabel(textwrap.fill("; ".join(notes), int(14 * figure.get_figwidth())), fontsize=8, color="0.35")
-
-
-def _label(results, dim) -> str:
-  return str(dim)
 
 
 def _text(value) -> str:
@@ -269,7 +255,6 @@ def _text(value) -> str:
 
 
 def _wrapped(about) -> str:
-  import textwrap
   units = about.get("units", "1")
   text = about.get("long_name", "") + ("" if units in ("1", "") else f" ({units})")
   return "\n".join(textwrap.wrap(text, 30))

@@ -19,11 +19,12 @@ table { border-collapse: collapse; font-size: .85rem; display: block; overflow-x
 td, th { padding: .2rem .6rem; border-bottom: 1px solid #ddd; text-align: left } td.n { text-align: right }
 code { background: #f3f3f3; padding: .1rem .3rem; overflow-wrap: anywhere } figure { margin: 1rem 0 } summary { cursor: pointer }
 .growing { color: #b00020; font-weight: 600 } .bounded { color: #00695c; font-weight: 600 }
-@media print { details { display: block } }
+@media print { details::details-content { content-visibility: visible; display: block; height: auto } }
 </style></head><body>
 <h1>Model collapse: simulation report</h1>
 <p>Each generation is fitted to data that earlier generations made. The verdict <b>growing</b> means that the metric is
-still getting worse at the end, and not towards a limit; <b>bounded</b> that it is not.</p>
+still getting worse at the end, and not towards a limit, however slowly (a KDE's likelihood falls like log t even when data
+accumulate); <b>bounded</b> that it is not; <b>undecided</b> that too few runs stayed finite to say.</p>
 {% for part in parts %}
 <h2>{{ part.name }}</h2>
 <p>{{ part.what }}</p>
@@ -45,12 +46,15 @@ still getting worse at the end, and not towards a limit; <b>bounded</b> that it 
 <figcaption>{{ f.name }}</figcaption></figure>{% endfor %}
 {% if part.theory %}
 <h3>Theory against simulation</h3>
-<p>{{ part.theory|length }} comparisons; largest |z| = {{ part.worst }}. Standard errors are the sample's over seeds, or the known one
-for the log determinant.</p>
+<p>{{ part.theory|length }} comparisons of means over finite runs; largest |z| = {{ part.worst }}. Standard errors are the sample's over
+seeds, or the known one for the log determinant. Under replace, variances are compared while 5 t &le; num_samples and the squared error
+of the mean at t = 1 and while 10 t &le; num_samples: later their tails are too heavy for a sample's error. The variance of a KDE is
+predicted from each run's first generation.</p>
 <details {{ "open" if part.theory|length <= 12 }}><summary>z-scores ({{ part.theory|length }} rows)</summary>
-<table><tr><th>cell</th><th>metric</th><th>generation</th><th>simulated ± s.e.</th><th>predicted</th><th>z</th></tr>
+<table><tr><th>cell</th><th>metric</th><th>generation</th><th>simulated ± s.e.</th><th>predicted</th><th>runs</th><th>z</th></tr>
 {% for r in part.theory %}<tr><td>{{ r.cell }}</td><td>{{ r.metric }}</td><td class="n">{{ r.generation }}</td>
-<td class="n">{{ r.simulated }}</td><td class="n">{{ r.predicted }}</td><td class="n">{{ r.z }}</td></tr>{% endfor %}</table></details>
+<td class="n">{{ r.simulated }}</td><td class="n">{{ r.predicted }}</td><td class="n">{{ r.runs }}</td>
+<td class="n">{{ r.z }}</td></tr>{% endfor %}</table></details>
 {% endif %}
 {% endfor %}
 <h2>How to reproduce</h2>
@@ -60,31 +64,33 @@ for the log determinant.</p>
 """
 
 
-def write_report(results, path) -> None:
+def write_report(results, path, figures=None) -> None:
   """Writes one HTML page: what was run, verdicts, figures, theory against simulation, how to reproduce.
 
   Args:
     results: a sweep's Dataset, or name -> Dataset.
     path: of the page; it embeds everything and refers to nothing outside.
+    figures: name -> (title -> Figure) where they are drawn already.
   """
   import jinja2
   if not isinstance(results, dict):
     results = {str(results.attrs.get("task", "results")): results}
+  results = {name: diagnostics.complete(one) for name, one in results.items()}
+  figures = figures or {name: plotting.figures_for(one) for name, one in results.items()}
   environment = jinja2.Environment(autoescape=True, trim_blocks=True)
   attributes = [one.attrs for one in results.values()]
   page = environment.from_string(_TEMPLATE).render(
-      parts=[_part(name, one) for name, one in results.items()],
+      parts=[_part(name, one, figures[name]) for name, one in results.items()],
       commands=sorted({str(a["command"]) for a in attributes if "command" in a}),
       versions=f"collapse_jax {attributes[0].get('package_version', '?')}, JAX {attributes[0].get('jax_version', '?')}, "
                f"{attributes[0].get('device', '')}; seed {attributes[0].get('seed', '?')}")
   Path(path).write_text(page, encoding="utf-8")
 
 
-def _part(name, results) -> dict[str, Any]:
+def _part(name, results, figures) -> dict[str, Any]:
   attrs = results.attrs
   sizes = " x ".join(f"{results.sizes[d]} {d}" for d in results.cell_status.dims if results.sizes[d] > 1)
-  finite = results.finite.where(results.cell_status == "ok", True)
-  bad = int((~finite.all("generation")).sum())
+  bad = int((~results.finite.where(results.cell_status == "ok", True).all("generation")).sum()) if "finite" in results else 0
   what = (f"{attrs.get('num_runs', '?')} runs ({sizes or '1 cell'} x {results.sizes['seed']} seeds), "
           f"{int(results.generation.values[-1])} generations, in {float(attrs.get('wall_seconds', np.nan)):.0f} s; "
           f"{attrs.get('num_compilations', '?')} programs took {float(attrs.get('compile_seconds', np.nan)):.0f} "
@@ -103,7 +109,7 @@ def _part(name, results) -> dict[str, Any]:
       "health": "Every run stayed finite." if not bad else f"{bad} runs became non-finite and are left out of the means.",
       "refused": [f"{reason} ({int((status == reason).sum())} cells)" for reason in reasons],
       "summary": list(summary.values()), "verdicts": [_verdict_row(results, row) for row in rows],
-      "figures": [{"name": title, "png": _png(figure)} for title, figure in plotting.figures_for(results).items()],
+      "figures": [{"name": title, "png": _png(figure)} for title, figure in figures.items()],
       "theory": [_theory_row(results, row) for row in theory],
       "worst": f"{max((abs(row['z']) for row in theory), default=0):.1f}",
   }
@@ -125,7 +131,7 @@ def _verdict_row(results, row) -> dict[str, str]:
 def _theory_row(results, row) -> dict[str, str]:
   return {"cell": _cell(results, row), "metric": row["metric"], "generation": str(row["generation"]),
           "simulated": f"{row['simulated']:.5g} ± {row['standard_error']:.2g}", "predicted": f"{row['predicted']:.5g}",
-          "z": f"{row['z']:.2f}"}
+          "runs": str(row["num_finite"]), "z": f"{row['z']:.2f}"}
 
 
 def _png(figure) -> str:

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from collapse_jax.random import index
 from collapse_jax.types import Array, Data, Problem, PyTree, TaskSetting
 
 
@@ -119,14 +120,14 @@ def draw_rows(key: Array, data: Data, num: int) -> PyTree:
   if slots == 1:
     slot = jnp.zeros(num, jnp.int32)
   elif data.weight is None:
-    slot = jax.random.randint(slot_key, (num,), 0, slots)
+    slot = index(slot_key, num, slots)
   else:
     below = jnp.cumsum(mass(data))
     slot = jnp.searchsorted(below, below[-1] * jax.random.uniform(slot_key, (num,)), side="right")
     slot = jnp.minimum(slot, slots - 1)
   n = num_rows(data.rows, 1)
   if data.row_weight is None:
-    row = jax.random.randint(row_key, (num,), 0, n)
+    row = index(row_key, num, n)
   else:
     within = jnp.cumsum(data.row_weight, axis=1)
     position = jax.random.uniform(row_key, (num,)) * within[slot, -1]
@@ -145,7 +146,7 @@ def subset(key: Array, stamps: Array, num: int, t) -> tuple[Array, Array]:
     the new stamps, and indices [num] int32 in order of their first occurrence.
   """
   length = 2 * num + 40
-  stream = jax.random.randint(key, (length,), 0, num * (t + 1))
+  stream = index(key, length, num * (t + 1))
   stamp = (t + 1) * length - jnp.arange(length)
   stamps = stamps.at[stream].max(stamp)
   first = stamps[stream] == stamp

@@ -31,11 +31,16 @@ def define_common(num_samples: str = "10,32,100,316,1000", num_generations: int 
   flags.DEFINE_string("temperatures", "1", "Comma list: factor of the variance that samples are drawn with.")
   flags.DEFINE_string("num_generations", str(num_generations), "Generations T.")
   flags.DEFINE_string("num_seeds", str(num_seeds), "Runs per cell.")
-  flags.DEFINE_string("seed", "0", "Seed of all random keys.")
   flags.DEFINE_string("record_every", "1", "Keep metrics of generation 1 and of multiples of this.")
+  define_session()
+
+
+def define_session() -> None:
+  """Flags that every binary has."""
+  flags.DEFINE_string("seed", "0", "Seed of all random keys.")
   flags.DEFINE_string("output_dir", None, "Where results go; default results/NAME.")
   flags.DEFINE_boolean("overwrite", False, "Replace results that the output directory holds.")
-  flags.DEFINE_boolean("dry_run", False, "Print cells, runs, memory and work, then stop.")
+  flags.DEFINE_boolean("dry_run", False, "Print what would run, then stop.")
   flags.DEFINE_boolean("enable_x64", False, "Compute in float64.")
 
 
@@ -208,15 +213,18 @@ def write_all(experiments: dict[str, Any], path: Path) -> None:
   with tempfile.TemporaryDirectory(dir=path, prefix=".writing-") as temporary:
     part = Path(temporary)
     (part / "config.json").write_text(json.dumps(config(), indent=2) + "\n")
+    figures = {}
     for name, results in experiments.items():
       results.attrs["command"] = command()
       folder = part / name
       (folder / "figures").mkdir(parents=True)
       results.to_netcdf(folder / RESULTS, engine="h5netcdf")
-      for title, figure in plotting.figures_for(results).items():
+      title_of = name or str(results.attrs["task"])
+      figures[title_of] = plotting.figures_for(results)
+      for title, figure in figures[title_of].items():
         plotting.save(figure, folder / "figures" / title)
-    only = next(iter(experiments.values()))
-    report.write_report(only if list(experiments) == [""] else experiments, part / "report.html")
+    named = {name or str(results.attrs["task"]): results for name, results in experiments.items()}
+    report.write_report(named, part / "report.html", figures)
     for new in sorted(part.iterdir()):
       old = path / new.name
       if old.is_dir():

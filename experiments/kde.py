@@ -7,6 +7,8 @@ The defaults are the paper's: 3 workflows x 4 data sets x 3 bandwidths x 5 num_s
 --datasets also takes a path to a CSV file of numeric columns, and blobs_mismatched for the published blobs figure.
 """
 
+import functools
+
 from absl import flags
 
 from experiments import common
@@ -22,26 +24,28 @@ if __name__ == "__main__":
   flags.DEFINE_string("draws", "auto", "auto or rows; this task has no exact law.")
 
 
+def factory(num_test: int = 500):
+  """A task factory for `sweep` that reads each data set once, and the function that gives them."""
+  from collapse_jax import datasets, tasks
+  dataset_of = functools.cache(lambda name: datasets.get(name, num_test))
+
+  def task(dataset, bandwidth, kernel, num_samples, temperature=1.0):
+    return tasks.kde(dataset_of(dataset), num_samples, bandwidth, kernel, num_test=num_test, temperature=temperature)
+
+  return task, dataset_of
+
+
 def simulate(workflows, datasets, num_samples, bandwidths, kernels=("gaussian",), temperatures=(1.0,), num_test=500,
              **options):
   """The sweep behind this binary; None after a dry run."""
-  notes = {}
-
-  def task(dataset, bandwidth, kernel, num_samples, temperature):
-    from collapse_jax import datasets, tasks
-    source = loaded.setdefault(dataset, None) or datasets.get(dataset, num_test)
-    loaded[dataset] = source
-    notes[dataset] = source.note
-    return tasks.kde(source, num_samples, bandwidth, kernel, num_test=num_test, temperature=temperature)
-
-  loaded: dict = {}
+  task, dataset_of = factory(num_test)
   axes = {"dataset": list(datasets), "bandwidth": list(bandwidths), "kernel": list(kernels),
           "num_samples": list(num_samples), "temperature": list(temperatures)}
   results = common.simulate(task, workflows, axes, primary_metric="test_nll", text_axes=("bandwidth",), **options)
   if results is None:
     return None
   results.attrs["task"] = "kde"
-  return results.assign_coords(dataset_note=("dataset", [notes.get(name, "") for name in datasets]))
+  return results.assign_coords(dataset_note=("dataset", [dataset_of(name).note for name in datasets]))
 
 
 def bandwidths(name="bandwidths"):

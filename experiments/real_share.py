@@ -40,15 +40,10 @@ def _gaussian(dim, num_samples, noise_var):
   return tasks.gaussian(dim, num_samples, noise_var)
 
 
-def _kde(dataset, bandwidth, kernel, num_samples):
-  from collapse_jax import tasks
-  return tasks.kde(dataset, num_samples, bandwidth, kernel)
-
-
 def simulate(task, real_fractions, num_samples, dims=(1,), noise_vars=(1.0,), datasets=("moons",), bandwidths=(0.5,),
              kernels=("gaussian",), fresh=False, **options):
   """The sweep behind this binary; None after a dry run."""
-  make: Callable = _gaussian if task == "gaussian" else _kde
+  make: Callable = _gaussian if task == "gaussian" else kde.factory()[0]
   if task == "gaussian":
     axes: dict[str, list] = {"dim": list(dims), "num_samples": list(num_samples), "noise_var": list(noise_vars)}
     metric = "squared_error_of_mean"
@@ -64,28 +59,15 @@ def simulate(task, real_fractions, num_samples, dims=(1,), noise_vars=(1.0,), da
   return results
 
 
-def smallest_bounded_share(results) -> list[str]:
+def findings(results) -> list[str]:
   """One line per cell: the smallest real share from which on the primary metric is bounded."""
-  import numpy as np
-
   from collapse_jax import diagnostics
-  metric = results.attrs["primary_metric"]
   lines = []
-  values = results[metric].isel(workflow=0)
-  grid = [d for d in values.dims if d not in ("seed", "generation", "real_fraction")]
-  for cell in np.ndindex(*(values.sizes[d] for d in grid)):
-    at = dict(zip(grid, cell))
-    bounded = []
-    for share in results.real_fraction.values:
-      one = values.isel(at).sel(real_fraction=share).transpose("seed", "generation").values
-      log = results[metric].attrs.get("log_scale")
-      verdict = diagnostics.verdict(np.log(np.maximum(one, 1e-30)) if log else one, results.generation.values,
-                                    worse=results[metric].attrs["worse"])
-      bounded.append(verdict.label != "growing")
-    enough = [share for i, share in enumerate(results.real_fraction.values) if all(bounded[i:])]
-    label = ", ".join(f"{d}={results[d].values[i]}" for d, i in at.items())
-    found = f"{enough[0]:g}" if enough else "none of those tried"
-    lines.append(f"{label}: smallest real share with bounded {metric}: {found}")
+  for row in diagnostics.smallest_bounded_share(results):
+    share = row.pop("share")
+    cell = ", ".join(f"{name}={value}" for name, value in row.items() if name != "workflow")
+    found = "none of those tried" if share is None else f"{share:g}"
+    lines.append(f"{cell}: smallest real share with bounded {results.attrs['primary_metric']}: {found}")
   return lines
 
 
@@ -116,7 +98,7 @@ def main():
     kde.check_datasets(options["datasets"])
   results = simulate(**options)
   if results is not None:
-    lines = smallest_bounded_share(results)
+    lines = findings(results)
     print("\n".join(lines))
     results.attrs["finding"] = "; ".join(lines)
     common.write(results, path)

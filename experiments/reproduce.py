@@ -18,11 +18,7 @@ WORKFLOWS = common.PAPER_WORKFLOWS.split(",")
 if __name__ == "__main__":
   flags.DEFINE_string("scale", "laptop", "smoke, laptop or paper.")
   flags.DEFINE_string("only", "*", "Glob: run only experiments whose name matches.")
-  flags.DEFINE_string("seed", "0", "Seed of all random keys.")
-  flags.DEFINE_string("output_dir", None, "Where results go; default results/reproduce.")
-  flags.DEFINE_boolean("overwrite", False, "Replace results that the output directory holds.")
-  flags.DEFINE_boolean("dry_run", False, "Print what would run, then stop.")
-  flags.DEFINE_boolean("enable_x64", False, "Compute in float64.")
+  common.define_session()
 
 
 def experiments(scale: str) -> dict:

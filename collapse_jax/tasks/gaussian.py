@@ -5,13 +5,14 @@ nothing is lost, and any truth gives the numbers of N(0, I). A covariance is hel
 collapse is the normal case here, and neither singular fits nor variances below the smallest float32 may end in NaN.
 """
 
+import itertools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.random import chi_square
+from collapse_jax.random import chi_square, normal
 from collapse_jax.store import batch
 from collapse_jax.types import Array, Context, Data, MetricInfo, Metrics, Summary, TaskSetting
 
@@ -102,9 +103,12 @@ def gaussian(dim: int, num_samples, noise_var=1.0, *, mean=None, covariance=None
       relative = _law(key, num, model.rank, dim)
       rows = None
     else:
-      white = jax.random.normal(key, (num, dim)) * (jnp.arange(dim) < model.rank)[None]
+      white = normal(key, (num, dim)) * (jnp.arange(dim) < model.rank)[None]
       centre = jnp.mean(white, axis=0)
-      relative = Draw(centre, _lower((white - centre[None]) / np.sqrt(num)))
+      centred = (white - centre[None]) / np.sqrt(num)
+      # Standard normal rows are well conditioned if there are enough of them, and then the Gram matrix loses nothing.
+      gram = lambda: jnp.linalg.cholesky(_matmul(centred.T, centred) + jnp.diag(jnp.arange(dim) >= model.rank))
+      relative = Draw(centre, gram() if num >= 4 * dim else _lower(centred))
       rows = _to_data(problem, model.mean[None] + jnp.exp(model.log_scale) * _matmul(white, model.factor.T))
     relative = relative._replace(factor=_leading_columns(relative.factor, _batch_rank(num, model.rank)))
     return batch(rows, summary=_apply(model, relative, num), count=num, draw=relative)
@@ -145,14 +149,14 @@ def gaussian(dim: int, num_samples, noise_var=1.0, *, mean=None, covariance=None
     first_std = problem.scale if covariance is None else problem.scale[0, 0]
     metrics = {
         "squared_error_of_mean": jnp.sum(deviation ** 2),
-        "covariance_trace_ratio": jnp.sum(factor ** 2) / true_trace,
+        "covariance_trace_ratio": _sum_of_squares(factor) / true_trace,
         "covariance_log_det_ratio": params.log_det,
         "marginal_mean": problem.mean[0] + deviation[0],
         "marginal_log_variance": 2 * (params.log_scale + jnp.log(first_std)) + jnp.log(jnp.sum(first ** 2)),
     }
     if covariance is not None:
       metrics["whitened_squared_error_of_mean"] = jnp.sum(params.mean ** 2)
-      metrics["whitened_trace_ratio"] = scale ** 2 * jnp.sum(params.factor ** 2) / dim
+      metrics["whitened_trace_ratio"] = scale ** 2 * _sum_of_squares(params.factor) / dim
     if wasserstein2:
       metrics["wasserstein2_squared"] = jnp.sum(deviation ** 2) + _bures_squared(problem, factor, true_trace)
     return metrics
@@ -199,6 +203,11 @@ def _matmul(a, b):
   return jnp.matmul(a, b, precision="highest")
 
 
+def _sum_of_squares(matrix):
+  """A matrix-vector product adds in the order that is fastest; a reduction on CPU goes one by one."""
+  return jnp.sum(_matmul(matrix ** 2, jnp.ones(matrix.shape[1])))
+
+
 def _lower(rows):
   """Lower triangular L [dim, dim] with L L^T = rows^T rows, diagonal >= 0: a free sign would change later draws."""
   n, dim = rows.shape
@@ -229,7 +238,7 @@ def _log_pseudo_det(factor, rank):
 
 def _normalised(stats: GaussianStats) -> GaussianStats:
   """Moves the size of the factor into log_scale."""
-  size = jnp.max(jnp.abs(stats.factor))
+  size = jnp.max(jnp.abs(jnp.diag(stats.factor)))
   size = jnp.where(size > 0, size, 1.0)
   return stats._replace(factor=stats.factor / size, log_scale=stats.log_scale + jnp.log(size))
 
@@ -322,19 +331,19 @@ def _law(key, num, rank, dim) -> Draw:
   axis = jnp.arange(dim)
   freedom = num - 1 - axis
   chi = jnp.sqrt(chi_square(chi_key, jnp.maximum(freedom, 1.0)))
-  half = (dim + 1) // 2
-  white = jax.random.normal(normal_key, (half * (dim - 1) + dim,))  # one call: random numbers are costly to compile
-  below = _strictly_lower(white[dim:].reshape(half, dim - 1))
+  edges = np.linspace(0, dim, 5).astype(int) if dim >= 32 else np.array([0, dim])
+  strips = [(int(low), int(high)) for low, high in itertools.pairwise(edges)]
+  white = normal(normal_key, (dim + sum((high - low) * high for low, high in strips),))
+  # Filled strip by strip: as one triangle out of half as many numbers, XLA computes it element by element.
+  factor, used_up = jnp.zeros((dim, dim)), dim
+  for low, high in strips:
+    block = white[used_up:used_up + (high - low) * high].reshape(high - low, high)
+    factor, used_up = factor.at[low:high, :high].set(block), used_up + block.size
   used = (axis < rank).astype(float)
-  factor = (below + jnp.diag(chi)) * jnp.where(freedom > 0, used, 0.0)[None] * used[:, None]
+  below, diagonal = np.tri(dim, k=-1, dtype=bool), np.eye(dim, dtype=bool)
+  factor = jnp.where(below, factor, jnp.where(diagonal, chi[:, None], 0.0))
+  factor = factor * jnp.where(freedom > 0, used, 0.0)[None] * used[:, None]
   return Draw(white[:dim] * used / jnp.sqrt(num), factor / jnp.sqrt(num))
-
-
-def _strictly_lower(draws):
-  """[dim, dim] with the draws [(dim + 1) // 2, dim - 1] below the diagonal; rows i and dim-1-i share one row of them."""
-  half, dim = draws.shape[0], draws.shape[1] + 1
-  folded = jnp.concatenate([draws, draws[: dim - half][::-1, ::-1]])
-  return jnp.tril(jnp.concatenate([folded, jnp.zeros((dim, 1))], axis=1), -1)
 
 
 def _bures_squared(problem, factor, true_trace):

@@ -15,6 +15,7 @@ from jax.scipy.special import logsumexp
 
 from collapse_jax import datasets
 from collapse_jax import store as storage
+from collapse_jax.random import normal
 from collapse_jax.store import batch
 from collapse_jax.types import Array, Context, Data, MetricInfo, Summary, TaskSetting
 
@@ -73,8 +74,7 @@ def kde(dataset, num_samples: int, bandwidth, kernel: str = "gaussian", *, num_t
   """
   rule = _check(num_samples, bandwidth, kernel, num_test, temperature)
   source = datasets.get(dataset, num_test)
-  if source.max_samples is not None and num_samples > source.max_samples:
-    raise ValueError(f"num_samples must be at most {source.max_samples} for {source.name}, got {num_samples}.")
+  datasets.check_size(source, num_samples)
   dim, draw = source.dim, source.draw
   log_sum = functools.partial(log_kernel_sum, kernel=kernel)
 
@@ -83,7 +83,6 @@ def kde(dataset, num_samples: int, bandwidth, kernel: str = "gaussian", *, num_t
     truth = source.init(truth_key)
     train, test = source.split(split_key, truth, num_samples, num_test)
     return KdeProblem(truth, test, jnp.asarray(jnp.nan if rule else bandwidth, float)), batch(train)
-
 
   def of(problem, rows, row_weight):
     return KdeStats(log_sum(problem.test, rows, row_weight, problem.bandwidth), *_moments(rows, row_weight))
@@ -146,8 +145,7 @@ def kde(dataset, num_samples: int, bandwidth, kernel: str = "gaussian", *, num_t
                                         "nats per item")
   fresh = None if draw is None else lambda key, problem: batch(draw(key, problem.truth, num_samples))
   summary = None if rule else Summary(of, add, keep_rows=True)
-  return TaskSetting(init, fit, sample, evaluate, num_samples, summary, fresh,
-                     metrics=metrics)
+  return TaskSetting(init, fit, sample, evaluate, num_samples, summary, fresh, metrics=metrics)
 
 
 def log_kernel_sum(points: Array, rows: Array, row_weight: Array | None, bandwidth, kernel: str = "gaussian") -> Array:
@@ -242,7 +240,7 @@ def kernel_variance(kernel: str, dim: int) -> float:
 def kernel_noise(key: Array, kernel: str, num: int, dim: int) -> Array:
   """[num, dim] draws from the kernel at bandwidth 1."""
   if kernel == "gaussian":
-    return jax.random.normal(key, (num, dim))
+    return normal(key, (num, dim))
   return jax.random.ball(key, dim, shape=(num,))
 
 

@@ -1,0 +1,129 @@
+"""Verdicts, theory beside simulation, figures and report on results whose law is known."""
+
+import numpy as np
+import pytest
+import xarray
+
+from collapse_jax import diagnostics, plotting, report, theory
+
+
+def made(values, task="gaussian", metric="covariance_trace_ratio", worse="lower", log_scale=1, **axes):
+  """A result Dataset of one metric, values [workflow, axes..., seed, generation]."""
+  values = np.asarray(values)
+  grid = ("workflow", *axes)
+  coordinates = {"workflow": ["replace", "accumulate", "my own"][:len(values)], **axes,
+                 "generation": np.arange(1, values.shape[-1] + 1)}
+  about = {"long_name": "a metric", "units": "1", "worse": worse, "log_scale": log_scale}
+  return xarray.Dataset({metric: ((*grid, "seed", "generation"), values, about)}, coordinates,
+                        {"task": task, "primary_metric": metric})
+
+
+def test_verdicts_where_runs_are_lost():
+  t = np.arange(1, 101.0)
+  noise = 0.1 * np.random.default_rng(0).normal(size=(100, 100))
+  flat = noise.copy()
+  flat[:97, 60:] = np.nan  # 97 of 100 blew up: the other three say nothing
+  assert diagnostics.verdict(flat, t).label == "undecided"
+  flat = noise.copy()
+  flat[:60, 60:] = np.inf
+  assert diagnostics.verdict(flat, t).label == "growing"
+  assert diagnostics.verdict(flat, t, worse="lower").label == "undecided"
+  assert diagnostics.verdict(np.full((10, 100), np.inf), t).label == "undecided"  # bad from the start is not growth
+  assert diagnostics.verdict(noise[:1], t).label == "undecided"
+
+
+def test_a_ratio_of_zero_has_collapsed():
+  values = np.exp(-np.arange(1, 101.0)) * np.ones((1, 20, 1))
+  values[..., 40:] = 0.0
+  [row] = diagnostics.verdicts(made(values))
+  assert row["verdict"].label == "growing" and row["verdict"].final_mean == -np.inf
+  [row] = diagnostics.verdicts(made(values, metric="squared_error_of_mean", worse="higher"))
+  assert row["verdict"].label == "bounded"
+
+
+def normal_sample(mean, num=400, seed=0):
+  return mean + 0.01 * np.random.default_rng(seed).normal(size=(num, len(mean)))
+
+
+def test_theory_uses_finite_runs_and_says_how_many():
+  """Correct simulated means pass, a wrong generation or one NaN among them does not turn into a pass."""
+  n, T = 100, 12
+  law = theory.gaussian_accumulate(n, T).trace_ratio
+  values = np.stack([normal_sample(theory.gaussian_replace(n, T).trace_ratio), normal_sample(law, seed=1),
+                     normal_sample(law, seed=2)])
+  values[1, :7, 5:] = np.nan
+  results = made(values[:, None, None], dim=[3], num_samples=[n])
+  rows = diagnostics.compare_with_theory(results)
+  assert [row["workflow"] for row in rows] == ["replace"] * 3 + ["accumulate"] * 3  # nothing is known of "my own"
+  assert all(abs(row["z"]) < 5 for row in rows)
+  assert [row["num_finite"] for row in rows[3:]] == [400, 400, 393]
+  late = made(np.roll(values, 1, axis=-1)[:, None, None], dim=[3], num_samples=[n])
+  assert max(abs(row["z"]) for row in diagnostics.compare_with_theory(late)) > 5
+
+
+def test_heavy_tails_are_left_out():
+  values = np.random.default_rng(0).uniform(size=(1, 1, 1, 20, 30))
+  for metric, shown in (("covariance_trace_ratio", [1, 2]), ("squared_error_of_mean", [1])):
+    results = made(values, metric=metric, dim=[1], num_samples=[10])
+    rows = diagnostics.compare_with_theory(results)
+    assert [row["generation"] for row in rows] == shown
+
+
+def kde_results(n=40, T=30, bandwidth=0.5, seeds=300, kernel_of_next=1.0):
+  """A Gaussian smoothed bootstrap in NumPy: what KDE does to the variance of its data."""
+  rng = np.random.default_rng(1)
+  out = np.zeros((2, seeds, T))
+  for w, pooled in enumerate((False, True)):
+    pool = rng.standard_normal((seeds, n))
+    for t in range(T):
+      out[w, :, t] = pool.var(axis=1) + bandwidth ** 2
+      rows = np.take_along_axis(pool, rng.integers(0, pool.shape[1], (seeds, n)), axis=1)
+      rows = rows + kernel_of_next * bandwidth * rng.standard_normal((seeds, n))
+      pool = np.concatenate([pool, rows], axis=1) if pooled else rows
+  return made(out[:, None, None, None], "kde", "model_variance", "", 0, kernel=["gaussian"], bandwidth=["0.5"], num_samples=[n])
+
+
+def test_kde_variance_beside_theory():
+  rows = diagnostics.compare_with_theory(kde_results(), (1, 2, 8, 30))
+  assert [(row["workflow"], row["generation"]) for row in rows] == [
+      ("replace", 2), ("replace", 8), ("accumulate", 2), ("accumulate", 8), ("accumulate", 30)]
+  assert max(abs(row["z"]) for row in rows) < 5
+  wrong = diagnostics.compare_with_theory(kde_results(kernel_of_next=1.1), (1, 2, 8, 30))
+  for workflow in ("replace", "accumulate"):
+    assert max(abs(row["z"]) for row in wrong if row["workflow"] == workflow) > 5
+
+
+def test_smallest_bounded_share():
+  t = np.arange(1, 101.0)
+  noise = 0.05 * np.random.default_rng(0).normal(size=(1, 4, 30, 100))
+  slopes = np.array([0.05, 0.0, 0.05, 0.0])  # a share that is bounded by luck does not count
+  results = made(noise + slopes[:, None, None] * t, "gaussian", "error", "higher", 0, real_fraction=[0.0, 0.1, 0.2, 0.5])
+  assert diagnostics.smallest_bounded_share(results) == [{"workflow": "replace", "share": 0.5}]
+  none = results.isel(real_fraction=slice(0, 3))
+  assert diagnostics.smallest_bounded_share(none) == [{"workflow": "replace", "share": None}]
+
+
+@pytest.mark.parametrize("select", [{}, {"dim": 0}, {"workflow": 0}, {"dim": 0, "num_samples": 1, "workflow": 1}])
+def test_figures_and_report_after_selection(select, tmp_path):
+  """Whatever a user has selected, and without cell_status."""
+  values = np.random.default_rng(0).uniform(0.5, 1, (2, 2, 2, 12, 5))
+  results = made(values, dim=[3, 10], num_samples=[10, 20]).isel(select)
+  figures = plotting.figures_for(results)
+  assert list(figures) == ["covariance_trace_ratio"]
+  report.write_report(results, tmp_path / "report.html")
+  assert "<img" in (tmp_path / "report.html").read_text()
+
+
+def test_file_names_of_figures(tmp_path):
+  """A path among the values makes no folders."""
+  values = np.random.default_rng(0).uniform(0.5, 1, (2, 2, 2, 12, 5))
+  results = made(values, "kde", "nll", "higher", 0, bandwidth=["0.1", "scott"], table=["a/b.csv", "../c d.csv"])
+  for name, figure in plotting.figures_for(results.expand_dims({"dataset": ["x"], "num_samples": [9]})).items():
+    assert "/" not in name and " " not in name
+    plotting.save(figure, tmp_path / name)
+  assert len(list(tmp_path.iterdir())) == 8
+
+
+def test_nothing_to_show_is_named():
+  with pytest.raises(ValueError, match="workflow, seed and generation"):
+    diagnostics.complete(xarray.Dataset({"x": ("a", [1.0])}))
