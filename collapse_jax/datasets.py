@@ -111,8 +111,8 @@ def check_size(dataset: Dataset, num_samples: int) -> None:
   """Raises ValueError if there are fewer training rows than num_samples."""
   most, held_out = dataset.max_samples, dataset.num_test or 0
   if most is not None and num_samples > most:
-    raise ValueError(f"num_samples must be at most {most} for {dataset.name} ({most + held_out} rows, {held_out} held out for "
-                     f"testing), got {num_samples}.")
+    rows = f"{most + held_out} rows, {held_out} held out for testing"
+    raise ValueError(f"num_samples must be at most {most} for {dataset.name} ({rows}), got {num_samples}.")
 
 
 def _noisy(key, grid, noise):

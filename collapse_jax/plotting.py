@@ -3,6 +3,7 @@
 Theory is a black dashed line, data are curves with a band: the 95% interval of the mean over seeds.
 """
 
+import io
 import itertools
 import re
 import textwrap
@@ -184,10 +185,10 @@ def figures_for(results) -> dict[str, Any]:
   return figures
 
 
-def save(figure, path) -> None:
-  """Writes path.png and path.pdf."""
-  figure.savefig(f"{path}.png", dpi=130)
-  figure.savefig(f"{path}.pdf")
+def png(figure) -> bytes:
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format="png", dpi=110)
+  return buffer.getvalue()
 
 
 def _slices(results, dims):

@@ -1,7 +1,6 @@
 """A self-contained report page of one or several result Datasets."""
 
 import base64
-import io
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +69,15 @@ def write_report(results, path, figures=None) -> None:
   Args:
     results: a sweep's Dataset, or name -> Dataset.
     path: of the page; it embeds everything and refers to nothing outside.
-    figures: name -> (title -> Figure) where they are drawn already.
+    figures: name -> (title -> PNG bytes) where they are drawn already; by default those of `plotting.figures_for`.
   """
   import jinja2
   if not isinstance(results, dict):
     results = {str(results.attrs.get("task", "results")): results}
   results = {name: diagnostics.complete(one) for name, one in results.items()}
-  figures = figures or {name: plotting.figures_for(one) for name, one in results.items()}
+  if figures is None:
+    figures = {name: {title: plotting.png(figure) for title, figure in plotting.figures_for(one).items()}
+               for name, one in results.items()}
   environment = jinja2.Environment(autoescape=True, trim_blocks=True)
   attributes = [one.attrs for one in results.values()]
   page = environment.from_string(_TEMPLATE).render(
@@ -109,7 +110,7 @@ def _part(name, results, figures) -> dict[str, Any]:
       "health": "Every run stayed finite." if not bad else f"{bad} runs became non-finite and are left out of the means.",
       "refused": [f"{reason} ({int((status == reason).sum())} cells)" for reason in reasons],
       "summary": list(summary.values()), "verdicts": [_verdict_row(results, row) for row in rows],
-      "figures": [{"name": title, "png": _png(figure)} for title, figure in figures.items()],
+      "figures": [{"name": title, "png": base64.b64encode(png).decode()} for title, png in figures.items()],
       "theory": [_theory_row(results, row) for row in theory],
       "worst": f"{max((abs(row['z']) for row in theory), default=0):.1f}",
   }
@@ -132,9 +133,3 @@ def _theory_row(results, row) -> dict[str, str]:
   return {"cell": _cell(results, row), "metric": row["metric"], "generation": str(row["generation"]),
           "simulated": f"{row['simulated']:.5g} ± {row['standard_error']:.2g}", "predicted": f"{row['predicted']:.5g}",
           "runs": str(row["num_finite"]), "z": f"{row['z']:.2f}"}
-
-
-def _png(figure) -> str:
-  buffer = io.BytesIO()
-  figure.savefig(buffer, format="png", dpi=110)
-  return base64.b64encode(buffer.getvalue()).decode()

@@ -213,18 +213,18 @@ def write_all(experiments: dict[str, Any], path: Path) -> None:
   with tempfile.TemporaryDirectory(dir=path, prefix=".writing-") as temporary:
     part = Path(temporary)
     (part / "config.json").write_text(json.dumps(config(), indent=2) + "\n")
-    figures = {}
+    figures: dict[str, dict[str, bytes]] = {}
     for name, results in experiments.items():
       results.attrs["command"] = command()
       folder = part / name
       (folder / "figures").mkdir(parents=True)
       results.to_netcdf(folder / RESULTS, engine="h5netcdf")
-      title_of = name or str(results.attrs["task"])
-      figures[title_of] = plotting.figures_for(results)
-      for title, figure in figures[title_of].items():
-        plotting.save(figure, folder / "figures" / title)
-    named = {name or str(results.attrs["task"]): results for name, results in experiments.items()}
-    report.write_report(named, part / "report.html", figures)
+      images = figures.setdefault(name or str(results.attrs["task"]), {})
+      for title, figure in plotting.figures_for(results).items():
+        images[title] = plotting.png(figure)
+        (folder / "figures" / f"{title}.png").write_bytes(images[title])
+        figure.savefig(folder / "figures" / f"{title}.pdf")
+    report.write_report(dict(zip(figures, experiments.values())), part / "report.html", figures)
     for new in sorted(part.iterdir()):
       old = path / new.name
       if old.is_dir():

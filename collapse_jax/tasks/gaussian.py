@@ -106,9 +106,7 @@ def gaussian(dim: int, num_samples, noise_var=1.0, *, mean=None, covariance=None
       white = normal(key, (num, dim)) * (jnp.arange(dim) < model.rank)[None]
       centre = jnp.mean(white, axis=0)
       centred = (white - centre[None]) / np.sqrt(num)
-      # Standard normal rows are well conditioned if there are enough of them, and then the Gram matrix loses nothing.
-      gram = lambda: jnp.linalg.cholesky(_matmul(centred.T, centred) + jnp.diag(jnp.arange(dim) >= model.rank))
-      relative = Draw(centre, gram() if num >= 4 * dim else _lower(centred))
+      relative = Draw(centre, _lower(centred))
       rows = _to_data(problem, model.mean[None] + jnp.exp(model.log_scale) * _matmul(white, model.factor.T))
     relative = relative._replace(factor=_leading_columns(relative.factor, _batch_rank(num, model.rank)))
     return batch(rows, summary=_apply(model, relative, num), count=num, draw=relative)
