@@ -6,13 +6,13 @@ from sklearn.neighbors import KernelDensity
 
 
 def gaussian(workflow: str, dim: int, num_samples: int, num_generations: int, seed: int) -> dict[str, np.ndarray]:
-  """One run of replace or accumulate: np.cov on the pool, samples by a Cholesky factor; metrics as the product's."""
+  """One run: np.cov on the training rows, samples by a Cholesky factor; metrics as the product's."""
   rng = np.random.default_rng(seed)
   pool = [rng.standard_normal((num_samples, dim))]
   names = ("squared_error_of_mean", "covariance_trace_ratio", "covariance_log_det_ratio")
   metrics: dict[str, list[float]] = {name: [] for name in names}
   for _ in range(num_generations):
-    rows = pool[0] if len(pool) == 1 else np.concatenate(pool)
+    rows = training_rows(rng, workflow, pool, num_samples)
     mean, covariance = rows.mean(axis=0), np.atleast_2d(np.cov(rows.T, bias=True))
     metrics["squared_error_of_mean"].append(mean @ mean)
     metrics["covariance_trace_ratio"].append(np.trace(covariance) / dim)
@@ -23,13 +23,19 @@ def gaussian(workflow: str, dim: int, num_samples: int, num_generations: int, se
 
 
 def kde(workflow: str, bandwidth: float, num_samples: int, num_generations: int, seed: int) -> dict[str, np.ndarray]:
-  """One run of replace or accumulate on moons: scikit-learn's KernelDensity, refitted on the pool."""
-  rows = make_moons(num_samples, noise=0.05, random_state=2 * seed)[0]
+  """One run on moons: scikit-learn's KernelDensity, refitted on the training rows."""
+  rng = np.random.default_rng(seed)
+  pool = [make_moons(num_samples, noise=0.05, random_state=2 * seed)[0]]
   test = make_moons(500, noise=0.05, random_state=2 * seed + 1)[0]
   nll = []
   for t in range(num_generations):
-    model = KernelDensity(bandwidth=bandwidth).fit(rows)
+    model = KernelDensity(bandwidth=bandwidth).fit(training_rows(rng, workflow, pool, num_samples))
     nll.append(-model.score_samples(test).mean())
     new = model.sample(num_samples, random_state=1_000_003 * seed + t)
-    rows = new if workflow == "replace" else np.concatenate([rows, new])
+    pool = [new] if workflow == "replace" else [*pool, new]
   return {"test_nll": np.array(nll)}
+
+
+def training_rows(rng, workflow: str, pool: list[np.ndarray], num_samples: int) -> np.ndarray:
+  rows = pool[0] if len(pool) == 1 else np.concatenate(pool)
+  return rng.permutation(rows)[:num_samples] if workflow == "accumulate_subsample" else rows

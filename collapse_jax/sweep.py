@@ -82,11 +82,14 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   axes = {name: list(values) for name, values in axes.items()}
   _check(makers, axes, num_generations, num_seeds, record_every, chunk_size)
   status = np.full((len(makers), *map(len, axes.values())), "ok", dtype=object)
+  needed = 32.0 * status.size * num_seeds * max(num_generations // record_every, 1)
+  if needed > _memory_bytes():
+    raise ValueError(_too_large("the table of results", needed, _memory_bytes()))
   groups = _group(task, makers, axes, status, static_axes)
   if not groups:
     raise ValueError(str(status.flat[0]))
   workers = num_workers or (min(8, os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1)
-  budget = (memory_bytes or 0.5 * _memory_bytes()) / workers
+  memory = memory_bytes or 0.5 * _memory_bytes()
   shape = (*status.shape, num_seeds, len(recorded(range(1, num_generations + 1), record_every)))
   results = _Results(shape)
   compile_seconds = []
@@ -96,7 +99,9 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
                                 record_every, warm_start)
     try:
       bytes_per_run = _bytes_per_run(task, makers[cells[0].workflow], cells[0], num_generations)
-      chunk = chunk_size or max(1, min(math.ceil(num_seeds / workers), int(budget / bytes_per_run)))
+      if bytes_per_run > memory:
+        raise ValueError(_too_large("one run", bytes_per_run, memory))
+      chunk = chunk_size or max(1, min(math.ceil(num_seeds / workers), int(memory / workers / bytes_per_run)))
       chunk = math.ceil(num_seeds / math.ceil(num_seeds / chunk))
       clock = time.perf_counter()
       lowered = jax.jit(program).lower(jnp.arange(chunk), cells[0].traced)
@@ -114,9 +119,19 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   # LAPACK's own threads would only get in the way of these.
   with (threadpool_limits(1, "blas"), concurrent.futures.ThreadPoolExecutor(workers) as pool,
         _progress_bar(num_runs, progress) as bar):
-    pending: set[concurrent.futures.Future] = {pool.submit(compile_group, cells) for cells in groups}
-    compiling = set(pending)
+    pending: set[concurrent.futures.Future] = set()
+    compiling: set[concurrent.futures.Future] = set()
+    to_compile = iter(groups)
+
+    def compile_next():  # one at a time per worker, behind the chunks that are ready to run
+      for cells in itertools.islice(to_compile, 1):
+        future = pool.submit(compile_group, cells)
+        compiling.add(future)
+        pending.add(future)
+
     try:
+      for _ in range(workers):
+        compile_next()
       while pending:
         done, pending = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
         for future in done:
@@ -128,6 +143,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
                 bar.update(num_seeds)
                 continue
               pending |= {pool.submit(run_chunk, compiled, cell, i, chunk) for i in range(0, num_seeds, chunk)}
+            compile_next()
           else:
             cell, first, metrics = future.result()
             bar.update(results.write(cell.index, first, metrics))
@@ -255,6 +271,11 @@ def _bytes_per_run(task, maker, cell, num_generations) -> float:
   shapes = jax.eval_shape(begin, jax.random.key(0), jax.tree.map(_scalar, cell.traced))
   size = lambda tree: sum(math.prod(x.shape) * 4 for x in jax.tree.leaves(tree))
   return 2.0 * size(shapes.store) + 8.0 * size((shapes.problem, shapes.real)) + 65536
+
+
+def _too_large(what, needed, memory) -> str:
+  return (f"{what} needs about {needed / 2 ** 30:.3g} GiB and {memory / 2 ** 30:.3g} GiB may be used: lower num_samples, "
+          "num_generations or the dimension, or raise record_every.")
 
 
 def _scalar(value):

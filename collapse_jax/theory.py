@@ -60,6 +60,12 @@ def gaussian_moments(workflow: str, num_samples: int, num_generations: int,
       "accumulate_subsample": lambda: gaussian_accumulate_subsample(n, T, unbiased),
       "mix": lambda real_fraction, fresh=False: gaussian_mix(n, real_fraction, T, fresh, unbiased),
   }
+  if not unbiased:
+    formulas |= {
+        "grown_replace": lambda: gaussian_schedule(np.eye(T), n * np.arange(1, T + 1)),
+        "sliding_window": lambda size: gaussian_schedule(sliding_window(size, T), n),
+        "weights": lambda table: gaussian_schedule(np.asarray(table, float)[:T, :T], n),
+    }
   name, arguments, keywords = _parse_call(workflow)
   return formulas[name](*arguments, **keywords) if name in formulas else None
 
@@ -255,6 +261,34 @@ def linear_noise(weights, redrawn: bool = False, num: float | np.ndarray = 1.0) 
   subset_noise = 1 - (weights / num).max(axis=1) if redrawn else np.zeros(len(weights))
   batch_noise = 1 / np.broadcast_to(num, len(weights)) + np.append(0, subset_noise[:-1])
   return _noise_shares(weights) ** 2 @ batch_noise + subset_noise
+
+
+def sliding_window(size: int, num_generations: int) -> np.ndarray:
+  """[T, T] shares of the batches when generation t is fitted to the last `size` of them, for `linear_noise`."""
+  generation, batch = np.arange(1, num_generations + 1)[:, None], np.arange(num_generations)[None]
+  kept = (batch < generation) & (batch >= generation - size)
+  return kept / kept.sum(axis=1, keepdims=True)
+
+
+def quadratic_family(weights, num_samples, curvature: float) -> np.ndarray:
+  """E (mean_t - mu)^2 / V(mu) for the mean of a natural exponential family, exact under any schedule (derived).
+
+  With quadratic variance function V(m) = V(mu) + .. + c (m - mu)^2 (Morris 1982): c = -1 for Bernoulli, 0 for Poisson and for
+  a Gaussian of known variance, 1 for the exponential. Means are martingales, so with C as in `linear_noise`
+  e_t = sum_j C_tj^2 (1 + c e_j) / n_j, e_0 = 0. Replace: t/n (c = 0), 1 - (1 - 1/n)^t (c = -1), (1 + 1/n)^t - 1 (c = 1).
+
+  Args:
+    weights: [T, T] as for `linear_noise`, not redrawn.
+    num_samples: items of a batch: a number, or [T] for batch j = 0..T-1.
+    curvature: c.
+  Returns:
+    [T], dimensionless.
+  """
+  shares = _noise_shares(np.asarray(weights, float)) ** 2 / np.broadcast_to(np.asarray(num_samples, float), len(weights))
+  error = np.zeros(len(shares) + 1)
+  for t in range(len(shares)):
+    error[t + 1] = shares[t, :t + 1] @ (1 + curvature * error[:t + 1])
+  return error[1:]
 
 
 def mix_first_order(t, synthetic_per_real) -> np.ndarray:

@@ -77,6 +77,56 @@ def mix(real_fraction, fresh: bool = False) -> Workflow:
   return _scheduled(slots=lambda T: 2, slot=lambda t: 1, weights=weights, emit=emit, fresh=fresh)
 
 
+def grown_replace() -> Workflow:
+  """Generation t is fitted to num_samples * t rows, all of model t - 1 (Gerstgrasser et al. 2404.01413)."""
+  return _scheduled(slots=lambda T: 1, slot=lambda t: 0, weights=lambda T: np.eye(T), emit=lambda n, t: n * (t + 1))
+
+
+def sliding_window(size: int) -> Workflow:
+  """Generation t is fitted to the last `size` batches; the real one counts while it is among them.
+
+  Raises:
+    ValueError: size is no integer of at least 1.
+  """
+  if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
+    raise ValueError(f"size must be an integer of at least 1, got {size!r}.")
+
+  def weights(num_generations):
+    generation, batch = np.arange(1, num_generations + 1)[:, None], np.arange(num_generations)[None]
+    kept = (batch < generation) & (batch >= generation - size)
+    return kept / kept.sum(axis=1, keepdims=True)
+
+  return _scheduled(slots=lambda T: min(size, T), slot=lambda t: t % size, weights=weights)
+
+
+def weights(table) -> Workflow:
+  """Generation t is fitted to all batches so far, batch j with share table[t - 1][j] (Dey and Donoho 2410.22812).
+
+  The shares of a generation become weights whose mean over the batches that are used is 1.
+
+  Args:
+    table: [T, T]; row t - 1 holds shares of batches 0..t-1 that sum to 1, and zeros.
+  Raises:
+    ValueError: not such a table, or (when a run starts) fewer rows than generations.
+  """
+  try:
+    table = np.asarray(table, float)
+  except (TypeError, ValueError):
+    table = np.zeros(0)
+  if (table.ndim != 2 or table.shape[0] != table.shape[1] or not (table >= 0).all()
+      or not np.allclose(table, np.tril(table)) or not np.allclose(table.sum(axis=1), 1, atol=1e-6)):
+    raise ValueError("weights must be a square table of shares: row t - 1 for generation t, zero right of the diagonal, "
+                     "each row summing to 1.")
+  factor = table * (table > 0).sum(axis=1, keepdims=True)
+
+  def shares(num_generations):
+    if num_generations > len(table):
+      raise ValueError(f"weights has {len(table)} rows, too few for num_generations {num_generations}.")
+    return table[:num_generations, :num_generations]
+
+  return _scheduled(slots=lambda T: len(shares(T)), slot=lambda t: t, weights=shares, factor=factor)
+
+
 def parse(text: str) -> Callable[..., Workflow]:
   """The workflow factory that a flag names: "replace", "mix(0.2)", "mix(0.2, fresh=True)"; "mix" alone takes its
   real_fraction from an axis of that name.
@@ -108,7 +158,8 @@ def _uniform_over_history(num_generations):
 
 
 def _scheduled(slots: Callable[[int], int], slot: Callable[[Any], Any], weights: Callable[[int], Any],
-               emit: Callable[[Any, Any], Any] = lambda n, t: n, fresh: bool = False, redrawn: bool = False) -> Workflow:
+               emit: Callable[[Any, Any], Any] = lambda n, t: n, fresh: bool = False, redrawn: bool = False,
+               factor: np.ndarray | None = None) -> Workflow:
   """A schedule of whole batches.
 
   Args:
@@ -118,6 +169,7 @@ def _scheduled(slots: Callable[[int], int], slot: Callable[[Any], Any], weights:
     emit: see `Workflow.emit`.
     fresh: slot 0 is filled with a new real batch each generation after the first.
     redrawn: fitted to num_samples rows of the kept batches, drawn without replacement.
+    factor: [T, T] weight of the batch in slot j in generation t, in row t - 1; None: 1 for all that are kept.
   """
   def init(task: TaskSetting, problem, real: Data, num_generations: int):
     if fresh and task.fresh is None:
@@ -142,7 +194,10 @@ def _scheduled(slots: Callable[[int], int], slot: Callable[[Any], Any], weights:
     if fresh:
       anew = storage.put(store, storage.seal(task, problem, task.fresh(key, problem)), 0)
       store = jax.tree.map(lambda new, old: jnp.where(t > 1, new, old), anew, store)  # all workflows share model 1
-    return storage.total(task, problem, store._replace(weight=(store.origin >= 0).astype(float)))
+    used = (store.origin >= 0).astype(float)
+    if factor is not None:
+      used = used * jnp.asarray(factor, float)[t - 1, :used.shape[0]]
+    return storage.total(task, problem, store._replace(weight=used))
 
   def update(task, problem, key, store, batch, t):
     if not redrawn:
@@ -176,4 +231,7 @@ FACTORIES: dict[str, Callable[..., Workflow]] = {
     "accumulate": accumulate,
     "accumulate_subsample": accumulate_subsample,
     "mix": mix,
+    "grown_replace": grown_replace,
+    "sliding_window": sliding_window,
+    "weights": weights,
 }

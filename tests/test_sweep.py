@@ -122,6 +122,10 @@ def test_plan_and_bad_sweeps():
                              ({"dim": [1], "num_samples": [9], "colour": ["red"]}, {}, "axis colour")):
     with pytest.raises(ValueError, match=part):
       cj.sweep(tasks.gaussian, ["replace"], axes, **options | change)
+  with pytest.raises(ValueError, match="one run needs about"):
+    cj.sweep(tasks.gaussian, ["replace"], {"dim": [10 ** 6], "num_samples": [9]}, **options)
+  with pytest.raises(ValueError, match="table of results needs about"):
+    cj.sweep(tasks.gaussian, ["replace"], {"dim": [1], "num_samples": [9]}, num_generations=10 ** 12, num_seeds=2)
 
 
 def command(*arguments, cwd=None):

@@ -338,8 +338,8 @@ def _law(key, num, rank, dim) -> Draw:
     block = white[used_up:used_up + (high - low) * high].reshape(high - low, high)
     factor, used_up = factor.at[low:high, :high].set(block), used_up + block.size
   used = (axis < rank).astype(float)
-  below, diagonal = np.tri(dim, k=-1, dtype=bool), np.eye(dim, dtype=bool)
-  factor = jnp.where(below, factor, jnp.where(diagonal, chi[:, None], 0.0))
+  row, column = axis[:, None], axis[None]
+  factor = jnp.where(row > column, factor, jnp.where(row == column, chi[:, None], 0.0))
   factor = factor * jnp.where(freedom > 0, used, 0.0)[None] * used[:, None]
   return Draw(white[:dim] * used / jnp.sqrt(num), factor / jnp.sqrt(num))
 
