@@ -273,8 +273,8 @@ def sliding_window(size: int, num_generations: int) -> np.ndarray:
 def quadratic_family(weights, num_samples, curvature: float) -> np.ndarray:
   """E (mean_t - mu)^2 / V(mu) for the mean of a natural exponential family, exact under any schedule (derived).
 
-  With quadratic variance function V(m) = V(mu) + .. + c (m - mu)^2 (Morris 1982): c = -1 for Bernoulli, 0 for Poisson and for
-  a Gaussian of known variance, 1 for the exponential. Means are martingales, so with C as in `linear_noise`
+  With quadratic variance function V(m) = V(mu) + .. + c (m - mu)^2 (Morris 1982): c = -1 for Bernoulli, 0 for Poisson and
+  for a Gaussian of known variance, 1 for the exponential. Means are martingales, so with C as in `linear_noise`
   e_t = sum_j C_tj^2 (1 + c e_j) / n_j, e_0 = 0. Replace: t/n (c = 0), 1 - (1 - 1/n)^t (c = -1), (1 + 1/n)^t - 1 (c = 1).
 
   Args:
@@ -289,6 +289,24 @@ def quadratic_family(weights, num_samples, curvature: float) -> np.ndarray:
   for t in range(len(shares)):
     error[t + 1] = shares[t, :t + 1] @ (1 + curvature * error[:t + 1])
   return error[1:]
+
+
+def linear_regression_mse(weights, dim: int, num_samples: int, noise_var: float = 1.0) -> np.ndarray:
+  """Expected test error of least squares when every batch relabels one design, exact (Gerstgrasser et al. 2024; derived).
+
+  Means over w*, x ~ N(0, I) and labels. n > d + 1: noise_var d/(n-d-1) times `linear_noise`; d > n + 1, least norm:
+  noise_var n/(d-n-1) times `linear_noise`, plus (d - n), the part of w* that no label shows. In between it has no mean.
+
+  Args:
+    weights: [T, T] as for `linear_noise`, not redrawn, every batch of num_samples rows.
+  Returns:
+    [T] in label units squared; infinite where |n - d| <= 1.
+  """
+  gap = abs(num_samples - dim) - 1
+  if gap <= 0:
+    return np.full(len(np.asarray(weights)), np.inf)
+  base = noise_var * min(dim, num_samples) / gap
+  return base * linear_noise(weights) + max(dim - num_samples, 0)
 
 
 def mix_first_order(t, synthetic_per_real) -> np.ndarray:

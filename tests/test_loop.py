@@ -1,5 +1,7 @@
 """One table drives every task through every workflow: jit, vmap, one trace, host loop equals scan, chained equals whole."""
 
+import itertools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -35,13 +37,21 @@ TASKS = {
     "kde_scott": lambda: tasks.kde("moons", N, "scott", num_test=20),
     "poisson": poisson_mean,
 }
-WORKFLOWS = ("replace", "accumulate", "accumulate_subsample", "mix(0.5)", "mix(0.5, fresh=True)")
+MORE_TASKS = {
+    "bernoulli": lambda: tasks.exponential_family("bernoulli", N),
+    "discrete": lambda: tasks.discrete(50, N),
+    "linear_regression": lambda: tasks.linear_regression(3, N),
+    "linear_regression_fresh": lambda: tasks.linear_regression(3, N, covariates="fresh"),
+}
+PAPER = ("replace", "accumulate", "accumulate_subsample")
+WORKFLOWS = (*PAPER, "mix(0.5)", "mix(0.5, fresh=True)")
+CELLS = [*itertools.product(TASKS, WORKFLOWS), *itertools.product(MORE_TASKS, (*PAPER, "sliding_window(2)")),
+         *itertools.product(["gaussian", "kde_scott", "poisson"], ["grown_replace", "sliding_window(2)"])]
 
 
-@pytest.mark.parametrize("workflow_name", WORKFLOWS)
-@pytest.mark.parametrize("task_name", TASKS)
+@pytest.mark.parametrize(("task_name", "workflow_name"), CELLS)
 def test_every_task_by_every_workflow(task_name, workflow_name, keys):
-  task, workflow = TASKS[task_name](), workflows.parse(workflow_name)()
+  task, workflow = (TASKS | MORE_TASKS)[task_name](), workflows.parse(workflow_name)()
   chex.clear_trace_counter()
   one = chex.assert_max_traces(lambda key: cj.run(key, task, workflow, T), n=1)
   program = jax.jit(jax.vmap(one))
@@ -53,7 +63,8 @@ def test_every_task_by_every_workflow(task_name, workflow_name, keys):
   np.testing.assert_allclose(table.sum(axis=1), 1)
   if not workflow.redrawn:  # the declared table is the one that is used
     np.testing.assert_allclose(out["real_share"][0], table[:, 0], atol=1e-6)
-  size = {"replace": N, "accumulate": N * np.arange(1, T + 1), "accumulate_subsample": N}.get(workflow_name)
+  size = {"replace": N, "accumulate": N * np.arange(1, T + 1), "accumulate_subsample": N,
+          "grown_replace": N * np.arange(1, T + 1), "sliding_window(2)": N * np.minimum(np.arange(1, T + 1), 2)}.get(workflow_name)
   if size is not None:
     np.testing.assert_allclose(out["train_size"][0], np.broadcast_to(size, T))
 
@@ -105,6 +116,28 @@ def test_bad_calls():
   run = cj.start(key, TASKS["gaussian"](), workflows.replace(), 2)
   with pytest.raises(ValueError, match="must lie in"):
     cj.advance(TASKS["gaussian"](), workflows.replace(), run, [3], num_generations=2)
+
+
+def test_schedules_say_what_they_cannot_do():
+  for text, part in (("sliding_window(0)", "size"), ("sliding_window(1.5)", "size"), ("weights([[1,0],[.5,.4]])", "summing to 1"),
+                     ("weights([[.5,.5],[0,1]])", "square table"), ("weights('a')", "square table")):
+    with pytest.raises(ValueError, match=part):
+      workflows.parse(text)()
+  with pytest.raises(ValueError, match="too few for num_generations 3"):
+    cj.run(jax.random.key(0), poisson_mean(), workflows.weights([[1, 0], [0.5, 0.5]]), 3)
+
+
+def test_warm_generations_continue_training():
+  """T warm generations of k steps on data that do not change equal one fit of k T steps; cold ones do not."""
+  def learner(steps):
+    def fit(key, problem, context):
+      start = jnp.zeros(()) if context.previous is None else context.previous
+      return jax.lax.fori_loop(0, steps, lambda i, w: w - 0.1 * jnp.mean(w - context.data.rows), start)
+    same = lambda key, problem, params, context: (store.batch(context.real.rows[0]), {})
+    return poisson_mean()._replace(fit=fit, sample=same, evaluate=lambda problem, w: {"w": w})
+  last = lambda steps, T, warm: cj.run(jax.random.key(0), learner(steps), workflows.replace(), T, warm_start=warm)["w"][-1]
+  np.testing.assert_allclose(last(3, 4, True), last(12, 1, False), rtol=1e-6)
+  assert abs(last(3, 4, False) - last(12, 1, False)) > 0.1
 
 
 def test_a_subset_is_exact():

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from collapse_jax import random, store
 from collapse_jax.types import Data, Summary, TaskSetting
@@ -74,6 +75,9 @@ def test_random_numbers():
   words = np.asarray(random.bits(key, 100_001)).astype(np.uint64)
   for size in (3, 1000, 70_000, 123_456_789, 2 ** 31 - 1):
     np.testing.assert_array_equal(random.index(key, 100_001, size), (words * np.uint64(size)) >> np.uint64(32))
+  x = np.concatenate([np.linspace(-1, 1, 100_003)[1:-1], 1 - 2.0 ** -np.arange(2, 24), 2.0 ** -np.arange(1, 60)]).astype(np.float32)
+  quantile = np.sqrt(2) * special.erfinv(x.astype(np.float64))
+  np.testing.assert_allclose(random._normal_quantile(jnp.asarray(x)), quantile, rtol=2e-6, atol=1e-30)
   draws = np.asarray(jax.jit(lambda k: random.normal(k, (2001, 1999)))(key), np.float64).ravel()
   for power, moment, fourth in ((1, 0, 1), (2, 1, 3), (4, 3, 105)):
     z = ((draws ** power).mean() - moment) / np.sqrt((fourth - moment ** 2) / draws.size)

@@ -128,7 +128,9 @@ def test_gaussian_moments_tabulated(workflow, t, trace_ratio, mean_error):
 def test_gaussian_moments_reads_coordinates():
   np.testing.assert_array_equal(theory.gaussian_moments("mix(real_fraction=0.2)", 10, 5),
                                 theory.gaussian_mix(10, 0.2, 5))
-  assert theory.gaussian_moments("sliding_window(5)", 10, 5) is None
+  assert theory.gaussian_moments("best_of(5)", 10, 5) is None
+  np.testing.assert_allclose(theory.gaussian_moments("sliding_window(1)", 10, 5), theory.gaussian_replace(10, 5))
+  np.testing.assert_allclose(theory.gaussian_moments("sliding_window(9)", 10, 5), theory.gaussian_accumulate(10, 5))
   assert theory.gaussian_moments("my_workflow", 10, 5) is None
   for bad in ["mix(", "mix(x)", "1"]:
     with pytest.raises(ValueError, match="workflow must be"):

@@ -1,4 +1,7 @@
 """Task-settings: one factory a file."""
 
+from collapse_jax.tasks.discrete import discrete as discrete
+from collapse_jax.tasks.exponential_family import exponential_family as exponential_family
 from collapse_jax.tasks.gaussian import gaussian as gaussian
 from collapse_jax.tasks.kde import kde as kde
+from collapse_jax.tasks.linear_regression import linear_regression as linear_regression

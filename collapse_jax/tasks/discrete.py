@@ -1,7 +1,7 @@
 """A discrete distribution, estimated by the frequencies of a sample (Kazdan et al. 2410.16713; Seddik et al. 2404.05090).
 
-Under `replace` this is the Wright-Fisher model of genetic drift. An outcome that the real batch lacks never comes back, so where
-there are more outcomes than rows only those of the real batch are kept, renumbered: a generation costs O(num_samples).
+Under `replace` this is the Wright-Fisher model of genetic drift. An outcome that the real batch lacks never comes back, so
+where there are more outcomes than rows only those of the real batch are kept, renumbered: a generation costs O(num_samples).
 """
 
 from typing import Any, NamedTuple
@@ -103,7 +103,7 @@ def collapse_generation(entropy, generations) -> tuple[np.ndarray, np.ndarray]:
     generation [...], the last one where the run is censored; censored [...] bool.
   """
   gone = np.asarray(entropy) < 1e-8
-  censored = ~gone.any(axis=-1)
+  censored = np.asarray(~gone.any(axis=-1))
   return np.where(censored, np.asarray(generations)[-1], np.asarray(generations)[gone.argmax(axis=-1)]), censored
 
 

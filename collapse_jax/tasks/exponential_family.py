@@ -1,5 +1,6 @@
-"""One-parameter exponential families, fitted by maximum likelihood: the mean of the rows (Seddik et al. 2404.05090;
-Dey and Donoho 2410.22812; Marsili and Roudi 2506.20623). All that matters of a batch is the sum of its rows, whose law is exact.
+"""One-parameter exponential families, fitted by maximum likelihood: the mean of the rows (Dey and Donoho 2410.22812).
+
+All that matters of a batch is the sum of its rows, whose law is exact.
 """
 
 from collections.abc import Callable
@@ -64,7 +65,8 @@ FAMILIES = {
 }
 
 METRICS = {
-    "squared_error_of_mean": MetricInfo("squared error of the fitted mean", "data units squared", worse="higher", log_scale=True),
+    "squared_error_of_mean": MetricInfo("squared error of the fitted mean", "data units squared", worse="higher",
+                                        log_scale=True),
     "variance_ratio": MetricInfo("variance of the fitted model / variance of the truth", worse="lower", log_scale=True),
     "fitted_mean": MetricInfo("fitted mean", "data units"),
 }

@@ -329,7 +329,7 @@ def _law(key, num, rank, dim) -> Draw:
   axis = jnp.arange(dim)
   freedom = num - 1 - axis
   chi = jnp.sqrt(chi_square(chi_key, jnp.maximum(freedom, 1.0)))
-  edges = np.linspace(0, dim, 5).astype(int) if dim >= 32 else np.array([0, dim])
+  edges = np.linspace(0, dim, 9).astype(int) if dim >= 64 else np.array([0, dim])
   strips = [(int(low), int(high)) for low, high in itertools.pairwise(edges)]
   white = normal(normal_key, (dim + sum((high - low) * high for low, high in strips),))
   # Filled strip by strip: as one triangle out of half as many numbers, XLA computes it element by element.
