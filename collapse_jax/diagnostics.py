@@ -172,7 +172,8 @@ def predicted(results, cell: dict[str, Any], name: str) -> Expected | None:
   """Closed form of a metric in a cell, NaN in generations without one; None where theory has nothing to say."""
   if float(cell.get("temperature", 1.0)) != 1.0:
     return None
-  predict = {"gaussian": _gaussian, "kde": _kde}.get(results.attrs.get("task"))
+  predict = {"gaussian": _gaussian, "kde": _kde, "linear_regression": _linear_regression,
+             "discrete": _discrete}.get(results.attrs.get("task"))
   return None if predict is None else predict(results, cell, name)
 
 
@@ -206,6 +207,35 @@ def _gaussian(results, cell, name) -> Expected | None:
   return None
 
 
+def _linear_regression(results, cell, name) -> Expected | None:
+  from collapse_jax import workflows
+  n, dim = int(cell["num_samples"]), int(cell["dim"])
+  if name != "test_mse" or results.attrs.get("covariates", "same") != "same" or abs(n - dim) < 2:
+    return None
+  try:
+    workflow = workflows.parse(str(cell["workflow"]))()
+  except (TypeError, ValueError):
+    return None
+  if workflow.weights is None or workflow.redrawn or workflow.emit(n, 1) != n:
+    return None
+  table = workflow.weights(int(results.generation.values[-1]))
+  mean = theory.linear_regression_mse(table, dim, n, float(cell.get("noise_var", 1.0)))[results.generation.values - 1]
+  return Expected(mean, least_variance=2 * (mean - max(dim - n, 0)) ** 2 / min(dim, n))
+
+
+def _discrete(results, cell, name) -> Expected | None:
+  if name != "heterozygosity":
+    return None
+  n, last = int(cell["num_samples"]), int(results.generation.values[-1])
+  try:
+    moments = theory.gaussian_moments(str(cell["workflow"]), n, last)
+  except (TypeError, ValueError):
+    moments = None
+  if moments is None:
+    return None
+  return Expected((1 - 1 / int(cell["num_outcomes"])) * moments.trace_ratio[results.generation.values - 1])
+
+
 def _kde(results, cell, name) -> Expected | None:
   """Variance of the model given the run's real batch, in which it is linear; so it holds for any data set."""
   if name != "model_variance" or cell.get("kernel", "gaussian") != "gaussian" or results.generation.values[0] != 1:
@@ -233,11 +263,13 @@ def compare_with_theory(results, generations=(1, 2, 10, 100)) -> list[dict[str, 
 
   Standard errors are the sample's over seeds, or the known one of the log determinant. Products of random factors soon
   have too heavy a tail for a sample's error to mean anything: under `replace`, variances are compared while
-  5 t <= num_samples, the squared error of the mean at t = 1 and while 10 t <= num_samples.
+  5 t <= num_samples, the squared error of the mean at t = 1 and while 10 t <= num_samples, the heterozygosity while
+  t <= num_samples; the error of a regression where num_samples and dim are a factor of 2 apart.
   """
   results = complete(results)
   rows = []
-  for name in ("squared_error_of_mean", "covariance_trace_ratio", "covariance_log_det_ratio", "model_variance"):
+  for name in ("squared_error_of_mean", "covariance_trace_ratio", "covariance_log_det_ratio", "model_variance", "test_mse",
+               "heterozygosity"):
     if name not in results or results.sizes["seed"] < 10:
       continue
     for cell, values in cells(results, name):
@@ -253,10 +285,12 @@ def compare_with_theory(results, generations=(1, 2, 10, 100)) -> list[dict[str, 
 
 
 def _heavy_tailed(cell, name, t) -> bool:
+  n = cell["num_samples"]
+  if name == "test_mse":  # inverse Wishart over designs
+    return bool(n < 2 * cell["dim"] + 10 and cell["dim"] < 2 * n + 10)
   if cell["workflow"] != "replace" and cell.get("real_fraction", 1) != 0:
     return False
-  n = cell["num_samples"]
-  tails = {"covariance_trace_ratio": 5 * t > n, "model_variance": 5 * t > n,
+  tails = {"covariance_trace_ratio": 5 * t > n, "model_variance": 5 * t > n, "heterozygosity": t > n,
            "squared_error_of_mean": t > 1 and 10 * t > n}
   return bool(tails.get(name, False))
 

@@ -248,11 +248,25 @@ def _group(task, makers, axes, status, static_axes=()) -> list[list[Cell]]:
           raise ValueError(f"neither the task nor the workflow {name} takes the axis {axis}.")
       traced = {axis for axis, value in values.items()
                 if axis not in static_axes and _traceable(axis, value, one.law, axis in in_workflow)}
+      if "num_samples" in traced and not _takes_traced(task, in_task, "num_samples"):
+        traced.remove("num_samples")
       static = {axis: value for axis, value in values.items() if axis not in traced}
       cell = Cell((w, *at), name, static, {axis: float(values[axis]) for axis in sorted(traced)})
       groups.setdefault((name, tuple(static.items()), tuple(sorted(traced)), one.law), []).append(cell)
   size = lambda cells: math.prod(v for v in cells[0].static.values() if isinstance(v, int) and v > 0)
   return sorted(groups.values(), key=size, reverse=True)
+
+
+def _takes_traced(task, values, axis) -> bool:
+  """Whether a factory takes a tracer for this axis; a design matrix, say, fixes its rows also under an exact law."""
+  def make(x):
+    task(**values | {axis: x})
+    return x
+  try:
+    jax.eval_shape(make, jax.ShapeDtypeStruct((), np.float32))
+  except (TypeError, ValueError):
+    return False
+  return True
 
 
 def _traceable(axis, value, law, in_workflow) -> bool:

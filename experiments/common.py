@@ -197,7 +197,8 @@ def _name_flag(message: str) -> str:
   """Library messages begin with the argument's name; on the command line that is a flag."""
   first = message.split(" ", 1)[0]
   plural = {"dim": "dims", "noise_var": "noise_vars", "bandwidth": "bandwidths", "kernel": "kernels",
-            "temperature": "temperatures", "real_fraction": "real_fractions", "dataset": "datasets"}.get(first, first)
+            "temperature": "temperatures", "real_fraction": "real_fractions", "dataset": "datasets",
+            "size": "workflows", "weights": "workflows"}.get(first, first)
   return f"--{message.replace(first, plural, 1)}" if plural in FLAGS else message
 
 

@@ -235,7 +235,7 @@ def _fit_rows(key, problem, context: Context):
 
 
 def _unless(needed, usual: Array, other) -> Array:
-  """`other()` where needed, else `usual`: a loop of at most one pass, skipped under vmap if no run needs it, as `cond` is not."""
+  """`other()` where needed, else `usual`: a loop of at most one pass, skipped under vmap if no run needs it."""
   return jax.lax.while_loop(lambda state: state[0], lambda state: (jnp.zeros_like(needed), other()), (needed, usual))[1]
 
 

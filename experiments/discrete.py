@@ -1,0 +1,47 @@
+"""A discrete distribution under self-consuming training (Kazdan et al. 2410.16713, notebook 13).
+
+  python -m experiments.discrete --num_generations=500
+
+Expected: under `replace` entropy falls like log(2n / t) until one outcome is left, after about 2 num_samples generations;
+under `accumulate` it stays. `collapse_generation` is the first generation with one outcome, the last one where `censored`.
+"""
+
+from absl import flags
+
+from experiments import common
+
+if __name__ == "__main__":
+  common.define_common(num_samples="10,100,1000", workflows="replace")
+  flags.DEFINE_string("num_outcomes", "10,100,1000,10000,100000", "Comma list: outcomes of the uniform truth.")
+
+
+def simulate(workflows, num_outcomes, num_samples, temperatures=(1.0,), **options):
+  """The sweep behind this binary; None after a dry run."""
+  def task(num_outcomes, num_samples, temperature):
+    from collapse_jax import tasks
+    return tasks.discrete(num_outcomes, num_samples, temperature=temperature)
+  axes = {"num_outcomes": list(num_outcomes), "num_samples": list(num_samples), "temperature": list(temperatures)}
+  results = common.simulate(task, workflows, axes, primary_metric="entropy_ratio", static_axes=("temperature",), **options)
+  if results is None:
+    return None
+  from collapse_jax.tasks.discrete import collapse_generation
+  entropy = results.entropy.transpose(..., "generation")
+  generation, censored = collapse_generation(entropy.values, results.generation.values)
+  results["collapse_generation"] = (entropy.dims[:-1], generation, {"long_name": "first generation with one outcome"})
+  results["censored"] = (entropy.dims[:-1], censored, {"long_name": "more than one outcome at the last generation"})
+  results.attrs["task"] = "discrete"
+  return results
+
+
+def main():
+  options = {"num_outcomes": common.integers("num_outcomes", 2), "num_samples": common.integers("num_samples", 2),
+             "temperatures": common.positives("temperatures")} | common.common_options()
+  workflows = common.check_workflows(law=False)
+  path = common.output_dir("results/discrete")
+  results = simulate(workflows, **options)
+  if results is not None:
+    common.write(results, path)
+
+
+if __name__ == "__main__":
+  common.main(main)
