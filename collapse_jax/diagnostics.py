@@ -30,10 +30,10 @@ class Verdict(NamedTuple):
 def verdict(values, generations, worse: str = "higher") -> Verdict:
   """Whether a metric grows without bound or levels off.
 
-  The metric is growing if its slope over the last half is above zero (one-sided 97.5%) and, after the first eighth, its
-  mean is closer to a straight line in log t than to one in 1/t, which tends to a limit; or if more than half of the runs
-  went from a finite value to an infinitely bad one. It is undecided if fewer than half of the runs, or fewer than two,
-  stayed finite: the survivors are not a fair sample.
+  The metric is growing if its slope over the last half is above zero (one-sided 99.9%, since a report has many) and, after
+  the first eighth, its mean is closer to a straight line in log t than to one in 1/t, which tends to a limit; or if more
+  than half of the runs went from a finite value to an infinitely bad one. It is undecided if fewer than half of the runs,
+  or fewer than two, stayed finite: the survivors are not a fair sample.
 
   Args:
     values: [seeds, T] of a metric, logged where it is judged on a log scale.
@@ -53,8 +53,9 @@ def verdict(values, generations, worse: str = "higher") -> Verdict:
     return Verdict("undecided", final, np.nan, np.nan, np.nan, np.nan, num, num_runs)
   last = generations > generations[-1] / 2
   slopes = _slopes(values[:, last], generations[last])
-  half = stats.t.ppf(0.975, num - 1) * slopes.std(ddof=1) / np.sqrt(num)
-  rising = sign * slopes.mean() - half > 0
+  error = slopes.std(ddof=1) / np.sqrt(num)
+  half = stats.t.ppf(0.975, num - 1) * error
+  rising = sign * slopes.mean() > stats.t.ppf(0.999, num - 1) * error
   late = generations > generations[-1] / 8
   mean = values[:, late].mean(axis=0)
   sustained = _residual(mean, np.log(generations[late])) <= _residual(mean, 1 / generations[late])

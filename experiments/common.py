@@ -164,6 +164,7 @@ def check_workflows(law: bool) -> list[str]:
 # ------------------------------------------------------------------------------------------------------- running
 def prepare_jax() -> None:
   """Precision, and a compilation cache on disk that makes the second start fast."""
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA warns of every program that it finds in the cache
   import jax
   jax.config.update("jax_enable_x64", FLAGS.enable_x64 if "enable_x64" in FLAGS else False)
   base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
