@@ -27,7 +27,8 @@ def simulate(workflows, num_outcomes, num_samples, temperatures=(1.0,), **option
   from collapse_jax.tasks.discrete import collapse_generation
   entropy = results.entropy.transpose(..., "generation")
   generation, censored = collapse_generation(entropy.values, results.generation.values)
-  results["collapse_generation"] = (entropy.dims[:-1], generation, {"long_name": "first generation with one outcome"})
+  about = {"long_name": "first recorded generation with one outcome"}
+  results["collapse_generation"] = (entropy.dims[:-1], generation, about)
   results["censored"] = (entropy.dims[:-1], censored, {"long_name": "more than one outcome at the last generation"})
   results.attrs["task"] = "discrete"
   return results

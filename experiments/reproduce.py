@@ -2,15 +2,16 @@
 
   python -m experiments.reproduce --scale=laptop
 
---scale=smoke checks the installation in seconds, laptop shows every workflow and task in minutes, paper is the whole
-matrix of the Gaussian and KDE experiments. --only=GLOB picks experiments by name; --dry_run lists what would run.
+--scale=smoke checks the installation in a minute, laptop shows every workflow and task in minutes, paper is the whole
+matrix: 116,500 runs of the Gaussian, KDE, regression and discrete experiments, of which those with T = 1000 or 100,000 rows
+take days on a laptop. --only=GLOB picks experiments by name; --dry_run lists what would run.
 """
 
 import fnmatch
 
 from absl import flags
 
-from experiments import common, gaussian, kde, real_share
+from experiments import common, discrete, gaussian, kde, linear_regression, real_share
 
 SCALES = ("smoke", "laptop", "paper")
 WORKFLOWS = common.PAPER_WORKFLOWS.split(",")
@@ -36,6 +37,12 @@ def experiments(scale: str) -> dict:
       named[f"kde_bandwidth_swept/{name}"] = (kde.simulate, common_options | {"bandwidths": half_decades} | long)
       named[f"kde_bandwidth_estimated/{name}"] = (
           kde.simulate, common_options | {"bandwidths": ["scott", "silverman"]} | long)
+    named["linear_regression"] = (linear_regression.simulate, {
+        "workflows": WORKFLOWS, "dims": [1, 3, 10, 32, 100], "noise_vars": [0.1, 1.0, 10.0], "num_samples": paper_n} | size)
+    for n in (10, 100, 1000, 10_000, 100_000):  # to collapse, which takes about 2 n generations
+      named[f"discrete/num_samples_{n}"] = (discrete.simulate, {
+          "workflows": ["replace"], "num_outcomes": [10, 100, 1000, 10_000, 100_000], "num_samples": [n], "num_seeds": 100,
+          "num_generations": 12 * n, "record_every": max(n // 20, 1)})
     return named
   smoke = scale == "smoke"
   size = {"num_generations": 4 if smoke else 100, "num_seeds": 4 if smoke else 100}
@@ -48,6 +55,10 @@ def experiments(scale: str) -> dict:
       "kde/wine": (kde.simulate, {
           "workflows": WORKFLOWS, "datasets": ["wine"], "bandwidths": [1.0], "num_samples": [20 if smoke else 100]}
                    | size),
+      "linear_regression": (linear_regression.simulate, {
+          "workflows": WORKFLOWS, "dims": [3] if smoke else [10], "num_samples": [20] if smoke else [32, 100]} | size),
+      "discrete": (discrete.simulate, {
+          "workflows": WORKFLOWS, "num_outcomes": [100], "num_samples": [10] if smoke else [10, 100]} | size),
       "real_share/gaussian": (real_share.simulate, {
           "task": "gaussian", "real_fractions": [0.0, 0.5] if smoke else [0.0, 0.05, 0.1, 0.2, 0.5], "num_samples": [32],
           "dims": [3]} | size),

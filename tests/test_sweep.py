@@ -154,13 +154,26 @@ def test_command_line(tmp_path):
     (("gaussian", "--draws=law"), "--draws=law"), (("gaussian", "--nonsense"), "nonsense"), (("kde", "--bandwidths=0"), "above 0"),
     (("kde", "--datasets=mars"), "unknown data set"), (("kde", "--datasets=wine", "--num_samples=1000"), "at most 125"),
     (("gaussian", f"--output_dir={__file__}"), "is a file"), (("real_share", "--real_fractions=2"), "from 0 to 1"),
-    (("reproduce", "--only=nothing"), "--only=nothing")])
+    (("reproduce", "--only=nothing"), "--only=nothing"), (("linear_regression", "--covariates=old"), "one of same, fresh"),
+    (("linear_regression", "--covariates=fresh", "--draws=law"), "--covariates=same"),
+    (("discrete", "--num_outcomes=1"), "at least 2, got '1'"), (("gaussian", "--workflows=sliding_window(0)"), "size must be")])
 def test_bad_command_lines(arguments, part, tmp_path):
   """Exit status 2, one line, no traceback, nothing written."""
   out = command(f"experiments.{arguments[0]}", *arguments[1:], cwd=tmp_path)
   assert out.returncode == 2
   assert part in out.stderr and out.stderr.startswith("error: ") and out.stderr.count("\n") == 1
   assert not any(tmp_path.iterdir())
+
+
+def test_the_papers_matrix_is_enumerated():
+  """116,500 runs, as counted in the sweep files of the publication."""
+  from experiments import reproduce
+  count = {}
+  for name, (_, options) in reproduce.experiments("paper").items():
+    grid = [len(value) for value in options.values() if isinstance(value, list)]
+    count[name.split("/")[0]] = count.get(name.split("/")[0], 0) + int(np.prod(grid)) * options["num_seeds"]
+  assert count == {"gaussian": 7500, "kde": 18_000, "kde_bandwidth_swept": 54_000, "kde_bandwidth_estimated": 12_000,
+                   "linear_regression": 22_500, "discrete": 2500}
 
 
 def test_parsing_imports_no_jax():
