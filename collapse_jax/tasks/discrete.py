@@ -15,10 +15,10 @@ from collapse_jax.store import batch
 from collapse_jax.types import Context, MetricInfo, Summary, TaskSetting
 
 METRICS = {
-    "entropy_ratio": MetricInfo("entropy of the model / entropy of the truth", worse="lower"),
+    "entropy_ratio": MetricInfo("entropy of the model / entropy of the truth", worse="lower", log_scale=True),
     "entropy": MetricInfo("entropy of the model", "nats"),
     "support_ratio": MetricInfo("outcomes that the model knows / outcomes of the truth", worse="lower"),
-    "heterozygosity": MetricInfo("chance that two draws of the model differ", worse="lower"),
+    "heterozygosity": MetricInfo("chance that two draws of the model differ", worse="lower", log_scale=True),
 }
 
 
