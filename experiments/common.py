@@ -32,10 +32,10 @@ def define_common(num_samples: str = "10,32,100,316,1000", num_generations: int 
   flags.DEFINE_string("num_generations", str(num_generations), "Generations T.")
   flags.DEFINE_string("num_seeds", str(num_seeds), "Runs per cell.")
   flags.DEFINE_string("record_every", "1", "Keep metrics of generation 1 and of multiples of this.")
-  define_session()
+  define_shared()
 
 
-def define_session() -> None:
+def define_shared() -> None:
   """Flags that every binary has."""
   flags.DEFINE_string("seed", "0", "Seed of all random keys.")
   flags.DEFINE_string("output_dir", None, "Where results go; default results/NAME.")

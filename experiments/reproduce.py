@@ -19,7 +19,7 @@ WORKFLOWS = common.PAPER_WORKFLOWS.split(",")
 if __name__ == "__main__":
   flags.DEFINE_string("scale", "laptop", "smoke, laptop or paper.")
   flags.DEFINE_string("only", "*", "Glob: run only experiments whose name matches.")
-  common.define_session()
+  common.define_shared()
 
 
 def experiments(scale: str) -> dict:
