@@ -193,10 +193,7 @@ def _gaussian(results, cell, name) -> Expected | None:
     if workflow != "replace":  # every workflow shares the first generation
       mean, variance = np.where(pick == 0, mean, np.nan), np.where(pick == 0, variance, np.nan)
     return Expected(mean, variance)
-  try:
-    moments = theory.gaussian_moments(workflow, n, last, unbiased=unbiased)
-  except (TypeError, ValueError):  # a user's own name that is no call
-    moments = None
+  moments = _moments(workflow, n, last, unbiased)
   if moments is None:
     return None
   if name == "covariance_trace_ratio":
@@ -206,6 +203,13 @@ def _gaussian(results, cell, name) -> Expected | None:
     # Given the past, each step of the mean is Gaussian with dim coordinates; a random variance only adds to this.
     return Expected(mean, least_variance=2 * mean ** 2 / dim)
   return None
+
+
+def _moments(workflow: str, num_samples: int, last: int, unbiased: bool = False) -> theory.Moments | None:
+  try:
+    return theory.gaussian_moments(workflow, num_samples, last, unbiased)
+  except (TypeError, ValueError):  # a user's own name that is no call
+    return None
 
 
 def _linear_regression(results, cell, name) -> Expected | None:
@@ -228,10 +232,7 @@ def _discrete(results, cell, name) -> Expected | None:
   if name != "heterozygosity":
     return None
   n, last = int(cell["num_samples"]), int(results.generation.values[-1])
-  try:
-    moments = theory.gaussian_moments(str(cell["workflow"]), n, last)
-  except (TypeError, ValueError):
-    moments = None
+  moments = _moments(str(cell["workflow"]), n, last)
   if moments is None:
     return None
   return Expected((1 - 1 / int(cell["num_outcomes"])) * moments.trace_ratio[results.generation.values - 1])

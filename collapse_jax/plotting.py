@@ -85,11 +85,11 @@ def _curves(results, colour, panel) -> dict[Any, tuple[Any, str | None]]:
     return {value: (workflows[value], str(value)) for value in values}
   if len(values) == 1:
     return {values[0]: (workflows[panel["workflow"]], None)}
-  return {value: (shade, f"{colour} = {_text(value)}") for value, shade in zip(values, _viridis(len(values)))}
+  return {value: (shade, f"{colour} = {text_of(value)}") for value, shade in zip(values, _viridis(len(values)))}
 
 
 def _heading(results, panel, rows, columns) -> str:
-  parts = [str(panel[dim]) if dim == "workflow" else f"{dim} = {_text(panel[dim])}" for dim in (rows, columns) if dim]
+  parts = [str(panel[dim]) if dim == "workflow" else f"{dim} = {text_of(panel[dim])}" for dim in (rows, columns) if dim]
   if "dataset_note" in results.coords and "dataset" in panel:
     note = str(np.atleast_1d(results.dataset_note.sel(dataset=panel["dataset"]).values).flat[0])
     parts += [note] if note else []
@@ -124,7 +124,8 @@ def fitted_densities(results, num_samples=None, seed: int = 0):
   axes[0][0].set_ylabel("fitted density")
   axes[0][0].legend(fontsize=8, frameon=False)
   figure.colorbar(ScalarMappable(norm, colormaps["viridis"]), ax=list(axes[0]), label="generation t", pad=0.01)
-  figure.suptitle(f"fitted densities of one run, num_samples = {_text(num_samples)} (higher peaks are cut off)", fontsize=11)
+  heading = f"fitted densities of one run, num_samples = {text_of(num_samples)} (higher peaks are cut off)"
+  figure.suptitle(heading, fontsize=11)
   return figure
 
 
@@ -144,7 +145,7 @@ def metric_against_real_share(results, metric: str, title: str = ""):
   for shade, num in zip(_viridis(results.sizes["num_samples"]), results.num_samples.values):
     some = results.sel(others | {"num_samples": num})
     values = some[metric].isel(generation=-1).transpose("seed", "real_fraction").values
-    non_finite += _band(axis, shares, values, shade, f"num_samples = {_text(num)}", about.get("log_scale"), "o")
+    non_finite += _band(axis, shares, values, shade, f"num_samples = {text_of(num)}", about.get("log_scale"), "o")
     cells = [others | {"num_samples": num, "real_fraction": share} for share in shares]
     known = [diagnostics.predicted(results, cell, metric) for cell in cells]
     curve = [np.nan if one is None else np.atleast_2d(one.mean)[:, -1].mean() for one in known]
@@ -194,7 +195,7 @@ def png(figure) -> bytes:
 def _slices(results, dims):
   """(suffix of a file name, results at one point) over the points of some dims; the long ones are named."""
   for at in np.ndindex(*(results.sizes[d] for d in dims)):
-    named = {d: _text(results[d].values[i]) for d, i in zip(dims, at) if results.sizes[d] > 1}
+    named = {d: text_of(results[d].values[i]) for d, i in zip(dims, at) if results.sizes[d] > 1}
     suffix = re.sub(r"[^\w.+-]+", "_", "".join(f"_{d}_{value}" for d, value in named.items()))  # a CSV's path has slashes
     title = ", ".join(f"{d} = {value}" for d, value in named.items())
     yield suffix, results.isel({d: [i] for d, i in zip(dims, at)}).assign_attrs(slice=title)
@@ -251,7 +252,7 @@ def _finish(figure, axes, title, results, non_finite, missing, theory_drawn):
   figure.supxlabel(textwrap.fill("; ".join(notes), int(14 * figure.get_figwidth())), fontsize=8, color="0.35")
 
 
-def _text(value) -> str:
+def text_of(value) -> str:
   return f"{value:g}" if isinstance(value, int | float | np.number) else str(value)
 
 

@@ -118,8 +118,7 @@ def _part(name, results, figures) -> dict[str, Any]:
 
 def _cell(results, row) -> str:
   names = [d for d in results.cell_status.dims if d == "workflow" or results.sizes[d] > 1]
-  value = lambda v: f"{v:g}" if isinstance(v, int | float | np.number) else str(v)
-  return ", ".join(value(row[d]) if d == "workflow" else f"{d} {value(row[d])}" for d in names)
+  return ", ".join(str(row[d]) if d == "workflow" else f"{d} {plotting.text_of(row[d])}" for d in names)
 
 
 def _verdict_row(results, row) -> dict[str, str]:

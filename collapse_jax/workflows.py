@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import store as storage
+from collapse_jax import theory
 from collapse_jax.types import Data, TaskSetting, Workflow
 
 
@@ -90,13 +91,7 @@ def sliding_window(size: int) -> Workflow:
   """
   if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
     raise ValueError(f"size must be an integer of at least 1, got {size!r}.")
-
-  def weights(num_generations):
-    generation, batch = np.arange(1, num_generations + 1)[:, None], np.arange(num_generations)[None]
-    kept = (batch < generation) & (batch >= generation - size)
-    return kept / kept.sum(axis=1, keepdims=True)
-
-  return _scheduled(slots=lambda T: min(size, T), slot=lambda t: t % size, weights=weights)
+  return _scheduled(slots=lambda T: min(size, T), slot=lambda t: t % size, weights=lambda T: theory.sliding_window(size, T))
 
 
 def weights(table) -> Workflow:

@@ -162,6 +162,14 @@ def check_workflows(law: bool) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------------- running
+def simulate_and_write(default_dir: str, simulate: Callable[..., Any], workflows: list[str], **options) -> None:
+  """Checks the output directory, simulates, and writes unless it was a dry run."""
+  path = output_dir(default_dir)
+  results = simulate(workflows, **options)
+  if results is not None:
+    write(results, path)
+
+
 def prepare_jax() -> None:
   """Precision, and a compilation cache on disk that makes the second start fast."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA warns of every program that it finds in the cache

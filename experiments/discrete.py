@@ -38,10 +38,7 @@ def main():
   options = {"num_outcomes": common.integers("num_outcomes", 2), "num_samples": common.integers("num_samples", 2),
              "temperatures": common.positives("temperatures")} | common.common_options()
   workflows = common.check_workflows(law=False)
-  path = common.output_dir("results/discrete")
-  results = simulate(workflows, **options)
-  if results is not None:
-    common.write(results, path)
+  common.simulate_and_write("results/discrete", simulate, workflows, **options)
 
 
 if __name__ == "__main__":

@@ -41,10 +41,7 @@ def main():
              "noise_vars": common.positives("noise_vars"), "temperatures": common.positives("temperatures"),
              "covariates": covariates} | common.common_options()
   workflows = common.check_workflows(draws == "law")
-  path = common.output_dir("results/linear_regression")
-  results = simulate(workflows, **options)
-  if results is not None:
-    common.write(results, path)
+  common.simulate_and_write("results/linear_regression", simulate, workflows, **options)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import z_score
 
 import collapse_jax as cj
 from collapse_jax import tasks, theory, workflows
@@ -17,19 +18,15 @@ def simulated(task, workflow, num_seeds=4000, num_generations=T):
   return {k: np.asarray(v, np.float64) for k, v in jax.jit(jax.vmap(one))(jnp.arange(num_seeds)).items()}
 
 
-def z_of(sample, expected):
-  return (sample.mean(axis=0) - expected) / (sample.std(axis=0, ddof=1) / np.sqrt(len(sample)))
-
-
 @pytest.mark.parametrize(("num_outcomes", "n"), [(5, 10), (1000, 10)])
 @pytest.mark.parametrize("name", ["replace", "accumulate", "accumulate_subsample", "sliding_window(3)"])
 def test_heterozygosity_follows_the_trace_law(name, num_outcomes, n):
   """It obeys the law of a Gaussian's trace, with few outcomes and with many (renumbered)."""
   out = simulated(tasks.discrete(num_outcomes, n), workflows.parse(name)())
   law = lambda size, last: (1 - 1 / num_outcomes) * theory.gaussian_moments(name, size, last).trace_ratio
-  assert np.abs(z_of(out["heterozygosity"], law(n, T))).max() < 5
-  assert np.abs(z_of(out["heterozygosity"], law(n - 1, T))).max() > 5
-  assert np.abs(z_of(out["heterozygosity"], law(n, T + 1)[1:])).max() > 5
+  assert np.abs(z_score(out["heterozygosity"], law(n, T))).max() < 5
+  assert np.abs(z_score(out["heterozygosity"], law(n - 1, T))).max() > 5
+  assert np.abs(z_score(out["heterozygosity"], law(n, T + 1)[1:])).max() > 5
   assert (out["finite"] == 1).all()
 
 

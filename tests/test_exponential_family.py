@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import z_score
 
 import collapse_jax as cj
 from collapse_jax import tasks, theory, workflows
@@ -19,10 +20,6 @@ def fitted_means(family, workflow, draws, num_seeds=60_000, **options):
   return np.asarray(jax.jit(jax.vmap(one))(jnp.arange(num_seeds)), np.float64)
 
 
-def z_of(sample, expected):
-  return (sample.mean(axis=0) - expected) / (sample.std(axis=0, ddof=1) / np.sqrt(len(sample)))
-
-
 @pytest.mark.parametrize("name", ["replace", "accumulate", "grown_replace", "weights([[1,0,0,0,0,0],[.2,.8,0,0,0,0],[0,.5,.5,0,0,0],"
                                   "[.1,.1,.4,.4,0,0],[.2,.2,.2,.2,.2,0],[0,0,0,0,.3,.7]])"])
 @pytest.mark.parametrize("family", FAMILIES)
@@ -34,11 +31,11 @@ def test_squared_error_follows_its_law(family, name):
   variance = float(one.variance(jnp.float32(MEANS[family])))
   law = lambda size, curvature: variance * theory.quadratic_family(workflow.weights(T), size, curvature)
   error = (means - MEANS[family]) ** 2
-  assert np.abs(z_of(means, MEANS[family])).max() < 5
-  assert np.abs(z_of(error, law(size, one.curvature))).max() < 5
-  assert np.abs(z_of(error, law(size - 1, one.curvature))).max() > 5  # n - 1 for n
+  assert np.abs(z_score(means, MEANS[family])).max() < 5
+  assert np.abs(z_score(error, law(size, one.curvature))).max() < 5
+  assert np.abs(z_score(error, law(size - 1, one.curvature))).max() > 5  # n - 1 for n
   if name == "replace" and one.curvature:
-    assert np.abs(z_of(error, law(size, 0.0))).max() > 5
+    assert np.abs(z_score(error, law(size, 0.0))).max() > 5
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -48,7 +45,7 @@ def test_rows_and_law_agree(family):
   one = FAMILIES[family]
   variance = float(one.variance(jnp.float32(MEANS[family])))
   expected = variance * theory.quadratic_family(workflow.weights(T), N, one.curvature)
-  assert np.abs(z_of((means - MEANS[family]) ** 2, expected)).max() < 5
+  assert np.abs(z_score((means - MEANS[family]) ** 2, expected)).max() < 5
 
 
 def test_a_billion_rows():
@@ -72,7 +69,7 @@ def test_absorption_and_temperature():
     assert (np.diff(gone.astype(int), axis=1) >= 0).all()
   assert ((sharp[:, 9] % 1) == 0).mean() > ((plain[:, 9] % 1) == 0).mean() + 0.1
   shrunk = fitted_means("exponential", workflows.replace(), "law", temperature=0.5)
-  assert np.abs(z_of(shrunk, 1.5 * 0.5 ** np.arange(T))).max() < 5
+  assert np.abs(z_score(shrunk, 1.5 * 0.5 ** np.arange(T))).max() < 5
 
 
 def test_bad_arguments():

@@ -12,6 +12,7 @@ import numpy as np
 
 from collapse_jax import store as storage
 from collapse_jax.store import batch
+from collapse_jax.tasks.parts import check_integer, check_positive, known
 from collapse_jax.types import Context, MetricInfo, Summary, TaskSetting
 
 METRICS = {
@@ -48,7 +49,7 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
   true_entropy = float(-(positive * np.log(positive)).sum())
   renumbered = num_outcomes > 4 * num_samples
   num_known = num_samples if renumbered else num_outcomes
-  resampled = not isinstance(temperature, jax.core.Tracer) and temperature == 1
+  resampled = known(temperature) and temperature == 1
 
   def real_rows(key, problem):
     u = jax.random.uniform(key, (num_samples,))
@@ -108,12 +109,9 @@ def collapse_generation(entropy, generations) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check(num_outcomes, num_samples, probabilities, temperature):
-  if not isinstance(num_outcomes, int | np.integer) or num_outcomes < 2:
-    raise ValueError(f"num_outcomes must be an integer of at least 2, got {num_outcomes}.")
-  if not isinstance(num_samples, int | np.integer) or num_samples < 2:
-    raise ValueError(f"num_samples must be an integer of at least 2, got {num_samples}.")
-  if not isinstance(temperature, jax.core.Tracer) and not (np.isfinite(temperature) and temperature > 0):
-    raise ValueError(f"temperature must be above 0 and finite, got {temperature}.")
+  check_integer("num_outcomes", num_outcomes, 2)
+  check_integer("num_samples", num_samples, 2)
+  check_positive("temperature", temperature)
   if probabilities is not None:
     share = np.asarray(probabilities, np.float64)
     if share.shape != (num_outcomes,) or not (np.isfinite(share).all() and (share >= 0).all() and (share > 0).sum() > 1):

@@ -3,6 +3,7 @@
 All that matters of a batch is the sum of its rows, whose law is exact.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from collapse_jax.random import chi_square, normal
 from collapse_jax.store import batch
+from collapse_jax.tasks.parts import MeanStats, add_means, check_draws, check_positive, known
 from collapse_jax.types import Array, Context, MetricInfo, Summary, TaskSetting
 
 
@@ -32,12 +34,6 @@ class Family(NamedTuple):
   curvature: float
   tempered: Callable[[Array, Any], Array] | None
   support: tuple[float, float]
-
-
-class FamilyStats(NamedTuple):
-  """Weighted count and mean of the rows; also the fitted model."""
-  count: Any
-  mean: Any
 
 
 def _gamma_total(key, mean, num):
@@ -93,7 +89,7 @@ def exponential_family(family: str, num_samples, mean=None, *, temperature=1.0, 
 
   def draw(key, mean, num):
     if law:
-      return batch(summary=FamilyStats(jnp.asarray(num, float), one.total(key, mean, num) / num), count=num)
+      return batch(summary=MeanStats(jnp.asarray(num, float), one.total(key, mean, num) / num), count=num)
     return batch(one.draw(key, mean, num))
 
   def fresh(key, problem):
@@ -106,12 +102,7 @@ def exponential_family(family: str, num_samples, mean=None, *, temperature=1.0, 
   def of(problem, rows, row_weight):
     weight = jnp.ones(rows.shape) if row_weight is None else row_weight
     count = jnp.sum(weight)
-    return FamilyStats(count, jnp.sum(weight * rows) / jnp.maximum(count, 1e-30))
-
-  def add(problem, a, weight_a, b, weight_b):
-    count_a, count_b = weight_a * a.count, weight_b * b.count
-    share = count_b / jnp.maximum(count_a + count_b, 1e-30)
-    return FamilyStats(count_a + count_b, a.mean + share * (b.mean - a.mean))
+    return MeanStats(count, jnp.sum(weight * rows) / jnp.maximum(count, 1e-30))
 
   def sample(key, problem, params, context: Context):
     tempered = params.mean if one.tempered is None else one.tempered(params.mean, jnp.asarray(temperature, float))
@@ -121,28 +112,18 @@ def exponential_family(family: str, num_samples, mean=None, *, temperature=1.0, 
     return {"squared_error_of_mean": (params.mean - problem) ** 2,
             "variance_ratio": one.variance(params.mean) / one.variance(problem), "fitted_mean": params.mean}
 
-  with_rows = None
-  if draws == "auto":
-    def with_rows():
-      return exponential_family(family, num_samples, mean, temperature=temperature, draws="rows")
+  with_rows = functools.partial(exponential_family, family, num_samples, mean, temperature=temperature, draws="rows")
   return TaskSetting(init, lambda key, problem, context: context.data.summary, sample, evaluate, num_samples,
-                     Summary(of, add), fresh, law, METRICS, with_rows)
+                     Summary(of, add_means), fresh, law, METRICS, with_rows if draws == "auto" else None)
 
 
 def _check(family, num_samples, mean, temperature, draws):
-  known = lambda x: x is not None and not isinstance(x, jax.core.Tracer)
   if family not in FAMILIES:
     raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}.")
-  if draws not in ("auto", "law", "rows"):
-    raise ValueError(f"draws must be 'auto', 'law' or 'rows', got {draws!r}.")
-  if known(num_samples) and not num_samples >= 2:
-    raise ValueError(f"num_samples must be at least 2, got {num_samples}.")
-  if draws == "rows" and not isinstance(num_samples, int | np.integer):
-    raise ValueError("num_samples must be a Python int under draws='rows'.")
+  check_draws(draws, num_samples)
   least, most = FAMILIES[family].support
-  if known(mean) and not least < mean < most:
+  if mean is not None and known(mean) and not least < mean < most:
     raise ValueError(f"mean must lie between {least:g} and {most:g} for {family}, got {mean}.")
-  if known(temperature) and not (np.isfinite(temperature) and temperature > 0):
-    raise ValueError(f"temperature must be above 0 and finite, got {temperature}.")
+  check_positive("temperature", temperature)
   if known(temperature) and temperature != 1 and FAMILIES[family].tempered is None:
     raise ValueError(f"temperature must be 1 for {family}, got {temperature}: the tempered density is outside the family.")

@@ -5,6 +5,7 @@ nothing is lost, and any truth gives the numbers of N(0, I). A covariance is hel
 collapse is the normal case here, and neither singular fits nor variances below the smallest float32 may end in NaN.
 """
 
+import functools
 import itertools
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from collapse_jax.random import chi_square, normal
 from collapse_jax.store import batch
+from collapse_jax.tasks.parts import check_draws, check_integer, check_positive, known, matmul, triangular
 from collapse_jax.types import Array, Context, Data, MetricInfo, Metrics, Summary, TaskSetting
 
 
@@ -107,7 +109,7 @@ def gaussian(dim: int, num_samples, noise_var=1.0, *, mean=None, covariance=None
       centre = jnp.mean(white, axis=0)
       centred = (white - centre[None]) / np.sqrt(num)
       relative = Draw(centre, _lower(centred))
-      rows = _to_data(problem, model.mean[None] + jnp.exp(model.log_scale) * _matmul(white, model.factor.T))
+      rows = _to_data(problem, model.mean[None] + jnp.exp(model.log_scale) * matmul(white, model.factor.T))
     relative = relative._replace(factor=_leading_columns(relative.factor, _batch_rank(num, model.rank)))
     return batch(rows, summary=_apply(model, relative, num), count=num, draw=relative)
 
@@ -141,7 +143,7 @@ def gaussian(dim: int, num_samples, noise_var=1.0, *, mean=None, covariance=None
   def evaluate(problem, params: GaussianStats) -> Metrics:
     scale = jnp.exp(params.log_scale)
     deviation = _scaled(problem, params.mean)
-    factor = scale * (problem.scale * params.factor if covariance is None else _matmul(problem.scale, params.factor))
+    factor = scale * (problem.scale * params.factor if covariance is None else matmul(problem.scale, params.factor))
     true_trace = dim * problem.scale ** 2 if covariance is None else jnp.sum(problem.scale ** 2)
     first = params.factor[0] if covariance is None else factor[0] / scale / problem.scale[0, 0]
     first_std = problem.scale if covariance is None else problem.scale[0, 0]
@@ -164,25 +166,22 @@ def gaussian(dim: int, num_samples, noise_var=1.0, *, mean=None, covariance=None
 
   metrics = METRICS | (WHITENED_METRICS if covariance is not None else {})
   metrics = metrics | (WASSERSTEIN_METRICS if wasserstein2 else {})
-  with_rows = None
-  if draws == "auto":
-    def with_rows():
-      return gaussian(dim, num_samples, noise_var, mean=mean, covariance=covariance, unbiased=unbiased,
-                      temperature=temperature, draws="rows", wasserstein2=wasserstein2)
+  with_rows = functools.partial(gaussian, dim, num_samples, noise_var, mean=mean, covariance=covariance, unbiased=unbiased,
+                                temperature=temperature, draws="rows", wasserstein2=wasserstein2)
   return TaskSetting(init, fit, sample, evaluate, num_samples, Summary(of, _add, extend=extend), fresh, law, metrics,
-                     with_rows)
+                     with_rows if draws == "auto" else None)
 
 
 def moments(problem: GaussianProblem, params: GaussianStats) -> tuple[Array, Array]:
   """Mean [dim] and covariance [dim, dim] of a fitted model, in data units."""
   factor = _scaled(problem, jnp.exp(params.log_scale) * params.factor.T).T
-  return problem.mean + _scaled(problem, params.mean), _matmul(factor, factor.T)
+  return problem.mean + _scaled(problem, params.mean), matmul(factor, factor.T)
 
 
 # ------------------------------------------------------------------------------------------------- coordinates
 def _scaled(problem, white):
   """Deviations from the true mean in data units, of rows [..., dim] in whitened coordinates."""
-  return problem.scale * white if jnp.ndim(problem.scale) == 0 else _matmul(white, problem.scale.T)
+  return problem.scale * white if jnp.ndim(problem.scale) == 0 else matmul(white, problem.scale.T)
 
 
 def _to_data(problem, white):
@@ -197,21 +196,14 @@ def _to_white(problem, rows):
 
 
 # -------------------------------------------------------------------------------------------------- statistics
-def _matmul(a, b):
-  return jnp.matmul(a, b, precision="highest")
-
-
 def _sum_of_squares(matrix):
   """A matrix-vector product adds in the order that is fastest; a reduction on CPU goes one by one."""
-  return jnp.sum(_matmul(matrix ** 2, jnp.ones(matrix.shape[1])))
+  return jnp.sum(matmul(matrix ** 2, jnp.ones(matrix.shape[1])))
 
 
 def _lower(rows):
   """Lower triangular L [dim, dim] with L L^T = rows^T rows, diagonal >= 0: a free sign would change later draws."""
-  n, dim = rows.shape
-  if n < dim:
-    rows = jnp.concatenate([rows, jnp.zeros((dim - n, dim), rows.dtype)])
-  factor = jnp.linalg.qr(rows, mode="r").T
+  factor = triangular(rows).T
   return factor * jnp.where(jnp.diag(factor) < 0, -1.0, 1.0)[None]
 
 
@@ -250,7 +242,7 @@ def _statistics(white, row_weight) -> GaussianStats:
   n, dim = white.shape
   weight = jnp.ones(n) if row_weight is None else row_weight
   count = jnp.sum(weight)
-  mean = _matmul(weight, white) / jnp.maximum(count, 1e-30)
+  mean = matmul(weight, white) / jnp.maximum(count, 1e-30)
   deviation = jnp.where(weight[:, None] > 0, white - mean[None], 0.0)
   size = jnp.max(jnp.abs(deviation))
   size = jnp.where(size > 0, size, 1.0)
@@ -295,8 +287,8 @@ def _add(problem, a: GaussianStats, weight_a, b: GaussianStats, weight_b) -> Gau
 def _apply(model: GaussianStats, relative: Draw, num) -> GaussianStats:
   """Statistics of a batch given in the coordinates of its model: factors multiply, so nothing is ever subtracted."""
   rank = _batch_rank(num, model.rank)
-  mean = model.mean + jnp.exp(model.log_scale) * _matmul(model.factor, relative.mean)
-  factor = _matmul(model.factor, relative.factor)
+  mean = model.mean + jnp.exp(model.log_scale) * matmul(model.factor, relative.mean)
+  factor = matmul(model.factor, relative.factor)
   same_rank = lambda: model.log_det + 2 * _log_abs_diagonal(relative.factor, rank)
   lower_rank = lambda: 2 * rank * model.log_scale + _log_pseudo_det(factor, rank)
   log_det = same_rank() if factor.shape[0] == 1 else jax.lax.cond(rank == model.rank, same_rank, lower_rank)
@@ -313,12 +305,12 @@ def _extend(total: GaussianStats, relative: Draw, num) -> GaussianStats:
   dim = total.mean.shape[0]
   share = total.count / (total.count + num)
   inside = jnp.diag((jnp.arange(dim) < total.rank).astype(float))
-  gram = share * inside + (1 - share) * _matmul(relative.factor, relative.factor.T)
+  gram = share * inside + (1 - share) * matmul(relative.factor, relative.factor.T)
   gram = gram + share * (1 - share) * jnp.outer(relative.mean, relative.mean)
   step = _leading_columns(jnp.linalg.cholesky(gram + (jnp.eye(dim) - inside)), total.rank)
-  mean = total.mean + (1 - share) * jnp.exp(total.log_scale) * _matmul(total.factor, relative.mean)
+  mean = total.mean + (1 - share) * jnp.exp(total.log_scale) * matmul(total.factor, relative.mean)
   log_det = total.log_det + 2 * _log_abs_diagonal(step, total.rank)
-  factor = _matmul(total.factor, step)
+  factor = matmul(total.factor, step)
   return _normalised(GaussianStats(total.count + num, mean, factor, total.log_scale, log_det, total.rank))
 
 
@@ -346,24 +338,16 @@ def _law(key, num, rank, dim) -> Draw:
 
 def _bures_squared(problem, factor, true_trace):
   """Covariance part of the squared 2-Wasserstein distance between Gaussians (Olkin and Pukelsheim 1982)."""
-  cross = problem.scale * factor if jnp.ndim(problem.scale) == 0 else _matmul(problem.scale.T, factor)
+  cross = problem.scale * factor if jnp.ndim(problem.scale) == 0 else matmul(problem.scale.T, factor)
   nuclear = jnp.sum(jnp.linalg.svd(cross, compute_uv=False))
   return jnp.maximum(true_trace + jnp.sum(factor ** 2) - 2 * nuclear, 0.0)
 
 
 def _check(dim, num_samples, noise_var, mean, covariance, temperature, draws):
-  known = lambda x: not isinstance(x, jax.core.Tracer)
-  if not isinstance(dim, int | np.integer) or dim < 1:
-    raise ValueError(f"dim must be an integer of at least 1, got {dim}.")
-  if draws not in ("auto", "law", "rows"):
-    raise ValueError(f"draws must be 'auto', 'law' or 'rows', got {draws!r}.")
-  if known(num_samples) and not num_samples >= 2:
-    raise ValueError(f"num_samples must be at least 2, got {num_samples}.")
-  if draws == "rows" and not isinstance(num_samples, int | np.integer):
-    raise ValueError("num_samples must be a Python int under draws='rows'.")
-  for name, value in (("noise_var", noise_var), ("temperature", temperature)):
-    if known(value) and not (np.isfinite(value) and value > 0):
-      raise ValueError(f"{name} must be above 0 and finite, got {value}.")
+  check_integer("dim", dim, 1)
+  check_draws(draws, num_samples)
+  check_positive("noise_var", noise_var)
+  check_positive("temperature", temperature)
   if mean is not None and np.shape(mean) != (dim,):
     raise ValueError(f"mean must have shape ({dim},), got {np.shape(mean)}.")
   if covariance is not None:

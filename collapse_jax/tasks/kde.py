@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.scipy.special import logsumexp
 
 from collapse_jax import datasets
 from collapse_jax import store as storage
 from collapse_jax.random import normal
 from collapse_jax.store import batch
+from collapse_jax.tasks.parts import check_integer, check_positive, matmul
 from collapse_jax.types import Array, Context, Data, MetricInfo, Summary, TaskSetting
 
 KERNELS = ("gaussian", "tophat")
@@ -215,7 +215,7 @@ def _by_difference(points, rows, row_weight, bandwidth, gaussian):
 def _by_matmul(points, rows, row_weight, bandwidth, gaussian):
   centre = jnp.mean(points, axis=0)
   a, b = points - centre[None], rows - centre[None]
-  squared = jnp.sum(a ** 2, axis=1)[:, None] + jnp.sum(b ** 2, axis=1)[None] - 2 * jnp.matmul(a, b.T, precision="highest")
+  squared = jnp.sum(a ** 2, axis=1)[:, None] + jnp.sum(b ** 2, axis=1)[None] - 2 * matmul(a, b.T)
   return _from_squared(jnp.maximum(squared, 0.0), row_weight, bandwidth, gaussian)
 
 
@@ -263,18 +263,14 @@ def _moments(rows, row_weight):
 
 def _check(num_samples, bandwidth, kernel, num_test, temperature) -> str:
   """Raises on a bad argument; returns the rule, or "" where the bandwidth is a number."""
-  known = lambda x: not isinstance(x, jax.core.Tracer)
-  if not isinstance(num_samples, int | np.integer) or num_samples < 2:
-    raise ValueError(f"num_samples must be an integer of at least 2, got {num_samples}.")
-  if not isinstance(num_test, int | np.integer) or num_test < 1:
-    raise ValueError(f"num_test must be an integer of at least 1, got {num_test}.")
+  check_integer("num_samples", num_samples, 2)
+  check_integer("num_test", num_test, 1)
   if kernel not in KERNELS:
     raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, got {kernel!r}.")
   if isinstance(bandwidth, str):
     if bandwidth not in RULES:
       raise ValueError(f"bandwidth must be a number above 0 or one of {', '.join(RULES)}, got {bandwidth!r}.")
     return bandwidth
-  for name, value in (("bandwidth", bandwidth), ("temperature", temperature)):
-    if known(value) and not (np.isfinite(value) and value > 0):
-      raise ValueError(f"{name} must be above 0 and finite, got {value}.")
+  check_positive("bandwidth", bandwidth)
+  check_positive("temperature", temperature)
   return ""

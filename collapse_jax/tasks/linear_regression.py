@@ -4,6 +4,7 @@ With the same covariates in every generation a batch is its labels, and what mat
 whose law is normal and exact: a generation then costs two products with a vector.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ from jax.scipy.linalg import solve_triangular
 
 from collapse_jax.random import normal
 from collapse_jax.store import batch
+from collapse_jax.tasks.parts import MeanStats, add_means, check_draws, check_integer, check_positive, matmul, triangular
 from collapse_jax.types import Array, Context, Data, MetricInfo, Summary, TaskSetting
 
 METRICS = {"test_mse": MetricInfo("mean squared error on noise-free test targets", "label units squared", worse="higher",
@@ -37,12 +39,6 @@ class RegressionProblem(NamedTuple):
   inverse: Any
   noise_factor: Any
   noise_std: Any
-
-
-class EstimateStats(NamedTuple):
-  """Whole batches on one design: count of rows and the mean of their least-squares estimates [dim]."""
-  count: Any
-  estimate: Any
 
 
 class LabelStats(NamedTuple):
@@ -93,15 +89,15 @@ def linear_regression(dim: int, num_samples: int, noise_var=1.0, *, covariates: 
 
   def draw(key, problem, coefficients, noise_std, num) -> Data:
     if law:
-      seen = coefficients if num_samples >= dim else _matmul(problem.inverse, _matmul(problem.design, coefficients))
-      noise = _matmul(problem.noise_factor, normal(key, (problem.noise_factor.shape[1],)))
-      return batch(summary=EstimateStats(jnp.asarray(num_samples, float), seen + noise_std * noise), count=num_samples)
+      seen = coefficients if num_samples >= dim else matmul(problem.inverse, matmul(problem.design, coefficients))
+      noise = matmul(problem.noise_factor, normal(key, (problem.noise_factor.shape[1],)))
+      return batch(summary=MeanStats(jnp.asarray(num_samples, float), seen + noise_std * noise), count=num_samples)
     design_key, label_key = jax.random.split(key)
     if same:
-      labels = _matmul(problem.design, coefficients) + noise_std * normal(label_key, (num_samples,))
+      labels = matmul(problem.design, coefficients) + noise_std * normal(label_key, (num_samples,))
       return batch({"index": index, "label": labels})
     x = normal(design_key, (num, dim))
-    return batch({"x": x, "label": _matmul(x, coefficients) + noise_std * normal(label_key, (num,))})
+    return batch({"x": x, "label": matmul(x, coefficients) + noise_std * normal(label_key, (num,))})
 
   def fresh(key, problem):
     return draw(key, problem, problem.coefficients, problem.noise_std, num_samples)
@@ -112,30 +108,22 @@ def linear_regression(dim: int, num_samples: int, noise_var=1.0, *, covariates: 
     return draw(key, problem, params, problem.noise_std * jnp.sqrt(jnp.asarray(temperature, float)), context.num), {}
 
   def evaluate(problem, params):
-    return {"test_mse": jnp.sum(_matmul(problem.test_factor, params - problem.coefficients) ** 2)}
+    return {"test_mse": jnp.sum(matmul(problem.test_factor, params - problem.coefficients) ** 2)}
 
   if law:
-    summary, fit = Summary(_of_estimates, _add_estimates), lambda key, problem, context: context.data.summary.estimate
+    summary, fit = Summary(_of_estimates, add_means), lambda key, problem, context: context.data.summary.mean
   elif same:
     summary, fit = Summary(_of_labels, _add_labels), _fit_labels
   else:
     summary, fit = Summary(_of_rows, _add_rows), _fit_rows
-  with_rows = None
-  if draws == "auto" and same:
-    def with_rows():
-      return linear_regression(dim, num_samples, noise_var, temperature=temperature, draws="rows")
-  return TaskSetting(init, fit, sample, evaluate, num_samples, summary, fresh, law, METRICS, with_rows)
+  with_rows = functools.partial(linear_regression, dim, num_samples, noise_var, temperature=temperature, draws="rows")
+  return TaskSetting(init, fit, sample, evaluate, num_samples, summary, fresh, law, METRICS,
+                     with_rows if draws == "auto" and same else None)
 
 
 # ----------------------------------------------------------------------------------- whole batches, one design
 def _of_estimates(problem, rows, row_weight):
   raise ValueError("draws='law' keeps no rows.")
-
-
-def _add_estimates(problem, a, weight_a, b, weight_b):
-  count_a, count_b = weight_a * a.count, weight_b * b.count
-  share = count_b / jnp.maximum(count_a + count_b, 1e-30)
-  return EstimateStats(count_a + count_b, a.estimate + share * (b.estimate - a.estimate))
 
 
 def _pseudo_inverse(design) -> tuple[Array, Array]:
@@ -144,9 +132,9 @@ def _pseudo_inverse(design) -> tuple[Array, Array]:
   if n >= dim:
     q, r = jnp.linalg.qr(design)
     factor = solve_triangular(r, jnp.eye(dim))
-    return _matmul(factor, q.T), factor
+    return matmul(factor, q.T), factor
   q, r = jnp.linalg.qr(design.T)
-  factor = _matmul(q, solve_triangular(r, jnp.eye(n)).T)
+  factor = matmul(q, solve_triangular(r, jnp.eye(n)).T)
   return factor, factor
 
 
@@ -164,7 +152,7 @@ def _add_labels(problem, a, weight_a, b, weight_b):
 def _fit_labels(key, problem, context: Context):
   times, label_sum = context.data.summary
   label = label_sum / jnp.maximum(times, 1e-30)
-  whole = _matmul(problem.inverse, label)
+  whole = matmul(problem.inverse, label)
   uneven = jnp.any(times != times[0])
   return _unless(uneven, whole, lambda: weighted_least_squares(problem.design, label, times))
 
@@ -189,7 +177,7 @@ def weighted_least_squares(design: Array, label: Array, times: Array) -> Array:
     return _least_norm(design, label, used)
   root = jnp.sqrt(times)[:, None]
   rows = jnp.concatenate([root * design, root * label[:, None]], axis=1)
-  factor = jnp.linalg.qr(jnp.pad(rows, ((0, max(dim + 1 - n, 0)), (0, 0))), mode="r")
+  factor = triangular(rows)
   full = num_used >= dim
   square = jnp.where(full, factor[:dim, :dim], jnp.eye(dim))
   solution = solve_triangular(square, factor[:dim, dim])
@@ -205,24 +193,19 @@ def _least_norm(design, label, used):
   chosen = used[order]
   q, r = jnp.linalg.qr(design[order].T)
   r = jnp.where(chosen[None] & chosen[:, None], r, jnp.eye(size))
-  return _matmul(q, solve_triangular(r.T, jnp.where(chosen, label[order], 0.0), lower=True) * chosen)
+  return matmul(q, solve_triangular(r.T, jnp.where(chosen, label[order], 0.0), lower=True) * chosen)
 
 
 # ---------------------------------------------------------------------------------------- rows of many designs
 def _of_rows(problem, rows, row_weight):
   both = jnp.concatenate([rows["x"], rows["label"][:, None]], axis=1)
   count = jnp.asarray(both.shape[0], float) if row_weight is None else jnp.sum(row_weight)
-  return TriangularStats(count, _triangular(both if row_weight is None else jnp.sqrt(row_weight)[:, None] * both))
+  return TriangularStats(count, triangular(both if row_weight is None else jnp.sqrt(row_weight)[:, None] * both))
 
 
 def _add_rows(problem, a, weight_a, b, weight_b):
   both = jnp.concatenate([jnp.sqrt(weight_a) * a.factor, jnp.sqrt(weight_b) * b.factor])
-  return TriangularStats(weight_a * a.count + weight_b * b.count, _triangular(both))
-
-
-def _triangular(rows):
-  size = rows.shape[1]
-  return jnp.linalg.qr(jnp.pad(rows, ((0, max(size - rows.shape[0], 0)), (0, 0))), mode="r")
+  return TriangularStats(weight_a * a.count + weight_b * b.count, triangular(both))
 
 
 def _fit_rows(key, problem, context: Context):
@@ -231,7 +214,7 @@ def _fit_rows(key, problem, context: Context):
   square, right = factor[:dim, :dim], factor[:dim, dim]
   short = count < dim
   solution = solve_triangular(jnp.where(short, jnp.eye(dim), square), right)
-  return _unless(short, solution, lambda: _matmul(jnp.linalg.pinv(square, rtol=1e-5), right))
+  return _unless(short, solution, lambda: matmul(jnp.linalg.pinv(square, rtol=1e-5), right))
 
 
 def _unless(needed, usual: Array, other) -> Array:
@@ -239,20 +222,13 @@ def _unless(needed, usual: Array, other) -> Array:
   return jax.lax.while_loop(lambda state: state[0], lambda state: (jnp.zeros_like(needed), other()), (needed, usual))[1]
 
 
-def _matmul(a, b):
-  return jnp.matmul(a, b, precision="highest")
-
-
 def _check(dim, num_samples, noise_var, covariates, temperature, draws):
-  for name, value, least in (("dim", dim, 1), ("num_samples", num_samples, 2)):
-    if not isinstance(value, int | np.integer) or value < least:
-      raise ValueError(f"{name} must be an integer of at least {least}, got {value}.")
-  for name, value in (("noise_var", noise_var), ("temperature", temperature)):
-    if not isinstance(value, jax.core.Tracer) and not (np.isfinite(value) and value > 0):
-      raise ValueError(f"{name} must be above 0 and finite, got {value}.")
+  check_integer("dim", dim, 1)
+  check_integer("num_samples", num_samples, 2)
+  check_positive("noise_var", noise_var)
+  check_positive("temperature", temperature)
   if covariates not in ("same", "fresh"):
     raise ValueError(f"covariates must be 'same' or 'fresh', got {covariates!r}.")
-  if draws not in ("auto", "law", "rows"):
-    raise ValueError(f"draws must be 'auto', 'law' or 'rows', got {draws!r}.")
+  check_draws(draws)
   if draws == "law" and covariates == "fresh":
     raise ValueError("draws='law' needs covariates='same': with fresh ones the pooled estimate is no average.")

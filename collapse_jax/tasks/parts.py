@@ -1,0 +1,61 @@
+"""What several tasks share: checks of arguments, pooled means, and matrix products and triangles in full precision."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax.types import Array
+
+
+class MeanStats(NamedTuple):
+  """Weighted count [] and mean of rows, or of estimates that pool like rows."""
+  count: Any
+  mean: Any
+
+
+def add_means(problem, a: MeanStats, weight_a, b: MeanStats, weight_b) -> MeanStats:
+  """`Summary.add` of means."""
+  count_a, count_b = weight_a * a.count, weight_b * b.count
+  share = count_b / jnp.maximum(count_a + count_b, 1e-30)
+  return MeanStats(count_a + count_b, a.mean + share * (b.mean - a.mean))
+
+
+def matmul(a: Array, b: Array) -> Array:
+  return jnp.matmul(a, b, precision="highest")
+
+
+def triangular(rows: Array) -> Array:
+  """Upper triangular R [dim, dim] with R^T R = rows^T rows, of rows [n, dim]; the signs of its rows are free."""
+  n, dim = rows.shape
+  if n < dim:
+    rows = jnp.concatenate([rows, jnp.zeros((dim - n, dim), rows.dtype)])
+  return jnp.linalg.qr(rows, mode="r")
+
+
+def known(x) -> bool:
+  """Whether a value can be checked now; a traced one cannot."""
+  return not isinstance(x, jax.core.Tracer)
+
+
+def check_integer(name: str, value, least: int) -> None:
+  if not isinstance(value, int | np.integer) or value < least:
+    raise ValueError(f"{name} must be an integer of at least {least}, got {value}.")
+
+
+def check_positive(name: str, value) -> None:
+  if known(value) and not (np.isfinite(value) and value > 0):
+    raise ValueError(f"{name} must be above 0 and finite, got {value}.")
+
+
+def check_draws(draws: str, num_samples=None) -> None:
+  """The kind of draws, and num_samples where an exact law lets it be any number."""
+  if draws not in ("auto", "law", "rows"):
+    raise ValueError(f"draws must be 'auto', 'law' or 'rows', got {draws!r}.")
+  if num_samples is None:
+    return
+  if known(num_samples) and not num_samples >= 2:
+    raise ValueError(f"num_samples must be at least 2, got {num_samples}.")
+  if draws == "rows" and not isinstance(num_samples, int | np.integer):
+    raise ValueError("num_samples must be a Python int under draws='rows'.")
