@@ -14,7 +14,17 @@ from jax.scipy.linalg import solve_triangular
 
 from collapse_jax.random import normal
 from collapse_jax.store import batch
-from collapse_jax.tasks.parts import MeanStats, add_means, check_draws, check_integer, check_positive, matmul, triangular
+from collapse_jax.tasks.parts import (
+  MeanStats,
+  add_means,
+  bartlett,
+  check_draws,
+  check_integer,
+  check_positive,
+  known,
+  matmul,
+  triangular,
+)
 from collapse_jax.types import Array, Context, Data, MetricInfo, Summary, TaskSetting
 
 METRICS = {"test_mse": MetricInfo("mean squared error on noise-free test targets", "label units squared", worse="higher",
@@ -28,17 +38,19 @@ class RegressionProblem(NamedTuple):
   Attributes:
     coefficients: [dim] true w*, from N(0, I).
     test_factor: [dim, dim]; the mean squared error of w is |test_factor (w - w*)|^2.
-    design: [num_samples, dim] covariates; None where they are drawn anew.
-    inverse: [dim, num_samples] pseudo-inverse of the design; None as above.
-    noise_factor: [dim, rank]; the estimate from one batch errs by noise_std * noise_factor z; None as above.
     noise_std: [] of the labels.
+    design: [num_samples, dim] covariates; None where they are drawn anew or only their law matters.
+    inverse: [dim, num_samples] pseudo-inverse of the design; None as above.
+    noise_factor: [dim, dim] under draws="law": the estimate from one batch errs by noise_std * noise_factor z; else None.
+    seen: [dim] under draws="law": 1 for the num_samples coordinates that labels show; else None.
   """
   coefficients: Any
   test_factor: Any
-  design: Any
-  inverse: Any
-  noise_factor: Any
   noise_std: Any
+  design: Any = None
+  inverse: Any = None
+  noise_factor: Any = None
+  seen: Any = None
 
 
 class LabelStats(NamedTuple):
@@ -61,7 +73,7 @@ def linear_regression(dim: int, num_samples: int, noise_var=1.0, *, covariates: 
 
   Args:
     dim: dimension d; may exceed num_samples.
-    num_samples: rows per batch, at least 2.
+    num_samples: rows per batch, at least 2; any traced number under draws="law".
     noise_var: variance of the labels, in label units squared; may be traced.
     covariates: "same": every generation relabels the first one's covariates (as published); "fresh": draws new ones.
     temperature: factor of the variance with which models make labels; may be traced.
@@ -73,29 +85,28 @@ def linear_regression(dim: int, num_samples: int, noise_var=1.0, *, covariates: 
   _check(dim, num_samples, noise_var, covariates, temperature, draws)
   same = covariates == "same"
   law = same and draws != "rows"
-  index = np.arange(num_samples, dtype=np.int32)
 
   def init(key):
     truth_key, design_key, test_key, batch_key = jax.random.split(key, 4)
-    coefficients = normal(truth_key, (dim,))
-    test_factor = jnp.linalg.qr(normal(test_key, (max(NUM_TEST, dim), dim)), mode="r") / np.sqrt(max(NUM_TEST, dim))
-    design = inverse = noise_factor = None
-    if same:
+    num_test = max(NUM_TEST, dim)
+    problem = RegressionProblem(normal(truth_key, (dim,)), bartlett(test_key, dim, num_test) / np.sqrt(num_test),
+                                jnp.sqrt(jnp.asarray(noise_var, float)))
+    if law:
+      factor, seen = _estimate_law(design_key, dim, num_samples)
+      problem = problem._replace(noise_factor=factor, seen=seen)
+    elif same:
       design = normal(design_key, (num_samples, dim))
-      inverse, noise_factor = _pseudo_inverse(design)
-    noise_std = jnp.sqrt(jnp.asarray(noise_var, float))
-    problem = RegressionProblem(coefficients, test_factor, design, inverse, noise_factor, noise_std)
-    return problem, draw(batch_key, problem, coefficients, noise_std, num_samples)
+      problem = problem._replace(design=design, inverse=_pseudo_inverse(design))
+    return problem, draw(batch_key, problem, problem.coefficients, problem.noise_std, num_samples)
 
   def draw(key, problem, coefficients, noise_std, num) -> Data:
     if law:
-      seen = coefficients if num_samples >= dim else matmul(problem.inverse, matmul(problem.design, coefficients))
-      noise = matmul(problem.noise_factor, normal(key, (problem.noise_factor.shape[1],)))
-      return batch(summary=MeanStats(jnp.asarray(num_samples, float), seen + noise_std * noise), count=num_samples)
+      estimate = problem.seen * coefficients + noise_std * matmul(problem.noise_factor, normal(key, (dim,)))
+      return batch(summary=MeanStats(jnp.asarray(num_samples, float), estimate), count=num_samples)
     design_key, label_key = jax.random.split(key)
     if same:
       labels = matmul(problem.design, coefficients) + noise_std * normal(label_key, (num_samples,))
-      return batch({"index": index, "label": labels})
+      return batch({"index": np.arange(num_samples, dtype=np.int32), "label": labels})
     x = normal(design_key, (num, dim))
     return batch({"x": x, "label": matmul(x, coefficients) + noise_std * normal(label_key, (num,))})
 
@@ -103,7 +114,8 @@ def linear_regression(dim: int, num_samples: int, noise_var=1.0, *, covariates: 
     return draw(key, problem, problem.coefficients, problem.noise_std, num_samples)
 
   def sample(key, problem, params, context: Context):
-    if same and not (isinstance(context.num, int) and context.num == num_samples):
+    unchanged = context.num is num_samples or (known(context.num) and known(num_samples) and context.num == num_samples)
+    if same and not unchanged:
       raise ValueError("covariates='same' relabels num_samples rows; use covariates='fresh' with this workflow.")
     return draw(key, problem, params, problem.noise_std * jnp.sqrt(jnp.asarray(temperature, float)), context.num), {}
 
@@ -126,16 +138,28 @@ def _of_estimates(problem, rows, row_weight):
   raise ValueError("draws='law' keeps no rows.")
 
 
-def _pseudo_inverse(design) -> tuple[Array, Array]:
-  """Pseudo-inverse [dim, n] of a design of full rank, and a factor [dim, rank] of its product with its transpose."""
+def _estimate_law(key, dim, num_samples) -> tuple[Array, Array]:
+  """Factor [dim, dim] of an estimate's error for noise of variance 1, and the coordinates [dim] that labels show.
+
+  A design of n normal rows is X = Q R with R from Bartlett's law; the error of least squares is R^-1 z. With fewer rows than
+  dim, R is [n, n] and has dim degrees of freedom, and the span of the rows is a uniform subspace: by the rotation invariance
+  of w* and of the test rows it may be the first n coordinates.
+  """
+  num = jnp.asarray(num_samples, float)
+  seen = (jnp.arange(dim) < num).astype(float)
+  both = seen[:, None] * seen[None]
+  factor = bartlett(key, dim, jnp.maximum(num, dim)) * both + jnp.diag(1 - seen)
+  return solve_triangular(factor, jnp.eye(dim)) * both, seen
+
+
+def _pseudo_inverse(design) -> Array:
+  """Pseudo-inverse [dim, n] of a design of full rank."""
   n, dim = design.shape
   if n >= dim:
     q, r = jnp.linalg.qr(design)
-    factor = solve_triangular(r, jnp.eye(dim))
-    return matmul(factor, q.T), factor
+    return solve_triangular(r, q.T)
   q, r = jnp.linalg.qr(design.T)
-  factor = matmul(q, solve_triangular(r, jnp.eye(n)).T)
-  return factor, factor
+  return matmul(q, solve_triangular(r, jnp.eye(n), trans="T"))
 
 
 # ----------------------------------------------------------------------------------------- rows of one design
@@ -224,11 +248,12 @@ def _unless(needed, usual: Array, other) -> Array:
 
 def _check(dim, num_samples, noise_var, covariates, temperature, draws):
   check_integer("dim", dim, 1)
-  check_integer("num_samples", num_samples, 2)
+  check_draws(draws, None if covariates == "fresh" else num_samples)
+  if covariates == "fresh":
+    check_integer("num_samples", num_samples, 2)
   check_positive("noise_var", noise_var)
   check_positive("temperature", temperature)
   if covariates not in ("same", "fresh"):
     raise ValueError(f"covariates must be 'same' or 'fresh', got {covariates!r}.")
-  check_draws(draws)
   if draws == "law" and covariates == "fresh":
     raise ValueError("draws='law' needs covariates='same': with fresh ones the pooled estimate is no average.")

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax.random import chi_square, normal
 from collapse_jax.types import Array
 
 
@@ -32,6 +33,14 @@ def triangular(rows: Array) -> Array:
   if n < dim:
     rows = jnp.concatenate([rows, jnp.zeros((dim - n, dim), rows.dtype)])
   return jnp.linalg.qr(rows, mode="r")
+
+
+def bartlett(key: Array, dim: int, num) -> Array:
+  """Upper triangular R [dim, dim]: R^T R has the law of rows^T rows, of `num` >= dim rows of N(0, I) (Bartlett 1933)."""
+  chi_key, normal_key = jax.random.split(key)
+  axis = np.arange(dim)
+  above = jnp.where(axis[:, None] < axis[None], normal(normal_key, (dim, dim)), 0.0)
+  return above + jnp.diag(jnp.sqrt(chi_square(chi_key, num - jnp.arange(dim, dtype=float))))
 
 
 def known(x) -> bool:
