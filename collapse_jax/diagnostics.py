@@ -307,6 +307,8 @@ def _compared(sample, expected: Expected, at) -> dict[str, Any] | None:
   spread = (sample - mean).var(ddof=1) if expected.variance is None else expected.variance[at]
   if expected.least_variance is not None:
     spread = max(spread, expected.least_variance[at])
+  if spread == 0:  # too few runs to see it vary
+    return None
   error = np.sqrt(spread / len(sample))
   return {"simulated": float(sample.mean()), "standard_error": float(error), "predicted": float(mean.mean()),
           "z": float((sample - mean).mean() / error), "num_finite": len(sample)}

@@ -39,7 +39,8 @@ def start(key: Array, task: TaskSetting, workflow: Workflow, num_generations: in
   init_key, run_key = jax.random.split(key)
   task = prepared(task, workflow)
   problem, real = task.init(init_key)
-  return Run(run_key, problem, real, workflow.init(task, problem, real, num_generations), None)
+  absorbed_at = None if task.absorbed is None else jnp.zeros((), jnp.int32)
+  return Run(run_key, problem, real, workflow.init(task, problem, real, num_generations), None, absorbed_at)
 
 
 def generation(task: TaskSetting, workflow: Workflow, run: Run, t, *, num_generations: int, warm_start: bool = False,
@@ -70,12 +71,17 @@ def generation(task: TaskSetting, workflow: Workflow, run: Run, t, *, num_genera
     batch = batch._replace(row_weight=mask, count=jnp.sum(mask, axis=1), summary=None, draw=None)
   batch = batch._replace(origin=jnp.full_like(batch.origin, t))
   metrics: Metrics = {}
+  absorbed_at = run.absorbed_at
+  if task.absorbed is not None:
+    absorbed_at = jnp.where((absorbed_at == 0) & task.absorbed(run.problem, params), t, absorbed_at)
   if evaluate:
     metrics = task.evaluate(run.problem, params) | sampling | _provenance(data)
     healthy = [jnp.all(jnp.isfinite(value)) for value in jax.tree.leaves(metrics)]
     metrics["finite"] = functools.reduce(jnp.logical_and, healthy)
+    if absorbed_at is not None:
+      metrics["collapse_generation"] = absorbed_at
   store = workflow.update(task, run.problem, keys["update"], run.store, batch, t)
-  return run._replace(store=store, params=params if warm_start else None), metrics
+  return run._replace(store=store, params=params if warm_start else None, absorbed_at=absorbed_at), metrics
 
 
 def advance(task: TaskSetting, workflow: Workflow, run: Run, generations: Sequence[int], *, num_generations: int,
@@ -110,9 +116,27 @@ def advance(task: TaskSetting, workflow: Workflow, run: Run, generations: Sequen
     run, metrics = step(run, generations[0])
     first, generations = [metrics], generations[1:]
 
+  outputs: Metrics = jax.tree.map(lambda x: jnp.asarray(x)[None], first[0]) if first else {}
+  if generations:
+    steps = jnp.asarray(generations, jnp.int32)
+    run, outputs = scan_generations(task, workflow, run, steps, num_generations=num_generations, warm_start=warm_start,
+                                    record_every=record_every)
+    if first:
+      outputs = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first[0], outputs)
+  if len(kept) < len(generations) + len(first):
+    outputs = jax.tree.map(lambda x: x[np.asarray(kept)], outputs)
+  return run, outputs
+
+
+def scan_generations(task: TaskSetting, workflow: Workflow, run: Run, generations, *, num_generations: int,
+                     warm_start: bool = False, record_every: int = 1) -> tuple[Run, Metrics]:
+  """`lax.scan` over traced generations [k] int32: the run, and metrics [k], zero where they are not `recorded`."""
+  step = functools.partial(generation, task, workflow, num_generations=num_generations, warm_start=warm_start)
+
   def body(carry, t, evaluate=True):
-    done, metrics = step(run._replace(store=carry[0], params=carry[1]), t, evaluate=evaluate)
-    return (done.store, done.params), metrics
+    store, params, absorbed_at = carry
+    done, metrics = step(run._replace(store=store, params=params, absorbed_at=absorbed_at), t, evaluate=evaluate)
+    return (done.store, done.params, done.absorbed_at), metrics
 
   def sparse_body(carry, t):
     # t is the same for all runs, so this stays a branch under vmap: unrecorded metrics cost nothing.
@@ -121,16 +145,9 @@ def advance(task: TaskSetting, workflow: Workflow, run: Run, generations: Sequen
     return jax.lax.cond((t == 1) | (t % record_every == 0), lambda: body(carry, t),
                         lambda: (body(carry, t, evaluate=False)[0], empty))
 
-  outputs: Metrics = jax.tree.map(lambda x: jnp.asarray(x)[None], first[0]) if first else {}
-  if generations:
-    steps = jnp.asarray(generations, jnp.int32)
-    (store, params), outputs = jax.lax.scan(body if record_every == 1 else sparse_body, (run.store, run.params), steps)
-    run = run._replace(store=store, params=params)
-    if first:
-      outputs = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first[0], outputs)
-  if len(kept) < len(generations) + len(first):
-    outputs = jax.tree.map(lambda x: x[np.asarray(kept)], outputs)
-  return run, outputs
+  carry = run.store, run.params, run.absorbed_at
+  carry, outputs = jax.lax.scan(body if record_every == 1 else sparse_body, carry, generations)
+  return run._replace(store=carry[0], params=carry[1], absorbed_at=carry[2]), outputs
 
 
 def recorded(generations: Sequence[int], record_every: int = 1) -> list[int]:

@@ -22,6 +22,7 @@ import numpy as np
 import scipy.linalg  # noqa: F401  JAX's LAPACK: a limit of threads reaches only what is loaded
 from threadpoolctl import threadpool_limits
 
+from collapse_jax import stopping
 from collapse_jax import workflows as workflow_library
 from collapse_jax.generation import prepared, recorded, run, start
 from collapse_jax.types import MetricInfo, TaskSetting, Workflow
@@ -95,24 +96,28 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   compile_seconds = []
 
   def compile_group(cells: list[Cell]):
-    program = functools.partial(_run_seeds, task, makers[cells[0].workflow], cells[0].static, num_generations, seed,
-                                record_every, warm_start)
+    maker, static = makers[cells[0].workflow], cells[0].static
+    program = functools.partial(_run_seeds, task, maker, static, num_generations, seed, record_every, warm_start)
     try:
-      bytes_per_run = _bytes_per_run(task, makers[cells[0].workflow], cells[0], num_generations)
+      bytes_per_run = _bytes_per_run(task, maker, cells[0], num_generations)
       if bytes_per_run > memory:
         raise ValueError(_too_large("one run", bytes_per_run, memory))
       chunk = chunk_size or max(1, min(math.ceil(num_seeds / workers), int(memory / workers / bytes_per_run)))
       chunk = math.ceil(num_seeds / math.ceil(num_seeds / chunk))
       clock = time.perf_counter()
-      lowered = jax.jit(program).lower(jnp.arange(chunk), cells[0].traced)
-      compiled = lowered.compile()
+      execute: Callable[..., Any]
+      if not warm_start and _can_stop(task, maker, cells[0]):
+        execute = stopping.Stopping(functools.partial(_bind, task, maker, static), num_generations, seed, record_every)
+        execute.compile(chunk, cells[0].traced)
+      else:
+        execute = jax.jit(program).lower(jnp.arange(chunk), cells[0].traced).compile()
     except ValueError as error:  # task and workflow do not go together: a fact about the cells, not a crash
       return cells, 0, None, str(error)
     compile_seconds.append(time.perf_counter() - clock)
-    return cells, chunk, compiled, ""
+    return cells, chunk, execute, ""
 
-  def run_chunk(compiled, cell: Cell, first: int, chunk: int):
-    metrics = compiled(jnp.arange(first, first + chunk), jax.tree.map(_scalar, cell.traced))
+  def run_chunk(execute, cell: Cell, first: int, chunk: int):
+    metrics = execute(jnp.arange(first, first + chunk), jax.tree.map(_scalar, cell.traced))
     return cell, first, jax.tree.map(np.asarray, metrics)
 
   num_runs = sum(len(cells) for cells in groups) * num_seeds
@@ -136,13 +141,13 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
         done, pending = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
         for future in done:
           if future in compiling:
-            cells, chunk, compiled, refusal = future.result()
+            cells, chunk, execute, refusal = future.result()
             for cell in cells:
               if refusal:
                 status[cell.index] = refusal
                 bar.update(num_seeds)
                 continue
-              pending |= {pool.submit(run_chunk, compiled, cell, i, chunk) for i in range(0, num_seeds, chunk)}
+              pending |= {pool.submit(run_chunk, execute, cell, i, chunk) for i in range(0, num_seeds, chunk)}
             compile_next()
           else:
             cell, first, metrics = future.result()
@@ -198,12 +203,20 @@ def load(directory) -> "xarray.Dataset":
 
 def _run_seeds(task, maker, static, num_generations, seed, record_every, warm_start, seed_index, traced):
   """Metrics [chunk, T] of the runs `seed_index` of one cell: the program of a sweep."""
-  values = static | traced
-  one_task = task(**_accepted(task, values))
-  workflow = maker(**_accepted(maker, values))
+  one_task, workflow = _bind(task, maker, static, traced)
   one = lambda i: run(jax.random.fold_in(jax.random.key(seed), i), one_task, workflow, num_generations,
                       warm_start=warm_start, record_every=record_every)
   return jax.vmap(one)(seed_index)
+
+
+def _bind(task, maker, static, traced) -> tuple[TaskSetting, Workflow]:
+  values = static | traced
+  return task(**_accepted(task, values)), maker(**_accepted(maker, values))
+
+
+def _can_stop(task, maker, cell: Cell) -> bool:
+  one, workflow = _bind(task, maker, cell.static, cell.traced)
+  return workflow.absorbing and prepared(one, workflow).absorbed is not None
 
 
 def _workflow_makers(workflows) -> dict[str, Callable[..., Workflow]]:
@@ -280,8 +293,7 @@ def _traceable(axis, value, law, in_workflow) -> bool:
 def _bytes_per_run(task, maker, cell, num_generations) -> float:
   """A generous estimate: the store twice (it may be copied once), and a few batches."""
   def begin(key, traced):
-    values = cell.static | traced
-    return start(key, task(**_accepted(task, values)), maker(**_accepted(maker, values)), num_generations)
+    return start(key, *_bind(task, maker, cell.static, traced), num_generations)
   shapes = jax.eval_shape(begin, jax.random.key(0), jax.tree.map(_scalar, cell.traced))
   size = lambda tree: sum(math.prod(x.shape) * 4 for x in jax.tree.leaves(tree))
   return 2.0 * size(shapes.store) + 8.0 * size((shapes.problem, shapes.real)) + 65536
@@ -352,6 +364,12 @@ def _dataset(results, workflow_names, axes, text_axes, generations, status, info
       coordinates[name] = values
   coordinates |= {"seed": np.arange(results.shape[-2]), "generation": np.asarray(generations)}
   variables = {}
+  ended = results.values.pop("collapse_generation", None)
+  if ended is not None:
+    last = ended[..., -1]
+    about_last = {"long_name": "first generation whose model knows one outcome; the last one where censored", "units": "1"}
+    variables["collapse_generation"] = ((*grid, "seed"), np.where(last == 0, generations[-1], last), about_last)
+    variables["censored"] = ((*grid, "seed"), last == 0, {"long_name": "drift had not ended at the last generation"})
   for name, value in results.values.items():
     about = info.get(name, MetricInfo(name.replace("_", " ")))
     extra = about.dims or tuple(f"{name}_{i}" for i in range(value.ndim - len(results.shape)))

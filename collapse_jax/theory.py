@@ -428,6 +428,16 @@ def curation_two_types(share: float, gap: float, num_candidates: int, num_genera
   return np.array(shares)
 
 
+def drift_collapse_time(num_outcomes: int, num_samples: int) -> float:
+  """Mean generations until one outcome is left, uniform start, `replace`: 2 n (K-1) log(K/(K-1)), diffusion limit (Ewens)."""
+  return 2 * num_samples * (num_outcomes - 1) * float(np.log(num_outcomes / (num_outcomes - 1)))
+
+
+def drift_entropy(t, num_samples: int) -> np.ndarray:
+  """Expected entropy in nats under `replace` from many outcomes: log(2n/t) + gamma - 1, for 20 < t < n/5 (derived)."""
+  return np.log(2 * num_samples / np.asarray(t, float)) + np.euler_gamma - 1
+
+
 # ------------------------------------------------------------------------------------- shared parts
 
 def _accumulate_subsample(num_samples: int, num_generations: int, kernel_variance: Callable[[int], float],

@@ -39,7 +39,7 @@ def curate(task: TaskSetting, num_candidates: int, reward: Callable) -> TaskSett
     return storage.batch(jax.tree.map(lambda x: x[flat_index], rows)), metrics | {"mean_reward": kept_reward}
 
   info = {"mean_reward": MetricInfo("mean reward of the kept samples", "nats")}
-  return task._replace(sample=sample, metrics={**task.metrics, **info})
+  return task._replace(sample=sample, metrics={**task.metrics, **info}, absorbed=None)
 
 
 def verify(task: TaskSetting, keep: Callable) -> TaskSetting:
@@ -77,7 +77,7 @@ def verify(task: TaskSetting, keep: Callable) -> TaskSetting:
   draw_fresh = task.fresh
   fresh = None if draw_fresh is None else lambda key, problem: masked(draw_fresh(key, problem))
   info = {"kept_share": MetricInfo("share of samples that the verifier kept")}
-  return task._replace(init=init, sample=sample, fresh=fresh, metrics={**task.metrics, **info})
+  return task._replace(init=init, sample=sample, fresh=fresh, metrics={**task.metrics, **info}, absorbed=None)
 
 
 def with_rows(task: TaskSetting, what: str) -> TaskSetting:

@@ -125,6 +125,11 @@ class Evaluate(Protocol):
     """Metrics of the model against the real distribution: scalars, or arrays whose dims `metrics` names."""
 
 
+class Absorbed(Protocol):
+  def __call__(self, problem: Problem, params: Params, /) -> Array:
+    """[] bool: the model can only make copies of one and the same row."""
+
+
 class Fresh(Protocol):
   def __call__(self, key: Array, problem: Problem, /) -> Data:
     """Another one-slot real batch of the same truth."""
@@ -144,6 +149,8 @@ class TaskSetting(NamedTuple):
     law: batches come from their exact law, without rows.
     metrics: name -> MetricInfo; metrics not named here get their own name as label.
     with_rows: () -> the same task drawing rows, for workflows that need them; None: there is none, or it is refused.
+    absorbed: (problem, params) -> whether drift has ended; gives the metric `collapse_generation`, and lets a sweep stop
+      such runs under a workflow that is `absorbing`.
   """
   init: Init
   fit: Fit
@@ -155,6 +162,7 @@ class TaskSetting(NamedTuple):
   law: bool = False
   metrics: Mapping[str, MetricInfo] = {}
   with_rows: Callable[[], Any] | None = None
+  absorbed: Absorbed | None = None
 
 
 class StoreInit(Protocol):
@@ -182,6 +190,7 @@ class Workflow(NamedTuple):
     emit: (n, t) -> rows that model t emits; called with Python ints, and with tracers under exact-law draws.
     weights: (num_generations) -> [T, T] expected share of batch j (0 = real) in generation t + 1; theory reads it.
     redrawn: fitted to a fresh subset of rows each generation, so rows are needed.
+    absorbing: training data come from the last model alone and are always as many: after an absorbed model nothing changes.
   """
   init: StoreInit
   select: Select
@@ -189,12 +198,17 @@ class Workflow(NamedTuple):
   emit: Callable[[Any, Any], Any] = lambda n, t: n
   weights: Callable[[int], Any] | None = None
   redrawn: bool = False
+  absorbing: bool = False
 
 
 class Run(NamedTuple):
-  """All that is needed to go on: what a checkpoint holds."""
+  """All that is needed to go on: what a checkpoint holds.
+
+  `absorbed_at` is the generation at which the run was absorbed, 0 before; None where the task cannot tell.
+  """
   key: Array
   problem: Problem
   real: Data
   store: PyTree
   params: Params
+  absorbed_at: Any = None

@@ -19,7 +19,7 @@ from collapse_jax.types import Data, TaskSetting, Workflow
 
 def replace() -> Workflow:
   """Generation t is fitted to the output of model t - 1 only (Shumailov et al. 2023; Kazdan et al. 2410.16713)."""
-  return _scheduled(slots=lambda T: 1, slot=lambda t: 0, weights=lambda T: np.eye(T))
+  return _scheduled(slots=lambda T: 1, slot=lambda t: 0, weights=lambda T: np.eye(T))._replace(absorbing=True)
 
 
 def accumulate() -> Workflow:

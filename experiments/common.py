@@ -23,7 +23,7 @@ class UsageError(Exception):
 
 
 def define_common(num_samples: str = "10,32,100,316,1000", num_generations: int = 100, num_seeds: int = 100,
-                  workflows: str | None = PAPER_WORKFLOWS) -> None:
+                  workflows: str | None = PAPER_WORKFLOWS, record_every: int = 1) -> None:
   """Flags that every simulation has."""
   if workflows is not None:
     flags.DEFINE_string("workflows", workflows, "Comma list, e.g. replace,accumulate,mix(0.2).")
@@ -31,7 +31,7 @@ def define_common(num_samples: str = "10,32,100,316,1000", num_generations: int 
   flags.DEFINE_string("temperatures", "1", "Comma list: factor of the variance that samples are drawn with.")
   flags.DEFINE_string("num_generations", str(num_generations), "Generations T.")
   flags.DEFINE_string("num_seeds", str(num_seeds), "Runs per cell.")
-  flags.DEFINE_string("record_every", "1", "Keep metrics of generation 1 and of multiples of this.")
+  flags.DEFINE_string("record_every", str(record_every), "Keep metrics of generation 1 and of multiples of this.")
   define_shared()
 
 
@@ -228,7 +228,9 @@ def write_all(experiments: dict[str, Any], path: Path) -> None:
       results.attrs["command"] = command()
       folder = part / name
       (folder / "figures").mkdir(parents=True)
-      results.to_netcdf(folder / RESULTS, engine="h5netcdf")
+      numbers = [name for name, value in results.data_vars.items() if value.dtype.kind in "bfi"]
+      packed = {name: {"zlib": True, "complevel": 1} for name in numbers}
+      results.to_netcdf(folder / RESULTS, engine="h5netcdf", encoding=packed)
       images = figures.setdefault(name or str(results.attrs["task"]), {})
       for title, figure in plotting.figures_for(results).items():
         images[title] = plotting.png(figure)

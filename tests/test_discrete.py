@@ -8,7 +8,6 @@ from conftest import z_score
 
 import collapse_jax as cj
 from collapse_jax import tasks, theory, workflows
-from collapse_jax.tasks.discrete import collapse_generation
 
 T = 8
 
@@ -67,13 +66,30 @@ def test_collapse_time_of_two_outcomes():
     absorbed.append(law[0] + law[-1])
     law = law @ chain
   out = simulated(tasks.discrete(2, n), workflows.replace(), 5000, last)
-  generation, censored = collapse_generation(out["entropy"], np.arange(1, last + 1))
+  generation = out["collapse_generation"][:, -1]
+  censored = generation == 0
   for t in (1, 5, 12, 40):
     share, p = ((generation <= t) & ~censored).mean(), absorbed[t - 1]
     assert abs(share - p) < 5 * np.sqrt(p * (1 - p) / 5000), t
   assert abs(((generation <= 6) & ~censored).mean() - absorbed[4]) > 5 * np.sqrt(absorbed[4] * (1 - absorbed[4]) / 5000)
-  kept, flag = collapse_generation([[1.0, 1.0], [1.0, 0.0]], [1, 7])
-  assert kept.tolist() == [7, 7] and flag.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("record_every", [1, 4])
+def test_stopping_absorbed_runs_changes_nothing(record_every):
+  """A sweep that stops them equals the plain program, and the collapse generation is exact where it is not recorded."""
+  task, T, seeds = (lambda num_samples: tasks.discrete(12, num_samples)), 101, 40
+  sweep = cj.sweep(task, ["replace"], {"num_samples": [6]}, num_generations=T, num_seeds=seeds, record_every=record_every)
+  one = lambda i: cj.run(jax.random.fold_in(jax.random.key(0), i), task(6), workflows.replace(), T)
+  whole = jax.jit(jax.vmap(one))(jnp.arange(seeds))
+  kept = sweep.generation.values - 1
+  for name in ("entropy", "support_ratio", "heterozygosity", "train_size"):
+    np.testing.assert_allclose(sweep[name].values[0, 0], whole[name][:, kept], rtol=1e-6, err_msg=name)
+  first = np.argmax(np.asarray(whole["entropy"]) < 1e-8, axis=1) + 1
+  assert not sweep.censored.values.any() and first.max() < T
+  np.testing.assert_array_equal(sweep.collapse_generation.values[0, 0], first)
+  short = cj.sweep(task, ["replace", "accumulate"], {"num_samples": [6]}, num_generations=5, num_seeds=seeds)
+  np.testing.assert_array_equal(short.censored.values[0, 0], first > 5)
+  assert short.censored.values[1].all() and (short.collapse_generation.values[1] == 5).all()
 
 
 def test_temperature():

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import store as storage
+from collapse_jax.random import index
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import check_integer, check_positive, known
 from collapse_jax.types import Context, MetricInfo, Summary, TaskSetting
@@ -24,7 +25,7 @@ METRICS = {
 
 
 class DiscreteProblem(NamedTuple):
-  """The truth: cumulative probabilities [num_outcomes], its entropy in nats and the number of outcomes it can give."""
+  """The truth: cumulative probabilities [num_outcomes] (None: uniform), its entropy in nats, its number of outcomes."""
   cumulative: Any
   entropy: Any
   support: Any
@@ -52,13 +53,15 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
   resampled = known(temperature) and temperature == 1
 
   def real_rows(key, problem):
+    if problem.cumulative is None:
+      return index(key, num_samples, num_outcomes)
     u = jax.random.uniform(key, (num_samples,))
     rows = jnp.searchsorted(problem.cumulative, u, side="right").astype(jnp.int32)
     return jnp.minimum(rows, num_outcomes - 1)
 
   def init(key):
-    problem = DiscreteProblem(jnp.asarray(np.cumsum(share), float), jnp.asarray(true_entropy, float),
-                              jnp.asarray(len(positive), float))
+    cumulative = None if probabilities is None else jnp.asarray(np.cumsum(share), float)
+    problem = DiscreteProblem(cumulative, jnp.asarray(true_entropy, float), jnp.asarray(len(positive), float))
     rows = real_rows(key, problem)
     if renumbered:
       order = jnp.argsort(rows)
@@ -91,21 +94,8 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
 
   # Other real rows would have outcomes outside the renumbered ones.
   fresh = None if renumbered else lambda key, problem: batch(real_rows(key, problem))
-  return TaskSetting(init, fit, sample, evaluate, num_samples, Summary(of, add, keep_rows=True), fresh, metrics=METRICS)
-
-
-def collapse_generation(entropy, generations) -> tuple[np.ndarray, np.ndarray]:
-  """First generation of each run whose model knows one outcome (entropy below 1e-8 nats), and whether none does.
-
-  Args:
-    entropy: [..., T] nats.
-    generations: [T].
-  Returns:
-    generation [...], the last one where the run is censored; censored [...] bool.
-  """
-  gone = np.asarray(entropy) < 1e-8
-  censored = np.asarray(~gone.any(axis=-1))
-  return np.where(censored, np.asarray(generations)[-1], np.asarray(generations)[gone.argmax(axis=-1)]), censored
+  return TaskSetting(init, fit, sample, evaluate, num_samples, Summary(of, add, keep_rows=True), fresh, metrics=METRICS,
+                     absorbed=lambda problem, params: jnp.max(params) >= 1)
 
 
 def _check(num_outcomes, num_samples, probabilities, temperature):

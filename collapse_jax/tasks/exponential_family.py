@@ -26,7 +26,7 @@ class Family(NamedTuple):
     variance: (mean) -> variance of one row.
     curvature: coefficient of mean^2 in the variance, as `theory.quadratic_family` has it.
     tempered: (mean, temperature) -> mean of the density to the power 1 / temperature; None: outside the family.
-    support: (least, most) mean; a mean at an end that is finite is absorbing.
+    support: (least, most) mean; at a finite end the rows do not vary any more.
   """
   draw: Callable[[Array, Array, int], Array]
   total: Callable[[Array, Array, Any], Array]
@@ -112,9 +112,11 @@ def exponential_family(family: str, num_samples, mean=None, *, temperature=1.0, 
     return {"squared_error_of_mean": (params.mean - problem) ** 2,
             "variance_ratio": one.variance(params.mean) / one.variance(problem), "fitted_mean": params.mean}
 
+  ends = [end for end in one.support if np.isfinite(end) and one.curvature <= 0]  # the gamma's mean never reaches 0
+  absorbed = (lambda problem, params: functools.reduce(jnp.logical_or, [params.mean == end for end in ends])) if ends else None
   with_rows = functools.partial(exponential_family, family, num_samples, mean, temperature=temperature, draws="rows")
   return TaskSetting(init, lambda key, problem, context: context.data.summary, sample, evaluate, num_samples,
-                     Summary(of, add_means), fresh, law, METRICS, with_rows if draws == "auto" else None)
+                     Summary(of, add_means), fresh, law, METRICS, with_rows if draws == "auto" else None, absorbed)
 
 
 def _check(family, num_samples, mean, temperature, draws):

@@ -1,0 +1,97 @@
+"""Runs that end when drift ends: chained blocks of generations, between which absorbed runs leave the batch."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax.generation import recorded, scan_generations, start
+
+NUM_BLOCKS = 24
+NARROWING = 4  # a narrower batch costs a compilation: made when this many times fewer runs are left
+
+
+class Stopping:
+  """A program that runs seeds until they are absorbed, as a plain one would run them to the end.
+
+  After absorption nothing changes, so metrics of the last generation that was run fill the rest.
+
+  Args:
+    bind: (traced values) -> task and workflow; the task has `absorbed`, the workflow is `absorbing`.
+    num_generations, seed, record_every: as for `sweep`.
+  """
+
+  def __init__(self, bind: Callable[[Any], tuple], num_generations: int, seed: int, record_every: int):
+    self._bind, self._num_generations, self._record_every, self._seed = bind, num_generations, record_every, seed
+    self._size = -(-num_generations // (NUM_BLOCKS * record_every)) * record_every
+    inside = [i for i in range(self._size) if (i + 1) % record_every == 0]
+    self._kept = np.asarray(inside if record_every == 1 else [0, *inside])
+    self._programs: dict[int, Any] = {}
+    self._lock = threading.Lock()
+
+  def compile(self, width: int, traced) -> None:
+    """For `width` seeds, so that the time of the first call is the run's own."""
+    index = jnp.arange(width)
+    self._first = jax.jit(self._start).lower(index, traced).compile()
+    self._block(jax.eval_shape(self._start, index, traced), traced)
+
+  def __call__(self, index, traced):
+    """Metrics [seeds, recorded] of the seeds `index`."""
+    runs = self._first(index, traced)
+    lanes, width = np.arange(len(index)), len(index)
+    generations = recorded(range(1, self._num_generations + 1), self._record_every)
+    place = {t: i for i, t in enumerate(generations)}
+    metrics: dict[str, np.ndarray] = {}
+    last = np.zeros(width, int)
+    for begin in range(1, self._num_generations + 1, self._size):
+      runs, block = self._block(runs, traced)(runs, jnp.int32(begin), traced)
+      gone = np.asarray(runs.absorbed_at)[:len(lanes)] > 0
+      inside = [(i, place[begin + k]) for i, k in enumerate(self._kept) if begin + k in place]
+      if inside:
+        here, there = (list(x) for x in zip(*inside))
+        for name, value in block.items():
+          value = np.asarray(value)
+          every = metrics.setdefault(name, np.zeros((width, len(generations), *value.shape[2:]), value.dtype))
+          every[lanes[:, None], there] = value[:len(lanes), here]
+        last[lanes] = there[-1]
+      if gone.all():
+        break
+      left = np.flatnonzero(~gone)
+      narrow = -(-len(runs.absorbed_at) // NARROWING)
+      if len(left) <= narrow < len(runs.absorbed_at):
+        runs, lanes = _take(runs, jnp.asarray(np.resize(left, narrow))), lanes[left]
+    for lane, end in enumerate(last):
+      for value in metrics.values():
+        value[lane, end + 1:] = value[lane, end]
+    return metrics
+
+  def _start(self, index, traced):
+    task, workflow = self._bind(traced)
+    one = lambda i: start(jax.random.fold_in(jax.random.key(self._seed), i), task, workflow, self._num_generations)
+    return jax.vmap(one)(index)
+
+  def _block(self, runs, traced):
+    """The program of one block for as many runs as these."""
+    width = len(runs.absorbed_at)
+    with self._lock:
+      if width not in self._programs:
+        self._programs[width] = jax.jit(self._advance).lower(runs, jax.ShapeDtypeStruct((), jnp.int32), traced).compile()
+      return self._programs[width]
+
+  def _advance(self, runs, begin, traced):
+    task, workflow = self._bind(traced)
+
+    def one(run):
+      done, metrics = scan_generations(task, workflow, run, begin + jnp.arange(self._size), record_every=self._record_every,
+                                       num_generations=self._num_generations)
+      return done, jax.tree.map(lambda x: x[self._kept], metrics)
+
+    return jax.vmap(one)(runs)
+
+
+@jax.jit
+def _take(runs, index):
+  return jax.tree.map(lambda x: x[index], runs)
