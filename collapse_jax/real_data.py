@@ -46,6 +46,79 @@ def load(name: str, num_test: int = 500) -> RealData:
   return split(Path(name).name, rows, columns, num_test)
 
 
+class LabelledData(NamedTuple):
+  """Covariates [rows, 1 + features] float64, the first column 1, the others standardised; labels [rows] of 0.0 and 1.0."""
+  name: str
+  covariates: np.ndarray
+  labels: np.ndarray
+
+
+LABELLED = ("breast_cancer", "wine", "digits")
+
+
+def load_labelled(dataset, num_features: int | None = None) -> LabelledData:
+  """Rows of two classes; see `tasks.logistic_regression`.
+
+  Raises:
+    ValueError: unknown name, a file or arrays that cannot be used, not two classes, too few columns.
+  """
+  name, rows, classes = _labelled_rows(dataset)
+  rows = numbers(name, rows)
+  found = np.unique(classes)
+  if len(found) != 2 or classes.shape != (len(rows),):
+    raise ValueError(f"{name} must have labels of two values, one for each row, got {len(found)} values.")
+  if len(rows) < MIN_ROWS:
+    raise ValueError(f"{name} must have at least {MIN_ROWS} rows, got {len(rows)}.")
+  rows = standardise(name, rows, rows, [str(i + 1) for i in range(rows.shape[1])]).train.astype(np.float64)
+  if num_features is not None:
+    if not isinstance(num_features, int | np.integer) or not 1 <= num_features <= rows.shape[1]:
+      raise ValueError(f"num_features must be an integer from 1 to {rows.shape[1]} for {name}, got {num_features}.")
+    loadings = np.linalg.svd(rows, full_matrices=False)[2][:num_features]
+    loadings *= np.sign(np.take_along_axis(loadings, np.abs(loadings).argmax(axis=1)[:, None], axis=1))
+    rows = rows @ loadings.T
+    rows /= rows.std(axis=0)
+  return LabelledData(name, np.column_stack([np.ones(len(rows)), rows]), (classes == found[1]).astype(np.float64))
+
+
+def _labelled_rows(dataset):
+  if isinstance(dataset, tuple):
+    if len(dataset) != 2:
+      raise ValueError(f"dataset must be a pair (covariates, labels), got {len(dataset)} arrays.")
+    return "array", dataset[0], np.asarray(dataset[1])
+  name = os.fspath(dataset)
+  if name in LABELLED:
+    from sklearn import datasets
+    rows, classes = getattr(datasets, f"load_{name}")(return_X_y=True)
+    pair = {"wine": (0, 1), "digits": (3, 8)}.get(name)
+    kept = np.ones(len(rows), bool) if pair is None else np.isin(classes, pair)
+    return name, rows[kept], classes[kept]
+  if Path(name).suffix == "" and "/" not in name and not os.path.exists(name):
+    raise ValueError(f"unknown data set {name!r}; known: {', '.join(LABELLED)}, or a path to a CSV file.")
+  table, columns = read_csv(name)
+  if len(columns) < 2:
+    raise ValueError(f"{name} must have a column of labels after those of covariates, got one column.")
+  return Path(name).name, table[:, :-1], table[:, -1]
+
+
+def logistic_fit(data: LabelledData) -> np.ndarray:
+  """Unpenalised maximum-likelihood coefficients [1 + features] of all rows, in float64.
+
+  Raises:
+    ValueError: the covariates separate the labels, so that there is no finite maximum.
+  """
+  import warnings
+
+  from sklearn.linear_model import LogisticRegression
+  model = LogisticRegression(C=np.inf, solver="newton-cholesky", fit_intercept=False, tol=1e-10, max_iter=200)
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of convergence, where labels are separable: found below
+    w = model.fit(data.covariates, data.labels).coef_[0]
+  if ((data.covariates @ w > 0) == (data.labels == 1)).all():
+    raise ValueError(f"num_features must be smaller for {data.name}: its covariates separate the labels, so that no "
+                     "unpenalised fit exists.")
+  return w
+
+
 def split(name: str, rows: np.ndarray, columns: list[str], num_test: int = 500) -> RealData:
   """Holds out a fixed random 30% of the rows (at most num_test, at least 1) and standardises by the others.
 

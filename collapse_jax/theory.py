@@ -429,7 +429,7 @@ def curation_two_types(share: float, gap: float, num_candidates: int, num_genera
 
 
 def drift_collapse_time(num_outcomes: int, num_samples: int) -> float:
-  """Mean generations until one outcome is left, uniform start, `replace`: 2 n (K-1) log(K/(K-1)), diffusion limit (Ewens)."""
+  """Mean generations until one outcome is left, uniform start, `replace`: 2 n (K-1) log(K/(K-1)), diffusion limit."""
   return 2 * num_samples * (num_outcomes - 1) * float(np.log(num_outcomes / (num_outcomes - 1)))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from absl import app, flags, logging
 
 FLAGS = flags.FLAGS
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA warns of every program that it finds in the cache
 RESULTS = "results.nc"
 PAPER_WORKFLOWS = "replace,accumulate,accumulate_subsample"
 
@@ -172,7 +173,6 @@ def simulate_and_write(default_dir: str, simulate: Callable[..., Any], workflows
 
 def prepare_jax() -> None:
   """Precision, and a compilation cache on disk that makes the second start fast."""
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA warns of every program that it finds in the cache
   import jax
   jax.config.update("jax_enable_x64", FLAGS.enable_x64 if "enable_x64" in FLAGS else False)
   base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

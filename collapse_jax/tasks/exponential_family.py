@@ -113,10 +113,11 @@ def exponential_family(family: str, num_samples, mean=None, *, temperature=1.0, 
             "variance_ratio": one.variance(params.mean) / one.variance(problem), "fitted_mean": params.mean}
 
   ends = [end for end in one.support if np.isfinite(end) and one.curvature <= 0]  # the gamma's mean never reaches 0
-  absorbed = (lambda problem, params: functools.reduce(jnp.logical_or, [params.mean == end for end in ends])) if ends else None
+  at_an_end = lambda problem, params: functools.reduce(jnp.logical_or, [params.mean == end for end in ends])
   with_rows = functools.partial(exponential_family, family, num_samples, mean, temperature=temperature, draws="rows")
   return TaskSetting(init, lambda key, problem, context: context.data.summary, sample, evaluate, num_samples,
-                     Summary(of, add_means), fresh, law, METRICS, with_rows if draws == "auto" else None, absorbed)
+                     Summary(of, add_means), fresh, law, METRICS, with_rows if draws == "auto" else None,
+                     at_an_end if ends else None)
 
 
 def _check(family, num_samples, mean, temperature, draws):

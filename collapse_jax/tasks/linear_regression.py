@@ -16,12 +16,14 @@ from collapse_jax.random import normal
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import (
   MeanStats,
+  add_labels,
   add_means,
   bartlett,
   check_draws,
   check_integer,
   check_positive,
   known,
+  label_stats,
   matmul,
   triangular,
 )
@@ -51,12 +53,6 @@ class RegressionProblem(NamedTuple):
   inverse: Any = None
   noise_factor: Any = None
   seen: Any = None
-
-
-class LabelStats(NamedTuple):
-  """Rows of one design: how often each occurs and the sum of its labels, both [num_samples]."""
-  times: Any
-  label_sum: Any
 
 
 class TriangularStats(NamedTuple):
@@ -125,7 +121,7 @@ def linear_regression(dim: int, num_samples: int, noise_var=1.0, *, covariates: 
   if law:
     summary, fit = Summary(_of_estimates, add_means), lambda key, problem, context: context.data.summary.mean
   elif same:
-    summary, fit = Summary(_of_labels, _add_labels), _fit_labels
+    summary, fit = Summary(label_stats, add_labels), _fit_labels
   else:
     summary, fit = Summary(_of_rows, _add_rows), _fit_rows
   with_rows = functools.partial(linear_regression, dim, num_samples, noise_var, temperature=temperature, draws="rows")
@@ -163,16 +159,6 @@ def _pseudo_inverse(design) -> Array:
 
 
 # ----------------------------------------------------------------------------------------- rows of one design
-def _of_labels(problem, rows, row_weight):
-  weight = jnp.ones(rows["label"].shape) if row_weight is None else row_weight
-  none = jnp.zeros(problem.design.shape[0])
-  return LabelStats(none.at[rows["index"]].add(weight), none.at[rows["index"]].add(weight * rows["label"]))
-
-
-def _add_labels(problem, a, weight_a, b, weight_b):
-  return LabelStats(weight_a * a.times + weight_b * b.times, weight_a * a.label_sum + weight_b * b.label_sum)
-
-
 def _fit_labels(key, problem, context: Context):
   times, label_sum = context.data.summary
   label = label_sum / jnp.maximum(times, 1e-30)

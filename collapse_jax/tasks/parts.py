@@ -23,6 +23,24 @@ def add_means(problem, a: MeanStats, weight_a, b: MeanStats, weight_b) -> MeanSt
   return MeanStats(count_a + count_b, a.mean + share * (b.mean - a.mean))
 
 
+class LabelStats(NamedTuple):
+  """Rows of one design: how often each occurs and the sum of its labels, both [num_samples]."""
+  times: Any
+  label_sum: Any
+
+
+def label_stats(problem, rows, row_weight) -> LabelStats:
+  """`Summary.of` of rows {"index": [n], "label": [n]}, which name rows of `problem.design` [num_samples, dim]."""
+  weight = jnp.ones(rows["label"].shape) if row_weight is None else row_weight
+  none = jnp.zeros(problem.design.shape[0])
+  return LabelStats(none.at[rows["index"]].add(weight), none.at[rows["index"]].add(weight * rows["label"]))
+
+
+def add_labels(problem, a: LabelStats, weight_a, b: LabelStats, weight_b) -> LabelStats:
+  """`Summary.add` of label sums."""
+  return LabelStats(weight_a * a.times + weight_b * b.times, weight_a * a.label_sum + weight_b * b.label_sum)
+
+
 def matmul(a: Array, b: Array) -> Array:
   return jnp.matmul(a, b, precision="highest")
 

@@ -1,0 +1,61 @@
+"""The centre of a normal distribution, estimated by the sample median (Dey and Donoho 2410.22812).
+
+Asymptotically linear, but no mean: a pool's median is no function of the medians of its batches, so rows are kept.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from collapse_jax.random import normal
+from collapse_jax.store import batch, flat
+from collapse_jax.tasks.parts import check_integer, check_positive
+from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
+
+METRICS = {
+    "squared_error_of_mean": MetricInfo("squared error of the fitted mean", "data units squared", worse="higher",
+                                        log_scale=True),
+    "fitted_mean": MetricInfo("fitted mean", "data units"),
+}
+
+
+def sample_median(num_samples: int, noise_var=1.0, *, temperature=1.0) -> TaskSetting:
+  """The median of rows from N(0, noise_var), which models emit again around their own median.
+
+  Args:
+    num_samples: rows per batch, at least 2.
+    noise_var: known variance, in data units squared; may be traced.
+    temperature: factor of the variance with which models sample; may be traced.
+  Raises:
+    ValueError: an argument out of range.
+  """
+  check_integer("num_samples", num_samples, 2)
+  check_positive("noise_var", noise_var)
+  check_positive("temperature", temperature)
+
+  def draw(key, median, variance, num):
+    return batch(median + jnp.sqrt(variance) * normal(key, (num,)))
+
+  def fresh(key, problem):
+    return draw(key, 0.0, problem, num_samples)
+
+  def init(key):
+    problem = jnp.asarray(noise_var, float)
+    return problem, fresh(key, problem)
+
+  def sample(key, problem, median, context: Context):
+    return draw(key, median, problem * jnp.asarray(temperature, float), context.num), {}
+
+  return TaskSetting(init, lambda key, problem, context: weighted_median(*flat(context.data)), sample,
+                     lambda problem, median: {"squared_error_of_mean": median ** 2, "fitted_mean": median},
+                     num_samples, None, fresh, metrics=METRICS)
+
+
+def weighted_median(values: Array, weight: Array) -> Array:
+  """Middle of the values [n] by weight [n], at least 0; of an even number the mean of the two middle ones."""
+  values, weight = jax.lax.sort((values, weight), num_keys=1)
+  below = jnp.cumsum(weight)
+  half = 0.5 * below[-1]
+  slack = 1e-6 * half
+  low = values[jnp.searchsorted(below, half - slack)]
+  high = values[jnp.searchsorted(below, half + slack)]
+  return 0.5 * (low + high)

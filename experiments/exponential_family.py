@@ -1,0 +1,45 @@
+"""Means of one-parameter families under self-consuming training (Dey and Donoho 2410.22812; Marsili et al. 2506.20623).
+
+  python -m experiments.exponential_family
+
+About two minutes on 2 cores. Expected: the squared error of the mean follows its exact law, t / n under `replace` where the
+variance does not change, and stays within pi^2/6 of the first generation's under `accumulate`; Bernoulli and Poisson runs
+end at 0 or 1 under `replace` (`collapse_generation`). "median" is a Gaussian whose centre is the sample median.
+"""
+
+from absl import flags
+
+from experiments import common
+
+FAMILIES = ("bernoulli", "poisson", "exponential", "gaussian", "median")
+
+if __name__ == "__main__":
+  common.define_common(num_samples="10,100,1000")
+  flags.DEFINE_string("families", "bernoulli,poisson,exponential,gaussian", f"Comma list among {', '.join(FAMILIES)}.")
+  flags.DEFINE_string("draws", "auto", "law, rows, or auto: the exact law where a workflow does not need rows.")
+
+
+def simulate(workflows, families, num_samples, temperatures=(1.0,), draws="auto", **options):
+  """The sweep behind this binary; None after a dry run."""
+  def task(family, num_samples, temperature):
+    from collapse_jax import tasks
+    if family == "median":
+      return tasks.sample_median(num_samples, temperature=temperature)
+    return tasks.exponential_family(family, num_samples, temperature=temperature, draws=draws)
+  axes = {"family": list(families), "num_samples": list(num_samples), "temperature": list(temperatures)}
+  results = common.simulate(task, workflows, axes, primary_metric="squared_error_of_mean", **options)
+  if results is not None:
+    results.attrs["task"] = "exponential_family"
+  return results
+
+
+def main():
+  draws = common.choice("draws", ("auto", "law", "rows"))
+  options = {"families": common.choices("families", FAMILIES), "num_samples": common.integers("num_samples", 2),
+             "temperatures": common.positives("temperatures"), "draws": draws} | common.common_options()
+  workflows = common.check_workflows(draws == "law")
+  common.simulate_and_write("results/exponential_family", simulate, workflows, **options)
+
+
+if __name__ == "__main__":
+  common.main(main)
