@@ -36,6 +36,42 @@ def kde(workflow: str, bandwidth: float, num_samples: int, num_generations: int,
   return {"test_nll": np.array(nll)}
 
 
+def linear_regression(workflow: str, dim: int, num_samples: int, num_generations: int, seed: int) -> dict[str, np.ndarray]:
+  """One run: np.linalg.lstsq on the training rows; every batch relabels the same covariates, noise variance 1."""
+  rng = np.random.default_rng(seed)
+  design, test, truth = (rng.standard_normal(shape) for shape in ((num_samples, dim), (1000, dim), dim))
+  relabel = lambda w: np.column_stack([design, design @ w + rng.standard_normal(num_samples)])
+  pool = [relabel(truth)]
+  error = []
+  for _ in range(num_generations):
+    rows = training_rows(rng, workflow, pool, num_samples)
+    w = np.linalg.lstsq(rows[:, :-1], rows[:, -1], rcond=None)[0]
+    error.append(np.mean((test @ (w - truth)) ** 2))
+    pool = [relabel(w)] if workflow == "replace" else [*pool, relabel(w)]
+  return {"test_mse": np.array(error)}
+
+
+def discrete(workflow: str, num_outcomes: int, num_samples: int, num_generations: int | None,
+             seed: int) -> dict[str, np.ndarray]:
+  """One run: multinomial counts of all outcomes; without num_generations until one outcome is left."""
+  rng = np.random.default_rng(seed)
+  counts = rng.multinomial(num_samples, np.full(num_outcomes, 1 / num_outcomes))
+  pool, heterozygosity, entropy = counts.copy(), [], []
+  while num_generations is None or len(entropy) < num_generations:
+    if workflow == "accumulate_subsample":
+      p = rng.multivariate_hypergeometric(pool, num_samples) / num_samples
+    else:
+      p = pool / pool.sum()
+    positive = p[p > 0]
+    entropy.append(-(positive * np.log(positive)).sum())
+    heterozygosity.append(1 - (positive ** 2).sum())
+    if num_generations is None and entropy[-1] < 1e-8:
+      break
+    counts = rng.multinomial(num_samples, p)
+    pool = counts if workflow == "replace" else pool + counts
+  return {"entropy": np.array(entropy), "heterozygosity": np.array(heterozygosity)}
+
+
 def training_rows(rng, workflow: str, pool: list[np.ndarray], num_samples: int) -> np.ndarray:
   rows = pool[0] if len(pool) == 1 else np.concatenate(pool)
   return rng.permutation(rows)[:num_samples] if workflow == "accumulate_subsample" else rows

@@ -4,7 +4,7 @@
 
 Plain loops run two seeds at a time in two processes with one BLAS thread each, which uses both cores of a small machine.
 The product runs 100 seeds of one cell, T = 100, compilation stated apart. Before anything is timed, both are checked to
-agree in distribution. Writes the first part of docs/benchmarks.md, unless --only picks some cases.
+agree in distribution. Writes the first part of docs/benchmarks.md, unless --only picks some cases. About half an hour.
 """
 
 import argparse
@@ -14,36 +14,76 @@ import multiprocessing
 import os
 import statistics
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks import plain
+
 PAGE = Path("docs/benchmarks.md")
 KEPT = "## Sweeps"  # written by hand from here on
-SLOW = 60.0  # seconds: plain loops slower than this are run in two pairs
+SLOW = 30.0  # seconds: plain loops slower than this are run in two pairs
+WORKFLOWS = ("replace", "accumulate", "accumulate_subsample")
+
+
+class Case(NamedTuple):
+  """A task at several sizes: (first, num_samples), where first is dim, bandwidth or num_outcomes."""
+  name: str
+  task: Callable[[Any, Any], Any]
+  loop: Callable[..., dict[str, np.ndarray]]
+  label: str
+  small: tuple[Any, int]
+  sizes: tuple[tuple[Any, int], ...]
+
+
+def cases() -> list[Case]:
+  from collapse_jax import tasks
+  return [
+      Case("gaussian", lambda dim, n: tasks.gaussian(dim, n), plain.gaussian, "dim {}, n = {}", (3, 50),
+           ((3, 32), (10, 316), (100, 1000))),
+      Case("kde", lambda h, n: tasks.kde("moons", n, h), plain.kde, "moons, h = {}, n = {}", (0.5, 50),
+           ((0.5, 32), (0.5, 316), (0.5, 1000))),
+      Case("linear_regression", lambda dim, n: tasks.linear_regression(dim, n), plain.linear_regression, "dim {}, n = {}",
+           (3, 50), ((3, 32), (10, 316), (100, 1000))),
+      Case("discrete", lambda k, n: tasks.discrete(k, n), plain.discrete, "{} outcomes, n = {}", (12, 50),
+           ((10, 10), (1000, 100), (100_000, 1000))),
+  ]
+
+
+def threads(function, parts):
+  """Parts side by side, as `sweep` runs chunks."""
+  import scipy.linalg  # noqa: F401  so that its threads are limited
+  from threadpoolctl import threadpool_limits
+  with threadpool_limits(1, "blas"), concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
+    return list(pool.map(function, parts))
+
+
+def halves(num_seeds):
+  """Seed indices, one array per core."""
+  import jax
+  workers = os.cpu_count() or 1 if jax.default_backend() == "cpu" else 1
+  chunk = -(-num_seeds // workers)
+  return [jax.numpy.arange(first, first + chunk) for first in range(0, num_seeds, chunk)]
 
 
 def product(task, workflow, num_generations, num_seeds=100):
-  """(function that runs all seeds, compile seconds, MiB of a chunk): chunks side by side in threads, as `sweep` does."""
+  """(function that runs all seeds, compile seconds, MiB of a chunk)."""
   import jax
-  import scipy.linalg  # noqa: F401  so that its threads are limited
-  from threadpoolctl import threadpool_limits
 
   import collapse_jax as cj
-  workers = os.cpu_count() or 1
-  chunk = -(-num_seeds // workers)
+  parts = halves(num_seeds)
   one = lambda i: cj.run(jax.random.fold_in(jax.random.key(0), i), task, workflow, num_generations)
   begun = time.perf_counter()
-  compiled = jax.jit(jax.vmap(one)).lower(jax.numpy.arange(chunk)).compile()
+  compiled = jax.jit(jax.vmap(one)).lower(parts[0]).compile()
   seconds = time.perf_counter() - begun
   memory = compiled.memory_analysis()
-  starts = [jax.numpy.arange(first, first + chunk) for first in range(0, num_seeds, chunk)]
 
   def run_all():
-    with threadpool_limits(1, "blas"), concurrent.futures.ThreadPoolExecutor(workers) as pool:
-      parts = list(pool.map(lambda start: jax.tree.map(np.asarray, compiled(start)), starts))
-    return {name: np.concatenate([part[name] for part in parts])[:num_seeds] for name in parts[0]}
+    found = threads(lambda part: jax.tree.map(np.asarray, compiled(part)), parts)
+    return {name: np.concatenate([part[name] for part in found])[:num_seeds] for name in found[0]}
 
   return run_all, seconds, (memory.temp_size_in_bytes + memory.output_size_in_bytes) / 2 ** 20
 
@@ -61,7 +101,7 @@ def paired_ratio(slow, fast, pairs):
 
 
 def check_agreement(ours, theirs):
-  """Largest |z| between means over seeds of log or plain metrics at a few generations."""
+  """Largest |z| between means over seeds of the metrics that both have, at a few generations."""
   worst = 0.0
   for name, value in theirs.items():
     for t in (0, 1, value.shape[1] - 1):
@@ -76,42 +116,115 @@ def one_thread():
   os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
 
 
-def two_runs(pool, loop, sizes, seeds):
+def both_cores(pool, loop, sizes, seeds):
   for future in [pool.submit(loop, *sizes, seed) for seed in seeds]:
     future.result()
 
 
-def compare(label, task, loop, first, n, workflow, pairs, pool):
-  """One row of the table."""
-  small = 50
-  theirs = list(pool.map(loop, [3 if first == 100 else first] * 60, [small] * 60, [8] * 60, range(60)))
-  theirs = {key: np.stack([one[key] for one in theirs]) for key in theirs[0]}
-  worst = check_agreement(product(task(small, 3), workflow, 8, 400)[0](), theirs)
-  run_all, compiling, memory = product(task(n, None), workflow, 100)
+def paired(run_all, num_seeds, loop, sizes, pairs, pool):
+  """Seconds per run of the product and of the plain loop, over pairs; the last plain one may be the second."""
   run_all()
+  repeats = max(1, int(0.2 / max(timed(run_all), 1e-3)))
+  both_cores(pool, loop, sizes, (0, 1))
+  seeds = 2 * max(1, min(50, int(0.2 / max(timed(lambda: both_cores(pool, loop, sizes, (0, 1))), 1e-3))))
   ours, plains = [], []
   while len(plains) < (min(pairs, 2) if plains and max(plains) > SLOW else pairs):
-    ours.append(timed(run_all) / 100)
-    seeds = [2 * len(plains), 2 * len(plains) + 1]
-    plains.append(timed(functools.partial(two_runs, pool, loop, (first, n, 100), seeds)) / 2)
-  ratios = np.array(plains) / np.array(ours)
-  return (f"| {label} | {np.median(ours) * 1e3:.1f} ms | {np.median(plains):.2f} s | {np.median(ratios):.0f} "
-          f"({ratios.min():.0f} to {ratios.max():.0f}, {len(plains)} pairs) | {compiling:.1f} s | {memory:.0f} MiB | "
-          f"{worst:.1f} |")
+    ours.append(timed(lambda: [run_all() for _ in range(repeats)]) / num_seeds / repeats)
+    own = range(seeds * len(plains), seeds * (len(plains) + 1))
+    plains.append(timed(lambda own=own: both_cores(pool, loop, sizes, own)) / seeds)
+  return np.array(ours), np.array(plains)
 
 
-def scaling():
-  """Costs against num_samples and T, a line each."""
+def row(label, ours, plains, compiling, memory, worst):
+  memory = "-" if memory is None else f"{memory:.1f} MiB"
+  ratios = plains / ours
+  return (f"| {label} | {seconds(np.median(ours))} | {seconds(np.median(plains))} | {np.median(ratios):,.0f} "
+          f"({ratios.min():,.0f} to {ratios.max():,.0f}) | {compiling:.1f} s | {memory} | {worst:.1f} |")
+
+
+def seconds(value):
+  return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.3g} ms" if value >= 1e-3 else f"{value * 1e6:.0f} us"
+
+
+def compare(case, name, pairs, pool, only):
+  """Rows of the table, one per size."""
+  from collapse_jax import workflows
+  wanted = [size for size in case.sizes if only in f"{case.name} {case.label.format(*size)}, {name}"]
+  if not wanted:
+    return
+  workflow = workflows.parse(name)()
+  loop = functools.partial(case.loop, name)
+  first, n = case.small
+  theirs = list(pool.map(loop, [first] * 100, [n] * 100, [8] * 100, range(100)))
+  theirs = {key: np.stack([one[key] for one in theirs]) for key in theirs[0]}
+  worst = check_agreement(product(case.task(first, n), workflow, 8, 400)[0](), theirs)
+  for size in wanted:
+    run_all, compiling, memory = product(case.task(*size), workflow, 100)
+    ours, plains = paired(run_all, 100, loop, (*size, 100), pairs, pool)
+    yield row(f"{case.name} {case.label.format(*size)}, {name}", ours, plains, compiling, memory, worst)
+
+
+def to_collapse(pairs, pool):
+  """A row: discrete drift until one outcome is left, in which the sweep stops absorbed runs."""
+  from collapse_jax import tasks, workflows
+  from collapse_jax.stopping import Stopping
+  size = (100_000, 1000)
+  task = tasks.discrete(*size)
+  execute = Stopping(lambda traced: (task, workflows.replace()), 12_000, 0, 1)
+  parts = halves(100)
+  begun = time.perf_counter()
+  execute.compile(len(parts[0]), {})
+  compiling = time.perf_counter() - begun
+  ours = np.concatenate([part["collapse_generation"][:, -1] for part in threads(lambda part: execute(part, {}), parts)])
+  loop = functools.partial(plain.discrete, "replace")
+  theirs = np.array([len(one["entropy"]) for one in pool.map(loop, *zip(*[(*size, None, seed) for seed in range(20)]))])
+  worst = abs(ours.mean() - theirs.mean()) / np.sqrt(ours.var() / len(ours) + theirs.var() / len(theirs))
+  if not worst <= 5:
+    raise SystemExit(f"product and plain loop disagree on the collapse time: |z| = {worst:.1f}")
+  times, plains = [], []
+  for pair in range(pairs):
+    times.append(timed(lambda: threads(lambda part: execute(part, {}), parts)) / 100)
+    plains.append(timed(lambda pair=pair: both_cores(pool, loop, (*size, None), range(20 * pair, 20 * pair + 20))) / 20)
+  return row("discrete 100000 outcomes, n = 1000, replace, to collapse", np.array(times), np.array(plains), compiling,
+             None, worst)
+
+
+def exponent(make, values, pairs=3):
+  """Least-squares slope of log time on log value; `make(value)` returns a function to time."""
+  runs = [make(value) for value in values]
+  for run in runs:
+    run()
+  # Interleaved, so that a change of the machine's speed does not bend the line.
+  times = np.median([[timed(run) for run in runs] for _ in range(pairs)], axis=0)
+  return np.polyfit(np.log(values), np.log(times), 1)[0]
+
+
+def scaling(case: Case, name: str) -> str:
+  """Table row of fitted exponents of the product's run time, compilation excluded."""
+  from collapse_jax import tasks, workflows
+  workflow = workflows.parse(name)()
+  first, n = {"kde": (0.5, 316), "discrete": (1000, 316)}.get(case.name, (10, 316))
+  with_rows = {"gaussian": lambda dim, n: tasks.gaussian(dim, n, draws="rows"),
+               "linear_regression": lambda dim, n: tasks.linear_regression(dim, n, draws="rows")}.get(case.name, case.task)
+  run = lambda make, first, n, T, seeds: product(make(first, n), workflow, T, seeds)[0]
+  powers = [
+      exponent(lambda T: run(case.task, first, n, T, 20), (500, 1000, 2000)),
+      exponent(lambda n: run(with_rows, first, n, 200, 20), (316, 1000, 3162)),
+      exponent(lambda dim: run(case.task, dim, 1000, 100, 20), (25, 50, 100)) if first == 10 else np.nan,
+      exponent(lambda seeds: run(case.task, first, n, 200, seeds), (50, 200, 800))]
+  return f"| {case.name}, {name} | " + " | ".join("-" if np.isnan(power) else f"{power:.2f}" for power in powers) + " |"
+
+
+def single_lines():
+  """Costs that are promised: one billion samples, and T = 1000 of a KDE."""
   from collapse_jax import tasks, workflows
   accumulate = workflows.accumulate()
   law = lambda n: product(tasks.gaussian(10, n, draws="law"), accumulate, 100)[0]
   yield (f"- Exact law, dim 10, `accumulate`: num_samples = 1e9 costs {paired_ratio(law(1e9), law(100.0), 9):.2f} times "
          "num_samples = 100.")
-  for label, task in (("KDE moons, n = 1000, h = 0.5", tasks.kde("moons", 1000, 0.5)),
-                      ("KDE moons, n = 100, h = 0.5", tasks.kde("moons", 100, 0.5)),
-                      ("Gaussian dim 10, exact law", tasks.gaussian(10, 100, draws="law"))):
-    long = {T: product(task, accumulate, T, 20)[0] for T in (1000, 2000)}
-    yield f"- {label}, `accumulate`: T = 2000 costs {paired_ratio(long[2000], long[1000], 3):.2f} times T = 1000."
+  kde = {T: product(tasks.kde("moons", 1000, 0.5), accumulate, T, 20)[0] for T in (100, 1000)}
+  ratio = paired_ratio(kde[1000], kde[100], 5)
+  yield f"- KDE moons, n = 1000, h = 0.5, `accumulate`: T = 1000 costs {ratio:.2f} times T = 100."
 
 
 def main():
@@ -119,38 +232,42 @@ def main():
   parser.add_argument("--pairs", type=int, default=5)
   parser.add_argument("--only", default="", help="run cases whose label contains this, and write nothing")
   arguments = parser.parse_args()
+  only = arguments.only
   one_thread()
   import jax
-
-  from benchmarks import plain
-  from collapse_jax import tasks, workflows
   lines = [
       "# Benchmarks", "",
-      f"`python -m benchmarks.run --pairs={arguments.pairs}` on {os.cpu_count()} CPU cores; JAX {jax.__version__}, NumPy",
-      f"{np.__version__}, scikit-learn {version('scikit-learn')}. T = 100; times are per run: the product in a sweep of 100",
-      "seeds, the plain loop (NumPy, scikit-learn) in two processes. Medians over pairs, with the range of the ratio;",
-      "memory is that of the compiled program for half of the seeds; agreement is the largest |z| between the two, at",
-      "small size.", "",
+      f"`python -m benchmarks.run --pairs={arguments.pairs}` on {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores; "
+      f"JAX {jax.__version__}, NumPy {np.__version__},",
+      f"scikit-learn {version('scikit-learn')}. T = 100; times are per run: the product in a sweep of 100 seeds, the plain",
+      "loop (NumPy, scikit-learn) in two processes. Medians over pairs, with the range of the ratio; memory is that of the",
+      "compiled program for the seeds of one core; agreement is the largest |z| between the two, at small size.", "",
       "| case | product | plain loop | ratio | compilation | memory | agreement |",
       "| --- | --- | --- | --- | --- | --- | --- |"]
-  print(lines[-2], flush=True)
-  context = multiprocessing.get_context("spawn")
-  with concurrent.futures.ProcessPoolExecutor(2, mp_context=context, initializer=one_thread) as pool:
-    for name in ("replace", "accumulate"):
-      for label, task, loop, first in (
-          ("Gaussian dim 100, n = 1000", lambda n, d: tasks.gaussian(d or 100, n, draws="law"), plain.gaussian, 100),
-          ("KDE moons h = 0.5, n = 1000", lambda n, d: tasks.kde("moons", n, 0.5), plain.kde, 0.5)):
-        if arguments.only in f"{label}, {name}":
-          loop = functools.partial(loop, name)
-          workflow = workflows.parse(name)()
-          lines.append(compare(f"{label}, {name}", task, loop, first, 1000, workflow, arguments.pairs, pool))
-          print(lines[-1], flush=True)
-  if arguments.only:
-    return
-  lines.append("")
-  for line in scaling():
+
+  def add(line):
     lines.append(line)
     print(line, flush=True)
+
+  context = multiprocessing.get_context("spawn")
+  with concurrent.futures.ProcessPoolExecutor(2, mp_context=context, initializer=one_thread) as pool:
+    for case in cases():
+      for name in WORKFLOWS:
+        for line in compare(case, name, arguments.pairs, pool, only):
+          add(line)
+    if only in "discrete 100000 outcomes, n = 1000, replace, to collapse":
+      add(to_collapse(min(arguments.pairs, 3), pool))
+  add("\nRun time without compilation grows with these powers (least squares through three sizes; in num_samples with rows):\n")
+  add("| case | T | num_samples | dim | seeds |\n| --- | --- | --- | --- | --- |")
+  for case in cases():
+    for name in WORKFLOWS:
+      if only in f"{case.name} scaling, {name}":
+        add(scaling(case, name))
+  lines.append("")
+  if only:
+    return
+  for line in single_lines():
+    add(line)
   _, found, kept = PAGE.read_text().partition(KEPT) if PAGE.exists() else ("", "", "")
   PAGE.write_text("\n".join([*lines, ""]) + (f"\n{found}{kept}" if found else ""))
 

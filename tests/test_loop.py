@@ -41,11 +41,14 @@ MORE_TASKS = {
     "bernoulli": lambda: tasks.exponential_family("bernoulli", N),
     "discrete": lambda: tasks.discrete(50, N),
     "linear_regression": lambda: tasks.linear_regression(3, N),
+    "logistic_regression": lambda: tasks.logistic_regression("breast_cancer", 40),
+    "sample_median": lambda: tasks.sample_median(N),
     "linear_regression_fresh": lambda: tasks.linear_regression(3, N, covariates="fresh"),
 }
 PAPER = ("replace", "accumulate", "accumulate_subsample")
 WORKFLOWS = (*PAPER, "mix(0.5)", "mix(0.5, fresh=True)")
-CELLS = [*itertools.product(TASKS, WORKFLOWS), *itertools.product(MORE_TASKS, (*PAPER, "sliding_window(2)")),
+CELLS = [*itertools.product(TASKS, WORKFLOWS), *itertools.product(MORE_TASKS, PAPER),
+         *itertools.product(["discrete", "linear_regression_fresh", "logistic_regression"], ["sliding_window(2)"]),
          *itertools.product(["gaussian", "kde_scott", "poisson"], ["grown_replace", "sliding_window(2)"])]
 
 
@@ -66,7 +69,7 @@ def test_every_task_by_every_workflow(task_name, workflow_name, keys):
   size = {"replace": N, "accumulate": N * np.arange(1, T + 1), "accumulate_subsample": N,
           "grown_replace": N * np.arange(1, T + 1), "sliding_window(2)": N * np.minimum(np.arange(1, T + 1), 2)}.get(workflow_name)
   if size is not None:
-    np.testing.assert_allclose(out["train_size"][0], np.broadcast_to(size, T))
+    np.testing.assert_allclose(out["train_size"][0], np.broadcast_to(size, T) * task.num_samples / N)
 
 
 @pytest.mark.parametrize(("task_name", "workflow_name"), [
