@@ -257,7 +257,7 @@ def main():
           add(line)
     if only in "discrete 100000 outcomes, n = 1000, replace, to collapse":
       add(to_collapse(min(arguments.pairs, 3), pool))
-  add("\nRun time without compilation grows with these powers (least squares through three sizes; in num_samples with rows):\n")
+  add("\nRun time without compilation grows with these powers (least squares, three sizes; for num_samples with rows):\n")
   add("| case | T | num_samples | dim | seeds |\n| --- | --- | --- | --- | --- |")
   for case in cases():
     for name in WORKFLOWS:
