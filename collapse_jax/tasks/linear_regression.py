@@ -18,7 +18,7 @@ from collapse_jax.tasks.parts import MeanStats, add_means, check_draws, check_in
 from collapse_jax.types import Array, Context, Data, MetricInfo, Summary, TaskSetting
 
 METRICS = {"test_mse": MetricInfo("mean squared error on noise-free test targets", "label units squared", worse="higher",
-                                  log_scale=True)}
+                                  log_scale=True, measures="risk")}
 NUM_TEST = 1000
 
 
