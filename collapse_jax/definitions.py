@@ -157,8 +157,10 @@ def _signed_rank(change) -> float:
   change = change[np.abs(change) > _ROUNDING]
   if not len(change):
     return 1.0
-  ranks = np.sign(change) * stats.rankdata(np.abs(change))  # ranks of infinities are ordinary numbers
-  return float(stats.wilcoxon(ranks, alternative="greater").pvalue)
+  ranks = stats.rankdata(np.abs(change))  # also of infinities
+  exact = len(ranks) <= 50 and len(set(ranks)) == len(ranks)
+  method = "exact" if exact else "approx"
+  return float(stats.wilcoxon(np.sign(change) * ranks, alternative="greater", method=method, correction=True).pvalue)
 
 
 def _too_few(kept, change) -> str:
