@@ -3,6 +3,7 @@
 from collapse_jax import tasks as tasks
 from collapse_jax import transforms as transforms
 from collapse_jax import workflows as workflows
+from collapse_jax.definitions import diagnose as diagnose
 from collapse_jax.generation import advance as advance
 from collapse_jax.generation import run as run
 from collapse_jax.generation import start as start

@@ -29,6 +29,7 @@ class Dataset(NamedTuple):
     max_samples: the most training rows there are; None: no limit.
     note: what a plot of it must say; empty for most.
     num_test: the test rows of finite data, the same for every key; None: as many as `split` is asked for.
+    centers: (truth) -> [k, dim] modes of the truth, of standard deviation 1 each; None where they are not known.
   """
   name: str
   dim: int
@@ -38,6 +39,7 @@ class Dataset(NamedTuple):
   max_samples: int | None = None
   note: str = ""
   num_test: int | None = None
+  centers: Callable[[Any], Array] | None = None
 
 
 def moons(key: Array, num: int, noise=0.05) -> Array:
@@ -139,7 +141,8 @@ def _blobs(mismatched: bool) -> Dataset:
 
   return Dataset("blobs_mismatched" if mismatched else "blobs", 2, init, split,
                  lambda key, truth, num: blobs(key, num, truth["train"]),
-                 note="training and test blobs have different centres, as published" if mismatched else "")
+                 note="training and test blobs have different centres, as published" if mismatched else "",
+                 centers=None if mismatched else lambda truth: truth["train"])
 
 
 def _real(data: real_data.RealData) -> Dataset:

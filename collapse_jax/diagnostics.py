@@ -12,9 +12,11 @@ class Verdict(NamedTuple):
   """What a metric did over the generations of one cell.
 
   Attributes:
-    label: "growing", "bounded", or "undecided" where too few runs stayed finite to say.
+    label: "bounded"; "growing" (no limit in sight, but slower than t); "diverging" (like t or faster, or to infinity); or
+      "undecided" where too few runs stayed finite to say.
     final_mean, final_sem: mean over finite runs at the last generation, and its standard error.
     slope, slope_low, slope_high: per generation over the last half, least squares per run, with a 95% interval.
+    p_value: one-sided, of the mean slope being in the worse direction by chance.
     num_finite, num_runs: runs that stayed finite, and all.
   """
   label: str
@@ -23,22 +25,24 @@ class Verdict(NamedTuple):
   slope: float
   slope_low: float
   slope_high: float
+  p_value: float
   num_finite: int
   num_runs: int
 
 
-def verdict(values, generations, worse: str = "higher") -> Verdict:
-  """Whether a metric grows without bound or levels off.
+def verdict(values, generations, worse: str = "higher", alpha: float = 0.001) -> Verdict:
+  """Whether a metric grows without bound, and how fast, or levels off.
 
-  The metric is growing if its slope over the last half is above zero (one-sided 99.9%, since a report has many) and, after
-  the first eighth, its mean is closer to a straight line in log t than to one in 1/t, which tends to a limit; or if more
-  than half of the runs went from a finite value to an infinitely bad one. It is undecided if fewer than half of the runs,
-  or fewer than two, stayed finite: the survivors are not a fair sample.
+  The metric is growing if its slope over the last half is above zero and, after the first eighth, its mean is closer to a
+  straight line in log t than to one in 1/t, which tends to a limit. It is diverging if, moreover, its mean is closer to a
+  straight line in t than to one in sqrt t; or if more than half of the runs went from a finite value to an infinitely bad
+  one. It is undecided if fewer than half of the runs, or fewer than two, stayed finite: the survivors are not a fair sample.
 
   Args:
     values: [seeds, T] of a metric, logged where it is judged on a log scale.
     generations: [T] increasing.
     worse: "higher" or "lower": the direction that counts as growth.
+    alpha: level of the one-sided test of the slope; small by default, since a report has many.
   """
   values, generations = np.asarray(values, np.float64), np.asarray(generations, np.float64)
   sign = -1.0 if worse == "lower" else 1.0
@@ -47,23 +51,26 @@ def verdict(values, generations, worse: str = "higher") -> Verdict:
   values = values[np.isfinite(values).all(axis=1)]
   num = len(values)
   if 2 * gone.sum() > num_runs:
-    return Verdict("growing", sign * np.inf, np.nan, np.nan, np.nan, np.nan, num, num_runs)
+    return Verdict("diverging", sign * np.inf, np.nan, np.nan, np.nan, np.nan, np.nan, num, num_runs)
   if num < 2 or 2 * num < num_runs or len(generations) < 4:
     final = float(values[:, -1].mean()) if num else np.nan
-    return Verdict("undecided", final, np.nan, np.nan, np.nan, np.nan, num, num_runs)
+    return Verdict("undecided", final, np.nan, np.nan, np.nan, np.nan, np.nan, num, num_runs)
   last = generations > generations[-1] / 2
   slopes = _slopes(values[:, last], generations[last])
   error = slopes.std(ddof=1) / np.sqrt(num)
   half = stats.t.ppf(0.975, num - 1) * error
-  rising = sign * slopes.mean() > stats.t.ppf(0.999, num - 1) * error
+  rise = sign * slopes.mean()
+  p_value = float(stats.t.sf(rise / error, num - 1)) if error > 0 else float(rise <= 0)
   late = generations > generations[-1] / 8
   mean = values[:, late].mean(axis=0)
-  sustained = _residual(mean, np.log(generations[late])) <= _residual(mean, 1 / generations[late])
-  scale = 1e-6 * np.abs(values).max()
-  label = "growing" if rising and sustained and abs(slopes.mean()) * generations[-1] > scale else "bounded"
+  residual = lambda shape: _residual(mean, shape(generations[late]))
+  label = "bounded"
+  rising = p_value < alpha and rise * generations[-1] > 1e-6 * np.abs(values).max()
+  if rising and residual(np.log) <= residual(np.reciprocal):
+    label = "diverging" if residual(np.positive) <= residual(np.sqrt) else "growing"
   final = values[:, -1]
   return Verdict(label, float(final.mean()), float(final.std(ddof=1) / np.sqrt(num)), float(slopes.mean()),
-                 float(slopes.mean() - half), float(slopes.mean() + half), num, num_runs)
+                 float(slopes.mean() - half), float(slopes.mean() + half), p_value, num, num_runs)
 
 
 def _slopes(values, x):
@@ -139,7 +146,7 @@ def verdict_of(results, name: str, values) -> Verdict:
 
 
 def smallest_bounded_share(results) -> list[dict[str, Any]]:
-  """Per cell of a sweep over `real_fraction`: the share from which on the primary metric is not growing, or None."""
+  """Per cell of a sweep over `real_fraction`: the share from which on the primary metric is bounded, or None."""
   results = complete(results)
   name = results.attrs["primary_metric"]
   shares = sorted(results.real_fraction.values)
@@ -178,12 +185,57 @@ def predicted(results, cell: dict[str, Any], name: str) -> Expected | None:
   return None if predict is None else predict(results, cell, name)
 
 
+def predicted_limit(results, cell: dict[str, Any], name: str) -> float | None:
+  """Limit, over generations, of the mean of a metric in a cell; infinite where it diverges; None without a closed form."""
+  if float(cell.get("temperature", 1.0)) != 1.0:
+    return None
+  task, workflow, n = results.attrs.get("task"), _workflow(cell), float(cell.get("num_samples", np.nan))
+  unbiased = bool(results.attrs.get("unbiased", 0))
+  try:
+    moments = theory.gaussian_limit(workflow, int(n), unbiased)
+  except (TypeError, ValueError):  # a user's own name that is no call, or no num_samples
+    return None
+  if (task, name, workflow, unbiased) == ("gaussian", "covariance_log_det_ratio", "replace", False):
+    return -np.inf
+  if task == "gaussian" and moments is not None:
+    error = moments.mean_error * int(cell["dim"]) * float(cell.get("noise_var", 1.0))
+    limit = {"covariance_trace_ratio": moments.trace_ratio, "squared_error_of_mean": error}.get(name)
+    return None if limit is None else float(limit)
+  if task == "discrete" and name == "heterozygosity" and moments is not None:
+    return float((1 - 1 / int(cell["num_outcomes"])) * moments.trace_ratio)
+  if task == "kde" and name == "model_variance" and workflow in ("replace", "accumulate"):
+    if cell.get("kernel", "gaussian") != "gaussian" or not _is_number(cell["bandwidth"]):
+      return None
+    return theory.kde_variance_limit(int(n), float(cell["bandwidth"])) if workflow == "replace" else np.inf
+  if task == "linear_regression" and workflow in ("replace", "accumulate"):
+    first = predicted(results, cell, name)
+    if first is None or results.generation.values[0] != 1:
+      return None
+    unseen = max(int(cell["dim"]) - n, 0)
+    return float(theory.ACCUMULATE_LIMIT * (first.mean[0] - unseen) + unseen) if workflow == "accumulate" else np.inf
+  return None
+
+
+def _workflow(cell) -> str:
+  """The workflow of a cell as theory has it, also where its real share is an axis."""
+  workflow = str(cell["workflow"])
+  if not (workflow.startswith("mix") and "real_fraction" in cell):
+    return workflow
+  share = float(cell["real_fraction"])
+  return "replace" if share == 0 else f"mix({share}, fresh={'fresh' in workflow})"
+
+
+def _is_number(text) -> bool:
+  try:
+    float(text)
+  except ValueError:
+    return False
+  return True
+
+
 def _gaussian(results, cell, name) -> Expected | None:
   last, pick = int(results.generation.values[-1]), results.generation.values - 1
-  workflow = str(cell["workflow"])
-  if workflow.startswith("mix") and "real_fraction" in cell:
-    share = float(cell["real_fraction"])
-    workflow = "replace" if share == 0 else f"mix({share}, fresh={'fresh' in workflow})"
+  workflow = _workflow(cell)
   n, dim = int(cell["num_samples"]), int(cell["dim"])
   unbiased = bool(results.attrs.get("unbiased", 0))
   if name == "covariance_log_det_ratio":
@@ -242,10 +294,9 @@ def _kde(results, cell, name) -> Expected | None:
   """Variance of the model given the run's real batch, in which it is linear; so it holds for any data set."""
   if name != "model_variance" or cell.get("kernel", "gaussian") != "gaussian" or results.generation.values[0] != 1:
     return None
-  try:
-    bandwidth = float(cell["bandwidth"])
-  except ValueError:  # a rule
+  if not _is_number(cell["bandwidth"]):  # a rule
     return None
+  bandwidth = float(cell["bandwidth"])
   last, pick = int(results.generation.values[-1]), results.generation.values - 1
   n = int(cell["num_samples"])
   curves = [theory.kde_variance(str(cell["workflow"]), n, bandwidth, last, truth_variance=v) for v in (1.0, 2.0)]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from collapse_jax import diagnostics, plotting
+from collapse_jax import definitions, diagnostics, plotting
 
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -17,13 +17,15 @@ h1 { font-size: 1.6rem } h2 { border-top: 2px solid #ddd; padding-top: 1rem } im
 table { border-collapse: collapse; font-size: .85rem; display: block; overflow-x: auto }
 td, th { padding: .2rem .6rem; border-bottom: 1px solid #ddd; text-align: left } td.n { text-align: right }
 code { background: #f3f3f3; padding: .1rem .3rem; overflow-wrap: anywhere } figure { margin: 1rem 0 } summary { cursor: pointer }
-.growing { color: #b00020; font-weight: 600 } .bounded { color: #00695c; font-weight: 600 }
+.diverging { color: #b00020; font-weight: 600 } .growing { color: #a15c00; font-weight: 600 }
+.bounded { color: #00695c; font-weight: 600 } .why { color: #666 }
 @media print { details::details-content { content-visibility: visible; display: block; height: auto } }
 </style></head><body>
 <h1>Model collapse: simulation report</h1>
-<p>Each generation is fitted to data that earlier generations made. The verdict <b>growing</b> means that the metric is
-still getting worse at the end, and not towards a limit, however slowly (a KDE's likelihood falls like log t even when data
-accumulate); <b>bounded</b> that it is not; <b>undecided</b> that too few runs stayed finite to say.</p>
+<p>Each generation is fitted to data that earlier generations made. The verdict <b>diverging</b> means that
+the metric is still getting worse at the end, like t or faster, or became infinite; <b>growing</b> that it is getting worse more
+slowly, and not towards a limit (a KDE's likelihood falls like log t even when data accumulate); <b>bounded</b> that it is not;
+<b>undecided</b> that too few runs stayed finite to say. Metrics on a log scale are judged by their logs.</p>
 {% for part in parts %}
 <h2>{{ part.name }}</h2>
 <p>{{ part.what }}</p>
@@ -31,15 +33,32 @@ accumulate); <b>bounded</b> that it is not; <b>undecided</b> that too few runs s
 <p>{{ part.health }}</p>
 {% if part.refused %}<p>Cells that could not run:</p><ul>{% for r in part.refused %}<li>{{ r }}</li>{% endfor %}</ul>{% endif %}
 <h3>Verdict per workflow</h3>
-<table><tr><th>workflow</th><th>metric</th><th>cells growing</th><th>cells bounded</th><th>undecided</th></tr>
-{% for r in part.summary %}<tr><td>{{ r.workflow }}</td><td>{{ r.metric }}</td><td class="n growing">{{ r.growing }}</td>
+<table><tr><th>workflow</th><th>metric</th><th>cells diverging</th><th>cells growing</th><th>cells bounded</th><th>undecided</th></tr>
+{% for r in part.summary %}<tr><td>{{ r.workflow }}</td><td>{{ r.metric }}</td>
+<td class="n diverging">{{ r.diverging }}</td><td class="n growing">{{ r.growing }}</td>
 <td class="n bounded">{{ r.bounded }}</td><td class="n">{{ r.undecided }}</td></tr>{% endfor %}</table>
 <details {{ "open" if part.verdicts|length <= 12 }}><summary>every cell ({{ part.verdicts|length }} rows)</summary>
 <table><tr><th>cell</th><th>metric</th><th>final mean ± s.e.</th><th>slope per generation over the last half [95% interval]</th>
-<th>finite runs</th><th>verdict</th></tr>
+<th>finite runs</th>{% if part.limits %}<th>mean at the end &rarr; limit by theory</th>{% endif %}<th>verdict</th></tr>
 {% for r in part.verdicts %}<tr><td>{{ r.cell }}</td><td>{{ r.metric }}</td><td class="n">{{ r.final }}</td>
-<td class="n">{{ r.slope }}</td><td class="n">{{ r.finite }}</td><td class="{{ r.label }}">{{ r.label }}</td></tr>{% endfor %}
+<td class="n">{{ r.slope }}</td><td class="n">{{ r.finite }}</td>{% if part.limits %}<td class="n">{{ r.limit }}</td>{% endif %}
+
+<td class="{{ r.label }}">{{ r.label }}</td></tr>{% endfor %}
 </table></details>
+<h3>Definitions of collapse</h3>
+<p>Cells in which each of the eight definitions of Schaeffer et al. (arXiv 2503.03150) fires, of those to which it applies. Every
+test has level 5%, so that one cell in twenty fires without any change; the verdicts above have level 0.1%. Catastrophic means
+tenfold. The first coordinate of a Gaussian is judged by its whole law: its risk is the excess negative log-likelihood, its
+tail the real mass beyond 2 standard deviations that the model covers.</p>
+<table><tr><th>definition</th><th>metric</th>{% for w in part.workflows %}<th>{{ w }}</th>{% endfor %}</tr>
+{% for r in part.definitions %}<tr><td>{{ r.definition }}</td>{% if r.why %}
+<td class="why" colspan="{{ part.workflows|length + 1 }}">{{ r.why }}</td>{% else %}<td>{{ r.metric }}</td>
+{% for w in part.workflows %}<td class="n">{{ r.counts.get(w, "") }}</td>{% endfor %}{% endif %}</tr>
+{% endfor %}</table>
+<details><summary>every cell ({{ part.findings|length }} rows)</summary>
+<table><tr><th>cell</th><th>definition</th><th>metric</th><th>fires</th><th>p</th><th>what happened</th></tr>
+{% for r in part.findings %}<tr><td>{{ r.cell }}</td><td>{{ r.definition }}</td><td>{{ r.metric }}</td><td>{{ r.fires }}</td>
+<td class="n">{{ r.p }}</td><td>{{ r.statement }}</td></tr>{% endfor %}</table></details>
 <h3>Figures</h3>
 {% for f in part.figures %}<figure><img alt="{{ f.name }}" src="data:image/png;base64,{{ f.png }}">
 <figcaption>{{ f.name }}</figcaption></figure>{% endfor %}
@@ -97,11 +116,14 @@ def _part(name, results, figures) -> dict[str, Any]:
           f"{attrs.get('num_compilations', '?')} programs took {float(attrs.get('compile_seconds', np.nan)):.0f} "
           "thread-seconds to compile (several compile side by side).")
   rows = diagnostics.verdicts(results)
+  verdicts = [_verdict_row(results, row) for row in rows]
+  findings = definitions.diagnose(results)
   theory = diagnostics.compare_with_theory(results)
   summary: dict[tuple[str, str], dict[str, Any]] = {}
   for row in rows:
     key = (str(row["workflow"]), row["metric"])
-    entry = summary.setdefault(key, {"workflow": key[0], "metric": key[1], "growing": 0, "bounded": 0, "undecided": 0})
+    entry = summary.setdefault(key, {"workflow": key[0], "metric": key[1], "diverging": 0, "growing": 0, "bounded": 0,
+                                     "undecided": 0})
     entry[row["verdict"].label] += 1
   status = results.cell_status.values.ravel()
   reasons = sorted({reason for reason in status if reason != "ok"})
@@ -109,7 +131,10 @@ def _part(name, results, figures) -> dict[str, Any]:
       "name": name, "what": what, "finding": attrs.get("finding", ""),
       "health": "Every run stayed finite." if not bad else f"{bad} runs became non-finite and are left out of the means.",
       "refused": [f"{reason} ({int((status == reason).sum())} cells)" for reason in reasons],
-      "summary": list(summary.values()), "verdicts": [_verdict_row(results, row) for row in rows],
+      "summary": list(summary.values()), "verdicts": verdicts, "limits": any(row["limit"] for row in verdicts),
+      "workflows": [str(name) for name in results.workflow.values],
+      "definitions": [_definition_row(row) for row in definitions.summary(findings)],
+      "findings": [_finding_row(results, row) for row in findings if row["applies"]],
       "figures": [{"name": title, "png": base64.b64encode(png).decode()} for title, png in figures.items()],
       "theory": [_theory_row(results, row) for row in theory],
       "worst": f"{max((abs(row['z']) for row in theory), default=0):.1f}",
@@ -118,14 +143,36 @@ def _part(name, results, figures) -> dict[str, Any]:
 
 def _cell(results, row) -> str:
   names = [d for d in results.cell_status.dims if d == "workflow" or results.sizes[d] > 1]
-  return ", ".join(str(row[d]) if d == "workflow" else f"{d} {plotting.text_of(row[d])}" for d in names)
+  return ", ".join(str(row[d]) if d == "workflow" else f"{d} {plotting.text_of(row[d])}" for d in names if d in row)
 
 
 def _verdict_row(results, row) -> dict[str, str]:
   v = row["verdict"]
   return {"cell": _cell(results, row), "metric": row["metric"], "final": f"{v.final_mean:.4g} ± {v.final_sem:.2g}",
           "slope": f"{v.slope:.3g} [{v.slope_low:.3g}, {v.slope_high:.3g}]", "finite": f"{v.num_finite}/{v.num_runs}",
-          "label": v.label}
+          "label": v.label, "limit": _limit(results, row)}
+
+
+def _limit(results, row) -> str:
+  """The mean over finite runs at the last generation, never of a log, and its limit."""
+  name = row["metric"].removeprefix("log ")
+  limit = diagnostics.predicted_limit(results, row, name)
+  if limit is None:
+    return ""
+  cell = {dim: row[dim] for dim in results.cell_status.dims}
+  last = results[name].sel(cell).isel(generation=-1).values.astype(np.float64)
+  last = last[np.isfinite(last)]
+  return f"{last.mean() if len(last) else np.nan:.4g} \N{RIGHTWARDS ARROW} {limit:.4g}"
+
+
+def _definition_row(row) -> dict[str, Any]:
+  counts = {workflow: f"{fires} of {applies}" if applies else "" for workflow, (fires, applies) in row["counts"].items()}
+  return row | {"counts": counts}
+
+
+def _finding_row(results, row) -> dict[str, str]:
+  return {"cell": _cell(results, row), "definition": row["definition"], "metric": row["metric"],
+          "fires": "fires" if row["fires"] else "", "p": f"{row['p_value']:.2g}", "statement": row["statement"]}
 
 
 def _theory_row(results, row) -> dict[str, str]:

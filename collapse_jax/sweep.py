@@ -375,7 +375,7 @@ def _dataset(results, workflow_names, axes, text_axes, generations, status, info
     extra = about.dims or tuple(f"{name}_{i}" for i in range(value.ndim - len(results.shape)))
     dims = (*grid, "seed", "generation", *extra)
     notes = {"long_name": about.long_name, "units": about.units, "worse": about.worse,
-             "log_scale": int(about.log_scale)}
+             "log_scale": int(about.log_scale), "measures": about.measures}
     variables[name] = (dims, value, notes)
   variables["cell_status"] = (grid, status.astype(str), {"long_name": "ok, or why the cell cannot run"})
   return xarray.Dataset(variables, coordinates, {"package_version": __version__, **attributes})

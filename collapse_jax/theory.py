@@ -146,6 +146,27 @@ def gaussian_mix_limit(num_samples: int, real_fraction: float, fresh: bool = Fal
   return Moments(trace_ratio, distance + error_of_real)
 
 
+def gaussian_limit(workflow: str, num_samples: int, unbiased: bool = False) -> Moments | None:
+  """Limit t -> inf of `gaussian_moments`, scalars; None where no closed form is known.
+
+  Exact, but for `accumulate_subsample`, which is first order and given from num_samples = 30 on.
+  """
+  n = num_samples
+  name, arguments, keywords = _parse_call(workflow)
+  if name == "mix":
+    mix_limit = lambda real_fraction, fresh=False: gaussian_mix_limit(n, real_fraction, fresh, unbiased)
+    return mix_limit(*arguments, **keywords)
+  if name == "replace":
+    return Moments(np.array(1.0), np.array(np.inf)) if unbiased else Moments(np.array(0.0), np.array(1.0))
+  if name == "accumulate" and not unbiased:
+    trace_ratio = gaussian_accumulate_trace_limit(n)
+  elif name == "accumulate_subsample" and not unbiased and n >= 30:
+    trace_ratio = 1 - SUBSAMPLE_LIMIT / n
+  else:
+    return None
+  return Moments(np.array(trace_ratio), np.array(1 - trace_ratio))
+
+
 def gaussian_schedule(weights, num_samples) -> Moments:
   """Moments under any schedule of whole batches, exact (derived; biased weighted fits, not redrawn).
 

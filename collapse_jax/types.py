@@ -97,12 +97,15 @@ class MetricInfo(NamedTuple):
     dims: names of the axes of a vector metric.
     worse: "higher" or "lower" where one direction is worse, else "".
     log_scale: True where the metric is a positive quantity that is judged and drawn on a log scale.
+    measures: what the definitions of collapse take it for: "risk", "variance", "modes" (how far they are apart), "tail" (how
+      much of it is covered) or "hallucination"; "" for none.
   """
   long_name: str
   units: str = "1"
   dims: tuple[str, ...] = ()
   worse: str = ""
   log_scale: bool = False
+  measures: str = ""
 
 
 class Init(Protocol):

@@ -26,7 +26,7 @@ def test_verdicts_where_runs_are_lost():
   assert diagnostics.verdict(flat, t).label == "undecided"
   flat = noise.copy()
   flat[:60, 60:] = np.inf
-  assert diagnostics.verdict(flat, t).label == "growing"
+  assert diagnostics.verdict(flat, t).label == "diverging"
   assert diagnostics.verdict(flat, t, worse="lower").label == "undecided"
   assert diagnostics.verdict(np.full((10, 100), np.inf), t).label == "undecided"  # bad from the start is not growth
   assert diagnostics.verdict(noise[:1], t).label == "undecided"
@@ -36,7 +36,7 @@ def test_a_ratio_of_zero_has_collapsed():
   values = np.exp(-np.arange(1, 101.0)) * np.ones((1, 20, 1))
   values[..., 40:] = 0.0
   [row] = diagnostics.verdicts(made(values))
-  assert row["verdict"].label == "growing" and row["verdict"].final_mean == -np.inf
+  assert row["verdict"].label == "diverging" and row["verdict"].final_mean == -np.inf
   [row] = diagnostics.verdicts(made(values, metric="squared_error_of_mean", worse="higher"))
   assert row["verdict"].label == "bounded"
 

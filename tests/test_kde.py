@@ -87,7 +87,7 @@ def test_running_density_equals_recomputation(kernel):
   rows = run.store.rows.reshape(-1, 2)
   assert len(rows) == T * n
   np.testing.assert_allclose(run.store.summary.log_kernel_sum,
-                             log_kernel_sum(run.problem.test, rows, None, 0.5, kernel), rtol=1e-5, atol=1e-5)
+                             log_kernel_sum(run.problem.points, rows, None, 0.5, kernel), rtol=1e-5, atol=1e-5)
 
 
 def test_uncovered_test_rows_are_reported():

@@ -86,7 +86,7 @@ def test_report_and_figures(results, tmp_path):
   report.write_report(results, tmp_path / "r.html")
   page = (tmp_path / "r.html").read_text()
   assert "<script>" not in page and "&lt;script&gt;" in page
-  assert "z-scores" in page and "growing" in page
+  assert "z-scores" in page and "diverging" in page and "collapsing variance" in page
 
 
 def test_theory_rows(results):
@@ -99,7 +99,7 @@ def test_theory_rows(results):
 
 
 @pytest.mark.parametrize(("shape", "label"), [("flat", "bounded"), ("limit", "bounded"), ("fall", "bounded"),
-                                              ("log", "growing"), ("linear", "growing"), ("root", "growing")])
+                                              ("log", "growing"), ("root", "growing"), ("linear", "diverging")])
 def test_verdicts(shape, label):
   """At most 4 of 200 noisy repetitions (one-sided 99.9% test) may be labelled wrong."""
   t = np.arange(1, 101.0)

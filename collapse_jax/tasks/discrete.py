@@ -17,10 +17,12 @@ from collapse_jax.tasks.parts import check_integer, check_positive, known
 from collapse_jax.types import Context, MetricInfo, Summary, TaskSetting
 
 METRICS = {
-    "entropy_ratio": MetricInfo("entropy of the model / entropy of the truth", worse="lower", log_scale=True),
+    "entropy_ratio": MetricInfo("entropy of the model / entropy of the truth", worse="lower", log_scale=True,
+                                measures="variance"),
     "entropy": MetricInfo("entropy of the model", "nats"),
-    "support_ratio": MetricInfo("outcomes that the model knows / outcomes of the truth", worse="lower"),
-    "heterozygosity": MetricInfo("chance that two draws of the model differ", worse="lower", log_scale=True),
+    "support_ratio": MetricInfo("outcomes that the model knows / outcomes of the truth", worse="lower", measures="tail"),
+    "heterozygosity": MetricInfo("chance that two draws of the model differ", worse="lower", log_scale=True,
+                                 measures="variance"),
 }
 
 

@@ -62,8 +62,9 @@ FAMILIES = {
 
 METRICS = {
     "squared_error_of_mean": MetricInfo("squared error of the fitted mean", "data units squared", worse="higher",
-                                        log_scale=True),
-    "variance_ratio": MetricInfo("variance of the fitted model / variance of the truth", worse="lower", log_scale=True),
+                                        log_scale=True, measures="risk"),
+    "variance_ratio": MetricInfo("variance of the fitted model / variance of the truth", worse="lower", log_scale=True,
+                                 measures="variance"),
     "fitted_mean": MetricInfo("fitted mean", "data units"),
 }
 

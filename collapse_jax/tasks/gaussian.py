@@ -52,13 +52,15 @@ class Draw(NamedTuple):
 
 METRICS = {
     "squared_error_of_mean": MetricInfo("squared error of the fitted mean", "data units squared", worse="higher",
-                                        log_scale=True),
+                                        log_scale=True, measures="risk"),
     "covariance_trace_ratio": MetricInfo("trace of the fitted covariance / trace of the truth", worse="lower",
-                                         log_scale=True),
+                                         log_scale=True, measures="variance"),
     "covariance_log_det_ratio": MetricInfo("log (pseudo-)determinant ratio of fitted to true covariance", "nats",
-                                           worse="lower"),
+                                           worse="lower", measures="variance"),
     "marginal_mean": MetricInfo("fitted mean of the first coordinate", "data units"),
     "marginal_log_variance": MetricInfo("log fitted variance of the first coordinate", "nats"),
+    "standard_mean": MetricInfo("fitted mean of the first coordinate where its truth is N(0, 1)"),
+    "standard_log_variance": MetricInfo("log fitted variance of the first coordinate where its truth is N(0, 1)", "nats"),
 }
 WHITENED_METRICS = {
     "whitened_squared_error_of_mean": MetricInfo("squared Mahalanobis error of the fitted mean", worse="higher",
@@ -67,7 +69,7 @@ WHITENED_METRICS = {
 }
 WASSERSTEIN_METRICS = {
     "wasserstein2_squared": MetricInfo("squared 2-Wasserstein distance to the truth", "data units squared",
-                                       worse="higher", log_scale=True),
+                                       worse="higher", log_scale=True, measures="risk"),
 }
 
 
@@ -147,12 +149,15 @@ def gaussian(dim: int, num_samples, noise_var=1.0, *, mean=None, covariance=None
     true_trace = dim * problem.scale ** 2 if covariance is None else jnp.sum(problem.scale ** 2)
     first = params.factor[0] if covariance is None else factor[0] / scale / problem.scale[0, 0]
     first_std = problem.scale if covariance is None else problem.scale[0, 0]
+    standard_log_variance = 2 * params.log_scale + jnp.log(jnp.sum(first ** 2))
     metrics = {
         "squared_error_of_mean": jnp.sum(deviation ** 2),
         "covariance_trace_ratio": _sum_of_squares(factor) / true_trace,
         "covariance_log_det_ratio": params.log_det,
         "marginal_mean": problem.mean[0] + deviation[0],
-        "marginal_log_variance": 2 * (params.log_scale + jnp.log(first_std)) + jnp.log(jnp.sum(first ** 2)),
+        "marginal_log_variance": 2 * jnp.log(first_std) + standard_log_variance,
+        "standard_mean": params.mean[0],
+        "standard_log_variance": standard_log_variance,
     }
     if covariance is not None:
       metrics["whitened_squared_error_of_mean"] = jnp.sum(params.mean ** 2)

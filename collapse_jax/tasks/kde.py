@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import logsumexp
 
 from collapse_jax import datasets
@@ -22,21 +23,31 @@ from collapse_jax.types import Array, Context, Data, MetricInfo, Summary, TaskSe
 KERNELS = ("gaussian", "tophat")
 RULES = ("scott", "silverman", "scott_scaled", "silverman_scaled")
 _FAR = 1e15  # where rows of weight 0 are put: their kernels vanish, and their squared distance is still finite
+FAR = 5.0    # standard deviations from every mode of the truth at which it has next to nothing
 _BLOCK = 16  # rows per step of the direct form: enough to hide the loop, few enough to compile fast
 
 
 class KdeProblem(NamedTuple):
-  """The truth of the data set, test rows [num_test, dim] of that same truth, and the bandwidth (NaN under a rule)."""
+  """One run's truth.
+
+  Attributes:
+    truth: of the data set.
+    points: [num_points, dim] where the density is looked at: test rows of that same truth and, where the truth's modes
+      are known, after them the centres and the midpoints between each two.
+    bandwidth: [] data units; NaN under a rule.
+    centers: [k, dim], or None where they are not known.
+  """
   truth: Any
-  test: Any
+  points: Any
   bandwidth: Any
+  centers: Any
 
 
 class KdeStats(NamedTuple):
   """What adds up over batches.
 
   Attributes:
-    log_kernel_sum: [num_test] log of the weighted sum of unnormalised kernels at each test row.
+    log_kernel_sum: [num_points] log of the weighted sum of unnormalised kernels at each point.
     count: [] sum of row weights.
     mean: [dim].
     scatter: [] weighted sum of squared distances to the mean.
@@ -49,7 +60,7 @@ class KdeStats(NamedTuple):
 
 class KdeParams(NamedTuple):
   """The fitted density where it is looked at; the rows that it is drawn from stay in `Context.data`."""
-  log_density: Any  # [num_test] nats
+  log_density: Any  # [num_points] nats
   bandwidth: Any    # [] data units
   variance: Any     # [] variance of the model per coordinate, data units squared
 
@@ -82,10 +93,12 @@ def kde(dataset, num_samples: int, bandwidth, kernel: str = "gaussian", *, num_t
     truth_key, split_key = jax.random.split(key)
     truth = source.init(truth_key)
     train, test = source.split(split_key, truth, num_samples, num_test)
-    return KdeProblem(truth, test, jnp.asarray(jnp.nan if rule else bandwidth, float)), batch(train)
+    centers = None if source.centers is None else source.centers(truth)
+    points = test if centers is None else jnp.concatenate([test, centers, _midpoints(centers)])
+    return KdeProblem(truth, points, jnp.asarray(jnp.nan if rule else bandwidth, float), centers), batch(train)
 
   def of(problem, rows, row_weight):
-    return KdeStats(log_sum(problem.test, rows, row_weight, problem.bandwidth), *_moments(rows, row_weight))
+    return KdeStats(log_sum(problem.points, rows, row_weight, problem.bandwidth), *_moments(rows, row_weight))
 
   def add(problem, a, weight_a, b, weight_b):
     log_kernel = jnp.logaddexp(a.log_kernel_sum + jnp.log(weight_a), b.log_kernel_sum + jnp.log(weight_b))
@@ -101,16 +114,16 @@ def kde(dataset, num_samples: int, bandwidth, kernel: str = "gaussian", *, num_t
     count, mean, scatter = _moments(rows, weight)
     width = rule_bandwidth(rule, count, jnp.sqrt(scatter / count / dim), dim)
     if storage.num_rows(data.rows, 1) == 1:  # single rows of a redrawn subset: one batch
-      return KdeStats(log_sum(problem.test, rows, weight, width), count, mean, scatter), width
+      return KdeStats(log_sum(problem.points, rows, weight, width), count, mean, scatter), width
     slots = data.rows.shape[0]
 
     def more(j, so_far):
       row_weight = None if data.row_weight is None else data.row_weight[j]
-      one = log_sum(problem.test, data.rows[j], row_weight, width)
+      one = log_sum(problem.points, data.rows[j], row_weight, width)
       return jnp.logaddexp(so_far, one + jnp.log(data.weight[j]))
 
     used = jnp.max(jnp.where(data.origin >= 0, jnp.arange(slots), 0)) + 1
-    log_kernel = jax.lax.fori_loop(0, used, more, jnp.full(problem.test.shape[:1], -jnp.inf))
+    log_kernel = jax.lax.fori_loop(0, used, more, jnp.full(problem.points.shape[:1], -jnp.inf))
     return KdeStats(log_kernel, count, mean, scatter), width
 
   def fit(key, problem, context: Context) -> KdeParams:
@@ -123,21 +136,31 @@ def kde(dataset, num_samples: int, bandwidth, kernel: str = "gaussian", *, num_t
     row_key, noise_key = jax.random.split(key)
     rows = storage.draw_rows(row_key, context.data, context.num)
     width = params.bandwidth * jnp.sqrt(jnp.asarray(temperature, float))
-    return batch(rows + width * kernel_noise(noise_key, kernel, context.num, dim)), {}
+    rows = rows + width * kernel_noise(noise_key, kernel, context.num, dim)
+    return batch(rows), {} if problem.centers is None else {"far_share": _far_share(rows, problem.centers)}
 
   def evaluate(problem, params: KdeParams):
-    metrics = {"test_nll": -jnp.mean(params.log_density), "model_variance": params.variance,
-               "fitted_bandwidth": params.bandwidth}
+    log_density = params.log_density
+    metrics = {"model_variance": params.variance, "fitted_bandwidth": params.bandwidth}
+    if problem.centers is not None:
+      k = len(problem.centers)
+      num_test = len(log_density) - k - math.comb(k, 2)
+      log_density, centres, between = jnp.split(log_density, [num_test, num_test + k])
+      if kernel == "gaussian":
+        metrics["mode_separation"] = jnp.mean(centres) - jnp.mean(between)
+    metrics["test_nll"] = -jnp.mean(log_density)
     if kernel == "tophat":
-      covered = params.log_density > -jnp.inf
+      covered = log_density > -jnp.inf
       metrics["covered_share"] = jnp.mean(covered)
-      metrics["covered_nll"] = -jnp.sum(jnp.where(covered, params.log_density, 0.0)) / jnp.maximum(jnp.sum(covered), 1)
+      metrics["covered_nll"] = -jnp.sum(jnp.where(covered, log_density, 0.0)) / jnp.maximum(jnp.sum(covered), 1)
     return metrics
 
   metrics = {
-      "test_nll": MetricInfo("negative log-likelihood of the test rows", "nats per item", worse="higher"),
-      "model_variance": MetricInfo("variance of the model per coordinate", "data units squared"),
+      "test_nll": MetricInfo("negative log-likelihood of the test rows", "nats per item", worse="higher", measures="risk"),
+      "model_variance": MetricInfo("variance of the model per coordinate", "data units squared", measures="variance"),
       "fitted_bandwidth": MetricInfo("bandwidth", "data units"),
+      "mode_separation": MetricInfo("log density at the truth's centres minus between them", "nats", measures="modes"),
+      "far_share": MetricInfo(f"share of emitted rows more than {FAR:g} from every centre", measures="hallucination"),
   }
   if kernel == "tophat":
     metrics["covered_share"] = MetricInfo("share of test rows with positive density", worse="lower")
@@ -249,6 +272,17 @@ def rule_bandwidth(rule: str, count, spread, dim: int):
   size = count if rule.startswith("scott") else count * (dim + 2) / 4
   factor = size ** (-1 / (dim + 4))
   return factor * spread if rule.endswith("_scaled") else factor
+
+
+def _midpoints(centers):
+  """[k (k - 1) / 2, dim] between each two of [k, dim]."""
+  first, second = np.triu_indices(len(centers), 1)
+  return 0.5 * (centers[first] + centers[second])
+
+
+def _far_share(rows, centers):
+  squared = jnp.sum((rows[:, None] - centers[None]) ** 2, axis=-1)
+  return jnp.sum(jnp.min(squared, axis=1) > FAR ** 2) / max(len(rows), 1)
 
 
 def _moments(rows, row_weight):

@@ -30,7 +30,7 @@ from collapse_jax.tasks.parts import (
 from collapse_jax.types import Array, Context, Data, MetricInfo, Summary, TaskSetting
 
 METRICS = {"test_mse": MetricInfo("mean squared error on noise-free test targets", "label units squared", worse="higher",
-                                  log_scale=True)}
+                                  log_scale=True, measures="risk")}
 NUM_TEST = 1000
 
 
