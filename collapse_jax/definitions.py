@@ -181,10 +181,8 @@ def _factor(change) -> str:
 
 # -------------------------------------------------------------------------------------------- result Datasets
 _WHY_NOT = {  # task, measure -> why there is nothing to measure
-    ("linear_regression", "variance"): "a regression has no law of its rows",
-    ("linear_regression", "modes"): "a regression has no law of its rows",
-    ("linear_regression", "tail"): "a regression has no law of its rows",
-    ("linear_regression", "hallucination"): "a regression has no law of its rows",
+    **{(task, measure): "a regression has no law of its covariates" for task in ("linear_regression", "logistic_regression")
+       for measure in ("variance", "modes", "tail", "hallucination")},
     ("gaussian", "modes"): "a Gaussian has one mode",
     ("discrete", "risk"): "the log-likelihood is infinite once an outcome is lost",
     ("discrete", "modes"): "outcomes do not mix",

@@ -130,8 +130,16 @@ def verdicts(results) -> list[dict[str, Any]]:
   for name in metrics(results):
     label = f"log {name}" if results[name].attrs.get("log_scale") else name
     for cell, values in cells(results, name):
-      rows.append({**cell, "metric": label, "verdict": verdict_of(results, name, values)})
+      found = verdict_of(results, name, values)
+      if results[name].attrs.get("measures") == "tail" and _drift_ended(results, cell):
+        found = found._replace(label="diverging")  # it cannot fall below one outcome, where it is now
+      rows.append({**cell, "metric": label, "verdict": found})
   return rows
+
+
+def _drift_ended(results, cell) -> bool:
+  """Whether most runs of a cell have come down to one outcome."""
+  return "censored" in results and bool((~results.censored.sel(cell)).mean() > 0.5)
 
 
 def verdict_of(results, name: str, values) -> Verdict:
@@ -170,10 +178,12 @@ class Expected(NamedTuple):
     mean: [T]; or [seeds, T] where it is conditional on the first generation of each run.
     variance: [T] over runs where it is known, else None: the sample's is used.
     least_variance: [T] lower bound of it, else None.
+    first_order: True where only the leading term in 1 / num_samples is known: drawn, but no ground for a z-score.
   """
   mean: np.ndarray
   variance: np.ndarray | None = None
   least_variance: np.ndarray | None = None
+  first_order: bool = False
 
 
 def predicted(results, cell: dict[str, Any], name: str) -> Expected | None:
@@ -181,7 +191,8 @@ def predicted(results, cell: dict[str, Any], name: str) -> Expected | None:
   if float(cell.get("temperature", 1.0)) != 1.0:
     return None
   predict = {"gaussian": _gaussian, "kde": _kde, "linear_regression": _linear_regression,
-             "discrete": _discrete}.get(results.attrs.get("task"))
+             "discrete": _discrete, "logistic_regression": _logistic_regression,
+             "exponential_family": _exponential_family}.get(results.attrs.get("task"))
   return None if predict is None else predict(results, cell, name)
 
 
@@ -265,25 +276,58 @@ def _moments(workflow: str, num_samples: int, last: int, unbiased: bool = False)
 
 
 def _linear_regression(results, cell, name) -> Expected | None:
-  from collapse_jax import workflows
   n, dim = int(cell["num_samples"]), int(cell["dim"])
   if name != "test_mse" or results.attrs.get("covariates", "same") != "same" or abs(n - dim) < 2:
     return None
-  try:
-    workflow = workflows.parse(str(cell["workflow"]))()
-  except (TypeError, ValueError):
+  table, redrawn = _table(results, cell)
+  if table is None or redrawn:
     return None
-  if workflow.weights is None or workflow.redrawn or workflow.emit(n, 1) != n:
-    return None
-  table = workflow.weights(int(results.generation.values[-1]))
   mean = theory.linear_regression_mse(table, dim, n, float(cell.get("noise_var", 1.0)))[results.generation.values - 1]
   return Expected(mean, least_variance=2 * (mean - max(dim - n, 0)) ** 2 / min(dim, n))
 
 
+def _logistic_regression(results, cell, name) -> Expected | None:
+  """The measured risk of the first generation times the first-order ratio."""
+  table, redrawn = _table(results, cell)
+  if name != "excess_risk" or table is None or results.generation.values[0] != 1:
+    return None
+  first = _values(results, cell, name)[:, 0]
+  ratio = theory.linear_noise(table, redrawn)[results.generation.values - 1]
+  return Expected(first[np.isfinite(first)].mean() * ratio, first_order=True) if np.isfinite(first).any() else None
+
+
+def _exponential_family(results, cell, name) -> Expected | None:
+  """For the truths that the families have by default."""
+  table, redrawn = _table(results, cell)
+  if name != "squared_error_of_mean" or table is None:
+    return None
+  n, pick, family = int(cell["num_samples"]), results.generation.values - 1, str(cell["family"])
+  known = {"bernoulli": (0.25, -1.0), "poisson": (1.0, 0.0), "exponential": (1.0, 1.0), "gaussian": (1.0, 0.0)}.get(family)
+  if known is None or redrawn:  # "median": its variance is pi/2 of the mean's
+    variance = np.pi / 2 if known is None else known[0]
+    return Expected(variance / n * theory.linear_noise(table, redrawn)[pick], first_order=True)
+  return Expected(known[0] * theory.quadratic_family(table, n, known[1])[pick])
+
+
+def _table(results, cell) -> tuple[np.ndarray | None, bool]:
+  """Shares of the batches under the workflow of a cell, if batches are of equal size, and whether rows are redrawn."""
+  from collapse_jax import workflows
+  try:
+    workflow = workflows.parse(str(cell["workflow"]))()
+  except (TypeError, ValueError):  # a user's own name that is no call
+    return None, False
+  if workflow.weights is None or workflow.emit(2, 1) != 2 or workflow.emit(2, 3) != 2:
+    return None, False
+  return workflow.weights(int(results.generation.values[-1])), workflow.redrawn
+
+
 def _discrete(results, cell, name) -> Expected | None:
+  n, t = int(cell["num_samples"]), results.generation.values
+  last = int(t[-1])
+  if name == "entropy" and cell["workflow"] == "replace" and cell["num_outcomes"] >= n:
+    return Expected(np.where((t > 20) & (5 * t < n), theory.drift_entropy(t, n), np.nan), first_order=True)
   if name != "heterozygosity":
     return None
-  n, last = int(cell["num_samples"]), int(results.generation.values[-1])
   moments = _moments(str(cell["workflow"]), n, last)
   if moments is None:
     return None
@@ -327,7 +371,7 @@ def compare_with_theory(results, generations=(1, 2, 10, 100)) -> list[dict[str, 
       continue
     for cell, values in cells(results, name):
       theory_of_cell = predicted(results, cell, name)
-      if theory_of_cell is None:
+      if theory_of_cell is None or theory_of_cell.first_order:
         continue
       for t in generations:
         at = np.flatnonzero(results.generation.values == t)

@@ -13,6 +13,7 @@ import numpy as np
 
 from collapse_jax import diagnostics
 
+LONG = 500  # generations from which on their axis is logarithmic
 WORKFLOW_COLOURS = {"replace": "#D55E00", "accumulate": "#0072B2", "accumulate_subsample": "#009E73"}  # Okabe and Ito
 _OTHER_COLOURS = ("#CC79A7", "#E69F00", "#56B4E9", "#999999", "#8B4513")
 
@@ -46,7 +47,7 @@ def trajectories(results, metric: str, *, rows: str | None = None, columns: str 
   figure, axes = _panels(len(row_values), len(column_values))
   about = results[metric].attrs
   missing = non_finite = 0
-  theory_drawn = False
+  theory_drawn = first_order = False
   for axis, at in zip(axes.flat, itertools.product(row_values, column_values)):
     panel: dict[str, Any] = {dim: results[dim].values[0] for dim in results.cell_status.dims}
     panel |= {columns: at[1]} | ({rows: at[0]} if rows else {})
@@ -62,18 +63,21 @@ def trajectories(results, metric: str, *, rows: str | None = None, columns: str 
       if expected is not None and np.isfinite(expected.mean).any(axis=-1).all():
         curve = np.atleast_2d(expected.mean).mean(axis=0)
         if np.isfinite(curve).sum() > 1:
-          theory_drawn = True
+          theory_drawn, first_order = True, first_order or expected.first_order
           axis.plot(results.generation.values, curve, "k--", linewidth=1, zorder=5)
     if not axis.lines:
       axis.text(0.5, 0.5, "no cell could run", ha="center", va="center", transform=axis.transAxes)
     axis.set_title(_heading(results, panel, rows, columns), fontsize=9)
     if about.get("log_scale") and axis.lines:
       axis.set_yscale("log")
+    if results.generation.values[-1] >= LONG:
+      axis.set_xscale("log")
   for axis in axes[-1]:
     axis.set_xlabel("generation t")
   for axis in axes[:, 0]:
     axis.set_ylabel(_wrapped(about))
-  _finish(figure, axes, title, results, non_finite, missing, theory_drawn)
+  note = "some theory is the first order in 1 / num_samples" if first_order else ""
+  _finish(figure, axes, title, results, non_finite, missing, theory_drawn, note)
   return figure
 
 
@@ -129,6 +133,41 @@ def fitted_densities(results, num_samples=None, seed: int = 0):
   return figure
 
 
+def collapse_times(results, title: str = ""):
+  """Generations until one outcome is left against num_samples, a curve per num_outcomes, a panel per workflow.
+
+  Cells with censored runs are left out: the mean over the others would be too small.
+  """
+  from collapse_jax import theory
+  results = diagnostics.complete(results)
+  figure, axes = _panels(1, results.sizes["workflow"])
+  rest = set(results.cell_status.dims) - {"workflow", "num_outcomes", "num_samples"}
+  others = {d: results[d].values[0] for d in rest}
+  sizes = results.num_samples.values
+  missing = 0
+  for axis, workflow in zip(axes[0], results.workflow.values):
+    for shade, num in zip(_viridis(results.sizes["num_outcomes"]), results.num_outcomes.values):
+      some = results.sel(others | {"workflow": workflow, "num_outcomes": num})
+      times = some.collapse_generation.transpose("seed", "num_samples").values.astype(np.float64)
+      ended = ~some.censored.any("seed").values & np.isfinite(times).all(axis=0)
+      missing += int((~ended).sum())
+      if ended.any():
+        _band(axis, sizes[ended], times[:, ended], shade, f"num_outcomes = {text_of(num)}", True, "o")
+        if workflow == "replace":
+          law = [theory.drift_collapse_time(int(num), int(n)) for n in sizes[ended]]
+          axis.plot(sizes[ended], law, "k--", linewidth=1, zorder=5)
+    if not axis.lines:
+      axis.text(0.5, 0.5, "drift did not end", ha="center", va="center", transform=axis.transAxes)
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_title(str(workflow), fontsize=9)
+    axis.set_xlabel("num_samples")
+  axes[0][0].set_ylabel("generations until one outcome is left")
+  _finish(figure, axes, title, results, 0, 0, bool("replace" in results.workflow.values),
+          f"{missing} cells with runs that did not end are left out" if missing else "")
+  return figure
+
+
 def metric_against_real_share(results, metric: str, title: str = ""):
   """Metric at the last generation against real share, a curve per num_samples; other grid dims have length 1.
 
@@ -174,15 +213,22 @@ def figures_for(results) -> dict[str, Any]:
         figures[f"{name}_against_real_share{at}"] = metric_against_real_share(part, name)
     return figures
   long = [d for d in grid if results.sizes[d] > 1]
-  if results.attrs.get("task") == "kde":
-    panels: dict[str, Any] = {"rows": "dataset", "columns": "num_samples", "colour": "workflow"}
+  if results.attrs.get("task") == "kde" and results.sizes["bandwidth"] > 3:
+    panels: dict[str, Any] = {"rows": "num_samples", "columns": "workflow", "colour": "bandwidth"}
+  elif results.attrs.get("task") == "kde":
+    panels = {"rows": "dataset", "columns": "num_samples", "colour": "workflow"}
   else:
     panels = {"rows": next((d for d in long if d != "num_samples"), None)}
-  for name in names:
-    for at, part in _slices(results, [d for d in long if d not in (panels["rows"], "num_samples")]):
+  drawn = [*names, "entropy"] if "entropy" in results else names  # on a log axis of t it falls in a straight line
+  for name in drawn:
+    for at, part in _slices(results, [d for d in long if d not in (*panels.values(), "num_samples")]):
       figures[f"{name}{at}"] = trajectories(part, name, **panels)
   if results.attrs.get("task") == "gaussian" and 1 in results.dim.values:
     figures["fitted_densities"] = fitted_densities(results.sel(dim=[1]))
+  if results.attrs.get("task") == "gaussian" and results.sizes["workflow"] > 1:
+    figures["real_share"] = trajectories(results.isel({d: [0] for d in grid}), "real_share", columns=grid[0])
+  if "censored" in results and {"num_outcomes", "num_samples"} <= set(grid):
+    figures["collapse_times"] = collapse_times(results)
   return figures
 
 
@@ -233,7 +279,7 @@ def _band(axis, x, values, shade, label, log_scale, marker=None) -> int:
   return int((~finite).sum())
 
 
-def _finish(figure, axes, title, results, non_finite, missing, theory_drawn):
+def _finish(figure, axes, title, results, non_finite, missing, theory_drawn, note=""):
   seen: dict[str, Any] = {}
   for axis in axes.flat:
     for handle, label in zip(*axis.get_legend_handles_labels()):
@@ -249,6 +295,7 @@ def _finish(figure, axes, title, results, non_finite, missing, theory_drawn):
   notes = [f"band: 95% interval of the mean over {results.sizes['seed']} seeds"] if results.sizes["seed"] > 1 else []
   notes.append(f"{non_finite} non-finite runs left out of the means")
   notes += [f"{missing} cells could not run"] if missing else []
+  notes += [note] if note else []
   figure.supxlabel(textwrap.fill("; ".join(notes), int(14 * figure.get_figwidth())), fontsize=8, color="0.35")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from collapse_jax import definitions, diagnostics, plotting
 
@@ -26,6 +27,15 @@ code { background: #f3f3f3; padding: .1rem .3rem; overflow-wrap: anywhere } figu
 the metric is still getting worse at the end, like t or faster, or became infinite; <b>growing</b> that it is getting worse more
 slowly, and not towards a limit (a KDE's likelihood falls like log t even when data accumulate); <b>bounded</b> that it is not;
 <b>undecided</b> that too few runs stayed finite to say. Metrics on a log scale are judged by their logs.</p>
+{% if agreement %}
+<h2>Theory against simulation</h2>
+<p>{{ agreement.total }} comparisons of simulated means with closed forms; the largest |z| is {{ agreement.worst }}, where
+{{ agreement.expected }} would be usual for as many independent ones. Each experiment below has them one by one.</p>
+<table><tr><th>experiment</th><th>metric</th><th>workflow</th><th>comparisons</th><th>root mean square of z</th>
+<th>largest |z|</th></tr>
+{% for r in agreement.rows %}<tr><td>{{ r.name }}</td><td>{{ r.metric }}</td><td>{{ r.workflow }}</td>
+<td class="n">{{ r.num }}</td><td class="n">{{ r.rms }}</td><td class="n">{{ r.worst }}</td></tr>{% endfor %}</table>
+{% endif %}
 {% for part in parts %}
 <h2>{{ part.name }}</h2>
 <p>{{ part.what }}</p>
@@ -99,8 +109,9 @@ def write_report(results, path, figures=None) -> None:
                for name, one in results.items()}
   environment = jinja2.Environment(autoescape=True, trim_blocks=True)
   attributes = [one.attrs for one in results.values()]
+  parts = [_part(name, one, figures[name]) for name, one in results.items()]
   page = environment.from_string(_TEMPLATE).render(
-      parts=[_part(name, one, figures[name]) for name, one in results.items()],
+      parts=parts, agreement=_agreement({part["name"]: part["z_scores"] for part in parts}),
       commands=sorted({str(a["command"]) for a in attributes if "command" in a}),
       versions=f"collapse_jax {attributes[0].get('package_version', '?')}, JAX {attributes[0].get('jax_version', '?')}, "
                f"{attributes[0].get('device', '')}; seed {attributes[0].get('seed', '?')}")
@@ -136,9 +147,24 @@ def _part(name, results, figures) -> dict[str, Any]:
       "definitions": [_definition_row(row) for row in definitions.summary(findings)],
       "findings": [_finding_row(results, row) for row in findings if row["applies"]],
       "figures": [{"name": title, "png": base64.b64encode(png).decode()} for title, png in figures.items()],
-      "theory": [_theory_row(results, row) for row in theory],
+      "theory": [_theory_row(results, row) for row in theory], "z_scores": theory,
       "worst": f"{max((abs(row['z']) for row in theory), default=0):.1f}",
   }
+
+
+def _agreement(z_scores: dict[str, list[dict[str, Any]]]) -> dict[str, Any] | None:
+  """All comparisons with theory in one table, a row per experiment, metric and workflow."""
+  groups: dict[tuple[str, str, str], list[float]] = {}
+  for name, rows in z_scores.items():
+    for row in rows:
+      groups.setdefault((name, row["metric"], str(row["workflow"])), []).append(abs(row["z"]))
+  every = np.concatenate([np.zeros(0), *groups.values()])
+  if not len(every):
+    return None
+  table = [{"name": name, "metric": metric, "workflow": workflow, "num": len(z), "worst": f"{max(z):.1f}",
+            "rms": f"{np.sqrt(np.mean(np.square(z))):.2f}"} for (name, metric, workflow), z in groups.items()]
+  usual = stats.norm.isf(0.5 / len(every) / 2)
+  return {"rows": table, "total": len(every), "worst": f"{every.max():.1f}", "expected": f"{usual:.1f}"}
 
 
 def _cell(results, row) -> str:

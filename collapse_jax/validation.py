@@ -58,7 +58,8 @@ PAPER = ("replace", "accumulate", "accumulate_subsample")
 WEIGHTS = "weights([[1,0,0,0],[.3,.7,0,0],[.2,.3,.5,0],[0,.4,0,.6]])"
 SCHEDULES = ("mix(0.2)", "mix(0.2, fresh=True)", "grown_replace", "sliding_window(3)", WEIGHTS)
 # Name, mean, variance, and curvature of the variance function.
-FAMILIES = (("bernoulli", 0.3, 0.21, -1), ("poisson", 2.5, 2.5, 0), ("exponential", 1.5, 2.25, 1), ("gaussian", -1.0, 1.0, 0))
+FAMILIES = (("bernoulli", 0.3, 0.21, -1.0), ("poisson", 2.5, 2.5, 0.0), ("exponential", 1.5, 2.25, 1.0),
+            ("gaussian", -1.0, 1.0, 0.0))
 
 
 def _metric(name: str):

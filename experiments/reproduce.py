@@ -11,7 +11,16 @@ import fnmatch
 
 from absl import flags
 
-from experiments import common, discrete, gaussian, kde, linear_regression, real_share
+from experiments import (
+    common,
+    discrete,
+    exponential_family,
+    gaussian,
+    kde,
+    linear_regression,
+    logistic_regression,
+    real_share,
+)
 
 SCALES = ("smoke", "laptop", "paper")
 WORKFLOWS = common.PAPER_WORKFLOWS.split(",")
@@ -59,6 +68,11 @@ def experiments(scale: str) -> dict:
           "workflows": WORKFLOWS, "dims": [3] if smoke else [10], "num_samples": [20] if smoke else [32, 100]} | size),
       "discrete": (discrete.simulate, {
           "workflows": WORKFLOWS, "num_outcomes": [100], "num_samples": [10] if smoke else [10, 100]} | size),
+      "exponential_family": (exponential_family.simulate, {
+          "workflows": WORKFLOWS[:2], "families": ["poisson"] if smoke else ["bernoulli", "poisson", "exponential"],
+          "num_samples": [10] if smoke else [10, 100]} | size),
+      "logistic_regression": (logistic_regression.simulate, {
+          "workflows": WORKFLOWS, "num_generations": 4 if smoke else 50, "num_seeds": size["num_seeds"]}),
       "real_share/gaussian": (real_share.simulate, {
           "task": "gaussian", "real_fractions": [0.0, 0.5] if smoke else [0.0, 0.05, 0.1, 0.2, 0.5], "num_samples": [32],
           "dims": [3]} | size),

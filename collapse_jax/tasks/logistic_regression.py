@@ -19,7 +19,7 @@ from collapse_jax.types import Array, Context, MetricInfo, Summary, TaskSetting
 
 METRICS = {
     "excess_risk": MetricInfo("divergence from the truth on test covariates", "nats per row", worse="higher",
-                               log_scale=True),
+                               log_scale=True, measures="risk"),
     "test_loss": MetricInfo("cross entropy on test rows", "nats per row", worse="higher"),
     "squared_error_of_coefficients": MetricInfo("squared error of the coefficients", worse="higher", log_scale=True),
     "separated": MetricInfo("the training labels are separable: 1 or 0"),

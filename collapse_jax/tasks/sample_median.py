@@ -13,7 +13,7 @@ from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
 
 METRICS = {
     "squared_error_of_mean": MetricInfo("squared error of the fitted mean", "data units squared", worse="higher",
-                                        log_scale=True),
+                                        log_scale=True, measures="risk"),
     "fitted_mean": MetricInfo("fitted mean", "data units"),
 }
 
