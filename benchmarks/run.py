@@ -125,10 +125,10 @@ def paired(run_all, num_seeds, loop, sizes, pairs, pool):
   """Seconds per run of the product and of the plain loop, over pairs; the last plain one may be the second."""
   run_all()
   repeats = max(1, int(0.2 / max(timed(run_all), 1e-3)))
-  both_cores(pool, loop, sizes, (0, 1))
-  seeds = 2 * max(1, min(50, int(0.2 / max(timed(lambda: both_cores(pool, loop, sizes, (0, 1))), 1e-3))))
+  warm_up = timed(lambda: both_cores(pool, loop, sizes, (0, 1)))
+  seeds = 2 * max(1, min(50, int(0.2 / max(warm_up, 1e-3))))
   ours, plains = [], []
-  while len(plains) < (min(pairs, 2) if plains and max(plains) > SLOW else pairs):
+  while len(plains) < (min(pairs, 2) if 2 * warm_up > SLOW else pairs):
     ours.append(timed(lambda: [run_all() for _ in range(repeats)]) / num_seeds / repeats)
     own = range(seeds * len(plains), seeds * (len(plains) + 1))
     plains.append(timed(lambda own=own: both_cores(pool, loop, sizes, own)) / seeds)

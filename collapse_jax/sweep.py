@@ -14,7 +14,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +22,9 @@ import numpy as np
 import scipy.linalg  # noqa: F401  JAX's LAPACK: a limit of threads reaches only what is loaded
 from threadpoolctl import threadpool_limits
 
-from collapse_jax import stopping
+from collapse_jax import cost, stopping
 from collapse_jax import workflows as workflow_library
-from collapse_jax.generation import prepared, recorded, run, start
+from collapse_jax.generation import generation, prepared, recorded, run, start
 from collapse_jax.types import MetricInfo, TaskSetting, Workflow
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   groups = _group(task, makers, axes, status, static_axes)
   if not groups:
     raise ValueError(str(status.flat[0]))
-  workers = num_workers or (min(8, os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1)
+  workers = num_workers or _num_workers()
   memory = memory_bytes or 0.5 * _memory_bytes()
   shape = (*status.shape, num_seeds, len(recorded(range(1, num_generations + 1), record_every)))
   results = _Results(shape)
@@ -169,22 +169,77 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   return _dataset(results, list(makers), axes, text_axes, generations, status, info, attributes)
 
 
+class Plan(NamedTuple):
+  """What `sweep` would do. Memory in bytes; times of this machine from an empty compilation cache, good to a factor of two.
+
+  `refusals` says why cells cannot run.
+  """
+  cells: int
+  cells_refused: int
+  runs: int
+  fits: int
+  programs: int
+  memory_of_run: float
+  compile_seconds: float
+  run_seconds: float
+  refusals: tuple[str, ...]
+
+  def __str__(self):
+    total = cost.text(self.compile_seconds + self.run_seconds)
+    lines = [f"cells: {self.cells}", f"cells that cannot run: {self.cells_refused}", f"runs: {self.runs}",
+             f"fits: {self.fits}", f"programs to compile: {self.programs}",
+             f"memory of the largest run: {self.memory_of_run / 2 ** 20:.1f} MiB",
+             f"time on this machine: about {total} (compiling {cost.text(self.compile_seconds)}, running "
+             f"{cost.text(self.run_seconds)}), good to a factor of two"]
+    return "\n".join([*lines, *(f"cannot run: {reason}" for reason in self.refusals)])
+
+
 def plan(task: Callable[..., TaskSetting], workflows, axes: Mapping[str, Sequence[Any]], *, num_generations: int,
-         num_seeds: int, static_axes: Sequence[str] = ()) -> str:
-  """What `sweep` would do, in a few lines of text: cells, runs, fits, programs to compile, and memory of a run."""
+         num_seeds: int, record_every: int = 1, static_axes: Sequence[str] = ()) -> Plan:
+  """What `sweep` would do, found by tracing alone: nothing of it is compiled or run. Raises as `sweep` does."""
   makers = _workflow_makers(workflows)
   axes = {name: list(values) for name, values in axes.items()}
-  _check(makers, axes, num_generations, num_seeds, 1, None)
+  _check(makers, axes, num_generations, num_seeds, record_every, None)
   status = np.full((len(makers), *map(len, axes.values())), "ok", dtype=object)
   groups = _group(task, makers, axes, status, static_axes)
   if not groups:
     raise ValueError(str(status.flat[0]))
   cells = sum(map(len, groups))
-  lines = [f"cells: {cells}", f"cells that cannot run: {int(np.sum(status != 'ok'))}", f"runs: {cells * num_seeds}",
-           f"fits: {cells * num_seeds * num_generations}", f"programs to compile: {len(groups)}"]
-  largest = max(_bytes_per_run(task, makers[group[0].workflow], group[0], num_generations) for group in groups)
-  lines.append(f"memory of the largest run: {largest / 2 ** 20:.1f} MiB")
-  return "\n".join(lines + sorted({f"cannot run: {reason}" for reason in status.flat if reason != "ok"}))
+  traced = [_cost_of_run(task, makers[group[0].workflow], group[0], num_generations, record_every) for group in groups]
+  work = sum(len(group) * num_seeds * one for group, (one, _) in zip(groups, traced))
+  compiling, running = cost.seconds(work, len(groups), _num_workers())
+  return Plan(cells, int(np.sum(status != "ok")), cells * num_seeds, cells * num_seeds * num_generations, len(groups),
+              max(size for _, size in traced), compiling, running,
+              tuple(sorted({str(reason) for reason in status.flat if reason != "ok"})))
+
+
+def _cost_of_run(task, maker, cell, num_generations, record_every) -> tuple[float, float]:
+  """(nanoseconds of a reference core, bytes); zeros where task and workflow do not go together."""
+  def begin(key, traced):
+    return start(key, *_bind(task, maker, cell.static, traced), num_generations)
+
+  def step(evaluate, state, t, traced):
+    one, workflow = _bind(task, maker, cell.static, traced)
+    return generation(one, workflow, state, t, num_generations=num_generations, evaluate=evaluate)
+
+  key, traced = jax.random.key(0), jax.tree.map(_scalar, cell.traced)
+  try:
+    jaxpr, state = jax.make_jaxpr(begin, return_shape=True)(key, traced)
+    t = jax.ShapeDtypeStruct((), jnp.int32)
+    num_recorded = len(recorded(range(1, num_generations + 1), record_every))
+    fallbacks = _bind(task, maker, cell.static, traced)[1].redrawn
+    total = cost.RUN_NS + cost.work(jaxpr, fallbacks)
+    total += num_recorded * cost.work_of(functools.partial(step, True), state, t, traced, fallbacks=fallbacks)
+    if num_recorded < num_generations:
+      without = cost.work_of(functools.partial(step, False), state, t, traced, fallbacks=fallbacks)
+      total += (num_generations - num_recorded) * without
+  except ValueError:
+    return 0.0, 0.0
+  return total, _bytes_of(state)
+
+
+def _num_workers() -> int:
+  return min(8, os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
 
 
 def load(directory) -> "xarray.Dataset":
@@ -294,7 +349,10 @@ def _bytes_per_run(task, maker, cell, num_generations) -> float:
   """A generous estimate: the store twice (it may be copied once), and a few batches."""
   def begin(key, traced):
     return start(key, *_bind(task, maker, cell.static, traced), num_generations)
-  shapes = jax.eval_shape(begin, jax.random.key(0), jax.tree.map(_scalar, cell.traced))
+  return _bytes_of(jax.eval_shape(begin, jax.random.key(0), jax.tree.map(_scalar, cell.traced)))
+
+
+def _bytes_of(shapes) -> float:
   size = lambda tree: sum(math.prod(x.shape) * 4 for x in jax.tree.leaves(tree))
   return 2.0 * size(shapes.store) + 8.0 * size((shapes.problem, shapes.real)) + 65536
 

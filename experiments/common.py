@@ -16,6 +16,7 @@ from absl import app, flags, logging
 FLAGS = flags.FLAGS
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA warns of every program that it finds in the cache
 RESULTS = "results.nc"
+PLANS: list[Any] = []  # of a dry run, for a total over experiments
 PAPER_WORKFLOWS = "replace,accumulate,accumulate_subsample"
 
 
@@ -45,21 +46,26 @@ def define_shared() -> None:
   flags.DEFINE_boolean("enable_x64", False, "Compute in float64.")
 
 
-def main(run: Callable[[], None]) -> None:
-  """Parses flags and runs; a usage error is one line on standard error and exit status 2."""
+def main(run: Callable[..., None], arguments: bool = False) -> None:
+  """Parses flags and runs; a usage error is one line on standard error and exit status 2.
+
+  Args:
+    run: takes nothing, or the list of arguments that are no flags.
+    arguments: whether there may be any.
+  """
   def parse(argv):
     try:
       rest = FLAGS(argv)
     except flags.Error as error:
       fail(f"{str(error).splitlines()[0].rstrip('.')}; --help lists the flags.")
-    if len(rest) > 1:
+    if len(rest) > 1 and not arguments:
       fail(f"unexpected argument {rest[1]!r}; flags are written --name=value.")
     return rest
 
-  def guarded(_):
+  def guarded(argv):
     logging.set_verbosity(logging.WARNING)
     try:
-      run()
+      run(argv[1:]) if arguments else run()
     except UsageError as error:
       fail(str(error))
 
@@ -194,8 +200,10 @@ def simulate(task, workflows, axes: dict[str, list], **options):
       raise UsageError(f"--workflows: {error}") from None
   try:
     if FLAGS.dry_run:
-      options = {name: value for name, value in options.items() if name in ("num_generations", "num_seeds")}
-      print(plan(task, workflows, axes, **options))
+      options = {name: value for name, value in options.items()
+                 if name in ("num_generations", "num_seeds", "record_every", "static_axes")}
+      PLANS.append(plan(task, workflows, axes, **options))
+      print(PLANS[-1])
       return None
     return sweep(task, workflows, axes, progress=True, **options)
   except ValueError as error:

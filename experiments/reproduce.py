@@ -91,6 +91,9 @@ def main():
     print(f"{name}:", flush=True)
     results[name] = simulate(**options, seed=seed)
   if common.FLAGS.dry_run:
+    from collapse_jax import cost
+    total = cost.text(sum(plan.compile_seconds + plan.run_seconds for plan in common.PLANS))
+    print(f"in all: {sum(plan.runs for plan in common.PLANS)} runs, about {total}")
     return
   common.write_all(results, path)
 

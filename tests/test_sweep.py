@@ -116,7 +116,8 @@ def test_verdicts(shape, label):
 
 
 def test_plan_and_bad_sweeps():
-  assert "runs: 20" in plan(tasks.gaussian, ["replace"], {"dim": [1], "num_samples": [10, 20]}, num_generations=3, num_seeds=10)
+  axes = {"dim": [1], "num_samples": [10, 20]}
+  assert "runs: 20" in str(plan(tasks.gaussian, ["replace"], axes, num_generations=3, num_seeds=10))
   options = {"num_generations": 2, "num_seeds": 2}
   for axes, change, part in (({"dim": []}, {}, "empty"), ({"dim": [1, 1]}, {}, "twice"), ({"dim": [1]}, {"num_seeds": 0}, "num_seeds"),
                              ({"dim": [1], "num_samples": [9], "colour": ["red"]}, {}, "axis colour")):

@@ -1,0 +1,121 @@
+"""What a sweep will cost, before it is run: work counted in the traced program, time scaled to this machine.
+
+Counting takes no compilation. The constants were fitted to `docs/benchmarks.md`; a factor of two is what to expect.
+"""
+
+import functools
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+COMPILE_SECONDS = 6.5  # of one core, a program
+RUN_NS = 1.5e5  # of one core, a run: starting it, and copying its results
+REFERENCE_NS = 6.0  # of one core, an element of the kernel that `slowness` times, where the constants below were fitted
+
+# Nanoseconds of one core an element of the result, where that is not the cost of simple arithmetic.
+_SIMPLE = 0.06
+_FREE = {"broadcast_in_dim", "reshape", "squeeze", "transpose", "iota", "copy", "convert_element_type", "slice", "rev",
+         "stop_gradient", "random_wrap", "random_unwrap", "random_clone", "bitcast_convert_type"}
+_PER_ELEMENT = {"exp": 0.5, "log": 1.2, "log1p": 1.5, "logistic": 1.2, "tanh": 1.5, "erf_inv": 4.0, "pow": 4.0, "sin": 2.0,
+                "cos": 2.0, "sqrt": 0.5, "div": 0.3, "gather": 2.0, "dynamic_slice": 0.3, "dynamic_update_slice": 0.3,
+                "threefry2x32": 2.5, "random_bits": 2.5, "cumsum": 1.0, "cummax": 1.0, "lgamma": 10.0, "digamma": 10.0}
+_PER_FLOP = 0.015
+_LAPACK_FLOP = 0.025
+_OVERHEAD = 3.0  # an equation
+_WHILE_TRIPS = 4.0  # a loop that ends by chance, such as rejection sampling or Newton's method
+_DECOMPOSITIONS = ("qr", "geqrf", "householder_product", "eigh", "svd", "lu")
+
+
+def work(jaxpr, fallbacks: bool = False) -> float:
+  """Nanoseconds of one reference core for one call of a jaxpr.
+
+  Args:
+    jaxpr: open or closed.
+    fallbacks: whether loops around a matrix decomposition are entered, once. That is how a task writes a second way of
+      fitting that must cost nothing under vmap where no run needs it. Of branches, the cheapest counts.
+  """
+  return sum(_equation(equation, fallbacks) for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns)
+
+
+def _decomposes(jaxpr) -> bool:
+  for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+    inside = [value for value in equation.params.values() if hasattr(value, "eqns") or hasattr(value, "jaxpr")]
+    if equation.primitive.name in _DECOMPOSITIONS or any(map(_decomposes, inside)):
+      return True
+  return False
+
+
+def _shape(variable) -> tuple[int, ...]:
+  return getattr(variable.aval, "shape", ())
+
+
+def _equation(equation, fallbacks: bool) -> float:
+  name, parameters = equation.primitive.name, equation.params
+  if name == "scan":
+    return parameters["length"] * work(parameters["jaxpr"], fallbacks)
+  if name == "while":
+    if _decomposes(parameters["body_jaxpr"]):
+      return work(parameters["body_jaxpr"]) if fallbacks else 0.0
+    return _WHILE_TRIPS * (work(parameters["body_jaxpr"]) + work(parameters["cond_jaxpr"]))
+  if name == "cond":
+    return min(work(branch, fallbacks) for branch in parameters["branches"])
+  for inside in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+    if inside in parameters:
+      return work(parameters[inside], fallbacks)
+  size = math.prod(_shape(equation.outvars[0])) if equation.outvars else 0
+  if name in _FREE:
+    return 0.0
+  if name == "dot_general":
+    contracted = parameters["dimension_numbers"][0][0]
+    return _PER_FLOP * 2 * size * math.prod(_shape(equation.invars[0])[i] for i in contracted)
+  if name in (*_DECOMPOSITIONS, "cholesky", "triangular_solve"):
+    operand = _shape(equation.invars[0])
+    batch, rows, columns = operand[:-2], operand[-2], operand[-1]
+    short = min(rows, columns)
+    flops = {"cholesky": short ** 3 / 3, "triangular_solve": short * size / math.prod(batch), "eigh": 9 * short ** 3,
+             "svd": 20 * rows * columns * short}.get(name, 2 * rows * columns * short)
+    return math.prod(batch) * (_LAPACK_FLOP * flops + 500)
+  if name == "sort":
+    return 2.0 * size * math.log2(max(size, 2))
+  if name.startswith("scatter"):
+    return 2.5 * math.prod(_shape(equation.invars[-1]))
+  if name.startswith(("reduce", "arg")):
+    return _SIMPLE * math.prod(_shape(equation.invars[0]))
+  return _OVERHEAD + _PER_ELEMENT.get(name, _SIMPLE) * size
+
+
+def work_of(function: Callable[..., Any], *arguments, fallbacks: bool = False) -> float:
+  """`work` of a function at arguments or their shapes."""
+  return work(jax.make_jaxpr(function)(*arguments), fallbacks)
+
+
+@functools.cache
+def slowness() -> float:
+  """Time of this machine over that of the reference, for a kernel of exponentials and random numbers; one core or device."""
+  key = jax.random.key(0)
+  kernel = jax.jit(lambda key: jnp.sum(jnp.exp(-jax.random.uniform(key, (1 << 18,)))))
+  kernel(key).block_until_ready()
+  times = []
+  for _ in range(50):
+    begun = time.perf_counter()
+    kernel(key).block_until_ready()
+    times.append(time.perf_counter() - begun)
+  return min(times) / (1 << 18) * 1e9 / REFERENCE_NS
+
+
+def seconds(work_ns: float, num_programs: int, workers: int) -> tuple[float, float]:
+  """(compiling, running) on this machine, from an empty compilation cache."""
+  return (COMPILE_SECONDS * num_programs * slowness() / workers, 1e-9 * work_ns * slowness() / workers)
+
+
+def text(total_seconds: float) -> str:
+  """A duration as people say it."""
+  if total_seconds < 90:
+    return f"{total_seconds:.0f} s"
+  if total_seconds < 5400:
+    return f"{total_seconds / 60:.0f} min"
+  return f"{total_seconds / 3600:.0f} h" if total_seconds < 48 * 3600 else f"{total_seconds / 86400:.0f} days"

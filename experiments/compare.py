@@ -1,0 +1,67 @@
+"""Results beside the published values, in a table that says where they agree.
+
+  python -m experiments.compare results/gaussian
+
+Takes the output directories of any experiments, also of `reproduce`. --strict ends with status 1 if a value does not agree.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from experiments import common
+
+if __name__ == "__main__":
+  flags.DEFINE_boolean("strict", False, "Exit status 1 if any value disagrees.")
+
+
+def load(directory: str) -> dict:
+  """name -> Dataset of every results.nc below a directory."""
+  path = Path(directory)
+  if not path.is_dir():
+    raise common.UsageError(f"{directory} is no directory; name the --output_dir of an experiment.")
+  files = sorted(path.rglob(common.RESULTS))
+  if not files:
+    raise common.UsageError(f"{directory} holds no {common.RESULTS}; run an experiment with --output_dir={directory} first.")
+  import xarray
+  found = {}
+  for file in files:
+    try:
+      found[str(file.parent)] = xarray.load_dataset(file, engine="h5netcdf")
+    except (OSError, ValueError, KeyError):
+      raise common.UsageError(f"{file} cannot be read as results; run its experiment again.") from None
+  return found
+
+
+def table(rows) -> str:
+  """Aligned columns of text."""
+  head = ("source", "what", "cell", "t", "published", "measured", "agrees")
+  lines = [head]
+  for row in rows:
+    cell = " ".join(f"{name}={value}" for name, value in row["select"].items())
+    lines.append((row["source"], f"{row['place']}, {row['metric']}", cell, str(row["generation"] or "-"),
+                  f"{row['value']:.4g} +- {row['tolerance']:.1%}", f"{row['measured']:.4g} +- {row['standard_error']:.2g}",
+                  "yes" if row["agrees"] else "NO"))
+  widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+  return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in lines)
+
+
+def main(directories):
+  if not directories:
+    raise common.UsageError("name a directory with results: python -m experiments.compare DIR")
+  experiments = {name: results for directory in directories for name, results in load(directory).items()}
+  from collapse_jax import published
+  try:
+    rows, unmatched = published.compare(experiments)
+  except ValueError as error:
+    raise common.UsageError(f"{directories[0]}: {error}") from None
+  print(table(rows) if rows else "no cell of these results has a published value")
+  agreeing = sum(row["agrees"] for row in rows)
+  print(f"{agreeing} of {len(rows)} agree (within the tolerance, or 4 standard errors); {unmatched} published values have "
+        "no cell in these results")
+  if common.FLAGS.strict and agreeing < len(rows):
+    raise SystemExit(1)
+
+
+if __name__ == "__main__":
+  common.main(main, arguments=True)

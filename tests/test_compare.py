@@ -1,0 +1,87 @@
+"""Published values beside results made by hand: agreement, disagreement, and what has no match."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import xarray
+
+from collapse_jax import published
+
+
+def regression(scale=1.0, seeds=100):
+  """Errors as published (base times t under `replace`), or wrong by a factor."""
+  rng = np.random.default_rng(0)
+  base = 10 / (100 - 10 - 1)
+  mean = base * np.array([1.0, 100.0])
+  values = scale * mean * np.exp(0.1 * rng.standard_normal((1, 1, 1, 1, 1, seeds, 1)) - 0.005) * np.ones(2)
+  grid = ("workflow", "dim", "num_samples", "noise_var", "temperature")
+  coordinates = {"workflow": ["replace"], "dim": [10], "num_samples": [100], "noise_var": [1.0], "temperature": [1.0],
+                 "generation": [1, 100]}
+  about = {"worse": "higher", "log_scale": 1, "units": "1", "long_name": "error"}
+  return xarray.Dataset({"test_mse": ((*grid, "seed", "generation"), values, about)}, coordinates, {"task": "linear_regression"})
+
+
+def test_right_values_agree_and_wrong_ones_do_not():
+  total = len(published.values())
+  rows, unmatched = published.compare({"a": regression()})
+  assert [row["agrees"] for row in rows] == [True] and unmatched == total - 1
+  assert abs(rows[0]["measured"] - 100) < 5 and rows[0]["experiment"] == "a"
+  rows, _ = published.compare({"a": regression(), "b": regression(1.2)})
+  assert [(row["experiment"], row["agrees"]) for row in rows] == [("a", True), ("b", False)]
+
+
+def test_cells_that_do_not_match():
+  """Another temperature, an unrecorded generation, a cell that could not run, another task."""
+  total = len(published.values())
+  good = regression()
+  late = good.sel(generation=[1])
+  refused = good.assign(cell_status=(("workflow", "dim", "num_samples", "noise_var", "temperature"),
+                                     np.full((1, 1, 1, 1, 1), "too large")))
+  for other in (good.assign_coords(temperature=[0.5]), late, refused, good.assign_attrs(task="gaussian")):
+    assert published.compare({"a": other}) == ([], total)
+
+
+def test_runs_that_did_not_end_have_no_mean():
+  grid = ("workflow", "num_outcomes", "num_samples")
+  times = np.random.default_rng(0).exponential(190.0, (1, 1, 1, 100))
+  entropy = np.ones((1, 1, 1, 100, 1))
+  results = xarray.Dataset(
+      {"entropy": ((*grid, "seed", "generation"), entropy, {}), "collapse_generation": ((*grid, "seed"), times, {}),
+       "censored": ((*grid, "seed"), np.zeros(times.shape, bool), {})},
+      {"workflow": ["replace"], "num_outcomes": [10], "num_samples": [100], "generation": [1]}, {"task": "discrete"})
+  rows, _ = published.compare({"a": results})
+  assert [row["agrees"] for row in rows] == [True]
+  results.censored[..., 3] = True
+  assert published.compare({"a": results})[0] == []
+
+
+def test_the_table_is_sound():
+  rows = published.values()
+  assert all(row["value"] > 0 and 0 < row["tolerance"] < 0.1 and row["select"] for row in rows)
+  keys = [(row["source"], row["task"], row["place"], tuple(row["select"].items()), row["metric"], row["generation"]) for row in rows]
+  assert len(set(keys)) == len(keys) > 100
+
+
+def call(*arguments):
+  return subprocess.run([sys.executable, "-m", "experiments.compare", *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_command(tmp_path):
+  folder = tmp_path / "some" / "inner"
+  folder.mkdir(parents=True)
+  regression(1.2).to_netcdf(folder / "results.nc", engine="h5netcdf")
+  done = call(tmp_path)
+  assert done.returncode == 0 and "0 of 1 agree" in done.stdout and " NO" in done.stdout
+  assert call(tmp_path, "--strict").returncode == 1
+
+
+@pytest.mark.parametrize(("make", "part"), [
+    (lambda path: [], "name a directory"), (lambda path: [path / "none"], "no directory"), (lambda path: [path], "holds no results.nc"),
+    (lambda path: [(path / "results.nc").write_text("x") and path], "cannot be read"),
+    (lambda path: [xarray.Dataset({"x": ("a", [1.0])}).to_netcdf(path / "results.nc", engine="h5netcdf") or path], "must hold"),
+    (lambda path: [path, "--none"], "none")])
+def test_bad_command_lines(make, part, tmp_path):
+  done = call(*make(tmp_path))
+  assert done.returncode == 2 and part in done.stderr and len(done.stderr.strip().splitlines()) == 1
