@@ -203,14 +203,18 @@ def scaling(case: Case, name: str) -> str:
   """Table row of fitted exponents of the product's run time, compilation excluded."""
   from collapse_jax import tasks, workflows
   workflow = workflows.parse(name)()
-  first, n = {"kde": (0.5, 316), "discrete": (1000, 316)}.get(case.name, (10, 316))
+  first, n = {"kde": (0.5, 316), "discrete": (1000, 1000)}.get(case.name, (10, 316))
   with_rows = {"gaussian": lambda dim, n: tasks.gaussian(dim, n, draws="rows"),
                "linear_regression": lambda dim, n: tasks.linear_regression(dim, n, draws="rows")}.get(case.name, case.task)
+  # Where a generation costs microseconds, starting it does too, unless there are many of them and of seeds.
+  exact = name != "accumulate_subsample" and case.name in ("gaussian", "linear_regression")
+  generations = (2000, 4000, 8000) if exact else (500, 1000, 2000)
+  seeds = 100 if exact or (case.name, name) == ("discrete", "replace") else 20
   run = lambda make, first, n, T, seeds: product(make(first, n), workflow, T, seeds)[0]
   powers = [
-      exponent(lambda T: run(case.task, first, n, T, 20), (500, 1000, 2000)),
-      exponent(lambda n: run(with_rows, first, n, 200, 20), (316, 1000, 3162)),
-      exponent(lambda dim: run(case.task, dim, 1000, 100, 20), (25, 50, 100)) if first == 10 else np.nan,
+      exponent(lambda T: run(case.task, first, n, T, seeds), generations),
+      exponent(lambda n: run(with_rows, first, n, 200, 20), (1000, 3162, 10_000) if case.name == "discrete" else (316, 1000, 3162)),
+      exponent(lambda dim: run(case.task, dim, 1000, generations[0] // 4, 20), (25, 50, 100)) if first == 10 else np.nan,
       exponent(lambda seeds: run(case.task, first, n, 200, seeds), (50, 200, 800))]
   return f"| {case.name}, {name} | " + " | ".join("-" if np.isnan(power) else f"{power:.2f}" for power in powers) + " |"
 

@@ -21,10 +21,10 @@ _SIMPLE = 0.06
 _FREE = {"broadcast_in_dim", "reshape", "squeeze", "transpose", "iota", "copy", "convert_element_type", "slice", "rev",
          "stop_gradient", "random_wrap", "random_unwrap", "random_clone", "bitcast_convert_type"}
 _PER_ELEMENT = {"exp": 0.5, "log": 1.2, "log1p": 1.5, "logistic": 1.2, "tanh": 1.5, "erf_inv": 4.0, "pow": 4.0, "sin": 2.0,
-                "cos": 2.0, "sqrt": 0.5, "div": 0.3, "gather": 2.0, "dynamic_slice": 0.3, "dynamic_update_slice": 0.3,
+                "cos": 2.0, "sqrt": 0.5, "div": 0.3, "gather": 6.0, "dynamic_slice": 0.3,
                 "threefry2x32": 2.5, "random_bits": 2.5, "cumsum": 1.0, "cummax": 1.0, "lgamma": 10.0, "digamma": 10.0}
 _PER_FLOP = 0.015
-_LAPACK_FLOP = 0.025
+_LAPACK_FLOP = 0.045
 _OVERHEAD = 3.0  # an equation
 _WHILE_TRIPS = 4.0  # a loop that ends by chance, such as rejection sampling or Newton's method
 _DECOMPOSITIONS = ("qr", "geqrf", "householder_product", "eigh", "svd", "lu")
@@ -81,6 +81,8 @@ def _equation(equation, fallbacks: bool) -> float:
     return math.prod(batch) * (_LAPACK_FLOP * flops + 500)
   if name == "sort":
     return 2.0 * size * math.log2(max(size, 2))
+  if name == "dynamic_update_slice":  # in place
+    return _OVERHEAD + 0.3 * math.prod(_shape(equation.invars[1]))
   if name.startswith("scatter"):
     return 2.5 * math.prod(_shape(equation.invars[-1]))
   if name.startswith(("reduce", "arg")):
