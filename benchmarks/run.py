@@ -61,23 +61,30 @@ def threads(function, parts):
     return list(pool.map(function, parts))
 
 
-def halves(num_seeds):
-  """Seed indices, one array per core."""
+def accelerator():
+  """The first device that is no CPU, or None."""
   import jax
-  workers = os.cpu_count() or 1 if jax.default_backend() == "cpu" else 1
-  chunk = -(-num_seeds // workers)
-  return [jax.numpy.arange(first, first + chunk) for first in range(0, num_seeds, chunk)]
+  return None if jax.devices()[0].platform == "cpu" else jax.devices()[0]
 
 
-def product(task, workflow, num_generations, num_seeds=100):
-  """(function that runs all seeds, compile seconds, MiB of a chunk)."""
+def halves(num_seeds, device=None):
+  """Seed indices, one array per core, or one on the device."""
+  import jax
+  chunk = num_seeds if device else -(-num_seeds // (os.cpu_count() or 1))
+  parts = [np.arange(first, first + chunk) for first in range(0, num_seeds, chunk)]
+  return jax.device_put(parts, device or jax.devices("cpu")[0])
+
+
+def product(task, workflow, num_generations, num_seeds=100, device=None):
+  """(function that runs all seeds, compile seconds, MiB of a chunk), on the CPU unless a device is given."""
   import jax
 
   import collapse_jax as cj
-  parts = halves(num_seeds)
+  parts = halves(num_seeds, device)
   one = lambda i: cj.run(jax.random.fold_in(jax.random.key(0), i), task, workflow, num_generations)
   begun = time.perf_counter()
-  compiled = jax.jit(jax.vmap(one)).lower(parts[0]).compile()
+  with jax.default_device(device or jax.devices("cpu")[0]):
+    compiled = jax.jit(jax.vmap(one)).lower(parts[0]).compile()
   seconds = time.perf_counter() - begun
   memory = compiled.memory_analysis()
 
@@ -135,11 +142,13 @@ def paired(run_all, num_seeds, loop, sizes, pairs, pool):
   return np.array(ours), np.array(plains)
 
 
-def row(label, ours, plains, compiling, memory, worst):
+def row(label, ours, plains, compiling, memory, worst, on_device=None):
+  """A line of the table; `on_device` is the time of a run on the accelerator, where there is one."""
   memory = "-" if memory is None else f"{memory:.1f} MiB"
   ratios = plains / ours
   return (f"| {label} | {seconds(np.median(ours))} | {seconds(np.median(plains))} | {np.median(ratios):,.0f} "
-          f"({ratios.min():,.0f} to {ratios.max():,.0f}) | {compiling:.1f} s | {memory} | {worst:.1f} |")
+          f"({ratios.min():,.0f} to {ratios.max():,.0f}) | {compiling:.1f} s | {memory} | {worst:.1f} |"
+          + (f" {'-' if on_device is None else seconds(on_device)} |" if accelerator() else ""))
 
 
 def seconds(value):
@@ -161,7 +170,12 @@ def compare(case, name, pairs, pool, only):
   for size in wanted:
     run_all, compiling, memory = product(case.task(*size), workflow, 100)
     ours, plains = paired(run_all, 100, loop, (*size, 100), pairs, pool)
-    yield row(f"{case.name} {case.label.format(*size)}, {name}", ours, plains, compiling, memory, worst)
+    on_device = None
+    if accelerator():
+      on = product(case.task(*size), workflow, 100, device=accelerator())[0]
+      on()
+      on_device = min(timed(on) for _ in range(pairs)) / 100
+    yield row(f"{case.name} {case.label.format(*size)}, {name}", ours, plains, compiling, memory, worst, on_device)
 
 
 def to_collapse(pairs, pool):
@@ -210,13 +224,54 @@ def scaling(case: Case, name: str) -> str:
   exact = name != "accumulate_subsample" and case.name in ("gaussian", "linear_regression")
   generations = (2000, 4000, 8000) if exact else (500, 1000, 2000)
   seeds = 100 if exact or (case.name, name) == ("discrete", "replace") else 20
+  sizes = (1000, 3162, 10_000) if case.name == "discrete" else (316, 1000, 3162)
   run = lambda make, first, n, T, seeds: product(make(first, n), workflow, T, seeds)[0]
   powers = [
       exponent(lambda T: run(case.task, first, n, T, seeds), generations),
-      exponent(lambda n: run(with_rows, first, n, 200, 20), (1000, 3162, 10_000) if case.name == "discrete" else (316, 1000, 3162)),
+      exponent(lambda n: run(with_rows, first, n, 200, 20), sizes),
       exponent(lambda dim: run(case.task, dim, 1000, generations[0] // 4, 20), (25, 50, 100)) if first == 10 else np.nan,
       exponent(lambda seeds: run(case.task, first, n, 200, seeds), (50, 200, 800))]
   return f"| {case.name}, {name} | " + " | ".join("-" if np.isnan(power) else f"{power:.2f}" for power in powers) + " |"
+
+
+def roofline(device):
+  """Table rows: what a cell achieves against the measured peak of its device for exp, matrix product and random bits."""
+  import jax
+  import jax.numpy as jnp
+
+  from collapse_jax import tasks, workflows
+  on_cpu = device.platform == "cpu"
+  workers = (os.cpu_count() or 1) if on_cpu else 1
+  side, size, passes = (1024, 1 << 16, 100) if on_cpu else (8192, 1 << 24, 20)  # small enough for the cache of a core
+  over = lambda step: lambda x: jax.lax.fori_loop(0, passes, lambda i, total: total + step(x, i), jnp.zeros_like(x))
+  bits = lambda key: jax.lax.fori_loop(0, passes, lambda i, total: total ^ jax.random.bits(
+      jax.random.fold_in(key, i), (size,)), jnp.zeros(size, jnp.uint32))
+
+  def peak(function, argument, amount):
+    """Amount a second with all cores, or the device, at work."""
+    with jax.default_device(device):
+      compiled = jax.jit(function)
+      call = lambda _: jax.block_until_ready(compiled(argument))
+      call(0)
+      return max(side_by_side * amount / timed(lambda: threads(call, range(side_by_side)))
+                 for side_by_side in (1, workers) for _ in range(7))  # one call may use several cores
+
+  with jax.default_device(device):
+    x, square, key = jnp.linspace(-9.0, 0.0, size), jnp.ones((side, side)), jax.random.key(0)
+  peak_exp = peak(over(lambda x, i: jnp.exp(x - i * 1e-3)), x, size * passes)
+  peak_flop = peak(lambda square: square @ square, square, 2 * side ** 3)
+  peak_bits = peak(bits, key, size * passes)
+  on = None if on_cpu else device
+  seeds, T = 100, 100
+  time_of = lambda task: min(timed(run) for run in [product(task, workflows.replace(), T, seeds, on)[0]] for _ in range(4))
+  kde, gaussian = time_of(tasks.kde("moons", 1000, 0.5)), time_of(tasks.gaussian(100, 1000))
+  kernels, normals, flop = 500 * 1000, 100 * 101 / 2 + 100, 2 * 100 ** 3
+  name = device.device_kind
+  for label, amount, limit, unit in (
+      ("KDE n = 1000: kernel values at 500 test points", seeds * T * kernels / kde, peak_exp, "exp"),
+      ("Gaussian dim 100: products of 100 x 100 matrices", seeds * T * flop / gaussian, peak_flop, "flop"),
+      ("Gaussian dim 100: random numbers", seeds * T * normals / gaussian, peak_bits, "32-bit words")):
+    yield f"| {name} | {label} | {amount / 1e9:.3g} | {limit / 1e9:.3g} G{unit}/s | {amount / limit:.0%} |"
 
 
 def single_lines():
@@ -235,19 +290,21 @@ def main():
   parser = argparse.ArgumentParser()
   parser.add_argument("--pairs", type=int, default=5)
   parser.add_argument("--only", default="", help="run cases whose label contains this, and write nothing")
+  parser.add_argument("--tail", action="store_true", help="only exponents, promised lines and the roofline; write nothing")
   arguments = parser.parse_args()
   only = arguments.only
   one_thread()
   import jax
   lines = [
       "# Benchmarks", "",
-      f"`python -m benchmarks.run --pairs={arguments.pairs}` on {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores; "
+      f"`python -m benchmarks.run --pairs={arguments.pairs}` on {os.cpu_count()} CPU cores; "
       f"JAX {jax.__version__}, NumPy {np.__version__},",
       f"scikit-learn {version('scikit-learn')}. T = 100; times are per run: the product in a sweep of 100 seeds, the plain",
       "loop (NumPy, scikit-learn) in two processes. Medians over pairs, with the range of the ratio; memory is that of the",
       "compiled program for the seeds of one core; agreement is the largest |z| between the two, at small size.", "",
-      "| case | product | plain loop | ratio | compilation | memory | agreement |",
-      "| --- | --- | --- | --- | --- | --- | --- |"]
+      "| case | product | plain loop | ratio | compilation | memory | agreement |"
+      + (f" product on {accelerator().device_kind} |" if accelerator() else ""),
+      "| --- | --- | --- | --- | --- | --- | --- |" + (" --- |" if accelerator() else "")]
 
   def add(line):
     lines.append(line)
@@ -255,11 +312,11 @@ def main():
 
   context = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(2, mp_context=context, initializer=one_thread) as pool:
-    for case in cases():
+    for case in cases() if not arguments.tail else ():
       for name in WORKFLOWS:
         for line in compare(case, name, arguments.pairs, pool, only):
           add(line)
-    if only in "discrete 100000 outcomes, n = 1000, replace, to collapse":
+    if not arguments.tail and only in "discrete 100000 outcomes, n = 1000, replace, to collapse":
       add(to_collapse(min(arguments.pairs, 3), pool))
   add("\nRun time without compilation grows with these powers (least squares, three sizes; for num_samples with rows):\n")
   add("| case | T | num_samples | dim | seeds |\n| --- | --- | --- | --- | --- |")
@@ -272,7 +329,14 @@ def main():
     return
   for line in single_lines():
     add(line)
+  add("\nAchieved, `replace`, in 10^9 a second, against the measured peak of the same device:\n")
+  add("| device | cell | achieved | peak | share |\n| --- | --- | --- | --- | --- |")
+  for device in filter(None, (jax.devices("cpu")[0], accelerator())):
+    for line in roofline(device):
+      add(line)
   _, found, kept = PAGE.read_text().partition(KEPT) if PAGE.exists() else ("", "", "")
+  if arguments.tail:
+    return
   PAGE.write_text("\n".join([*lines, ""]) + (f"\n{found}{kept}" if found else ""))
 
 
