@@ -253,12 +253,12 @@ def roofline(device):
       compiled = jax.jit(function)
       call = lambda _: jax.block_until_ready(compiled(argument))
       call(0)
-      return max(side_by_side * amount / timed(lambda: threads(call, range(side_by_side)))
-                 for side_by_side in (1, workers) for _ in range(7))  # one call may use several cores
+      rate = lambda calls: len(calls) * amount / timed(lambda: threads(call, calls))
+      return max(rate(calls) for calls in (range(1), range(workers)) for _ in range(7))  # one call may use several cores
 
   with jax.default_device(device):
     x, square, key = jnp.linspace(-9.0, 0.0, size), jnp.ones((side, side)), jax.random.key(0)
-  peak_exp = peak(over(lambda x, i: jnp.exp(x - i * 1e-3)), x, size * passes)
+  peak_exp = peak(over(lambda x, i: sum(jnp.exp(x - (16 * i + j) * 1e-3) for j in range(16))), x, 16 * size * passes)
   peak_flop = peak(lambda square: square @ square, square, 2 * side ** 3)
   peak_bits = peak(bits, key, size * passes)
   on = None if on_cpu else device

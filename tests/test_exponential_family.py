@@ -20,24 +20,6 @@ def fitted_means(family, workflow, draws, num_seeds=60_000, **options):
   return np.asarray(jax.jit(jax.vmap(one))(jnp.arange(num_seeds)), np.float64)
 
 
-@pytest.mark.parametrize("name", ["replace", "accumulate", "grown_replace", "weights([[1,0,0,0,0,0],[.2,.8,0,0,0,0],[0,.5,.5,0,0,0],"
-                                  "[.1,.1,.4,.4,0,0],[.2,.2,.2,.2,.2,0],[0,0,0,0,.3,.7]])"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_squared_error_follows_its_law(family, name):
-  workflow = workflows.parse(name)()
-  means = fitted_means(family, workflow, "law")
-  size = N * np.arange(1, T + 1) if name == "grown_replace" else N
-  one = FAMILIES[family]
-  variance = float(one.variance(jnp.float32(MEANS[family])))
-  law = lambda size, curvature: variance * theory.quadratic_family(workflow.weights(T), size, curvature)
-  error = (means - MEANS[family]) ** 2
-  assert np.abs(z_score(means, MEANS[family])).max() < 5
-  assert np.abs(z_score(error, law(size, one.curvature))).max() < 5
-  assert np.abs(z_score(error, law(size - 1, one.curvature))).max() > 5  # n - 1 for n
-  if name == "replace" and one.curvature:
-    assert np.abs(z_score(error, law(size, 0.0))).max() > 5
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_and_law_agree(family):
   workflow = workflows.accumulate()

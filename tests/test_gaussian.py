@@ -24,11 +24,11 @@ def simulate(name, num_runs, num_generations, dim, num_samples, **options):
   return jax.tree.map(np.asarray, program(jax.random.split(jax.random.key(0), num_runs)))
 
 
-@pytest.mark.parametrize("draws", ["auto", "rows"])
-@pytest.mark.parametrize("name", ["replace", "accumulate", "accumulate_subsample", "mix(0.25)", "mix(0.5, fresh=True)"])
-def test_moments_follow_theory(name, draws):
+@pytest.mark.parametrize("name", ["replace", "accumulate", "mix(0.25)", "mix(0.5, fresh=True)"])
+def test_moments_of_rows_follow_theory(name):
+  """As those of the exact law do in test_validation."""
   dim, n = 2, 10
-  out = simulate(name, 20_000, T, dim, n, draws=draws)
+  out = simulate(name, 20_000, T, dim, n, draws="rows")
   right, wrong = (theory.gaussian_moments(name, num, T) for num in (n, n - 1))
   assert out["finite"].all()
   assert np.abs(z_score(out["covariance_trace_ratio"], right.trace_ratio)).max() < 5
@@ -37,8 +37,7 @@ def test_moments_follow_theory(name, draws):
   assert np.abs(z_score(out["covariance_trace_ratio"][:, 1:], right.trace_ratio[:-1])).max() > 5  # one generation off
 
 
-@pytest.mark.parametrize("draws", ["auto", "rows"])
-@pytest.mark.parametrize(("dim", "n"), [(1, 10), (3, 10), (6, 6), (8, 4)])
+@pytest.mark.parametrize(("dim", "n", "draws"), [(3, 10, "rows"), (6, 6, "auto"), (8, 4, "auto"), (8, 4, "rows")])
 def test_log_det_under_replace(dim, n, draws):
   """The (pseudo-)determinant, exact at any depth, also where there are fewer rows than dimensions."""
   out = simulate("replace", 1000, 30, dim, n, draws=draws)
@@ -56,23 +55,6 @@ def test_collapse_below_the_smallest_float32_stays_finite():
   assert mean[-1] < -430
   assert np.abs(z_score(out["marginal_log_variance"], mean, variance)).max() < 5
   np.testing.assert_allclose(out["marginal_log_variance"], out["covariance_log_det_ratio"], rtol=1e-4, atol=1e-3)
-
-
-def test_accumulate_determinant():
-  out = simulate("accumulate", 20_000, T, 2, 10)
-  ratio = np.exp(out["covariance_log_det_ratio"].astype(np.float64))
-  assert np.abs(z_score(ratio, theory.gaussian_accumulate_det(2, 10, T))).max() < 5
-  assert np.abs(z_score(ratio, theory.gaussian_accumulate_det(2, 11, T))).max() > 5
-
-
-def test_unbiased_standard_deviation():
-  out = simulate("replace", 20_000, T, 1, 10, unbiased=True)
-  std = np.exp(0.5 * out["marginal_log_variance"].astype(np.float64))
-  assert np.abs(z_score(std, theory.unbiased_std_replace(10, T))).max() < 5
-  assert np.abs(z_score(std[:, 1:], theory.unbiased_std_replace(10, T)[:-1])).max() > 5
-  right = theory.gaussian_moments("accumulate", 10, T, unbiased=True)
-  accumulated = simulate("accumulate", 20_000, T, 1, 10, unbiased=True)
-  assert np.abs(z_score(accumulated["covariance_trace_ratio"], right.trace_ratio)).max() < 5
 
 
 def test_temperature_scales_the_sampling_covariance():

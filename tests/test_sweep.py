@@ -157,7 +157,11 @@ def test_command_line(tmp_path):
     (("gaussian", f"--output_dir={__file__}"), "is a file"), (("real_share", "--real_fractions=2"), "from 0 to 1"),
     (("reproduce", "--only=nothing"), "--only=nothing"), (("linear_regression", "--covariates=old"), "one of same, fresh"),
     (("linear_regression", "--covariates=fresh", "--draws=law"), "--covariates=same"),
-    (("discrete", "--num_outcomes=1"), "at least 2, got '1'"), (("gaussian", "--workflows=sliding_window(0)"), "size must be")])
+    (("discrete", "--num_outcomes=1"), "at least 2, got '1'"), (("gaussian", "--workflows=sliding_window(0)"), "size must be"),
+    (("logistic_regression", "--dataset=mars"), "unknown data set"), (("logistic_regression", "--num_features=all"), "separate the labels"),
+    (("logistic_regression", "--num_features=99"), "from 1 to 30"), (("logistic_regression", "--labels=old"), "one of model, data"),
+    (("exponential_family", "--families=cauchy"), "among bernoulli"), (("discrete", "--record_every=0"), "at least 1"),
+    (("exponential_family", "--temperatures=2", "--families=poisson"), "must be 1 for poisson")])
 def test_bad_command_lines(arguments, part, tmp_path):
   """Exit status 2, one line, no traceback, nothing written."""
   out = command(f"experiments.{arguments[0]}", *arguments[1:], cwd=tmp_path)

@@ -197,7 +197,7 @@ def log_kernel_sum(points: Array, rows: Array, row_weight: Array | None, bandwid
 def _direct(points, rows, row_weight, bandwidth, kernel):
   """Few dimensions: two fused passes over blocks of rows (nearest distance, then the sum), nothing of size m x n."""
   n, dim = rows.shape
-  block = min(_BLOCK, n)
+  block = max(min(_BLOCK, n), 1)
   short = -n % block
   rows = jnp.pad(rows, ((0, short), (0, 0)), constant_values=_FAR).reshape(-1, block, dim)
   weight = None if row_weight is None else jnp.pad(row_weight, (0, short)).reshape(-1, block)
