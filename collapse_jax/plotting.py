@@ -226,7 +226,8 @@ def figures_for(results) -> dict[str, Any]:
   if results.attrs.get("task") == "gaussian" and 1 in results.dim.values:
     figures["fitted_densities"] = fitted_densities(results.sel(dim=[1]))
   if results.attrs.get("task") == "gaussian" and results.sizes["workflow"] > 1:
-    figures["real_share"] = trajectories(results.isel({d: [0] for d in grid}), "real_share", columns=grid[0])
+    if "real_share" in results:
+      figures["real_share"] = trajectories(results.isel({d: [0] for d in grid}), "real_share", columns=grid[0])
   if "censored" in results and {"num_outcomes", "num_samples"} <= set(grid):
     figures["collapse_times"] = collapse_times(results)
   return figures
