@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import store as storage
-from collapse_jax.types import Array, Context, Metrics, Run, TaskSetting, Workflow
+from collapse_jax.types import Array, Context, Data, Metrics, Run, TaskSetting, Workflow
 
 # A role added later must change no earlier draw: append, never reorder.
 ROLES = {"select": 0, "fit": 1, "sample": 2, "update": 3}
@@ -58,30 +58,51 @@ def generation(task: TaskSetting, workflow: Workflow, run: Run, t, *, num_genera
   """
   task = prepared(task, workflow)
   keys = role_keys(run.key, t)
-  data = workflow.select(task, run.problem, keys["select"], run.store, t)
-  num = workflow.emit(task.num_samples, t)
-  masked = not task.law and not isinstance(num, int)  # a schedule whose batches grow: draw the largest, mask the rest
-  capacity = max(workflow.emit(task.num_samples, s) for s in range(1, num_generations + 1)) if masked else num
-  context = Context(t, capacity, data, run.real, run.params)
+  context = context_of(task, workflow, run, t, num_generations=num_generations)
   params = task.fit(keys["fit"], run.problem, context)
-  batch, sampling = task.sample(keys["sample"], run.problem, params, context)
-  if masked:
-    mask = (jnp.arange(capacity) < num).astype(float)[None]
-    mask = mask if batch.row_weight is None else mask * batch.row_weight
-    batch = batch._replace(row_weight=mask, count=jnp.sum(mask, axis=1), summary=None, draw=None)
-  batch = batch._replace(origin=jnp.full_like(batch.origin, t))
+  batch, sampling = emit(task, workflow, run, params, context, num_generations=num_generations)
   metrics: Metrics = {}
   absorbed_at = run.absorbed_at
   if task.absorbed is not None:
     absorbed_at = jnp.where((absorbed_at == 0) & task.absorbed(run.problem, params), t, absorbed_at)
   if evaluate:
-    metrics = task.evaluate(run.problem, params) | sampling | _provenance(data)
-    healthy = [jnp.all(jnp.isfinite(value)) for value in jax.tree.leaves(metrics)]
-    metrics["finite"] = functools.reduce(jnp.logical_and, healthy)
+    metrics = with_health(task.evaluate(run.problem, params) | sampling | provenance(context.data))
     if absorbed_at is not None:
       metrics["collapse_generation"] = absorbed_at
   store = workflow.update(task, run.problem, keys["update"], run.store, batch, t)
   return run._replace(store=store, params=params if warm_start else None, absorbed_at=absorbed_at), metrics
+
+
+def context_of(task: TaskSetting, workflow: Workflow, run: Run, t, *, num_generations: int) -> Context:
+  """What `fit` and `sample` of generation t look at: the workflow's choice of training data, and how much to emit."""
+  data = workflow.select(task, run.problem, role_keys(run.key, t)["select"], run.store, t)
+  num = workflow.emit(task.num_samples, t)
+  if _grows(task, num):  # draw the largest batch and mask the rest
+    num = max(workflow.emit(task.num_samples, s) for s in range(1, num_generations + 1))
+  return Context(t, num, data, run.real, run.params)
+
+
+def emit(task: TaskSetting, workflow: Workflow, run: Run, params, context: Context, *,
+         num_generations: int) -> tuple[Data, Metrics]:
+  """The batch that a fitted model writes, and metrics of the sampling."""
+  t = context.t
+  batch, sampling = task.sample(role_keys(run.key, t)["sample"], run.problem, params, context)
+  num = workflow.emit(task.num_samples, t)
+  if _grows(task, num):
+    mask = (jnp.arange(context.num) < num).astype(float)[None]
+    mask = mask if batch.row_weight is None else mask * batch.row_weight
+    batch = batch._replace(row_weight=mask, count=jnp.sum(mask, axis=1), summary=None, draw=None)
+  return batch._replace(origin=jnp.full_like(batch.origin, t)), sampling
+
+
+def _grows(task, num) -> bool:
+  return not task.law and not isinstance(num, int)
+
+
+def with_health(metrics: Metrics) -> Metrics:
+  """Adds `finite`: whether all metrics are."""
+  healthy = [jnp.all(jnp.isfinite(value)) for value in jax.tree.leaves(metrics)]
+  return metrics | {"finite": functools.reduce(jnp.logical_and, healthy)}
 
 
 def advance(task: TaskSetting, workflow: Workflow, run: Run, generations: Sequence[int], *, num_generations: int,
@@ -167,7 +188,8 @@ def run(key: Array, task: TaskSetting, workflow: Workflow, num_generations: int,
   return advance(task, workflow, begun, range(1, num_generations + 1), num_generations=num_generations, **options)[1]
 
 
-def _provenance(data) -> Metrics:
+def provenance(data: Data) -> Metrics:
+  """Size and real share of a generation's training data."""
   mass = storage.mass(data)
   size = jnp.sum(mass)
   return {"train_size": size, "real_share": jnp.sum(mass * (data.origin == 0)) / jnp.maximum(size, 1e-30)}

@@ -203,6 +203,8 @@ def metric_against_real_share(results, metric: str, title: str = ""):
 
 def figures_for(results) -> dict[str, Any]:
   """The default figures of a result Dataset, by file name."""
+  if results.attrs.get("task") == "real_data_value":
+    return {"test_loss_map": value_map(results), "test_loss_curves": value_curves(results)}
   results = diagnostics.complete(results)
   figures: dict[str, Any] = {}
   grid = [d for d in results.cell_status.dims if d != "workflow"]
@@ -212,6 +214,8 @@ def figures_for(results) -> dict[str, Any]:
       for at, part in _slices(results, [d for d in grid if d not in ("real_fraction", "num_samples")]):
         figures[f"{name}_against_real_share{at}"] = metric_against_real_share(part, name)
     return figures
+  if results.attrs.get("task") == "language_model":
+    return _language_figures(results)
   long = [d for d in grid if results.sizes[d] > 1]
   if results.attrs.get("task") == "kde" and results.sizes["bandwidth"] > 3:
     panels: dict[str, Any] = {"rows": "num_samples", "columns": "workflow", "colour": "bandwidth"}
@@ -225,9 +229,8 @@ def figures_for(results) -> dict[str, Any]:
       figures[f"{name}{at}"] = trajectories(part, name, **panels)
   if results.attrs.get("task") == "gaussian" and 1 in results.dim.values:
     figures["fitted_densities"] = fitted_densities(results.sel(dim=[1]))
-  if results.attrs.get("task") == "gaussian" and results.sizes["workflow"] > 1:
-    if "real_share" in results:
-      figures["real_share"] = trajectories(results.isel({d: [0] for d in grid}), "real_share", columns=grid[0])
+  if results.attrs.get("task") == "gaussian" and results.sizes["workflow"] > 1 and "real_share" in results:
+    figures["real_share"] = trajectories(results.isel({d: [0] for d in grid}), "real_share", columns=grid[0])
   if "censored" in results and {"num_outcomes", "num_samples"} <= set(grid):
     figures["collapse_times"] = collapse_times(results)
   return figures
@@ -239,6 +242,76 @@ def png(figure) -> bytes:
   return buffer.getvalue()
 
 
+def learning_curves(results, title: str = ""):
+  """Held-out loss while each generation trains: a panel a workflow, a curve a generation (mean over seeds)."""
+  results = diagnostics.complete(results)
+  workflows = results.workflow.values
+  figure, axes = _panels(1, len(workflows), share_y=True)
+  generations = results.generation.values
+  rest = {dim: results[dim].values[0] for dim in results.cell_status.dims if dim != "workflow"}
+  shades = dict(zip(generations, _viridis(len(generations))))
+  shown = generations[np.unique(np.linspace(0, len(generations) - 1, 8).round().astype(int))]
+  share = np.arange(1, results.sizes["training_progress"] + 1) / results.sizes["training_progress"]
+  for axis, workflow in zip(axes[0], workflows):
+    one = results.learning_curve.sel({"workflow": workflow, **rest}).transpose("generation", "seed", "training_progress")
+    for t in shown:
+      axis.plot(share, one.sel(generation=t).mean("seed"), "o-", color=shades[t], markersize=3, label=f"generation {t}")
+    axis.set_title(str(workflow), fontsize=9)
+    axis.set_xlabel("part of the training budget")
+  axes[0][0].set_ylabel(_wrapped(results.learning_curve.attrs))
+  _finish(figure, axes, title, results, 0, 0, False)
+  return figure
+
+
+def value_map(results):
+  """Test loss over numbers of real and of synthetic rows: means over seeds, lower is better."""
+  figure, axes = _panels(1, 1)
+  axis, loss = axes[0][0], results.test_loss.mean("seed").transpose("num_real", "num_synthetic")
+  image = axis.imshow(loss.values, origin="lower", cmap="viridis", aspect="auto")
+  dark = loss.values < 0.5 * (loss.values.min() + loss.values.max())
+  for (i, j), value in np.ndenumerate(loss.values):
+    axis.text(j, i, f"{value:.3f}", ha="center", va="center", fontsize=9, color="white" if dark[i, j] else "black")
+  axis.set_xticks(range(results.sizes["num_synthetic"]), map(str, results.num_synthetic.values))
+  axis.set_yticks(range(results.sizes["num_real"]), map(str, results.num_real.values))
+  axis.set_xlabel("synthetic rows")
+  axis.set_ylabel("real rows")
+  figure.colorbar(image, ax=axis, label="test loss (nats per token)")
+  figure.supxlabel(f"means over {results.sizes['seed']} seeds", fontsize=8, color="0.35")
+  return figure
+
+
+def value_curves(results):
+  """Test loss against the number of synthetic rows, a curve a number of real rows; and against the share of real rows."""
+  figure, axes = _panels(1, 2, share_x=False)
+  left, right = axes[0]
+  real, synthetic = results.num_real.values, results.num_synthetic.values
+  for r, shade in zip(real, _viridis(len(real))):
+    values = results.test_loss.sel(num_real=r).transpose("seed", "num_synthetic").values
+    _band(left, synthetic, values, shade, f"{r} real rows", False, marker="o")
+    some = r + synthetic > 0
+    _band(right, r / np.maximum(r + synthetic, 1)[some], values[:, some], shade, None, False, marker="o")
+  left.set_xscale("symlog", linthresh=max(synthetic[synthetic > 0].min(initial=1e9), 1) if (synthetic > 0).any() else 1)
+  left.set_xlabel("synthetic rows")
+  right.set_xlabel("share of real rows")
+  left.set_ylabel(_wrapped(results.test_loss.attrs))
+  figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", fontsize=9, frameon=False)
+  figure.supxlabel(f"band: 95% interval of the mean over {results.sizes['seed']} seeds", fontsize=8, color="0.35")
+  return figure
+
+
+def _language_figures(results) -> dict[str, Any]:
+  """Test loss as in the paper, all workflows in one panel; what samples look like; learning curves."""
+  figures: dict[str, Any] = {}
+  grid = [d for d in results.cell_status.dims if d != "workflow"]
+  for name in diagnostics.metrics(results):
+    for at, part in _slices(results, [d for d in grid if d != "num_samples"]):
+      figures[f"{name}{at}"] = trajectories(part, name, columns="num_samples", colour="workflow")
+  if "learning_curve" in results:
+    for at, part in _slices(results, grid):
+      figures[f"learning_curves{at}"] = learning_curves(part)
+  return figures
+
+
 def _slices(results, dims):
   """(suffix of a file name, results at one point) over the points of some dims; the long ones are named."""
   for at in np.ndindex(*(results.sizes[d] for d in dims)):
@@ -248,12 +321,12 @@ def _slices(results, dims):
     yield suffix, results.isel({d: [i] for d, i in zip(dims, at)}).assign_attrs(slice=title)
 
 
-def _panels(rows, columns):
+def _panels(rows, columns, share_x=True, share_y=False):
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
   figure = Figure(figsize=(max(6.5, 2.2 + 3.2 * columns), 1.2 + 2.5 * rows), layout="constrained")
   FigureCanvasAgg(figure)
-  axes = figure.subplots(rows, columns, squeeze=False, sharex=True)
+  axes = figure.subplots(rows, columns, squeeze=False, sharex=share_x, sharey=share_y)
   for axis in axes.flat:
     axis.spines[["top", "right"]].set_visible(False)
   return figure, axes

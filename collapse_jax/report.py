@@ -1,6 +1,7 @@
 """A self-contained report page of one or several result Datasets."""
 
 import base64
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ h1 { font-size: 1.6rem } h2 { border-top: 2px solid #ddd; padding-top: 1rem } im
 table { border-collapse: collapse; font-size: .85rem; display: block; overflow-x: auto }
 td, th { padding: .2rem .6rem; border-bottom: 1px solid #ddd; text-align: left } td.n { text-align: right }
 code { background: #f3f3f3; padding: .1rem .3rem; overflow-wrap: anywhere } figure { margin: 1rem 0 } summary { cursor: pointer }
+.texts td { vertical-align: top; min-width: 14rem; white-space: pre-wrap; overflow-wrap: anywhere }
 .diverging { color: #b00020; font-weight: 600 } .growing { color: #a15c00; font-weight: 600 }
 .bounded { color: #00695c; font-weight: 600 } .why { color: #666 }
 @media print { details::details-content { content-visibility: visible; display: block; height: auto } }
@@ -40,6 +42,7 @@ slowly, and not towards a limit (a KDE's likelihood falls like log t even when d
 <h2>{{ part.name }}</h2>
 <p>{{ part.what }}</p>
 {% if part.finding %}<p><b>{{ part.finding }}</b></p>{% endif %}
+{% if part.verdicts is defined %}
 <p>{{ part.health }}</p>
 {% if part.refused %}<p>Cells that could not run:</p><ul>{% for r in part.refused %}<li>{{ r }}</li>{% endfor %}</ul>{% endif %}
 <h3>Verdict per workflow</h3>
@@ -69,9 +72,18 @@ tail the real mass beyond 2 standard deviations that the model covers.</p>
 <table><tr><th>cell</th><th>definition</th><th>metric</th><th>fires</th><th>p</th><th>what happened</th></tr>
 {% for r in part.findings %}<tr><td>{{ r.cell }}</td><td>{{ r.definition }}</td><td>{{ r.metric }}</td><td>{{ r.fires }}</td>
 <td class="n">{{ r.p }}</td><td>{{ r.statement }}</td></tr>{% endfor %}</table></details>
+{% endif %}
 <h3>Figures</h3>
 {% for f in part.figures %}<figure><img alt="{{ f.name }}" src="data:image/png;base64,{{ f.png }}">
 <figcaption>{{ f.name }}</figcaption></figure>{% endfor %}
+{% if part.samples %}
+<h3>Samples</h3>
+<p>The first texts that each generation's model of seed 0 wrote.</p>
+{% for cell in part.samples %}<h4>{{ cell.name }}</h4>
+<table class="texts"><tr>{% for column in cell.columns %}<th>generation {{ column.t }}</th>{% endfor %}</tr>
+<tr>{% for column in cell.columns %}<td>{% for one in column.texts %}<p>{{ one }}</p>{% endfor %}</td>{% endfor %}</tr></table>
+{% endfor %}
+{% endif %}
 {% if part.theory %}
 <h3>Theory against simulation</h3>
 <p>{{ part.theory|length }} comparisons of means over finite runs; largest |z| = {{ part.worst }}. Standard errors are the sample's over
@@ -103,7 +115,7 @@ def write_report(results, path, figures=None) -> None:
   import jinja2
   if not isinstance(results, dict):
     results = {str(results.attrs.get("task", "results")): results}
-  results = {name: diagnostics.complete(one) for name, one in results.items()}
+  results = {name: diagnostics.complete(one) if "generation" in one.sizes else one for name, one in results.items()}
   if figures is None:
     figures = {name: {title: plotting.png(figure) for title, figure in plotting.figures_for(one).items()}
                for name, one in results.items()}
@@ -111,7 +123,7 @@ def write_report(results, path, figures=None) -> None:
   attributes = [one.attrs for one in results.values()]
   parts = [_part(name, one, figures[name]) for name, one in results.items()]
   page = environment.from_string(_TEMPLATE).render(
-      parts=parts, agreement=_agreement({part["name"]: part["z_scores"] for part in parts}),
+      parts=parts, agreement=_agreement({part["name"]: part.get("z_scores", []) for part in parts}),
       commands=sorted({str(a["command"]) for a in attributes if "command" in a}),
       versions=f"collapse_jax {attributes[0].get('package_version', '?')}, JAX {attributes[0].get('jax_version', '?')}, "
                f"{attributes[0].get('device', '')}; seed {attributes[0].get('seed', '?')}")
@@ -120,6 +132,10 @@ def write_report(results, path, figures=None) -> None:
 
 def _part(name, results, figures) -> dict[str, Any]:
   attrs = results.attrs
+  drawn = [{"name": title, "png": base64.b64encode(png).decode()} for title, png in figures.items()]
+  if "generation" not in results.sizes:  # no trajectory to judge
+    what = (f"{attrs.get('num_runs', '?')} runs, one generation each, in {float(attrs.get('wall_seconds', np.nan)):.0f} s.")
+    return {"name": name, "what": what, "finding": attrs.get("finding", ""), "figures": drawn}
   sizes = " x ".join(f"{results.sizes[d]} {d}" for d in results.cell_status.dims if results.sizes[d] > 1)
   bad = int((~results.finite.where(results.cell_status == "ok", True).all("generation")).sum()) if "finite" in results else 0
   what = (f"{attrs.get('num_runs', '?')} runs ({sizes or '1 cell'} x {results.sizes['seed']} seeds), "
@@ -146,10 +162,20 @@ def _part(name, results, figures) -> dict[str, Any]:
       "workflows": [str(name) for name in results.workflow.values],
       "definitions": [_definition_row(row) for row in definitions.summary(findings)],
       "findings": [_finding_row(results, row) for row in findings if row["applies"]],
-      "figures": [{"name": title, "png": base64.b64encode(png).decode()} for title, png in figures.items()],
+      "figures": drawn,
       "theory": [_theory_row(results, row) for row in theory], "z_scores": theory,
-      "worst": f"{max((abs(row['z']) for row in theory), default=0):.1f}",
+      "samples": _samples(attrs.get("samples", "")), "worst": f"{max((abs(row['z']) for row in theory), default=0):.1f}",
   }
+
+
+def _samples(text: str) -> list[dict[str, Any]]:
+  """Cells with the texts of up to five generations, of a JSON of cell -> generation -> texts."""
+  cells = []
+  for name, generations in json.loads(text or "{}").items():
+    numbers = sorted(map(int, generations))
+    shown = sorted({numbers[round(i)] for i in np.linspace(0, len(numbers) - 1, 5)})
+    cells.append({"name": name, "columns": [{"t": t, "texts": generations[str(t)]} for t in shown]})
+  return cells
 
 
 def _agreement(z_scores: dict[str, list[dict[str, Any]]]) -> dict[str, Any] | None:

@@ -79,9 +79,9 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
     ValueError: nothing to run, or no cell can run (the first reason).
   """
   begun = time.perf_counter()
-  makers = _workflow_makers(workflows)
+  makers = workflow_makers(workflows)
   axes = {name: list(values) for name, values in axes.items()}
-  _check(makers, axes, num_generations, num_seeds, record_every, chunk_size)
+  check_grid(makers, axes, num_generations, num_seeds, record_every, chunk_size)
   status = np.full((len(makers), *map(len, axes.values())), "ok", dtype=object)
   needed = 32.0 * status.size * num_seeds * max(num_generations // record_every, 1)
   if needed > _memory_bytes():
@@ -92,7 +92,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   workers = num_workers or _num_workers()
   memory = memory_bytes or 0.5 * _memory_bytes()
   shape = (*status.shape, num_seeds, len(recorded(range(1, num_generations + 1), record_every)))
-  results = _Results(shape)
+  results = Results(shape)
   compile_seconds = []
 
   def compile_group(cells: list[Cell]):
@@ -160,13 +160,13 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   wall = time.perf_counter() - begun
   info = COMMON_METRICS | _metric_info(task, groups)
   attributes = {
-      "jax_version": jax.__version__, "device": _device_name(), "wall_seconds": wall,
+      "jax_version": jax.__version__, "device": device_name(), "wall_seconds": wall,
       "compile_seconds": float(sum(compile_seconds)), "num_compilations": len(compile_seconds),
       "num_runs": int(np.sum(status == "ok")) * num_seeds, "seed": seed, "record_every": record_every,
       "primary_metric": primary_metric or next((name for name in info if name not in COMMON_METRICS), ""),
   }
   generations = recorded(range(1, num_generations + 1), record_every)
-  return _dataset(results, list(makers), axes, text_axes, generations, status, info, attributes)
+  return to_dataset(results, list(makers), axes, text_axes, generations, status, info, attributes)
 
 
 class Plan(NamedTuple):
@@ -197,9 +197,9 @@ class Plan(NamedTuple):
 def plan(task: Callable[..., TaskSetting], workflows, axes: Mapping[str, Sequence[Any]], *, num_generations: int,
          num_seeds: int, record_every: int = 1, static_axes: Sequence[str] = ()) -> Plan:
   """What `sweep` would do, found by tracing alone: nothing of it is compiled or run. Raises as `sweep` does."""
-  makers = _workflow_makers(workflows)
+  makers = workflow_makers(workflows)
   axes = {name: list(values) for name, values in axes.items()}
-  _check(makers, axes, num_generations, num_seeds, record_every, None)
+  check_grid(makers, axes, num_generations, num_seeds, record_every, None)
   status = np.full((len(makers), *map(len, axes.values())), "ok", dtype=object)
   groups = _group(task, makers, axes, status, static_axes)
   if not groups:
@@ -266,7 +266,7 @@ def _run_seeds(task, maker, static, num_generations, seed, record_every, warm_st
 
 def _bind(task, maker, static, traced) -> tuple[TaskSetting, Workflow]:
   values = static | traced
-  return task(**_accepted(task, values)), maker(**_accepted(maker, values))
+  return task(**accepted(task, values)), maker(**accepted(maker, values))
 
 
 def _can_stop(task, maker, cell: Cell) -> bool:
@@ -274,7 +274,7 @@ def _can_stop(task, maker, cell: Cell) -> bool:
   return workflow.absorbing and prepared(one, workflow).absorbed is not None
 
 
-def _workflow_makers(workflows) -> dict[str, Callable[..., Workflow]]:
+def workflow_makers(workflows) -> dict[str, Callable[..., Workflow]]:
   """name -> function of axis values that returns a Workflow."""
   if not isinstance(workflows, Mapping):
     workflows = {name: workflow_library.parse(name) for name in workflows}
@@ -294,7 +294,7 @@ def _parameters(factory) -> frozenset[str] | None:
   return frozenset(parameters)
 
 
-def _accepted(factory, values):
+def accepted(factory, values):
   names = _parameters(factory)
   return dict(values) if names is None else {name: value for name, value in values.items() if name in names}
 
@@ -306,11 +306,11 @@ def _group(task, makers, axes, status, static_axes=()) -> list[list[Cell]]:
     for at in itertools.product(*(range(len(values)) for values in axes.values())):
       values = {axis: axes[axis][i] for axis, i in zip(axes, at)}
       try:
-        one = prepared(task(**_accepted(task, values)), maker(**_accepted(maker, values)))
+        one = prepared(task(**accepted(task, values)), maker(**accepted(maker, values)))
       except ValueError as error:
         status[(w, *at)] = str(error)
         continue
-      in_task, in_workflow = _accepted(task, values), _accepted(maker, values)
+      in_task, in_workflow = accepted(task, values), accepted(maker, values)
       for axis in values:
         if axis not in in_task and axis not in in_workflow:
           raise ValueError(f"neither the task nor the workflow {name} takes the axis {axis}.")
@@ -373,7 +373,7 @@ def _memory_bytes() -> float:
   return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _device_name() -> str:
+def device_name() -> str:
   device = jax.devices()[0]
   cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else ""
   return f"{device.device_kind} ({device.platform}{cores})"
@@ -383,12 +383,12 @@ def _metric_info(task, groups) -> dict[str, MetricInfo]:
   info: dict[str, MetricInfo] = {}
   for cells in groups:
     values = cells[0].static | cells[0].traced
-    for name, one in task(**_accepted(task, values)).metrics.items():
+    for name, one in task(**accepted(task, values)).metrics.items():
       info.setdefault(name, one)
   return info
 
 
-class _Results:
+class Results:
   """Arrays [workflow, axes..., seed, generation, ...], made when a metric is first seen."""
 
   def __init__(self, shape):
@@ -406,7 +406,7 @@ class _Results:
     return num
 
 
-def _dataset(results, workflow_names, axes, text_axes, generations, status, info, attributes):
+def to_dataset(results, workflow_names, axes, text_axes, generations, status, info, attributes):
   import xarray
 
   from collapse_jax import __version__
@@ -444,7 +444,7 @@ def _progress_bar(total, show):
   return tqdm(total=total, unit="run", disable=not show, smoothing=0.05, mininterval=0.5)
 
 
-def _check(makers, axes, num_generations, num_seeds, record_every, chunk_size):
+def check_grid(makers, axes, num_generations, num_seeds, record_every, chunk_size):
   if not makers:
     raise ValueError("workflows is empty.")
   for name, values in axes.items():

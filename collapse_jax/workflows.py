@@ -176,6 +176,8 @@ def _scheduled(slots: Callable[[int], int], slot: Callable[[Any], Any], weights:
     if real.rows is not None:
       emitted = [emit(task.num_samples, t) for t in range(1, num_generations + 1)]
       capacity = max([storage.num_rows(real.rows, 1), *emitted])
+      if min(emitted) < capacity and real.row_weight is None:  # smaller batches are padded, and all or none have masks
+        real = real._replace(row_weight=jnp.ones((1, storage.num_rows(real.rows, 1))))
     num_slots = slots(num_generations)
     if not redrawn:
       return storage.allocate(real, num_slots, capacity)
@@ -195,6 +197,8 @@ def _scheduled(slots: Callable[[int], int], slot: Callable[[Any], Any], weights:
     return storage.total(task, problem, store._replace(weight=used))
 
   def update(task, problem, key, store, batch, t):
+    if batch.rows is not None and storage.num_rows(batch.rows, 1) == 0:  # mix(1.0)
+      return store
     if not redrawn:
       return storage.put(store, storage.seal(task, problem, batch), slot(t))
     stored, stamps, _ = store

@@ -207,10 +207,10 @@ def simulate(task, workflows, axes: dict[str, list], **options):
       return None
     return sweep(task, workflows, axes, progress=True, **options)
   except ValueError as error:
-    raise UsageError(_name_flag(str(error))) from None
+    raise UsageError(name_flag(str(error))) from None
 
 
-def _name_flag(message: str) -> str:
+def name_flag(message: str) -> str:
   """Library messages begin with the argument's name; on the command line that is a flag."""
   first = message.split(" ", 1)[0]
   plural = {"dim": "dims", "noise_var": "noise_vars", "bandwidth": "bandwidths", "kernel": "kernels",
@@ -256,6 +256,10 @@ def write_all(experiments: dict[str, Any], path: Path) -> None:
 def command() -> str:
   """The command that was given, runnable from the repository root."""
   return shlex.join(["python", "-m", f"experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+
+
+def dry_run() -> bool:
+  return "dry_run" in FLAGS and FLAGS.dry_run
 
 
 def config() -> dict[str, Any]:

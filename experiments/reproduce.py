@@ -17,6 +17,7 @@ from experiments import (
     exponential_family,
     gaussian,
     kde,
+    language_model,
     linear_regression,
     logistic_regression,
     real_share,
@@ -76,6 +77,9 @@ def experiments(scale: str) -> dict:
       "real_share/gaussian": (real_share.simulate, {
           "task": "gaussian", "real_fractions": [0.0, 0.5] if smoke else [0.0, 0.05, 0.1, 0.2, 0.5], "num_samples": [32],
           "dims": [3]} | size),
+      "language_model": (language_model.simulate, {
+          "workflows": WORKFLOWS, "num_samples": [16 if smoke else 256], "num_generations": 2 if smoke else 5,
+          "num_seeds": 2 if smoke else 3}),
   }
 
 

@@ -110,3 +110,13 @@ def test_temperature_scales_the_noise():
 def test_bad_arguments(arguments, part):
   with pytest.raises(ValueError, match=part):
     tasks.kde(*arguments)
+
+
+def test_a_model_that_writes_nothing():
+  """mix(1.0) asks no rows of the model: every generation is the first. mix(0.8) has batches of 20 and of 5 rows."""
+  task = tasks.kde(NORMAL, 20, 0.5)
+  metrics = jax.jit(lambda key: cj.run(key, task, workflows.mix(1.0), 3))(jax.random.key(0))
+  assert bool(metrics["finite"].all())
+  np.testing.assert_allclose(metrics["test_nll"], metrics["test_nll"][0], rtol=1e-6)
+  metrics = jax.jit(lambda key: cj.run(key, task, workflows.mix(0.8), 3))(jax.random.key(0))
+  np.testing.assert_allclose(metrics["train_size"], [20, 25, 25])

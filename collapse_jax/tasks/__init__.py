@@ -7,3 +7,10 @@ from collapse_jax.tasks.kde import kde as kde
 from collapse_jax.tasks.linear_regression import linear_regression as linear_regression
 from collapse_jax.tasks.logistic_regression import logistic_regression as logistic_regression
 from collapse_jax.tasks.sample_median import sample_median as sample_median
+
+
+def __getattr__(name: str):  # Flax, optax and transformers take seconds to import, which no other task needs
+  if name in ("language_model", "Adapters"):
+    from collapse_jax.tasks import language_models
+    return getattr(language_models, name)
+  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

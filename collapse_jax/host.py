@@ -1,0 +1,309 @@
+"""The loop for models too large, or too irregular, to scan: a generation at a time, checkpointed, over the same grid.
+
+Runs of a cell are vectorised over seeds. A generation is four programs (select, fit, emit, update), and rows are pooled to
+one shape whatever the workflow, so that the costly ones compile once for all workflows.
+"""
+
+import functools
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import store as storage
+from collapse_jax.generation import context_of, emit, prepared, provenance, role_keys, start, with_health
+from collapse_jax.sweep import COMMON_METRICS, Results, accepted, check_grid, device_name, to_dataset, workflow_makers
+from collapse_jax.types import Data, MetricInfo, Metrics, Run, TaskSetting, Workflow
+
+if TYPE_CHECKING:
+  import xarray
+
+OnBatch = Callable[[dict[str, Any], int, range, Data], None]
+
+
+class Stop(Exception):
+  """Raised by `on_metrics` to end a cell early; its message says why and goes into the results."""
+
+
+def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[str, Any],
+          axes: Mapping[str, Sequence[Any]], *, num_generations: int, num_seeds: int, seed: int = 0, shared: Any = None,
+          warm_start: bool = False, chunk_size: int | None = None, directory: Path | None = None, resume: bool = False,
+          keep_all: bool = False, on_batch: OnBatch | None = None,
+          on_metrics: Callable[[Metrics], None] | None = None, primary_metric: str = "",
+          text_axes: Sequence[str] = (), progress: bool = False) -> "xarray.Dataset":
+  """`collapse_jax.sweep` with a host loop over generations.
+
+  Args:
+    task: factory, called with one value of each axis and, where `shared` is given, with shared=...; inside a jit, so that
+      what is shared (a base model's parameters) is neither a constant of the program nor copied for each run.
+    workflows, axes, num_generations, num_seeds, seed, warm_start, primary_metric, text_axes: as there; all values of axes
+      are static.
+    shared: arrays that all runs read.
+    chunk_size: seeds in one program; default all.
+    directory: checkpoints of data, params and metrics go there after every generation; None: none are written.
+    resume: go on from the checkpoints in `directory`; else they are deleted. A resumed sweep ends with the numbers of an
+      uninterrupted one.
+    keep_all: keep the checkpoint of every generation, not only of the last.
+    on_batch: called with cell, generation, seeds and the batches (leading axis over these seeds), before the checkpoint.
+    on_metrics: called with the metrics of a generation (leading axis over seeds); may raise `Stop`.
+    progress: print a line for each generation.
+  Returns:
+    a Dataset as `collapse_jax.sweep` gives; a cell that was stopped holds NaN from the next generation on, and
+    `attrs["stopped"]` says why.
+  Raises:
+    ValueError: nothing to run, no cell can run, or checkpoints that belong to another sweep.
+  """
+  begun = time.perf_counter()
+  makers = workflow_makers(workflows)
+  axes = {name: list(values) for name, values in axes.items()}
+  check_grid(makers, axes, num_generations, num_seeds, 1, chunk_size)
+  status = np.full((len(makers), *map(len, axes.values())), "ok", dtype=object)
+  results = Results((*status.shape, num_seeds, num_generations))
+  info: dict[str, MetricInfo] = dict(COMMON_METRICS)
+  stopped, seconds = [], _Seconds()
+  chunk = min(chunk_size or num_seeds, num_seeds)
+  programs: dict[Any, Any] = {}
+  for index in np.ndindex(*status.shape):
+    name = list(makers)[index[0]]
+    values = {axis: axes[axis][i] for axis, i in zip(axes, index[1:])}
+    make = functools.partial(_make, task, values)
+    try:
+      workflow = makers[name](**accepted(makers[name], values))
+      one = prepared(make(shared), workflow)
+      jax.eval_shape(lambda key, s: start(key, make(s), workflow, num_generations), jax.random.key(0), shared)  # noqa: B023
+    except ValueError as error:
+      status[index] = str(error)
+      continue
+    info |= {key: about for key, about in one.metrics.items() if key not in info}
+    cell = {"workflow": name, **values}
+    nums = {workflow.emit(one.num_samples, t) for t in range(1, num_generations + 1)}
+    program = (tuple(values.items()), one.law, name if len(nums) > 1 else nums.copy().pop())
+    if program not in programs:
+      lifted = functools.partial(_prepared, make, workflow)
+      programs[program] = _programs(lifted, workflow, max(nums), num_generations)
+    for first in range(0, num_seeds, chunk):
+      seeds = range(first, min(first + chunk, num_seeds))
+      folder = None if directory is None else Path(directory) / _folder(cell, seeds)
+      metrics, reason = _run_cell(make, workflow, programs[program], shared, cell, seeds, num_generations, seed, warm_start,
+                                  folder, resume, keep_all, on_batch, on_metrics, seconds, progress)
+      stopped += [reason] if reason else []
+      results.write(index, first, {name: _padded(value, num_generations) for name, value in metrics.items()})
+  if not results.values:
+    raise ValueError(str(status.flat[0]))
+  attributes = {
+      "jax_version": jax.__version__, "device": device_name(), "wall_seconds": time.perf_counter() - begun,
+      "compile_seconds": seconds.compiling, "num_compilations": seconds.programs,
+      "num_runs": int(np.sum(status == "ok")) * num_seeds, "seed": seed, "record_every": 1, "stopped": "; ".join(stopped),
+      "primary_metric": primary_metric or next((name for name in info if name not in COMMON_METRICS), "")}
+  generations = list(range(1, num_generations + 1))
+  return to_dataset(results, list(makers), axes, text_axes, generations, status, info, attributes)
+
+
+class _Seconds:
+  """Time and number of compilations, from JAX's own events."""
+
+  def __init__(self):
+    self.compiling, self.programs = 0.0, 0
+
+  def call(self, program, *arguments):
+    before = program._cache_size()
+    clock = time.perf_counter()
+    out = program(*arguments)
+    if program._cache_size() > before:  # dispatch is asynchronous: the time of a first call is that of compiling
+      self.compiling += time.perf_counter() - clock
+      self.programs += 1
+    return out
+
+
+def _make(task, values, shared):
+  return task(**accepted(task, values)) if shared is None else task(shared=shared, **accepted(task, values))
+
+
+def _prepared(make, workflow, shared):
+  return prepared(make(shared), workflow)
+
+
+def _programs(make, workflow: Workflow, num: int, num_generations: int):
+  """The costly programs, which do not depend on how a workflow stores data: fit, and evaluate with sampling."""
+  def fit(shared, keys, problems, contexts, previous):
+    one = lambda key, problem, context, old: make(shared).fit(key, problem, context._replace(num=num, previous=old))
+    return jax.vmap(one, in_axes=(0, 0, _axes(contexts), 0))(keys, problems, contexts, previous)
+
+  def evaluate_and_emit(shared, keys, problems, params, contexts):
+    task = make(shared)
+
+    def one(key, problem, params, context):
+      run = Run(key, problem, context.real, None, None)
+      batch, sampling = emit(task, workflow, run, params, context._replace(num=num), num_generations=num_generations)
+      return batch, task.evaluate(problem, params) | sampling
+    return jax.vmap(one, in_axes=(0, 0, 0, _axes(contexts)))(keys, problems, params, contexts)
+  return jax.jit(fit), jax.jit(evaluate_and_emit)
+
+
+def _axes(context):
+  """Generation and number of rows are the same for all runs."""
+  return context._replace(t=None, num=None, data=0, real=0, previous=0)
+
+
+def _run_cell(make, workflow: Workflow, programs, shared, cell, seeds: range, num_generations, seed, warm_start, folder,
+              resume, keep_all, on_batch, on_metrics, seconds, progress) -> tuple[Metrics, str]:
+  """All generations of some runs of one cell: metrics [seeds, generations done, ...], and why it stopped early or ""."""
+  fit, evaluate_and_emit = programs
+  bound = functools.partial(_prepared, make, workflow)
+
+  def begin(shared, seeds):
+    one = lambda i: start(jax.random.fold_in(jax.random.key(seed), i), make(shared), workflow, num_generations)
+    return jax.vmap(one)(seeds)
+
+  def choose(shared, runs, t):
+    task = bound(shared)
+
+    def one(run):
+      context = context_of(task, workflow, run, t, num_generations=num_generations)
+      return context._replace(t=None, num=None, data=_pooled(task, context.data, num_generations), previous=None), \
+          provenance(context.data)
+    return jax.vmap(one)(runs)
+
+  def update(shared, runs, batches, t):
+    task = bound(shared)
+
+    def one(run, batch):
+      keys = role_keys(run.key, t)
+      return run._replace(store=workflow.update(task, run.problem, keys["update"], run.store, batch, t))
+    return jax.vmap(one)(runs, batches)
+
+  def shapes(done):
+    """Of params, and of metrics of so many generations."""
+    contexts, shares = jax.eval_shape(choose, shared, runs, jnp.asarray(1))
+    contexts = contexts._replace(t=jnp.asarray(1))
+    keys = jax.vmap(lambda key: role_keys(key, 1)["fit"])(runs.key)
+    params = jax.eval_shape(fit, shared, keys, runs.problem, contexts, None)
+    _, metrics = jax.eval_shape(evaluate_and_emit, shared, runs.key, runs.problem, params, contexts)
+    metrics = jax.eval_shape(jax.vmap(with_health), metrics | shares)
+    return params, jax.tree.map(lambda x: np.empty((x.shape[0], done, *x.shape[1:]), x.dtype), metrics)
+
+  choose, update = jax.jit(choose), jax.jit(update)
+  runs, params, seen = seconds.call(jax.jit(begin), shared, jnp.asarray(seeds)), None, []
+  about = {"num_generations": num_generations, "seed": seed, "warm_start": warm_start,
+           "shapes": [list(x.shape) for x in jax.tree.leaves(runs)]}
+  checkpoints = None if folder is None else _Checkpoints(folder, keep_all, resume, about)
+  done, reason = 0, ""
+  if checkpoints is not None and checkpoints.latest():
+    done = checkpoints.latest()
+    runs, params, metrics = checkpoints.restore(done, runs, *shapes(done))
+    params = params if warm_start else None
+    seen = [jax.tree.map(lambda x: x[:, i], metrics) for i in range(done)]  # noqa: B023
+  try:
+    for t in range(1, num_generations + 1):
+      clock = time.perf_counter()
+      if t > done:
+        at = jnp.asarray(t, jnp.int32)
+        contexts, shares = seconds.call(choose, shared, runs, at)
+        contexts = contexts._replace(t=at)
+        keys = jax.vmap(lambda key: role_keys(key, t)["fit"])(runs.key)  # noqa: B023
+        params = seconds.call(fit, shared, keys, runs.problem, contexts, params if warm_start else None)
+        batches, metrics = seconds.call(evaluate_and_emit, shared, runs.key, runs.problem, params, contexts)
+        runs = seconds.call(update, shared, runs, batches, at)
+        seen.append(_checked(jax.tree.map(np.asarray, metrics | shares)))
+        if on_batch is not None:
+          on_batch(cell, t, seeds, jax.tree.map(np.asarray, batches))
+        if checkpoints is not None:
+          checkpoints.save(t, runs, params, _stacked(seen))
+        if progress:
+          _report(cell, seeds, t, seen[-1], time.perf_counter() - clock)
+      if on_metrics is not None:
+        on_metrics(seen[t - 1])
+  except Stop as stop:
+    reason = f"{', '.join(f'{name} {value}' for name, value in cell.items())}: {stop}"
+  finally:
+    if checkpoints is not None:
+      checkpoints.close()
+  return _stacked(seen), reason
+
+
+def _checked(metrics: Metrics) -> Metrics:
+  """Adds `finite`, a run's own."""
+  return jax.tree.map(np.asarray, jax.vmap(with_health)(metrics))
+
+
+def _pooled(task, data: Data, num_generations: int) -> Data:
+  """All rows of a generation as one batch of a capacity that no workflow exceeds, so that `fit` compiles once for all."""
+  if data.rows is None or task.summary is not None:
+    return data
+  rows, weight = storage.flat(data)
+  spare = max(num_generations * task.num_samples - weight.shape[0], 0)
+  pad = lambda x: jnp.pad(x, [(0, spare)] + [(0, 0)] * (x.ndim - 1))[None]
+  return Data(jax.tree.map(pad, rows), pad(weight), jnp.sum(weight)[None], jnp.ones(1), jnp.full(1, -1, jnp.int32))
+
+
+def _stacked(seen: list[Metrics]) -> Metrics:
+  return jax.tree.map(lambda *x: np.stack(x, axis=1), *seen)
+
+
+def _padded(value, num_generations):
+  """Generations that were not reached: NaN, or False."""
+  missing = num_generations - value.shape[1]
+  empty = False if value.dtype == bool else np.nan
+  value = value if value.dtype == bool else value.astype(np.float32)
+  return np.concatenate([value, np.full((value.shape[0], missing, *value.shape[2:]), empty, value.dtype)], axis=1)
+
+
+def _folder(cell, seeds: range) -> str:
+  label = ",".join(f"{name}={value}" for name, value in cell.items())
+  return re.sub(r"[^\w.,=()-]+", "_", label) + f",seeds={seeds.start}-{seeds.stop - 1}"
+
+
+def _report(cell, seeds, t, metrics, wall):
+  first = next((name for name in metrics if name not in COMMON_METRICS and metrics[name].ndim == 1), None)
+  value = "" if first is None else f"{first} {np.mean(metrics[first]):.4g}, "
+  print(f"  {', '.join(f'{k} {v}' for k, v in cell.items())}, seeds {seeds.start} to {seeds.stop - 1}, generation {t}: "
+        f"{value}{wall:.1f} s", flush=True)
+
+
+class _Checkpoints:
+  """Run, params and metrics after each generation, with orbax: a generation is there whole or not at all."""
+
+  def __init__(self, folder: Path, keep_all: bool, resume: bool, about: dict[str, Any]):
+    import orbax.checkpoint as ocp
+    self.ocp = ocp
+    folder = Path(folder).absolute()
+    named = folder / "run.json"  # orbax would fit saved arrays to other shapes without a word
+    if resume and named.exists() and json.loads(named.read_text()) != about:
+      raise ValueError(f"the checkpoints in {folder} belong to another sweep: {named.read_text()} "
+                       f"is not {json.dumps(about)}.")
+    if not resume and folder.exists():
+      shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    named.write_text(json.dumps(about))
+    options = ocp.CheckpointManagerOptions(max_to_keep=None if keep_all else 1, enable_async_checkpointing=False)
+    self.manager = ocp.CheckpointManager(folder, options=options)
+
+  def latest(self) -> int:
+    return self.manager.latest_step() or 0
+
+  def save(self, t, runs: Run, params, metrics):
+    state = {"run": _plain(runs), "params": params, "metrics": metrics}
+    self.manager.save(t, args=self.ocp.args.StandardSave(state))
+    self.manager.wait_until_finished()
+
+  def restore(self, t, runs: Run, params, metrics):
+    """(run, params, metrics) after generation t; the arguments are of their structure and shapes."""
+    like = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), {"run": _plain(runs), "params": params, "metrics": metrics})
+    state = self.manager.restore(t, args=self.ocp.args.StandardRestore(like))
+    run = jax.tree.map(jnp.asarray, state["run"])
+    return (run._replace(key=jax.random.wrap_key_data(run.key)), jax.tree.map(jnp.asarray, state["params"]),
+            jax.tree.map(np.asarray, state["metrics"]))
+
+  def close(self):
+    self.manager.close()
+
+
+def _plain(run: Run) -> Run:
+  return run._replace(key=jax.random.key_data(run.key))

@@ -1,0 +1,160 @@
+"""What real rows are worth beside synthetic ones: their number against their share (Kazdan et al. 2410.16713, section 4).
+
+  python -m experiments.real_data_value --num_real=0,64,256 --num_synthetic=0,64,256
+
+A generator is fitted to real rows and writes synthetic ones; the base is then fitted to num_real rows of the first kind and
+num_synthetic of the second, once for each cell. Results have the dims num_real, num_synthetic and seed. About a minute on 2
+cores. Expected: test loss falls with num_real in every column.
+"""
+
+import time
+
+from absl import flags
+
+from experiments import common, language_model
+
+if __name__ == "__main__":
+  language_model.define_model(num_samples=False)
+  flags.DEFINE_string("num_real", "0,32,128,512", "Comma list: real rows.")
+  flags.DEFINE_string("num_synthetic", "0,32,128,512", "Comma list: synthetic rows.")
+  flags.DEFINE_string("num_generator", "auto", "Real rows that the generator is fitted to; auto: the largest num_real.")
+  flags.DEFINE_string("num_seeds", "3", "Runs.")
+  flags.DEFINE_string("chunk_size", "0", "Seeds in one program; 0: all for tiny and for adapters, else 1.")
+  common.define_shared()
+
+
+def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, model="tiny", dataset="pydocs",
+             mode="finetune", max_seq_len=64, recipe=None, lora_rank=0, lora_targets=(), dtype="float32", remat=False,
+             sample_batch_size=0, max_test_rows=512, chunk_size=0):
+  """One fit for each cell and seed; a Dataset, or None after a dry run."""
+  begun = time.perf_counter()
+  base = language_model.load_model(model, dtype, dataset)
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+  import xarray
+
+  import collapse_jax
+  from collapse_jax import tasks
+  from collapse_jax.lm import training
+  from collapse_jax.lm.checkpoint import num_params
+  from collapse_jax.sweep import device_name
+  from collapse_jax.types import Context, Data
+  recipe = recipe or training.Recipe(learning_rate=language_model.TINY["learning_rate"],
+                                     batch_size=language_model.TINY["batch_size"])
+  train, test, about = language_model.load_rows(base, dataset, max_seq_len, max_test_rows, mode != "pretrain", model)
+  rows, made = max(num_real), max(num_synthetic)
+  generator = num_generator or rows
+  for name, value in (("num_real", rows), ("num_generator", generator)):
+    if value > len(train.length):
+      raise common.UsageError(f"--{name}={value} asks for more real rows than there are: {len(train.length)}.")
+  if generator < 2:
+    raise common.UsageError("--num_generator must be at least 2: synthetic rows come from a model of that many real ones.")
+  num_cells = len(num_real) * len(num_synthetic)
+  if common.dry_run():
+    print(f"cells: {num_cells}\nfits: {(num_cells + 1) * num_seeds}\nmodel: {num_params(base.params):,} parameters, {dtype}"
+          f"\nrows: {len(train.length)} for training, {len(test.length)} for test")
+    return None
+  adapters = tasks.Adapters(lora_rank, 2.0 * lora_rank, tuple(lora_targets)) if lora_rank else None
+
+  def task(params, num):
+    return tasks.language_model(base._replace(params=params), train, test, num, recipe=recipe, adapters=adapters,
+                                remat=remat, pretrain=mode == "pretrain", sample_batch_size=sample_batch_size or None)
+
+  def begin(params, key):
+    """Real rows, synthetic rows and how many of these could not be had."""
+    real_key, fit_key, sample_key = jax.random.split(key, 3)
+    first = task(params, max(generator, rows, 2))
+    problem, real = first.init(real_key)
+    weight = (jnp.arange(real.row_weight.shape[1]) < generator).astype(jnp.float32)[None]
+    context = Context(1, max(made, 1), real._replace(row_weight=weight), real)
+    fitted = first.fit(fit_key, problem, context)
+    synthetic, metrics = first.sample(sample_key, problem, fitted, context)
+    return problem, real, synthetic, metrics["num_missing"], first.evaluate(problem, fitted)["test_loss"]
+
+  def cell(params, key, problem, real, synthetic, num_real, num_synthetic):
+    def join(a, b):
+      return jnp.concatenate([a, b], axis=1)
+    size = real.row_weight.shape[1]
+    weight = join((jnp.arange(size) < num_real).astype(jnp.float32)[None],
+                  synthetic.row_weight * (jnp.arange(synthetic.row_weight.shape[1]) < num_synthetic)[None])
+    data = Data(jax.tree.map(join, real.rows, synthetic.rows), weight, jnp.sum(weight, axis=1), jnp.ones(1),
+                jnp.zeros(1, jnp.int32))
+    one = task(params, 2)
+    fitted = one.fit(key, problem, Context(1, 2, data, real))
+    metrics = one.evaluate(problem, fitted)
+    return {name: metrics[name] for name in ("test_loss", "num_steps", "num_tokens")}
+
+  begin = jax.jit(jax.vmap(begin, (None, 0)))
+  cell = jax.jit(jax.vmap(cell, (None, 0, 0, 0, 0, None, None)))
+  small = num_params(base.params) < 5_000_000 or lora_rank
+  chunk = chunk_size or (num_seeds if small else 1)
+  found: dict[str, list] = {}
+  generator_loss = []
+  for start in range(0, num_seeds, chunk):
+    seeds = jnp.arange(start, min(start + chunk, num_seeds))
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(seeds)
+    problem, real, synthetic, missing, loss = begin(base.params, keys)
+    if int(missing.max()):
+      raise common.UsageError(f"the generator does not produce the format: {int(missing.max())} synthetic rows are missing.")
+    generator_loss += list(np.asarray(loss))
+    grid = []
+    for r in num_real:
+      for f in num_synthetic:
+        grid.append(jax.tree.map(np.asarray, cell(base.params, keys, problem, real, synthetic, r, f)))
+        print(f"  {r} real, {f} synthetic, seeds {start} to {start + len(seeds) - 1}: test loss "
+              f"{grid[-1]['test_loss'].mean():.4f}", flush=True)
+    for name in grid[0]:
+      values = np.stack([one[name] for one in grid]).reshape(len(num_real), len(num_synthetic), -1)
+      found.setdefault(name, []).append(values)
+  units = {"test_loss": ("cross entropy of held-out real text", "nats per token"), "num_steps": ("optimiser steps", "steps"),
+           "num_tokens": ("tokens trained on", "tokens")}
+  variables = {name: (("num_real", "num_synthetic", "seed"), np.concatenate(parts, axis=-1),
+                      {"long_name": units[name][0], "units": units[name][1]}) for name, parts in found.items()}
+  results = xarray.Dataset(variables, {"num_real": list(num_real), "num_synthetic": list(num_synthetic),
+                                       "seed": np.arange(num_seeds)})
+  results.attrs = about | {
+      "package_version": collapse_jax.__version__, "jax_version": jax.__version__, "device": device_name(), "seed": seed,
+      "task": "real_data_value", "mode": mode, "budget": f"{recipe.amount:g} {recipe.budget}", "num_generator": generator,
+      "generator_test_loss": float(np.mean(generator_loss)), "num_runs": num_cells * num_seeds, "num_compilations": 2,
+      "wall_seconds": time.perf_counter() - begun}
+  results.attrs["finding"] = finding(results)
+  print(results.attrs["finding"])
+  return results
+
+
+def finding(results) -> str:
+  """What synthetic rows do at the fewest and at the most real rows."""
+  import numpy as np
+  loss = results.test_loss.mean("seed")
+  sentences = []
+  for r in (results.num_real.values[0], results.num_real.values[-1]):
+    row = loss.sel(num_real=r)
+    best = int(row.num_synthetic.values[np.argmin(row.values)])
+    sentences.append(f"with {r} real rows, test loss is {float(row[0]):.3f} nats per token with "
+                     f"{int(row.num_synthetic[0])} synthetic rows and {float(row[-1]):.3f} with "
+                     f"{int(row.num_synthetic[-1])} (lowest with {best})")
+  return "; ".join(sentences)
+
+
+def main():
+  flag = common.FLAGS
+  recipe, options = language_model.recipe_of_flags()
+  options |= {
+      "num_real": common.integers("num_real", 0), "num_synthetic": common.integers("num_synthetic", 0),
+      "num_generator": 0 if flag.num_generator == "auto" else common.integer("num_generator", 2),
+      "num_seeds": common.integer("num_seeds"), "seed": common.integer("seed", 0),
+      "chunk_size": common.integer("chunk_size", 0)}
+  for name in ("num_real", "num_synthetic"):
+    if len(set(options[name])) < len(options[name]):
+      raise common.UsageError(f"--{name} names a value twice: {getattr(flag, name)}.")
+  path = common.output_dir("results/real_data_value")
+  common.prepare_jax()
+  from collapse_jax.lm import training
+  results = simulate(recipe=training.Recipe(**recipe), **options)
+  if results is not None:
+    common.write(results, path)
+
+
+if __name__ == "__main__":
+  common.main(main)

@@ -1,0 +1,174 @@
+"""The language-model task in the loop: small, but every part of it."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import flags
+
+from collapse_jax import host, tasks
+from collapse_jax.generation import start
+from collapse_jax.lm import checkpoint, decoder, text, tiny, training
+from collapse_jax.types import Context
+from collapse_jax.workflows import replace
+from experiments import common, language_model, real_data_value
+
+RECIPE = training.Recipe(1e-3, batch_size=8)
+LENGTH = 40
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+  documents = text.load("pydocs", "base")
+  return tiny.untrained(documents)
+
+
+@pytest.fixture(scope="module")
+def rows(base):
+  return [text.to_rows(base.tokenizer, text.load("pydocs", split), LENGTH, tiny.VOCAB_SIZE) for split in ("train", "test")]
+
+
+def make(base, rows, num_samples=8, **options):
+  options = {"recipe": RECIPE, "on_malformed": "keep", "curve_rows": 8, "curve_points": 2} | options
+  train, test = rows
+  return tasks.language_model(base, train, test._replace(tokens=test.tokens[:16], length=test.length[:16]), num_samples, **options)
+
+
+def test_loop(base, rows):
+  """All workflows share model 1; sizes, origins and the emitted rows are as they should be."""
+  batches: dict = {}
+  results = host.sweep(
+      lambda shared, num_samples: make(base._replace(params=shared), rows, num_samples),
+      ["replace", "accumulate", "accumulate_subsample"], {"num_samples": [8]}, num_generations=3, num_seeds=2,
+      shared=base.params, on_batch=lambda cell, t, seeds, batch: batches.setdefault((cell["workflow"], t), batch))
+  assert results.finite.all()
+  first = results.test_loss.sel(generation=1)
+  assert (first == first.isel(workflow=0)).all() and first.std("seed").min() > 0
+  sizes = results.train_size.mean("seed").squeeze("num_samples")
+  np.testing.assert_array_equal(sizes, [[8, 8, 8], [8, 16, 24], [8, 8, 8]])
+  np.testing.assert_array_equal(results.num_steps.mean("seed").squeeze("num_samples"), [[1, 1, 1], [1, 2, 3], [1, 1, 1]])
+  assert results.learning_curve.dims[-1] == "training_progress"
+  np.testing.assert_allclose(results.real_share.sel(workflow="accumulate").mean("seed").squeeze(), [1, 1 / 2, 1 / 3], rtol=1e-6)
+  for (_, t), batch in batches.items():
+    assert batch.rows["tokens"].shape == (2, 1, 8, LENGTH) and (batch.origin == t).all() and batch.row_weight.all()
+  second = [batches[name, 1].rows["tokens"] for name in ("replace", "accumulate")]
+  np.testing.assert_array_equal(*second)
+
+
+def test_metrics_are_of_the_model_and_its_rows(base, rows):
+  task = make(base, rows)
+  run = start(jax.random.key(0), task, replace(), 2)
+  context = Context(1, 8, run.store, run.real)
+  fitted = jax.jit(lambda key: task.fit(key, run.problem, context))(jax.random.key(1))
+  test = rows[1]
+  expected = training.mean_loss(base.apply, fitted.weights, jnp.asarray(test.tokens[:16]), jnp.asarray(test.length[:16]), 16)
+  np.testing.assert_allclose(task.evaluate(run.problem, fitted)["test_loss"], expected, rtol=1e-5)
+  real = {tuple(row) for row in rows[0].tokens.tolist()}
+  assert {tuple(row) for row in np.asarray(run.real.rows["tokens"][0]).tolist()} <= real
+  batch, metrics = jax.jit(lambda key: task.sample(key, run.problem, fitted, context))(jax.random.key(2))
+  np.testing.assert_allclose(metrics["mean_length"], jnp.mean(batch.rows["length"]), rtol=1e-6)
+  assert float(metrics["rejection_rate"]) == 0 and int(metrics["num_missing"]) == 0
+
+
+def test_adapters(base, rows):
+  """Only adapters are fitted; at rate 0 the model is the base; weights that are merged are the same model."""
+  adapters = tasks.Adapters(2, 4.0, ("query", "down"))
+  task = make(base, rows, adapters=adapters)
+  run = start(jax.random.key(0), task, replace(), 2)
+  context = Context(1, 8, run.store, run.real)
+  fit = jax.jit(lambda rate: task.fit(jax.random.key(1), run.problem | {"learning_rate": rate}, context))
+  moved, still = fit(0.1), fit(0.0)
+  names = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(moved.weights)}
+  assert len(names) == 4 and all("adapter" in name for name in names)
+  plain = make(base, rows)
+  expected = plain.evaluate(run.problem, still._replace(weights=base.params))["test_loss"]
+  np.testing.assert_allclose(task.evaluate(run.problem, still)["test_loss"], expected, rtol=1e-6)
+  found = task.evaluate(run.problem, moved)["test_loss"]
+  assert abs(found - expected) > 1e-3
+  arch = decoder.architecture(base.config)._replace(adapter_rank=2, adapter_alpha=4.0, adapter_targets=("query", "down"))
+  merged = checkpoint.merge_adapters(arch, checkpoint.join(base.params, moved.weights))
+  np.testing.assert_allclose(plain.evaluate(run.problem, still._replace(weights=merged))["test_loss"], found, rtol=1e-4)
+
+
+def test_warm_start_goes_on(base, rows):
+  task = make(base, rows)
+  run = start(jax.random.key(0), task, replace(), 2)
+  context = Context(1, 8, run.store, run.real)
+  fit = jax.jit(lambda rate, previous: task.fit(jax.random.key(1), run.problem | {"learning_rate": rate},
+                                                context._replace(previous=previous)))
+  first = fit(1e-2, None)
+  for a, b in zip(jax.tree.leaves(fit(0.0, first).weights), jax.tree.leaves(first.weights)):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_prompts_are_kept(base, rows):
+  given = language_model._prompts(base.tokenizer, rows[1]._replace(tokens=rows[1].tokens[:5], length=rows[1].length[:5]), text)
+  task = make(base, rows, prompts=given)
+  run = start(jax.random.key(0), task, replace(), 2)
+  context = Context(1, 8, run.store, run.real)
+  fitted = training.Fitted(base.params, jnp.zeros(2), 0.0, 1, 1)
+  batch, _ = task.sample(jax.random.key(2), run.problem, fitted, context)
+  texts = text.to_texts(base.tokenizer, batch.rows["tokens"][0], batch.rows["length"][0])
+  assert [one.split(text.ASSISTANT)[0] for one in texts[:5]] == [
+      one.split(text.ASSISTANT)[0] for one in text.to_texts(base.tokenizer, rows[1].tokens[:5], rows[1].length[:5])]
+
+
+def test_pretraining_starts_from_random_weights(base, rows):
+  task = make(base, rows, pretrain=True)
+  run = start(jax.random.key(0), task, replace(), 2)
+  context = Context(1, 8, run.store, run.real)
+  one, two = (jax.jit(lambda key: task.fit(key, run.problem | {"learning_rate": 0.0}, context))(jax.random.key(i)) for i in (1, 2))
+  kernels = [fit.weights["layers"]["mlp"]["up"]["kernel"] for fit in (one, two)]
+  assert float(jnp.abs(kernels[0] - kernels[1]).max()) > 0.01
+  np.testing.assert_allclose(kernels[0].std(), base.config.initializer_range, rtol=0.05)
+
+
+@pytest.mark.parametrize("options, match", [
+    ({"num_samples": 10_000}, "more real rows than there are"), ({"num_samples": 1}, "num_samples"),
+    ({"on_malformed": "drop"}, "on_malformed"), ({"recipe": RECIPE._replace(budget="days")}, "budget")])
+def test_refused(base, rows, options, match):
+  with pytest.raises(ValueError, match=match):
+    make(base, rows, **options)
+
+
+@pytest.fixture
+def flag_values(tmp_path):
+  """Flags as a binary has them, for what `write` records."""
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS(["test"])
+
+
+def saved_base(base, tmp_path):
+  from collapse_jax import lm
+  lm.save(base, tmp_path / "base")
+  return str(tmp_path / "base")
+
+
+def test_lost_format_is_a_finding(base, tmp_path, flag_values):
+  """A model that never produces the format ends its cell; what was measured stays, and the reason is recorded."""
+  options = {"num_samples": [8], "num_generations": 3, "num_seeds": 1, "model": saved_base(base, tmp_path), "max_seq_len": LENGTH,
+             "recipe": RECIPE, "max_test_rows": 8, "max_attempts": 2.0, "sample_batch_size": 8}
+  results = language_model.simulate(["replace"], **options)
+  assert "no longer produces the format: 8 samples are missing" in results.stopped and results.stopped in results.finding
+  np.testing.assert_array_equal(np.isfinite(results.test_loss.values.ravel()), [True, False, False])
+  kept = language_model.simulate(["replace"], on_malformed="keep", directory=tmp_path / "out", **options)
+  assert kept.stopped == "" and kept.finite.all()
+  files = sorted((tmp_path / "out" / "samples").glob("*/*.jsonl"))
+  assert len(files) == 3 and all(len(file.read_text().splitlines()) == 8 for file in files)
+  shown = json.loads(kept.attrs["samples"])
+  assert list(next(iter(shown.values()))) == ["1", "2", "3"]
+
+
+def test_value_of_real_data(base, tmp_path, flag_values):
+  """Dims, and the base itself where there is nothing to train on."""
+  common.FLAGS(["test"])
+  options = {"model": saved_base(base, tmp_path), "max_seq_len": LENGTH, "max_test_rows": 16, "num_seeds": 2, "mode": "pretrain"}
+  # Random weights do not write the format, so that this goes through the mode which does not ask for it.
+  results = real_data_value.simulate([0, 16], [0, 8], recipe=RECIPE._replace(learning_rate=1e-2), sample_batch_size=32, **options)
+  assert results.test_loss.dims == ("num_real", "num_synthetic", "seed") and np.isfinite(results.test_loss).all()
+  np.testing.assert_array_equal(results.num_steps.mean("seed"), [[1, 1], [2, 3]])
+  assert float(results.test_loss.sel(num_real=16).max()) < float(results.test_loss.sel(num_real=0, num_synthetic=0).min())
+  common.write(results, tmp_path / "value")
+  assert "test_loss_map" in (tmp_path / "value" / "report.html").read_text()

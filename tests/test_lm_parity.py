@@ -1,0 +1,118 @@
+"""Logits, gradients, decoding and saved checkpoints against transformers on PyTorch (extra `parity`)."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from collapse_jax import lm
+from collapse_jax.lm import checkpoint, decoder
+from tests.lm_configs import CONFIGS
+
+torch = pytest.importorskip("torch", reason="needs the extra parity, which .ci/run installs")
+transformers = pytest.importorskip("transformers")
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def pair(request, tmp_path_factory):
+  """(ours, theirs): random weights, all of them away from their starting values."""
+  config = CONFIGS[request.param]()
+  config._attn_implementation = "eager"
+  torch.manual_seed(0)
+  theirs = transformers.AutoModelForCausalLM.from_config(config).eval()
+  with torch.no_grad():
+    for parameter in theirs.parameters():
+      parameter.add_(0.2 * torch.randn_like(parameter))
+  directory = tmp_path_factory.mktemp(request.param)
+  theirs.save_pretrained(directory)
+  return lm.load(directory), theirs
+
+
+def batch(vocab, length=17):
+  """Tokens and a mask with padding on the left of one row and on the right of another."""
+  tokens = np.random.default_rng(0).integers(1, vocab, (3, length))  # torch drops the gradient of padding token 0
+  mask = np.ones((3, length), bool)
+  mask[1, :4] = False
+  mask[2, -3:] = False
+  return tokens, mask
+
+
+def logits_of(model, tokens, mask=None):
+  with torch.no_grad():
+    return model(torch.tensor(tokens), attention_mask=None if mask is None else torch.tensor(mask.astype(int)),
+                 **({} if mask is None else {"position_ids": torch.tensor(np.maximum(mask.cumsum(1) - 1, 0))})).logits.numpy()
+
+
+def test_logits(pair):
+  ours, theirs = pair
+  tokens, mask = batch(ours.config.vocab_size)
+  found = jax.jit(ours.apply)(ours.params, tokens)
+  assert found.shape == (3, 17, ours.config.vocab_size) and found.dtype == jnp.float32
+  np.testing.assert_allclose(found, logits_of(theirs, tokens), atol=2e-4, rtol=0)
+  padded = np.asarray(jax.jit(ours.apply)(ours.params, tokens, mask))
+  np.testing.assert_allclose(padded[mask], logits_of(theirs, tokens, mask)[mask], atol=2e-4, rtol=0)
+  assert np.abs(padded - found)[1, 4:].max() > 1e-3  # the mask matters
+
+
+def test_gradient(pair):
+  ours, theirs = pair
+  tokens, _ = batch(ours.config.vocab_size)
+
+  def loss(params):
+    log_probability = jax.nn.log_softmax(ours.apply(params, tokens)[:, :-1])
+    return -jnp.mean(jnp.take_along_axis(log_probability, tokens[:, 1:, None], -1))
+  value, gradient = jax.jit(jax.value_and_grad(loss))(ours.params)
+  theirs.zero_grad()
+  expected = theirs(torch.tensor(tokens), labels=torch.tensor(tokens)).loss
+  expected.backward()
+  assert abs(float(value) - expected.item()) < 1e-5
+  named = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
+  seen = 0
+  for name, found in checkpoint.to_tensors(decoder.architecture(ours.config), gradient):
+    scale = np.abs(named[name]).max()
+    np.testing.assert_allclose(found, named[name], atol=2e-4 * max(scale, 1e-2), rtol=0, err_msg=name)
+    seen += 1
+  assert seen == len(named)
+
+
+def test_remat_changes_nothing():
+  ours = lm.random(CONFIGS["gemma2"](), jax.random.key(0))
+  tokens, _ = batch(ours.config.vocab_size)
+  arch = decoder.architecture(ours.config)
+  loss = lambda params, apply: jnp.sum(apply(params, tokens) ** 2)
+  gradients = [jax.jit(jax.grad(functools.partial(loss, apply=decoder.functions(arch, remat=remat).apply)))(ours.params)
+               for remat in (False, True)]
+  largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradients[0]))
+  for a, b in zip(*map(jax.tree.leaves, gradients)):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * largest)
+
+
+def test_cached_decoding(pair):
+  """One position at a time, and a prompt at once, give the logits of the whole sequence."""
+  ours, _ = pair
+  tokens, _ = batch(ours.config.vocab_size)
+  functions = checkpoint.functions_of(ours.config, ours.params)
+  expected = np.asarray(jax.jit(ours.apply)(ours.params, tokens))
+  step = jax.jit(lambda params, tokens, cache: functions.decoder(params)(tokens, cache))
+  cache = functions.cache(3, 20)
+  for i in range(17):
+    found, cache = step(ours.params, tokens[:, i:i + 1], cache)
+    np.testing.assert_allclose(found[:, 0], expected[:, i], atol=2e-4, rtol=0)
+  found, cache = step(ours.params, tokens[:, :9], functions.cache(3, 20))
+  np.testing.assert_allclose(found, expected[:, :9], atol=2e-4, rtol=0)
+  found, cache = step(ours.params, tokens[:, 9:], cache)
+  np.testing.assert_allclose(found, expected[:, 9:], atol=2e-4, rtol=0)
+  assert int(cache.used) == 17
+
+
+def test_transformers_reads_what_is_saved(pair, tmp_path):
+  ours, _ = pair
+  changed = ours._replace(params=jax.tree.map(lambda x: x * 1.1, ours.params))
+  lm.save(changed, tmp_path)
+  theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+  tokens, _ = batch(ours.config.vocab_size)
+  np.testing.assert_allclose(jax.jit(ours.apply)(changed.params, tokens), logits_of(theirs, tokens), atol=2e-4, rtol=0)

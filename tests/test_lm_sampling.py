@@ -1,0 +1,131 @@
+"""Sampling against exact laws: the model is a table of bigram logits, so that every probability is known."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from collapse_jax.lm import decoder, sampling
+
+VOCAB, BEGIN, END, LENGTH = 7, 0, 1, 9
+TABLE = np.random.default_rng(0).normal(size=(VOCAB, VOCAB)).astype(np.float32)
+
+
+def bigram():
+  step = lambda table: lambda tokens, cache: (table[tokens], cache)
+  return decoder.Functions(None, None, None, step, lambda batch, capacity: jnp.zeros(()), None)  # type: ignore[arg-type]
+
+
+def generate(keys, **options):
+  return jax.jit(functools.partial(sampling.generate, functions=bigram(), params=jnp.asarray(TABLE), max_length=LENGTH,
+                                   begin=BEGIN, end=END, **options))(keys)
+
+
+def frequency_test(counts, probability):
+  expected = probability * counts.sum()
+  return stats.chisquare(counts[expected > 0], expected[expected > 0]).pvalue
+
+
+@pytest.mark.parametrize("vocab", [2, 7, 1000])
+def test_categorical(vocab):
+  """Counts follow the softmax; outcomes without mass never come."""
+  logits = jnp.asarray(np.random.default_rng(1).normal(size=vocab), jnp.float32).at[0].set(-jnp.inf)
+  num = 200_000
+  drawn = jax.jit(sampling.categorical)(jax.random.uniform(jax.random.key(0), (num, 2)), jnp.broadcast_to(logits, (num, vocab)))
+  counts = np.bincount(drawn, minlength=vocab)
+  assert counts[0] == 0
+  probability = np.asarray(jax.nn.softmax(logits), np.float64)
+  if vocab > 2:
+    assert frequency_test(counts, probability / probability.sum()) > 1e-4
+    assert frequency_test(counts[1:], np.roll(probability[1:], 1) / probability[1:].sum()) < 1e-6
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_transitions(temperature):
+  """Every step follows the row of the table that belongs to its token, until the end token."""
+  tokens, length = generate(jax.random.split(jax.random.key(0), 20_000), temperature=temperature)
+  tokens, length = np.asarray(tokens), np.asarray(length)
+  assert (tokens[:, 0] == BEGIN).all()
+  counts = np.zeros((VOCAB, VOCAB))
+  for i in range(1, LENGTH):
+    live = length > i
+    np.add.at(counts, (tokens[live, i - 1], tokens[live, i]), 1)
+  expected = np.asarray(jax.nn.softmax(jnp.asarray(TABLE, jnp.float32) / temperature, axis=-1), np.float64)
+  for token in range(VOCAB):
+    if token != END:
+      assert frequency_test(counts[token], expected[token] / expected[token].sum()) > 1e-4
+  assert counts[END].sum() == 0
+  at_end = tokens[np.arange(len(tokens)), length - 1] == END
+  assert (at_end | (length == LENGTH)).all()
+  for row, size in zip(tokens[:200], length[:200]):
+    assert (row[size:] == END).all() and (row[1:size - 1] != END).all()
+
+
+def test_greedy_and_prompts():
+  prompts = jnp.asarray([[BEGIN, 3, 5], [BEGIN, 4, 4]])
+  tokens, _ = generate(jax.random.split(jax.random.key(0), 2), temperature=0.0, prompts=prompts,
+                       prompt_length=jnp.asarray([3, 2]))
+  for row, given in zip(np.asarray(tokens), ([BEGIN, 3, 5], [BEGIN, 4])):
+    expected = list(given)
+    while len(expected) < LENGTH:
+      expected.append(END if END in expected else int(np.argmax(TABLE[expected[-1]])))
+    assert row.tolist() == expected
+
+
+def test_a_sequence_depends_on_its_own_key():
+  keys = jax.random.split(jax.random.key(1), 12)
+  together, _ = generate(keys)
+  for i in (0, 5):
+    np.testing.assert_array_equal(generate(keys[i:i + 1])[0][0], together[i])
+  assert len({tuple(row) for row in np.asarray(together).tolist()}) > 6
+
+
+def draw(keys, number):
+  return sampling.generate(keys, bigram(), jnp.asarray(TABLE), LENGTH, BEGIN, END)
+
+
+def second_is_even(tokens, length):
+  return tokens[:, 1] % 2 == 0
+
+
+@pytest.mark.parametrize("batch_size", [7, 64, 500])
+def test_rejection(batch_size):
+  """Kept rows are the well-formed candidates in their order, whatever the batch; the rate counts no candidate too many."""
+  num, key = 100, jax.random.key(2)
+  found = jax.jit(lambda k: sampling.sample(k, draw, second_is_even, num, LENGTH, batch_size, 20.0))(key)
+  candidates = np.asarray(generate(jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(1000)))[0])
+  good = np.flatnonzero(candidates[:, 1] % 2 == 0)
+  np.testing.assert_array_equal(found.tokens, candidates[good[:num]])
+  assert found.filled.all()
+  np.testing.assert_allclose(found.rejection_rate, 1 - num / (good[num - 1] + 1), rtol=1e-6)
+
+
+def test_rejection_under_vmap():
+  keys = jax.random.split(jax.random.key(3), 3)
+  one = lambda k: sampling.sample(k, draw, second_is_even, 20, LENGTH, 8, 20.0)
+  together = jax.jit(jax.vmap(one))(keys)
+  for i in range(3):
+    for a, b in zip(jax.tree.leaves(one(keys[i])), jax.tree.leaves(jax.tree.map(lambda x: x[i], together))):  # noqa: B023
+      np.testing.assert_array_equal(a, b)
+
+
+def test_rejection_is_bounded():
+  found = sampling.sample(jax.random.key(0), draw, lambda tokens, length: tokens[:, 1] == 99, 10, LENGTH, 4, 3.0)
+  assert not found.filled.any() and float(found.rejection_rate) == 1.0
+
+
+def test_duplicates_and_ngrams():
+  rng = np.random.default_rng(0)
+  tokens, length = rng.integers(1, 3, (60, 6)), rng.integers(2, 7, 60)
+  filled = rng.random(60) < 0.8
+  texts = [tuple(row[:size]) for row, size, good in zip(tokens, length, filled) if good]
+  found = sampling.duplicate_rate(jnp.asarray(tokens), jnp.asarray(length), jnp.asarray(filled))
+  np.testing.assert_allclose(found, 1 - len(set(texts)) / len(texts), rtol=1e-6)
+  for order in (1, 2, 3):
+    grams = [text[i:i + order] for text in texts for i in range(1, len(text) - order + 1)]
+    found = sampling.distinct_ngrams(jnp.asarray(tokens), jnp.asarray(length), jnp.asarray(filled), order)
+    np.testing.assert_allclose(found, len(set(grams)) / len(grams), rtol=1e-6)
+  assert float(sampling.duplicate_rate(jnp.asarray(tokens), jnp.asarray(length), jnp.zeros(60, bool))) == 0

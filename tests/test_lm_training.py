@@ -1,0 +1,146 @@
+"""Training against a plain optax loop; its bookkeeping by exact counts. The model is a table of bigram logits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from collapse_jax.lm import training
+from collapse_jax.lm.training import Recipe
+
+VOCAB, LENGTH = 11, 6
+
+
+def logits(table, tokens):
+  return table[tokens]
+
+
+def rows(num, seed=0):
+  rng = np.random.default_rng(seed)
+  return jnp.asarray(rng.integers(0, VOCAB, (num, LENGTH)), jnp.int32), jnp.asarray(rng.integers(2, LENGTH + 1, num), jnp.int32)
+
+
+def table(seed=0):
+  return jax.random.normal(jax.random.key(seed), (VOCAB, VOCAB))
+
+
+def fitted(recipe, num=10, weight=None, seed=0, points=1, start=None):
+  tokens, length = rows(num)
+  weight = jnp.ones(num) if weight is None else weight
+  nothing = lambda weights: jnp.zeros(())
+  return training.fit(jax.random.key(seed), logits, recipe, table() if start is None else start, tokens, length, weight, nothing,
+                      points)
+
+
+def test_loss_by_hand():
+  tokens, length = rows(4)
+  loss, counts = training.token_losses(logits, table(), tokens, length)
+  probability = np.asarray(jax.nn.softmax(table(), axis=-1), np.float64)
+  total = num = 0
+  for row, size in zip(np.asarray(tokens), np.asarray(length)):
+    for i in range(1, size):
+      total -= np.log(probability[row[i - 1], row[i]])
+      num += 1
+  assert int(counts.sum()) == num
+  np.testing.assert_allclose(jnp.sum(jnp.where(counts, loss, 0)), total, rtol=1e-5)
+  for size in (1, 3, 4, 9):  # padding of the last batch counts nothing
+    np.testing.assert_allclose(training.mean_loss(logits, table(), tokens, length, size), total / num, rtol=1e-5)
+
+
+@pytest.mark.parametrize("micro", [None, 3])
+def test_as_a_plain_loop(micro):
+  """AdamW, clipping, warm-up and the mean over tokens, with all rows in each step."""
+  num, steps = 12, 7
+  recipe = Recipe(0.3, "steps", steps, 12, micro, warmup_share=0.5, clip_norm=0.2, weight_decay=0.1)
+  found = jax.jit(lambda: fitted(recipe, num))()
+  tokens, length = rows(num)
+  schedule = lambda i: 0.3 * jnp.minimum((i + 1) / 3.5, 1.0)
+  optimiser = optax.chain(optax.clip_by_global_norm(0.2), optax.adamw(schedule, weight_decay=0.1))
+  weights, state = table(), optimiser.init(table())
+  for _ in range(steps):
+    gradient = jax.grad(lambda w: training.mean_loss(logits, w, tokens, length, num))(weights)
+    updates, state = optimiser.update(gradient, state, weights)
+    weights = optax.apply_updates(weights, updates)
+  np.testing.assert_allclose(found.weights, weights, atol=2e-5)
+  assert int(found.num_steps) == steps and int(found.num_tokens) == steps * int(jnp.sum(length - 1))
+
+
+@pytest.mark.parametrize("budget, amount, steps, epoch", [
+    ("epochs", 1.0, 3, 3), ("epochs", 2.5, 8, 3), ("epochs", 0.1, 1, 3), ("steps", 5, 5, 3), ("tokens", 1e4, None, 3)])
+def test_budget(budget, amount, steps, epoch):
+  _, length = rows(10)
+  found, of_epoch = training.num_steps(Recipe(budget=budget, amount=amount, batch_size=4), jnp.ones(10, bool), length)
+  assert int(of_epoch) == epoch
+  expected = np.ceil(amount * epoch / int(jnp.sum(length - 1))) if steps is None else steps
+  assert int(found) == expected
+
+
+def test_an_epoch_sees_every_row_once():
+  """Row i holds token i only, so that its own row of the table moves when, and only when, it is trained on."""
+  num = 10
+  tokens = jnp.broadcast_to(jnp.arange(num)[:, None], (num, LENGTH))
+  flat = jnp.zeros((VOCAB, VOCAB))
+  run = lambda recipe, key: training.fit(jax.random.key(key), logits, recipe, flat, tokens, jnp.full(num, LENGTH),
+                                         (jnp.arange(num) < 9).astype(float), lambda w: jnp.zeros(()), 1)
+  moved = lambda fit: np.flatnonzero(np.abs(np.asarray(fit.weights)).sum(axis=1))
+  whole = run(Recipe(0.1, "epochs", 1.0, 2), 0)
+  np.testing.assert_array_equal(moved(whole), np.arange(9))  # the row of weight 0 is not used
+  assert int(whole.num_tokens) == 9 * (LENGTH - 1) and int(whole.num_steps) == 5
+  parts = [tuple(moved(run(Recipe(0.1, "steps", 2, 2), key))) for key in range(8)]
+  assert all(len(part) == 4 for part in parts) and len(set(parts)) > 1
+
+
+def test_weight_counts_like_repetition():
+  """A row of weight 2 weighs what two rows do, up to the divisor, to which AdamW without clipping is blind."""
+  tokens, length = rows(4)
+  recipe = Recipe(0.1, "steps", 3, 8, clip_norm=1e9)
+  nothing = lambda weights: jnp.zeros(())
+  twice = jnp.asarray([2.0, 1.0, 1.0, 1.0])
+  found = training.fit(jax.random.key(0), logits, recipe, table(), tokens, length, twice, nothing, 1)
+  again = jnp.asarray([0, 0, 1, 2, 3])
+  expected = training.fit(jax.random.key(0), logits, recipe, table(), tokens[again], length[again], jnp.ones(5), nothing, 1)
+  np.testing.assert_allclose(found.weights, expected.weights, atol=1e-5)
+
+
+def test_runs_of_different_length_side_by_side():
+  """Under vmap all runs take as many steps as the longest; the others must not move any more."""
+  recipe = Recipe(0.1, "epochs", 1.0, 2)
+  weight = jnp.asarray([[1.0] * 10, [1.0] * 3 + [0.0] * 7])
+  both = jax.jit(jax.vmap(lambda w: fitted(recipe, weight=w, points=2)))(weight)
+  assert both.num_steps.tolist() == [5, 2]
+  for i in range(2):
+    alone = fitted(recipe, weight=weight[i], points=2)
+    for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(jax.tree.map(lambda x: x[i], both))):  # noqa: B023
+      np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_learning_curve():
+  """The loss after each part of the budget is that of a fit which stops there."""
+  tokens, length = rows(10, seed=1)
+  held_out = lambda weights: training.mean_loss(logits, weights, tokens, length, 4)
+  recipe = Recipe(0.1, "steps", 8, 2, warmup_share=0.0)
+  data = (*rows(10), jnp.ones(10))
+  whole = training.fit(jax.random.key(0), logits, recipe, table(), *data, held_out, 4)
+  for i, steps in enumerate((2, 4, 6, 8)):
+    part = training.fit(jax.random.key(0), logits, recipe._replace(amount=steps), table(), *data, held_out, 1)
+    np.testing.assert_allclose(whole.learning_curve[i], part.learning_curve[0], rtol=1e-5)
+
+
+def test_bfloat16_keeps_float32_weights_while_training():
+  """Updates far below the resolution of bfloat16 still add up."""
+  tokens, length = rows(10)
+  start = jnp.full((VOCAB, VOCAB), 1.0)
+  recipe = Recipe(1e-4, "steps", 200, 10)
+  fit = training.fit(jax.random.key(0), logits, recipe, start, tokens, length, jnp.ones(10), lambda w: jnp.zeros(()), 1,
+                     jnp.bfloat16)
+  assert fit.weights.dtype == jnp.bfloat16
+  moved = np.abs(np.asarray(fit.weights, np.float32) - 1.0)
+  assert moved.max() > 0.01
+
+
+@pytest.mark.parametrize("wrong, match", [({"budget": "days"}, "budget"), ({"amount": 0.0}, "amount"),
+                                          ({"micro_batch_size": 3, "batch_size": 8}, "multiple")])
+def test_refused(wrong, match):
+  with pytest.raises(ValueError, match=match):
+    training.check(Recipe(**wrong))
