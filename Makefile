@@ -19,7 +19,7 @@ run: install
 	$(BIN)/python -m experiments.reproduce --scale=$(SCALE) --output_dir=results/reproduce --overwrite
 
 test: install
-	$(BIN)/python -m pytest -q --durations=10 -n auto --maxprocesses=4
+	$(BIN)/python -m pytest -q --durations=10 -n auto --maxprocesses=4 --dist=loadgroup
 
 lint: install
 	$(BIN)/ruff check .

@@ -62,17 +62,15 @@ if __name__ == "__main__":
 
 
 @functools.cache
-def load_model(name: str, dtype: str = "float32", dataset: str = ""):
-  """The base model; a usage error where it cannot be had."""
+def load_model(name: str, dtype: str, dataset: str):
+  """The base model; a usage error where it, or the data set, cannot be had."""
   common.prepare_jax()
+  documents = load_documents(dataset)
   from collapse_jax import lm
   from collapse_jax.lm import presets, text, tiny
   try:
     if name in presets.NAMES:
-      try:
-        return presets.build(name, text.load(dataset, "train"), dtype)
-      except ValueError as error:
-        raise common.UsageError(f"--dataset={dataset}: {error}") from None
+      return presets.build(name, documents["train"], dtype)
     model = tiny.load(dtype) if name == "tiny" else lm.load(name, dtype)
     if model.tokenizer is None:
       raise ValueError("there is no tokenizer with it")
@@ -82,11 +80,21 @@ def load_model(name: str, dtype: str = "float32", dataset: str = ""):
   return model
 
 
+@functools.cache
+def load_documents(dataset: str):
+  """split -> documents; a usage error where they cannot be had."""
+  from collapse_jax.lm import text
+  try:
+    return {split: text.load(dataset, split) for split in ("train", "test")}
+  except ValueError as error:
+    raise common.UsageError(f"--dataset={dataset}: {error}") from None
+
+
 def load_rows(model, dataset: str, max_seq_len: int, max_test_rows: int, pairs: bool, name: str):
   """(training rows, test rows, what to record of them)."""
   from collapse_jax.lm import text, tiny
+  documents = load_documents(dataset)
   try:
-    documents = {split: text.load(dataset, split) for split in ("train", "test")}
     rows = {split: text.to_rows(model.tokenizer, one, max_seq_len, model.config.vocab_size, pairs)
             for split, one in documents.items()}
   except ValueError as error:
@@ -108,22 +116,24 @@ def load_rows(model, dataset: str, max_seq_len: int, max_test_rows: int, pairs: 
 def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generations=5, num_seeds=3, seed=0, model="tiny",
              dataset="pydocs", mode="finetune", max_seq_len=64, recipe=None, lora_rank=0, lora_targets=(), dtype="float32",
              remat=False, sample_batch_size=0, max_test_rows=512, warm_start=False, on_malformed="reject", max_attempts=8.0,
-             prompts=False, chunk_size=0, directory=None, resume=False, keep_checkpoints=False):
+             prompts=False, chunk_size=0, directory=None, resume=False, keep_checkpoints=False, begin=lambda: None):
   """The sweep behind this binary; None after a dry run.
 
   Args:
     directory: for checkpoints and the synthetic text of every generation; None: neither is kept.
+    begin: called once everything that was given has been checked.
   """
-  base = load_model(model, dtype, dataset)
-  from collapse_jax import host, tasks
-  from collapse_jax.lm import text, training
-  from collapse_jax.lm.checkpoint import num_params
+  common.prepare_jax()
   from collapse_jax.workflows import parse
   for workflow in workflows:
     try:
       parse(workflow)
     except ValueError as error:
       raise common.UsageError(f"--workflows: {error}") from None
+  base = load_model(model, dtype, dataset)
+  from collapse_jax import host, tasks
+  from collapse_jax.lm import text, training
+  from collapse_jax.lm.checkpoint import num_params
   recipe = recipe or training.Recipe(learning_rate=TINY["learning_rate"], batch_size=TINY["batch_size"])
   pretrain = mode == "pretrain"
   train, test, about = load_rows(base, dataset, max_seq_len, max_test_rows, not pretrain, model)
@@ -149,6 +159,7 @@ def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generati
           f"rows: {len(train.length)} for training, {len(test.length)} for test, {about['num_dropped_rows']} dropped as "
           f"longer than {max_seq_len} tokens\nsteps of a generation: {steps} under replace, up to {steps * num_generations}")
     return None
+  begin()
   saved = _Samples(base.tokenizer, directory)
 
   def judge(metrics):
@@ -279,9 +290,8 @@ def main():
       "keep_checkpoints": flag.keep_checkpoints}
   workflows = common.items("workflows")
   path = common.output_dir("results/language_model", overwrite=flag.overwrite or flag.resume)
-  if not flag.dry_run:
-    _check_resumed(path, flag.resume, flag.overwrite)
-    options["directory"] = path
+  _check_resumed(path, flag.resume, flag.overwrite)
+  options |= {"directory": path, "begin": lambda: _begin(path, flag.resume)}
   common.prepare_jax()
   from collapse_jax.lm import training
   results = simulate(workflows, recipe=training.Recipe(**recipe), **options)
@@ -289,25 +299,36 @@ def main():
     common.write(results, path)
 
 
+def _my_flags() -> dict:
+  skipped = {"resume", "overwrite", "output_dir", "dry_run"}
+  return {name: value for name, value in common.config()["flags"].items() if name not in skipped}
+
+
 def _check_resumed(path: Path, resume: bool, overwrite: bool) -> None:
   """Checkpoints go with the flags that made them; without --resume they are not thrown away unasked."""
   started = path / "checkpoints" / "flags.json"
-  skipped = {"resume", "overwrite", "output_dir", "dry_run"}
-  mine = {name: value for name, value in common.config()["flags"].items() if name not in skipped}
-  if resume and started.exists():
-    theirs = json.loads(started.read_text())
+  if not started.exists():
+    return
+  if not resume and not overwrite:
+    raise common.UsageError(f"--output_dir={path} holds checkpoints; give --resume to go on, or --overwrite to begin anew.")
+  if resume:
+    mine, theirs = _my_flags(), json.loads(started.read_text())
     for name in sorted(set(mine) | set(theirs)):
       if mine.get(name) != theirs.get(name):
         raise common.UsageError(f"--resume: the checkpoints in {path} were made with --{name}={theirs.get(name)}, "
                                 f"not {mine.get(name)}.")
+
+
+def _begin(path: Path, resume: bool) -> None:
+  """Clears what an earlier run left, unless it is to go on, and notes the flags."""
+  started = path / "checkpoints" / "flags.json"
+  if resume and started.exists():
     return
-  if started.exists() and not overwrite and not resume:
-    raise common.UsageError(f"--output_dir={path} holds checkpoints; give --resume to go on, or --overwrite to begin anew.")
   for old in ("checkpoints", "samples"):
     if (path / old).exists():
       shutil.rmtree(path / old)
   started.parent.mkdir(parents=True, exist_ok=True)
-  started.write_text(json.dumps(mine))
+  started.write_text(json.dumps(_my_flags()))
 
 
 if __name__ == "__main__":

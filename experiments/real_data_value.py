@@ -28,6 +28,10 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
              sample_batch_size=0, max_test_rows=512, chunk_size=0):
   """One fit for each cell and seed; a Dataset, or None after a dry run."""
   begun = time.perf_counter()
+  rows, made = max(num_real), max(num_synthetic)
+  generator = num_generator or rows
+  if generator < 2:
+    raise common.UsageError("--num_generator must be at least 2: synthetic rows come from a model of that many real ones.")
   base = language_model.load_model(model, dtype, dataset)
   import jax
   import jax.numpy as jnp
@@ -43,13 +47,9 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
   recipe = recipe or training.Recipe(learning_rate=language_model.TINY["learning_rate"],
                                      batch_size=language_model.TINY["batch_size"])
   train, test, about = language_model.load_rows(base, dataset, max_seq_len, max_test_rows, mode != "pretrain", model)
-  rows, made = max(num_real), max(num_synthetic)
-  generator = num_generator or rows
   for name, value in (("num_real", rows), ("num_generator", generator)):
     if value > len(train.length):
       raise common.UsageError(f"--{name}={value} asks for more real rows than there are: {len(train.length)}.")
-  if generator < 2:
-    raise common.UsageError("--num_generator must be at least 2: synthetic rows come from a model of that many real ones.")
   num_cells = len(num_real) * len(num_synthetic)
   if common.dry_run():
     print(f"cells: {num_cells}\nfits: {(num_cells + 1) * num_seeds}\nmodel: {num_params(base.params):,} parameters, {dtype}"

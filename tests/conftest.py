@@ -1,5 +1,6 @@
 """Strict JAX for all tests: an implicit rank promotion or a warning is an error. One compilation cache for the suite."""
 
+import importlib
 import os
 from pathlib import Path
 
@@ -21,6 +22,18 @@ def z_score(values, expected, variance=None):
   values = np.asarray(values, np.float64)
   spread = values.var(axis=0, ddof=1) if variance is None else np.asarray(variance)
   return (values.mean(axis=0) - expected) / np.sqrt(spread / len(values))
+
+
+def needed(what, reason=""):
+  """A module, or a condition, without which a test is skipped; where CI is set, as .ci/run does, it fails instead."""
+  if isinstance(what, str):
+    try:
+      return importlib.import_module(what)
+    except ImportError as error:
+      what, reason = False, f"needs {what}: pip install -e '.[parity]' ({error})"
+  if not what:
+    pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason, allow_module_level=True)
+  return what
 
 
 @pytest.fixture

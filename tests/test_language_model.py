@@ -146,6 +146,25 @@ def saved_base(base, tmp_path):
   return str(tmp_path / "base")
 
 
+@pytest.mark.parametrize("options, match", [
+    ({"model": "none"}, "--model=none: none: no such directory"), ({"workflows": ["foo"]}, "--workflows: unknown workflow"),
+    ({"num_samples": [5000]}, "num_samples 5000 asks for more real rows than"), ({"dataset": "none.parquet"}, "no such file"),
+    ({"max_seq_len": 4}, "gives no train rows: all .* longer than --max_seq_len=4"), ({"max_seq_len": 500}, "beyond the 256 positions")])
+def test_usage_errors_write_nothing(base, tmp_path, flag_values, options, match):
+  begun = []
+  given = {"workflows": ["replace"], "model": options.get("model") or saved_base(base, tmp_path)} | options
+  with pytest.raises(common.UsageError, match=match):
+    language_model.simulate(**given, directory=tmp_path / "out", begin=lambda: begun.append(1))
+  assert not begun and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("options, match", [
+    ({"num_real": [5000]}, "--num_real=5000 asks for more real rows than"), ({"num_real": [0]}, "--num_generator must be at least 2")])
+def test_usage_errors_of_the_value_of_real_data(base, tmp_path, flag_values, options, match):
+  with pytest.raises(common.UsageError, match=match):
+    real_data_value.simulate(num_synthetic=[0], model=saved_base(base, tmp_path), max_seq_len=LENGTH, **options)
+
+
 def test_lost_format_is_a_finding(base, tmp_path, flag_values):
   """A model that never produces the format ends its cell; what was measured stays, and the reason is recorded."""
   options = {"num_samples": [8], "num_generations": 3, "num_seeds": 1, "model": saved_base(base, tmp_path), "max_seq_len": LENGTH,

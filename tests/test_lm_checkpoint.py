@@ -6,11 +6,11 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from lm_configs import CONFIGS
 from safetensors.numpy import load_file, save_file
 
 from collapse_jax import lm
 from collapse_jax.lm import checkpoint, decoder
-from tests.lm_configs import CONFIGS
 
 
 @pytest.fixture(params=CONFIGS)

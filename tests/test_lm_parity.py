@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import needed
+from lm_configs import CONFIGS
 
 from collapse_jax import lm
-from collapse_jax.lm import checkpoint, decoder
-from tests.lm_configs import CONFIGS
+from collapse_jax.lm import checkpoint, decoder, sampling
 
-torch = pytest.importorskip("torch", reason="needs the extra parity, which .ci/run installs")
-transformers = pytest.importorskip("transformers")
+torch, transformers = needed("torch"), needed("transformers")
 
 torch.set_num_threads(1)
 
@@ -107,6 +107,20 @@ def test_cached_decoding(pair):
   found, cache = step(ours.params, tokens[:, 9:], cache)
   np.testing.assert_allclose(found, expected[:, 9:], atol=2e-4, rtol=0)
   assert int(cache.used) == 17
+
+
+def test_greedy_tokens(pair):
+  (ours, theirs), prompt, num = pair, 11, 64
+  functions = checkpoint.functions_of(ours.config, ours.params)
+  tokens, _ = batch(ours.config.vocab_size, prompt)
+  generate = jax.jit(lambda params: sampling.generate(
+      jax.random.split(jax.random.key(0), 3), functions, params, prompt + num, 1, 2, 0.0, jnp.asarray(tokens, jnp.int32)))
+  found, length = generate(ours.params)
+  with torch.no_grad():
+    for row, mine, end in zip(tokens, np.asarray(found), np.asarray(length)):
+      expected = theirs.generate(torch.tensor(row[None]), max_new_tokens=num, do_sample=False, eos_token_id=2,
+                                 pad_token_id=2)[0].numpy()
+      np.testing.assert_array_equal(mine[:end], expected)
 
 
 def test_transformers_reads_what_is_saved(pair, tmp_path):

@@ -162,12 +162,7 @@ def test_command_line(tmp_path):
     (("logistic_regression", "--num_features=99"), "from 1 to 30"), (("logistic_regression", "--labels=old"), "one of model, data"),
     (("exponential_family", "--families=cauchy"), "among bernoulli"), (("discrete", "--record_every=0"), "at least 1"),
     (("exponential_family", "--temperatures=2", "--families=poisson"), "must be 1 for poisson"),
-    (("language_model", "--model=none"), "--model=none: none: no such directory"), (("language_model", "--num_samples=5000"), "real rows than"),
-    (("language_model", "--dataset=none.jsonl"), "no such file"), (("language_model", "--max_seq_len=4"), "longer than --max_seq_len=4"),
-    (("language_model", "--workflows=foo"), "unknown workflow"), (("language_model", "--model=gpt2_9m"), "--mode=pretrain"),
-    (("language_model", "--micro_batch_size=5"), "must divide"), (("language_model", "--lora_targets=key,x"), "names 'x'"),
-    (("language_model", "--max_seq_len=500"), "beyond the 256 positions"), (("language_model", "--dtype=int8"), "float32, bfloat16"),
-    (("real_data_value", "--num_real=1,1"), "twice"), (("real_data_value", "--num_real=5000"), "real rows than"),
+    (("language_model", "--dataset=none.jsonl"), "no such file"), (("language_model", "--model=gpt2_9m"), "--mode=pretrain"),
     (("real_data_value", "--num_real=0"), "at least 2")])
 def test_bad_command_lines(arguments, part, tmp_path):
   """Exit status 2, one line, no traceback, nothing written."""

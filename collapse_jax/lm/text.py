@@ -5,6 +5,7 @@ import functools
 import hashlib
 import inspect
 import json
+import logging
 import re
 import sys
 import sysconfig
@@ -72,6 +73,8 @@ def load(source: str, split: str) -> list[Document]:
     documents = _jsonl(path)
   elif path.suffix == ".parquet" and path.is_file():
     documents = _parquet(path)
+  elif path.suffix in (".jsonl", ".json", ".parquet") and not path.exists():
+    raise ValueError(f"{source}: no such file.")
   elif path.exists() and not path.is_dir():
     raise ValueError(f"{source} is neither .jsonl nor .parquet.")
   else:
@@ -181,6 +184,7 @@ def _parquet(path: Path) -> list[Document]:
 def _hub(source: str, split: str) -> list[Document] | None:
   """Documents of a hub data set; None where it has no such split. An empty split name: its only one."""
   import datasets
+  logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what went wrong is said once, below
   try:
     found = datasets.load_dataset(source)
   except Exception as error:
