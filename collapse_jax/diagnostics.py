@@ -7,13 +7,15 @@ from scipy import stats
 
 from collapse_jax import theory
 
+FEW_RUNS = 10
+
 
 class Verdict(NamedTuple):
   """What a metric did over the generations of one cell.
 
   Attributes:
     label: "bounded"; "growing" (no limit in sight, but slower than t); "diverging" (like t or faster, or to infinity); or
-      "undecided" where too few runs stayed finite to say.
+      "undecided" where too few runs stayed finite, or were made, to say.
     final_mean, final_sem: mean over finite runs at the last generation, and its standard error.
     slope, slope_low, slope_high: per generation over the last half, least squares per run, with a 95% interval.
     p_value: one-sided, of the mean slope being in the worse direction by chance.
@@ -36,7 +38,8 @@ def verdict(values, generations, worse: str = "higher", alpha: float = 0.001) ->
   The metric is growing if its slope over the last half is above zero and, after the first eighth, its mean is closer to a
   straight line in log t than to one in 1/t, which tends to a limit. It is diverging if, moreover, its mean is closer to a
   straight line in t than to one in sqrt t; or if more than half of the runs went from a finite value to an infinitely bad
-  one. It is undecided if fewer than half of the runs, or fewer than two, stayed finite: the survivors are not a fair sample.
+  one. It is undecided if fewer than half of the runs, or fewer than two, stayed finite: the survivors are not a fair sample;
+  and if fewer than ten runs show a slope at the 5% level but not at `alpha`, which so few can hardly reach.
 
   Args:
     values: [seeds, T] of a metric, logged where it is judged on a log scale.
@@ -68,6 +71,8 @@ def verdict(values, generations, worse: str = "higher", alpha: float = 0.001) ->
   rising = p_value < alpha and rise * generations[-1] > 1e-6 * np.abs(values).max()
   if rising and residual(np.log) <= residual(np.reciprocal):
     label = "diverging" if residual(np.positive) <= residual(np.sqrt) else "growing"
+  elif not rising and num < FEW_RUNS and p_value < 0.05:
+    label = "undecided"
   final = values[:, -1]
   return Verdict(label, float(final.mean()), float(final.std(ddof=1) / np.sqrt(num)), float(slopes.mean()),
                  float(slopes.mean() - half), float(slopes.mean() + half), p_value, num, num_runs)

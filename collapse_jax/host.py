@@ -92,7 +92,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
       seeds = range(first, min(first + chunk, num_seeds))
       folder = None if directory is None else Path(directory) / _folder(cell, seeds)
       metrics, reason = _run_cell(make, workflow, programs[program], shared, cell, seeds, num_generations, seed, warm_start,
-                                  folder, resume, keep_all, on_batch, on_metrics, seconds, progress)
+                                  folder, resume, keep_all, on_batch, on_metrics, primary_metric, seconds, progress)
       stopped += [reason] if reason else []
       results.write(index, first, {name: _padded(value, num_generations) for name, value in metrics.items()})
   if not results.values:
@@ -153,7 +153,7 @@ def _axes(context):
 
 
 def _run_cell(make, workflow: Workflow, programs, shared, cell, seeds: range, num_generations, seed, warm_start, folder,
-              resume, keep_all, on_batch, on_metrics, seconds, progress) -> tuple[Metrics, str]:
+              resume, keep_all, on_batch, on_metrics, primary, seconds, progress) -> tuple[Metrics, str]:
   """All generations of some runs of one cell: metrics [seeds, generations done, ...], and why it stopped early or ""."""
   fit, evaluate_and_emit = programs
   bound = functools.partial(_prepared, make, workflow)
@@ -217,7 +217,7 @@ def _run_cell(make, workflow: Workflow, programs, shared, cell, seeds: range, nu
         if checkpoints is not None:
           checkpoints.save(t, runs, params, _stacked(seen))
         if progress:
-          _report(cell, seeds, t, seen[-1], time.perf_counter() - clock)
+          _report(cell, seeds, t, seen[-1], primary, time.perf_counter() - clock)
       if on_metrics is not None:
         on_metrics(seen[t - 1])
   except Stop as stop:
@@ -260,8 +260,8 @@ def _folder(cell, seeds: range) -> str:
   return re.sub(r"[^\w.,=()-]+", "_", label) + f",seeds={seeds.start}-{seeds.stop - 1}"
 
 
-def _report(cell, seeds, t, metrics, wall):
-  first = next((name for name in metrics if name not in COMMON_METRICS and metrics[name].ndim == 1), None)
+def _report(cell, seeds, t, metrics, primary, wall):
+  first = primary if primary in metrics else None
   value = "" if first is None else f"{first} {np.mean(metrics[first]):.4g}, "
   print(f"  {', '.join(f'{k} {v}' for k, v in cell.items())}, seeds {seeds.start} to {seeds.stop - 1}, generation {t}: "
         f"{value}{wall:.1f} s", flush=True)

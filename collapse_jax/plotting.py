@@ -338,10 +338,14 @@ def _viridis(num):
 
 
 def _band(axis, x, values, shade, label, log_scale, marker=None) -> int:
-  """Mean and 95% interval over finite runs; returns the number of runs left out."""
+  """Mean and 95% interval over finite runs, or where none is finite to the end, of all up to where they ended; returns
+  the number of runs left out."""
   finite = np.isfinite(values).all(axis=1)
   if not finite.any():
-    return len(values)
+    num = int(np.argmin(np.isfinite(values).all(axis=0)))
+    if not num:
+      return len(values)
+    x, values, finite, label = x[:num], values[:, :num], ~finite, f"{label}, ended at t = {x[num - 1]}"
   kept = values[finite].astype(np.float64)
   mean = kept.mean(axis=0)
   axis.plot(x, mean, color=shade, label=label, linewidth=1.6, marker=marker or ("o" if len(x) == 1 else None), markersize=4)

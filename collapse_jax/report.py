@@ -28,7 +28,7 @@ code { background: #f3f3f3; padding: .1rem .3rem; overflow-wrap: anywhere } figu
 <p>Each generation is fitted to data that earlier generations made. The verdict <b>diverging</b> means that
 the metric is still getting worse at the end, like t or faster, or became infinite; <b>growing</b> that it is getting worse more
 slowly, and not towards a limit (a KDE's likelihood falls like log t even when data accumulate); <b>bounded</b> that it is not;
-<b>undecided</b> that too few runs stayed finite to say. Metrics on a log scale are judged by their logs.</p>
+<b>undecided</b> that too few runs were made, or stayed finite, to say. Metrics on a log scale are judged by their logs.</p>
 {% if agreement %}
 <h2>Theory against simulation</h2>
 <p>{{ agreement.total }} comparisons of simulated means with closed forms; the largest |z| is {{ agreement.worst }}, where

@@ -243,6 +243,7 @@ def write_all(experiments: dict[str, Any], path: Path) -> None:
       for title, figure in plotting.figures_for(results).items():
         images[title] = plotting.png(figure)
         (folder / "figures" / f"{title}.png").write_bytes(images[title])
+        figure.set_layout_engine("none")  # what the first rendering found holds for the second
         figure.savefig(folder / "figures" / f"{title}.pdf")
     report.write_report(dict(zip(figures, experiments.values())), part / "report.html", figures)
     for new in sorted(part.iterdir()):

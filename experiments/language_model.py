@@ -42,7 +42,7 @@ def define_model(num_samples: bool = True) -> None:
   flags.DEFINE_string("dtype", "float32", "float32 or bfloat16, of matrix products; training keeps float32 weights.")
   flags.DEFINE_boolean("remat", False, "Compute activations again in the backward pass, to save memory.")
   flags.DEFINE_string("sample_batch_size", "0", "Sequences sampled at once; 0: a quarter of num_samples.")
-  flags.DEFINE_string("max_test_rows", "512", "Held-out rows at most.")
+  flags.DEFINE_string("max_test_rows", "256", "Held-out rows at most.")
 
 
 if __name__ == "__main__":
@@ -115,7 +115,7 @@ def load_rows(model, dataset: str, max_seq_len: int, max_test_rows: int, pairs: 
 
 def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generations=5, num_seeds=3, seed=0, model="tiny",
              dataset="pydocs", mode="finetune", max_seq_len=64, recipe=None, lora_rank=0, lora_targets=(), dtype="float32",
-             remat=False, sample_batch_size=0, max_test_rows=512, warm_start=False, on_malformed="reject", max_attempts=8.0,
+             remat=False, sample_batch_size=0, max_test_rows=256, warm_start=False, on_malformed="reject", max_attempts=8.0,
              prompts=False, chunk_size=0, directory=None, resume=False, keep_checkpoints=False, begin=lambda: None):
   """The sweep behind this binary; None after a dry run.
 

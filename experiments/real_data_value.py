@@ -25,7 +25,7 @@ if __name__ == "__main__":
 
 def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, model="tiny", dataset="pydocs",
              mode="finetune", max_seq_len=64, recipe=None, lora_rank=0, lora_targets=(), dtype="float32", remat=False,
-             sample_batch_size=0, max_test_rows=512, chunk_size=0):
+             sample_batch_size=0, max_test_rows=256, chunk_size=0):
   """One fit for each cell and seed; a Dataset, or None after a dry run."""
   begun = time.perf_counter()
   rows, made = max(num_real), max(num_synthetic)

@@ -61,21 +61,21 @@ def experiments(scale: str) -> dict:
           "workflows": WORKFLOWS, "dims": [1, 3] if smoke else [1, 10], "num_samples": [10, 100]} | size),
       "kde/moons": (kde.simulate, {
           "workflows": WORKFLOWS, "datasets": ["moons"], "bandwidths": [0.5] if smoke else [0.1, 0.5],
-          "num_samples": [20] if smoke else [32, 100]} | size),
+          "num_samples": [20] if smoke else [100]} | size),
       "kde/wine": (kde.simulate, {
           "workflows": WORKFLOWS, "datasets": ["wine"], "bandwidths": [1.0], "num_samples": [20 if smoke else 100]}
                    | size),
       "linear_regression": (linear_regression.simulate, {
-          "workflows": WORKFLOWS, "dims": [3] if smoke else [10], "num_samples": [20] if smoke else [32, 100]} | size),
+          "workflows": WORKFLOWS, "dims": [3] if smoke else [10], "num_samples": [20] if smoke else [100]} | size),
       "discrete": (discrete.simulate, {
-          "workflows": WORKFLOWS, "num_outcomes": [100], "num_samples": [10] if smoke else [10, 100]} | size),
+          "workflows": WORKFLOWS, "num_outcomes": [100], "num_samples": [10] if smoke else [100]} | size),
       "exponential_family": (exponential_family.simulate, {
-          "workflows": WORKFLOWS[:2], "families": ["poisson"] if smoke else ["bernoulli", "poisson", "exponential"],
-          "num_samples": [10] if smoke else [10, 100]} | size),
+          "workflows": WORKFLOWS[:2], "families": ["poisson"] if smoke else ["bernoulli", "poisson"],
+          "num_samples": [10] if smoke else [100]} | size),
       "logistic_regression": (logistic_regression.simulate, {
           "workflows": WORKFLOWS, "num_generations": 4 if smoke else 50, "num_seeds": size["num_seeds"]}),
       "real_share/gaussian": (real_share.simulate, {
-          "task": "gaussian", "real_fractions": [0.0, 0.5] if smoke else [0.0, 0.05, 0.1, 0.2, 0.5], "num_samples": [32],
+          "task": "gaussian", "real_fractions": [0.0, 0.5] if smoke else [0.0, 0.1, 0.5], "num_samples": [32],
           "dims": [3]} | size),
       "language_model": (language_model.simulate, {
           "workflows": WORKFLOWS, "num_samples": [16 if smoke else 256], "num_generations": 2 if smoke else 5,

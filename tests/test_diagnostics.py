@@ -32,6 +32,17 @@ def test_verdicts_where_runs_are_lost():
   assert diagnostics.verdict(noise[:1], t).label == "undecided"
 
 
+def test_few_runs_do_not_make_a_rise_bounded():
+  """Three runs of five generations that rise: too few for the level; flat ones, or forty that rise, are decided."""
+  t = np.arange(1, 6.0)
+  wobble = np.array([-0.1, 0.0, 0.1])[:, None] * t
+  assert diagnostics.verdict(t + wobble, t).label == "undecided"
+  assert diagnostics.verdict(1 + wobble, t).label == "bounded"
+  many = np.tile(t + wobble, (14, 1))
+  assert diagnostics.verdict(many, t).label == "diverging"
+  assert diagnostics.verdict(-t + wobble, t).label == "bounded"
+
+
 def test_a_ratio_of_zero_has_collapsed():
   values = np.exp(-np.arange(1, 101.0)) * np.ones((1, 20, 1))
   values[..., 40:] = 0.0
@@ -39,6 +50,15 @@ def test_a_ratio_of_zero_has_collapsed():
   assert row["verdict"].label == "diverging" and row["verdict"].final_mean == -np.inf
   [row] = diagnostics.verdicts(made(values, metric="squared_error_of_mean", worse="higher"))
   assert row["verdict"].label == "bounded"
+
+
+def test_a_cell_that_was_stopped_is_drawn_up_to_there():
+  values = np.ones((2, 3, 6)) + np.arange(3)[:, None]
+  values[1, :, 4:] = np.nan
+  figure = plotting.trajectories(made(values, task="mine", worse="higher", log_scale=0), "covariance_trace_ratio")
+  whole, part = figure.axes[0].lines
+  assert list(part.get_xdata()) == [1, 2, 3, 4] and len(whole.get_xdata()) == 6
+  assert "ended at t = 4" in part.get_label()
 
 
 def normal_sample(mean, num=400, seed=0):
