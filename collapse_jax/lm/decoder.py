@@ -96,6 +96,22 @@ class Norm(nnx.Module):
     return (x if self.bias is None else x + _along(self.bias[...], x)).astype(dtype)
 
 
+@jax.custom_vjp
+def _matmul(x, kernel):
+  """x [B, L, I] times kernel [I, O]. The gradient of the kernel is a product in the kernel's own layout: left to JAX it comes
+  out transposed, for which XLA on CPU first copies transposed activations."""
+  return x @ kernel
+
+
+def _matmul_backward(saved, dy):
+  x, kernel = saved
+  return (jax.lax.dot_general(dy, kernel, (((2,), (1,)), ((), ()))),
+          jax.lax.dot_general(x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]), (((0,), (0,)), ((), ()))))
+
+
+_matmul.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _matmul_backward)
+
+
 class Linear(nnx.Module):
   """x kernel + bias, and with adapters + (x down) up alpha / rank: the kernel stays as it is, shared by all runs."""
 
@@ -109,7 +125,7 @@ class Linear(nnx.Module):
     self.adapter_up = nnx.Param(jnp.zeros((arch.adapter_rank, outputs), dtype)) if adapted else None
 
   def __call__(self, x):
-    y = x @ self.kernel[...]
+    y = _matmul(x, self.kernel[...])
     if self.bias is not None:
       y = y + _along(self.bias[...], y)
     if self.adapter_down is None:
@@ -225,15 +241,18 @@ class Decoder(nnx.Module):
       return nnx.merge(graph, parameters)(x, rotation, allowed), None
 
     windows = jnp.asarray(np.asarray(self.arch.windows, np.int32))
-    x, _ = jax.lax.scan(jax.checkpoint(layer) if remat else layer, x, (layers, windows))
+    # Without remat only products are kept for the backward pass: reading the rest costs more than computing it again.
+    keep = None if remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    x, _ = jax.lax.scan(jax.checkpoint(layer, policy=keep), x, (layers, windows))
     x = self.final_norm(x)
     return self.logits(x) if head else x
 
-  def decode(self, tokens: Array, cache: Cache, layers: list[Params]) -> tuple[Array, Cache]:
+  def decode(self, tokens: Array, cache: Cache, layers: list[Params], head: Array) -> tuple[Array, Cache]:
     """Logits [B, L, V] of tokens [B, L] that follow those in the cache, and the cache with them.
 
     Args:
       layers: parameters a layer. Read from the stack they would be copied at every step, which takes longer than their use.
+      head: output layer [dim, V], so that tied embeddings are transposed once and not at every step.
     """
     batch, length = tokens.shape
     capacity = cache.layers[0][0].shape[2]
@@ -246,7 +265,8 @@ class Decoder(nnx.Module):
       visible = (back >= 0) & (back < window) if window < capacity else back >= 0
       x, past = nnx.merge(graph, parameters)(x, rotation, visible[None], past, cache.used)
       kept.append(past)
-    return self.logits(self.final_norm(x)), Cache(tuple(kept), cache.used + length)
+    return self.capped(jnp.matmul(self.final_norm(x), head, preferred_element_type=jnp.float32)), Cache(
+        tuple(kept), cache.used + length)
 
   def embed(self, tokens: Array, place: Array):
     """Embeddings [B, L, dim] of tokens at positions `place` [B, L], and the rotation of queries and keys."""
@@ -263,6 +283,9 @@ class Decoder(nnx.Module):
       out = jnp.einsum("...d,vd->...v", x, self.embedding[...], preferred_element_type=jnp.float32)
     else:
       out = jnp.einsum("...d,dv->...v", x, self.head[...], preferred_element_type=jnp.float32)
+    return self.capped(out)
+
+  def capped(self, out: Array) -> Array:
     cap = self.arch.final_soft_cap
     return cap * jnp.tanh(out / cap) if cap else out
 
@@ -326,7 +349,8 @@ def functions(arch: Architecture, dtype=jnp.float32, remat: bool = False) -> Fun
 
   def decoder(params):
     layers = [jax.tree.map(operator.itemgetter(i), params["layers"]) for i in range(arch.num_layers)]
-    return lambda tokens, cache: nnx.merge(graph, params).decode(tokens, cache, layers)
+    head = params["embedding"].T if arch.tied else params["head"]
+    return lambda tokens, cache: nnx.merge(graph, params).decode(tokens, cache, layers, head)
 
   return Functions(
       apply=lambda params, tokens, mask=None: call(params, tokens, mask, remat=remat),

@@ -69,10 +69,12 @@ def check(recipe: Recipe) -> None:
 
 def token_losses(logits: Logits, params: Params, tokens: Array, length: Array) -> tuple[Array, Array]:
   """Cross entropies [B, L - 1] in nats of each token after the first, and which of them count."""
-  scores = logits(params, tokens)[:, :-1].astype(jnp.float32)
-  chosen = jnp.take_along_axis(scores, tokens[:, 1:, None], axis=-1)[..., 0]
+  scores = logits(params, tokens).astype(jnp.float32)
+  # Neither sliced nor gathered from: the gradients of both are passes over another array of this size.
+  following = jnp.roll(tokens, -1, axis=1)[..., None] == jnp.arange(scores.shape[-1])[None, None]
+  loss = jax.nn.logsumexp(scores, axis=-1) - jnp.sum(jnp.where(following, scores, 0.0), axis=-1)
   counts = jnp.arange(1, tokens.shape[1])[None] < length[:, None]
-  return jax.nn.logsumexp(scores, axis=-1) - chosen, counts
+  return loss[:, :-1], counts
 
 
 def mean_loss(logits: Logits, params: Params, tokens: Array, length: Array, batch_size: int) -> Array:
