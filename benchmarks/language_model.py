@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-BATCH, LENGTH, STEPS = 8, 128, 2
+BATCH, LENGTH, STEPS = 8, 128, 3
 SEQUENCES, NEW_TOKENS = 32, 64
 
 
@@ -24,13 +24,11 @@ def timed(function):
 
 def paired(label, ours, theirs, pairs):
   """A row: seconds of both, median and range of the ratio; the first call of each is not counted."""
-  compiling = timed(ours)
-  theirs()
+  ours(), theirs()
   times = np.array([(timed(ours), timed(theirs)) for _ in range(pairs)])
   ratio = times[:, 1] / times[:, 0]
   mine, other = np.median(times, axis=0)
-  return (f"| {label} | {mine:.2f} s | {other:.2f} s | {np.median(ratio):.2f} ({ratio.min():.2f} to {ratio.max():.2f}) | "
-          f"{compiling - mine:.0f} s |")
+  return f"| {label} | {mine:.1f} s | {other:.1f} s | {np.median(ratio):.2f} ({ratio.min():.2f} to {ratio.max():.2f}) |"
 
 
 def fitting(model, recipe, tokens, dtype=None):
@@ -47,73 +45,45 @@ def fitting(model, recipe, tokens, dtype=None):
 
 
 def on_cpu(path, pairs):
+  import concurrent.futures
+  import multiprocessing
+  import tempfile
+
   import jax
   import jax.numpy as jnp
-  import torch
-  import transformers
 
+  from benchmarks import torch_reference as reference
   from collapse_jax import lm
   from collapse_jax.lm import checkpoint, sampling, text, training
-  from collapse_jax.lm.decoder import architecture
   model = lm.load(path)
-  theirs = transformers.AutoModelForCausalLM.from_config(model.config)
-  state = {name: torch.tensor(np.ascontiguousarray(value))
-           for name, value in checkpoint.to_tensors(architecture(model.config), model.params)}
-  missing, unknown = theirs.load_state_dict(state, strict=False)
-  if unknown or set(missing) - {"lm_head.weight"}:
-    raise SystemExit(f"weights do not fit: missing {missing}, unknown {unknown}")
-  theirs.tie_weights()
-  start = {name: value.clone() for name, value in theirs.state_dict().items()}
-
   ids = model.tokenizer("\n".join(one.text for one in text.load("pydocs", "train")[:200])).input_ids
   tokens = np.asarray(ids[:BATCH * LENGTH], np.int32).reshape(BATCH, LENGTH)
-  batch = torch.tensor(tokens.astype(np.int64))
   recipe = training.Recipe(learning_rate=1e-4, budget="steps", amount=STEPS, batch_size=BATCH, warmup_share=0.0)
-  optimiser: list = []
-
-  def train_theirs():
-    for _ in range(STEPS):
-      optimiser[0].zero_grad()
-      theirs(batch, labels=batch, use_cache=False).loss.backward()
-      torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
-      optimiser[0].step()
-
-  def restart():
-    theirs.load_state_dict(start)
-    optimiser[:] = [torch.optim.AdamW(theirs.parameters(), lr=1e-4, weight_decay=0.0)]
-
-  def loss_of_theirs():
-    with torch.no_grad():
-      return theirs(batch, labels=batch).loss.item()
-
   fit = fitting(model, recipe, tokens)
   full = jnp.full(BATCH, LENGTH)
-  loss = lambda params: float(jax.jit(lambda p: training.mean_loss(model.apply, p, tokens, full, BATCH))(params))
-  restart()
-  before = loss(model.params), loss_of_theirs()
-  train_theirs()
-  after = loss(fit().weights), loss_of_theirs()
-  print(f"loss before {before[0]:.5f} and {before[1]:.5f}, after {STEPS} steps {after[0]:.5f} and {after[1]:.5f}")
-  if abs(before[0] - before[1]) > 1e-3 or abs(after[0] - after[1]) > 0.02 * (before[0] - after[0]):
-    raise SystemExit("the two do not compute the same; nothing is timed")
-  restart()
-  print(paired(f"{STEPS} training steps, {BATCH} x {LENGTH} tokens", fit, train_theirs, pairs), flush=True)
-  theirs.load_state_dict(start)
-  theirs.eval()
-
+  loss = jax.jit(lambda params: training.mean_loss(model.apply, params, tokens, full, BATCH))
   functions = checkpoint.functions_of(model.config, model.params)
   begin, _ = text.special_ids(model.tokenizer)
   never = -1  # no sequence ends early, on either side
   generate = jax.jit(lambda params, keys: sampling.generate(keys, functions, params, NEW_TOKENS + 1, begin, never))
-  ours = lambda: jax.block_until_ready(generate(model.params, jax.random.split(jax.random.key(0), SEQUENCES)))
-
-  def sample_theirs():
-    out = theirs.generate(torch.full((SEQUENCES, 1), begin), max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS,
-                          do_sample=True, top_k=0, top_p=1.0, temperature=1.0, pad_token_id=begin)
-    assert out.shape == (SEQUENCES, NEW_TOKENS + 1)
-
-  with torch.no_grad():
-    print(paired(f"sampling {SEQUENCES} x {NEW_TOKENS} tokens", ours, sample_theirs, pairs), flush=True)
+  sample = lambda: jax.block_until_ready(generate(model.params, jax.random.split(jax.random.key(0), SEQUENCES)))
+  context = multiprocessing.get_context("spawn")
+  with tempfile.TemporaryDirectory() as directory, concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+    lm.save(model, directory)
+    theirs = lambda function, *arguments: pool.submit(function, *arguments).result()
+    theirs(reference.open_model, directory, recipe.learning_rate)
+    before = float(loss(model.params)), theirs(reference.loss, tokens)
+    theirs(reference.train, tokens, STEPS)
+    after = float(loss(fit().weights)), theirs(reference.loss, tokens)
+    print(f"loss before {before[0]:.5f} and {before[1]:.5f}, after {STEPS} steps {after[0]:.5f} and {after[1]:.5f}")
+    if abs(before[0] - before[1]) > 1e-3 or abs(after[0] - after[1]) > 0.02 * (before[0] - after[0]):
+      raise SystemExit("the two do not compute the same; nothing is timed")
+    theirs(reference.restart)
+    print(paired(f"{STEPS} training steps, {BATCH} x {LENGTH} tokens", fit,
+                 lambda: theirs(reference.train, tokens, STEPS), pairs), flush=True)
+    theirs(reference.restart)
+    print(paired(f"sampling {SEQUENCES} x {NEW_TOKENS} tokens", sample,
+                 lambda: theirs(reference.sample, begin, SEQUENCES, NEW_TOKENS), pairs), flush=True)
 
 
 def on_accelerator(path):

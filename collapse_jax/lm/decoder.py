@@ -98,7 +98,7 @@ class Norm(nnx.Module):
 
 @jax.custom_vjp
 def _matmul(x, kernel):
-  """x [B, L, I] times kernel [I, O]. The gradient of the kernel is a product in the kernel's own layout: left to JAX it comes
+  """x [B, L, I] times kernel [I, O]. The kernel's gradient is a product in the kernel's own layout: left to JAX it comes
   out transposed, for which XLA on CPU first copies transposed activations."""
   return x @ kernel
 
