@@ -193,9 +193,10 @@ def findings(results) -> list[str]:
     loss = cell.test_loss.transpose("seed", "generation").values
     if not np.isfinite(loss).all():
       continue
-    half = 1.96 * loss[:, -1].std(ddof=1) / np.sqrt(len(loss)) if len(loss) > 1 else np.nan
-    lines.append(f"{workflow}: test loss {loss[:, 0].mean():.3f} nats per token in generation 1, "
-                 f"{loss[:, -1].mean():.3f} +- {half:.2g} in generation {loss.shape[1]} (95% interval, {len(loss)} seeds)")
+    spread = f" +- {1.96 * loss[:, -1].std(ddof=1) / np.sqrt(len(loss)):.2g}" if len(loss) > 1 else ""
+    seeds = f"95% interval, {len(loss)} seeds" if spread else "1 seed"
+    lines.append(f"{workflow}: test loss {loss[:, 0].mean():.3f} nats per token in generation 1, {loss[:, -1].mean():.3f}"
+                 f"{spread} in generation {loss.shape[1]} ({seeds})")
   return lines
 
 

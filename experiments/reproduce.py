@@ -97,7 +97,8 @@ def main():
   if common.FLAGS.dry_run:
     from collapse_jax import cost
     total = cost.text(sum(plan.compile_seconds + plan.run_seconds for plan in common.PLANS))
-    print(f"in all: {sum(plan.runs for plan in common.PLANS)} runs, about {total}")
+    rest = ", language models not counted" if "language_model" in chosen else ""
+    print(f"in all: {sum(plan.runs for plan in common.PLANS)} runs, about {total}{rest}")
     return
   common.write_all(results, path)
 
