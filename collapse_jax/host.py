@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax import devices
 from collapse_jax import store as storage
 from collapse_jax.generation import context_of, emit, prepared, provenance, role_keys, start, with_health
-from collapse_jax.sweep import COMMON_METRICS, Results, accepted, check_grid, device_name, to_dataset, workflow_makers
+from collapse_jax.sweep import COMMON_METRICS, Results, accepted, check_grid, to_dataset, workflow_makers
 from collapse_jax.types import Data, MetricInfo, Metrics, Run, TaskSetting, Workflow
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   if not results.values:
     raise ValueError(str(status.flat[0]))
   attributes = {
-      "jax_version": jax.__version__, "device": device_name(), "wall_seconds": time.perf_counter() - begun,
+      "jax_version": jax.__version__, "device": devices.name(), "wall_seconds": time.perf_counter() - begun,
       "compile_seconds": seconds.compiling, "num_compilations": seconds.programs,
       "num_runs": int(np.sum(status == "ok")) * num_seeds, "seed": seed, "record_every": 1, "stopped": "; ".join(stopped),
       "primary_metric": primary_metric or next((name for name in info if name not in COMMON_METRICS), "")}

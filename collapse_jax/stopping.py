@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax import devices
 from collapse_jax.generation import recorded, scan_generations, start
 
 NUM_BLOCKS = 24
@@ -21,26 +22,28 @@ class Stopping:
 
   Args:
     bind: (traced values) -> task and workflow; the task has `absorbed`, the workflow is `absorbing`.
-    num_generations, seed, record_every: as for `sweep`.
+    num_generations, seed, record_every, mesh: as for `sweep`.
   """
 
-  def __init__(self, bind: Callable[[Any], tuple], num_generations: int, seed: int, record_every: int):
+  def __init__(self, bind: Callable[[Any], tuple], num_generations: int, seed: int, record_every: int, mesh=None):
+    self._mesh = mesh
     self._bind, self._num_generations, self._record_every, self._seed = bind, num_generations, record_every, seed
     self._size = -(-num_generations // (NUM_BLOCKS * record_every)) * record_every
     inside = [i for i in range(self._size) if (i + 1) % record_every == 0]
     self._kept = np.asarray(inside if record_every == 1 else [0, *inside])
+    self._first: dict[int, Any] = {}
     self._programs: dict[int, Any] = {}
     self._lock = threading.Lock()
 
-  def compile(self, width: int, traced) -> None:
-    """For `width` seeds, so that the time of the first call is the run's own."""
-    index = jnp.arange(width)
-    self._first = jax.jit(self._start).lower(index, traced).compile()
-    self._block(jax.eval_shape(self._start, index, traced), traced)
+  def compile(self, width: int, traced) -> float:
+    """For `width` seeds, so that the time of the first call is the run's own; the bytes that it uses on a device."""
+    index = np.arange(width, dtype=np.int32)
+    self._first[width] = devices.over_runs(self._start, self._mesh, True, False).lower(index, traced).compile()
+    return devices.bytes_used(self._block(jax.eval_shape(self._start, index, traced), traced))
 
   def __call__(self, index, traced):
     """Metrics [seeds, recorded] of the seeds `index`."""
-    runs = self._first(index, traced)
+    runs = self._first[len(index)](index, traced)
     lanes, width = np.arange(len(index)), len(index)
     generations = recorded(range(1, self._num_generations + 1), self._record_every)
     place = {t: i for i, t in enumerate(generations)}
@@ -60,9 +63,11 @@ class Stopping:
       if gone.all():
         break
       left = np.flatnonzero(~gone)
-      narrow = -(-len(runs.absorbed_at) // NARROWING)
+      together = devices.size(self._mesh)
+      narrow = -(-len(runs.absorbed_at) // (NARROWING * together)) * together
       if len(left) <= narrow < len(runs.absorbed_at):
-        runs, lanes = _take(runs, jnp.asarray(np.resize(left, narrow))), lanes[left]
+        runs = devices.place(_take(runs, jnp.asarray(np.resize(left, narrow))), self._mesh)
+        lanes = lanes[left]
     for lane, end in enumerate(last):
       for value in metrics.values():
         value[lane, end + 1:] = value[lane, end]
@@ -78,7 +83,8 @@ class Stopping:
     width = len(runs.absorbed_at)
     with self._lock:
       if width not in self._programs:
-        self._programs[width] = jax.jit(self._advance).lower(runs, jax.ShapeDtypeStruct((), jnp.int32), traced).compile()
+        jitted = devices.over_runs(self._advance, self._mesh, True, False, False)
+        self._programs[width] = jitted.lower(runs, jax.ShapeDtypeStruct((), jnp.int32), traced).compile()
       return self._programs[width]
 
   def _advance(self, runs, begin, traced):

@@ -9,11 +9,12 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import logging
 import math
-import os
 import pathlib
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -22,14 +23,17 @@ import numpy as np
 import scipy.linalg  # noqa: F401  JAX's LAPACK: a limit of threads reaches only what is loaded
 from threadpoolctl import threadpool_limits
 
-from collapse_jax import cost, stopping
+from collapse_jax import cost, devices, stopping
 from collapse_jax import workflows as workflow_library
+from collapse_jax.chunks import Chunks
 from collapse_jax.generation import generation, prepared, recorded, run, start
-from collapse_jax.types import MetricInfo, TaskSetting, Workflow
+from collapse_jax.types import MetricInfo, Metrics, TaskSetting, Workflow
 
 if TYPE_CHECKING:
   import xarray
 
+_log = logging.getLogger(__name__)
+OnCell = Callable[[dict[str, Any], Metrics], None]
 COMMON_METRICS = {
     "finite": MetricInfo("all metrics of this generation are finite"),
     "train_size": MetricInfo("training rows, weighted", "items"),
@@ -49,10 +53,15 @@ class Cell:
 def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[str, Any],
           axes: Mapping[str, Sequence[Any]], *, num_generations: int, num_seeds: int, seed: int = 0,
           record_every: int = 1, warm_start: bool = False, text_axes: Sequence[str] = (),
-          static_axes: Sequence[str] = (), primary_metric: str = "",
+          static_axes: Sequence[str] = (), primary_metric: str = "", mesh: "jax.sharding.Mesh | None" = None,
           chunk_size: int | None = None, memory_bytes: float | None = None, num_workers: int | None = None,
+          directory: Any = None, resume: bool = False, on_cell: OnCell | None = None,
           progress: bool = False) -> "xarray.Dataset":
   """Runs every workflow on every cell of a grid for many seeds.
+
+  Runs are split over the devices of `mesh`, and over processes once `jax.distributed` is initialised: each process
+  computes its share of the chunks, and all return the whole. A run's numbers depend neither on this nor on chunk_size:
+  bit for bit where a device computes chunks of the same size, else up to rounding.
 
   Args:
     task: factory, called with one value of each axis by name. Floats arrive as tracers, so that one compilation serves
@@ -68,15 +77,22 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
     text_axes: axes whose coordinate is text; numbers among them are also in the coordinate NAME_value.
     static_axes: axes whose numbers must not be traced, because they fix a shape or pick a branch.
     primary_metric: the metric that reports lead with; default the first of the task.
-    chunk_size: runs per program call; default: what fits memory, shared among the workers.
-    memory_bytes: for all chunks in flight; default half of what the device or the machine has.
+    mesh: devices that share each chunk; default one device.
+    chunk_size: runs of a program call on each device; default: what shares the runs among workers and devices, or less
+      where memory (as the compiled program reports it) does not suffice. Halved where memory runs out nevertheless.
+    memory_bytes: of a device, for all chunks in flight; default half of what the device or the machine has.
     num_workers: threads; default the cores, on an accelerator 1.
+    directory: finished chunks are written there, so that a sweep that was killed can go on; None: none are written.
+    resume: go on from the chunks in `directory`; else they are deleted. Damaged ones are computed again.
+    on_cell: called with name -> value of a cell and its metrics [num_seeds, recorded, ...] once all its runs are done.
     progress: show a progress bar on standard error.
   Returns:
     a Dataset with dims workflow, the axes, seed, generation and those of vector metrics. Cells that cannot run hold
     NaN, and `cell_status` says why.
   Raises:
-    ValueError: nothing to run, or no cell can run (the first reason).
+    ValueError: nothing to run, no cell can run (the first reason), or chunks to resume from that another sweep made.
+    MemoryError: a single run does not fit.
+    OSError: `directory` cannot be written.
   """
   begun = time.perf_counter()
   makers = workflow_makers(workflows)
@@ -84,46 +100,70 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   check_grid(makers, axes, num_generations, num_seeds, record_every, chunk_size)
   status = np.full((len(makers), *map(len, axes.values())), "ok", dtype=object)
   needed = 32.0 * status.size * num_seeds * max(num_generations // record_every, 1)
-  if needed > _memory_bytes():
-    raise ValueError(_too_large("the table of results", needed, _memory_bytes()))
+  if needed > devices.memory_bytes():
+    raise ValueError(_too_large("the table of results", needed, devices.memory_bytes()))
   groups = _group(task, makers, axes, status, static_axes)
   if not groups:
     raise ValueError(str(status.flat[0]))
-  workers = num_workers or _num_workers()
-  memory = memory_bytes or 0.5 * _memory_bytes()
-  shape = (*status.shape, num_seeds, len(recorded(range(1, num_generations + 1), record_every)))
-  results = Results(shape)
-  compile_seconds = []
+  mesh = devices.local(mesh)
+  workers, memory = _agreed(num_workers or devices.num_workers(mesh), memory_bytes or 0.5 * devices.memory_bytes())
+  generations = recorded(range(1, num_generations + 1), record_every)
+  results = Results((*status.shape, num_seeds, len(generations)))
+  saved = None
+  if directory is not None:
+    about = {"workflows": list(makers), "axes": axes, "num_generations": num_generations, "num_seeds": num_seeds,
+             "seed": seed, "record_every": record_every, "warm_start": warm_start, "jax_enable_x64": jax.config.jax_enable_x64,
+             "jax": jax.__version__, "collapse_jax": version()}
+    saved = Chunks(pathlib.Path(directory) / f"process_{jax.process_index()}", about, resume)
+    for index, first, metrics in saved.saved():
+      results.write(index, first, metrics)
+  programs = []
+  each = math.ceil(num_seeds / (workers * devices.size(mesh) * jax.process_count()))
 
   def compile_group(cells: list[Cell]):
     maker, static = makers[cells[0].workflow], cells[0].static
-    program = functools.partial(_run_seeds, task, maker, static, num_generations, seed, record_every, warm_start)
+    if all(results.done[cell.index].all() for cell in cells):
+      return cells, None, ""
+    bind = functools.partial(_bind, task, maker, static)
     try:
       bytes_per_run = _bytes_per_run(task, maker, cells[0], num_generations)
       if bytes_per_run > memory:
         raise ValueError(_too_large("one run", bytes_per_run, memory))
-      chunk = chunk_size or max(1, min(math.ceil(num_seeds / workers), int(memory / workers / bytes_per_run)))
-      chunk = math.ceil(num_seeds / math.ceil(num_seeds / chunk))
-      clock = time.perf_counter()
-      execute: Callable[..., Any]
-      if not warm_start and _can_stop(task, maker, cells[0]):
-        execute = stopping.Stopping(functools.partial(_bind, task, maker, static), num_generations, seed, record_every)
-        execute.compile(chunk, cells[0].traced)
+      stops = not warm_start and _can_stop(task, maker, cells[0])
+      program = Program(bind, num_generations, seed, record_every, warm_start, stops, mesh)
+      fits = max(1, min(each, int(memory / workers / bytes_per_run)))
+      if chunk_size:
+        program.compile(min(chunk_size, num_seeds), cells[0].traced)
       else:
-        execute = jax.jit(program).lower(jnp.arange(chunk), cells[0].traced).compile()
+        program.choose(fits, memory / workers, num_seeds, cells[0].traced)
     except ValueError as error:  # task and workflow do not go together: a fact about the cells, not a crash
-      return cells, 0, None, str(error)
-    compile_seconds.append(time.perf_counter() - clock)
-    return cells, chunk, execute, ""
+      return cells, None, str(error)
+    programs.append(program)
+    return cells, program, ""
 
-  def run_chunk(execute, cell: Cell, first: int, chunk: int):
-    metrics = execute(jnp.arange(first, first + chunk), jax.tree.map(_scalar, cell.traced))
-    return cell, first, jax.tree.map(np.asarray, metrics)
+  def run_chunk(program: Program, cell: Cell, first: int, num: int):
+    found = []
+    for start, metrics in program.run(first, num, jax.tree.map(_scalar, cell.traced)):
+      metrics = {name: value[:num_seeds - start] for name, value in metrics.items()}  # the last chunk may be padded
+      if saved is not None:
+        saved.save(cell.index, start, metrics)
+      found.append((start, metrics))
+    return cell, found
+
+  def mine(cell: Cell, first: int, width: int) -> bool:
+    """Chunks are dealt to processes in turn; those that are committed are not computed again."""
+    turn = first // width + int(np.ravel_multi_index(cell.index, status.shape))
+    return turn % jax.process_count() == jax.process_index() and not results.done[cell.index][first:first + width].all()
+
+  def finished(cell: Cell):
+    if on_cell is not None and results.done[cell.index].all():
+      names = {"workflow": cell.workflow} | {axis: axes[axis][i] for axis, i in zip(axes, cell.index[1:])}
+      on_cell(names, {name: value[cell.index] for name, value in results.values.items()})
 
   num_runs = sum(len(cells) for cells in groups) * num_seeds
+  pool = concurrent.futures.ThreadPoolExecutor(workers)
   # LAPACK's own threads would only get in the way of these.
-  with (threadpool_limits(1, "blas"), concurrent.futures.ThreadPoolExecutor(workers) as pool,
-        _progress_bar(num_runs, progress) as bar):
+  with threadpool_limits(1, "blas"), _progress_bar(num_runs, int(results.done.sum()), progress) as bar:
     pending: set[concurrent.futures.Future] = set()
     compiling: set[concurrent.futures.Future] = set()
     to_compile = iter(groups)
@@ -141,32 +181,120 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
         done, pending = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
         for future in done:
           if future in compiling:
-            cells, chunk, execute, refusal = future.result()
+            cells, program, refusal = future.result()
             for cell in cells:
               if refusal:
                 status[cell.index] = refusal
                 bar.update(num_seeds)
-                continue
-              pending |= {pool.submit(run_chunk, execute, cell, i, chunk) for i in range(0, num_seeds, chunk)}
+              elif program is None:
+                finished(cell)
+              else:
+                width = program.width
+                pending |= {pool.submit(run_chunk, program, cell, i, width) for i in range(0, num_seeds, width)
+                            if mine(cell, i, width)}
             compile_next()
           else:
-            cell, first, metrics = future.result()
-            bar.update(results.write(cell.index, first, metrics))
-    except BaseException:
+            cell, found = future.result()
+            bar.update(sum(results.write(cell.index, first, metrics) for first, metrics in found))
+            finished(cell)
+    finally:  # without waiting for chunks that run: an interrupted sweep abandons them
       pool.shutdown(wait=False, cancel_futures=True)
-      raise
+  results = merged(results)
   if not results.values:
     raise ValueError(str(status.flat[0]))
+  if not results.done[status == "ok"].all():
+    raise RuntimeError("some runs were computed by no process: processes of one sweep must be given the same arguments.")
   wall = time.perf_counter() - begun
   info = COMMON_METRICS | _metric_info(task, groups)
+  sizes = sorted({program.size for program in programs})
   attributes = {
-      "jax_version": jax.__version__, "device": device_name(), "wall_seconds": wall,
-      "compile_seconds": float(sum(compile_seconds)), "num_compilations": len(compile_seconds),
+      "jax_version": jax.__version__, "device": devices.name(), "wall_seconds": wall,
+      "num_devices": devices.size(mesh), "num_processes": jax.process_count(),
+      "chunk_size": ",".join(map(str, sizes)),
+      "compile_seconds": float(sum(program.compile_seconds for program in programs)), "num_compilations": len(programs),
       "num_runs": int(np.sum(status == "ok")) * num_seeds, "seed": seed, "record_every": record_every,
       "primary_metric": primary_metric or next((name for name in info if name not in COMMON_METRICS), ""),
   }
-  generations = recorded(range(1, num_generations + 1), record_every)
   return to_dataset(results, list(makers), axes, text_axes, generations, status, info, attributes)
+
+
+def _agreed(workers: int, memory: float) -> tuple[int, float]:
+  """The least of any process, so that all cut the sweep into the same chunks."""
+  everyone = devices.gather({"workers": np.asarray(workers), "memory": np.asarray(memory)})
+  return min(int(one["workers"]) for one in everyone), min(float(one["memory"]) for one in everyone)
+
+
+class Program:
+  """The runs of a group of cells, compiled for one size of chunk, or for a smaller one once memory has run out.
+
+  Attributes:
+    size: runs of a call on each device.
+    compile_seconds: of all sizes together.
+  """
+
+  def __init__(self, bind: Callable[[Any], tuple[TaskSetting, Workflow]], num_generations: int, seed: int, record_every: int,
+               warm_start: bool, stops: bool, mesh):
+    self.size, self.compile_seconds = 0, 0.0
+    self._mesh, self._lock = mesh, threading.RLock()
+    self._compiled: dict[int, Callable[..., Any]] = {}
+    self._stopping = stopping.Stopping(bind, num_generations, seed, record_every, mesh) if stops else None
+    self._runs = functools.partial(_run_seeds, bind, num_generations, seed, record_every, warm_start)
+
+  @property
+  def width(self) -> int:
+    """Runs of a call."""
+    return self.size * devices.size(self._mesh)
+
+  def choose(self, size: int, memory: float, num_seeds: int, traced) -> None:
+    """Compiles for chunks of at most this size that use at most this memory on a device."""
+    while True:
+      together = devices.size(self._mesh)
+      used = self.compile(math.ceil(num_seeds / math.ceil(num_seeds / (size * together)) / together), traced)  # no small rest
+      if used <= memory or self.size == 1:
+        _log.info("chunks of %d runs use %.4g MiB on a device", self.size, used / 2 ** 20)
+        return
+      size = max(1, min(self.size - 1, int(self.size * memory / used)))
+      _log.info("chunks of %d runs would use %.4g MiB of %.4g: trying %d", self.size, used / 2 ** 20, memory / 2 ** 20, size)
+
+  def compile(self, size: int, traced) -> float:
+    """For chunks of this size from now on; the bytes that they use on a device."""
+    with self._lock:
+      self.size = size
+      clock, width = time.perf_counter(), size * devices.size(self._mesh)
+      if self._stopping is not None:
+        used = self._stopping.compile(width, traced)
+        self._compiled[size] = self._stopping
+      else:
+        index = np.arange(width, dtype=np.int32)
+        compiled = devices.over_runs(self._runs, self._mesh, True, False).lower(index, traced).compile()
+        used = devices.bytes_used(compiled)
+        self._compiled[size] = compiled
+      self.compile_seconds += time.perf_counter() - clock
+      return used
+
+  def run(self, first: int, num: int, traced) -> Iterator[tuple[int, Metrics]]:
+    """(first, metrics) of chunks that cover the seeds from `first` on; smaller ones where memory runs out."""
+    end, together = first + num, devices.size(self._mesh)
+    while first < end:
+      size = self.size
+      with self._lock:
+        if size not in self._compiled:
+          self.compile(size, traced)
+      try:
+        index = np.arange(first, first + size * together, dtype=np.int32)
+        metrics = jax.tree.map(np.asarray, self._compiled[size](index, traced))
+      except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+          raise
+        if size == 1:
+          raise MemoryError("memory does not suffice for one run: lower num_samples, num_generations or the dimension, "
+                            "or raise record_every.") from None
+        with self._lock:
+          self.size = min(self.size, math.ceil(size / 2))
+        _log.warning("memory ran out for chunks of %d runs: going on with chunks of %d", size, self.size)
+        continue
+      yield first, metrics
+      first += size * together
 
 
 class Plan(NamedTuple):
@@ -207,7 +335,7 @@ def plan(task: Callable[..., TaskSetting], workflows, axes: Mapping[str, Sequenc
   cells = sum(map(len, groups))
   traced = [_cost_of_run(task, makers[group[0].workflow], group[0], num_generations, record_every) for group in groups]
   work = sum(len(group) * num_seeds * one for group, (one, _) in zip(groups, traced))
-  compiling, running = cost.seconds(work, len(groups), _num_workers())
+  compiling, running = cost.seconds(work, len(groups), devices.num_workers())
   return Plan(cells, int(np.sum(status != "ok")), cells * num_seeds, cells * num_seeds * num_generations, len(groups),
               max(size for _, size in traced), compiling, running,
               tuple(sorted({str(reason) for reason in status.flat if reason != "ok"})))
@@ -238,10 +366,6 @@ def _cost_of_run(task, maker, cell, num_generations, record_every) -> tuple[floa
   return total, _bytes_of(state)
 
 
-def _num_workers() -> int:
-  return min(8, os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
-
-
 def load(directory) -> "xarray.Dataset":
   """Opens the results that a binary or `to_netcdf` left in a directory (or the file itself).
 
@@ -256,9 +380,9 @@ def load(directory) -> "xarray.Dataset":
   return xarray.load_dataset(path, engine="h5netcdf")
 
 
-def _run_seeds(task, maker, static, num_generations, seed, record_every, warm_start, seed_index, traced):
+def _run_seeds(bind, num_generations, seed, record_every, warm_start, seed_index, traced):
   """Metrics [chunk, T] of the runs `seed_index` of one cell: the program of a sweep."""
-  one_task, workflow = _bind(task, maker, static, traced)
+  one_task, workflow = bind(traced)
   one = lambda i: run(jax.random.fold_in(jax.random.key(seed), i), one_task, workflow, num_generations,
                       warm_start=warm_start, record_every=record_every)
   return jax.vmap(one)(seed_index)
@@ -366,19 +490,6 @@ def _scalar(value):
   return jnp.asarray(value, float)
 
 
-def _memory_bytes() -> float:
-  stats = jax.local_devices()[0].memory_stats() or {}
-  if "bytes_limit" in stats:
-    return stats["bytes_limit"]
-  return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def device_name() -> str:
-  device = jax.devices()[0]
-  cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else ""
-  return f"{device.device_kind} ({device.platform}{cores})"
-
-
 def _metric_info(task, groups) -> dict[str, MetricInfo]:
   info: dict[str, MetricInfo] = {}
   for cells in groups:
@@ -389,27 +500,44 @@ def _metric_info(task, groups) -> dict[str, MetricInfo]:
 
 
 class Results:
-  """Arrays [workflow, axes..., seed, generation, ...], made when a metric is first seen."""
+  """Arrays [workflow, axes..., seed, generation, ...], made when a metric is first seen, and which runs are in them."""
 
   def __init__(self, shape):
     self.shape = shape
     self.values: dict[str, np.ndarray] = {}
+    self.done = np.zeros(shape[:-1], bool)
 
   def write(self, index, first, metrics) -> int:
-    num = min(self.shape[-2] - first, len(metrics["finite"]))
+    """Puts metrics [seeds, ...] of a cell in place; how many of these runs are new."""
+    at = (*index, slice(first, min(self.shape[-2], first + len(metrics["finite"]))))
+    num = int(np.sum(~self.done[at]))
     for name, value in metrics.items():
       if name not in self.values:
         empty = False if value.dtype == bool else np.nan
         dtype = bool if value.dtype == bool else np.result_type(value.dtype, np.float32)
         self.values[name] = np.full(self.shape + value.shape[2:], empty, dtype)
-      self.values[name][(*index, slice(first, first + num))] = value[:num]
+      self.values[name][at] = value[:at[-1].stop - first]
+    self.done[at] = True
     return num
+
+
+def merged(results: Results) -> Results:
+  """What all processes have computed; the same object where there is one."""
+  if jax.process_count() == 1:
+    return results
+  whole = Results(results.shape)
+  for one in devices.gather(results.values | {"/done": results.done}):
+    done = one.pop("/done")
+    for name, value in one.items():
+      mine = whole.values.setdefault(name, value.copy())
+      mine[done] = value[done]
+    whole.done |= done
+  return whole
 
 
 def to_dataset(results, workflow_names, axes, text_axes, generations, status, info, attributes):
   import xarray
 
-  from collapse_jax import __version__
   grid = ("workflow", *axes)
   coordinates: dict[str, Any] = {"workflow": workflow_names}
   for name, values in axes.items():
@@ -436,12 +564,17 @@ def to_dataset(results, workflow_names, axes, text_axes, generations, status, in
              "log_scale": int(about.log_scale), "measures": about.measures}
     variables[name] = (dims, value, notes)
   variables["cell_status"] = (grid, status.astype(str), {"long_name": "ok, or why the cell cannot run"})
-  return xarray.Dataset(variables, coordinates, {"package_version": __version__, **attributes})
+  return xarray.Dataset(variables, coordinates, {"package_version": version(), **attributes})
 
 
-def _progress_bar(total, show):
+def _progress_bar(total, done, show):
   from tqdm import tqdm
-  return tqdm(total=total, unit="run", disable=not show, smoothing=0.05, mininterval=0.5)
+  return tqdm(total=total, initial=done, unit="run", disable=not show, smoothing=0.05, mininterval=0.5)
+
+
+def version() -> str:
+  from collapse_jax import __version__
+  return __version__
 
 
 def check_grid(makers, axes, num_generations, num_seeds, record_every, chunk_size):

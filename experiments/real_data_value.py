@@ -39,10 +39,9 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
   import xarray
 
   import collapse_jax
-  from collapse_jax import tasks
+  from collapse_jax import devices, tasks
   from collapse_jax.lm import training
   from collapse_jax.lm.checkpoint import num_params
-  from collapse_jax.sweep import device_name
   from collapse_jax.types import Context, Data
   recipe = recipe or training.Recipe(learning_rate=language_model.TINY["learning_rate"],
                                      batch_size=language_model.TINY["batch_size"])
@@ -114,7 +113,7 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
   results = xarray.Dataset(variables, {"num_real": list(num_real), "num_synthetic": list(num_synthetic),
                                        "seed": np.arange(num_seeds)})
   results.attrs = about | {
-      "package_version": collapse_jax.__version__, "jax_version": jax.__version__, "device": device_name(), "seed": seed,
+      "package_version": collapse_jax.__version__, "jax_version": jax.__version__, "device": devices.name(), "seed": seed,
       "task": "real_data_value", "mode": mode, "budget": f"{recipe.amount:g} {recipe.budget}", "num_generator": generator,
       "generator_test_loss": float(np.mean(generator_loss)), "num_runs": num_cells * num_seeds, "num_compilations": 2,
       "wall_seconds": time.perf_counter() - begun}

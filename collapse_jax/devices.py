@@ -1,0 +1,101 @@
+"""What the machine has: memory, devices and processes, and how runs are split over them."""
+
+import io
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+RUNS = "runs"
+
+
+def mesh_of(num_devices: int | None = None) -> Mesh | None:
+  """A mesh over the first devices of this process; None where that is a single one.
+
+  Args:
+    num_devices: how many; None: all.
+  Raises:
+    ValueError: there are not so many.
+  """
+  devices = jax.local_devices()
+  if num_devices is not None and not 1 <= num_devices <= len(devices):
+    raise ValueError(f"devices must be from 1 to {len(devices)}, as many as there are, got {num_devices}.")
+  devices = devices[:num_devices]
+  return Mesh(np.asarray(devices), (RUNS,)) if len(devices) > 1 or num_devices else None
+
+
+def local(mesh: Mesh | None) -> Mesh | None:
+  """The part of a mesh that belongs to this process."""
+  return mesh.local_mesh if mesh is not None and mesh.is_multi_process else mesh
+
+
+def size(mesh: Mesh | None) -> int:
+  return 1 if mesh is None else mesh.size
+
+
+def over_runs(function: Callable[..., Any], mesh: Mesh | None, *split: bool) -> Any:
+  """A jitted function each of whose arguments is split over the mesh along its leading axis, or is the same everywhere.
+
+  `jax.shard_map` and not automatic partitioning: runs do not talk to each other, and LAPACK's calls cannot be partitioned.
+  Each device computes what one device alone would compute for a chunk of its size.
+  """
+  if mesh is None:
+    return jax.jit(function)
+  specs = tuple(PartitionSpec(mesh.axis_names) if one else PartitionSpec() for one in split)
+  divided = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(mesh.axis_names), check_vma=False)
+  return jax.jit(divided, in_shardings=tuple(NamedSharding(mesh, spec) for spec in specs))
+
+
+def place(tree, mesh: Mesh | None):
+  """Arrays whose leading axis is split over the mesh."""
+  return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
+
+
+def bytes_used(compiled) -> float:
+  """What a compiled program allocates on a device, results included; 0 where the backend does not tell."""
+  memory = compiled.memory_analysis()
+  if memory is None:
+    return 0.0
+  return float(memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes)
+
+
+def memory_bytes() -> float:
+  """Of a device, or of the machine as far as this process may use it."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  if "bytes_limit" in stats:
+    return float(stats["bytes_limit"])
+  available = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+  for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):  # of a container
+    try:
+      available = min(available, float(Path(file).read_text()))
+    except (OSError, ValueError):  # there is none, or it says "max"
+      continue
+  return available
+
+
+def num_workers(mesh: Mesh | None = None) -> int:
+  """Threads that compile and run programs: the cores, as far as devices do not use them; on an accelerator 1."""
+  return max(1, min(8, os.cpu_count() or 1) // size(mesh)) if jax.default_backend() == "cpu" else 1
+
+
+def name() -> str:
+  device = jax.local_devices()[0]
+  cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else ""
+  return f"{device.device_kind} ({device.platform}{cores})"
+
+
+def gather(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+  """What every process of a distributed program handed in, bit for bit; all must call this."""
+  if jax.process_count() == 1:
+    return [dict(arrays)]
+  from jax.experimental import multihost_utils
+  buffer = io.BytesIO()
+  np.savez(buffer, **arrays)  # type: ignore[arg-type]
+  mine = np.frombuffer(buffer.getvalue(), np.uint8)  # bytes: JAX would turn float64 into float32
+  sizes = np.ravel(multihost_utils.process_allgather(np.asarray(len(mine), np.int32)))
+  everyone = multihost_utils.process_allgather(np.pad(mine, (0, int(sizes.max()) - len(mine))))
+  return [dict(np.load(io.BytesIO(one[:num].tobytes()), allow_pickle=False)) for one, num in zip(everyone, sizes)]
