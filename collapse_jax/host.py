@@ -20,13 +20,14 @@ import numpy as np
 from collapse_jax import devices
 from collapse_jax import store as storage
 from collapse_jax.generation import context_of, emit, prepared, provenance, role_keys, start, with_health
-from collapse_jax.sweep import COMMON_METRICS, Results, accepted, check_grid, to_dataset, workflow_makers
+from collapse_jax.sweeps import COMMON_METRICS, Results, accepted, check_grid, to_dataset, workflow_makers
 from collapse_jax.types import Data, MetricInfo, Metrics, Run, TaskSetting, Workflow
 
 if TYPE_CHECKING:
   import xarray
 
 OnBatch = Callable[[dict[str, Any], int, range, Data], None]
+OnMetrics = Callable[[dict[str, Any], int, range, Metrics], None]
 
 
 class Stop(Exception):
@@ -37,7 +38,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
           axes: Mapping[str, Sequence[Any]], *, num_generations: int, num_seeds: int, seed: int = 0, shared: Any = None,
           warm_start: bool = False, chunk_size: int | None = None, directory: Path | None = None, resume: bool = False,
           keep_all: bool = False, on_batch: OnBatch | None = None,
-          on_metrics: Callable[[Metrics], None] | None = None, primary_metric: str = "",
+          on_metrics: OnMetrics | None = None, primary_metric: str = "",
           text_axes: Sequence[str] = (), progress: bool = False) -> "xarray.Dataset":
   """`collapse_jax.sweep` with a host loop over generations.
 
@@ -53,7 +54,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
       uninterrupted one.
     keep_all: keep the checkpoint of every generation, not only of the last.
     on_batch: called with cell, generation, seeds and the batches (leading axis over these seeds), before the checkpoint.
-    on_metrics: called with the metrics of a generation (leading axis over seeds); may raise `Stop`.
+    on_metrics: called with cell, generation, seeds and metrics (leading axis over these seeds); may raise `Stop`.
     progress: print a line for each generation.
   Returns:
     a Dataset as `collapse_jax.sweep` gives; a cell that was stopped holds NaN from the next generation on, and
@@ -220,7 +221,7 @@ def _run_cell(make, workflow: Workflow, programs, shared, cell, seeds: range, nu
         if progress:
           _report(cell, seeds, t, seen[-1], primary, time.perf_counter() - clock)
       if on_metrics is not None:
-        on_metrics(seen[t - 1])
+        on_metrics(cell, t, seeds, seen[t - 1])
   except Stop as stop:
     reason = f"{', '.join(f'{name} {value}' for name, value in cell.items())}: {stop}"
   finally:

@@ -10,12 +10,13 @@ Donoho 2024, "Universality of the pi^2/6 pathway" (2410.22812); Bertrand et al. 
 2024 (2402.11778); Ferbach et al. 2024 (curated data).
 """
 
-import ast
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from scipy import linalg, optimize, special, stats
+
+from collapse_jax.names import parse_call
 
 ACCUMULATE_LIMIT = np.pi**2 / 6  # of n * squared error under accumulate, t -> inf, first order (2404.01413)
 SUBSAMPLE_LIMIT = np.pi**2 / 2 - 2  # the same under accumulate_subsample (2410.22812)
@@ -66,7 +67,7 @@ def gaussian_moments(workflow: str, num_samples: int, num_generations: int,
         "sliding_window": lambda size: gaussian_schedule(sliding_window(size, T), n),
         "weights": lambda table: gaussian_schedule(np.asarray(table, float)[:T, :T], n),
     }
-  name, arguments, keywords = _parse_call(workflow)
+  name, arguments, keywords = parse_call(workflow)
   return formulas[name](*arguments, **keywords) if name in formulas else None
 
 
@@ -152,7 +153,7 @@ def gaussian_limit(workflow: str, num_samples: int, unbiased: bool = False) -> M
   Exact, but for `accumulate_subsample`, which is first order and given from num_samples = 30 on.
   """
   n = num_samples
-  name, arguments, keywords = _parse_call(workflow)
+  name, arguments, keywords = parse_call(workflow)
   if name == "mix":
     mix_limit = lambda real_fraction, fresh=False: gaussian_mix_limit(n, real_fraction, fresh, unbiased)
     return mix_limit(*arguments, **keywords)
@@ -530,17 +531,3 @@ def _check(num_samples: int, num_generations: int = 1) -> None:
     raise ValueError(f"num_samples must be at least 2, got {num_samples}.")
   if num_generations < 1:
     raise ValueError(f"num_generations must be at least 1, got {num_generations}.")
-
-
-def _parse_call(text: str) -> tuple[str, tuple, dict]:
-  """"mix(0.2, fresh=True)" -> ("mix", (0.2,), {"fresh": True})."""
-  try:
-    node = ast.parse(text.strip(), mode="eval").body
-    if isinstance(node, ast.Name):
-      return node.id, (), {}
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-      keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords}
-      return node.func.id, tuple(map(ast.literal_eval, node.args)), keywords
-  except (SyntaxError, ValueError):
-    pass
-  raise ValueError(f"workflow must be a name or a call with literal arguments, got {text!r}.")

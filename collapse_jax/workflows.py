@@ -4,7 +4,6 @@ All are schedules of whole batches, or a redrawn subset of rows: one function wi
 alone has a body of its own, because it can carry the total of a pool that only grows.
 """
 
-import ast
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import store as storage
-from collapse_jax import theory
+from collapse_jax import names, theory
 from collapse_jax.types import Data, TaskSetting, Workflow
 
 
@@ -61,8 +60,8 @@ def mix(real_fraction, fresh: bool = False) -> Workflow:
   Raises:
     ValueError: real_fraction outside (0, 1], or no task rows are fresh.
   """
-  if not isinstance(real_fraction, jax.core.Tracer) and not 0 < real_fraction <= 1:
-    raise ValueError(f"real_fraction must be above 0 and at most 1, got {real_fraction}.")
+  if not isinstance(real_fraction, jax.Array):
+    names.check_real_fraction(real_fraction, fresh)
 
   def emit(n, t):
     num = n * (1 - real_fraction) / real_fraction
@@ -89,8 +88,7 @@ def sliding_window(size: int) -> Workflow:
   Raises:
     ValueError: size is no integer of at least 1.
   """
-  if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
-    raise ValueError(f"size must be an integer of at least 1, got {size!r}.")
+  names.check_size(size)
   return _scheduled(slots=lambda T: min(size, T), slot=lambda t: t % size, weights=lambda T: theory.sliding_window(size, T))
 
 
@@ -104,14 +102,8 @@ def weights(table) -> Workflow:
   Raises:
     ValueError: not such a table, or (when a run starts) fewer rows than generations.
   """
-  try:
-    table = np.asarray(table, float)
-  except (TypeError, ValueError):
-    table = np.zeros(0)
-  if (table.ndim != 2 or table.shape[0] != table.shape[1] or not (table >= 0).all()
-      or not np.allclose(table, np.tril(table)) or not np.allclose(table.sum(axis=1), 1, atol=1e-6)):
-    raise ValueError("weights must be a square table of shares: row t - 1 for generation t, zero right of the diagonal, "
-                     "each row summing to 1.")
+  names.check_table(table)
+  table = np.asarray(table, float)
   factor = table * (table > 0).sum(axis=1, keepdims=True)
 
   def shares(num_generations):
@@ -129,22 +121,11 @@ def parse(text: str) -> Callable[..., Workflow]:
   Raises:
     ValueError: unknown name, or arguments that are not literals or do not fit.
   """
-  try:
-    call = ast.parse(text.strip(), mode="eval").body
-    name = call.func.id if isinstance(call, ast.Call) else call.id  # type: ignore[attr-defined]
-    arguments = [ast.literal_eval(a) for a in call.args] if isinstance(call, ast.Call) else []
-    named = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords} if isinstance(call, ast.Call) else {}
-  except (SyntaxError, ValueError, AttributeError):
-    raise ValueError(f"cannot read workflow {text!r}; write it as a call, e.g. mix(0.2).") from None
-  if name not in FACTORIES:
-    raise ValueError(f"unknown workflow {text!r}; known: {', '.join(FACTORIES)}.")
-  factory = FACTORIES[name]
-  if not isinstance(call, ast.Call):
-    return factory
-  try:
-    made = factory(*arguments, **named)
-  except TypeError as error:
-    raise ValueError(f"workflow {text!r}: {error}.") from None
+  names.check_workflow(text)
+  name, arguments, keywords = names.parse_call(text)
+  if not names.is_call(text):
+    return FACTORIES[name]
+  made = FACTORIES[name](*arguments, **keywords)
   return lambda: made
 
 

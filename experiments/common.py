@@ -1,21 +1,32 @@
 """What the binaries share: flags, validation, and writing results. Parsing and validation import no JAX."""
 
+import contextlib
+import functools
 import json
 import os
 import re
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
+from experiments import watching
+
 FLAGS = flags.FLAGS
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA warns of every program that it finds in the cache
-RESULTS = "results.nc"
+RESULTS, UNFINISHED, CHUNKS, WRITING = "results.nc", "unfinished.json", "chunks", ".writing-"
+SWEEP = "an unfinished sweep"
+KEPT = ("samples", "checkpoints")  # of a language model, beside its results
+# Flags that change no number of the results.
+FREE = ("resume", "overwrite", "output_dir", "dry_run", "chunk_size", "devices", "distributed", "coordinator", "process_id",
+        "num_processes", "log_dir", "profile")
 PLANS: list[Any] = []  # of a dry run, for a total over experiments
 PAPER_WORKFLOWS = "replace,accumulate,accumulate_subsample"
 
@@ -42,40 +53,85 @@ def define_shared() -> None:
   flags.DEFINE_string("seed", "0", "Seed of all random keys.")
   flags.DEFINE_string("output_dir", None, "Where results go; default results/NAME.")
   flags.DEFINE_boolean("overwrite", False, "Replace results that the output directory holds.")
+  flags.DEFINE_boolean("resume", False, "Go on with the unfinished sweep in the output directory.")
   flags.DEFINE_boolean("dry_run", False, "Print what would run, then stop.")
   flags.DEFINE_boolean("enable_x64", False, "Compute in float64.")
+  flags.DEFINE_string("chunk_size", "0", "Runs in one program on each device; 0: what memory allows.")
+  flags.DEFINE_string("devices", "auto", "Devices that share the runs (CPU: simulated ones); auto: all accelerators.")
+  flags.DEFINE_boolean("distributed", False, "One of several processes; found by SLURM or a TPU pod, or given by the next three.")
+  flags.DEFINE_string("coordinator", None, "host:port of process 0.")
+  flags.DEFINE_string("process_id", None, "Which process this is, from 0.")
+  flags.DEFINE_string("num_processes", None, "How many there are.")
+  flags.DEFINE_string("log_dir", None, "Write TensorBoard events there: curves as they come, figures at the end.",
+                      allow_override=True)  # absl's own, for log files, is not used
+  flags.DEFINE_boolean("profile", False, "Write a trace of JAX's profiler into OUTPUT_DIR/profile.")
 
 
-def main(run: Callable[..., None], arguments: bool = False) -> None:
-  """Parses flags and runs; a usage error is one line on standard error and exit status 2.
+def main(define: Callable[[], None], run: Callable[..., None], arguments: bool = False) -> None:
+  """Defines and parses flags and runs; a usage error is one line on standard error and exit status 2.
 
   Args:
+    define: makes the flags.
     run: takes nothing, or the list of arguments that are no flags.
     arguments: whether there may be any.
   """
-  def parse(argv):
-    try:
-      rest = FLAGS(argv)
-    except flags.Error as error:
-      fail(f"{str(error).splitlines()[0].rstrip('.')}; --help lists the flags.")
-    if len(rest) > 1 and not arguments:
-      fail(f"unexpected argument {rest[1]!r}; flags are written --name=value.")
-    return rest
+  _exit_on_sigterm()
+  define()
+  app.run(functools.partial(_guarded, run, arguments), flags_parser=functools.partial(parse, arguments=arguments))
 
-  def guarded(argv):
+
+def parse(argv: Sequence[str], arguments: bool = False) -> list[str]:
+  """Reads flags; ends with status 2 where they cannot be read."""
+  try:
+    rest = FLAGS(argv)
+  except flags.Error as error:
+    fail(f"{str(error).splitlines()[0].rstrip('.')}; --help lists the flags.")
+  except (OSError, UnicodeDecodeError) as error:
+    fail(f"--flagfile cannot be read: {error}.")
+  if len(rest) > 1 and not arguments:
+    fail(f"unexpected argument {rest[1]!r}; flags are written --name=value.")
+  return rest
+
+
+def _guarded(run, arguments: bool, argv: Sequence[str]) -> None:
+  if not FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)
-    try:
-      run(argv[1:]) if arguments else run()
-    except UsageError as error:
-      fail(str(error))
+  try:
+    run(argv[1:]) if arguments else run()
+  except UsageError as error:
+    fail(str(error))
+  except MemoryError as error:
+    fail(str(error) or "memory does not suffice.", 1)
+  except OSError as error:
+    _leave(1, f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+  except KeyboardInterrupt:
+    _leave(130, "interrupted")
 
-  app.run(guarded, flags_parser=parse)
+
+def _exit_on_sigterm() -> None:
+  """Status 143 at once, also from within a compilation: files are written in one step, so that nothing needs time to end.
+
+  A thread waits for the signal, because Python's own handlers wait for the program that runs.
+  """
+  signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+  def wait():
+    signal.sigwait({signal.SIGTERM})
+    _leave(143, "terminated")
+  threading.Thread(target=wait, daemon=True).start()
 
 
-def fail(message: str) -> None:
+def _leave(status: int, why: str) -> None:
+  """Ends without waiting for chunks that run."""
+  print(f"error: {why}; what is finished is kept, --resume goes on with it.", file=sys.stderr, flush=True)
+  sys.stdout.flush()
+  os._exit(status)
+
+
+def fail(message: str, status: int = 2) -> NoReturn:
   line = " ".join(message.split())
   print(f"error: {line}", file=sys.stderr, flush=True)
-  sys.exit(2)
+  sys.exit(status)
 
 
 # ------------------------------------------------------------------------------------------------------ values
@@ -133,22 +189,56 @@ def common_options() -> dict[str, Any]:
           "record_every": integer("record_every")}
 
 
-def output_dir(default: str, overwrite: bool | None = None) -> Path:
-  """The directory to write, checked but not yet made."""
+def output_dir(default: str, compared: Sequence[str] = ()) -> Path:
+  """The directory to write, checked but not yet made.
+
+  Args:
+    compared: flags that a sweep to resume must share, beside those that fix its numbers.
+  """
   path = Path(FLAGS.output_dir or default)
-  overwrite = FLAGS.overwrite if overwrite is None else overwrite
   if path.exists() and not path.is_dir():
     raise UsageError(f"--output_dir={path} is a file; name a directory.")
-  if path.exists() and any((path / name).exists() for name in (RESULTS, "report.html", "config.json")) and not overwrite:
-    raise UsageError(f"--output_dir={path} already holds results; give --overwrite or another directory.")
+  _check_held(path, compared)
+  _check_writable("output_dir", path)
+  return path
+
+
+def _check_held(path: Path, compared: Sequence[str]) -> None:
+  """What is there may be gone on with, or replaced, where flags say so."""
+  what, flags_of = _held(path)
+  if what and FLAGS.resume:
+    _check_same(flags_of, f"--resume: {path} holds {what} made", compared)
+  elif what and not FLAGS.overwrite:
+    ways = "--resume to go on, --overwrite to begin anew" if what == SWEEP else "--overwrite"
+    raise UsageError(f"--output_dir={path} already holds {what}; give {ways}, or another directory.")
+
+
+def _held(path: Path) -> tuple[str, dict[str, Any]]:
+  """What a directory holds, "" if nothing, and the flags that made it."""
+  for name, what in ((UNFINISHED, SWEEP), ("config.json", "results")):
+    if (path / name).exists():
+      try:
+        return what, dict(json.loads((path / name).read_text())["flags"])
+      except (OSError, ValueError, KeyError, TypeError):
+        return what, {}
+  return ("results" if any((path / name).exists() for name in (RESULTS, "report.html")) else ""), {}
+
+
+def _check_same(theirs: dict[str, Any], what: str, compared: Sequence[str]) -> None:
+  mine = config()["flags"]
+  for name in sorted(set(mine) | set(theirs)):
+    if mine.get(name) != theirs.get(name) and (name in compared or name not in FREE):
+      raise UsageError(f"{what} with --{name}={theirs.get(name)}, not {mine.get(name)}; --overwrite begins anew.")
+
+
+def _check_writable(flag: str, path: Path) -> None:
   parent = path
   while not parent.exists():
     parent = parent.parent
   if not parent.is_dir():
-    raise UsageError(f"--output_dir={path} lies below {parent}, which is a file.")
+    raise UsageError(f"--{flag}={path} lies below {parent}, which is a file.")
   if not _writable(parent):
-    raise UsageError(f"--output_dir={path} cannot be written: {parent} is not writable.")
-  return path
+    raise UsageError(f"--{flag}={path} cannot be written: {parent} is not writable.")
 
 
 def _writable(path: Path) -> bool:
@@ -160,25 +250,138 @@ def _writable(path: Path) -> bool:
 
 
 def check_workflows(law: bool) -> list[str]:
-  """The workflow list; names and arguments are checked by the library itself, in `simulate`."""
-  names = items("workflows")
-  if law and any(name.startswith("accumulate_subsample") for name in names):
+  """The workflow list, checked."""
+  from collapse_jax import names
+  for name in items("workflows"):
+    try:
+      names.check_workflow(name)
+    except ValueError as error:
+      raise UsageError(f"--workflows: {error}") from None
+  if law and any(name.startswith("accumulate_subsample") for name in items("workflows")):
     raise UsageError("--draws=law keeps statistics only, and --workflows=accumulate_subsample needs rows: "
                      "use --draws=auto or --draws=rows.")
-  return names
+  return items("workflows")
 
 
 # ------------------------------------------------------------------------------------------------------- running
-def simulate_and_write(default_dir: str, simulate: Callable[..., Any], workflows: list[str], **options) -> None:
-  """Checks the output directory, simulates, and writes unless it was a dry run."""
-  path = output_dir(default_dir)
-  results = simulate(workflows, **options)
-  if results is not None:
-    write(results, path)
+def simulate_and_write(default_dir: str, simulate: Callable[..., Any], options: dict[str, Any], *,
+                       save: Callable[[Any, Path], None] | None = None, compared: Sequence[str] = ()) -> None:
+  """Simulates and writes the results, or goes on with a sweep, or says what would run.
+
+  Args:
+    simulate: called with the options and with `directory`, for what it finishes on the way; results, or None.
+    options: validated; nothing has been imported or written yet.
+    save: see `write`, the default.
+    compared: see `output_dir`.
+  """
+  check_machine()
+  path = output_dir(default_dir, compared)
+  if FLAGS.dry_run:
+    simulate(**options)
+    return
+  first = _is_first_process()
+  with _unfinished(path, compared) if first else contextlib.nullcontext(True) as needed:
+    if not needed:
+      print(path / "report.html")
+      return
+    with _profiled(path):
+      results = simulate(**options, directory=path / CHUNKS)
+    if first:
+      (save or write)(results, path)
+      if FLAGS.log_dir:
+        watching.figures(Path(FLAGS.log_dir), path)
+      for kept in KEPT:
+        if (path / CHUNKS / kept).exists():
+          _replace(path / CHUNKS / kept, path / kept)
 
 
+@contextlib.contextmanager
+def _unfinished(path: Path, compared: Sequence[str]) -> Iterator[bool]:
+  """Holds the directory for this process alone, and marks it as unfinished until the block ends well.
+
+  Yields whether there is anything to do. A usage error leaves the directory as it was.
+  """
+  import filelock
+  made = [one for one in (path, *path.parents) if not one.exists()]
+  path.mkdir(parents=True, exist_ok=True)
+  lock = filelock.FileLock(path / ".lock", blocking=False)
+  try:
+    lock.acquire()
+  except filelock.Timeout:
+    raise UsageError(f"--output_dir={path} is being written by another process.") from None
+  marker = path / UNFINISHED
+  fresh = not (FLAGS.resume and marker.exists())
+  try:
+    _check_held(path, compared)  # again, for another process may have ended since
+    if FLAGS.resume and _held(path)[0] == "results":
+      yield False
+      return
+    for left in path.glob(f"{WRITING}*"):
+      _remove(left)
+    if fresh:
+      _remove(path / CHUNKS)
+      part = path / f"{WRITING}{UNFINISHED}"
+      part.write_text(json.dumps(config(), indent=2) + "\n")
+      os.replace(part, marker)
+    yield True
+    _remove(path / CHUNKS)
+    _remove(marker)
+  except UsageError:
+    if made:
+      for name in (CHUNKS, UNFINISHED, ".lock"):
+        _remove(path / name)
+      for one in made:
+        one.rmdir()
+    raise
+  finally:
+    lock.release()
+
+
+@contextlib.contextmanager
+def _profiled(path: Path) -> Iterator[None]:
+  if not FLAGS.profile:
+    yield
+    return
+  prepare_jax()
+  import jax
+  with jax.profiler.trace(str(path / "profile")):
+    yield
+
+
+def check_machine() -> None:
+  """Flags that say where to run; no JAX."""
+  integer("chunk_size", 0)
+  if FLAGS.devices != "auto":
+    integer("devices")
+  given = [name for name in ("coordinator", "process_id", "num_processes") if getattr(FLAGS, name) is not None]
+  if given and not FLAGS.distributed:
+    raise UsageError(f"--{given[0]} needs --distributed.")
+  if given and len(given) < 3:
+    raise UsageError("--coordinator, --process_id and --num_processes go together: give all three, or none where SLURM or a TPU "
+                     "pod tells them.")
+  if given:
+    if not re.fullmatch(r"[^\s:]+:\d{1,5}", FLAGS.coordinator):
+      raise UsageError(f"--coordinator must be host:port, got {FLAGS.coordinator!r}.")
+    if integer("process_id", 0) >= integer("num_processes"):
+      raise UsageError(f"--process_id must be below --num_processes={FLAGS.num_processes}, got {FLAGS.process_id!r}.")
+  if FLAGS.log_dir is not None:
+    _check_writable("log_dir", Path(FLAGS.log_dir))
+    if not watching.available():
+      raise UsageError("--log_dir needs tensorboardX: pip install 'collapse-jax[watch]'.")
+
+
+def _is_first_process() -> bool:
+  """Whether this process writes results."""
+  if not FLAGS.distributed:
+    return True
+  prepare_jax()
+  import jax
+  return jax.process_index() == 0
+
+
+@functools.cache
 def prepare_jax() -> None:
-  """Precision, and a compilation cache on disk that makes the second start fast."""
+  """Precision, devices, other processes, and a compilation cache on disk that makes the second start fast."""
   import jax
   jax.config.update("jax_enable_x64", FLAGS.enable_x64 if "enable_x64" in FLAGS else False)
   base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -186,18 +389,34 @@ def prepare_jax() -> None:
     jax.config.update("jax_compilation_cache_dir", str(base / "collapse_jax"))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+  if "devices" in FLAGS and FLAGS.devices != "auto" and integer("devices") > 1:
+    jax.config.update("jax_num_cpu_devices", integer("devices"))
+  if "distributed" in FLAGS and FLAGS.distributed:
+    given = {} if FLAGS.coordinator is None else {
+        "coordinator_address": FLAGS.coordinator, "num_processes": integer("num_processes"),
+        "process_id": integer("process_id", 0)}
+    try:
+      jax.distributed.initialize(**given)
+    except (RuntimeError, ValueError) as error:
+      raise UsageError(f"--distributed: {error}") from None
+
+
+def mesh():
+  """The devices that --devices asks for; None for a single one."""
+  from collapse_jax import devices
+  import jax
+  if FLAGS.devices != "auto":
+    try:
+      return devices.mesh_of(integer("devices")) if integer("devices") > 1 else None
+    except ValueError as error:
+      raise UsageError(f"--{error}") from None
+  return None if jax.default_backend() == "cpu" else devices.mesh_of()
 
 
 def simulate(task, workflows, axes: dict[str, list], **options):
-  """`collapse_jax.sweep` with usage errors for what it refuses; None after a dry run."""
+  """`collapse_jax.sweep` as the flags ask, with usage errors for what it refuses; None after a dry run."""
   prepare_jax()
-  from collapse_jax.sweep import plan, sweep
-  from collapse_jax.workflows import parse
-  for name in workflows if isinstance(workflows, list) else ():
-    try:
-      parse(name)
-    except ValueError as error:
-      raise UsageError(f"--workflows: {error}") from None
+  from collapse_jax.sweeps import plan, sweep
   try:
     if FLAGS.dry_run:
       options = {name: value for name, value in options.items()
@@ -205,7 +424,10 @@ def simulate(task, workflows, axes: dict[str, list], **options):
       PLANS.append(plan(task, workflows, axes, **options))
       print(PLANS[-1])
       return None
-    return sweep(task, workflows, axes, progress=True, **options)
+    if FLAGS.log_dir and _is_first_process():
+      options["on_cell"] = watching.on_cell(FLAGS.log_dir, options["num_generations"], options.get("record_every", 1))
+    return sweep(task, workflows, axes, progress=_is_first_process(), mesh=mesh(), resume=FLAGS.resume,
+                 chunk_size=integer("chunk_size", 0) or None, **options)
   except ValueError as error:
     raise UsageError(name_flag(str(error))) from None
 
@@ -228,7 +450,7 @@ def write_all(experiments: dict[str, Any], path: Path) -> None:
   """As `write` for several experiments: results.nc and figures/ in a folder per name, one report over all."""
   from collapse_jax import plotting, report
   path.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=path, prefix=".writing-") as temporary:
+  with tempfile.TemporaryDirectory(dir=path, prefix=WRITING) as temporary:
     part = Path(temporary)
     (part / "config.json").write_text(json.dumps(config(), indent=2) + "\n")
     figures: dict[str, dict[str, bytes]] = {}
@@ -247,11 +469,20 @@ def write_all(experiments: dict[str, Any], path: Path) -> None:
         figure.savefig(folder / "figures" / f"{title}.pdf")
     report.write_report(dict(zip(figures, experiments.values())), part / "report.html", figures)
     for new in sorted(part.iterdir()):
-      old = path / new.name
-      if old.is_dir():
-        shutil.rmtree(old)
-      os.replace(new, old)
+      _replace(new, path / new.name)
   print(path / "report.html")
+
+
+def _replace(new: Path, old: Path) -> None:
+  _remove(old)
+  os.replace(new, old)
+
+
+def _remove(path: Path) -> None:
+  if path.is_dir():
+    shutil.rmtree(path)
+  else:
+    path.unlink(missing_ok=True)
 
 
 def command() -> str:
@@ -260,7 +491,12 @@ def command() -> str:
 
 
 def dry_run() -> bool:
-  return "dry_run" in FLAGS and FLAGS.dry_run
+  return flag("dry_run", False)
+
+
+def flag(name: str, otherwise):
+  """A flag's value, also where `simulate` is called without flags."""
+  return FLAGS[name].value if name in FLAGS else otherwise
 
 
 def config() -> dict[str, Any]:

@@ -11,7 +11,8 @@ from absl import flags
 
 from experiments import common
 
-if __name__ == "__main__":
+def define():
+  """Flags of this binary."""
   flags.DEFINE_boolean("strict", False, "Exit status 1 if any value disagrees.")
 
 
@@ -64,4 +65,4 @@ def main(directories):
 
 
 if __name__ == "__main__":
-  common.main(main, arguments=True)
+  common.main(define, main, arguments=True)

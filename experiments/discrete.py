@@ -11,7 +11,8 @@ from absl import flags
 
 from experiments import common
 
-if __name__ == "__main__":
+def define():
+  """Flags of this binary."""
   common.define_common(num_samples="10,100,1000", num_generations=12_000, workflows="replace", record_every=10)
   flags.DEFINE_string("num_outcomes", "10,100,1000,10000,100000", "Comma list: outcomes of the uniform truth.")
 
@@ -28,12 +29,16 @@ def simulate(workflows, num_outcomes, num_samples, temperatures=(1.0,), **option
   return results
 
 
-def main():
+def read():
+  """Options of `simulate`, from validated flags."""
   options = {"num_outcomes": common.integers("num_outcomes", 2), "num_samples": common.integers("num_samples", 2),
              "temperatures": common.positives("temperatures")} | common.common_options()
-  workflows = common.check_workflows(law=False)
-  common.simulate_and_write("results/discrete", simulate, workflows, **options)
+  return options | {"workflows": common.check_workflows(law=False)}
+
+
+def main():
+  common.simulate_and_write("results/discrete", simulate, read())
 
 
 if __name__ == "__main__":
-  common.main(main)
+  common.main(define, main)

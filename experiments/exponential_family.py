@@ -13,7 +13,8 @@ from experiments import common
 
 FAMILIES = ("bernoulli", "poisson", "exponential", "gaussian", "median")
 
-if __name__ == "__main__":
+def define():
+  """Flags of this binary."""
   common.define_common(num_samples="10,100,1000")
   flags.DEFINE_string("families", "bernoulli,poisson,exponential,gaussian", f"Comma list among {', '.join(FAMILIES)}.")
   flags.DEFINE_string("draws", "auto", "law, rows, or auto: the exact law where a workflow does not need rows.")
@@ -33,13 +34,17 @@ def simulate(workflows, families, num_samples, temperatures=(1.0,), draws="auto"
   return results
 
 
-def main():
+def read():
+  """Options of `simulate`, from validated flags."""
   draws = common.choice("draws", ("auto", "law", "rows"))
   options = {"families": common.choices("families", FAMILIES), "num_samples": common.integers("num_samples", 2),
              "temperatures": common.positives("temperatures"), "draws": draws} | common.common_options()
-  workflows = common.check_workflows(draws == "law")
-  common.simulate_and_write("results/exponential_family", simulate, workflows, **options)
+  return options | {"workflows": common.check_workflows(draws == "law")}
+
+
+def main():
+  common.simulate_and_write("results/exponential_family", simulate, read())
 
 
 if __name__ == "__main__":
-  common.main(main)
+  common.main(define, main)

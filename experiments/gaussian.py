@@ -10,7 +10,8 @@ from absl import flags
 
 from experiments import common
 
-if __name__ == "__main__":
+def define():
+  """Flags of this binary."""
   common.define_common()
   flags.DEFINE_string("dims", "1,3,10,31,100", "Comma list: dimensions.")
   flags.DEFINE_string("noise_vars", "1", "Comma list: variance of the truth per coordinate.")
@@ -34,15 +35,19 @@ def simulate(workflows, dims, num_samples, noise_vars=(1.0,), temperatures=(1.0,
   return results
 
 
-def main():
+def read():
+  """Options of `simulate`, from validated flags."""
   flag = common.FLAGS
   draws = common.choice("draws", ("auto", "law", "rows"))
   options = {"dims": common.integers("dims"), "num_samples": common.integers("num_samples", 2),
              "noise_vars": common.positives("noise_vars"), "temperatures": common.positives("temperatures"),
              "draws": draws, "unbiased": flag.unbiased, "wasserstein2": flag.wasserstein2} | common.common_options()
-  workflows = common.check_workflows(draws == "law")
-  common.simulate_and_write("results/gaussian", simulate, workflows, **options)
+  return options | {"workflows": common.check_workflows(draws == "law")}
+
+
+def main():
+  common.simulate_and_write("results/gaussian", simulate, read())
 
 
 if __name__ == "__main__":
-  common.main(main)
+  common.main(define, main)

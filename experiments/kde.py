@@ -15,7 +15,8 @@ from experiments import common
 
 RULES = ("scott", "silverman", "scott_scaled", "silverman_scaled")
 
-if __name__ == "__main__":
+def define():
+  """Flags of this binary."""
   common.define_common()
   flags.DEFINE_string("datasets", "blobs,circles,moons,swiss_roll", "Comma list: names, or paths to CSV files.")
   flags.DEFINE_string("bandwidths", "0.1,0.5,1", f"Comma list: numbers, or {', '.join(RULES)}.")
@@ -71,7 +72,8 @@ def check_datasets(names):
   return names
 
 
-def main():
+def read():
+  """Options of `simulate`, from validated flags."""
   if common.choice("draws", ("auto", "rows", "law")) == "law":
     raise common.UsageError("--draws=law is not possible: a kernel density estimate has no exact law of its batches; "
                             "use auto or rows.")
@@ -79,13 +81,13 @@ def main():
              "bandwidths": bandwidths(), "kernels": common.choices("kernels", ("gaussian", "tophat")),
              "temperatures": common.positives("temperatures"), "num_test": common.integer("num_test"),
              } | common.common_options()
-  workflows = common.check_workflows(law=False)
-  path = common.output_dir("results/kde")
   check_datasets(options["datasets"])
-  results = simulate(workflows, **options)
-  if results is not None:
-    common.write(results, path)
+  return options | {"workflows": common.check_workflows(law=False)}
+
+
+def main():
+  common.simulate_and_write("results/kde", simulate, read())
 
 
 if __name__ == "__main__":
-  common.main(main)
+  common.main(define, main)

@@ -10,13 +10,12 @@ paper's own settings are flag files: --flagfile=experiments/flags/gemma2_2b_help
 import functools
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from experiments import common
+from experiments import common, watching
 
 TINY: dict[str, Any] = {"max_seq_len": 64, "batch_size": 16, "learning_rate": 1e-3, "num_samples": 256}
 NUM_SHOWN = 3
@@ -45,7 +44,8 @@ def define_model(num_samples: bool = True) -> None:
   flags.DEFINE_string("max_test_rows", "256", "Held-out rows at most.")
 
 
-if __name__ == "__main__":
+def define():
+  """Flags of this binary."""
   define_model()
   flags.DEFINE_string("workflows", common.PAPER_WORKFLOWS, "Comma list, e.g. replace,accumulate,mix(0.2).")
   flags.DEFINE_string("num_generations", "5", "Generations T.")
@@ -55,8 +55,6 @@ if __name__ == "__main__":
   flags.DEFINE_string("on_malformed", "reject", "reject: redraw samples without the format; keep: take raw text.")
   flags.DEFINE_string("max_attempts", "8", "Candidates at most, as a multiple of num_samples, before format counts as lost.")
   flags.DEFINE_boolean("prompts", False, "Sample answers to prompts of held-out real rows instead of whole rows.")
-  flags.DEFINE_string("chunk_size", "0", "Seeds in one program; 0: all for tiny and for adapters, else 1.")
-  flags.DEFINE_boolean("resume", False, "Go on from the checkpoints in the output directory.")
   flags.DEFINE_boolean("keep_checkpoints", False, "Keep the checkpoints of every generation, not only the last.")
   common.define_shared()
 
@@ -78,6 +76,12 @@ def load_model(name: str, dtype: str, dataset: str):
   except ValueError as error:
     raise common.UsageError(f"--model={name}: {error}") from None
   return model
+
+
+def check_dataset(name: str) -> None:
+  """Loads text before JAX is imported, so that a bad file ends at once; what lies on the hub waits."""
+  if name == "pydocs" or Path(name).suffix in (".jsonl", ".parquet"):
+    load_documents(name)
 
 
 @functools.cache
@@ -116,25 +120,19 @@ def load_rows(model, dataset: str, max_seq_len: int, max_test_rows: int, pairs: 
 def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generations=5, num_seeds=3, seed=0, model="tiny",
              dataset="pydocs", mode="finetune", max_seq_len=64, recipe=None, lora_rank=0, lora_targets=(), dtype="float32",
              remat=False, sample_batch_size=0, max_test_rows=256, warm_start=False, on_malformed="reject", max_attempts=8.0,
-             prompts=False, chunk_size=0, directory=None, resume=False, keep_checkpoints=False, begin=lambda: None):
+             prompts=False, chunk_size=0, directory=None, keep_checkpoints=False):
   """The sweep behind this binary; None after a dry run.
 
   Args:
     directory: for checkpoints and the synthetic text of every generation; None: neither is kept.
-    begin: called once everything that was given has been checked.
+    chunk_size: seeds in one program; 0: all for tiny and for adapters, else 1.
   """
   common.prepare_jax()
-  from collapse_jax.workflows import parse
-  for workflow in workflows:
-    try:
-      parse(workflow)
-    except ValueError as error:
-      raise common.UsageError(f"--workflows: {error}") from None
   base = load_model(model, dtype, dataset)
   from collapse_jax import host, tasks
   from collapse_jax.lm import text, training
   from collapse_jax.lm.checkpoint import num_params
-  recipe = recipe or training.Recipe(learning_rate=TINY["learning_rate"], batch_size=TINY["batch_size"])
+  recipe = training.Recipe(**(recipe or {"learning_rate": TINY["learning_rate"], "batch_size": TINY["batch_size"]}))
   pretrain = mode == "pretrain"
   train, test, about = load_rows(base, dataset, max_seq_len, max_test_rows, not pretrain, model)
   adapters = tasks.Adapters(lora_rank, 2.0 * lora_rank, tuple(lora_targets)) if lora_rank else None
@@ -159,10 +157,13 @@ def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generati
           f"rows: {len(train.length)} for training, {len(test.length)} for test, {about['num_dropped_rows']} dropped as "
           f"longer than {max_seq_len} tokens\nsteps of a generation: {steps} under replace, up to {steps * num_generations}")
     return None
-  begin()
   saved = _Samples(base.tokenizer, directory)
+  log_dir = common.flag("log_dir", None)
 
-  def judge(metrics):
+  def judge(cell, t, seeds, metrics):
+    if log_dir:
+      name = {} if len(seeds) == num_seeds else {"seeds": f"{seeds.start}-{seeds.stop - 1}"}
+      watching.points(log_dir, cell | name, [t], {key: value[:, None] for key, value in metrics.items()})
     missing = metrics["num_missing"].max()
     if missing > 0 and on_malformed == "reject":
       raise host.Stop(f"the model no longer produces the format: {missing:.0f} samples are missing after {max_attempts:g} "
@@ -171,7 +172,7 @@ def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generati
   try:
     results = host.sweep(
         task, workflows, axes, num_generations=num_generations, num_seeds=num_seeds, seed=seed, shared=base.params,
-        warm_start=warm_start, chunk_size=chunk_size or (num_seeds if small else 1), resume=resume,
+        warm_start=warm_start, chunk_size=chunk_size or (num_seeds if small else 1), resume=common.flag("resume", False),
         keep_all=keep_checkpoints, directory=None if directory is None else Path(directory) / "checkpoints",
         on_batch=saved.write, on_metrics=judge, primary_metric="test_loss", progress=True)
   except ValueError as error:
@@ -278,7 +279,8 @@ def recipe_of_flags():
       "sample_batch_size": common.integer("sample_batch_size", 0), "max_test_rows": common.integer("max_test_rows")}
 
 
-def main():
+def read():
+  """Options of `simulate`, from validated flags."""
   flag = common.FLAGS
   recipe, options = recipe_of_flags()
   defaults = TINY if flag.model == "tiny" else OTHER
@@ -287,50 +289,14 @@ def main():
       "temperatures": common.positives("temperatures"), "num_generations": common.integer("num_generations"),
       "num_seeds": common.integer("num_seeds"), "seed": common.integer("seed", 0), "warm_start": flag.warm_start,
       "on_malformed": common.choice("on_malformed", ("reject", "keep")), "max_attempts": common.positives("max_attempts")[0],
-      "prompts": flag.prompts, "chunk_size": common.integer("chunk_size", 0), "resume": flag.resume,
-      "keep_checkpoints": flag.keep_checkpoints}
-  workflows = common.items("workflows")
-  path = common.output_dir("results/language_model", overwrite=flag.overwrite or flag.resume)
-  _check_resumed(path, flag.resume, flag.overwrite)
-  options |= {"directory": path, "begin": lambda: _begin(path, flag.resume)}
-  common.prepare_jax()
-  from collapse_jax.lm import training
-  results = simulate(workflows, recipe=training.Recipe(**recipe), **options)
-  if results is not None:
-    common.write(results, path)
+      "prompts": flag.prompts, "chunk_size": common.integer("chunk_size", 0), "keep_checkpoints": flag.keep_checkpoints}
+  check_dataset(flag.dataset)
+  return options | {"workflows": common.check_workflows(law=False), "recipe": recipe}
 
 
-def _my_flags() -> dict:
-  skipped = {"resume", "overwrite", "output_dir", "dry_run"}
-  return {name: value for name, value in common.config()["flags"].items() if name not in skipped}
-
-
-def _check_resumed(path: Path, resume: bool, overwrite: bool) -> None:
-  """Checkpoints go with the flags that made them; without --resume they are not thrown away unasked."""
-  started = path / "checkpoints" / "flags.json"
-  if not started.exists():
-    return
-  if not resume and not overwrite:
-    raise common.UsageError(f"--output_dir={path} holds checkpoints; give --resume to go on, or --overwrite to begin anew.")
-  if resume:
-    mine, theirs = _my_flags(), json.loads(started.read_text())
-    for name in sorted(set(mine) | set(theirs)):
-      if mine.get(name) != theirs.get(name):
-        raise common.UsageError(f"--resume: the checkpoints in {path} were made with --{name}={theirs.get(name)}, "
-                                f"not {mine.get(name)}.")
-
-
-def _begin(path: Path, resume: bool) -> None:
-  """Clears what an earlier run left, unless it is to go on, and notes the flags."""
-  started = path / "checkpoints" / "flags.json"
-  if resume and started.exists():
-    return
-  for old in ("checkpoints", "samples"):
-    if (path / old).exists():
-      shutil.rmtree(path / old)
-  started.parent.mkdir(parents=True, exist_ok=True)
-  started.write_text(json.dumps(_my_flags()))
+def main():
+  common.simulate_and_write("results/language_model", simulate, read(), compared=["chunk_size"])
 
 
 if __name__ == "__main__":
-  common.main(main)
+  common.main(define, main)

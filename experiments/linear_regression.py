@@ -10,7 +10,8 @@ from absl import flags
 
 from experiments import common
 
-if __name__ == "__main__":
+def define():
+  """Flags of this binary."""
   common.define_common()
   flags.DEFINE_string("dims", "1,3,10,32,100", "Comma list: dimensions.")
   flags.DEFINE_string("noise_vars", "0.1,1,10", "Comma list: variances of the labels.")
@@ -32,7 +33,8 @@ def simulate(workflows, dims, num_samples, noise_vars=(1.0,), temperatures=(1.0,
   return results
 
 
-def main():
+def read():
+  """Options of `simulate`, from validated flags."""
   draws = common.choice("draws", ("auto", "law", "rows"))
   covariates = common.choice("covariates", ("same", "fresh"))
   if draws == "law" and covariates == "fresh":
@@ -40,9 +42,12 @@ def main():
   options = {"dims": common.integers("dims"), "num_samples": common.integers("num_samples", 2), "draws": draws,
              "noise_vars": common.positives("noise_vars"), "temperatures": common.positives("temperatures"),
              "covariates": covariates} | common.common_options()
-  workflows = common.check_workflows(draws == "law")
-  common.simulate_and_write("results/linear_regression", simulate, workflows, **options)
+  return options | {"workflows": common.check_workflows(draws == "law")}
+
+
+def main():
+  common.simulate_and_write("results/linear_regression", simulate, read())
 
 
 if __name__ == "__main__":
-  common.main(main)
+  common.main(define, main)

@@ -11,7 +11,8 @@ from absl import flags
 
 from experiments import common
 
-if __name__ == "__main__":
+def define():
+  """Flags of this binary."""
   common.define_common(num_samples="auto", num_generations=50)
   flags.DEFINE_string("dataset", "breast_cancer", "breast_cancer, wine, digits, or a CSV whose last column is the label.")
   flags.DEFINE_string("num_features", "1", "Leading principal components that are used, or all: the columns as they are.")
@@ -67,15 +68,19 @@ def findings(results) -> list[str]:
   return lines
 
 
-def main():
+def read():
+  """Options of `simulate`, from validated flags."""
   flag = common.FLAGS
   num_features = None if flag.num_features == "all" else common.integer("num_features")
   options = {"dataset": flag.dataset, "num_features": num_features, "labels": common.choice("labels", ("model", "data")),
              "num_samples": "auto" if flag.num_samples == "auto" else common.integers("num_samples", 2),
              "temperatures": common.positives("temperatures")} | common.common_options()
-  workflows = common.check_workflows(law=False)
-  common.simulate_and_write("results/logistic_regression", simulate, workflows, **options)
+  return options | {"workflows": common.check_workflows(law=False)}
+
+
+def main():
+  common.simulate_and_write("results/logistic_regression", simulate, read())
 
 
 if __name__ == "__main__":
-  common.main(main)
+  common.main(define, main)

@@ -13,20 +13,24 @@ from absl import flags
 
 from experiments import common, language_model
 
-if __name__ == "__main__":
+def define():
+  """Flags of this binary."""
   language_model.define_model(num_samples=False)
   flags.DEFINE_string("num_real", "0,32,128,512", "Comma list: real rows.")
   flags.DEFINE_string("num_synthetic", "0,32,128,512", "Comma list: synthetic rows.")
   flags.DEFINE_string("num_generator", "auto", "Real rows that the generator is fitted to; auto: the largest num_real.")
   flags.DEFINE_string("num_seeds", "3", "Runs.")
-  flags.DEFINE_string("chunk_size", "0", "Seeds in one program; 0: all for tiny and for adapters, else 1.")
   common.define_shared()
 
 
 def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, model="tiny", dataset="pydocs",
              mode="finetune", max_seq_len=64, recipe=None, lora_rank=0, lora_targets=(), dtype="float32", remat=False,
-             sample_batch_size=0, max_test_rows=256, chunk_size=0):
-  """One fit for each cell and seed; a Dataset, or None after a dry run."""
+             sample_batch_size=0, max_test_rows=256, chunk_size=0, directory=None):
+  """One fit for each cell and seed; a Dataset, or None after a dry run.
+
+  Args:
+    directory: for the metrics of finished cells; None: they are not written.
+  """
   begun = time.perf_counter()
   rows, made = max(num_real), max(num_synthetic)
   generator = num_generator or rows
@@ -40,11 +44,11 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
 
   import collapse_jax
   from collapse_jax import devices, tasks
+  from collapse_jax.chunks import Chunks
   from collapse_jax.lm import training
   from collapse_jax.lm.checkpoint import num_params
   from collapse_jax.types import Context, Data
-  recipe = recipe or training.Recipe(learning_rate=language_model.TINY["learning_rate"],
-                                     batch_size=language_model.TINY["batch_size"])
+  recipe = training.Recipe(**(recipe or {name: language_model.TINY[name] for name in ("learning_rate", "batch_size")}))
   train, test, about = language_model.load_rows(base, dataset, max_seq_len, max_test_rows, mode != "pretrain", model)
   for name, value in (("num_real", rows), ("num_generator", generator)):
     if value > len(train.length):
@@ -88,34 +92,43 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
   cell = jax.jit(jax.vmap(cell, (None, 0, 0, 0, 0, None, None)))
   small = num_params(base.params) < 5_000_000 or lora_rank
   chunk = chunk_size or (num_seeds if small else 1)
-  found: dict[str, list] = {}
-  generator_loss = []
+  saved, grid = None, {}
+  if directory is not None:
+    what = {"num_real": num_real, "num_synthetic": num_synthetic, "num_generator": generator, "num_seeds": num_seeds,
+            "seed": seed, "chunk_size": chunk, "recipe": recipe, "mode": mode, "lora_rank": lora_rank,
+            "lora_targets": lora_targets, "dtype": dtype, "jax": jax.__version__} | about
+    saved = Chunks(directory, what, common.flag("resume", False))
+    grid = {(index, first): metrics for index, first, metrics in saved.saved()}
+  cells = {(i, j): (r, f) for i, r in enumerate(num_real) for j, f in enumerate(num_synthetic)}
   for start in range(0, num_seeds, chunk):
     seeds = jnp.arange(start, min(start + chunk, num_seeds))
+    left = [index for index in cells if (index, start) not in grid]
+    if not left:
+      continue
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(seeds)
     problem, real, synthetic, missing, loss = begin(base.params, keys)
     if int(missing.max()):
       raise common.UsageError(f"the generator does not produce the format: {int(missing.max())} synthetic rows are missing.")
-    generator_loss += list(np.asarray(loss))
-    grid = []
-    for r in num_real:
-      for f in num_synthetic:
-        grid.append(jax.tree.map(np.asarray, cell(base.params, keys, problem, real, synthetic, r, f)))
-        print(f"  {r} real, {f} synthetic, seeds {start} to {start + len(seeds) - 1}: test loss "
-              f"{grid[-1]['test_loss'].mean():.4f}", flush=True)
-    for name in grid[0]:
-      values = np.stack([one[name] for one in grid]).reshape(len(num_real), len(num_synthetic), -1)
-      found.setdefault(name, []).append(values)
+    for index in left:
+      r, f = cells[index]
+      metrics = cell(base.params, keys, problem, real, synthetic, r, f) | {"generator_test_loss": loss}
+      metrics = grid[index, start] = jax.tree.map(np.asarray, metrics)
+      if saved is not None:
+        saved.save(index, start, metrics)
+      print(f"  {r} real, {f} synthetic, seeds {start} to {start + len(seeds) - 1}: test loss "
+            f"{metrics['test_loss'].mean():.4f}", flush=True)
   units = {"test_loss": ("cross entropy of held-out real text", "nats per token"), "num_steps": ("optimiser steps", "steps"),
            "num_tokens": ("tokens trained on", "tokens")}
-  variables = {name: (("num_real", "num_synthetic", "seed"), np.concatenate(parts, axis=-1),
-                      {"long_name": units[name][0], "units": units[name][1]}) for name, parts in found.items()}
+  joined = lambda name: np.stack([np.concatenate([grid[index, start][name] for start in range(0, num_seeds, chunk)])
+                                  for index in cells]).reshape(len(num_real), len(num_synthetic), num_seeds)
+  variables = {name: (("num_real", "num_synthetic", "seed"), joined(name), {"long_name": one[0], "units": one[1]})
+               for name, one in units.items()}
   results = xarray.Dataset(variables, {"num_real": list(num_real), "num_synthetic": list(num_synthetic),
                                        "seed": np.arange(num_seeds)})
   results.attrs = about | {
       "package_version": collapse_jax.__version__, "jax_version": jax.__version__, "device": devices.name(), "seed": seed,
       "task": "real_data_value", "mode": mode, "budget": f"{recipe.amount:g} {recipe.budget}", "num_generator": generator,
-      "generator_test_loss": float(np.mean(generator_loss)), "num_runs": num_cells * num_seeds, "num_compilations": 2,
+      "generator_test_loss": float(joined("generator_test_loss").mean()), "num_runs": num_cells * num_seeds, "num_compilations": 2,
       "wall_seconds": time.perf_counter() - begun}
   results.attrs["finding"] = finding(results)
   print(results.attrs["finding"])
@@ -136,7 +149,8 @@ def finding(results) -> str:
   return "; ".join(sentences)
 
 
-def main():
+def read():
+  """Options of `simulate`, from validated flags."""
   flag = common.FLAGS
   recipe, options = language_model.recipe_of_flags()
   options |= {
@@ -147,13 +161,13 @@ def main():
   for name in ("num_real", "num_synthetic"):
     if len(set(options[name])) < len(options[name]):
       raise common.UsageError(f"--{name} names a value twice: {getattr(flag, name)}.")
-  path = common.output_dir("results/real_data_value")
-  common.prepare_jax()
-  from collapse_jax.lm import training
-  results = simulate(recipe=training.Recipe(**recipe), **options)
-  if results is not None:
-    common.write(results, path)
+  language_model.check_dataset(flag.dataset)
+  return options | {"recipe": recipe}
+
+
+def main():
+  common.simulate_and_write("results/real_data_value", simulate, read(), compared=["chunk_size"])
 
 
 if __name__ == "__main__":
-  common.main(main)
+  common.main(define, main)

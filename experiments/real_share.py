@@ -15,7 +15,8 @@ from experiments import common, kde
 
 TASKS = ("gaussian", "kde")
 
-if __name__ == "__main__":
+def define():
+  """Flags of this binary."""
   common.define_common(num_samples="100", workflows=None)
   flags.DEFINE_string("task", "gaussian", "gaussian or kde.")
   flags.DEFINE_string("real_fractions", "0,0.01,0.03,0.1,0.3,0.5", "Comma list: real share of the training rows, 0 to 1.")
@@ -83,7 +84,8 @@ def fractions(name="real_fractions"):
   return sorted(values)
 
 
-def main():
+def read():
+  """Options of `simulate`, from validated flags."""
   task = common.choice("task", TASKS)
   options = {"task": task, "num_samples": common.integers("num_samples", 2), "real_fractions": fractions(),
              "fresh": common.FLAGS.fresh}
@@ -92,17 +94,21 @@ def main():
   else:
     options |= {"datasets": common.items("datasets"), "bandwidths": kde.bandwidths(),
                 "kernels": common.choices("kernels", ("gaussian", "tophat"))}
-  options |= common.common_options()
-  path = common.output_dir("results/real_share")
   if task == "kde":
     kde.check_datasets(options["datasets"])
-  results = simulate(**options)
-  if results is not None:
-    lines = findings(results)
-    print("\n".join(lines))
-    results.attrs["finding"] = "; ".join(lines)
-    common.write(results, path)
+  return options | common.common_options()
+
+
+def main():
+  common.simulate_and_write("results/real_share", simulate, read(), save=save)
+
+
+def save(results, path):
+  lines = findings(results)
+  print("\n".join(lines))
+  results.attrs["finding"] = "; ".join(lines)
+  common.write(results, path)
 
 
 if __name__ == "__main__":
-  common.main(main)
+  common.main(define, main)

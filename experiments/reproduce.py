@@ -26,7 +26,8 @@ from experiments import (
 SCALES = ("smoke", "laptop", "paper")
 WORKFLOWS = common.PAPER_WORKFLOWS.split(",")
 
-if __name__ == "__main__":
+def define():
+  """Flags of this binary."""
   flags.DEFINE_string("scale", "laptop", "smoke, laptop or paper.")
   flags.DEFINE_string("only", "*", "Glob: run only experiments whose name matches.")
   common.define_shared()
@@ -83,25 +84,33 @@ def experiments(scale: str) -> dict:
   }
 
 
-def main():
+def read():
+  """Options of `simulate`, from validated flags."""
   scale = common.choice("scale", SCALES)
   chosen = {name: what for name, what in experiments(scale).items() if fnmatch.fnmatch(name, common.FLAGS.only)}
   if not chosen:
     raise common.UsageError(f"--only={common.FLAGS.only} matches none of {', '.join(experiments(scale))}.")
-  seed = common.integer("seed", 0)
-  path = common.output_dir("results/reproduce")
+  return {"chosen": chosen, "seed": common.integer("seed", 0)}
+
+
+def simulate(chosen, seed, directory=None):
+  """name -> results; None after a dry run."""
   results = {}
-  for name, (simulate, options) in chosen.items():
+  for name, (function, options) in chosen.items():
     print(f"{name}:", flush=True)
-    results[name] = simulate(**options, seed=seed)
-  if common.FLAGS.dry_run:
-    from collapse_jax import cost
-    total = cost.text(sum(plan.compile_seconds + plan.run_seconds for plan in common.PLANS))
-    rest = ", language models not counted" if "language_model" in chosen else ""
-    print(f"in all: {sum(plan.runs for plan in common.PLANS)} runs, about {total}{rest}")
-    return
-  common.write_all(results, path)
+    results[name] = function(**options, seed=seed, directory=directory and directory / name)
+  if not common.FLAGS.dry_run:
+    return results
+  from collapse_jax import cost
+  total = cost.text(sum(plan.compile_seconds + plan.run_seconds for plan in common.PLANS))
+  rest = ", language models not counted" if "language_model" in chosen else ""
+  print(f"in all: {sum(plan.runs for plan in common.PLANS)} runs, about {total}{rest}")
+  return None
+
+
+def main():
+  common.simulate_and_write("results/reproduce", simulate, read(), save=common.write_all)
 
 
 if __name__ == "__main__":
-  common.main(main)
+  common.main(define, main)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from collapse_jax import cost, tasks
-from collapse_jax.sweep import plan
+from collapse_jax.sweeps import plan
 
 
 def test_known_functions():

@@ -41,7 +41,7 @@ def test_killed_and_resumed(tmp_path, warm_start):
   expected = host.sweep(task, WORKFLOWS[:3], {"num_samples": [5]}, **options)
   calls = []
 
-  def kill(metrics: Metrics):
+  def kill(cell, t, seeds, metrics: Metrics):
     calls.append(1)
     if len(calls) == 7:
       raise KeyboardInterrupt
@@ -58,7 +58,7 @@ def test_killed_and_resumed(tmp_path, warm_start):
 
 
 def test_stopped():
-  def stop(metrics):
+  def stop(cell, t, seeds, metrics):
     if len(stopping) == 1:
       raise host.Stop("no more")
     stopping.append(1)

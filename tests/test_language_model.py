@@ -31,7 +31,7 @@ def rows(base):
 
 
 def make(base, rows, num_samples=8, **options):
-  options = {"recipe": RECIPE, "on_malformed": "keep", "curve_rows": 8, "curve_points": 2} | options
+  options = {"recipe": RECIPE._asdict(), "on_malformed": "keep", "curve_rows": 8, "curve_points": 2} | options
   train, test = rows
   return tasks.language_model(base, train, test._replace(tokens=test.tokens[:16], length=test.length[:16]), num_samples, **options)
 
@@ -147,15 +147,14 @@ def saved_base(base, tmp_path):
 
 
 @pytest.mark.parametrize("options, match", [
-    ({"model": "none"}, "--model=none: none: no such directory"), ({"workflows": ["foo"]}, "--workflows: unknown workflow"),
+    ({"model": "none"}, "--model=none: none: no such directory"),
     ({"num_samples": [5000]}, "num_samples 5000 asks for more real rows than"), ({"dataset": "none.parquet"}, "no such file"),
     ({"max_seq_len": 4}, "gives no train rows: all .* longer than --max_seq_len=4"), ({"max_seq_len": 500}, "beyond the 256 positions")])
 def test_usage_errors_write_nothing(base, tmp_path, flag_values, options, match):
-  begun = []
   given = {"workflows": ["replace"], "model": options.get("model") or saved_base(base, tmp_path)} | options
   with pytest.raises(common.UsageError, match=match):
-    language_model.simulate(**given, directory=tmp_path / "out", begin=lambda: begun.append(1))
-  assert not begun and not (tmp_path / "out").exists()
+    language_model.simulate(**given, directory=tmp_path / "out")
+  assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("options, match", [
@@ -168,7 +167,7 @@ def test_usage_errors_of_the_value_of_real_data(base, tmp_path, flag_values, opt
 def test_lost_format_is_a_finding(base, tmp_path, flag_values):
   """A model that never produces the format ends its cell; what was measured stays, and the reason is recorded."""
   options = {"num_samples": [8], "num_generations": 3, "num_seeds": 1, "model": saved_base(base, tmp_path), "max_seq_len": LENGTH,
-             "recipe": RECIPE, "max_test_rows": 8, "max_attempts": 2.0, "sample_batch_size": 8}
+             "recipe": RECIPE._asdict(), "max_test_rows": 8, "max_attempts": 2.0, "sample_batch_size": 8}
   results = language_model.simulate(["replace"], **options)
   assert "no longer produces the format: 8 samples are missing" in results.stopped and results.stopped in results.finding
   np.testing.assert_array_equal(np.isfinite(results.test_loss.values.ravel()), [True, False, False])
@@ -185,7 +184,7 @@ def test_value_of_real_data(base, tmp_path, flag_values):
   common.FLAGS(["test"])
   options = {"model": saved_base(base, tmp_path), "max_seq_len": LENGTH, "max_test_rows": 16, "num_seeds": 2, "mode": "pretrain"}
   # Random weights do not write the format, so that this goes through the mode which does not ask for it.
-  results = real_data_value.simulate([0, 16], [0, 8], recipe=RECIPE._replace(learning_rate=1e-2), sample_batch_size=32, **options)
+  results = real_data_value.simulate([0, 16], [0, 8], recipe=RECIPE._replace(learning_rate=1e-2)._asdict(), sample_batch_size=32, **options)
   assert results.test_loss.dims == ("num_real", "num_synthetic", "seed") and np.isfinite(results.test_loss).all()
   np.testing.assert_array_equal(results.num_steps.mean("seed"), [[1, 1], [2, 3]])
   assert float(results.test_loss.sel(num_real=16).max()) < float(results.test_loss.sel(num_real=0, num_synthetic=0).min())

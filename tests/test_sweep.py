@@ -10,7 +10,7 @@ from test_loop import poisson_mean
 
 import collapse_jax as cj
 from collapse_jax import diagnostics, plotting, report, tasks, workflows
-from collapse_jax.sweep import plan
+from collapse_jax.sweeps import plan
 
 
 def gaussian(**options):

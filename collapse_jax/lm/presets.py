@@ -1,17 +1,16 @@
 """Configurations without weights, for pretraining from scratch: the sizes of Kazdan et al. 2410.16713 on TinyStories.
 
 The shape of `gpt2_9m` follows from its published 8,890,880 parameters; those of the Llamas are chosen to have the published
-numbers of millions.
+numbers of millions. Imports no JAX until one is built.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
+from collapse_jax.lm import text
 
-from collapse_jax.lm import checkpoint, text
-from collapse_jax.lm.checkpoint import LanguageModel
+if TYPE_CHECKING:
+  from collapse_jax.lm.checkpoint import LanguageModel
 
 VOCAB_SIZE = 8000
 GPT2: dict[str, dict[str, Any]] = {"gpt2_9m": {"n_embd": 256, "n_layer": 8, "n_head": 8, "n_positions": 2048}}
@@ -23,9 +22,12 @@ LLAMA: dict[str, dict[str, Any]] = {
 NAMES = (*GPT2, *LLAMA)
 
 
-def build(name: str, documents: Sequence[text.Document], dtype=jnp.float32) -> LanguageModel:
+def build(name: str, documents: Sequence[text.Document], dtype="float32") -> "LanguageModel":
   """A model with random weights and a tokenizer of 8,000 byte pairs made from the documents."""
+  import jax
   from transformers import GPT2Config, LlamaConfig
+
+  from collapse_jax.lm import checkpoint
   tokenizer = text.train_tokenizer((document.text for document in documents), VOCAB_SIZE)
   ids: dict[str, Any] = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
                          "pad_token_id": tokenizer.pad_token_id, "vocab_size": VOCAB_SIZE}

@@ -1,0 +1,83 @@
+"""Workflows as flags and coordinates write them, and what their arguments may be. Imports no JAX, so that input can be
+checked before it."""
+
+import ast
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+def parse_call(text: str) -> tuple[str, tuple, dict[str, Any]]:
+  """"mix(0.2, fresh=True)" -> ("mix", (0.2,), {"fresh": True}); "mix" -> ("mix", (), {}).
+
+  Raises:
+    ValueError: neither a name nor a call with literal arguments.
+  """
+  try:
+    node = ast.parse(text.strip(), mode="eval").body
+    if isinstance(node, ast.Name):
+      return node.id, (), {}
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+      keywords = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
+      return node.func.id, tuple(map(ast.literal_eval, node.args)), keywords
+  except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+    pass
+  raise ValueError(f"workflow must be a name or a call with literal arguments, e.g. mix(0.2), got {text!r}.")
+
+
+def check_workflow(text: str) -> None:
+  """Raises ValueError where `workflows.parse` would: unknown name, or arguments that do not fit."""
+  name, arguments, keywords = parse_call(text)
+  if name not in ARGUMENTS:
+    raise ValueError(f"unknown workflow {text!r}; known: {', '.join(ARGUMENTS)}.")
+  if is_call(text):
+    try:
+      bound = inspect.signature(ARGUMENTS[name]).bind(*arguments, **keywords)
+    except TypeError as error:
+      raise ValueError(f"workflow {text!r}: {error}.") from None
+    ARGUMENTS[name](*bound.args, **bound.kwargs)
+
+
+def is_call(text: str) -> bool:
+  return "(" in text
+
+
+def check_real_fraction(real_fraction, fresh=False) -> None:
+  if not _is_number(real_fraction) or not 0 < real_fraction <= 1:
+    raise ValueError(f"real_fraction must be above 0 and at most 1, got {real_fraction!r}.")
+  if not isinstance(fresh, bool | np.bool_):
+    raise ValueError(f"fresh must be True or False, got {fresh!r}.")
+
+
+def check_size(size) -> None:
+  if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
+    raise ValueError(f"size must be an integer of at least 1, got {size!r}.")
+
+
+def check_table(table) -> None:
+  try:
+    shares = np.asarray(table, float)
+  except (TypeError, ValueError):
+    shares = np.zeros(0)
+  if (shares.ndim != 2 or shares.shape[0] != shares.shape[1] or not (shares >= 0).all()
+      or not np.allclose(shares, np.tril(shares)) or not np.allclose(shares.sum(axis=1), 1, atol=1e-6)):
+    raise ValueError("weights must be a square table of shares: row t - 1 for generation t, zero right of the diagonal, "
+                     "each row summing to 1.")
+
+
+def _is_number(value) -> bool:
+  return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+# What the factories of these names take.
+ARGUMENTS: dict[str, Callable[..., None]] = {
+    "replace": lambda: None,
+    "accumulate": lambda: None,
+    "accumulate_subsample": lambda: None,
+    "mix": check_real_fraction,
+    "grown_replace": lambda: None,
+    "sliding_window": check_size,
+    "weights": check_table,
+}
