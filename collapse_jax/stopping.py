@@ -37,7 +37,7 @@ class Stopping:
 
   def compile(self, width: int, traced) -> float:
     """For `width` seeds, so that the time of the first call is the run's own; the bytes that it uses on a device."""
-    index = np.arange(width, dtype=np.int32)
+    index = jax.ShapeDtypeStruct((width,), np.int32)
     self._first[width] = devices.over_runs(self._start, self._mesh, True, False).lower(index, traced).compile()
     return devices.bytes_used(self._block(jax.eval_shape(self._start, index, traced), traced))
 

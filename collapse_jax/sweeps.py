@@ -265,7 +265,7 @@ class Program:
         used = self._stopping.compile(width, traced)
         self._compiled[size] = self._stopping
       else:
-        index = np.arange(width, dtype=np.int32)
+        index = jax.ShapeDtypeStruct((width,), np.int32)
         compiled = devices.over_runs(self._runs, self._mesh, True, False).lower(index, traced).compile()
         used = devices.bytes_used(compiled)
         self._compiled[size] = compiled
@@ -281,7 +281,7 @@ class Program:
         if size not in self._compiled:
           self.compile(size, traced)
       try:
-        index = np.arange(first, first + size * together, dtype=np.int32)
+        index = devices.place(np.arange(first, first + size * together, dtype=np.int32), self._mesh)
         metrics = jax.tree.map(np.asarray, self._compiled[size](index, traced))
       except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):

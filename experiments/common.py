@@ -111,12 +111,16 @@ def _guarded(run, arguments: bool, argv: Sequence[str]) -> None:
 def _exit_on_sigterm() -> None:
   """Status 143 at once, also from within a compilation: files are written in one step, so that nothing needs time to end.
 
-  A thread waits for the signal, because Python's own handlers wait for the program that runs.
+  A thread is told of the signal, because Python's own handlers wait for the program that runs.
   """
-  signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+  told, tell = os.pipe()
+  os.set_blocking(tell, False)
+  signal.signal(signal.SIGTERM, lambda number, frame: None)
+  signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
 
   def wait():
-    signal.sigwait({signal.SIGTERM})
+    while signal.SIGTERM not in os.read(told, 1):
+      pass
     _leave(143, "terminated")
   threading.Thread(target=wait, daemon=True).start()
 
