@@ -33,6 +33,7 @@ if TYPE_CHECKING:
   import xarray
 
 _log = logging.getLogger(__name__)
+MAX_GENERATIONS = 20_000_000  # their numbers are listed
 OnCell = Callable[[dict[str, Any], Metrics], None]
 COMMON_METRICS = {
     "finite": MetricInfo("all metrics of this generation are finite"),
@@ -210,7 +211,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   attributes = {
       "jax_version": jax.__version__, "device": devices.name(), "wall_seconds": wall,
       "num_devices": devices.size(mesh), "num_processes": jax.process_count(),
-      "chunk_size": ",".join(map(str, sizes)),
+      "chunk_size": sizes[0] if len(sizes) == 1 else ",".join(map(str, sizes)),
       "compile_seconds": float(sum(program.compile_seconds for program in programs)), "num_compilations": len(programs),
       "num_runs": int(np.sum(status == "ok")) * num_seeds, "seed": seed, "record_every": record_every,
       "primary_metric": primary_metric or next((name for name in info if name not in COMMON_METRICS), ""),
@@ -589,3 +590,5 @@ def check_grid(makers, axes, num_generations, num_seeds, record_every, chunk_siz
                       ("chunk_size", 1 if chunk_size is None else chunk_size)):
     if not isinstance(value, int) or value < 1:
       raise ValueError(f"{name} must be an integer of at least 1, got {value}.")
+  if num_generations > MAX_GENERATIONS:
+    raise ValueError(f"num_generations must be at most {MAX_GENERATIONS:,}, got {num_generations}.")

@@ -16,6 +16,7 @@ import collapse_jax as cj
 from collapse_jax import sweeps, tasks
 from collapse_jax.chunks import Chunks
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("resume")]  # one worker, for what they share
 KILLED = str(Path(__file__).parent / "killed.py")
 GAUSSIAN = ("experiments.gaussian", "--dims=1", "--num_samples=10,20", "--noise_vars=1,2", "--workflows=replace,accumulate",
             "--num_seeds=9", "--num_generations=4", "--chunk_size=3")  # 24 chunks
@@ -142,7 +143,7 @@ def test_library(tmp_path):
 def test_memory(monkeypatch, caplog):
   """Chunks shrink to what the compiled program reports, and once more where memory runs out all the same."""
   whole = sweep(num_workers=1)
-  assert whole.chunk_size == "12"
+  assert whole.chunk_size == 12
   small = sweep(num_workers=1, memory_bytes=100_000.0)
   assert 1 <= int(small.chunk_size) < 12
   np.testing.assert_allclose(small.covariance_trace_ratio, whole.covariance_trace_ratio, rtol=1e-5)
@@ -160,5 +161,5 @@ def test_memory(monkeypatch, caplog):
     return used
   monkeypatch.setattr(sweeps.Program, "compile", limited)
   halved = sweep(num_workers=1)
-  assert halved.chunk_size == "3" and "memory ran out for chunks of 12 runs" in caplog.text
+  assert halved.chunk_size == 3 and "memory ran out for chunks of 12 runs" in caplog.text
   xarray.testing.assert_identical(halved.drop_attrs(), sweep(chunk_size=3).drop_attrs())

@@ -27,9 +27,9 @@ METRICS = {
 
 
 class DiscreteProblem(NamedTuple):
-  """The truth: cumulative probabilities [num_outcomes] (None: uniform), 1 / its entropy in nats, its number of outcomes."""
+  """The truth: cumulative probabilities [num_outcomes] (None: uniform), its entropy in nats, its number of outcomes."""
   cumulative: Any
-  inverse_entropy: Any  # a product, because XLA rounds a quotient differently from program to program
+  entropy: Any
   support: Any
 
 
@@ -63,7 +63,7 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
 
   def init(key):
     cumulative = None if probabilities is None else jnp.asarray(np.cumsum(share), float)
-    problem = DiscreteProblem(cumulative, jnp.asarray(1 / true_entropy if true_entropy else np.inf, float), jnp.asarray(len(positive), float))
+    problem = DiscreteProblem(cumulative, jnp.asarray(true_entropy, float), jnp.asarray(len(positive), float))
     rows = real_rows(key, problem)
     if renumbered:
       order = jnp.argsort(rows)
@@ -91,7 +91,7 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
 
   def evaluate(problem, params):
     entropy = -jnp.sum(jnp.where(params > 0, params * jnp.log(params), 0.0))
-    return {"entropy_ratio": entropy * problem.inverse_entropy, "entropy": entropy,
+    return {"entropy_ratio": entropy / problem.entropy, "entropy": entropy,
             "support_ratio": jnp.sum(params > 0) / problem.support, "heterozygosity": 1 - jnp.sum(params ** 2)}
 
   # Other real rows would have outcomes outside the renumbered ones.
