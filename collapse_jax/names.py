@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+LARGEST = 2 ** 31 - 1  # of integers: more would not count in int32
+
 
 def parse_call(text: str) -> tuple[str, tuple, dict[str, Any]]:
   """"mix(0.2, fresh=True)" -> ("mix", (0.2,), {"fresh": True}); "mix" -> ("mix", (), {}).
@@ -52,8 +54,8 @@ def check_real_fraction(real_fraction, fresh=False) -> None:
 
 
 def check_size(size) -> None:
-  if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
-    raise ValueError(f"size must be an integer of at least 1, got {size!r}.")
+  if not isinstance(size, int | np.integer) or isinstance(size, bool) or not 1 <= size <= LARGEST:
+    raise ValueError(f"size must be an integer from 1 to {LARGEST}, got {size!r}.")
 
 
 def check_table(table) -> None:

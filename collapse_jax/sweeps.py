@@ -27,6 +27,7 @@ from collapse_jax import cost, devices, stopping
 from collapse_jax import workflows as workflow_library
 from collapse_jax.chunks import Chunks
 from collapse_jax.generation import generation, prepared, recorded, run, start
+from collapse_jax.names import LARGEST
 from collapse_jax.types import MetricInfo, Metrics, TaskSetting, Workflow
 
 if TYPE_CHECKING:
@@ -100,9 +101,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   axes = {name: list(values) for name, values in axes.items()}
   check_grid(makers, axes, num_generations, num_seeds, record_every, chunk_size)
   status = np.full((len(makers), *map(len, axes.values())), "ok", dtype=object)
-  needed = 32.0 * status.size * num_seeds * max(num_generations // record_every, 1)
-  if needed > devices.memory_bytes():
-    raise ValueError(_too_large("the table of results", needed, devices.memory_bytes()))
+  _check_table(status.size * num_seeds * max(num_generations // record_every, 1))
   groups = _group(task, makers, axes, status, static_axes)
   if not groups:
     raise ValueError(str(status.flat[0]))
@@ -113,8 +112,8 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   saved = None
   if directory is not None:
     about = {"workflows": list(makers), "axes": axes, "num_generations": num_generations, "num_seeds": num_seeds,
-             "seed": seed, "record_every": record_every, "warm_start": warm_start, "jax_enable_x64": jax.config.jax_enable_x64,
-             "jax": jax.__version__, "collapse_jax": version()}
+             "seed": seed, "record_every": record_every, "warm_start": warm_start,
+             "jax_enable_x64": bool(jax.config.read("jax_enable_x64")), "jax": jax.__version__, "collapse_jax": version()}
     saved = Chunks(pathlib.Path(directory) / f"process_{jax.process_index()}", about, resume)
     for index, first, metrics in saved.saved():
       results.write(index, first, metrics)
@@ -144,11 +143,11 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
 
   def run_chunk(program: Program, cell: Cell, first: int, num: int):
     found = []
-    for start, metrics in program.run(first, num, jax.tree.map(_scalar, cell.traced)):
-      metrics = {name: value[:num_seeds - start] for name, value in metrics.items()}  # the last chunk may be padded
+    for at, metrics in program.run(first, num, jax.tree.map(_scalar, cell.traced)):
+      metrics = {name: value[:num_seeds - at] for name, value in metrics.items()}  # the last chunk may be padded
       if saved is not None:
-        saved.save(cell.index, start, metrics)
-      found.append((start, metrics))
+        saved.save(cell.index, at, metrics)
+      found.append((at, metrics))
     return cell, found
 
   def mine(cell: Cell, first: int, width: int) -> bool:
@@ -250,7 +249,8 @@ class Program:
     """Compiles for chunks of at most this size that use at most this memory on a device."""
     while True:
       together = devices.size(self._mesh)
-      used = self.compile(math.ceil(num_seeds / math.ceil(num_seeds / (size * together)) / together), traced)  # no small rest
+      calls = math.ceil(num_seeds / (size * together))
+      used = self.compile(math.ceil(num_seeds / calls / together), traced)  # all of one size
       if used <= memory or self.size == 1:
         _log.info("chunks of %d runs use %.4g MiB on a device", self.size, used / 2 ** 20)
         return
@@ -330,11 +330,20 @@ def plan(task: Callable[..., TaskSetting], workflows, axes: Mapping[str, Sequenc
   axes = {name: list(values) for name, values in axes.items()}
   check_grid(makers, axes, num_generations, num_seeds, record_every, None)
   status = np.full((len(makers), *map(len, axes.values())), "ok", dtype=object)
-  groups = _group(task, makers, axes, status, static_axes)
+  _check_table(status.size * num_seeds * max(num_generations // record_every, 1))
+  traced, groups = [], []
+  memory = 0.5 * devices.memory_bytes()
+  for group in _group(task, makers, axes, status, static_axes):
+    one = _cost_of_run(task, makers[group[0].workflow], group[0], num_generations, record_every)
+    if one[1] > memory:
+      for cell in group:
+        status[cell.index] = _too_large("one run", one[1], memory)
+    else:
+      groups.append(group)
+      traced.append(one)
   if not groups:
     raise ValueError(str(status.flat[0]))
   cells = sum(map(len, groups))
-  traced = [_cost_of_run(task, makers[group[0].workflow], group[0], num_generations, record_every) for group in groups]
   work = sum(len(group) * num_seeds * one for group, (one, _) in zip(groups, traced))
   compiling, running = cost.seconds(work, len(groups), devices.num_workers())
   return Plan(cells, int(np.sum(status != "ok")), cells * num_seeds, cells * num_seeds * num_generations, len(groups),
@@ -364,6 +373,8 @@ def _cost_of_run(task, maker, cell, num_generations, record_every) -> tuple[floa
       total += (num_generations - num_recorded) * without
   except ValueError:
     return 0.0, 0.0
+  except OverflowError:
+    return math.inf, math.inf
   return total, _bytes_of(state)
 
 
@@ -432,7 +443,7 @@ def _group(task, makers, axes, status, static_axes=()) -> list[list[Cell]]:
       values = {axis: axes[axis][i] for axis, i in zip(axes, at)}
       try:
         one = prepared(task(**accepted(task, values)), maker(**accepted(maker, values)))
-      except ValueError as error:
+      except (ValueError, OverflowError) as error:
         status[(w, *at)] = str(error)
         continue
       in_task, in_workflow = accepted(task, values), accepted(maker, values)
@@ -474,7 +485,10 @@ def _bytes_per_run(task, maker, cell, num_generations) -> float:
   """A generous estimate: the store twice (it may be copied once), and a few batches."""
   def begin(key, traced):
     return start(key, *_bind(task, maker, cell.static, traced), num_generations)
-  return _bytes_of(jax.eval_shape(begin, jax.random.key(0), jax.tree.map(_scalar, cell.traced)))
+  try:
+    return _bytes_of(jax.eval_shape(begin, jax.random.key(0), jax.tree.map(_scalar, cell.traced)))
+  except OverflowError:  # rows are counted in int32
+    return math.inf
 
 
 def _bytes_of(shapes) -> float:
@@ -482,8 +496,15 @@ def _bytes_of(shapes) -> float:
   return 2.0 * size(shapes.store) + 8.0 * size((shapes.problem, shapes.real)) + 65536
 
 
+def _check_table(entries: int) -> None:
+  needed = 32.0 * entries
+  if needed > devices.memory_bytes():
+    raise ValueError(_too_large("the table of results", needed, devices.memory_bytes()))
+
+
 def _too_large(what, needed, memory) -> str:
-  return (f"{what} needs about {needed / 2 ** 30:.3g} GiB and {memory / 2 ** 30:.3g} GiB may be used: lower num_samples, "
+  size = f"about {needed / 2 ** 30:.3g} GiB" if needed < math.inf else "more memory than can be counted"
+  return (f"{what} needs {size} and {memory / 2 ** 30:.3g} GiB may be used: lower num_samples, "
           "num_generations or the dimension, or raise record_every.")
 
 
@@ -588,7 +609,7 @@ def check_grid(makers, axes, num_generations, num_seeds, record_every, chunk_siz
       raise ValueError(f"axis {name} names a value twice: {values}.")
   for name, value in (("num_generations", num_generations), ("num_seeds", num_seeds), ("record_every", record_every),
                       ("chunk_size", 1 if chunk_size is None else chunk_size)):
-    if not isinstance(value, int) or value < 1:
-      raise ValueError(f"{name} must be an integer of at least 1, got {value}.")
+    if not isinstance(value, int) or not 1 <= value <= LARGEST:
+      raise ValueError(f"{name} must be an integer from 1 to {LARGEST}, got {value}.")
   if num_generations > MAX_GENERATIONS:
     raise ValueError(f"num_generations must be at most {MAX_GENERATIONS:,}, got {num_generations}.")

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import store as storage
 from collapse_jax import names, theory
+from collapse_jax import store as storage
 from collapse_jax.types import Data, TaskSetting, Workflow
 
 

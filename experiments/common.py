@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
+from collapse_jax import names
 from experiments import watching
 
 FLAGS = flags.FLAGS
@@ -58,7 +59,7 @@ def define_shared() -> None:
   flags.DEFINE_boolean("enable_x64", False, "Compute in float64.")
   flags.DEFINE_string("chunk_size", "0", "Runs in one program on each device; 0: what memory allows.")
   flags.DEFINE_string("devices", "auto", "Devices that share the runs (CPU: simulated ones); auto: all accelerators.")
-  flags.DEFINE_boolean("distributed", False, "One of several processes; found by SLURM or a TPU pod, or given by the next three.")
+  flags.DEFINE_boolean("distributed", False, "One of several processes: of SLURM, of a TPU pod, or as the next three say.")
   flags.DEFINE_string("coordinator", None, "host:port of process 0.")
   flags.DEFINE_string("process_id", None, "Which process this is, from 0.")
   flags.DEFINE_string("num_processes", None, "How many there are.")
@@ -177,12 +178,15 @@ def choice(name: str, allowed: Sequence[str]) -> str:
 
 def _number(name, text, kind, least, strict):
   what = {int: "an integer", float: "a number"}[kind]
+  most = names.LARGEST if kind is int else sys.float_info.max
   bound = f"above {least:g}" if strict else f"of at least {least}"
   try:
     value = kind(text)
   except ValueError:
     raise UsageError(f"--{name} must be {what} {bound}, got {text!r}.") from None
-  if not least <= value < float("inf") or (strict and value == least):
+  if value > most and value < float("inf"):
+    raise UsageError(f"--{name} must be {what} of at most {most}, got {text!r}.")
+  if not least <= value <= most or (strict and value == least):
     raise UsageError(f"--{name} must be {what} {bound}, got {text!r}.")
   return value
 
@@ -255,7 +259,6 @@ def _writable(path: Path) -> bool:
 
 def check_workflows(law: bool) -> list[str]:
   """The workflow list, checked."""
-  from collapse_jax import names
   for name in items("workflows"):
     try:
       names.check_workflow(name)
@@ -361,8 +364,8 @@ def check_machine() -> None:
   if given and not FLAGS.distributed:
     raise UsageError(f"--{given[0]} needs --distributed.")
   if given and len(given) < 3:
-    raise UsageError("--coordinator, --process_id and --num_processes go together: give all three, or none where SLURM or a TPU "
-                     "pod tells them.")
+    raise UsageError("--coordinator, --process_id and --num_processes go together: give all three, or none where SLURM "
+                     "or a TPU pod tells them.")
   if given:
     if not re.fullmatch(r"[^\s:]+:\d{1,5}", FLAGS.coordinator):
       raise UsageError(f"--coordinator must be host:port, got {FLAGS.coordinator!r}.")
@@ -407,8 +410,9 @@ def prepare_jax() -> None:
 
 def mesh():
   """The devices that --devices asks for; None for a single one."""
-  from collapse_jax import devices
   import jax
+
+  from collapse_jax import devices
   if FLAGS.devices != "auto":
     try:
       return devices.mesh_of(integer("devices")) if integer("devices") > 1 else None

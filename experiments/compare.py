@@ -11,6 +11,7 @@ from absl import flags
 
 from experiments import common
 
+
 def define():
   """Flags of this binary."""
   flags.DEFINE_boolean("strict", False, "Exit status 1 if any value disagrees.")

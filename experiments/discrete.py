@@ -11,6 +11,7 @@ from absl import flags
 
 from experiments import common
 
+
 def define():
   """Flags of this binary."""
   common.define_common(num_samples="10,100,1000", num_generations=12_000, workflows="replace", record_every=10)

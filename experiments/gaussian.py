@@ -10,6 +10,7 @@ from absl import flags
 
 from experiments import common
 
+
 def define():
   """Flags of this binary."""
   common.define_common()

@@ -11,6 +11,7 @@ from absl import flags
 
 from experiments import common
 
+
 def define():
   """Flags of this binary."""
   common.define_common(num_samples="auto", num_generations=50)

@@ -13,6 +13,7 @@ from absl import flags
 
 from experiments import common, language_model
 
+
 def define():
   """Flags of this binary."""
   language_model.define_model(num_samples=False)
@@ -128,7 +129,8 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
   results.attrs = about | {
       "package_version": collapse_jax.__version__, "jax_version": jax.__version__, "device": devices.name(), "seed": seed,
       "task": "real_data_value", "mode": mode, "budget": f"{recipe.amount:g} {recipe.budget}", "num_generator": generator,
-      "generator_test_loss": float(joined("generator_test_loss").mean()), "num_runs": num_cells * num_seeds, "num_compilations": 2,
+      "generator_test_loss": float(joined("generator_test_loss").mean()), "num_runs": num_cells * num_seeds,
+      "num_compilations": 2,
       "wall_seconds": time.perf_counter() - begun}
   results.attrs["finding"] = finding(results)
   print(results.attrs["finding"])

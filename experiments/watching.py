@@ -43,5 +43,6 @@ def figures(log_dir: Path, results: Path) -> None:
   from tensorboardX import SummaryWriter
   with SummaryWriter(str(log_dir / "figures")) as writer:
     for file in sorted(results.glob("**/figures/*.png")):
-      writer.add_image(str(file.relative_to(results).with_suffix("")), matplotlib.image.imread(file)[..., :3], dataformats="HWC")
+      image = matplotlib.image.imread(file)[..., :3]
+      writer.add_image(str(file.relative_to(results).with_suffix("")), image, dataformats="HWC")
     writer.add_text("flags", "```\n" + json.dumps(json.loads((results / "config.json").read_text()), indent=2) + "\n```")

@@ -31,7 +31,7 @@ def rows(base):
 
 
 def make(base, rows, num_samples=8, **options):
-  options = {"recipe": RECIPE._asdict(), "on_malformed": "keep", "curve_rows": 8, "curve_points": 2} | options
+  options = {"recipe": RECIPE, "on_malformed": "keep", "curve_rows": 8, "curve_points": 2} | options
   train, test = rows
   return tasks.language_model(base, train, test._replace(tokens=test.tokens[:16], length=test.length[:16]), num_samples, **options)
 

@@ -4,6 +4,7 @@ Under `replace` this is the Wright-Fisher model of genetic drift. An outcome tha
 where there are more outcomes than rows only those of the real batch are kept, renumbered: a generation costs O(num_samples).
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -46,10 +47,12 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
     ValueError: an argument out of range.
   """
   _check(num_outcomes, num_samples, probabilities, temperature)
-  share = np.full(num_outcomes, 1 / num_outcomes) if probabilities is None else np.asarray(probabilities, np.float64)
-  share = share / share.sum()
-  positive = share[share > 0]
-  true_entropy = float(-(positive * np.log(positive)).sum())
+  support, true_entropy = num_outcomes, math.log(num_outcomes)
+  if probabilities is not None:
+    share = np.asarray(probabilities, np.float64)
+    share = share / share.sum()
+    positive = share[share > 0]
+    support, true_entropy = len(positive), float(-(positive * np.log(positive)).sum())
   renumbered = num_outcomes > 4 * num_samples
   num_known = num_samples if renumbered else num_outcomes
   resampled = known(temperature) and temperature == 1
@@ -63,7 +66,7 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
 
   def init(key):
     cumulative = None if probabilities is None else jnp.asarray(np.cumsum(share), float)
-    problem = DiscreteProblem(cumulative, jnp.asarray(true_entropy, float), jnp.asarray(len(positive), float))
+    problem = DiscreteProblem(cumulative, jnp.asarray(true_entropy, float), jnp.asarray(support, float))
     rows = real_rows(key, problem)
     if renumbered:
       order = jnp.argsort(rows)

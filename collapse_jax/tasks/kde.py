@@ -20,6 +20,7 @@ from collapse_jax.store import batch
 from collapse_jax.tasks.parts import check_integer, check_positive, matmul
 from collapse_jax.types import Array, Context, Data, MetricInfo, Summary, TaskSetting
 
+MAX_ROWS = 10 ** 8  # of a batch: data sets are made on the host
 KERNELS = ("gaussian", "tophat")
 RULES = ("scott", "silverman", "scott_scaled", "silverman_scaled")
 _FAR = 1e15  # where rows of weight 0 are put: their kernels vanish, and their squared distance is still finite
@@ -297,8 +298,8 @@ def _moments(rows, row_weight):
 
 def _check(num_samples, bandwidth, kernel, num_test, temperature) -> str:
   """Raises on a bad argument; returns the rule, or "" where the bandwidth is a number."""
-  check_integer("num_samples", num_samples, 2)
-  check_integer("num_test", num_test, 1)
+  check_integer("num_samples", num_samples, 2, MAX_ROWS)
+  check_integer("num_test", num_test, 1, MAX_ROWS)
   if kernel not in KERNELS:
     raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, got {kernel!r}.")
   if isinstance(bandwidth, str):

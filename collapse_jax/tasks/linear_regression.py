@@ -102,7 +102,7 @@ def linear_regression(dim: int, num_samples: int, noise_var=1.0, *, covariates: 
     design_key, label_key = jax.random.split(key)
     if same:
       labels = matmul(problem.design, coefficients) + noise_std * normal(label_key, (num_samples,))
-      return batch({"index": np.arange(num_samples, dtype=np.int32), "label": labels})
+      return batch({"index": jnp.arange(num_samples, dtype=jnp.int32), "label": labels})
     x = normal(design_key, (num, dim))
     return batch({"x": x, "label": matmul(x, coefficients) + noise_std * normal(label_key, (num,))})
 

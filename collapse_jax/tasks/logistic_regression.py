@@ -80,7 +80,7 @@ def logistic_regression(dataset, num_samples: int | None = None, *, num_features
     return problem, real
 
   def rows_of(label):
-    return batch({"index": np.arange(num_samples, dtype=np.int32), "label": label})
+    return batch({"index": jnp.arange(num_samples, dtype=jnp.int32), "label": label})
 
   def draw(key, problem, w, temperature):
     odds = matmul(problem.design, w) / temperature

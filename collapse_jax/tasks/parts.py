@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax.names import LARGEST
 from collapse_jax.random import chi_square, normal
 from collapse_jax.types import Array
 
@@ -56,7 +57,7 @@ def triangular(rows: Array) -> Array:
 def bartlett(key: Array, dim: int, num) -> Array:
   """Upper triangular R [dim, dim]: R^T R has the law of rows^T rows, of `num` >= dim rows of N(0, I) (Bartlett 1933)."""
   chi_key, normal_key = jax.random.split(key)
-  axis = np.arange(dim)
+  axis = jnp.arange(dim)
   above = jnp.where(axis[:, None] < axis[None], normal(normal_key, (dim, dim)), 0.0)
   return above + jnp.diag(jnp.sqrt(chi_square(chi_key, num - jnp.arange(dim, dtype=float))))
 
@@ -66,9 +67,10 @@ def known(x) -> bool:
   return not isinstance(x, jax.core.Tracer)
 
 
-def check_integer(name: str, value, least: int) -> None:
-  if not isinstance(value, int | np.integer) or value < least:
-    raise ValueError(f"{name} must be an integer of at least {least}, got {value}.")
+def check_integer(name: str, value, least: int, most: int = LARGEST) -> None:
+  if not isinstance(value, int | np.integer) or not least <= value <= most:
+    bound = f"of at least {least}" if value <= most else f"of at most {most}"
+    raise ValueError(f"{name} must be an integer {bound}, got {value}.")
 
 
 def check_positive(name: str, value) -> None:
