@@ -37,7 +37,11 @@ class Chunks:
     for file in self.directory.glob(f"*{_PART}"):
       file.unlink()
     if resume and manifest.exists():
-      check_same(json.loads(manifest.read_bytes()), about, f"the chunks in {directory} were made")
+      try:
+        theirs = read_object(manifest)
+      except ValueError as error:
+        raise ValueError(f"resume: {error}") from None
+      check_same(theirs, about, f"the chunks in {directory} were made")
       return
     for file in self.directory.glob(f"*{_CHUNK}"):
       file.unlink()
@@ -68,6 +72,17 @@ class Chunks:
         file.unlink()
         continue
       yield index, first, metrics
+
+
+def read_object(path: Path) -> dict[str, Any]:
+  """A JSON object; a ValueError where the file holds none."""
+  try:
+    found = json.loads(path.read_bytes())
+  except (ValueError, RecursionError):
+    found = None
+  if not isinstance(found, dict):
+    raise ValueError(f"{path} is damaged: it holds no JSON object.")
+  return found
 
 
 def check_same(theirs: Mapping[str, Any], mine: Mapping[str, Any], what: str) -> None:

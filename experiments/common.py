@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from collapse_jax import names
+from collapse_jax import chunks, names
 from experiments import watching
 
 FLAGS = flags.FLAGS
@@ -226,7 +226,7 @@ def _held(path: Path) -> tuple[str, dict[str, Any]]:
   for name, what in ((UNFINISHED, SWEEP), ("config.json", "results")):
     if (path / name).exists():
       try:
-        return what, dict(json.loads((path / name).read_text())["flags"])
+        return what, dict(chunks.read_object(path / name)["flags"])
       except (OSError, ValueError, KeyError, TypeError):
         return what, {}
   return ("results" if any((path / name).exists() for name in (RESULTS, "report.html")) else ""), {}

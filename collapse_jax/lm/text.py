@@ -166,8 +166,8 @@ def _jsonl(path: Path) -> list[Document]:
       raise ValueError(f"{path}, line {number}: is empty.")
     try:
       row = json.loads(line)
-    except json.JSONDecodeError as error:
-      raise ValueError(f"{path}, line {number}: is no JSON ({error.msg}).") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+      raise ValueError(f"{path}, line {number}: is no JSON ({getattr(error, 'msg', 'too deep')}).") from None
     documents.append(_document(row, f"{path}, line {number}"))
   return documents
 
