@@ -10,6 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
+
+from collapse_jax.lm.sharding import constrain_rows
 
 Array = jax.Array
 Params = Any
@@ -213,7 +216,8 @@ class Decoder(nnx.Module):
     self.final_norm = Norm(arch, dtype)
     self.head = None if arch.tied else normal(arch.dim, arch.vocab_size)
 
-  def __call__(self, tokens: Array, mask: Array | None = None, remat: bool = False, head: bool = True) -> Array:
+  def __call__(self, tokens: Array, mask: Array | None = None, remat: bool = False, head: bool = True,
+               mesh: Mesh | None = None) -> Array:
     """Logits [B, L, V] float32 of whole sequences.
 
     Args:
@@ -221,6 +225,7 @@ class Decoder(nnx.Module):
       mask: [B, L] bool, False at padding, which may lie on either side; None: no padding.
       remat: compute a layer's activations again in the backward pass.
       head: False: the final hidden states [B, L, dim] instead.
+      mesh: devices over which sequences are split.
     """
     batch, length = tokens.shape
     at = jnp.arange(length)
@@ -233,26 +238,29 @@ class Decoder(nnx.Module):
       place = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)  # as transformers counts positions under padding
     graph, layers = nnx.split(self.layers)
     narrow = min(self.arch.windows) < NO_WINDOW
-    x, rotation = self.embed(tokens, place)
+    x, rotation = self.embed(constrain_rows(tokens, mesh), place)
+    x = constrain_rows(x, mesh)
 
     def layer(x, inputs):
       parameters, window = inputs
       allowed = visible & (at[:, None] - at[None] < window)[None] if narrow else visible
-      return nnx.merge(graph, parameters)(x, rotation, allowed), None
+      return constrain_rows(nnx.merge(graph, parameters)(x, rotation, allowed), mesh), None
 
     windows = jnp.asarray(np.asarray(self.arch.windows, np.int32))
     # Without remat only products are kept for the backward pass: reading the rest costs more than computing it again.
     keep = None if remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     x, _ = jax.lax.scan(jax.checkpoint(layer, policy=keep), x, (layers, windows))
     x = self.final_norm(x)
-    return self.logits(x) if head else x
+    return constrain_rows(self.logits(x), mesh) if head else x
 
-  def decode(self, tokens: Array, cache: Cache, layers: list[Params], head: Array) -> tuple[Array, Cache]:
+  def decode(self, tokens: Array, cache: Cache, layers: list[Params], head: Array,
+             mesh: Mesh | None = None) -> tuple[Array, Cache]:
     """Logits [B, L, V] of tokens [B, L] that follow those in the cache, and the cache with them.
 
     Args:
       layers: parameters a layer. Read from the stack they would be copied at every step, which takes longer than their use.
       head: output layer [dim, V], so that tied embeddings are transposed once and not at every step.
+      mesh: devices over which sequences are split.
     """
     batch, length = tokens.shape
     capacity = cache.layers[0][0].shape[2]
@@ -264,7 +272,8 @@ class Decoder(nnx.Module):
     for parameters, window, past in zip(layers, self.arch.windows, cache.layers):
       visible = (back >= 0) & (back < window) if window < capacity else back >= 0
       x, past = nnx.merge(graph, parameters)(x, rotation, visible[None], past, cache.used)
-      kept.append(past)
+      x = constrain_rows(x, mesh)
+      kept.append(tuple(constrain_rows(one, mesh) for one in past))
     return self.capped(jnp.matmul(self.final_norm(x), head, preferred_element_type=jnp.float32)), Cache(
         tuple(kept), cache.used + length)
 
@@ -335,8 +344,11 @@ class Functions(NamedTuple):
 
 
 @functools.cache
-def functions(arch: Architecture, dtype=jnp.float32, remat: bool = False) -> Functions:
-  """Pure functions of a decoder; the same object for the same arguments, so that what calls them compiles once."""
+def functions(arch: Architecture, dtype=jnp.float32, remat: bool = False, mesh: Mesh | None = None) -> Functions:
+  """Pure functions of a decoder; the same object for the same arguments, so that what calls them compiles once.
+
+  Sequences are split over the devices of `mesh`, inside a jit.
+  """
   abstract = nnx.eval_shape(lambda: Decoder(arch, nnx.Rngs(0), dtype))
   graph, _ = nnx.split(abstract)
 
@@ -350,11 +362,11 @@ def functions(arch: Architecture, dtype=jnp.float32, remat: bool = False) -> Fun
   def decoder(params):
     layers = [jax.tree.map(operator.itemgetter(i), params["layers"]) for i in range(arch.num_layers)]
     head = params["embedding"].T if arch.tied else params["head"]
-    return lambda tokens, cache: nnx.merge(graph, params).decode(tokens, cache, layers, head)
+    return lambda tokens, cache: nnx.merge(graph, params).decode(tokens, cache, layers, head, mesh)
 
   return Functions(
-      apply=lambda params, tokens, mask=None: call(params, tokens, mask, remat=remat),
-      hidden=lambda params, tokens, mask=None: call(params, tokens, mask, remat=remat, head=False),
+      apply=lambda params, tokens, mask=None: call(params, tokens, mask, remat=remat, mesh=mesh),
+      hidden=lambda params, tokens, mask=None: call(params, tokens, mask, remat=remat, head=False, mesh=mesh),
       head=lambda params, hidden: nnx.merge(graph, params).logits(hidden),
       decoder=decoder,
       cache=cache,

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
+from collapse_jax.lm.sharding import constrain
 from collapse_jax.types import Array
 
 Params = Any
@@ -106,7 +108,7 @@ def num_steps(recipe: Recipe, used: Array, length: Array) -> tuple[Array, Array]
 
 
 def fit(key: Array, logits: Logits, recipe: Recipe, weights: Params, tokens: Array, length: Array, row_weight: Array,
-        held_out: Callable[[Params], Array], curve_points: int = 4, dtype=jnp.float32) -> Fitted:
+        held_out: Callable[[Params], Array], curve_points: int = 4, dtype=jnp.float32, mesh: Mesh | None = None) -> Fitted:
   """Trains `weights` on the rows whose weight is not 0; one compilation whatever their number.
 
   Args:
@@ -115,6 +117,7 @@ def fit(key: Array, logits: Logits, recipe: Recipe, weights: Params, tokens: Arr
     weights: to start from. They are trained in float32 and used in `dtype`.
     tokens, length, row_weight: [R, L], [R], [R]; a row's tokens count `row_weight` times in the loss.
     held_out: loss of weights on other rows, for the learning curve.
+    mesh: devices over which weights, gradients and moments are split.
   """
   used = row_weight > 0
   num = jnp.sum(used)
@@ -124,7 +127,8 @@ def fit(key: Array, logits: Logits, recipe: Recipe, weights: Params, tokens: Arr
                           optax.add_decayed_weights(recipe.weight_decay))
   micro = recipe.micro_batch_size or recipe.batch_size
   warmup = jnp.maximum(recipe.warmup_share * own_steps, 1.0)
-  cast = functools.partial(jax.tree.map, lambda x: x.astype(dtype))
+  split = functools.partial(constrain, mesh=mesh)
+  cast = lambda weights: split(jax.tree.map(lambda x: x.astype(dtype), weights))
 
   def loss_sum(weights, rows):
     tokens, length, weight = rows
@@ -145,7 +149,7 @@ def fit(key: Array, logits: Logits, recipe: Recipe, weights: Params, tokens: Arr
       zero = (jnp.zeros(()), jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, weights))
       (loss, count, total), _ = jax.lax.scan(add, zero, parts)
     scale = 1 / jnp.maximum(count, 1)
-    return loss, count, jax.tree.map(lambda g: g * scale, total)
+    return loss, count, split(jax.tree.map(lambda g: g * scale, total))
 
   def step(target, state):
     i, weights, moments, losses, counted, seen = state
@@ -159,7 +163,7 @@ def fit(key: Array, logits: Logits, recipe: Recipe, weights: Params, tokens: Arr
     rate = recipe.learning_rate * jnp.minimum((i + 1) / warmup, 1.0)
     new_weights = jax.tree.map(lambda w, u: w - rate * u, weights, updates)
     keep = functools.partial(jax.tree.map, functools.partial(jnp.where, active))
-    return (i + active, keep(new_weights, weights), keep(new_moments, moments), losses + loss, counted + count, seen + count)
+    return (i + active, split(keep(new_weights, weights)), split(keep(new_moments, moments)), losses + loss, counted + count, seen + count)
 
   def part(carry, share):
     i, weights, moments, seen = carry
@@ -169,8 +173,8 @@ def fit(key: Array, logits: Logits, recipe: Recipe, weights: Params, tokens: Arr
     i, weights, moments, losses, counted, seen = state
     return (i, weights, moments, seen), (held_out(cast(weights)), losses / jnp.maximum(counted, 1))
 
-  weights = jax.tree.map(lambda x: x.astype(jnp.float32), weights)
-  start = (jnp.zeros((), jnp.int32), weights, optimiser.init(weights), jnp.zeros((), jnp.int32))
+  weights = split(jax.tree.map(lambda x: x.astype(jnp.float32), weights))
+  start = (jnp.zeros((), jnp.int32), weights, split(optimiser.init(weights)), jnp.zeros((), jnp.int32))
   shares = jnp.arange(1, curve_points + 1) / curve_points
   (_, weights, _, seen), (curve, losses) = jax.lax.scan(part, start, shares)
   return Fitted(cast(weights), curve, losses[-1], own_steps, seen)

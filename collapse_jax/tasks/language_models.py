@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from collapse_jax.lm import checkpoint, decoder, sampling, text, training
 from collapse_jax.lm.checkpoint import LanguageModel
@@ -43,7 +44,7 @@ def language_model(model: LanguageModel, train: text.Rows, test: text.Rows, num_
                    learning_rate=None, temperature=1.0, adapters: Adapters | None = None, pretrain: bool = False,
                    prompts: text.Rows | None = None, on_malformed: str = "reject", max_attempts: float = 8.0,
                    sample_batch_size: int | None = None, curve_points: int = 4, curve_rows: int = 64,
-                   remat: bool = False) -> TaskSetting:
+                   remat: bool = False, mesh: Mesh | None = None) -> TaskSetting:
   """A causal language model.
 
   Rows are {"tokens": [n, L] int32, "length": [n] int32}. Every generation starts from `model` (or, warm-started, from the
@@ -64,6 +65,7 @@ def language_model(model: LanguageModel, train: text.Rows, test: text.Rows, num_
     sample_batch_size: candidates at once. Results do not depend on it.
     curve_points, curve_rows: how often, and on how many test rows, the learning curve is taken.
     remat: compute activations again in the backward pass: slower, in less memory.
+    mesh: devices over which weights, optimiser state, batches and samples are split (`lm.sharding`).
   Raises:
     ValueError: an argument out of range, or fewer real rows than num_samples.
   """
@@ -84,9 +86,14 @@ def language_model(model: LanguageModel, train: text.Rows, test: text.Rows, num_
   if adapters is not None:
     arch = arch._replace(adapter_rank=adapters.rank, adapter_alpha=float(adapters.alpha), adapter_targets=adapters.targets)
   dtype = jnp.dtype(model.params["embedding"].dtype)
-  functions = decoder.functions(arch, dtype, remat)
+  functions = decoder.functions(arch, dtype, remat, mesh)
   rate = recipe.learning_rate if learning_rate is None else learning_rate
+  parts = 1 if mesh is None else mesh.size
+  if (recipe.micro_batch_size or recipe.batch_size) % parts:
+    raise ValueError(f"{'micro_' if recipe.micro_batch_size else ''}batch_size must be a multiple of the {parts} devices, got "
+                     f"{recipe.micro_batch_size or recipe.batch_size}.")
   size = sample_batch_size or max(min(num_samples, 32), -(-num_samples // 4))
+  size = -(-size // parts) * parts
   wellformed = _wellformed(model.tokenizer, end, pretrain, on_malformed)
   whole = (lambda weights: checkpoint.join(model.params, weights)) if adapters is not None else (lambda weights: weights)
   logits = lambda weights, tokens: functions.apply(whole(weights), tokens)
@@ -115,7 +122,7 @@ def language_model(model: LanguageModel, train: text.Rows, test: text.Rows, num_
                              batch_size=recipe.micro_batch_size or recipe.batch_size)
     now = recipe._replace(learning_rate=problem["learning_rate"])
     return training.fit(order_key, logits, now, start(start_key, context), rows["tokens"], rows["length"], row_weight, some,
-                        curve_points, dtype)
+                        curve_points, dtype, mesh)
 
   def sample(key, problem, fitted, context: Context):
     params = whole(fitted.weights)
@@ -124,7 +131,8 @@ def language_model(model: LanguageModel, train: text.Rows, test: text.Rows, num_
       given = (None, None) if prompts is None else (jnp.asarray(prompts.tokens)[number % len(prompts.length)],
                                                     jnp.asarray(prompts.length)[number % len(prompts.length)])
       return sampling.generate(keys, functions, params, max_length, begin, end, problem["temperature"], *given)
-    drawn = sampling.sample(key, draw, wellformed, context.num, max_length, min(size, context.num), max_attempts)
+    drawn = sampling.sample(key, draw, wellformed, context.num, max_length, min(size, -(-context.num // parts) * parts),
+                            max_attempts)
     tokens, length, filled = drawn.tokens, drawn.length, drawn.filled
     num = jnp.sum(filled)
     metrics = {"rejection_rate": drawn.rejection_rate, "num_missing": context.num - num,

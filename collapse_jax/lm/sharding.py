@@ -1,0 +1,51 @@
+"""Fully sharded data parallelism (Rajbhandari et al. 1910.02054, stage 3): one table says along which axis arrays are split.
+
+Weights, gradients and the optimiser's moments are split over the devices of a mesh; a layer's weights are gathered when it
+is computed. Rows of a batch, and sequences that are sampled with their caches, are split along their first axis.
+"""
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+# Last part of a parameter's name -> the axis that is split, from the end: layers and runs may be stacked before it. All
+# other arrays (norms, biases, adapters, counts) are small and whole on every device.
+RULES = {"embedding": -2, "position": -1, "head": -1, "kernel": -2}
+
+
+def of_params(tree, mesh: Mesh):
+  """The sharding of each leaf of a tree of parameters, or of an optimiser state over such."""
+  return jax.tree_util.tree_map_with_path(lambda path, leaf: _of(path, leaf.shape, mesh), tree)
+
+
+def constrain(tree, mesh: Mesh | None):
+  """Parameters, inside a jit, split as the table says."""
+  if mesh is None:
+    return tree
+  return jax.tree.map(jax.lax.with_sharding_constraint, tree, of_params(tree, mesh))
+
+
+def constrain_rows(x, mesh: Mesh | None):
+  """An array, inside a jit, split along its first axis, or whole where the devices do not divide that."""
+  if mesh is None:
+    return x
+  spec = PartitionSpec(mesh.axis_names) if x.shape[0] % mesh.size == 0 else PartitionSpec()
+  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+
+def place(tree, mesh: Mesh | None):
+  """Parameters on the devices, split as the table says."""
+  return tree if mesh is None else jax.tree.map(jax.device_put, tree, of_params(tree, mesh))
+
+
+def abstract(tree, mesh: Mesh | None):
+  """Shapes, dtypes and shardings of parameters, for compiling ahead of time; nothing is allocated."""
+  if mesh is None:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+  return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree, of_params(tree, mesh))
+
+
+def _of(path, shape, mesh: Mesh) -> NamedSharding:
+  axis = RULES.get(str(getattr(path[-1], "key", ""))) if path else None
+  if axis is None or len(shape) < -axis or shape[axis] % mesh.size:
+    return NamedSharding(mesh, PartitionSpec())
+  return NamedSharding(mesh, PartitionSpec(*[None] * (len(shape) + axis), mesh.axis_names, *[None] * (-axis - 1)))
