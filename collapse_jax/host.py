@@ -20,7 +20,7 @@ import numpy as np
 from collapse_jax import devices
 from collapse_jax import store as storage
 from collapse_jax.generation import context_of, emit, prepared, provenance, role_keys, start, with_health
-from collapse_jax.sweeps import COMMON_METRICS, Results, accepted, check_grid, to_dataset, workflow_makers
+from collapse_jax.sweeps import COMMON_METRICS, Results, accepted, check_grid, merged, to_dataset, workflow_makers
 from collapse_jax.types import Data, MetricInfo, Metrics, Run, TaskSetting, Workflow
 
 if TYPE_CHECKING:
@@ -37,10 +37,12 @@ class Stop(Exception):
 def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[str, Any],
           axes: Mapping[str, Sequence[Any]], *, num_generations: int, num_seeds: int, seed: int = 0, shared: Any = None,
           warm_start: bool = False, chunk_size: int | None = None, directory: Path | None = None, resume: bool = False,
-          keep_all: bool = False, on_batch: OnBatch | None = None,
+          keep_all: bool = False, place: Callable[[Any], Any] = lambda params: params, on_batch: OnBatch | None = None,
           on_metrics: OnMetrics | None = None, primary_metric: str = "",
           text_axes: Sequence[str] = (), progress: bool = False) -> "xarray.Dataset":
   """`collapse_jax.sweep` with a host loop over generations.
+
+  Once `jax.distributed` is initialised, cells and chunks of seeds are dealt to the processes, and all return the whole.
 
   Args:
     task: factory, called with one value of each axis and, where `shared` is given, with shared=...; inside a jit, so that
@@ -52,6 +54,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
     directory: checkpoints of data, params and metrics go there after every generation; None: none are written.
     resume: go on from the checkpoints in `directory`; else they are deleted. A resumed sweep ends with the numbers of an
       uninterrupted one.
+    place: puts fitted parameters of a checkpoint on the devices.
     keep_all: keep the checkpoint of every generation, not only of the last.
     on_batch: called with cell, generation, seeds and the batches (leading axis over these seeds), before the checkpoint.
     on_metrics: called with cell, generation, seeds and metrics (leading axis over these seeds); may raise `Stop`.
@@ -69,7 +72,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   status = np.full((len(makers), *map(len, axes.values())), "ok", dtype=object)
   results = Results((*status.shape, num_seeds, num_generations))
   info: dict[str, MetricInfo] = dict(COMMON_METRICS)
-  stopped, seconds = [], _Seconds()
+  stopped, seconds, turn = [], _Seconds(), -1
   chunk = min(chunk_size or num_seeds, num_seeds)
   programs: dict[Any, Any] = {}
   for index in np.ndindex(*status.shape):
@@ -91,17 +94,23 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
       lifted = functools.partial(_prepared, make, workflow)
       programs[program] = _programs(lifted, workflow, max(nums), num_generations)
     for first in range(0, num_seeds, chunk):
+      turn += 1
+      if turn % jax.process_count() != jax.process_index():
+        continue
       seeds = range(first, min(first + chunk, num_seeds))
       folder = None if directory is None else Path(directory) / _folder(cell, seeds)
       metrics, reason = _run_cell(make, workflow, programs[program], shared, cell, seeds, num_generations, seed, warm_start,
-                                  folder, resume, keep_all, on_batch, on_metrics, primary_metric, seconds, progress)
+                                  folder, resume, keep_all, place, on_batch, on_metrics, primary_metric, seconds, progress)
       stopped += [reason] if reason else []
       results.write(index, first, {name: _padded(value, num_generations) for name, value in metrics.items()})
+  results = merged(results)
   if not results.values:
     raise ValueError(str(status.flat[0]))
+  everywhere = devices.gather({"stopped": np.frombuffer("; ".join(stopped).encode(), np.uint8)})
+  stopped = [one["stopped"].tobytes().decode() for one in everywhere if one["stopped"].size]
   attributes = {
       "jax_version": jax.__version__, "device": devices.name(), "wall_seconds": time.perf_counter() - begun,
-      "compile_seconds": seconds.compiling, "num_compilations": seconds.programs,
+      "num_processes": jax.process_count(), "compile_seconds": seconds.compiling, "num_compilations": seconds.programs,
       "num_runs": int(np.sum(status == "ok")) * num_seeds, "seed": seed, "record_every": 1, "stopped": "; ".join(stopped),
       "primary_metric": primary_metric or next((name for name in info if name not in COMMON_METRICS), "")}
   generations = list(range(1, num_generations + 1))
@@ -149,23 +158,14 @@ def _programs(make, workflow: Workflow, num: int, num_generations: int):
   return jax.jit(fit), jax.jit(evaluate_and_emit)
 
 
-def _axes(context):
-  """Generation and number of rows are the same for all runs."""
-  return context._replace(t=None, num=None, data=0, real=0, previous=0)
-
-
-def _run_cell(make, workflow: Workflow, programs, shared, cell, seeds: range, num_generations, seed, warm_start, folder,
-              resume, keep_all, on_batch, on_metrics, primary, seconds, progress) -> tuple[Metrics, str]:
-  """All generations of some runs of one cell: metrics [seeds, generations done, ...], and why it stopped early or ""."""
-  fit, evaluate_and_emit = programs
-  bound = functools.partial(_prepared, make, workflow)
-
+def _cheap_programs(make, workflow: Workflow, num_generations, seed):
+  """The other programs: begin runs, choose training data, update the store."""
   def begin(shared, seeds):
     one = lambda i: start(jax.random.fold_in(jax.random.key(seed), i), make(shared), workflow, num_generations)
     return jax.vmap(one)(seeds)
 
   def choose(shared, runs, t):
-    task = bound(shared)
+    task = _prepared(make, workflow, shared)
 
     def one(run):
       context = context_of(task, workflow, run, t, num_generations=num_generations)
@@ -174,12 +174,51 @@ def _run_cell(make, workflow: Workflow, programs, shared, cell, seeds: range, nu
     return jax.vmap(one)(runs)
 
   def update(shared, runs, batches, t):
-    task = bound(shared)
+    task = _prepared(make, workflow, shared)
 
     def one(run, batch):
       keys = role_keys(run.key, t)
       return run._replace(store=workflow.update(task, run.problem, keys["update"], run.store, batch, t))
     return jax.vmap(one)(runs, batches)
+  return begin, choose, update
+
+
+def memory_per_device(task: Callable[..., TaskSetting], workflow: str, values: Mapping[str, Any], *, num_generations: int,
+                      num_seeds: int, shared: Any) -> dict[str, float]:
+  """Bytes that fitting, and sampling with evaluation, take on each device: compiled from shapes, nothing is allocated.
+
+  Args:
+    task, num_generations, shared: as in `sweep`; of `shared`, shapes (with shardings) suffice.
+    workflow, values: of the cell.
+    num_seeds: in one program.
+  """
+  maker = workflow_makers([workflow])[workflow]
+  flow = maker(**accepted(maker, values))
+  make = functools.partial(_make, task, dict(values))
+  num = max(flow.emit(_prepared(make, flow, shared).num_samples, t) for t in range(1, num_generations + 1))
+  fit, evaluate_and_emit = _programs(functools.partial(_prepared, make, flow), flow, num, num_generations)
+  begin, choose, _ = _cheap_programs(make, flow, num_generations, 0)
+  runs = jax.eval_shape(begin, shared, jax.ShapeDtypeStruct((num_seeds,), jnp.int32))
+  contexts, _ = jax.eval_shape(choose, shared, runs, jnp.asarray(1))
+  contexts = contexts._replace(t=jax.ShapeDtypeStruct((), jnp.int32))
+  fitting = fit.lower(shared, runs.key, runs.problem, contexts, None).compile()
+  params = jax.eval_shape(fit, shared, runs.key, runs.problem, contexts, None)
+  params = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), params,
+                        fitting.output_shardings)
+  sampling = evaluate_and_emit.lower(shared, runs.key, runs.problem, params, contexts).compile()
+  return {"fit": devices.bytes_used(fitting), "sample": devices.bytes_used(sampling)}
+
+
+def _axes(context):
+  """Generation and number of rows are the same for all runs."""
+  return context._replace(t=None, num=None, data=0, real=0, previous=0)
+
+
+def _run_cell(make, workflow: Workflow, programs, shared, cell, seeds: range, num_generations, seed, warm_start, folder,
+              resume, keep_all, place, on_batch, on_metrics, primary, seconds, progress) -> tuple[Metrics, str]:
+  """All generations of some runs of one cell: metrics [seeds, generations done, ...], and why it stopped early or ""."""
+  fit, evaluate_and_emit = programs
+  begin, choose, update = _cheap_programs(make, workflow, num_generations, seed)
 
   def shapes(done):
     """Of params, and of metrics of so many generations."""
@@ -200,7 +239,7 @@ def _run_cell(make, workflow: Workflow, programs, shared, cell, seeds: range, nu
   if checkpoints is not None and checkpoints.latest():
     done = checkpoints.latest()
     runs, params, metrics = checkpoints.restore(done, runs, *shapes(done))
-    params = params if warm_start else None
+    params = place(params) if warm_start else None
     seen = [jax.tree.map(lambda x: x[:, i], metrics) for i in range(done)]  # noqa: B023
   try:
     for t in range(1, num_generations + 1):
@@ -284,7 +323,12 @@ class _Checkpoints:
       shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     named.write_text(json.dumps(about))
-    options = ocp.CheckpointManagerOptions(max_to_keep=None if keep_all else 1, enable_async_checkpointing=False)
+    alone = ocp.options.MultiprocessingOptions()
+    if jax.process_count() > 1:  # others write other cells: nothing to agree on
+      me = jax.process_index()
+      alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me}, barrier_sync_key_prefix=str(me))
+    options = ocp.CheckpointManagerOptions(max_to_keep=None if keep_all else 1, create=False,
+                                           enable_async_checkpointing=False, multiprocessing_options=alone)
     self.manager = ocp.CheckpointManager(folder, options=options)
 
   def latest(self) -> int:
@@ -292,6 +336,8 @@ class _Checkpoints:
 
   def save(self, t, runs: Run, params, metrics):
     state = {"run": _plain(runs), "params": params, "metrics": metrics}
+    if jax.process_count() > 1:  # orbax takes arrays of JAX to be of all processes
+      state = jax.tree.map(np.asarray, state)
     self.manager.save(t, args=self.ocp.args.StandardSave(state))
     self.manager.wait_until_finished()
 
@@ -300,7 +346,7 @@ class _Checkpoints:
     like = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), {"run": _plain(runs), "params": params, "metrics": metrics})
     state = self.manager.restore(t, args=self.ocp.args.StandardRestore(like))
     run = jax.tree.map(jnp.asarray, state["run"])
-    return (run._replace(key=jax.random.wrap_key_data(run.key)), jax.tree.map(jnp.asarray, state["params"]),
+    return (run._replace(key=jax.random.wrap_key_data(run.key)), state["params"],
             jax.tree.map(np.asarray, state["metrics"]))
 
   def close(self):

@@ -286,7 +286,7 @@ def simulate_and_write(default_dir: str, simulate: Callable[..., Any], options: 
   if FLAGS.dry_run:
     simulate(**options)
     return
-  first = _is_first_process()
+  first = is_first_process()
   with _unfinished(path, compared) if first else contextlib.nullcontext(True) as needed:
     if not needed:
       print(path / "report.html")
@@ -377,9 +377,9 @@ def check_machine() -> None:
       raise UsageError("--log_dir needs tensorboardX: pip install 'collapse-jax[watch]'.")
 
 
-def _is_first_process() -> bool:
+def is_first_process() -> bool:
   """Whether this process writes results."""
-  if not FLAGS.distributed:
+  if not flag("distributed", False):
     return True
   prepare_jax()
   import jax
@@ -413,7 +413,7 @@ def mesh():
   import jax
 
   from collapse_jax import devices
-  if FLAGS.devices != "auto":
+  if flag("devices", "auto") != "auto":
     try:
       return devices.mesh_of(integer("devices")) if integer("devices") > 1 else None
     except ValueError as error:
@@ -432,9 +432,9 @@ def simulate(task, workflows, axes: dict[str, list], **options):
       PLANS.append(plan(task, workflows, axes, **options))
       print(PLANS[-1])
       return None
-    if FLAGS.log_dir and _is_first_process():
+    if FLAGS.log_dir and is_first_process():
       options["on_cell"] = watching.on_cell(FLAGS.log_dir, options["num_generations"], options.get("record_every", 1))
-    return sweep(task, workflows, axes, progress=_is_first_process(), mesh=mesh(), resume=FLAGS.resume,
+    return sweep(task, workflows, axes, progress=is_first_process(), mesh=mesh(), resume=FLAGS.resume,
                  chunk_size=integer("chunk_size", 0) or None, **options)
   except ValueError as error:
     raise UsageError(name_flag(str(error))) from None

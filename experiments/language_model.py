@@ -25,7 +25,8 @@ OTHER: dict[str, Any] = {"max_seq_len": 512, "batch_size": 128, "learning_rate":
 def define_model(num_samples: bool = True) -> None:
   """Flags that say which model is trained how on what; shared with real_data_value."""
   flags.DEFINE_string("model", "tiny", "tiny, a directory or hub id with safetensors, a .gguf file; or, with "
-                      "--mode=pretrain, gpt2_9m, llama2_12m, llama2_42m or llama2_126m.")
+                      "--mode=pretrain or --dry_run, gpt2_9m, llama2_12m, llama2_42m, llama2_126m, gemma2_2b, gemma2_9b or "
+                      "gemma2_27b.")
   flags.DEFINE_string("dataset", "pydocs", "pydocs, a .jsonl or .parquet file (prompt and response, or text), or a hub id.")
   flags.DEFINE_string("mode", "finetune", "finetune, or pretrain: random weights of the model's configuration, plain text.")
   if num_samples:
@@ -60,15 +61,15 @@ def define():
 
 
 @functools.cache
-def load_model(name: str, dtype: str, dataset: str):
-  """The base model; a usage error where it, or the data set, cannot be had."""
+def load_model(name: str, dtype: str, dataset: str, abstract: bool = False):
+  """The base model (abstract: for a preset shapes only); a usage error where it, or the data set, cannot be had."""
   common.prepare_jax()
   documents = load_documents(dataset)
   from collapse_jax import lm
   from collapse_jax.lm import presets, text, tiny
   try:
     if name in presets.NAMES:
-      return presets.build(name, documents["train"], dtype)
+      return presets.build(name, documents["train"], dtype, abstract)
     model = tiny.load(dtype) if name == "tiny" else lm.load(name, dtype)
     if model.tokenizer is None:
       raise ValueError("there is no tokenizer with it")
@@ -113,7 +114,7 @@ def load_rows(model, dataset: str, max_seq_len: int, max_test_rows: int, pairs: 
   about = {"model": name, "dataset": dataset, "max_seq_len": max_seq_len, "num_train_rows": len(train.length),
            "num_test_rows": len(test.length), "num_dropped_rows": train.num_dropped + rows["test"].num_dropped,
            "train_sha256": text.fingerprint(documents["train"]), "test_sha256": text.fingerprint(documents["test"]),
-           "base_sha256": tiny.weights_hash(model)}
+           "base_sha256": "" if common.dry_run() else tiny.weights_hash(model)}
   return train, test, about
 
 
@@ -128,9 +129,9 @@ def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generati
     chunk_size: seeds in one program; 0: all for tiny and for adapters, else 1.
   """
   common.prepare_jax()
-  base = load_model(model, dtype, dataset)
-  from collapse_jax import host, tasks
-  from collapse_jax.lm import text, training
+  base = load_model(model, dtype, dataset, abstract=common.dry_run())
+  from collapse_jax import devices, host, tasks
+  from collapse_jax.lm import sharding, text, training
   from collapse_jax.lm.checkpoint import num_params
   recipe = training.Recipe(**(recipe or {"learning_rate": TINY["learning_rate"], "batch_size": TINY["batch_size"]}))
   pretrain = mode == "pretrain"
@@ -138,11 +139,13 @@ def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generati
   adapters = tasks.Adapters(lora_rank, 2.0 * lora_rank, tuple(lora_targets)) if lora_rank else None
   given = _prompts(base.tokenizer, test, text) if prompts else None
 
+  mesh = common.mesh()
+
   def task(shared, num_samples, temperature):
     return tasks.language_model(
         base._replace(params=shared), train, test, num_samples, recipe=recipe, temperature=temperature, adapters=adapters,
         pretrain=pretrain, prompts=given, on_malformed=on_malformed, max_attempts=max_attempts,
-        sample_batch_size=sample_batch_size or None, remat=remat)
+        sample_batch_size=sample_batch_size or None, remat=remat, mesh=mesh)
 
   axes = {"num_samples": list(num_samples), "temperature": list(temperatures)}
   try:
@@ -150,13 +153,20 @@ def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generati
       task(base.params, size, 1.0)
   except ValueError as error:
     raise common.UsageError(common.name_flag(str(error))) from None
+  small = num_params(base.params) < 5_000_000 or lora_rank
+  chunk = chunk_size or (num_seeds if small else 1)
   steps = -(-max(num_samples) // recipe.batch_size)
   if common.dry_run():
     cells = len(workflows) * len(num_samples) * len(temperatures)
     print(f"cells: {cells}\nruns: {cells * num_seeds}\nmodel: {num_params(base.params):,} parameters, {dtype}\n"
           f"rows: {len(train.length)} for training, {len(test.length)} for test, {about['num_dropped_rows']} dropped as "
           f"longer than {max_seq_len} tokens\nsteps of a generation: {steps} under replace, up to {steps * num_generations}")
+    used = host.memory_per_device(task, workflows[0], {"num_samples": max(num_samples), "temperature": 1.0}, num_seeds=chunk,
+                                  num_generations=num_generations, shared=sharding.abstract(base.params, mesh))
+    print(f"memory of each of {devices.size(mesh)} devices ({chunk} at once of the runs, as compiled for {devices.name()}): "
+          + ", ".join(f"{name} {size / 2 ** 30:.2f} GiB" for name, size in used.items()))
     return None
+  base = base._replace(params=sharding.place(base.params, mesh))
   saved = _Samples(base.tokenizer, directory)
   log_dir = common.flag("log_dir", None)
 
@@ -168,13 +178,13 @@ def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generati
     if missing > 0 and on_malformed == "reject":
       raise host.Stop(f"the model no longer produces the format: {missing:.0f} samples are missing after {max_attempts:g} "
                       "candidates for each that was asked for (--on_malformed=keep goes on with raw text)")
-  small = num_params(base.params) < 5_000_000 or lora_rank
   try:
     results = host.sweep(
         task, workflows, axes, num_generations=num_generations, num_seeds=num_seeds, seed=seed, shared=base.params,
-        warm_start=warm_start, chunk_size=chunk_size or (num_seeds if small else 1), resume=common.flag("resume", False),
-        keep_all=keep_checkpoints, directory=None if directory is None else Path(directory) / "checkpoints",
-        on_batch=saved.write, on_metrics=judge, primary_metric="test_loss", progress=True)
+        warm_start=warm_start, chunk_size=chunk, place=functools.partial(sharding.place, mesh=mesh),
+        resume=common.flag("resume", False), keep_all=keep_checkpoints,
+        directory=None if directory is None else Path(directory) / "checkpoints",
+        on_batch=saved.write, on_metrics=judge, primary_metric="test_loss", progress=common.is_first_process())
   except ValueError as error:
     raise common.UsageError(common.name_flag(str(error))) from None
   lines = findings(results)
@@ -261,8 +271,8 @@ def recipe_of_flags():
   amounts = common.positives("budget_amount")
   micro = common.integer("micro_batch_size", 0)
   from collapse_jax.lm import presets
-  if flag.model in presets.NAMES and flag.mode != "pretrain":
-    raise common.UsageError(f"--model={flag.model} has no weights: use it with --mode=pretrain.")
+  if flag.model in presets.NAMES and flag.mode != "pretrain" and not flag.dry_run:
+    raise common.UsageError(f"--model={flag.model} has no weights: use it with --mode=pretrain, or with --dry_run.")
   values: dict[str, Any] = {"learning_rate": rates[0], "budget": common.choice("budget", ("epochs", "steps", "tokens")),
             "amount": amounts[0], "batch_size": auto("batch_size", common.integer), "micro_batch_size": micro or None}
   if values["batch_size"] % (micro or 1):

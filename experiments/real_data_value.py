@@ -163,6 +163,8 @@ def read():
   for name in ("num_real", "num_synthetic"):
     if len(set(options[name])) < len(options[name]):
       raise common.UsageError(f"--{name} names a value twice: {getattr(flag, name)}.")
+  if flag.distributed or flag.devices not in ("auto", "1"):
+    raise common.UsageError("--devices and --distributed are not for this experiment: its runs share one device.")
   language_model.check_dataset(flag.dataset)
   return options | {"recipe": recipe}
 

@@ -253,14 +253,12 @@ class Decoder(nnx.Module):
     x = self.final_norm(x)
     return constrain_rows(self.logits(x), mesh) if head else x
 
-  def decode(self, tokens: Array, cache: Cache, layers: list[Params], head: Array,
-             mesh: Mesh | None = None) -> tuple[Array, Cache]:
+  def decode(self, tokens: Array, cache: Cache, layers: list[Params], head: Array) -> tuple[Array, Cache]:
     """Logits [B, L, V] of tokens [B, L] that follow those in the cache, and the cache with them.
 
     Args:
       layers: parameters a layer. Read from the stack they would be copied at every step, which takes longer than their use.
       head: output layer [dim, V], so that tied embeddings are transposed once and not at every step.
-      mesh: devices over which sequences are split.
     """
     batch, length = tokens.shape
     capacity = cache.layers[0][0].shape[2]
@@ -272,10 +270,30 @@ class Decoder(nnx.Module):
     for parameters, window, past in zip(layers, self.arch.windows, cache.layers):
       visible = (back >= 0) & (back < window) if window < capacity else back >= 0
       x, past = nnx.merge(graph, parameters)(x, rotation, visible[None], past, cache.used)
-      x = constrain_rows(x, mesh)
-      kept.append(tuple(constrain_rows(one, mesh) for one in past))
+      kept.append(past)
     return self.capped(jnp.matmul(self.final_norm(x), head, preferred_element_type=jnp.float32)), Cache(
         tuple(kept), cache.used + length)
+
+  def decode_split(self, tokens: Array, cache: Cache, mesh: Mesh) -> tuple[Array, Cache]:
+    """`decode` over devices: in a loop over layers, without which XLA gathers the weights of all of them at once.
+
+    Args:
+      cache: its one pair holds all layers, [layers, batch, kv heads, capacity, head_dim].
+    """
+    batch, length = tokens.shape
+    graph, stacked = nnx.split(self.layers)
+    place = cache.used + jnp.arange(length)
+    x, rotation = self.embed(constrain_rows(tokens, mesh), jnp.broadcast_to(place[None], (batch, length)))
+    back = place[:, None] - jnp.arange(cache.layers[0][0].shape[3])[None]
+
+    def layer(x, inputs):
+      parameters, window, past = inputs
+      past = jax.tree.map(lambda one: constrain_rows(one, mesh), past)
+      x, past = nnx.merge(graph, parameters)(x, rotation, ((back >= 0) & (back < window))[None], past, cache.used)
+      return constrain_rows(x, mesh), past
+    windows = jnp.asarray(np.asarray(self.arch.windows, np.int32))
+    x, past = jax.lax.scan(layer, constrain_rows(x, mesh), (stacked, windows, cache.layers[0]))
+    return constrain_rows(self.logits(self.final_norm(x)), mesh), Cache((past,), cache.used + length)
 
   def embed(self, tokens: Array, place: Array):
     """Embeddings [B, L, dim] of tokens at positions `place` [B, L], and the rotation of queries and keys."""
@@ -356,13 +374,19 @@ def functions(arch: Architecture, dtype=jnp.float32, remat: bool = False, mesh: 
     return nnx.merge(graph, params)(*arguments, **options)
 
   def cache(batch, capacity):
-    empty = jnp.zeros((batch, arch.num_kv_heads, capacity, arch.head_dim), dtype)
-    return Cache(((empty, empty),) * arch.num_layers, jnp.zeros((), jnp.int32))
+    used = jnp.zeros((), jnp.int32)
+    if mesh is None:
+      empty = jnp.zeros((batch, arch.num_kv_heads, capacity, arch.head_dim), dtype)
+      return Cache(((empty, empty),) * arch.num_layers, used)
+    empty = jnp.zeros((arch.num_layers, batch, arch.num_kv_heads, capacity, arch.head_dim), dtype)
+    return Cache(((empty, empty),), used)
 
   def decoder(params):
+    if mesh is not None:
+      return lambda tokens, cache: nnx.merge(graph, params).decode_split(tokens, cache, mesh)
     layers = [jax.tree.map(operator.itemgetter(i), params["layers"]) for i in range(arch.num_layers)]
     head = params["embedding"].T if arch.tied else params["head"]
-    return lambda tokens, cache: nnx.merge(graph, params).decode(tokens, cache, layers, head, mesh)
+    return lambda tokens, cache: nnx.merge(graph, params).decode(tokens, cache, layers, head)
 
   return Functions(
       apply=lambda params, tokens, mask=None: call(params, tokens, mask, remat=remat, mesh=mesh),

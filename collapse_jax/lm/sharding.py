@@ -41,7 +41,8 @@ def abstract(tree, mesh: Mesh | None):
   """Shapes, dtypes and shardings of parameters, for compiling ahead of time; nothing is allocated."""
   if mesh is None:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
-  return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree, of_params(tree, mesh))
+  where = of_params(tree, mesh)
+  return jax.tree.map(lambda x, one: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), tree, where)
 
 
 def _of(path, shape, mesh: Mesh) -> NamedSharding:

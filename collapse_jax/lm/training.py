@@ -163,7 +163,8 @@ def fit(key: Array, logits: Logits, recipe: Recipe, weights: Params, tokens: Arr
     rate = recipe.learning_rate * jnp.minimum((i + 1) / warmup, 1.0)
     new_weights = jax.tree.map(lambda w, u: w - rate * u, weights, updates)
     keep = functools.partial(jax.tree.map, functools.partial(jnp.where, active))
-    return (i + active, split(keep(new_weights, weights)), split(keep(new_moments, moments)), losses + loss, counted + count, seen + count)
+    new_weights, new_moments = split(keep(new_weights, weights)), split(keep(new_moments, moments))
+    return i + active, new_weights, new_moments, losses + loss, counted + count, seen + count
 
   def part(carry, share):
     i, weights, moments, seen = carry

@@ -89,9 +89,10 @@ def language_model(model: LanguageModel, train: text.Rows, test: text.Rows, num_
   functions = decoder.functions(arch, dtype, remat, mesh)
   rate = recipe.learning_rate if learning_rate is None else learning_rate
   parts = 1 if mesh is None else mesh.size
-  if (recipe.micro_batch_size or recipe.batch_size) % parts:
-    raise ValueError(f"{'micro_' if recipe.micro_batch_size else ''}batch_size must be a multiple of the {parts} devices, got "
-                     f"{recipe.micro_batch_size or recipe.batch_size}.")
+  rows = recipe.micro_batch_size or recipe.batch_size
+  if rows % parts:
+    which = "micro_batch_size" if recipe.micro_batch_size else "batch_size"
+    raise ValueError(f"{which} must be a multiple of the {parts} devices, got {rows}.")
   size = sample_batch_size or max(min(num_samples, 32), -(-num_samples // 4))
   size = -(-size // parts) * parts
   wellformed = _wellformed(model.tokenizer, end, pretrain, on_malformed)

@@ -1,0 +1,45 @@
+"""Run by test_lm_sharding.py in a process with 8 simulated devices: a small model split over them, and on one."""
+
+import os
+import sys
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_compilation_cache_dir", os.path.abspath(".cache/tests"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+import numpy as np  # noqa: E402
+
+from collapse_jax import devices, host, tasks  # noqa: E402
+from collapse_jax.lm import sharding, text, tiny, training  # noqa: E402
+
+model = tiny.untrained(text.load("pydocs", "base"))
+train, test = (text.to_rows(model.tokenizer, text.load("pydocs", split), 32, tiny.VOCAB_SIZE) for split in ("train", "test"))
+test = test._replace(tokens=test.tokens[:16], length=test.length[:16])
+
+
+def make(mesh):
+  base = model._replace(params=sharding.place(model.params, mesh))
+  return base.params, lambda shared, num_samples: tasks.language_model(
+      base._replace(params=shared), train, test, num_samples, recipe=training.Recipe(1e-3, batch_size=8, micro_batch_size=8),
+      on_malformed="keep", curve_rows=8, curve_points=2, mesh=mesh)
+
+
+found, used = [], []
+for mesh in (None, devices.mesh_of(8)):
+  shared, task = make(mesh)
+  rows: list = []
+  results = host.sweep(task, ["replace"], {"num_samples": [16]}, num_generations=2, num_seeds=2, shared=shared,
+                       on_batch=lambda cell, t, seeds, batch, rows=rows: rows.append(batch.rows["tokens"]))
+  found.append({"loss": results.test_loss.values, "curve": results.learning_curve.values, "rows": np.stack(rows)})
+  used.append(host.memory_per_device(task, "replace", {"num_samples": 16}, num_generations=2, num_seeds=1,
+                                     shared=sharding.abstract(shared, mesh)))
+one, split = found
+np.testing.assert_allclose(split["loss"], one["loss"], rtol=1e-5)
+np.testing.assert_allclose(split["curve"], one["curve"], rtol=1e-5)
+np.testing.assert_array_equal(split["rows"], one["rows"])
+assert used[1]["fit"] < used[0]["fit"] / 3, used
+shared, task = make(devices.mesh_of(8))
+assert shared["embedding"].addressable_shards[0].data.size == shared["embedding"].size // 8
+print("\n".join(f"{name} {one} {split}" for name, one, split in zip(used[0], used[0].values(), used[1].values())), file=sys.stderr)
