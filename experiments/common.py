@@ -28,6 +28,7 @@ KEPT = ("samples", "checkpoints")  # of a language model, beside its results
 # Flags that change no number of the results.
 FREE = ("resume", "overwrite", "output_dir", "dry_run", "chunk_size", "devices", "distributed", "coordinator", "process_id",
         "num_processes", "log_dir", "profile")
+PARSED: set[str] = set()  # flags there were when they were parsed: libraries that are imported later add theirs
 PLANS: list[Any] = []  # of a dry run, for a total over experiments
 PAPER_WORKFLOWS = "replace,accumulate,accumulate_subsample"
 
@@ -83,6 +84,7 @@ def main(define: Callable[[], None], run: Callable[..., None], arguments: bool =
 
 def parse(argv: Sequence[str], arguments: bool = False) -> list[str]:
   """Reads flags; ends with status 2 where they cannot be read."""
+  PARSED.update(FLAGS)
   try:
     rest = FLAGS(argv)
   except flags.Error as error:
@@ -509,5 +511,6 @@ def flag(name: str, otherwise):
 
 def config() -> dict[str, Any]:
   """All flags of this project and their values."""
-  mine = [flag for module, group in FLAGS.flags_by_module_dict().items() if "absl" not in module for flag in group]
+  mine = [flag for module, group in FLAGS.flags_by_module_dict().items() if "absl" not in module for flag in group
+          if flag.name in PARSED]
   return {"command": command(), "flags": {flag.name: flag.value for flag in sorted(mine, key=lambda f: f.name)}}
