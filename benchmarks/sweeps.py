@@ -25,7 +25,7 @@ CASES = {
     "gaussian rows, dim 10, n 1000, accumulate_subsample": (
         functools.partial(tasks.gaussian, draws="rows"), "accumulate_subsample", {"dim": 10, "num_samples": 1000}, 100, 200),
     "kde moons, n 100, accumulate": (
-        functools.partial(tasks.kde, "moons", bandwidth=0.5), "accumulate", {"num_samples": 100}, 100, 100),
+        functools.partial(tasks.kde, "moons", bandwidth=0.5), "accumulate", {"num_samples": 100}, 100, 1500),
 }
 PAIRS = 5
 

@@ -133,6 +133,11 @@ class Absorbed(Protocol):
     """[] bool: the model can only make copies of one and the same row."""
 
 
+class NextToken(Protocol):
+  def __call__(self, problem: Problem, params: Params, tokens: Array, /) -> Array:
+    """Logits [n, L, V] of each position of tokens [n, L] given those before it; those of position 0 are not read."""
+
+
 class Fresh(Protocol):
   def __call__(self, key: Array, problem: Problem, /) -> Data:
     """Another one-slot real batch of the same truth."""
@@ -154,6 +159,8 @@ class TaskSetting(NamedTuple):
     with_rows: () -> the same task drawing rows, for workflows that need them; None: there is none, or it is refused.
     absorbed: (problem, params) -> whether drift has ended; gives the metric `collapse_generation`, and lets a sweep stop
       such runs under a workflow that is `absorbing`.
+    next_token: (problem, params, tokens) -> logits, where rows are {"tokens": [n, L] int32, "length": [n] int32}; None: rows
+      are no sequences of tokens.
   """
   init: Init
   fit: Fit
@@ -166,6 +173,7 @@ class TaskSetting(NamedTuple):
   metrics: Mapping[str, MetricInfo] = {}
   with_rows: Callable[[], Any] | None = None
   absorbed: Absorbed | None = None
+  next_token: NextToken | None = None
 
 
 class StoreInit(Protocol):

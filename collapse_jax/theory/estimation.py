@@ -7,14 +7,14 @@ num_samples, "first order" means the leading term in 1/n. Unless told otherwise 
 
 Papers: Kazdan et al. 2024, "Collapse or Thrive?" (2410.16713); Gerstgrasser et al. 2024 (2404.01413); Dey and
 Donoho 2024, "Universality of the pi^2/6 pathway" (2410.22812); Bertrand et al. 2023 (2310.00429); Fu et al.
-2024 (2402.11778); Ferbach et al. 2024 (curated data).
+2024 (2402.11778).
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy import linalg, optimize, special, stats
+from scipy import linalg, optimize, special
 
 from collapse_jax.names import parse_call
 
@@ -425,29 +425,6 @@ def wasserstein2_squared(mean_a, cov_a, mean_b, cov_b) -> float:
   """
   cross = linalg.svdvals(_symmetric_root(cov_a) @ _symmetric_root(cov_b)).sum()
   return float(np.sum((np.asarray(mean_a) - mean_b) ** 2) + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
-
-
-def curation_two_types(share: float, gap: float, num_candidates: int, num_generations: int) -> np.ndarray:
-  """Share of the preferred of two types when each item is chosen among K, n -> inf (Ferbach et al. 2024).
-
-  p <- sum_k Binomial(k; K, p) k e^gap / (k e^gap + K - k): candidates are drawn from the last model, one
-  is chosen with probability proportional to e^reward. For K = 2 this is p + p (1-p) tanh(gap/2).
-
-  Args:
-    share: share p of the preferred type in the real data.
-    gap: reward of the preferred type minus that of the other.
-    num_candidates: K, at least 1.
-    num_generations: T.
-  Returns:
-    [T]: the share after 1..T rounds of curation, that is in the batches emitted by models 1..T.
-  """
-  count = np.arange(num_candidates + 1)
-  chosen = count / (count + (num_candidates - count) * np.exp(-gap))
-  shares = []
-  for _ in range(num_generations):
-    share = stats.binom.pmf(count, num_candidates, share) @ chosen
-    shares.append(share)
-  return np.array(shares)
 
 
 def drift_collapse_time(num_outcomes: int, num_samples: int) -> float:

@@ -1,0 +1,44 @@
+"""A predicted number beside a simulated one."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Pair(NamedTuple):
+  """One row of the table.
+
+  Attributes:
+    system: the loop, in a few words.
+    source: arXiv number, or DOI.
+    quantity: what is measured, and where (generation, parameters).
+    predicted: by a function of `theory`.
+    simulated: mean over runs.
+    standard_error: of the simulated mean.
+    twin: what a theory that is wrong on purpose predicts; None where none is near enough to be worth telling apart.
+    published: the value in print (or in notes derived from it) that the prediction stands for; None: none.
+  """
+  system: str
+  source: str
+  quantity: str
+  predicted: float
+  simulated: float
+  standard_error: float
+  twin: float | None = None
+  published: float | None = None
+
+  @property
+  def z(self) -> float:
+    return (self.simulated - self.predicted) / max(self.standard_error, 1e-30)
+
+  @property
+  def twin_z(self) -> float | None:
+    return None if self.twin is None else (self.simulated - self.twin) / max(self.standard_error, 1e-30)
+
+
+def pair(system: str, source: str, quantity: str, values, predicted, twin=None, published=None) -> Pair:
+  """A row from the values [runs] of a quantity; runs that are not finite make the mean so."""
+  values = np.asarray(values, np.float64)
+  error = values.std(ddof=1) / np.sqrt(len(values))
+  twin, published = (None if x is None else float(x) for x in (twin, published))
+  return Pair(system, source, quantity, float(predicted), float(values.mean()), float(error), twin, published)
