@@ -30,6 +30,7 @@ class Dataset(NamedTuple):
     note: what a plot of it must say; empty for most.
     num_test: the test rows of finite data, the same for every key; None: as many as `split` is asked for.
     centers: (truth) -> [k, dim] modes of the truth, of standard deviation 1 each; None where they are not known.
+    log_density: (truth, points [m, dim]) -> [m] nats; None where it is not known.
   """
   name: str
   dim: int
@@ -40,6 +41,7 @@ class Dataset(NamedTuple):
   note: str = ""
   num_test: int | None = None
   centers: Callable[[Any], Array] | None = None
+  log_density: Callable[[Any, Array], Array] | None = None
 
 
 def moons(key: Array, num: int, noise=0.05) -> Array:
@@ -117,16 +119,31 @@ def check_size(dataset: Dataset, num_samples: int) -> None:
     raise ValueError(f"num_samples must be at most {most} for {dataset.name} ({rows}), got {num_samples}.")
 
 
+def _log_density_on_curves(curves: np.ndarray, noise: float) -> Callable[[Any, Array], Array]:
+  """Of points on curves [k, 2], uniform over them, plus normal noise: a sum over the curves' points, which must be denser
+  than the noise."""
+  def log_density(truth, points):
+    squared = jnp.sum((points[:, None] - jnp.asarray(curves, float)[None]) ** 2, axis=-1)
+    return jax.nn.logsumexp(-0.5 * squared / noise ** 2, axis=1) - np.log(len(curves) * 2 * np.pi * noise ** 2)
+  return log_density
+
+
+def _normal() -> Dataset:
+  """Rows of N(0, I) in two dimensions."""
+  draw = lambda key, num: normal(key, (num, 2))
+  return _without_truth("normal", 2, draw, lambda truth, points: -0.5 * jnp.sum(points ** 2, axis=1) - np.log(2 * np.pi))
+
+
 def _noisy(key, grid, noise):
   return jnp.asarray(grid, float) + noise * normal(key, grid.shape)
 
 
-def _without_truth(name, dim, draw) -> Dataset:
+def _without_truth(name, dim, draw, log_density=None) -> Dataset:
   """A generator whose law has no random part."""
   def split(key, truth, num_train, num_test):
     train_key, test_key = jax.random.split(key)
     return draw(train_key, num_train), draw(test_key, num_test)
-  return Dataset(name, dim, lambda key: None, split, lambda key, truth, num: draw(key, num))
+  return Dataset(name, dim, lambda key: None, split, lambda key, truth, num: draw(key, num), log_density=log_density)
 
 
 def _blobs(mismatched: bool) -> Dataset:
@@ -142,7 +159,13 @@ def _blobs(mismatched: bool) -> Dataset:
   return Dataset("blobs_mismatched" if mismatched else "blobs", 2, init, split,
                  lambda key, truth, num: blobs(key, num, truth["train"]),
                  note="training and test blobs have different centres, as published" if mismatched else "",
-                 centers=None if mismatched else lambda truth: truth["train"])
+                 centers=None if mismatched else lambda truth: truth["train"],
+                 log_density=None if mismatched else _log_density_of_blobs)
+
+
+def _log_density_of_blobs(truth, points):
+  squared = jnp.sum((points[:, None] - truth["train"][None]) ** 2, axis=-1)
+  return jax.nn.logsumexp(-0.5 * squared, axis=1) - np.log(len(truth["train"]) * 2 * np.pi)
 
 
 def _real(data: real_data.RealData) -> Dataset:
@@ -156,10 +179,16 @@ def _real(data: real_data.RealData) -> Dataset:
   return source
 
 
+_ANGLES = np.linspace(0, np.pi, 257)
+_MOONS = np.stack([np.append(np.cos(_ANGLES), 1 - np.cos(_ANGLES)),
+                   np.append(np.sin(_ANGLES), 0.5 - np.sin(_ANGLES))], axis=1)
+_CIRCLE = np.stack([np.cos(2 * _ANGLES[1:]), np.sin(2 * _ANGLES[1:])], axis=1)
+
 _SYNTHETIC = {
     "blobs": _blobs(mismatched=False),
     "blobs_mismatched": _blobs(mismatched=True),
-    "circles": _without_truth("circles", 2, circles),
-    "moons": _without_truth("moons", 2, moons),
+    "circles": _without_truth("circles", 2, circles, _log_density_on_curves(np.concatenate([_CIRCLE, 0.8 * _CIRCLE]), 0.05)),
+    "moons": _without_truth("moons", 2, moons, _log_density_on_curves(_MOONS, 0.05)),
+    "normal": _normal(),
     "swiss_roll": _without_truth("swiss_roll", 3, swiss_roll),
 }

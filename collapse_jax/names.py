@@ -46,16 +46,21 @@ def is_call(text: str) -> bool:
   return "(" in text
 
 
-def check_real_fraction(real_fraction, fresh=False) -> None:
-  if not _is_number(real_fraction) or not 0 < real_fraction <= 1:
-    raise ValueError(f"real_fraction must be above 0 and at most 1, got {real_fraction!r}.")
+def check_num_emitted(num_emitted=None) -> None:
+  if num_emitted is not None:
+    _check_count("num_emitted", num_emitted)
+
+
+def check_real_fraction(real_fraction, fresh=False, real_weight=None) -> None:
+  for name, value in (("real_fraction", real_fraction), ("real_weight", 1.0 if real_weight is None else real_weight)):
+    if not _is_number(value) or not 0 < value <= 1:
+      raise ValueError(f"{name} must be above 0 and at most 1, got {value!r}.")
   if not isinstance(fresh, bool | np.bool_):
     raise ValueError(f"fresh must be True or False, got {fresh!r}.")
 
 
 def check_size(size) -> None:
-  if not isinstance(size, int | np.integer) or isinstance(size, bool) or not 1 <= size <= LARGEST:
-    raise ValueError(f"size must be an integer from 1 to {LARGEST}, got {size!r}.")
+  _check_count("size", size)
 
 
 def check_table(table) -> None:
@@ -69,14 +74,19 @@ def check_table(table) -> None:
                      "each row summing to 1.")
 
 
+def _check_count(name, value) -> None:
+  if not isinstance(value, int | np.integer) or isinstance(value, bool) or not 1 <= value <= LARGEST:
+    raise ValueError(f"{name} must be an integer from 1 to {LARGEST}, got {value!r}.")
+
+
 def _is_number(value) -> bool:
   return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 # What the factories of these names take.
 ARGUMENTS: dict[str, Callable[..., None]] = {
-    "replace": lambda: None,
-    "accumulate": lambda: None,
+    "replace": check_num_emitted,
+    "accumulate": check_num_emitted,
     "accumulate_subsample": lambda: None,
     "mix": check_real_fraction,
     "grown_replace": lambda: None,

@@ -114,7 +114,7 @@ def total(task: TaskSetting, problem: Problem, store: Data) -> Data:
 
 
 def draw_rows(key: Array, data: Data, num: int) -> PyTree:
-  """`num` rows with replacement, each in proportion to its weight; leaves [num, ...]. O(num log slots) without masks."""
+  """`num` rows with replacement, each in proportion to its weight; leaves [num, ...]. O(num log(slots n))."""
   slot_key, row_key = jax.random.split(key)
   slots = data.origin.shape[0]
   if slots == 1:
@@ -131,7 +131,15 @@ def draw_rows(key: Array, data: Data, num: int) -> PyTree:
   else:
     within = jnp.cumsum(data.row_weight, axis=1)
     position = jax.random.uniform(row_key, (num,)) * within[slot, -1]
-    row = jnp.minimum(jnp.sum(within[slot] <= position[:, None], axis=1), n - 1)
+
+    def halve(_, bounds):  # the first row whose cumulative weight is above the position
+      low, high = bounds
+      middle = (low + high) // 2
+      above = within[slot, jnp.minimum(middle, n - 1)] > position
+      return jnp.where(above, low, jnp.minimum(middle + 1, high)), jnp.where(above, middle, high)
+
+    low = jnp.zeros(num, jnp.int32)
+    row = jnp.minimum(jax.lax.fori_loop(0, n.bit_length() + 1, halve, (low, low + n))[0], n - 1)
   return jax.tree.map(lambda x: x[slot, row], data.rows)
 
 

@@ -142,7 +142,7 @@ def _kde(name: str, bandwidth) -> Cell:
     assert found is not None
     return found
 
-  task = lambda n: tasks.kde(_normal_data(), n, bandwidth, num_test=2)
+  task = lambda n: tasks.kde("normal", n, bandwidth, num_test=2)
   law = Law("kde_variance", _metric("model_variance"), variance)
   return Cell(f"KDE of normal data, bandwidth {bandwidth}", task, name, 8, (law,), num_seeds=20_000)
 
@@ -165,20 +165,6 @@ def _family(family: str, mean: float, variance: float, curvature: float, name: s
               lambda n, T: variance * theory.quadratic_family(_table(name, T), n, curvature)),
           Law("a martingale", _metric("fitted_mean"), lambda n, T: np.full(T, mean), twins=()))
   return Cell(f"{family}, mean {mean}", lambda n: tasks.exponential_family(family, n, mean), name, 20, laws)
-
-
-def _normal_data():
-  """Rows of N(0, I) in two dimensions, as a data set for the KDE."""
-  import jax
-
-  from collapse_jax.datasets import Dataset
-  from collapse_jax.random import normal
-
-  def split(key, truth, num_train, num_test):
-    train_key, test_key = jax.random.split(key)
-    return normal(train_key, (num_train, 2)), normal(test_key, (num_test, 2))
-
-  return Dataset("normal", 2, lambda key: None, split)
 
 
 def check(cell: Cell, generations=(1, 2, 5, 8), seed: int = 0) -> list[dict[str, Any]]:

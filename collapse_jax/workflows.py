@@ -16,17 +16,34 @@ from collapse_jax import store as storage
 from collapse_jax.types import Data, TaskSetting, Workflow
 
 
-def replace() -> Workflow:
-  """Generation t is fitted to the output of model t - 1 only (Shumailov et al. 2023; Kazdan et al. 2410.16713)."""
-  return _scheduled(slots=lambda T: 1, slot=lambda t: 0, weights=lambda T: np.eye(T))._replace(absorbing=True)
+def replace(num_emitted: int | None = None) -> Workflow:
+  """Generation t is fitted to the output of model t - 1 only (Shumailov et al. 2023; Kazdan et al. 2410.16713).
+
+  Args:
+    num_emitted: rows that each model emits; default num_samples, as many as there are real ones.
+  Raises:
+    ValueError: num_emitted is no integer of at least 1.
+  """
+  names.check_num_emitted(num_emitted)
+  return _scheduled(slots=lambda T: 1, slot=lambda t: 0, weights=lambda T: np.eye(T),
+                    emit=_always(num_emitted))._replace(absorbing=num_emitted is None)
 
 
-def accumulate() -> Workflow:
+def accumulate(num_emitted: int | None = None) -> Workflow:
   """Generation t is fitted to all data so far, real and synthetic (Gerstgrasser et al. 2404.01413).
 
   Tasks with a `Summary` carry the total of the pool, so that a generation costs the same at any t.
+
+  Args:
+    num_emitted: rows that each model emits; default num_samples. With 1 a discrete task is Polya's urn.
+  Raises:
+    ValueError: num_emitted is no integer of at least 1.
   """
+  names.check_num_emitted(num_emitted)
+
   def init(task, problem, real, num_generations):
+    if num_emitted is not None and real.rows is not None:
+      real = storage.pad(_masked(real), max(storage.num_rows(real.rows, 1), num_emitted))
     real = storage.seal(task, problem, real)
     total = jax.tree.map(lambda x: x[0], real.summary)
     capacity = 0 if real.rows is None else storage.num_rows(real.rows, 1)
@@ -43,7 +60,8 @@ def accumulate() -> Workflow:
     batch = storage.seal(task, problem, batch)
     return storage.put(store._replace(summary=None), batch._replace(summary=None), t)._replace(summary=total)
 
-  return Workflow(init, lambda task, problem, key, store, t: store, update, weights=_uniform_over_history)
+  return Workflow(init, lambda task, problem, key, store, t: store, update, _always(num_emitted),
+                  _uniform_over_history if num_emitted is None else None)
 
 
 def accumulate_subsample() -> Workflow:
@@ -51,17 +69,19 @@ def accumulate_subsample() -> Workflow:
   return _scheduled(slots=lambda T: T, slot=lambda t: t, weights=_uniform_over_history, redrawn=True)
 
 
-def mix(real_fraction, fresh: bool = False) -> Workflow:
+def mix(real_fraction, fresh: bool = False, real_weight=None) -> Workflow:
   """All n real rows and n(1-f)/f rows of the last model, f = real_fraction (Bertrand et al. 2310.00429).
 
   Args:
     real_fraction: share of real rows, in (0, 1]; may be traced if the task draws from the exact law.
     fresh: draw the n real rows anew each generation.
+    real_weight: share of the real batch in the fit, in (0, 1] (2502.18049); default f: rows count alike; may be traced.
   Raises:
-    ValueError: real_fraction outside (0, 1], or no task rows are fresh.
+    ValueError: real_fraction or real_weight outside (0, 1], or no task rows are fresh.
   """
   if not isinstance(real_fraction, jax.Array):
-    names.check_real_fraction(real_fraction, fresh)
+    names.check_real_fraction(real_fraction, fresh, None if isinstance(real_weight, jax.Array) else real_weight)
+  share = real_fraction if real_weight is None else real_weight
 
   def emit(n, t):
     num = n * (1 - real_fraction) / real_fraction
@@ -71,10 +91,10 @@ def mix(real_fraction, fresh: bool = False) -> Workflow:
     table = np.zeros((num_generations, num_generations))
     table[0, 0] = 1
     for t in range(1, num_generations):
-      table[t, 0], table[t, t] = real_fraction, 1 - real_fraction
+      table[t, 0], table[t, t] = share, 1 - share
     return table
 
-  return _scheduled(slots=lambda T: 2, slot=lambda t: 1, weights=weights, emit=emit, fresh=fresh)
+  return _scheduled(slots=lambda T: 2, slot=lambda t: 1, weights=weights, emit=emit, fresh=fresh, real_weight=real_weight)
 
 
 def grown_replace() -> Workflow:
@@ -129,13 +149,24 @@ def parse(text: str) -> Callable[..., Workflow]:
   return lambda: made
 
 
+def _always(num_emitted):
+  return lambda n, t: n if num_emitted is None else num_emitted
+
+
+def _masked(data: Data) -> Data:
+  """With a mask over rows, so that smaller batches can be stored beside it: all have one or none."""
+  if data.row_weight is not None:
+    return data
+  return data._replace(row_weight=jnp.ones((1, storage.num_rows(data.rows, 1))))
+
+
 def _uniform_over_history(num_generations):
   return np.tril(np.ones((num_generations, num_generations))) / np.arange(1, num_generations + 1)[:, None]
 
 
 def _scheduled(slots: Callable[[int], int], slot: Callable[[Any], Any], weights: Callable[[int], Any],
                emit: Callable[[Any, Any], Any] = lambda n, t: n, fresh: bool = False, redrawn: bool = False,
-               factor: np.ndarray | None = None) -> Workflow:
+               factor: np.ndarray | None = None, real_weight=None) -> Workflow:
   """A schedule of whole batches.
 
   Args:
@@ -146,6 +177,7 @@ def _scheduled(slots: Callable[[int], int], slot: Callable[[Any], Any], weights:
     fresh: slot 0 is filled with a new real batch each generation after the first.
     redrawn: fitted to num_samples rows of the kept batches, drawn without replacement.
     factor: [T, T] weight of the batch in slot j in generation t, in row t - 1; None: 1 for all that are kept.
+    real_weight: share of slot 0 where there is another batch; None: every row counts alike.
   """
   def init(task: TaskSetting, problem, real: Data, num_generations: int):
     if fresh and task.fresh is None:
@@ -157,8 +189,8 @@ def _scheduled(slots: Callable[[int], int], slot: Callable[[Any], Any], weights:
     if real.rows is not None:
       emitted = [emit(task.num_samples, t) for t in range(1, num_generations + 1)]
       capacity = max([storage.num_rows(real.rows, 1), *emitted])
-      if min(emitted) < capacity and real.row_weight is None:  # smaller batches are padded, and all or none have masks
-        real = real._replace(row_weight=jnp.ones((1, storage.num_rows(real.rows, 1))))
+      if min(emitted) < capacity:
+        real = _masked(real)
     num_slots = slots(num_generations)
     if not redrawn:
       return storage.allocate(real, num_slots, capacity)
@@ -175,6 +207,9 @@ def _scheduled(slots: Callable[[int], int], slot: Callable[[Any], Any], weights:
     used = (store.origin >= 0).astype(float)
     if factor is not None:
       used = used * jnp.asarray(factor, float)[t - 1, :used.shape[0]]
+    if real_weight is not None:
+      share = used * jnp.stack([jnp.asarray(real_weight, float), jnp.asarray(1 - real_weight, float)])
+      used = share / jnp.sum(share) * jnp.sum(used * store.count) / jnp.maximum(store.count, 1e-30)
     return storage.total(task, problem, store._replace(weight=used))
 
   def update(task, problem, key, store, batch, t):

@@ -24,14 +24,18 @@ METRICS = {
     "support_ratio": MetricInfo("outcomes that the model knows / outcomes of the truth", worse="lower", measures="tail"),
     "heterozygosity": MetricInfo("chance that two draws of the model differ", worse="lower", log_scale=True,
                                  measures="variance"),
+    "total_variation": MetricInfo("total variation distance to the truth"),
+    "kl_from_truth": MetricInfo("divergence of the model from the truth, KL(model || truth)", "nats"),
 }
 
 
 class DiscreteProblem(NamedTuple):
-  """The truth: cumulative probabilities [num_outcomes] (None: uniform), its entropy in nats, its number of outcomes."""
+  """The truth: cumulative probabilities [num_outcomes] (None: uniform), its entropy in nats, its number of outcomes, and the
+  probabilities [num_known] of outcomes as the model numbers them."""
   cumulative: Any
   entropy: Any
   support: Any
+  known: Any
 
 
 def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, temperature=1.0) -> TaskSetting:
@@ -66,12 +70,15 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
 
   def init(key):
     cumulative = None if probabilities is None else jnp.asarray(np.cumsum(share), float)
-    problem = DiscreteProblem(cumulative, jnp.asarray(true_entropy, float), jnp.asarray(support, float))
+    truth = jnp.full(num_known, 1 / num_outcomes) if probabilities is None or renumbered else jnp.asarray(share, float)
+    problem = DiscreteProblem(cumulative, jnp.asarray(true_entropy, float), jnp.asarray(support, float), truth)
     rows = real_rows(key, problem)
     if renumbered:
       order = jnp.argsort(rows)
       new = jnp.concatenate([jnp.zeros(1, bool), jnp.diff(rows[order]) != 0])
-      rows = jnp.zeros_like(rows).at[order].set(jnp.cumsum(new, dtype=jnp.int32))
+      outcome, rows = rows, jnp.zeros_like(rows).at[order].set(jnp.cumsum(new, dtype=jnp.int32))
+      each = 1 / num_outcomes if probabilities is None else jnp.asarray(share, float)[outcome]
+      problem = problem._replace(known=jnp.zeros(num_known).at[rows].set(each))
     return problem, batch(rows)
 
   def of(problem, rows, row_weight):
@@ -94,8 +101,11 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
 
   def evaluate(problem, params):
     entropy = -jnp.sum(jnp.where(params > 0, params * jnp.log(params), 0.0))
+    missing = 1 - jnp.sum(problem.known)
+    cross = -jnp.sum(jnp.where(params > 0, params * jnp.log(jnp.maximum(problem.known, 1e-38)), 0.0))
     return {"entropy_ratio": entropy / problem.entropy, "entropy": entropy,
-            "support_ratio": jnp.sum(params > 0) / problem.support, "heterozygosity": 1 - jnp.sum(params ** 2)}
+            "support_ratio": jnp.sum(params > 0) / problem.support, "heterozygosity": 1 - jnp.sum(params ** 2),
+            "total_variation": 0.5 * (jnp.sum(jnp.abs(params - problem.known)) + missing), "kl_from_truth": cross - entropy}
 
   # Other real rows would have outcomes outside the renumbered ones.
   fresh = None if renumbered else lambda key, problem: batch(real_rows(key, problem))

@@ -67,6 +67,13 @@ WHITENED_METRICS = {
                                                  log_scale=True),
     "whitened_trace_ratio": MetricInfo("trace of the whitened fitted covariance / dim", worse="lower", log_scale=True),
 }
+DISTANCE_METRICS = {
+    "total_variation": MetricInfo("total variation distance to the truth", worse="higher", log_scale=True),
+    "total_variation_error": MetricInfo("standard error of that distance, where it is a mean over points"),
+    "kl_from_truth": MetricInfo("divergence of the model from the truth, KL(model || truth)", "nats", worse="higher",
+                                log_scale=True),
+}
+NUM_POINTS = 2000  # at which the total variation is taken beyond one dimension
 WASSERSTEIN_METRICS = {
     "wasserstein2_squared": MetricInfo("squared 2-Wasserstein distance to the truth", "data units squared",
                                        worse="higher", log_scale=True, measures="risk"),
@@ -74,7 +81,7 @@ WASSERSTEIN_METRICS = {
 
 
 def gaussian(dim: int, num_samples, noise_var=1.0, *, mean=None, covariance=None, unbiased: bool = False,
-             temperature=1.0, draws: str = "auto", wasserstein2: bool = False) -> TaskSetting:
+             temperature=1.0, draws: str = "auto", wasserstein2: bool = False, distances: bool = False) -> TaskSetting:
   """A Gaussian fitted by maximum likelihood to num_samples rows, sampled, and fitted again.
 
   Args:
@@ -88,6 +95,8 @@ def gaussian(dim: int, num_samples, noise_var=1.0, *, mean=None, covariance=None
     draws: "rows" draws every row; "law" draws a batch's mean and covariance from their exact law (Bartlett 1933), at
       a cost that does not depend on num_samples; "auto" is "law" unless a workflow or transform needs rows.
     wasserstein2: also evaluate the squared 2-Wasserstein distance to the truth (a singular value decomposition).
+    distances: also evaluate the total variation distance to the truth (exact in one dimension, else a mean over 2000 fixed
+      points of the truth, with its standard error) and KL(model || truth), infinite for singular models of dim > 1.
   Raises:
     ValueError: an argument out of range.
   """
@@ -164,15 +173,18 @@ def gaussian(dim: int, num_samples, noise_var=1.0, *, mean=None, covariance=None
       metrics["whitened_trace_ratio"] = scale ** 2 * _sum_of_squares(params.factor) / dim
     if wasserstein2:
       metrics["wasserstein2_squared"] = jnp.sum(deviation ** 2) + _bures_squared(problem, factor, true_trace)
+    if distances:
+      metrics |= _distances(params)
     return metrics
 
   def extend(problem, total: GaussianStats, new: Data) -> GaussianStats:
     return _extend(total, new.draw, new.count[0])
 
   metrics = METRICS | (WHITENED_METRICS if covariance is not None else {})
-  metrics = metrics | (WASSERSTEIN_METRICS if wasserstein2 else {})
+  metrics = metrics | (WASSERSTEIN_METRICS if wasserstein2 else {}) | (DISTANCE_METRICS if distances else {})
   with_rows = functools.partial(gaussian, dim, num_samples, noise_var, mean=mean, covariance=covariance, unbiased=unbiased,
-                                temperature=temperature, draws="rows", wasserstein2=wasserstein2)
+                                temperature=temperature, draws="rows", wasserstein2=wasserstein2,
+                                distances=distances)
   return TaskSetting(init, fit, sample, evaluate, num_samples, Summary(of, _add, extend=extend), fresh, law, metrics,
                      with_rows if draws == "auto" else None)
 
@@ -181,6 +193,36 @@ def moments(problem: GaussianProblem, params: GaussianStats) -> tuple[Array, Arr
   """Mean [dim] and covariance [dim, dim] of a fitted model, in data units."""
   factor = _scaled(problem, jnp.exp(params.log_scale) * params.factor.T).T
   return problem.mean + _scaled(problem, params.mean), matmul(factor, factor.T)
+
+
+def _distances(params: GaussianStats) -> Metrics:
+  """Of N(mean, covariance) to N(0, I), in whitened coordinates: both are invariant."""
+  dim = params.mean.shape[0]
+  trace = jnp.exp(2 * params.log_scale) * _sum_of_squares(params.factor)
+  full = params.rank == dim
+  divergence = jnp.where(full, 0.5 * (trace + jnp.sum(params.mean ** 2) - dim - params.log_det), jnp.inf)
+  if dim == 1:
+    return {"total_variation": jnp.where(full, _total_variation(params.mean[0], 0.5 * params.log_det), 1.0),
+            "total_variation_error": jnp.zeros(()), "kl_from_truth": divergence}
+  points = normal(jax.random.key(0), (NUM_POINTS, dim))
+  factor = jnp.where(full, params.factor, jnp.eye(dim))
+  white = jax.scipy.linalg.solve_triangular(factor, (points - params.mean[None]).T, lower=True) * jnp.exp(-params.log_scale)
+  log_ratio = 0.5 * (jnp.sum(points ** 2, axis=1) - jnp.sum(white ** 2, axis=0) - params.log_det)
+  missed = jnp.where(full, jnp.maximum(-jnp.expm1(log_ratio), 0.0), 1.0)
+  return {"total_variation": jnp.mean(missed), "total_variation_error": jnp.std(missed) / np.sqrt(NUM_POINTS),
+          "kl_from_truth": divergence}
+
+
+def _total_variation(mean, log_std):
+  """Between N(mean, std^2) and N(0, 1), by the two points where the densities cross."""
+  log_std = jnp.where(jnp.abs(log_std) < 1e-6, 1e-6, log_std)
+  std, gap = jnp.exp(log_std), -jnp.expm1(2 * log_std)
+  # gap x^2 - 2 mean x + mean^2 + 2 std^2 log std = 0; the root that would cancel comes from the product of both.
+  half = std * jnp.sqrt(mean ** 2 - 2 * gap * log_std)
+  scaled = mean + jnp.where(mean < 0, -half, half)
+  first, second = scaled / gap, (mean ** 2 + 2 * std ** 2 * log_std) / scaled
+  below = jax.scipy.special.ndtr
+  return jnp.abs(below(first) - below(second) - below((first - mean) / std) + below((second - mean) / std))
 
 
 # ------------------------------------------------------------------------------------------------- coordinates

@@ -37,11 +37,13 @@ class KdeProblem(NamedTuple):
       are known, after them the centres and the midpoints between each two.
     bandwidth: [] data units; NaN under a rule.
     centers: [k, dim], or None where they are not known.
+    log_density: [num_test] nats, of the truth at the test rows; None where it is not asked for.
   """
   truth: Any
   points: Any
   bandwidth: Any
   centers: Any
+  log_density: Any = None
 
 
 class KdeStats(NamedTuple):
@@ -67,7 +69,7 @@ class KdeParams(NamedTuple):
 
 
 def kde(dataset, num_samples: int, bandwidth, kernel: str = "gaussian", *, num_test: int = 500,
-        temperature=1.0) -> TaskSetting:
+        temperature=1.0, distances: bool = False) -> TaskSetting:
   """A kernel density estimate of a data set, sampled and fitted again.
 
   Args:
@@ -81,12 +83,16 @@ def kde(dataset, num_samples: int, bandwidth, kernel: str = "gaussian", *, num_t
     kernel: "gaussian", or "tophat" (uniform on a ball of radius `bandwidth`).
     num_test: test rows, from the same truth as the training rows; at most what is held out of a finite data set.
     temperature: factor of the kernel's variance when sampling; 1 = the fitted model; may be traced.
+    distances: also estimate the total variation distance to the truth, by importance sampling at the test rows, with its
+      standard error; for data sets whose density is known.
   Raises:
     ValueError: an argument out of range, an unknown or unreadable data set, or more samples than it has.
   """
   rule = _check(num_samples, bandwidth, kernel, num_test, temperature)
   source = datasets.get(dataset, num_test)
   datasets.check_size(source, num_samples)
+  if distances and source.log_density is None:
+    raise ValueError(f"distances needs a known density (blobs, circles, moons, normal), which {source.name} has not.")
   dim, draw = source.dim, source.draw
   log_sum = functools.partial(log_kernel_sum, kernel=kernel)
 
@@ -96,7 +102,8 @@ def kde(dataset, num_samples: int, bandwidth, kernel: str = "gaussian", *, num_t
     train, test = source.split(split_key, truth, num_samples, num_test)
     centers = None if source.centers is None else source.centers(truth)
     points = test if centers is None else jnp.concatenate([test, centers, _midpoints(centers)])
-    return KdeProblem(truth, points, jnp.asarray(jnp.nan if rule else bandwidth, float), centers), batch(train)
+    log_density = source.log_density(truth, test) if distances and source.log_density else None
+    return KdeProblem(truth, points, jnp.asarray(jnp.nan if rule else bandwidth, float), centers, log_density), batch(train)
 
   def of(problem, rows, row_weight):
     return KdeStats(log_sum(problem.points, rows, row_weight, problem.bandwidth), *_moments(rows, row_weight))
@@ -145,11 +152,15 @@ def kde(dataset, num_samples: int, bandwidth, kernel: str = "gaussian", *, num_t
     metrics = {"model_variance": params.variance, "fitted_bandwidth": params.bandwidth}
     if problem.centers is not None:
       k = len(problem.centers)
-      num_test = len(log_density) - k - math.comb(k, 2)
-      log_density, centres, between = jnp.split(log_density, [num_test, num_test + k])
+      num = len(log_density) - k - math.comb(k, 2)
+      log_density, centres, between = jnp.split(log_density, [num, num + k])
       if kernel == "gaussian":
         metrics["mode_separation"] = jnp.mean(centres) - jnp.mean(between)
     metrics["test_nll"] = -jnp.mean(log_density)
+    if distances:
+      missed = jnp.maximum(-jnp.expm1(log_density - problem.log_density), 0.0)
+      metrics["total_variation"] = jnp.mean(missed)
+      metrics["total_variation_error"] = jnp.std(missed) / np.sqrt(num_test)
     if kernel == "tophat":
       covered = log_density > -jnp.inf
       metrics["covered_share"] = jnp.mean(covered)
@@ -167,6 +178,9 @@ def kde(dataset, num_samples: int, bandwidth, kernel: str = "gaussian", *, num_t
     metrics["covered_share"] = MetricInfo("share of test rows with positive density", worse="lower")
     metrics["covered_nll"] = MetricInfo("negative log-likelihood of the test rows with positive density",
                                         "nats per item")
+  if distances:
+    metrics["total_variation"] = MetricInfo("total variation distance to the truth", worse="higher", log_scale=True)
+    metrics["total_variation_error"] = MetricInfo("standard error of that distance, over the test rows")
   fresh = None if draw is None else lambda key, problem: batch(draw(key, problem.truth, num_samples))
   summary = None if rule else Summary(of, add, keep_rows=True)
   return TaskSetting(init, fit, sample, evaluate, num_samples, summary, fresh, metrics=metrics)

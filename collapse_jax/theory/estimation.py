@@ -55,11 +55,12 @@ def gaussian_moments(workflow: str, num_samples: int, num_generations: int,
     TypeError: the arguments in `workflow` do not fit.
   """
   n, T = num_samples, num_generations
-  formulas: dict[str, Callable[..., Moments]] = {
-      "replace": lambda: gaussian_replace(n, T, unbiased),
-      "accumulate": lambda: gaussian_accumulate(n, T, unbiased),
+  formulas: dict[str, Callable[..., Moments | None]] = {
+      "replace": lambda num_emitted=n: gaussian_replace(n, T, unbiased) if num_emitted == n else None,
+      "accumulate": lambda num_emitted=n: gaussian_accumulate(n, T, unbiased) if num_emitted == n else None,
       "accumulate_subsample": lambda: gaussian_accumulate_subsample(n, T, unbiased),
-      "mix": lambda real_fraction, fresh=False: gaussian_mix(n, real_fraction, T, fresh, unbiased),
+      "mix": lambda real_fraction, fresh=False, real_weight=None: (
+          gaussian_mix(n, real_fraction, T, fresh, unbiased) if real_weight is None else None),
   }
   if not unbiased:
     formulas |= {
@@ -155,8 +156,11 @@ def gaussian_limit(workflow: str, num_samples: int, unbiased: bool = False) -> M
   n = num_samples
   name, arguments, keywords = parse_call(workflow)
   if name == "mix":
-    mix_limit = lambda real_fraction, fresh=False: gaussian_mix_limit(n, real_fraction, fresh, unbiased)
+    mix_limit = lambda real_fraction, fresh=False, real_weight=None: (
+        gaussian_mix_limit(n, real_fraction, fresh, unbiased) if real_weight is None else None)
     return mix_limit(*arguments, **keywords)
+  if arguments or keywords:
+    return None
   if name == "replace":
     return Moments(np.array(1.0), np.array(np.inf)) if unbiased else Moments(np.array(0.0), np.array(1.0))
   if name == "accumulate" and not unbiased:

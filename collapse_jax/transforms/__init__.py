@@ -1,4 +1,5 @@
 """Transforms: functions from task-setting to task-setting. They wrap init, fit, sample or evaluate, and chain."""
 
 from collapse_jax.transforms.curation import curate as curate
+from collapse_jax.transforms.selection import select_nearest as select_nearest
 from collapse_jax.transforms.verification import verify as verify

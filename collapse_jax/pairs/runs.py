@@ -1,0 +1,14 @@
+"""Many runs of a loop, as arrays."""
+
+import jax
+import numpy as np
+
+from collapse_jax.generation import run
+from collapse_jax.types import TaskSetting, Workflow
+
+
+def simulate(task: TaskSetting, workflow: Workflow, num_runs: int, num_generations: int, seed: int = 0) -> dict[str, np.ndarray]:
+  """Metrics [num_runs, num_generations, ...] in float64, by one compiled program."""
+  one = lambda i: run(jax.random.fold_in(jax.random.key(seed), i), task, workflow, num_generations)
+  out = jax.jit(jax.vmap(one))(jax.numpy.arange(num_runs))
+  return {name: np.asarray(value, np.float64) for name, value in out.items()}

@@ -1,0 +1,74 @@
+"""Temperature: heat death (Marchi et al. 2404.02325) and sampling bias (MAD, 2307.01850)."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import store, tasks, theory, workflows
+from collapse_jax.pairs.runs import simulate
+from collapse_jax.pairs.types import Pair, pair
+
+SOURCE = "2404.02325"
+
+
+def pairs(seed: int = 0) -> list[Pair]:
+  return [*_exponents(seed), *_urn(seed), *_external_data(seed), *_sampling_bias(seed)]
+
+
+def _exponents(seed):
+  """Slopes of log |p - 1/2| in log t, from t = 20 to 400, where the deviation is small."""
+  rows = []
+  for temperature, value in ((1.6, -.375), (3.0, -.667)):
+    task = tasks.exponential_family("bernoulli", 100_000_000, 0.6, temperature=temperature)
+    out = simulate(task, workflows.accumulate(), 64, 400, seed)
+    deviation = out["fitted_mean"] - 0.5
+    values = np.log(deviation[:, 399] / deviation[:, 19]) / np.log(20)
+    law = theory.heat_death([0.6, 0.4], temperature, 400, accumulate=True)[:, 0] - 0.5
+    rows.append(pair("heat death, accumulate", SOURCE, f"slope of log |p - 1/2| in log t, temperature {temperature:g}", values,
+                     np.log(law[399] / law[19]) / np.log(20), -1 / temperature, value))
+  return rows
+
+
+def _urn(seed):
+  """Polya's urn: one ball a generation from (8, 2)."""
+  T, num_runs = 400, 4000
+  first = np.array([0] * 8 + [1] * 2, np.int32)
+  task = tasks.discrete(2, 10)
+  urn = task._replace(init=lambda key: (task.init(key)[0], store.batch(jnp.asarray(first))),
+                      evaluate=lambda problem, p: {"share": p[0]}, metrics={})
+  share = simulate(urn, workflows.accumulate(num_emitted=1), num_runs, T, seed)["share"][:, -1]
+  return [pair("Polya's urn", SOURCE, f"variance of the share of 8 in 10 balls, t = {T}", (share - 0.8) ** 2,
+               theory.polya_variance((8, 2), T), theory.polya_variance((8, 2), 40), .01455),
+          pair("Polya's urn", SOURCE, f"mean share, t = {T}", share, 0.8)]
+
+
+def _external_data(seed):
+  """Fresh real data, uniform over two outcomes: |p - 1/2| at a synthetic share of 0.8."""
+  beta, T, rows = 0.8, 1500, []
+  workflow = workflows.mix(1 - beta, fresh=True)
+  for temperature, value in ((.6, .3657), (.7, .3118), (.78, .1712), (.82, None), (.9, None)):
+    num = 4_000_000
+    task = tasks.exponential_family("bernoulli", num, 0.5, temperature=temperature)
+    values = np.abs(simulate(task, workflow, 1000, T, seed)["fitted_mean"][:, -1] - 0.5)
+    if temperature > beta:
+      law, twin = (theory.heat_death_noise(num / share, temperature, beta) for share in (1 - beta, 1.0))
+      what = f"E|p - 1/2|, temperature {temperature:g} above the frontier, N = {num / (1 - beta):g}"
+    else:
+      law, twin = (abs(theory.heat_death([0.51, 0.49], temperature, T, synthetic_share=share, real=[0.5, 0.5])[-1, 0] - 0.5)
+                   for share in (beta, beta + 0.005))
+      what = f"|p - 1/2|, temperature {temperature:g} below the frontier"
+    rows.append(pair("heat death, external data", SOURCE, what, values, law, twin, value))
+  return rows
+
+
+def _sampling_bias(seed):
+  rows = []
+  out = simulate(tasks.gaussian(1, 1000, temperature=0.8), workflows.replace(), 2000, 11, seed)
+  law, twin = (theory.gaussian_temperature(1000, 0.8, 12)[t] for t in (10, 11))
+  rows.append(pair("sampling bias, replace", "2307.01850", "variance after ten samplings at 0.8", out["covariance_trace_ratio"][:, 10],
+                   law, twin, .1074))
+  for fraction, value in ((0.1, .357), (0.5, .833)):
+    out = simulate(tasks.gaussian(1, 1000, temperature=0.8), workflows.mix(fraction, fresh=True), 2000, 80, seed)
+    law, twin = (theory.gaussian_temperature(1000, 0.8, 80, real_fraction=f)[-1] for f in (fraction, fraction + 0.02))
+    rows.append(pair("sampling bias, fresh data", "2307.01850", f"limit variance at 0.8, real share {fraction:g}",
+                     out["covariance_trace_ratio"][:, -1], law, twin, value))
+  return rows

@@ -1,0 +1,64 @@
+"""Selection by nearness to real data, an analogue of Alrashedy et al. 2311.00931 (all derived)."""
+
+import numpy as np
+from scipy import optimize, stats
+
+
+def nearest_variance(variance: float, keep_fraction: float, num_neighbors: int = 1, num_real: float = np.inf) -> float:
+  """Variance of the keep_fraction of N(0, variance) that is nearest to N real rows of N(0, 1).
+
+  A sample at x is kept where at least k real rows lie within r of it, with probability P(Binomial(N, F(x+r) - F(x-r)) >= k),
+  and for N -> inf P(Poisson(theta p(x)) >= k); r or theta is set by the kept share. Exact for many samples, over the mean
+  real batch; for k -> inf a level set of the density is kept.
+
+  Args:
+    keep_fraction: in (0, 1).
+    num_neighbors: k.
+    num_real: N, or infinite.
+  """
+  x = np.linspace(-12, 12, 6001) * np.sqrt(max(variance, 1e-12))
+  probability = stats.norm.pdf(x, scale=np.sqrt(variance))
+  probability /= probability.sum()
+  if np.isinf(num_real):
+    kept = lambda log_size: stats.poisson.sf(num_neighbors - 1, np.exp(log_size) * stats.norm.pdf(x))
+  else:
+    within = lambda r: stats.norm.cdf(x + r) - stats.norm.cdf(x - r)
+    kept = lambda log_size: stats.binom.sf(num_neighbors - 1, num_real, within(np.exp(log_size)))
+  log_size = optimize.brentq(lambda u: probability @ kept(u) - keep_fraction, -40, 40, xtol=1e-10)
+  kept_of = probability * kept(log_size)
+  return float(kept_of @ x ** 2 / kept_of.sum())
+
+
+def level_set_variance(variance: float, keep_fraction: float) -> float:
+  """The same for the level set |x| < b that holds keep_fraction of N(0, variance): its truncated variance."""
+  b = stats.norm.ppf(0.5 + keep_fraction / 2)
+  return float(variance * (1 - 2 * b * stats.norm.pdf(b) / keep_fraction))
+
+
+def nearest_loop(keep_fraction: float, num_generations: int, num_neighbors: int = 1, num_real: float = np.inf) -> np.ndarray:
+  """Variance ratio [T] of Gaussian models 1..T under `replace`, each batch the keep_fraction nearest to the real rows."""
+  variances = [1.0]
+  for _ in range(num_generations - 1):
+    variances.append(nearest_variance(variances[-1], keep_fraction, num_neighbors, num_real))
+  return np.array(variances)
+
+
+def nearest_purity(distance: float, dim: int, num_real: int, keep_fraction: float, share: float = 0.5) -> float:
+  """Realistic share of the keep_fraction nearest to N(0, I) real rows, where a share of candidates lies `distance` off.
+
+  A candidate at x has no real row within r with probability (1 - F(r^2))^N, F noncentral chi-squared with |x|^2; r is set by
+  the kept share. Exact for many candidates, over the mean real batch.
+
+  Args:
+    distance: of the mean of unrealistic candidates, which are N(., I), from 0.
+    dim: of the rows.
+    num_real: N.
+    keep_fraction: in (0, 1).
+    share: of unrealistic candidates.
+  """
+  levels = (np.arange(200) + 0.5) / 200
+  near, off = stats.chi2.ppf(levels, dim), stats.ncx2.ppf(levels, dim, distance ** 2)
+  kept = lambda squared, r: np.mean(1 - stats.ncx2.sf(r ** 2, dim, squared) ** num_real)
+  excess = lambda r: (1 - share) * kept(near, r) + share * kept(off, r) - keep_fraction
+  r = optimize.brentq(excess, 1e-3, distance + 3 * np.sqrt(dim), xtol=1e-6)
+  return float((1 - share) * kept(near, r) / keep_fraction)

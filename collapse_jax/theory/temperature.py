@@ -1,0 +1,102 @@
+"""Temperature: heat death of discrete models (Marchi et al. 2404.02325), sampling bias of Gaussians (MAD, 2307.01850)."""
+
+import numpy as np
+
+
+def tempered(probability, temperature: float) -> np.ndarray:
+  """p^(1/temperature), normalised over the last axis; zeros stay zero."""
+  probability = np.asarray(probability, float)
+  with np.errstate(divide="ignore"):
+    log = np.log(probability) / temperature
+  power = np.exp(log - log.max(axis=-1, keepdims=True))
+  return power / power.sum(axis=-1, keepdims=True)
+
+
+def heat_death(probability, temperature: float, num_generations: int, *, synthetic_share: float = 1.0, real=None,
+               accumulate: bool = False) -> np.ndarray:
+  """Law of model t, n -> inf, with samples drawn at a temperature (Marchi et al. 2404.02325; recursions derived).
+
+  Under `replace` p_t = p_1^(1/temperature^(t-1)), normalised. With real data p <- (1 - share) real + share tempered(p), and
+  under `accumulate` p <- p + (tempered(p) - p) / (t + 1).
+
+  Args:
+    probability: [k] of model 1.
+    synthetic_share: of the training data, under `mix`.
+    real: [k] of the real data; default `probability`.
+    accumulate: all batches of equal size are kept.
+  Returns:
+    [T, k].
+  """
+  p = np.asarray(probability, float)
+  real = p if real is None else np.asarray(real, float)
+  laws = [p]
+  for t in range(1, num_generations):
+    emitted = tempered(p, temperature)
+    p = p + (emitted - p) / (t + 1) if accumulate else (1 - synthetic_share) * real + synthetic_share * emitted
+    laws.append(p)
+  return np.array(laws)
+
+
+def heat_death_exponent(temperature: float) -> float:
+  """Under `accumulate` deviations from uniform go like t^-(1 - 1/temperature): falling above 1, growing below (derived)."""
+  return -(1 - 1 / temperature)
+
+
+def least_stable_temperature(synthetic_share):
+  """Uniform real data hold a model near uniform at temperatures above the synthetic share, and not below (derived)."""
+  return synthetic_share
+
+
+def heat_death_noise(num_rows: float, temperature: float, synthetic_share: float) -> float:
+  """E|p - 1/2| of two outcomes in the stationary state about uniform, fresh real data, first order (derived).
+
+  Deviations obey d <- (share / temperature) d + noise of variance 1 / (4 N).
+
+  Args:
+    num_rows: N, of the whole training data, real and synthetic.
+    temperature: above synthetic_share.
+  """
+  slope = synthetic_share / temperature
+  return float(np.sqrt(2 / np.pi) * np.sqrt(0.25 / num_rows) / np.sqrt(1 - slope ** 2))
+
+
+def polya_variance(counts, num_generations: int) -> float:
+  """Variance of the share of the first of two outcomes in an urn that gains one ball a generation, model T (Polya).
+
+  p (1-p) / (N+1) * T' / (N + T') after T' = T - 1 draws; the limit is that of Beta(counts).
+
+  Args:
+    counts: (a, b) balls at the start, N = a + b.
+  """
+  total = counts[0] + counts[1]
+  p, drawn = counts[0] / total, num_generations - 1
+  return p * (1 - p) / (total + 1) * drawn / (total + drawn)
+
+
+def gaussian_temperature(num_samples: float, temperature: float, num_generations: int, *, real_fraction: float = 0.0,
+                         num_real: float = 1.0) -> np.ndarray:
+  """Expected variance ratio of Gaussians that are sampled with variance times temperature, exact (derived; MAD 2307.01850).
+
+  Under `replace` (1 - 1/n)^t temperature^(t-1). With fresh real data each generation (`mix(f, fresh=True)`) the limit for
+  n -> inf is f / (1 - (1-f) temperature).
+
+  Args:
+    num_samples: n, rows of a batch; with real data, real rows n of n / f.
+    temperature: factor of the variance; MAD's sampling bias lambda.
+    real_fraction: f; 0: `replace`.
+  Returns:
+    [T].
+  """
+  if real_fraction == 0:
+    t = np.arange(1, num_generations + 1)
+    return (1 - 1 / num_samples) ** t * temperature ** (t - 1.0)
+  num_synthetic = round(num_samples * (1 - real_fraction) / real_fraction)
+  share = num_samples / (num_samples + num_synthetic)
+  error, variance = 1 / num_samples, 1 - 1 / num_samples
+  found = [variance]
+  for _ in range(num_generations - 1):
+    second = share + (1 - share) * (temperature * variance + error)  # about the true mean
+    error = share ** 2 / num_samples + (1 - share) ** 2 * (error + temperature * variance / num_synthetic)
+    variance = second - error
+    found.append(variance)
+  return np.array(found)

@@ -1,0 +1,81 @@
+"""Selection of samples by nearness to real data: an analogue of Alrashedy et al. 2311.00931."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import store as storage
+from collapse_jax.tasks.parts import check_integer
+from collapse_jax.transforms.parts import require_plain, with_rows
+from collapse_jax.types import MetricInfo, TaskSetting
+
+_BLOCK = 256  # candidates compared with all real rows at once
+
+
+def select_nearest(task: TaskSetting, keep_fraction: float, embed: Callable | None = None, *,
+                   num_neighbors: int = 1) -> TaskSetting:
+  """Of num / keep_fraction samples the num nearest to real rows are kept (an analogue of Alrashedy et al. 2311.00931).
+
+  The paper keeps artificial programs that lie near real ones in the embedding of a language model; here any rows and any
+  embedding will do. The anchor is the run's real batch, in every generation.
+
+  Args:
+    task: any task that draws rows.
+    keep_fraction: in (0, 1]; fixes the number of candidates, hence static.
+    embed: (rows with leaves [n, ...]) -> [n, features] float; default the rows themselves, an array [n, ...].
+    num_neighbors: a sample's distance is that to the num_neighbors-th nearest real row.
+  Returns:
+    the task, with metrics `nearest_distance` (mean over what is kept) and `kept_radius` (the largest kept).
+  Raises:
+    ValueError: an argument out of range, a task without rows, or an embedding of the wrong shape (while tracing).
+  """
+  if not isinstance(keep_fraction, int | float | np.number) or not 0 < keep_fraction <= 1:
+    raise ValueError(f"keep_fraction must be a number above 0 and at most 1, got {keep_fraction}.")
+  check_integer("num_neighbors", num_neighbors, 1)
+  task = with_rows(task, "select_nearest")
+
+  def features(rows):
+    if embed is None and len(jax.tree.leaves(rows)) != 1:
+      raise ValueError("embed must be given for rows of several parts.")
+    num = storage.num_rows(rows)
+    found = jax.tree.leaves(rows)[0].reshape(num, -1) if embed is None else jnp.asarray(embed(rows))
+    if found.ndim != 2 or found.shape[0] != num:
+      raise ValueError(f"embed must return features of every row, shape ({num}, features), got {found.shape}.")
+    return found.astype(float)
+
+  def sample(key, problem, params, context):
+    wide = context._replace(num=math.ceil(context.num / keep_fraction))
+    data, metrics = task.sample(key, problem, params, wide)
+    require_plain(data, "select_nearest")
+    rows = jax.tree.map(lambda x: x[0], data.rows)
+    real = features(jax.tree.map(lambda x: x[0], context.real.rows))
+    in_use = None if context.real.row_weight is None else context.real.row_weight[0] > 0
+    distance = neighbor_distance(features(rows), real, num_neighbors, in_use)
+    kept_distance, index = jax.lax.top_k(-distance, context.num)
+    found = {"nearest_distance": -jnp.mean(kept_distance), "kept_radius": -kept_distance[-1]}
+    return storage.batch(jax.tree.map(lambda x: x[index], rows)), metrics | found
+
+  info = {"nearest_distance": MetricInfo("mean distance of kept samples to the nearest real row", "units of the embedding"),
+          "kept_radius": MetricInfo("largest distance that was kept", "units of the embedding")}
+  return task._replace(sample=sample, metrics={**task.metrics, **info}, absorbed=None)
+
+
+def neighbor_distance(rows, real, num_neighbors: int = 1, in_use=None):
+  """Distance [n] of each of `rows` [n, d] to its num_neighbors-th nearest of `real` [m, d], those of `in_use` [m] only.
+
+  Raises:
+    ValueError: fewer real rows than num_neighbors (while tracing).
+  """
+  if num_neighbors > len(real):
+    raise ValueError(f"num_neighbors must be at most the {len(real)} real rows, got {num_neighbors}.")
+
+  def one(row):
+    squared = jnp.sum((real - row[None]) ** 2, axis=1)
+    if in_use is not None:
+      squared = jnp.where(in_use, squared, jnp.inf)
+    return jnp.min(squared) if num_neighbors == 1 else -jax.lax.top_k(-squared, num_neighbors)[0][-1]
+
+  return jnp.sqrt(jax.lax.map(one, rows, batch_size=_BLOCK))
