@@ -1,5 +1,6 @@
 """Task-settings: one factory a file."""
 
+from collapse_jax.tasks.classification import classification as classification
 from collapse_jax.tasks.discrete import discrete as discrete
 from collapse_jax.tasks.exponential_family import exponential_family as exponential_family
 from collapse_jax.tasks.gaussian import gaussian as gaussian

@@ -56,3 +56,11 @@ from collapse_jax.theory.temperature import heat_death_noise as heat_death_noise
 from collapse_jax.theory.temperature import least_stable_temperature as least_stable_temperature
 from collapse_jax.theory.temperature import polya_variance as polya_variance
 from collapse_jax.theory.temperature import tempered as tempered
+from collapse_jax.theory.verification import breakdown_point as breakdown_point
+from collapse_jax.theory.verification import generator_direction as generator_direction
+from collapse_jax.theory.verification import kept_error_rate as kept_error_rate
+from collapse_jax.theory.verification import linear_verifier as linear_verifier
+from collapse_jax.theory.verification import linear_verifier_loop as linear_verifier_loop
+from collapse_jax.theory.verification import truncation_loop as truncation_loop
+from collapse_jax.theory.verification import truncation_rate as truncation_rate
+from collapse_jax.theory.verification import verified_accuracy as verified_accuracy

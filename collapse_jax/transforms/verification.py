@@ -9,15 +9,25 @@ from collapse_jax import store as storage
 from collapse_jax.transforms.parts import per_row, with_rows
 from collapse_jax.types import MetricInfo, TaskSetting
 
+PROBES = {
+    "error_rate": MetricInfo("share of wrong samples, p"),
+    "kept_if_right": MetricInfo("share of right samples that the verifier kept, phi"),
+    "kept_if_wrong": MetricInfo("share of wrong samples that the verifier kept, psi"),
+    "kept_error_rate": MetricInfo("share of wrong ones among kept samples"),
+    "breakdown_point": MetricInfo("error rate up to which verified data help, phi / (phi + psi)"),
+}
 
-def verify(task: TaskSetting, keep: Callable) -> TaskSetting:
+
+def verify(task: TaskSetting, keep: Callable, is_right: Callable | None = None) -> TaskSetting:
   """Samples that a verifier rejects stay in place with weight 0 (Feng et al. 2406.07515).
 
   Args:
     task: any task that draws rows and whose `fit` honours row weights.
-    keep: (key, problem, rows with leaves [n, ...]) -> [n] bool, or weights in [0, 1].
+    keep: (key, problem, rows with leaves [n, ...]) -> [n] bool, or weights in [0, 1]; see `collapse_jax.verifiers`.
+    is_right: (problem, rows) -> [n] bool, which probes compare the verifier with; default, for rows that have "label" and
+      "truth", whether these are equal; else there are no probes.
   Returns:
-    the task, with the metric `kept_share`.
+    the task, with the metric `kept_share` and the probes of `PROBES`. A probability that no row tells of is taken as 1.
   Raises:
     ValueError: a task without rows, or a verifier's answer of the wrong shape (while tracing).
   """
@@ -40,9 +50,22 @@ def verify(task: TaskSetting, keep: Callable) -> TaskSetting:
     kept = per_row(keep(keep_key, problem, rows), storage.num_rows(rows), "keep").astype(float)
     weight = data.row_weight * kept[None]
     data = data._replace(row_weight=weight, count=jnp.sum(weight, axis=1), summary=None, draw=None)
-    return data, metrics | {"kept_share": jnp.mean(kept)}
+    found = {"kept_share": jnp.mean(kept)}
+    if is_right is not None:
+      found |= _probes(per_row(is_right(problem, rows), storage.num_rows(rows), "is_right").astype(float), kept)
+    elif isinstance(rows, dict) and {"label", "truth"} <= set(rows):
+      found |= _probes((rows["label"] == rows["truth"]).astype(float), kept)
+    return data, metrics | found
 
   draw_fresh = task.fresh
   fresh = None if draw_fresh is None else lambda key, problem: masked(draw_fresh(key, problem))
-  info = {"kept_share": MetricInfo("share of samples that the verifier kept")}
+  info = {"kept_share": MetricInfo("share of samples that the verifier kept"), **PROBES}
   return task._replace(init=init, sample=sample, fresh=fresh, metrics={**task.metrics, **info}, absorbed=None)
+
+
+def _probes(right, kept):
+  """See PROBES; arguments [n] of 0.0 to 1.0."""
+  share = lambda part, whole: jnp.where(jnp.sum(whole) > 0, jnp.sum(part) / jnp.maximum(jnp.sum(whole), 1e-30), 1.0)
+  phi, psi = share(kept * right, right), share(kept * (1 - right), 1 - right)
+  return {"error_rate": 1 - jnp.mean(right), "kept_if_right": phi, "kept_if_wrong": psi,
+          "kept_error_rate": 1 - share(kept * right, kept), "breakdown_point": phi / jnp.maximum(phi + psi, 1e-30)}

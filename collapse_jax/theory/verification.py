@@ -1,0 +1,102 @@
+"""Verified synthetic data (Feng et al. 2406.07515; Yi et al. 2510.16657)."""
+
+import numpy as np
+from scipy import stats
+
+
+def kept_error_rate(error: float, phi: float, psi: float) -> float:
+  """Share of wrong labels among what a verifier keeps: p psi / (p psi + (1 - p) phi) (Feng et al.).
+
+  Args:
+    error: p, share of wrong labels before.
+    phi, psi: chance that a right, a wrong label is kept.
+  """
+  return error * psi / (error * psi + (1 - error) * phi)
+
+
+def breakdown_point(phi, psi):
+  """Error rate up to which less than half of what is kept is wrong: 1 / (1 + psi / phi) (Feng et al.)."""
+  return 1 / (1 + np.asarray(psi, float) / phi)
+
+
+def verified_accuracy(separation: float, dim: int, num_kept: float, error: float) -> float:
+  """Expected accuracy of the mean of label * x over rows of two Gaussian classes, labels independently wrong (derived).
+
+  The mean is N((1 - 2p) s, (1 + 4 p (1-p) s^2) / n) along the best direction and N(0, I / n) across it, so that the accuracy
+  Phi(s cos) is a double integral; to first order Phi(s a / sqrt(a^2 + d/n)), a = (1 - 2p) s.
+
+  Args:
+    separation: s, of either class from 0.
+    dim: d, at least 2.
+    num_kept: n rows.
+    error: p, share of wrong labels among them.
+  """
+  nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+  spread = np.sqrt((1 + 4 * error * (1 - error) * separation ** 2) / num_kept)
+  along = (1 - 2 * error) * separation + spread * nodes
+  across = stats.chi2.ppf((np.arange(400) + 0.5) / 400, dim - 1) / num_kept
+  cosine = along[:, None] / np.sqrt(along[:, None] ** 2 + across[None])
+  return float(weights / weights.sum() @ stats.norm.cdf(separation * cosine).mean(axis=1))
+
+
+def linear_verifier(angle_generator: float, angle_verifier: float, angle_between: float) -> tuple[float, float, float]:
+  """p, phi and psi of a linear generator and a linear verifier, x ~ N(0, I), by orthant probabilities (derived).
+
+  Three directions give x the same sign with probability 1 - (sum of the three angles) / (2 pi).
+
+  Args:
+    angle_generator, angle_verifier: to the truth, radians.
+    angle_between: generator and verifier, radians.
+  """
+  all_agree = 1 - (angle_generator + angle_verifier + angle_between) / (2 * np.pi)
+  error = angle_generator / np.pi
+  return error, all_agree / (1 - error), (1 - angle_between / np.pi - all_agree) / error
+
+
+def linear_verifier_loop(angle_generator: float, angle_verifier: float, angle_between: float,
+                         num_generations: int) -> tuple[np.ndarray, np.ndarray]:
+  """Angles to the verifier and to the truth of models 1..T, each fitted to what the verifier keeps of the last one's labels.
+
+  The mean of label * x over rows on which two unit directions agree is along their sum: each generation halves the angle to
+  the verifier, and that to the truth tends to the verifier's own (derived; the linear twin of Yi et al.). n -> inf.
+
+  Returns:
+    [T] and [T], radians; those of model 1 are the arguments.
+  """
+  truth = np.array([1.0, 0.0, 0.0])
+  verifier = np.array([np.cos(angle_verifier), np.sin(angle_verifier), 0.0])
+  model = generator_direction(angle_generator, angle_verifier, angle_between)
+  angles = []
+  for _ in range(num_generations):
+    angles.append([np.arccos(np.clip(model @ other, -1, 1)) for other in (verifier, truth)])
+    model = (model + verifier) / np.linalg.norm(model + verifier)
+  to_verifier, to_truth = np.transpose(angles)
+  return to_verifier, to_truth
+
+
+def generator_direction(angle_generator: float, angle_verifier: float, angle_between: float) -> np.ndarray:
+  """[3] unit vector at these angles to the truth (1, 0, 0) and to the verifier (cos, sin, 0) of angle_verifier.
+
+  Raises:
+    ValueError: no such direction: an angle is larger than the other two together.
+  """
+  second = (np.cos(angle_between) - np.cos(angle_generator) * np.cos(angle_verifier)) / np.sin(angle_verifier)
+  third = np.sin(angle_generator) ** 2 - second ** 2
+  if third < -1e-12:
+    raise ValueError("angle_generator, angle_verifier and angle_between are no angles of three directions.")
+  return np.array([np.cos(angle_generator), second, np.sqrt(max(third, 0.0))])
+
+
+def truncation_rate(radius: float) -> float:
+  """Factor by which a small error of N(m, 1) contracts if only what lies within b = `radius` of a centre is kept: the variance
+  of the truncated normal, 1 - 2 b phi(b) / (2 Phi(b) - 1) (Yi et al.; derived)."""
+  return float(1 - 2 * radius * stats.norm.pdf(radius) / (2 * stats.norm.cdf(radius) - 1))
+
+
+def truncation_loop(mean: float, centre: float, radius: float, num_generations: int) -> np.ndarray:
+  """Means [T] of models 1..T of N(m, 1) under that verifier, n -> inf: they tend to the verifier's centre, not the truth."""
+  means = [mean]
+  for _ in range(num_generations - 1):
+    low, high = centre - radius - means[-1], centre + radius - means[-1]
+    means.append(means[-1] + (stats.norm.pdf(low) - stats.norm.pdf(high)) / (stats.norm.cdf(high) - stats.norm.cdf(low)))
+  return np.array(means)
