@@ -7,6 +7,7 @@ from collapse_jax.tasks.gaussian import gaussian as gaussian
 from collapse_jax.tasks.kde import kde as kde
 from collapse_jax.tasks.linear_regression import linear_regression as linear_regression
 from collapse_jax.tasks.logistic_regression import logistic_regression as logistic_regression
+from collapse_jax.tasks.ngram import ngram as ngram
 from collapse_jax.tasks.sample_median import sample_median as sample_median
 
 

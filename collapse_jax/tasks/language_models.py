@@ -148,7 +148,11 @@ def language_model(model: LanguageModel, train: text.Rows, test: text.Rows, num_
     return {"test_loss": loss, "learning_curve": fitted.learning_curve, "train_loss": fitted.train_loss,
             "num_steps": fitted.num_steps, "num_tokens": fitted.num_tokens}
 
-  return TaskSetting(init, fit, sample, evaluate, num_samples, None, lambda key, problem: real_rows(key), metrics=METRICS)
+  def next_token(problem, fitted, tokens):
+    return jnp.pad(logits(fitted.weights, tokens)[:, :-1], ((0, 0), (1, 0), (0, 0)))
+
+  return TaskSetting(init, fit, sample, evaluate, num_samples, None, lambda key, problem: real_rows(key), metrics=METRICS,
+                     next_token=next_token)
 
 
 def _wellformed(tokenizer, end: int, pretrain: bool, on_malformed: str) -> Any:

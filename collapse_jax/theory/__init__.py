@@ -9,6 +9,10 @@ from collapse_jax.theory.curation import curation_gain_bound as curation_gain_bo
 from collapse_jax.theory.curation import curation_gaussian as curation_gaussian
 from collapse_jax.theory.curation import curation_two_types as curation_two_types
 from collapse_jax.theory.curation import curation_two_types_limit as curation_two_types_limit
+from collapse_jax.theory.editing import changed_share as changed_share
+from collapse_jax.theory.editing import edited_regression as edited_regression
+from collapse_jax.theory.editing import edited_sweep as edited_sweep
+from collapse_jax.theory.editing import eligible_share as eligible_share
 from collapse_jax.theory.estimation import ACCUMULATE_LIMIT as ACCUMULATE_LIMIT
 from collapse_jax.theory.estimation import SUBSAMPLE_LIMIT as SUBSAMPLE_LIMIT
 from collapse_jax.theory.estimation import Moments as Moments

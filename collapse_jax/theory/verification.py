@@ -88,8 +88,8 @@ def generator_direction(angle_generator: float, angle_verifier: float, angle_bet
 
 
 def truncation_rate(radius: float) -> float:
-  """Factor by which a small error of N(m, 1) contracts if only what lies within b = `radius` of a centre is kept: the variance
-  of the truncated normal, 1 - 2 b phi(b) / (2 Phi(b) - 1) (Yi et al.; derived)."""
+  """Factor by which a small error of N(m, 1) contracts where rows within b = `radius` of a centre are kept: the variance of
+  the truncated normal, 1 - 2 b phi(b) / (2 Phi(b) - 1) (Yi et al.; derived)."""
   return float(1 - 2 * radius * stats.norm.pdf(radius) / (2 * stats.norm.cdf(radius) - 1))
 
 
