@@ -134,6 +134,15 @@ def _normal() -> Dataset:
   return _without_truth("normal", 2, draw, lambda truth, points: -0.5 * jnp.sum(points ** 2, axis=1) - np.log(2 * np.pi))
 
 
+def _ring() -> Dataset:
+  """Eight Gaussians of standard deviation 1 on a circle of radius 8, of equal counts."""
+  angle = np.arange(8) * np.pi / 4
+  centers = 8 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+  source = _without_truth("ring", 2, lambda key, num: blobs(key, num, jnp.asarray(centers, float)),
+                          lambda truth, points: _log_density_of_blobs({"train": jnp.asarray(centers, float)}, points))
+  return source._replace(centers=lambda truth: jnp.asarray(centers, float))
+
+
 def _noisy(key, grid, noise):
   return jnp.asarray(grid, float) + noise * normal(key, grid.shape)
 
@@ -190,5 +199,6 @@ _SYNTHETIC = {
     "circles": _without_truth("circles", 2, circles, _log_density_on_curves(np.concatenate([_CIRCLE, 0.8 * _CIRCLE]), 0.05)),
     "moons": _without_truth("moons", 2, moons, _log_density_on_curves(_MOONS, 0.05)),
     "normal": _normal(),
+    "ring": _ring(),
     "swiss_roll": _without_truth("swiss_roll", 3, swiss_roll),
 }

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-SYNTHETIC = ("blobs", "blobs_mismatched", "circles", "moons", "normal", "swiss_roll")
+SYNTHETIC = ("blobs", "blobs_mismatched", "circles", "moons", "normal", "ring", "swiss_roll")
 BUNDLED = ("wine", "breast_cancer", "iris", "digits")
 MIN_ROWS = 4  # two to train on, two in reserve
 

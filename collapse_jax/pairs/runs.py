@@ -7,8 +7,9 @@ from collapse_jax.generation import run
 from collapse_jax.types import TaskSetting, Workflow
 
 
-def simulate(task: TaskSetting, workflow: Workflow, num_runs: int, num_generations: int, seed: int = 0) -> dict[str, np.ndarray]:
-  """Metrics [num_runs, num_generations, ...] in float64, by one compiled program."""
+def simulate(task: TaskSetting, workflow: Workflow, num_runs: int, num_generations: int, seed: int = 0,
+             at_once: int | None = None) -> dict[str, np.ndarray]:
+  """Metrics [num_runs, num_generations, ...] in float64, by one compiled program; `at_once` bounds its memory."""
   one = lambda i: run(jax.random.fold_in(jax.random.key(seed), i), task, workflow, num_generations)
-  out = jax.jit(jax.vmap(one))(jax.numpy.arange(num_runs))
+  out = jax.jit(lambda i: jax.lax.map(one, i, batch_size=at_once or num_runs))(jax.numpy.arange(num_runs))
   return {name: np.asarray(value, np.float64) for name, value in out.items()}

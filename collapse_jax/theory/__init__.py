@@ -13,6 +13,9 @@ from collapse_jax.theory.editing import changed_share as changed_share
 from collapse_jax.theory.editing import edited_regression as edited_regression
 from collapse_jax.theory.editing import edited_sweep as edited_sweep
 from collapse_jax.theory.editing import eligible_share as eligible_share
+from collapse_jax.theory.ensembles import member_coverage as member_coverage
+from collapse_jax.theory.ensembles import naive_coverage as naive_coverage
+from collapse_jax.theory.ensembles import pooled_error as pooled_error
 from collapse_jax.theory.estimation import ACCUMULATE_LIMIT as ACCUMULATE_LIMIT
 from collapse_jax.theory.estimation import SUBSAMPLE_LIMIT as SUBSAMPLE_LIMIT
 from collapse_jax.theory.estimation import Moments as Moments

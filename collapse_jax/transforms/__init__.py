@@ -3,5 +3,7 @@
 from collapse_jax.transforms.curation import curate as curate
 from collapse_jax.transforms.editing import edit_labels as edit_labels
 from collapse_jax.transforms.editing import edit_tokens as edit_tokens
+from collapse_jax.transforms.ensembles import ensemble as ensemble
+from collapse_jax.transforms.ensembles import train_on_synthetic as train_on_synthetic
 from collapse_jax.transforms.selection import select_nearest as select_nearest
 from collapse_jax.transforms.verification import verify as verify

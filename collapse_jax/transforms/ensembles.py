@@ -1,0 +1,147 @@
+"""Ensembles of generators (van Breugel et al. 2305.09235), and training on synthetic rows to test on real ones."""
+
+import jax
+import jax.numpy as jnp
+
+from collapse_jax import downstream
+from collapse_jax import store as storage
+from collapse_jax.tasks.parts import check_integer
+from collapse_jax.transforms.parts import with_rows
+from collapse_jax.types import Context, Data, MetricInfo, TaskSetting
+
+RESAMPLING = ("none", "bootstrap")
+
+
+def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -> TaskSetting:
+  """Several models of the same data; each emits an equal part of the batch, in the order of members (van Breugel et al.).
+
+  With `workflows.replace(num_emitted=K * n)` each of K members emits as many rows as there are real ones.
+
+  Args:
+    task: any task that draws rows.
+    num_members: K, at least 2.
+    resample_real: "none": members differ by their keys only, as in the paper, and cannot see the sampling error of their
+      data; "bootstrap": each is fitted to as many rows drawn with replacement (its `fit` must honour row weights).
+  Returns:
+    the task; metrics are means over members, and `member_spread` is the standard deviation of the first one.
+  Raises:
+    ValueError: an argument out of range, a task without rows, or rows to emit that K does not divide (while tracing).
+  """
+  check_integer("num_members", num_members, 2)
+  if resample_real not in RESAMPLING:
+    raise ValueError(f"resample_real must be one of {', '.join(RESAMPLING)}, got {resample_real!r}.")
+  task = with_rows(task, "ensemble")
+  if resample_real == "bootstrap" and task.summary is not None:
+    task = task._replace(summary=task.summary._replace(keep_rows=True, extend=None))
+  first = next(iter(task.metrics), None)
+
+  def data_of(problem, context: Context, counts) -> Context:
+    """The context of one member: its training data with rows counted so many times."""
+    if counts is None:
+      return context
+    data = context.data._replace(row_weight=counts, count=jnp.sum(counts, axis=1), weight=jnp.ones(len(counts)))
+    if task.summary is not None:
+      data = data._replace(summary=task.summary.of(problem, *storage.flat(data)))
+    return context._replace(data=data)
+
+  def fit(key, problem, context: Context):
+    keys = jax.random.split(key, num_members)
+    if resample_real == "none":
+      return jax.vmap(lambda key: task.fit(key, problem, context))(keys), None
+
+    def one(key):
+      draw_key, fit_key = jax.random.split(key)
+      counts = bootstrap_counts(draw_key, context.data)
+      return task.fit(fit_key, problem, data_of(problem, context, counts)), counts
+    return jax.vmap(one)(keys)
+
+  def sample(key, problem, params, context: Context):
+    if context.num % num_members:
+      raise ValueError(f"num_members must divide the {context.num} rows to emit, got {num_members}.")
+    part = context._replace(num=context.num // num_members)
+    members, counts = params
+
+    def one(key, member, counts):
+      return task.sample(key, problem, member, data_of(problem, part, counts))
+    data, metrics = jax.vmap(one)(jax.random.split(key, num_members), members, counts)
+    whole = lambda x: None if x is None else jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[3:]), x)
+    return storage.batch(whole(data.rows), whole(data.row_weight)), jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
+
+  def evaluate(problem, params):
+    metrics = jax.vmap(lambda member: task.evaluate(problem, member))(params[0])
+    name = next(iter(metrics)) if first is None else first
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics) | {"member_spread": jnp.std(metrics[name], ddof=1)}
+
+  info = {"member_spread": MetricInfo(f"standard deviation over members of {first or 'the first metric'}")}
+  return task._replace(fit=fit, sample=sample, evaluate=evaluate, metrics={**task.metrics, **info}, absorbed=None,
+                       next_token=None)
+
+
+def bootstrap_counts(key, data: Data):
+  """[slots, n] how often each stored row is drawn, in as many draws with replacement as there are rows in use.
+
+  Rows in use count alike within a batch's weight.
+  """
+  n = storage.num_rows(data.rows, 1)
+  slots = data.origin.shape[0]
+  weight = storage.flat(data)[1]
+  below = jnp.cumsum(weight)
+  u = below[-1] * jax.random.uniform(key, (slots * n,))
+  row = jnp.minimum(jnp.searchsorted(below, u, side="right"), slots * n - 1)
+  in_use = jnp.arange(slots * n) < jnp.sum(weight > 0)
+  return jnp.zeros(slots * n).at[row].add(in_use.astype(float)).reshape(slots, n)
+
+
+def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
+  """Classifiers trained on emitted rows are tested on real ones (van Breugel et al. 2305.09235).
+
+  Args:
+    task: `tasks.labelled`, or another with rows {"x": [n, dim], "label": [n]} of 0.0 and 1.0 whose problem has `test` rows of
+      that form; also an ensemble of it.
+    num_members: parts of the emitted rows, one classifier each, whose probabilities are averaged; those of `ensemble`.
+  Returns:
+    the task, with metrics of the averaged classifier `downstream_auc`, `downstream_accuracy`, `downstream_nll` and
+    `downstream_brier`; of one that is trained on the real batch, the same after `oracle_`; and, for several members,
+    `downstream_coverage`, the share of test rows where the real one's probability lies within 1.96 deviations of members.
+  Raises:
+    ValueError: num_members below 1, or rows that it does not divide (while tracing).
+  """
+  check_integer("num_members", num_members, 1)
+  task = with_rows(task, "train_on_synthetic")
+
+  def sample(key, problem, params, context: Context):
+    data, metrics = task.sample(key, problem, params, context)
+    rows = jax.tree.map(lambda x: x[0], data.rows)
+    num = storage.num_rows(rows)
+    if num % num_members:
+      raise ValueError(f"num_members must divide the {num} rows to train on, got {num_members}.")
+    weight = jnp.ones(num) if data.row_weight is None else data.row_weight[0]
+    x, label, weight = (v.reshape(num_members, -1, *v.shape[1:]) for v in (rows["x"], rows["label"], weight))
+    test, test_label = problem.test["x"], problem.test["label"]
+    centre = downstream.scaling(context.real.rows["x"][0])
+    predict = lambda x, label, weight: downstream.predict(
+        downstream.fit_classifier(downstream.features(x, centre), label, weight), downstream.features(test, centre))
+    each = jax.vmap(predict)(x, label, weight)
+    real_weight = jnp.ones(context.real.rows["label"].shape[1])
+    oracle = predict(context.real.rows["x"][0], context.real.rows["label"][0], real_weight)
+    metrics = metrics | {f"downstream_{name}": value for name, value in scores(jnp.mean(each, axis=0), test_label).items()}
+    metrics |= {f"oracle_{name}": value for name, value in scores(oracle, test_label).items()}
+    if num_members > 1:
+      half = 1.96 * jnp.std(each, axis=0, ddof=1)
+      middle = jnp.mean(each, axis=0)
+      metrics["downstream_coverage"] = downstream.coverage(middle - half, middle + half, oracle)
+    return data, metrics
+
+  names = {"auc": ("area under the curve", "lower"), "accuracy": ("accuracy", "lower"),
+           "nll": ("cross entropy (nats)", "higher"), "brier": ("Brier score", "higher")}
+  info = {f"downstream_{name}": MetricInfo(f"{text} on real rows, trained on samples", worse=worse)
+          for name, (text, worse) in names.items()}
+  info |= {f"oracle_{name}": MetricInfo(f"{text} on real rows, trained on real rows") for name, (text, _) in names.items()}
+  info["downstream_coverage"] = MetricInfo("share of test rows whose probability by real rows lies in the members' interval")
+  return task._replace(sample=sample, metrics={**task.metrics, **info}, absorbed=None)
+
+
+def scores(probability, label):
+  """Area under the curve, accuracy, cross entropy and Brier score of probabilities [m] for labels [m] of 0.0 and 1.0."""
+  return {"auc": downstream.auc(probability, label), "accuracy": jnp.mean((probability > 0.5) == (label > 0.5)),
+          "nll": downstream.nll(probability, label), "brier": downstream.brier(probability, label)}
