@@ -21,7 +21,7 @@ from collapse_jax import chunks, names
 from experiments import watching
 
 FLAGS = flags.FLAGS
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA warns of every program that it finds in the cache
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA complains of every program that it finds in the cache
 RESULTS, UNFINISHED, CHUNKS, WRITING = "results.nc", "unfinished.json", "chunks", ".writing-"
 SWEEP = "an unfinished sweep"
 KEPT = ("samples", "checkpoints")  # of a language model, beside its results

@@ -105,7 +105,7 @@ def test_runs_are_paired_across_workflows():
 
 @pytest.mark.parametrize(("text", "part"), [
     ("mix(0)", "above 0"), ("mix(2)", "at most 1"), ("nothing", "unknown workflow"), ("mix(", "must be a name or a call"),
-    ("replace(3)", "too many positional"), ("mix(x)", "must be a name or a call")])
+    ("replace(3, 4)", "too many positional"), ("mix(x)", "must be a name or a call")])
 def test_bad_workflows(text, part):
   with pytest.raises(ValueError, match=part):
     workflows.parse(text)

@@ -96,8 +96,8 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
   """Classifiers trained on emitted rows are tested on real ones (van Breugel et al. 2305.09235).
 
   Args:
-    task: `tasks.labelled`, or another with rows {"x": [n, dim], "label": [n]} of 0.0 and 1.0 whose problem has `test` rows of
-      that form; also an ensemble of it.
+    task: `tasks.labelled`, or another with rows {"x": [n, dim], "label": [n]} of 0.0 and 1.0 whose problem has `test` rows
+      of that form; also an ensemble of it.
     num_members: parts of the emitted rows, one classifier each, whose probabilities are averaged; those of `ensemble`.
   Returns:
     the task, with metrics of the averaged classifier `downstream_auc`, `downstream_accuracy`, `downstream_nll` and
