@@ -80,6 +80,17 @@ def load_labelled(dataset, num_features: int | None = None) -> LabelledData:
   return LabelledData(name, np.column_stack([np.ones(len(rows)), rows]), (classes == found[1]).astype(np.float64))
 
 
+def digits(num_features: int) -> tuple[np.ndarray, np.ndarray]:
+  """scikit-learn's digits: leading principal components [1797, num_features], each of variance 1, and labels [1797] 0 to 9."""
+  from sklearn import datasets
+  rows, labels = datasets.load_digits(return_X_y=True)
+  rows = rows - rows.mean(axis=0)
+  loadings = np.linalg.svd(rows, full_matrices=False)[2][:num_features]
+  loadings *= np.sign(np.take_along_axis(loadings, np.abs(loadings).argmax(axis=1)[:, None], axis=1))
+  components = rows @ loadings.T
+  return components / components.std(axis=0), labels
+
+
 def _labelled_rows(dataset):
   if isinstance(dataset, tuple):
     if len(dataset) != 2:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 import json
 import os
 import re
@@ -38,12 +39,13 @@ class UsageError(Exception):
 
 
 def define_common(num_samples: str = "10,32,100,316,1000", num_generations: int = 100, num_seeds: int = 100,
-                  workflows: str | None = PAPER_WORKFLOWS, record_every: int = 1) -> None:
-  """Flags that every simulation has."""
+                  workflows: str | None = PAPER_WORKFLOWS, record_every: int = 1, temperatures: bool = True) -> None:
+  """Flags that every simulation has, workflows and temperatures where they are asked for."""
   if workflows is not None:
     flags.DEFINE_string("workflows", workflows, "Comma list, e.g. replace,accumulate,mix(0.2).")
   flags.DEFINE_string("num_samples", num_samples, "Comma list: rows per batch, at least 2.")
-  flags.DEFINE_string("temperatures", "1", "Comma list: factor of the variance that samples are drawn with.")
+  if temperatures:
+    flags.DEFINE_string("temperatures", "1", "Comma list: factor of the variance that samples are drawn with.")
   flags.DEFINE_string("num_generations", str(num_generations), "Generations T.")
   flags.DEFINE_string("num_seeds", str(num_seeds), "Runs per cell.")
   flags.DEFINE_string("record_every", str(record_every), "Keep metrics of generation 1 and of multiples of this.")
@@ -152,6 +154,29 @@ def integers(name: str, least: int = 1) -> list[int]:
 
 def positives(name: str) -> list[float]:
   return [_number(name, item, float, 0.0, strict=True) for item in items(name)]
+
+
+def shares(name: str, zero: bool = True) -> list[float]:
+  """A comma list of numbers from 0, or above it, to 1."""
+  return [_share(name, item, zero) for item in items(name)]
+
+
+def share(name: str, zero: bool = True) -> float:
+  return _share(name, getattr(FLAGS, name), zero)
+
+
+def positive(name: str) -> float:
+  return _number(name, getattr(FLAGS, name), float, 0.0, strict=True)
+
+
+def _share(name, text, zero):
+  try:
+    value = float(text)
+  except ValueError:
+    value = -1.0
+  if not 0 <= value <= 1 or (value == 0 and not zero):
+    raise UsageError(f"--{name} must be {'numbers from 0' if zero else 'numbers above 0'} to 1, got {text!r}.")
+  return value
 
 
 def items(name: str) -> list[str]:
@@ -442,12 +467,25 @@ def simulate(task, workflows, axes: dict[str, list], **options):
     raise UsageError(name_flag(str(error))) from None
 
 
+def related(results, experiment: str, pairs: str, **about):
+  """Names a sweep of a related system for its figure, and sets the system's predictions beside simulations."""
+  if results is None:
+    return None
+  results.attrs |= {"task": experiment, **about}
+  if is_first_process():
+    rows = [row._asdict() | {"z": row.z} for row in importlib.import_module(f"collapse_jax.pairs.{pairs}").pairs()]
+    results.attrs["comparisons"] = json.dumps(rows)
+    worst = max(rows, key=lambda row: abs(row["z"]))
+    print(f"{len(rows)} predictions beside simulations: largest |z| {abs(worst['z']):.1f} ({worst['quantity']})", flush=True)
+  return results
+
+
 def name_flag(message: str) -> str:
   """Library messages begin with the argument's name; on the command line that is a flag."""
   first = message.split(" ", 1)[0]
   plural = {"dim": "dims", "noise_var": "noise_vars", "bandwidth": "bandwidths", "kernel": "kernels",
             "temperature": "temperatures", "real_fraction": "real_fractions", "dataset": "datasets",
-            "size": "workflows", "weights": "workflows"}.get(first, first)
+            "size": "workflows", "weights": "workflows"}.get(first, f"{first}s" if f"{first}s" in FLAGS else first)
   return f"--{message.replace(first, plural, 1)}" if plural in FLAGS else message
 
 

@@ -72,23 +72,11 @@ def findings(results) -> list[str]:
   return lines
 
 
-def fractions(name="real_fractions"):
-  values = []
-  for item in common.items(name):
-    try:
-      values.append(float(item))
-    except ValueError:
-      values.append(-1.0)
-    if not 0 <= values[-1] <= 1:
-      raise common.UsageError(f"--{name} must be numbers from 0 to 1, got {item!r}.")
-  return sorted(values)
-
-
 def read():
   """Options of `simulate`, from validated flags."""
   task = common.choice("task", TASKS)
-  options = {"task": task, "num_samples": common.integers("num_samples", 2), "real_fractions": fractions(),
-             "fresh": common.FLAGS.fresh}
+  options = {"task": task, "num_samples": common.integers("num_samples", 2),
+             "real_fractions": sorted(common.shares("real_fractions")), "fresh": common.FLAGS.fresh}
   if task == "gaussian":
     options |= {"dims": common.integers("dims"), "noise_vars": common.positives("noise_vars")}
   else:

@@ -21,9 +21,9 @@ def _variance(seed):
   rows, n = [], 2000
   for num_neighbors, num_runs, value in ((1, 48, .568), (50, 12, .174)):
     task = transforms.select_nearest(tasks.gaussian(1, n), 0.5, num_neighbors=num_neighbors)
-    values = simulate(task, workflows.replace(), num_runs, 2, seed)["covariance_trace_ratio"][:, 1] / (1 - 1 / n) ** 2
+    kept = simulate(task, workflows.replace(), num_runs, 2, seed)["covariance_trace_ratio"][:, 1] / (1 - 1 / n) ** 2
     law, twin = (theory.nearest_variance(1.0, 0.5, k, n) for k in (num_neighbors, 10 * num_neighbors))
-    rows.append(pair("nearest to real", SOURCE, f"variance of the nearer half, {num_neighbors} neighbours", values, law, twin, value))
+    rows.append(pair("nearest to real", SOURCE, f"variance of the nearer half, {num_neighbors} neighbours", kept, law, twin, value))
   n = 1000
   out = simulate(transforms.select_nearest(tasks.gaussian(1, n), 0.9), workflows.replace(), 48, 9, seed)
   law, twin = (theory.nearest_loop(share, 9, 1, n) for share in (0.9, 0.85))

@@ -88,7 +88,8 @@ def gaussian_mixture(dataset, num_samples: int, num_components: int, *, num_step
     metrics |= {"smallest_share": MetricInfo("smallest share of the model about a mode of the truth", worse="lower",
                                              measures="tail"),
                 "component_share": MetricInfo("share of the model about each mode of the truth", dims=("component",))}
-  fresh = None if source.draw is None else lambda key, problem: batch(source.draw(key, problem.truth, num_samples))
+  draw_truth = source.draw
+  fresh = None if draw_truth is None else lambda key, problem: batch(draw_truth(key, problem.truth, num_samples))
   return TaskSetting(init, fit, sample, evaluate, num_samples, fresh=fresh, metrics=metrics)
 
 

@@ -50,7 +50,7 @@ def labelled(dataset, num_samples: int, generator: str = "gaussian_mixture", *, 
   check_positive("bandwidth", bandwidth)
   if generator not in GENERATORS:
     raise ValueError(f"generator must be one of {', '.join(GENERATORS)}, got {generator!r}.")
-  made = {"moons": lambda key, num: datasets.moons(key, num, 0.2),
+  made: Any = {"moons": lambda key, num: datasets.moons(key, num, 0.2),
           "circles": lambda key, num: datasets.circles(key, num, 0.3, 0.5)}.get(dataset if isinstance(dataset, str) else "")
   if made is None:
     data = real_data.load_labelled(dataset, NUM_FEATURES)

@@ -1,0 +1,68 @@
+"""Curated self-consumption (Ferbach et al. 2407.09499): of every K samples one is kept, by softmax of its reward.
+
+  python -m experiments.curation --setting=ring
+
+Under a minute on 2 cores. Settings: ring (eight Gaussians, reward nearness to one), digits (a mixture fitted to scikit-learn's
+digits, reward the log probability of a nought by logistic regression), gaussian (reward quadratic), two_types. Expected:
+mean reward rises and its variance falls until one mode is left; with real data both level off; adversaries (--flip_shares) slow
+the drift, and turn it round above one half.
+"""
+
+from absl import flags
+
+from experiments import common, real_share
+
+SETTINGS = ("ring", "digits", "gaussian", "two_types")
+
+
+def define():
+  """Flags of this binary."""
+  common.define_common(num_samples="400", num_generations=12, num_seeds=10, workflows=None, temperatures=False)
+  flags.DEFINE_string("setting", "ring", f"One of {', '.join(SETTINGS)}.")
+  flags.DEFINE_string("num_candidates", "2,8", "Comma list: K, at least 2.")
+  flags.DEFINE_string("real_fractions", "0,0.5", "Comma list: share of real rows in training; 0: none.")
+  flags.DEFINE_string("flip_shares", "0", "Comma list: share of choices by the opposite of the reward.")
+
+
+def task_of(setting, num_candidates, num_samples, flip_share):
+  from collapse_jax import rewards, tasks, transforms
+  if setting == "ring":
+    task, reward = tasks.gaussian_mixture("ring", num_samples, 8), rewards.near([8.0, 0.0])
+  elif setting == "gaussian":
+    task, reward = tasks.gaussian(1, num_samples), rewards.quadratic(2.0, 2.0)
+  elif setting == "two_types":
+    task, reward = tasks.discrete(2, num_samples, [0.9, 0.1]), lambda rows: rows.astype(float)
+  else:
+    from collapse_jax import real_data
+    rows, labels = real_data.digits(8)
+    log_probability = rewards.classifier(rows, labels)
+    task = tasks.gaussian_mixture((rows[::2], rows[1::2]), num_samples, 10)
+    task = transforms.curate(task, num_candidates, lambda rows: log_probability(rows)[:, 0] / 4, flip_share=flip_share)
+    return rewards.with_class_shares(task, log_probability, 10)
+  return transforms.curate(task, num_candidates, reward, flip_share=flip_share)
+
+
+def simulate(setting, num_candidates, real_fractions, flip_shares, num_samples, **options):
+  """The sweep behind this binary; None after a dry run."""
+  def task(num_candidates, num_samples, flip_share):
+    return task_of(setting, num_candidates, num_samples, flip_share)
+  axes = {"num_candidates": list(num_candidates), "flip_share": list(flip_shares), "num_samples": list(num_samples),
+          "real_fraction": list(real_fractions)}
+  results = common.simulate(task, {"mix": real_share.mixing(False)}, axes, static_axes=("real_fraction",),
+                            primary_metric="candidate_reward", **options)
+  return common.related(results, "curation", "curation", setting=setting)
+
+
+def read():
+  """Options of `simulate`, from validated flags."""
+  return {"setting": common.choice("setting", SETTINGS), "num_candidates": common.integers("num_candidates", 2),
+          "real_fractions": common.shares("real_fractions"), "flip_shares": common.shares("flip_shares"),
+          "num_samples": common.integers("num_samples", 2)} | common.common_options()
+
+
+def main():
+  common.simulate_and_write("results/curation", simulate, read())
+
+
+if __name__ == "__main__":
+  common.main(define, main)
