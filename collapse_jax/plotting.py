@@ -5,13 +5,12 @@ Theory is a black dashed line, data are curves with a band: the 95% interval of 
 
 import io
 import itertools
-import re
-import textwrap
 from typing import Any
 
 import numpy as np
 
-from collapse_jax import diagnostics
+from collapse_jax import diagnostics, related_plots
+from collapse_jax.panels import band, finish, panels, slices, text_of, viridis, wrapped
 
 LONG = 500  # generations from which on their axis is logarithmic
 WORKFLOW_COLOURS = {"replace": "#D55E00", "accumulate": "#0072B2", "accumulate_subsample": "#009E73"}  # Okabe and Ito
@@ -44,7 +43,7 @@ def trajectories(results, metric: str, *, rows: str | None = None, columns: str 
     colour = "num_samples" if free else "workflow"
   row_values = results[rows].values if rows else [None]
   column_values = results[columns].values
-  figure, axes = _panels(len(row_values), len(column_values))
+  figure, axes = panels(len(row_values), len(column_values))
   about = results[metric].attrs
   missing = non_finite = 0
   theory_drawn = first_order = False
@@ -58,7 +57,7 @@ def trajectories(results, metric: str, *, rows: str | None = None, columns: str 
         missing += 1
         continue
       values = one[metric].transpose("seed", "generation").values
-      non_finite += _band(axis, results.generation.values, values, shade, label, about.get("log_scale"))
+      non_finite += band(axis, results.generation.values, values, shade, label, about.get("log_scale"))
       expected = diagnostics.predicted(results, cell, metric)
       if expected is not None and np.isfinite(expected.mean).any(axis=-1).all():
         curve = np.atleast_2d(expected.mean).mean(axis=0)
@@ -75,9 +74,9 @@ def trajectories(results, metric: str, *, rows: str | None = None, columns: str 
   for axis in axes[-1]:
     axis.set_xlabel("generation t")
   for axis in axes[:, 0]:
-    axis.set_ylabel(_wrapped(about))
+    axis.set_ylabel(wrapped(about))
   note = "some theory is the first order in 1 / num_samples" if first_order else ""
-  _finish(figure, axes, title, results, non_finite, missing, theory_drawn, note)
+  finish(figure, axes, title, results, non_finite, missing, theory_drawn, note)
   return figure
 
 
@@ -89,7 +88,7 @@ def _curves(results, colour, panel) -> dict[Any, tuple[Any, str | None]]:
     return {value: (workflows[value], str(value)) for value in values}
   if len(values) == 1:
     return {values[0]: (workflows[panel["workflow"]], None)}
-  return {value: (shade, f"{colour} = {text_of(value)}") for value, shade in zip(values, _viridis(len(values)))}
+  return {value: (shade, f"{colour} = {text_of(value)}") for value, shade in zip(values, viridis(len(values)))}
 
 
 def _heading(results, panel, rows, columns) -> str:
@@ -106,7 +105,7 @@ def fitted_densities(results, num_samples=None, seed: int = 0):
   from matplotlib.cm import ScalarMappable
   from matplotlib.colors import LogNorm
   workflows = results.workflow.values
-  figure, axes = _panels(1, len(workflows))
+  figure, axes = panels(1, len(workflows))
   num_samples = results.num_samples.values[0] if num_samples is None else num_samples
   generations = results.generation.values
   shown = np.unique(np.searchsorted(generations, np.geomspace(1, generations[-1], 8).round()))
@@ -140,19 +139,19 @@ def collapse_times(results, title: str = ""):
   """
   from collapse_jax import theory
   results = diagnostics.complete(results)
-  figure, axes = _panels(1, results.sizes["workflow"])
+  figure, axes = panels(1, results.sizes["workflow"])
   rest = set(results.cell_status.dims) - {"workflow", "num_outcomes", "num_samples"}
   others = {d: results[d].values[0] for d in rest}
   sizes = results.num_samples.values
   missing = 0
   for axis, workflow in zip(axes[0], results.workflow.values):
-    for shade, num in zip(_viridis(results.sizes["num_outcomes"]), results.num_outcomes.values):
+    for shade, num in zip(viridis(results.sizes["num_outcomes"]), results.num_outcomes.values):
       some = results.sel(others | {"workflow": workflow, "num_outcomes": num})
       times = some.collapse_generation.transpose("seed", "num_samples").values.astype(np.float64)
       ended = ~some.censored.any("seed").values & np.isfinite(times).all(axis=0)
       missing += int((~ended).sum())
       if ended.any():
-        _band(axis, sizes[ended], times[:, ended], shade, f"num_outcomes = {text_of(num)}", True, "o")
+        band(axis, sizes[ended], times[:, ended], shade, f"num_outcomes = {text_of(num)}", True, "o")
         if workflow == "replace":
           law = [theory.drift_collapse_time(int(num), int(n)) for n in sizes[ended]]
           axis.plot(sizes[ended], law, "k--", linewidth=1, zorder=5)
@@ -163,7 +162,7 @@ def collapse_times(results, title: str = ""):
     axis.set_title(str(workflow), fontsize=9)
     axis.set_xlabel("num_samples")
   axes[0][0].set_ylabel("generations until one outcome is left")
-  _finish(figure, axes, title, results, 0, 0, bool("replace" in results.workflow.values),
+  finish(figure, axes, title, results, 0, 0, bool("replace" in results.workflow.values),
           f"{missing} cells with runs that did not end are left out" if missing else "")
   return figure
 
@@ -174,17 +173,17 @@ def metric_against_real_share(results, metric: str, title: str = ""):
   A dotted line marks the smallest share from which on the primary metric is bounded.
   """
   results = diagnostics.complete(results)
-  figure, axes = _panels(1, 1)
+  figure, axes = panels(1, 1)
   axis = axes[0][0]
   about = results[metric].attrs
   others = {d: results[d].values[0] for d in results.cell_status.dims if d not in ("real_fraction", "num_samples")}
   shares = results.real_fraction.values
   enough = {row["num_samples"]: row["share"] for row in diagnostics.smallest_bounded_share(results)}
   non_finite, theory_drawn = 0, False
-  for shade, num in zip(_viridis(results.sizes["num_samples"]), results.num_samples.values):
+  for shade, num in zip(viridis(results.sizes["num_samples"]), results.num_samples.values):
     some = results.sel(others | {"num_samples": num})
     values = some[metric].isel(generation=-1).transpose("seed", "real_fraction").values
-    non_finite += _band(axis, shares, values, shade, f"num_samples = {text_of(num)}", about.get("log_scale"), "o")
+    non_finite += band(axis, shares, values, shade, f"num_samples = {text_of(num)}", about.get("log_scale"), "o")
     cells = [others | {"num_samples": num, "real_fraction": share} for share in shares]
     known = [diagnostics.predicted(results, cell, metric) for cell in cells]
     curve = [np.nan if one is None else np.atleast_2d(one.mean)[:, -1].mean() for one in known]
@@ -194,10 +193,10 @@ def metric_against_real_share(results, metric: str, title: str = ""):
     if enough.get(num) is not None:
       axis.axvline(enough[num], color=shade, linestyle=":", linewidth=1.2)
   axis.set_xlabel("real share of the training rows (dotted: smallest bounded)")
-  axis.set_ylabel(_wrapped(about) + f"\nat t = {int(results.generation.values[-1])}")
+  axis.set_ylabel(wrapped(about) + f"\nat t = {int(results.generation.values[-1])}")
   if about.get("log_scale"):
     axis.set_yscale("log")
-  _finish(figure, axes, title, results, non_finite, 0, theory_drawn)
+  finish(figure, axes, title, results, non_finite, 0, theory_drawn)
   return figure
 
 
@@ -206,27 +205,29 @@ def figures_for(results) -> dict[str, Any]:
   if results.attrs.get("task") == "real_data_value":
     return {"test_loss_map": value_map(results), "test_loss_curves": value_curves(results)}
   results = diagnostics.complete(results)
+  if (related := related_plots.figures_for(results)) is not None:
+    return related
   figures: dict[str, Any] = {}
   grid = [d for d in results.cell_status.dims if d != "workflow"]
   names = diagnostics.metrics(results)
   if "real_fraction" in grid:
     for name in names[:2]:
-      for at, part in _slices(results, [d for d in grid if d not in ("real_fraction", "num_samples")]):
+      for at, part in slices(results, [d for d in grid if d not in ("real_fraction", "num_samples")]):
         figures[f"{name}_against_real_share{at}"] = metric_against_real_share(part, name)
     return figures
   if results.attrs.get("task") == "language_model":
     return _language_figures(results)
   long = [d for d in grid if results.sizes[d] > 1]
   if results.attrs.get("task") == "kde" and results.sizes["bandwidth"] > 3:
-    panels: dict[str, Any] = {"rows": "num_samples", "columns": "workflow", "colour": "bandwidth"}
+    layout: dict[str, Any] = {"rows": "num_samples", "columns": "workflow", "colour": "bandwidth"}
   elif results.attrs.get("task") == "kde":
-    panels = {"rows": "dataset", "columns": "num_samples", "colour": "workflow"}
+    layout = {"rows": "dataset", "columns": "num_samples", "colour": "workflow"}
   else:
-    panels = {"rows": next((d for d in long if d != "num_samples"), None)}
+    layout = {"rows": next((d for d in long if d != "num_samples"), None)}
   drawn = [*names, "entropy"] if "entropy" in results else names  # on a log axis of t it falls in a straight line
   for name in drawn:
-    for at, part in _slices(results, [d for d in long if d not in (*panels.values(), "num_samples")]):
-      figures[f"{name}{at}"] = trajectories(part, name, **panels)
+    for at, part in slices(results, [d for d in long if d not in (*layout.values(), "num_samples")]):
+      figures[f"{name}{at}"] = trajectories(part, name, **layout)
   if results.attrs.get("task") == "gaussian" and 1 in results.dim.values:
     figures["fitted_densities"] = fitted_densities(results.sel(dim=[1]))
   if results.attrs.get("task") == "gaussian" and results.sizes["workflow"] > 1 and "real_share" in results:
@@ -246,10 +247,10 @@ def learning_curves(results, title: str = ""):
   """Held-out loss while each generation trains: a panel a workflow, a curve a generation (mean over seeds)."""
   results = diagnostics.complete(results)
   workflows = results.workflow.values
-  figure, axes = _panels(1, len(workflows), share_y=True)
+  figure, axes = panels(1, len(workflows), share_y=True)
   generations = results.generation.values
   rest = {dim: results[dim].values[0] for dim in results.cell_status.dims if dim != "workflow"}
-  shades = dict(zip(generations, _viridis(len(generations))))
+  shades = dict(zip(generations, viridis(len(generations))))
   shown = generations[np.unique(np.linspace(0, len(generations) - 1, 8).round().astype(int))]
   share = np.arange(1, results.sizes["training_progress"] + 1) / results.sizes["training_progress"]
   for axis, workflow in zip(axes[0], workflows):
@@ -258,14 +259,14 @@ def learning_curves(results, title: str = ""):
       axis.plot(share, one.sel(generation=t).mean("seed"), "o-", color=shades[t], markersize=3, label=f"generation {t}")
     axis.set_title(str(workflow), fontsize=9)
     axis.set_xlabel("part of the training budget")
-  axes[0][0].set_ylabel(_wrapped(results.learning_curve.attrs))
-  _finish(figure, axes, title, results, 0, 0, False)
+  axes[0][0].set_ylabel(wrapped(results.learning_curve.attrs))
+  finish(figure, axes, title, results, 0, 0, False)
   return figure
 
 
 def value_map(results):
   """Test loss over numbers of real and of synthetic rows: means over seeds, lower is better."""
-  figure, axes = _panels(1, 1)
+  figure, axes = panels(1, 1)
   axis, loss = axes[0][0], results.test_loss.mean("seed").transpose("num_real", "num_synthetic")
   image = axis.imshow(loss.values, origin="lower", cmap="viridis", aspect="auto")
   dark = loss.values < 0.5 * (loss.values.min() + loss.values.max())
@@ -282,18 +283,18 @@ def value_map(results):
 
 def value_curves(results):
   """Test loss against the number of synthetic rows, a curve a number of real rows; and against the share of real rows."""
-  figure, axes = _panels(1, 2, share_x=False)
+  figure, axes = panels(1, 2, share_x=False)
   left, right = axes[0]
   real, synthetic = results.num_real.values, results.num_synthetic.values
-  for r, shade in zip(real, _viridis(len(real))):
+  for r, shade in zip(real, viridis(len(real))):
     values = results.test_loss.sel(num_real=r).transpose("seed", "num_synthetic").values
-    _band(left, synthetic, values, shade, f"{r} real rows", False, marker="o")
+    band(left, synthetic, values, shade, f"{r} real rows", False, marker="o")
     some = r + synthetic > 0
-    _band(right, r / np.maximum(r + synthetic, 1)[some], values[:, some], shade, None, False, marker="o")
+    band(right, r / np.maximum(r + synthetic, 1)[some], values[:, some], shade, None, False, marker="o")
   left.set_xscale("symlog", linthresh=max(synthetic[synthetic > 0].min(initial=1e9), 1) if (synthetic > 0).any() else 1)
   left.set_xlabel("synthetic rows")
   right.set_xlabel("share of real rows")
-  left.set_ylabel(_wrapped(results.test_loss.attrs))
+  left.set_ylabel(wrapped(results.test_loss.attrs))
   figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", fontsize=9, frameon=False)
   figure.supxlabel(f"band: 95% interval of the mean over {results.sizes['seed']} seeds", fontsize=8, color="0.35")
   return figure
@@ -304,84 +305,9 @@ def _language_figures(results) -> dict[str, Any]:
   figures: dict[str, Any] = {}
   grid = [d for d in results.cell_status.dims if d != "workflow"]
   for name in diagnostics.metrics(results):
-    for at, part in _slices(results, [d for d in grid if d != "num_samples"]):
+    for at, part in slices(results, [d for d in grid if d != "num_samples"]):
       figures[f"{name}{at}"] = trajectories(part, name, columns="num_samples", colour="workflow")
   if "learning_curve" in results:
-    for at, part in _slices(results, grid):
+    for at, part in slices(results, grid):
       figures[f"learning_curves{at}"] = learning_curves(part)
   return figures
-
-
-def _slices(results, dims):
-  """(suffix of a file name, results at one point) over the points of some dims; the long ones are named."""
-  for at in np.ndindex(*(results.sizes[d] for d in dims)):
-    named = {d: text_of(results[d].values[i]) for d, i in zip(dims, at) if results.sizes[d] > 1}
-    suffix = re.sub(r"[^\w.+-]+", "_", "".join(f"_{d}_{value}" for d, value in named.items()))  # a CSV's path has slashes
-    title = ", ".join(f"{d} = {value}" for d, value in named.items())
-    yield suffix, results.isel({d: [i] for d, i in zip(dims, at)}).assign_attrs(slice=title)
-
-
-def _panels(rows, columns, share_x=True, share_y=False):
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-  figure = Figure(figsize=(max(6.5, 2.2 + 3.2 * columns), 1.2 + 2.5 * rows), layout="constrained")
-  FigureCanvasAgg(figure)
-  axes = figure.subplots(rows, columns, squeeze=False, sharex=share_x, sharey=share_y)
-  for axis in axes.flat:
-    axis.spines[["top", "right"]].set_visible(False)
-  return figure, axes
-
-
-def _viridis(num):
-  from matplotlib import colormaps
-  return colormaps["viridis"](np.linspace(0.0, 0.85, num))
-
-
-def _band(axis, x, values, shade, label, log_scale, marker=None) -> int:
-  """Mean and 95% interval over finite runs, or where none is finite to the end, of all up to where they ended; returns
-  the number of runs left out."""
-  finite = np.isfinite(values).all(axis=1)
-  if not finite.any():
-    num = int(np.argmin(np.isfinite(values).all(axis=0)))
-    if not num:
-      return len(values)
-    x, values, finite, label = x[:num], values[:, :num], ~finite, f"{label}, ended at t = {x[num - 1]}"
-  kept = values[finite].astype(np.float64)
-  mean = kept.mean(axis=0)
-  axis.plot(x, mean, color=shade, label=label, linewidth=1.6, marker=marker or ("o" if len(x) == 1 else None), markersize=4)
-  if len(kept) > 1:
-    half = 1.96 * kept.std(axis=0, ddof=1) / np.sqrt(len(kept))
-    # On a log axis an interval that reaches below zero would fill the panel: show it down to a tenth of the mean.
-    low = np.maximum(mean - half, 0.1 * mean) if log_scale else mean - half
-    axis.fill_between(x, low, mean + half, color=shade, alpha=0.25, linewidth=0)
-  return int((~finite).sum())
-
-
-def _finish(figure, axes, title, results, non_finite, missing, theory_drawn, note=""):
-  seen: dict[str, Any] = {}
-  for axis in axes.flat:
-    for handle, label in zip(*axis.get_legend_handles_labels()):
-      seen.setdefault(label, handle)
-  if theory_drawn:
-    from matplotlib.lines import Line2D
-    seen["theory"] = Line2D([], [], color="black", linestyle="--", linewidth=1)
-  if seen:
-    figure.legend(seen.values(), seen.keys(), loc="outside right upper", fontsize=9, frameon=False)
-  title = title or results.attrs.get("slice", "")
-  if title:
-    figure.suptitle(title, fontsize=11)
-  notes = [f"band: 95% interval of the mean over {results.sizes['seed']} seeds"] if results.sizes["seed"] > 1 else []
-  notes.append(f"{non_finite} non-finite runs left out of the means")
-  notes += [f"{missing} cells could not run"] if missing else []
-  notes += [note] if note else []
-  figure.supxlabel(textwrap.fill("; ".join(notes), int(14 * figure.get_figwidth())), fontsize=8, color="0.35")
-
-
-def text_of(value) -> str:
-  return f"{value:g}" if isinstance(value, int | float | np.number) else str(value)
-
-
-def _wrapped(about) -> str:
-  units = about.get("units", "1")
-  text = about.get("long_name", "") + ("" if units in ("1", "") else f" ({units})")
-  return "\n".join(textwrap.wrap(text, 30))

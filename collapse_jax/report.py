@@ -33,7 +33,7 @@ slowly, and not towards a limit (a KDE's likelihood falls like log t even when d
 <h2>Theory against simulation</h2>
 <p>{{ agreement.total }} comparisons of simulated means with closed forms; the largest |z| is {{ agreement.worst }}, where
 {{ agreement.expected }} would be usual for as many independent ones. Each experiment below has them one by one.</p>
-<table><tr><th>experiment</th><th>metric</th><th>workflow</th><th>comparisons</th><th>root mean square of z</th>
+<table><tr><th>experiment</th><th>metric</th><th>workflow or source</th><th>comparisons</th><th>root mean square of z</th>
 <th>largest |z|</th></tr>
 {% for r in agreement.rows %}<tr><td>{{ r.name }}</td><td>{{ r.metric }}</td><td>{{ r.workflow }}</td>
 <td class="n">{{ r.num }}</td><td class="n">{{ r.rms }}</td><td class="n">{{ r.worst }}</td></tr>{% endfor %}</table>
@@ -96,6 +96,17 @@ predicted from each run's first generation.</p>
 <td class="n">{{ r.simulated }}</td><td class="n">{{ r.predicted }}</td><td class="n">{{ r.runs }}</td>
 <td class="n">{{ r.z }}</td></tr>{% endfor %}</table></details>
 {% endif %}
+{% if part.comparisons %}
+<h3>Predicted and simulated</h3>
+<p>{{ part.comparisons|length }} quantities of the system that a theory foretells, each by runs of its own; largest
+|z| = {{ part.worst_comparison }}. The last column is the number in print, where the prediction stands for one.</p>
+<details {{ "open" if part.comparisons|length <= 12 }}><summary>pairs ({{ part.comparisons|length }} rows)</summary>
+<table><tr><th>system</th><th>source</th><th>quantity</th><th>predicted</th><th>simulated ± s.e.</th><th>z</th>
+<th>z of a wrong theory</th><th>in print</th></tr>
+{% for r in part.comparisons %}<tr><td>{{ r.system }}</td><td>{{ r.source }}</td><td>{{ r.quantity }}</td>
+<td class="n">{{ r.predicted }}</td><td class="n">{{ r.simulated }}</td><td class="n">{{ r.z }}</td>
+<td class="n">{{ r.twin_z }}</td><td class="n">{{ r.published }}</td></tr>{% endfor %}</table></details>
+{% endif %}
 {% endfor %}
 <h2>How to reproduce</h2>
 {% for c in commands %}<p><code>{{ c }}</code></p>{% endfor %}
@@ -146,6 +157,8 @@ def _part(name, results, figures) -> dict[str, Any]:
   verdicts = [_verdict_row(results, row) for row in rows]
   findings = definitions.diagnose(results)
   theory = diagnostics.compare_with_theory(results)
+  comparisons = json.loads(attrs.get("comparisons", "[]"))
+  set_beside = [{"metric": row["system"], "workflow": row["source"], "z": row["z"]} for row in comparisons]
   summary: dict[tuple[str, str], dict[str, Any]] = {}
   for row in rows:
     key = (str(row["workflow"]), row["metric"])
@@ -163,7 +176,9 @@ def _part(name, results, figures) -> dict[str, Any]:
       "definitions": [_definition_row(row) for row in definitions.summary(findings)],
       "findings": [_finding_row(results, row) for row in findings if row["applies"]],
       "figures": drawn,
-      "theory": [_theory_row(results, row) for row in theory], "z_scores": theory,
+      "theory": [_theory_row(results, row) for row in theory], "z_scores": [*theory, *set_beside],
+      "comparisons": [_comparison_row(row) for row in comparisons],
+      "worst_comparison": f"{max((abs(row['z']) for row in comparisons), default=0):.1f}",
       "samples": _samples(attrs.get("samples", "")), "worst": f"{max((abs(row['z']) for row in theory), default=0):.1f}",
   }
 
@@ -231,3 +246,10 @@ def _theory_row(results, row) -> dict[str, str]:
   return {"cell": _cell(results, row), "metric": row["metric"], "generation": str(row["generation"]),
           "simulated": f"{row['simulated']:.5g} ± {row['standard_error']:.2g}", "predicted": f"{row['predicted']:.5g}",
           "runs": str(row["num_finite"]), "z": f"{row['z']:.2f}"}
+
+
+def _comparison_row(row) -> dict[str, str]:
+  optional = lambda value, form: "" if value is None else format(value, form)
+  return {"system": row["system"], "source": row["source"], "quantity": row["quantity"], "predicted": f"{row['predicted']:.4g}",
+          "simulated": f"{row['simulated']:.4g} ± {row['standard_error']:.2g}", "z": f"{row['z']:.2f}",
+          "twin_z": optional(row["twin_z"], ".0f"), "published": optional(row["published"], ".4g")}

@@ -66,7 +66,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   bit for bit where a device computes chunks of the same size, else up to rounding.
 
   Args:
-    task: factory, called with one value of each axis by name. Floats arrive as tracers, so that one compilation serves
+    task: a task, or a factory, called with one value of each axis by name. Floats arrive as tracers, so that one compilation serves
       the whole axis; ints and strings are static, but num_samples is traced where the task draws from the exact law.
     workflows: names as in `workflows.parse` ("replace", "mix(0.2)"), or name -> Workflow, or name -> factory that
       takes some of the axes by name.
@@ -97,6 +97,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
     OSError: `directory` cannot be written.
   """
   begun = time.perf_counter()
+  task = task_maker(task)
   makers = workflow_makers(workflows)
   axes = {name: list(values) for name, values in axes.items()}
   check_grid(makers, axes, num_generations, num_seeds, record_every, chunk_size)
@@ -326,6 +327,7 @@ class Plan(NamedTuple):
 def plan(task: Callable[..., TaskSetting], workflows, axes: Mapping[str, Sequence[Any]], *, num_generations: int,
          num_seeds: int, record_every: int = 1, static_axes: Sequence[str] = ()) -> Plan:
   """What `sweep` would do, found by tracing alone: nothing of it is compiled or run. Raises as `sweep` does."""
+  task = task_maker(task)
   makers = workflow_makers(workflows)
   axes = {name: list(values) for name, values in axes.items()}
   check_grid(makers, axes, num_generations, num_seeds, record_every, None)
@@ -428,6 +430,11 @@ def _parameters(factory) -> frozenset[str] | None:
   if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
     return None
   return frozenset(parameters)
+
+
+def task_maker(task):
+  """A factory, also of a task that is given as such."""
+  return (lambda: task) if isinstance(task, TaskSetting) else task
 
 
 def accepted(factory, values):

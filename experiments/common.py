@@ -52,6 +52,11 @@ def define_common(num_samples: str = "10,32,100,316,1000", num_generations: int 
   define_shared()
 
 
+def define_compare() -> None:
+  """The flag of related systems."""
+  flags.DEFINE_boolean("compare", True, "Set what is predicted of the system beside simulations, in the report.")
+
+
 def define_shared() -> None:
   """Flags that every binary has."""
   flags.DEFINE_string("seed", "0", "Seed of all random keys.")
@@ -222,6 +227,11 @@ def common_options() -> dict[str, Any]:
   """Validated values of the single-valued flags that `sweep` takes."""
   return {"num_generations": integer("num_generations"), "num_seeds": integer("num_seeds"), "seed": integer("seed", 0),
           "record_every": integer("record_every")}
+
+
+def related_options() -> dict[str, Any]:
+  """The same of a related system."""
+  return common_options() | {"compare": FLAGS.compare}
 
 
 def output_dir(default: str, compared: Sequence[str] = ()) -> Path:
@@ -467,13 +477,14 @@ def simulate(task, workflows, axes: dict[str, list], **options):
     raise UsageError(name_flag(str(error))) from None
 
 
-def related(results, experiment: str, pairs: str, **about):
-  """Names a sweep of a related system for its figure, and sets the system's predictions beside simulations."""
+def related(results, experiment: str, pairs: str, compare: bool, **about):
+  """Names a sweep of a related system for its figure, and if asked to sets predictions of `pairs` beside simulations."""
   if results is None:
     return None
   results.attrs |= {"task": experiment, **about}
-  if is_first_process():
-    rows = [row._asdict() | {"z": row.z} for row in importlib.import_module(f"collapse_jax.pairs.{pairs}").pairs()]
+  if compare and is_first_process():
+    rows = [row._asdict() | {"z": row.z, "twin_z": row.twin_z}
+            for row in importlib.import_module(f"collapse_jax.pairs.{pairs}").pairs()]
     results.attrs["comparisons"] = json.dumps(rows)
     worst = max(rows, key=lambda row: abs(row["z"]))
     print(f"{len(rows)} predictions beside simulations: largest |z| {abs(worst['z']):.1f} ({worst['quantity']})", flush=True)

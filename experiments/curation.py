@@ -18,6 +18,7 @@ SETTINGS = ("ring", "digits", "gaussian", "two_types")
 def define():
   """Flags of this binary."""
   common.define_common(num_samples="400", num_generations=12, num_seeds=10, workflows=None, temperatures=False)
+  common.define_compare()
   flags.DEFINE_string("setting", "ring", f"One of {', '.join(SETTINGS)}.")
   flags.DEFINE_string("num_candidates", "2,8", "Comma list: K, at least 2.")
   flags.DEFINE_string("real_fractions", "0,0.5", "Comma list: share of real rows in training; 0: none.")
@@ -42,7 +43,7 @@ def task_of(setting, num_candidates, num_samples, flip_share):
   return transforms.curate(task, num_candidates, reward, flip_share=flip_share)
 
 
-def simulate(setting, num_candidates, real_fractions, flip_shares, num_samples, **options):
+def simulate(setting, num_candidates, real_fractions, flip_shares, num_samples, compare=True, **options):
   """The sweep behind this binary; None after a dry run."""
   def task(num_candidates, num_samples, flip_share):
     return task_of(setting, num_candidates, num_samples, flip_share)
@@ -50,14 +51,14 @@ def simulate(setting, num_candidates, real_fractions, flip_shares, num_samples, 
           "real_fraction": list(real_fractions)}
   results = common.simulate(task, {"mix": real_share.mixing(False)}, axes, static_axes=("real_fraction",),
                             primary_metric="candidate_reward", **options)
-  return common.related(results, "curation", "curation", setting=setting)
+  return common.related(results, "curation", "curation", compare, setting=setting)
 
 
 def read():
   """Options of `simulate`, from validated flags."""
   return {"setting": common.choice("setting", SETTINGS), "num_candidates": common.integers("num_candidates", 2),
           "real_fractions": common.shares("real_fractions"), "flip_shares": common.shares("flip_shares"),
-          "num_samples": common.integers("num_samples", 2)} | common.common_options()
+          "num_samples": common.integers("num_samples", 2)} | common.related_options()
 
 
 def main():

@@ -16,12 +16,13 @@ from experiments import common
 def define():
   """Flags of this binary."""
   common.define_common(num_samples="100", num_generations=10, num_seeds=2000, workflows=None, temperatures=False)
+  common.define_compare()
   flags.DEFINE_string("real_fractions", "0.01,0.02,0.05,0.1,0.15,0.2,0.3,0.5,0.7,1", "Comma list: share of real rows.")
   flags.DEFINE_string("real_weights", "0", "Comma list: weight of all real rows together; 0: every row counts alike.")
   flags.DEFINE_boolean("fresh", False, "Draw the real rows anew each generation.")
 
 
-def simulate(real_fractions, real_weights, num_samples, fresh=False, **options):
+def simulate(real_fractions, real_weights, num_samples, fresh=False, compare=True, **options):
   """The sweep behind this binary; None after a dry run."""
   def task(num_samples):
     from collapse_jax import tasks
@@ -33,13 +34,13 @@ def simulate(real_fractions, real_weights, num_samples, fresh=False, **options):
   axes = {"num_samples": list(num_samples), "real_weight": list(real_weights), "real_fraction": list(real_fractions)}
   results = common.simulate(task, {"mix(fresh=True)" if fresh else "mix": workflow}, axes, static_axes=("real_weight",),
                             primary_metric="total_variation", **options)
-  return common.related(results, "mixtures", "mixing", fresh=int(fresh))
+  return common.related(results, "mixtures", "mixing", compare, fresh=int(fresh))
 
 
 def read():
   """Options of `simulate`, from validated flags."""
   return {"real_fractions": sorted(common.shares("real_fractions", zero=False)), "real_weights": common.shares("real_weights"),
-          "num_samples": common.integers("num_samples", 2), "fresh": common.FLAGS.fresh} | common.common_options()
+          "num_samples": common.integers("num_samples", 2), "fresh": common.FLAGS.fresh} | common.related_options()
 
 
 def main():

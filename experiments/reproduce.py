@@ -2,9 +2,12 @@
 
   python -m experiments.reproduce --scale=laptop
 
+  python -m experiments.reproduce --scale=laptop --only='related/*'
+
 --scale=smoke checks the installation in a minute, laptop shows every workflow and task in minutes, paper is the whole
 matrix: 116,500 runs of the Gaussian, KDE, regression and discrete experiments, of which those with T = 1000 or 100,000 rows
-take days on a laptop. --only=GLOB picks experiments by name; --dry_run lists what would run.
+take days on a laptop. --only=GLOB picks experiments by name, among them related/*, the systems of other papers; --dry_run lists
+what would run.
 """
 
 import fnmatch
@@ -13,23 +16,32 @@ from absl import flags
 
 from experiments import (
     common,
+    curation,
     discrete,
+    ensembles,
     exponential_family,
     gaussian,
     kde,
     language_model,
     linear_regression,
     logistic_regression,
+    mixtures,
     real_share,
+    selection,
+    temperature,
+    token_editing,
+    verification,
 )
 
 SCALES = ("smoke", "laptop", "paper")
 WORKFLOWS = common.PAPER_WORKFLOWS.split(",")
+RELATED = "related/"
+
 
 def define():
   """Flags of this binary."""
   flags.DEFINE_string("scale", "laptop", "smoke, laptop or paper.")
-  flags.DEFINE_string("only", "*", "Glob: run only experiments whose name matches.")
+  flags.DEFINE_string("only", None, "Glob: run only experiments whose name matches; default all but related/*.")
   common.define_shared()
 
 
@@ -84,12 +96,61 @@ def experiments(scale: str) -> dict:
   }
 
 
+def related(scale: str) -> dict:
+  """The same of the systems of other papers; predictions stand beside simulations, once for each, but at smoke scale."""
+  smoke, paper = scale == "smoke", scale == "paper"
+  size = lambda T, seeds: {"num_generations": 2 if smoke else T, "num_seeds": 2 if smoke else 10 * seeds if paper else seeds,
+                           "compare": not smoke}
+  again = lambda T, seeds: size(T, seeds) | {"compare": False}
+  fractions = [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8]
+  found = {
+      "token_editing": (token_editing.simulate, {
+          "workflows": WORKFLOWS[:2], "bases": ["none", "anchor", "chain"], "thresholds": [0.5], "num_samples": [200]}
+                        | size(12, 20)),
+      "curation/ring": (curation.simulate, {
+          "setting": "ring", "num_candidates": [2, 8], "real_fractions": [0.0, 0.5], "flip_shares": [0.0], "num_samples": [400]}
+                        | size(12, 10)),
+      "curation/digits": (curation.simulate, {
+          "setting": "digits", "num_candidates": [4], "real_fractions": [0.0, 0.5], "flip_shares": [0.0], "num_samples": [400]}
+                          | again(12, 10)),
+      "curation/flipped": (curation.simulate, {
+          "setting": "two_types", "num_candidates": [2], "real_fractions": [0.0, 0.5], "flip_shares": [0.0, 0.3, 0.7],
+          "num_samples": [1000]} | again(12, 40)),
+      "verification/frontier": (verification.simulate, {
+          "workflows": ["replace"], "errors": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
+          "psis": [0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0], "num_samples": [4000]} | size(2, 10)),
+      "verification/loop": (verification.simulate, {
+          "workflows": WORKFLOWS[:2], "errors": [0.3], "psis": [0.2], "num_samples": [1000], "dim": 20, "labels": "model",
+          "verifiers": ["none", "noisy", "oracle"]} | again(10, 20)),
+      "temperature": (temperature.simulate, {
+          "temperatures": [0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2], "real_fractions": [0.1, 0.2, 0.4, 0.6, 0.8],
+          "num_outcomes": [10], "num_samples": [400]} | size(100, 10)),
+      "mixtures/rise_and_fall": (mixtures.simulate, {
+          "real_fractions": fractions, "real_weights": [0.0], "num_samples": [100]} | size(10, 2000)),
+      "mixtures/weights": (mixtures.simulate, {
+          "real_fractions": [0.2, 0.5], "real_weights": [0.2, 0.4, 0.6, 0.8, 1.0], "num_samples": [100], "fresh": True}
+                           | again(10, 2000)),
+      "selection/variance": (selection.simulate, {
+          "workflows": ["replace"], "setting": "gaussian", "keep_fractions": [0.25, 0.5, 0.75, 0.9, 1.0], "num_samples": [300]}
+                             | size(8, 40)),
+      "selection/unrealistic": (selection.simulate, {
+          "workflows": ["replace"], "setting": "unrealistic", "keep_fractions": [0.1, 0.2, 0.3, 0.5, 0.75, 1.0],
+          "num_samples": [300]} | again(8, 20)),
+      "ensembles": (ensembles.simulate, {
+          "datasets": ["moons", "breast_cancer"], "generators": ["gaussian_mixture", "kde"], "num_members": [1, 5],
+          "num_samples": [200]} | size(3, 6)),
+  }
+  return {f"{RELATED}{name}": what for name, what in found.items()}
+
+
 def read():
   """Options of `simulate`, from validated flags."""
   scale = common.choice("scale", SCALES)
-  chosen = {name: what for name, what in experiments(scale).items() if fnmatch.fnmatch(name, common.FLAGS.only)}
+  known, only = experiments(scale) | related(scale), common.FLAGS.only
+  chosen = {name: what for name, what in known.items()
+            if (fnmatch.fnmatch(name, only) if only is not None else not name.startswith(RELATED))}
   if not chosen:
-    raise common.UsageError(f"--only={common.FLAGS.only} matches none of {', '.join(experiments(scale))}.")
+    raise common.UsageError(f"--only={only} matches none of {', '.join(known)}.")
   return {"chosen": chosen, "seed": common.integer("seed", 0)}
 
 

@@ -19,12 +19,13 @@ UNREALISTIC_SHARE, DISTANCE = 0.7, 3.0
 def define():
   """Flags of this binary."""
   common.define_common(num_samples="300", num_generations=8, num_seeds=40, workflows="replace", temperatures=False)
+  common.define_compare()
   flags.DEFINE_string("setting", "gaussian", f"One of {', '.join(SETTINGS)}.")
   flags.DEFINE_string("keep_fractions", "0.1,0.2,0.3,0.5,0.75,0.9,1", "Comma list: share of samples that is kept.")
   flags.DEFINE_string("num_neighbors", "1", "A sample's distance is that to so many nearest real rows.")
 
 
-def simulate(workflows, setting, keep_fractions, num_samples, num_neighbors=1, **options):
+def simulate(workflows, setting, keep_fractions, num_samples, num_neighbors=1, compare=True, **options):
   """The sweep behind this binary; None after a dry run."""
   def task(keep_fraction, num_samples):
     from collapse_jax import tasks, transforms
@@ -36,7 +37,7 @@ def simulate(workflows, setting, keep_fractions, num_samples, num_neighbors=1, *
   axes = {"keep_fraction": list(keep_fractions), "num_samples": list(num_samples)}
   metric = "covariance_trace_ratio" if setting == "gaussian" else "accuracy"
   results = common.simulate(task, workflows, axes, static_axes=("keep_fraction",), primary_metric=metric, **options)
-  return common.related(results, "selection", "selection", setting=setting, num_neighbors=num_neighbors)
+  return common.related(results, "selection", "selection", compare, setting=setting, num_neighbors=num_neighbors)
 
 
 def read():
@@ -46,7 +47,7 @@ def read():
     raise common.UsageError(f"--num_neighbors must be at most --num_samples, got {num_neighbors}.")
   options = {"setting": common.choice("setting", SETTINGS), "keep_fractions": common.shares("keep_fractions", zero=False),
              "num_samples": num_samples, "num_neighbors": num_neighbors}
-  return options | common.common_options() | {"workflows": common.check_workflows(law=False)}
+  return options | common.related_options() | {"workflows": common.check_workflows(law=False)}
 
 
 def main():

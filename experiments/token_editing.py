@@ -2,8 +2,10 @@
 
   python -m experiments.token_editing
 
-Under a minute on 2 cores. Expected: without editing ("none") `replace` raises the test loss while the model's entropy falls;
-editing in a chain raises both; editing the real text anew each generation ("anchor") stays bounded, and so does `accumulate`.
+Under a minute on 2 cores. Expected: where everything is generated ("none") `replace` raises the test loss generation after
+generation while the model's entropy falls. Editing takes mass from tokens above the threshold until none is left: a chain comes
+to rest after two rounds, with a little more loss and entropy; the real text edited anew each generation ("anchor") alternates
+between much and little editing under `replace`. Both stay bounded.
 """
 
 from absl import flags
@@ -16,6 +18,7 @@ BASES, MASKS = ("none", "anchor", "chain"), ("fresh", "fixed", "disjoint")
 def define():
   """Flags of this binary."""
   common.define_common(num_samples="200", num_generations=12, num_seeds=20, workflows="replace,accumulate", temperatures=False)
+  common.define_compare()
   flags.DEFINE_string("bases", "none,anchor,chain", f"Comma list among {', '.join(BASES)}: what is edited.")
   flags.DEFINE_string("thresholds", "0.5,0.9", "Comma list: least probability of a token that is edited.")
   flags.DEFINE_string("mask", "fresh", f"One of {', '.join(MASKS)}.")
@@ -25,7 +28,8 @@ def define():
   flags.DEFINE_string("text", None, "A file whose characters the truth is fitted to.")
 
 
-def simulate(workflows, bases, thresholds, num_samples, mask="fresh", top_k=8, beta=1.0, vocab_size=30, text=None, **options):
+def simulate(workflows, bases, thresholds, num_samples, mask="fresh", top_k=8, beta=1.0, vocab_size=30, text=None, compare=True,
+             **options):
   """The sweep behind this binary; None after a dry run."""
   table = None
   if text is not None:
@@ -44,7 +48,7 @@ def simulate(workflows, bases, thresholds, num_samples, mask="fresh", top_k=8, b
 
   axes = {"base": list(bases), "threshold": list(thresholds), "num_samples": list(num_samples)}
   results = common.simulate(task, workflows, axes, primary_metric="test_nll", **options)
-  return common.related(results, "token_editing", "editing")
+  return common.related(results, "token_editing", "editing", compare)
 
 
 def read():
@@ -55,7 +59,7 @@ def read():
              "vocab_size": common.integer("vocab_size", 2), "text": common.FLAGS.text}
   if options["text"] is None and options["top_k"] > options["vocab_size"]:
     raise common.UsageError(f"--top_k must be at most --vocab_size={options['vocab_size']}, got {options['top_k']}.")
-  return options | common.common_options() | {"workflows": common.check_workflows(law=False)}
+  return options | common.related_options() | {"workflows": common.check_workflows(law=False)}
 
 
 def main():

@@ -4,8 +4,8 @@
   python -m experiments.verification --labels=model --errors=0.3 --num_generations=10 --verifiers=none,noisy,oracle
 
 Half a minute on 2 cores. Expected: after one round accuracy jumps from near 1 to near 0 where the generator's error rate p
-passes the breakdown point 1 / (1 + psi/phi). In the second form each model labels for the next: with an oracle the error of the
-first labels is forgotten, without a verifier it stays.
+passes the breakdown point 1 / (1 + psi/phi). In the second form each model labels for the next: inputs in two clusters mend the
+errors of the first labels by themselves, a verifier does so within one round.
 """
 
 from absl import flags
@@ -18,6 +18,7 @@ VERIFIERS = ("none", "noisy", "oracle")
 def define():
   """Flags of this binary."""
   common.define_common(num_samples="4000", num_generations=2, num_seeds=20, workflows="replace", temperatures=False)
+  common.define_compare()
   flags.DEFINE_string("errors", "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9", "Comma list: p, share of wrong labels.")
   flags.DEFINE_string("psis", "0,0.1,0.2,0.4,0.6,0.8,1", "Comma list: chance that a noisy verifier keeps a wrong label.")
   flags.DEFINE_string("phi", "1", "Chance that it keeps a right one.")
@@ -28,7 +29,7 @@ def define():
 
 
 def simulate(workflows, errors, psis, num_samples, phi=1.0, verifiers=("noisy",), labels="noisy", dim=100, separation=1.0,
-             **options):
+             compare=True, **options):
   """The sweep behind this binary; None after a dry run."""
   def task(label_error, psi, verifier, num_samples):
     from collapse_jax import tasks, transforms
@@ -39,7 +40,7 @@ def simulate(workflows, errors, psis, num_samples, phi=1.0, verifiers=("noisy",)
 
   axes = {"label_error": list(errors), "psi": list(psis), "verifier": list(verifiers), "num_samples": list(num_samples)}
   results = common.simulate(task, workflows, axes, primary_metric="accuracy", **options)
-  return common.related(results, "verification", "verification", phi=phi, labels=labels, dim=dim, separation=separation)
+  return common.related(results, "verification", "verification", compare, phi=phi, labels=labels, dim=dim, separation=separation)
 
 
 def read():
@@ -48,7 +49,7 @@ def read():
              "verifiers": common.choices("verifiers", VERIFIERS), "labels": common.choice("labels", ("noisy", "model")),
              "num_samples": common.integers("num_samples", 2), "dim": common.integer("dim", 2),
              "separation": common.positive("separation")}
-  return options | common.common_options() | {"workflows": common.check_workflows(law=False)}
+  return options | common.related_options() | {"workflows": common.check_workflows(law=False)}
 
 
 def main():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from collapse_jax import host, tasks
+from collapse_jax import host, tasks, transforms
 from collapse_jax.generation import start
 from collapse_jax.lm import checkpoint, decoder, text, tiny, training
 from collapse_jax.types import Context
@@ -55,6 +55,27 @@ def test_loop(base, rows):
     assert batch.rows["tokens"].shape == (2, 1, 8, LENGTH) and (batch.origin == t).all() and batch.row_weight.all()
   second = [batches[name, 1].rows["tokens"] for name in ("replace", "accumulate")]
   np.testing.assert_array_equal(*second)
+
+
+def test_tokens_are_edited(base, rows):
+  """Only likely tokens of the prompt and response change, never padding, beginnings, or fixed tokens; sizes stay."""
+  end = base.config.eos_token_id
+  emitted: dict = {}
+  results = host.sweep(
+      lambda shared, num_samples: transforms.edit_tokens(make(base._replace(params=shared), rows, num_samples), 0.002, 4, 1.0,
+                                                         fixed_tokens=(end,)),
+      ["replace"], {"num_samples": [8]}, num_generations=2, num_seeds=2, shared=base.params,
+      on_batch=lambda cell, t, seeds, batch: emitted.setdefault(t, batch))
+  assert results.finite.all()
+  eligible, changed = (results[name].values.ravel() for name in ("eligible_share", "changed_share"))
+  assert (0 < changed).all() and (changed <= eligible).all() and (eligible < 1).all()
+  first, second = (jax.tree.map(np.asarray, emitted[t].rows) for t in (1, 2))
+  np.testing.assert_array_equal(first["length"], second["length"])
+  position = np.arange(LENGTH)
+  outside = (position[None, None, None] >= first["length"][..., None]) | (position == 0)
+  differs = first["tokens"] != second["tokens"]  # both were edited from the same real rows
+  assert differs.any() and not differs[outside].any()
+  assert ((first["tokens"] == end) == (second["tokens"] == end))[~outside].mean() > 0.95
 
 
 def test_metrics_are_of_the_model_and_its_rows(base, rows):

@@ -9,7 +9,7 @@ from collapse_jax.pairs.runs import simulate
 from collapse_jax.pairs.types import Pair, pair
 
 SOURCE = "2412.14689"
-DIM, NUM_SAMPLES, NUM_RUNS = 2, 1000, 3000
+DIM, NUM_SAMPLES, NUM_RUNS = 2, 1000, 1600
 
 
 def pairs(seed: int = 0) -> list[Pair]:

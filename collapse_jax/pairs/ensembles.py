@@ -33,7 +33,7 @@ def _pooled(seed):
     task, n = tasks.exponential_family("gaussian", 20), 20
     if members > 1:
       task = transforms.ensemble(task, members)
-    out = simulate(task, workflows.replace(num_emitted=members * n), 40_000, 2, seed)
+    out = simulate(task, workflows.replace(num_emitted=members * n), 60_000 if members == 1 else 16_000, 2, seed)
     rows.append(pair("ensemble", SOURCE, f"n * error of the pooled mean, K = {members}",
                      n * out["squared_error_of_mean"][:, 1], theory.pooled_error(members), theory.pooled_error(members) + 0.1, value))
   return rows
@@ -52,7 +52,8 @@ def _members(seed):
   for resample, values in (("none", (.925, .599, .334)), ("bootstrap", (.983, .949, .931))):
     for ratio, value in zip((1, 5, 20), values):
       task = transforms.ensemble(tasks.exponential_family("gaussian", n), members, resample)
-      out = simulate(member_means(task, members), workflows.replace(num_emitted=members * ratio * n), 4000, 1, seed,
+      num_runs = {1: 1500, 5: 1000, 20: 400}[ratio]
+      out = simulate(member_means(task, members), workflows.replace(num_emitted=members * ratio * n), num_runs, 1, seed,
                      at_once=100)
       means = out["member_means"][:, 0]
       covered = np.abs(means.mean(axis=1)) < 1.96 * means.std(axis=1, ddof=1)

@@ -26,11 +26,11 @@ def _variance(seed):
     rows.append(pair("nearest to real", SOURCE, f"variance of the nearer half, {num_neighbors} neighbours", kept, law, twin, value))
   n = 1000
   out = simulate(transforms.select_nearest(tasks.gaussian(1, n), 0.9), workflows.replace(), 48, 9, seed)
-  law, twin = (theory.nearest_loop(share, 9, 1, n) for share in (0.9, 0.85))
+  laws, twins = (theory.nearest_loop(share, 9, 1, n) for share in (0.9, 0.85))
   published = (.736, .578, .476, .406, .354, .315, .284, .259)
   for t, value in enumerate(published, 1):
     rows.append(pair("nearest to real, loop", SOURCE, f"variance after {t} selections of 90 %",
-                     out["covariance_trace_ratio"][:, t] / (1 - 1 / n) ** (t + 1), law[t], twin[t], value))
+                     out["covariance_trace_ratio"][:, t] / (1 - 1 / n) ** (t + 1), laws[t], twins[t], value))
   return rows
 
 

@@ -48,7 +48,7 @@ def _external_data(seed):
   for temperature, value in ((.6, .3657), (.7, .3118), (.78, .1712), (.82, None), (.9, None)):
     num = 4_000_000
     task = tasks.exponential_family("bernoulli", num, 0.5, temperature=temperature)
-    values = np.abs(simulate(task, workflow, 1000, T, seed)["fitted_mean"][:, -1] - 0.5)
+    values = np.abs(simulate(task, workflow, 500, T, seed)["fitted_mean"][:, -1] - 0.5)
     if temperature > beta:
       law, twin = (theory.heat_death_noise(num / share, temperature, beta) for share in (1 - beta, 1.0))
       what = f"E|p - 1/2|, temperature {temperature:g} above the frontier, N = {num / (1 - beta):g}"

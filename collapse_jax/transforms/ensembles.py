@@ -23,7 +23,7 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
     resample_real: "none": members differ by their keys only, as in the paper, and cannot see the sampling error of their
       data; "bootstrap": each is fitted to as many rows drawn with replacement (its `fit` must honour row weights).
   Returns:
-    the task; metrics are means over members, and `member_spread` is the standard deviation of the first one.
+    the task; metrics are means over members, and `member_spread` is the standard deviation of the first one of the model.
   Raises:
     ValueError: an argument out of range, a task without rows, or rows to emit that K does not divide (while tracing).
   """
@@ -33,8 +33,6 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
   task = with_rows(task, "ensemble")
   if resample_real == "bootstrap" and task.summary is not None:
     task = task._replace(summary=task.summary._replace(keep_rows=True, extend=None))
-  first = next(iter(task.metrics), None)
-
   def data_of(problem, context: Context, counts) -> Context:
     """The context of one member: its training data with rows counted so many times."""
     if counts is None:
@@ -69,10 +67,10 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
 
   def evaluate(problem, params):
     metrics = jax.vmap(lambda member: task.evaluate(problem, member))(params[0])
-    name = next(iter(metrics)) if first is None else first
+    name = next((name for name in task.metrics if name in metrics), next(iter(metrics)))
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics) | {"member_spread": jnp.std(metrics[name], ddof=1)}
 
-  info = {"member_spread": MetricInfo(f"standard deviation over members of {first or 'the first metric'}")}
+  info = {"member_spread": MetricInfo("standard deviation over members of the first metric")}
   return task._replace(fit=fit, sample=sample, evaluate=evaluate, metrics={**task.metrics, **info}, absorbed=None,
                        next_token=None)
 

@@ -1,0 +1,82 @@
+"""What figures are made of: panels, curves with a band, legends and notes. No pyplot, so no global state."""
+
+import re
+import textwrap
+from typing import Any
+
+import numpy as np
+
+
+def slices(results, dims):
+  """(suffix of a file name, results at one point) over the points of some dims; the long ones are named."""
+  for at in np.ndindex(*(results.sizes[d] for d in dims)):
+    named = {d: text_of(results[d].values[i]) for d, i in zip(dims, at) if results.sizes[d] > 1}
+    suffix = re.sub(r"[^\w.+-]+", "_", "".join(f"_{d}_{value}" for d, value in named.items()))  # a CSV's path has slashes
+    title = ", ".join(f"{d} = {value}" for d, value in named.items())
+    yield suffix, results.isel({d: [i] for d, i in zip(dims, at)}).assign_attrs(slice=title)
+
+
+def panels(rows, columns, share_x=True, share_y=False):
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+  figure = Figure(figsize=(max(6.5, 2.2 + 3.2 * columns), 1.2 + 2.5 * rows), layout="constrained")
+  FigureCanvasAgg(figure)
+  axes = figure.subplots(rows, columns, squeeze=False, sharex=share_x, sharey=share_y)
+  for axis in axes.flat:
+    axis.spines[["top", "right"]].set_visible(False)
+  return figure, axes
+
+
+def viridis(num):
+  from matplotlib import colormaps
+  return colormaps["viridis"](np.linspace(0.0, 0.85, num))
+
+
+def band(axis, x, values, shade, label, log_scale, marker=None) -> int:
+  """Mean and 95% interval over finite runs, or where none is finite to the end, of all up to where they ended; returns
+  the number of runs left out."""
+  finite = np.isfinite(values).all(axis=1)
+  if not finite.any():
+    num = int(np.argmin(np.isfinite(values).all(axis=0)))
+    if not num:
+      return len(values)
+    x, values, finite, label = x[:num], values[:, :num], ~finite, f"{label}, ended at t = {x[num - 1]}"
+  kept = values[finite].astype(np.float64)
+  mean = kept.mean(axis=0)
+  axis.plot(x, mean, color=shade, label=label, linewidth=1.6, marker=marker or ("o" if len(x) == 1 else None), markersize=4)
+  if len(kept) > 1:
+    half = 1.96 * kept.std(axis=0, ddof=1) / np.sqrt(len(kept))
+    # On a log axis an interval that reaches below zero would fill the panel: show it down to a tenth of the mean.
+    low = np.maximum(mean - half, 0.1 * mean) if log_scale else mean - half
+    axis.fill_between(x, low, mean + half, color=shade, alpha=0.25, linewidth=0)
+  return int((~finite).sum())
+
+
+def finish(figure, axes, title, results, non_finite, missing, theory_drawn, note=""):
+  seen: dict[str, Any] = {}
+  for axis in axes.flat:
+    for handle, label in zip(*axis.get_legend_handles_labels()):
+      seen.setdefault(label, handle)
+  if theory_drawn:
+    from matplotlib.lines import Line2D
+    seen["theory"] = Line2D([], [], color="black", linestyle="--", linewidth=1)
+  if seen:
+    figure.legend(seen.values(), seen.keys(), loc="outside right upper", fontsize=9, frameon=False)
+  title = title or results.attrs.get("slice", "")
+  if title:
+    figure.suptitle(title, fontsize=11)
+  notes = [f"band: 95% interval of the mean over {results.sizes['seed']} seeds"] if results.sizes["seed"] > 1 else []
+  notes.append(f"{non_finite} non-finite runs left out of the means")
+  notes += [f"{missing} cells could not run"] if missing else []
+  notes += [note] if note else []
+  figure.supxlabel(textwrap.fill("; ".join(notes), int(14 * figure.get_figwidth())), fontsize=8, color="0.35")
+
+
+def text_of(value) -> str:
+  return f"{value:g}" if isinstance(value, int | float | np.number) else str(value)
+
+
+def wrapped(about) -> str:
+  units = about.get("units", "1")
+  text = about.get("long_name", "") + ("" if units in ("1", "") else f" ({units})")
+  return "\n".join(textwrap.wrap(text, 30))

@@ -1,0 +1,148 @@
+"""Gaussian mixtures, labelled generators, and classifiers trained on what they emit, against scikit-learn and exact laws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import z_score
+from scipy import stats
+from sklearn import metrics as reference
+from sklearn.linear_model import LogisticRegression
+from sklearn.mixture import GaussianMixture
+
+from collapse_jax import downstream, generation, rewards, store, tasks, theory, transforms, workflows
+from collapse_jax.tasks.gaussian_mixture import fit_mixture, log_density
+from collapse_jax.transforms.ensembles import bootstrap_counts
+from collapse_jax.transforms.selection import neighbor_distance
+
+
+@pytest.fixture(scope="module")
+def rows():
+  rng = np.random.default_rng(0)
+  return (rng.normal(size=(300, 2)) + 5 * rng.integers(0, 2, (300, 1))).astype(np.float32)
+
+
+def test_mixture_is_a_maximum(rows):
+  """Its score is that of scikit-learn, from which a step of expectation maximisation does not move."""
+  fit = jax.jit(fit_mixture, static_argnums=(3, 4))
+  ours = fit(jax.random.key(0), jnp.asarray(rows), jnp.ones(300), 2, 100, None)
+  theirs = GaussianMixture(2, tol=1e-9, max_iter=500, n_init=3, reg_covar=1e-9, random_state=0).fit(rows)
+  assert float(log_density(ours, jnp.asarray(rows)).mean()) == pytest.approx(theirs.score(rows), abs=1e-3)
+  order = np.argsort(np.asarray(ours.mean)[:, 0])
+  np.testing.assert_allclose(np.sort(theirs.means_[:, 0]), np.asarray(ours.mean)[order, 0], atol=0.02)
+  few = fit(jax.random.key(0), jnp.asarray(rows), jnp.ones(300), 2, 2, None)
+  assert log_density(few, jnp.asarray(rows)).mean() <= log_density(ours, jnp.asarray(rows)).mean() + 1e-5
+
+
+def test_one_component_is_the_gaussian_of_the_data(rows):
+  ours = fit_mixture(jax.random.key(0), jnp.asarray(rows), jnp.ones(300), 1, 3, None)
+  np.testing.assert_allclose(ours.mean[0], rows.mean(axis=0), rtol=1e-4)
+  np.testing.assert_allclose(ours.factor[0] @ ours.factor[0].T, np.cov(rows.T, bias=True), rtol=1e-3, atol=1e-3)
+
+
+def test_weight_counts_as_repetition(rows):
+  count = np.random.default_rng(1).integers(0, 3, 300)
+  fit = lambda x, w: fit_mixture(jax.random.key(0), jnp.asarray(x), jnp.asarray(w, float), 1, 3, None)
+  one, other = fit(rows, count), fit(np.repeat(rows, count, axis=0), np.ones(count.sum()))
+  np.testing.assert_allclose(one.mean, other.mean, rtol=1e-4)
+  np.testing.assert_allclose(one.factor @ jnp.swapaxes(one.factor, 1, 2), other.factor @ jnp.swapaxes(other.factor, 1, 2),
+                             rtol=1e-3, atol=1e-3)
+  two = fit_mixture(jax.random.key(0), jnp.zeros((20, 2)), jnp.ones(20), 3, 5, None)  # all rows are one point
+  assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(two))
+
+
+def test_scores_are_those_of_scikit_learn():
+  rng = np.random.default_rng(0)
+  label = rng.integers(0, 2, 200).astype(np.float32)
+  p = np.clip(np.round(0.3 * label + 0.7 * rng.uniform(size=200), 2), 0.01, 0.99).astype(np.float32)  # with ties
+  assert float(downstream.auc(p, label)) == pytest.approx(reference.roc_auc_score(label, p), abs=1e-5)
+  assert float(downstream.nll(p, label)) == pytest.approx(reference.log_loss(label, p), abs=1e-5)
+  assert float(downstream.brier(p, label)) == pytest.approx(reference.brier_score_loss(label, p), abs=1e-5)
+
+
+def test_classifier_is_that_of_scikit_learn(rows):
+  label = (rows[:, 0] + np.random.default_rng(0).normal(size=300) > 2.5).astype(np.float32)
+  x = np.asarray(downstream.features(jnp.asarray(rows), downstream.scaling(jnp.asarray(rows))), np.float64)
+  ours = downstream.fit_classifier(jnp.asarray(x, float), jnp.asarray(label), jnp.ones(300))
+  theirs = LogisticRegression(C=1 / (downstream._RIDGE * 300), fit_intercept=False, tol=1e-8, max_iter=5000).fit(x, label)
+  np.testing.assert_allclose(downstream.predict(ours, jnp.asarray(x, float)), theirs.predict_proba(x)[:, 1], atol=2e-3)
+
+
+def test_bootstrap_counts():
+  """Multinomial over the rows in use: they sum to n, with variance 1 - 1/n and covariance -1/n."""
+  data = store.batch(jnp.arange(20.0), (jnp.arange(20) < 15).astype(float))
+  counts = np.asarray(jax.vmap(lambda key: bootstrap_counts(key, data))(jax.random.split(jax.random.key(0), 4000)))[:, 0]
+  assert (counts[:, 15:] == 0).all() and (counts.sum(axis=1) == 15).all()
+  assert np.abs(z_score(counts[:, :15], 1.0)).max() < 4.5
+  assert np.abs(z_score((counts[:, :15] - 1) ** 2, 14 / 15)).max() < 4.5
+
+
+@pytest.mark.parametrize("k", [2, 5, 40])
+def test_neighbours_by_sorting(k):
+  near, real = (jax.random.normal(jax.random.key(i), (n, 3)) for i, n in ((0, 30), (1, 40)))
+  real = real.at[3].set(real[5])  # a tie
+  distance = np.linalg.norm(np.asarray(near)[:, None] - np.asarray(real)[None], axis=2)
+  np.testing.assert_allclose(neighbor_distance(near, real, k), np.sort(distance, axis=1)[:, k - 1], rtol=1e-5)
+  used = jnp.arange(40) < 20
+  if k <= 20:
+    np.testing.assert_allclose(neighbor_distance(near, real, k, used), np.sort(distance[:, :20], axis=1)[:, k - 1], rtol=1e-5)
+
+
+def run_many(task, workflow, T, num=50):
+  return jax.tree.map(np.asarray, jax.jit(jax.vmap(lambda key: generation.run(key, task, workflow, T)))(
+      jax.random.split(jax.random.key(0), num)))
+
+
+def test_total_variation_of_gaussians():
+  """Within the error that is reported beside it, of the exact distance."""
+  out = run_many(tasks.gaussian(1, 10, distances=True), workflows.replace(), 4)
+  mean, std = out["marginal_mean"].astype(float), np.exp(0.5 * out["marginal_log_variance"].astype(float))
+  exact = np.vectorize(theory.total_variation_gaussian)(mean, std)
+  assert (np.abs(out["total_variation"] - exact) <= out["total_variation_error"] + 1e-5).all()
+  assert out["total_variation_error"].max() < 0.01
+  kl = 0.5 * (std ** 2 + mean ** 2 - 1) - np.log(std)  # KL(model || truth)
+  np.testing.assert_allclose(out["kl_from_truth"], kl, rtol=1e-3, atol=1e-5)
+
+
+def test_total_variation_of_kernels():
+  """An estimate on test rows: its z, by the error beside it, against a grid."""
+  task = tasks.kde("normal", 20, 0.5, num_test=2000, distances=True)
+  workflow = workflows.replace()
+  x = np.linspace(-6, 6, 241)
+  truth, z = np.outer(stats.norm.pdf(x), stats.norm.pdf(x)), []
+  for seed in range(5):
+    run = generation.start(jax.random.key(seed), task, workflow, 1)
+    _, metrics = generation.advance(task, workflow, run, [1], num_generations=1)
+    kernels = [stats.norm.pdf(x[:, None], c[None], 0.5) for c in np.asarray(run.real.rows[0]).T]
+    density = kernels[0] @ kernels[1].T / 20
+    exact = 0.5 * np.abs(density - truth).sum() * (x[1] - x[0]) ** 2
+    z.append((float(metrics["total_variation"][0]) - exact) / float(metrics["total_variation_error"][0]))
+  assert np.abs(z).max() < 4 and 0.1 < exact < 0.6
+
+
+def test_curation_factor():
+  """Its mean over the model is 1; it rewards what the reward does; the gain has the bound of the paper below it."""
+  probability, reward = np.array([.5, .3, .2]), np.array([0.0, 1.0, 2.0])
+  for K in (2, 4, 16):
+    factor = theory.curation_factor(reward, probability, K)
+    assert factor @ probability == pytest.approx(1, abs=1e-6) and (np.diff(factor) > 0).all()
+    gain = (factor * probability) @ np.exp(reward) - probability @ np.exp(reward)
+    assert gain >= theory.curation_gain_bound(reward, probability, K) > 0
+  many = theory.curation_factor(reward, probability, 4000)  # K -> infinity: exp(reward) over its mean
+  np.testing.assert_allclose(many, np.exp(reward) / (probability @ np.exp(reward)), rtol=2e-3)
+  two = theory.curation_factor(reward, probability, 2)
+  plain = [sum(2 * q * np.exp(r) / (np.exp(r) + np.exp(s)) for q, s in zip(probability, reward)) for r in reward]
+  np.testing.assert_allclose(two, plain, rtol=1e-5)
+
+
+def test_digits_by_class():
+  """The reward of a classifier draws samples to its class, whose share is one of ten that sum to 1."""
+  from collapse_jax import real_data
+  x, label = real_data.digits(8)
+  log_probability = rewards.classifier(x, label)
+  assert np.mean(np.argmax(np.asarray(log_probability(jnp.asarray(x))), axis=1) == label) > 0.75
+  task = tasks.gaussian_mixture((x[::2], x[1::2]), 200, 10, num_steps=10)
+  task = rewards.with_class_shares(transforms.curate(task, 4, lambda rows: log_probability(rows)[:, 3]), log_probability, 10)
+  out = run_many(task, workflows.replace(), 4, 4)
+  np.testing.assert_allclose(out["class_share"].sum(axis=-1), 1, rtol=1e-5)
+  assert out["class_share"][:, -1, 3].min() > 0.8

@@ -1,0 +1,146 @@
+"""The examples of docs/systems.md run, transforms chain and serve a stranger's task, and bad input is refused."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import collapse_jax as cj
+from collapse_jax import store, tasks, transforms, verifiers, workflows
+from experiments import reproduce
+
+PAGE = (Path(__file__).parent.parent / "docs" / "systems.md").read_text(encoding="utf-8")
+HEADER, *EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+TITLES = re.findall(r"^## (.*)$", PAGE, re.M)
+
+
+def test_every_system_has_an_example():
+  assert len(EXAMPLES) >= 14 and len(TITLES) >= 14
+  assert all(len(example.splitlines()) <= 10 for example in EXAMPLES)
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_example(number):
+  found: dict = {}
+  exec(HEADER, found)
+  exec(EXAMPLES[number], found)
+  metrics = found["runs"](found["task"], found["workflow"], 3, 4)
+  assert all(value.shape[:2] == (4, 3) for value in metrics.values())
+  assert metrics["finite"].all(), [name for name, value in metrics.items() if not jnp.isfinite(value).all()]
+
+
+@pytest.mark.parametrize("make, axis", [
+    (lambda x: transforms.edit_tokens(tasks.ngram(10, 6, length=8), x, 3), [0.2, 0.5, 0.9]),
+    (lambda x: transforms.curate(tasks.gaussian(1, 10), 2, lambda rows: rows[:, 0], flip_share=x), [0.0, 0.3, 0.5]),
+    (lambda x: transforms.verify(tasks.classification(3, 20), verifiers.noisy(0.9, x)), [0.1, 0.2, 0.3]),
+    (lambda x: tasks.discrete(5, 20, temperature=x), [0.5, 1.0, 2.0]),
+    (lambda x: tasks.gaussian_mixture("ring", 20, 2, temperature=x, num_steps=3), [0.5, 1.0, 2.0]),
+])
+def test_values_share_a_program(make, axis):
+  results = cj.sweep(make, ["replace"], {"x": axis}, num_generations=2, num_seeds=3)
+  assert int(results.attrs["num_compilations"]) == 1
+  first = next(name for name in results.data_vars if {"seed", "x"} <= set(results[name].dims) and results[name].dtype.kind == "f")
+  for value in axis:  # and each computes what it does alone
+    alone = cj.sweep(make, ["replace"], {"x": [value]}, num_generations=2, num_seeds=3)
+    np.testing.assert_allclose(alone[first].values.ravel(), results[first].sel(x=value).values.ravel(), rtol=2e-4, atol=1e-6)
+
+
+NGRAM = lambda: tasks.ngram(10, 6, length=8)
+RUN = lambda task, workflow=None: cj.run(jax.random.key(0), task, workflow or workflows.replace(), 2)
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: tasks.discrete(5, 10, temperature=-1.0), "temperature"),
+    (lambda: tasks.ngram(10, 6, temperature=0.0), "temperature"),
+    (lambda: tasks.ngram(10, 6, order=0), "order"),
+    (lambda: tasks.ngram(10, truth=[[0.5, 0.6], [0.5, 0.5]]), "truth"),
+    (lambda: transforms.curate(tasks.gaussian(1, 10), 1, lambda rows: rows[:, 0]), "num_candidates must be an integer of at least 2"),
+    (lambda: transforms.curate(tasks.gaussian(1, 10), 2, lambda rows: rows[:, 0], flip_share=1.5), "flip_share must be from 0 to 1"),
+    (lambda: RUN(transforms.curate(tasks.gaussian(1, 10), 2, lambda rows: rows)), "reward must return one number per row"),
+    (lambda: transforms.select_nearest(tasks.gaussian(1, 10), 0.0), "keep_fraction must be a number above 0"),
+    (lambda: transforms.select_nearest(tasks.gaussian(1, 10), 1.1), "keep_fraction must be a number above 0 and at most 1"),
+    (lambda: RUN(transforms.select_nearest(tasks.gaussian(1, 10), 0.5, num_neighbors=11)), "num_neighbors must be at most"),
+    (lambda: RUN(transforms.select_nearest(tasks.gaussian(1, 10), 0.5, lambda rows: rows[0])), "embed must return features"),
+    (lambda: RUN(transforms.verify(tasks.classification(2, 10), lambda key, problem, rows: rows["x"])), "keep must return one"),
+    (lambda: verifiers.noisy(1.2, 0.0), "phi must be from 0 to 1"),
+    (lambda: verifiers.near(0.0, -1.0), "radius"),
+    (lambda: transforms.edit_tokens(NGRAM(), 1.5, 3), "threshold must be from 0 to 1"),
+    (lambda: transforms.edit_tokens(NGRAM(), 0.5, 0), "top_k"),
+    (lambda: RUN(transforms.edit_tokens(NGRAM(), 0.5, 7)), "top_k must be at most the 6 tokens"),
+    (lambda: transforms.edit_tokens(NGRAM(), 0.5, 3, base="last"), "base must be one of anchor, chain"),
+    (lambda: transforms.edit_tokens(NGRAM(), 0.5, 3, mask="some"), "mask must be one of"),
+    (lambda: transforms.edit_tokens(tasks.gaussian(1, 10), 0.5, 3), "needs a task with next_token"),
+    (lambda: transforms.edit_labels(tasks.linear_regression(2, 10), -0.1), "share must be from 0 to 1"),
+    (lambda: transforms.ensemble(tasks.gaussian(1, 10), 1), "num_members"),
+    (lambda: transforms.ensemble(tasks.gaussian(1, 10), 2, "jackknife"), "resample_real must be one of"),
+    (lambda: RUN(transforms.ensemble(tasks.gaussian(1, 10), 3)), "num_members must divide"),
+    (lambda: tasks.classification(2, 10, label_error=2.0), "label_error must be from 0 to 1"),
+    (lambda: tasks.classification(2, 10, generator=[1.0]), "generator must be a direction of 2"),
+    (lambda: tasks.labelled("moons", 10, "flow"), "generator must be one of"),
+    (lambda: tasks.gaussian_mixture("ring", 10, 0), "num_components"),
+    (lambda: workflows.mix(0.5, fresh=True, real_weight=1.5), "real_weight"),
+    (lambda: workflows.replace(num_emitted=0), "num_emitted"),
+])
+def test_bad_input(make, message):
+  with pytest.raises(ValueError, match=message):
+    make()
+
+
+def test_non_finite_reward_is_recorded():
+  task = transforms.curate(tasks.gaussian(1, 50), 2, lambda rows: jnp.where(rows[:, 0] > 1, jnp.nan, rows[:, 0]))
+  results = cj.sweep(task, ["replace"], {}, num_generations=3, num_seeds=4)
+  assert not results.finite.values.any()
+
+
+def test_all_rows_rejected_is_recorded():
+  task = transforms.verify(tasks.gaussian(1, 20), lambda key, problem, rows: jnp.zeros(len(rows)))
+  out = RUN(task)
+  assert float(out["kept_share"][0]) == 0 and not bool(out["finite"][1])
+
+
+def test_a_strangers_task():
+  """Rows of two parts, one of them an integer, and a model that is a pair: every transform that needs only rows serves it."""
+  def draw(key, rate, num):
+    a, b = jax.random.split(key)
+    return store.batch({"count": jax.random.poisson(a, rate, (num,)), "wait": jax.random.exponential(b, (num,)) / rate})
+
+  def fit(key, problem, context):
+    rows, weight = store.flat(context.data)
+    return jnp.sum(weight * rows["count"]) / jnp.maximum(jnp.sum(weight), 1e-30)
+
+  task = cj.TaskSetting(lambda key: (None, draw(key, 3.0, 40)), fit,
+                        lambda key, problem, rate, context: (draw(key, rate, context.num), {}),
+                        lambda problem, rate: {"rate": rate}, 40)
+  reward = lambda rows: -rows["wait"]
+  for made in (transforms.curate(task, 2, reward),
+               transforms.verify(transforms.curate(task, 2, reward), lambda key, problem, rows: rows["count"] < 6),
+               transforms.select_nearest(task, 0.5, lambda rows: rows["wait"][:, None]),
+               transforms.ensemble(task, 4, "bootstrap"),
+               transforms.curate(transforms.ensemble(transforms.select_nearest(task, 0.8, lambda rows: rows["wait"][:, None]), 2),
+                                 2, reward)):
+    for workflow in (workflows.replace(), workflows.accumulate(), workflows.accumulate_subsample()):
+      out = RUN(made, workflow)
+      assert out["finite"].all() and out["rate"].min() > 0
+
+
+@pytest.mark.slow
+def test_every_system_from_the_command_line(tmp_path):
+  """Smoke scale: every binary's sweep, and its figures."""
+  root = Path(__file__).parent.parent
+  cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(root / ".cache" / "tests"))
+  done = subprocess.run([sys.executable, "-m", "experiments.reproduce", "--scale=smoke", "--only=related/*", "--output_dir=made"],
+                        cwd=tmp_path, capture_output=True, text=True, check=False,
+                        env=os.environ | {"PYTHONPATH": str(root), "JAX_COMPILATION_CACHE_DIR": cache})
+  assert done.returncode == 0, done.stderr
+  names = reproduce.related("smoke")
+  assert len(names) == 12
+  for name in names:
+    assert cj.load(tmp_path / "made" / name / "results.nc").finite.all(), name
+    figures = sorted((tmp_path / "made" / name / "figures").glob("*.png"))
+    assert figures and all(figure.stat().st_size > 5000 for figure in figures), name
