@@ -169,8 +169,9 @@ def _cheap_programs(make, workflow: Workflow, num_generations, seed):
 
     def one(run):
       context = context_of(task, workflow, run, t, num_generations=num_generations)
-      return context._replace(t=None, num=None, data=_pooled(task, context.data, num_generations), previous=None), \
-          provenance(context.data)
+      latest = None if context.data.rows is None else storage.latest(context.data)
+      pooled = _pooled(task, context.data, num_generations)
+      return context._replace(t=None, num=None, data=pooled, previous=None, latest=latest), provenance(context.data)
     return jax.vmap(one)(runs)
 
   def update(shared, runs, batches, t):
@@ -211,7 +212,7 @@ def memory_per_device(task: Callable[..., TaskSetting], workflow: str, values: M
 
 def _axes(context):
   """Generation and number of rows are the same for all runs."""
-  return context._replace(t=None, num=None, data=0, real=0, previous=0)
+  return context._replace(t=None, num=None, data=0, real=0, previous=0, latest=0)
 
 
 def _run_cell(make, workflow: Workflow, programs, shared, cell, seeds: range, num_generations, seed, warm_start, folder,

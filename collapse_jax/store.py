@@ -113,6 +113,12 @@ def total(task: TaskSetting, problem: Problem, store: Data) -> Data:
   return store._replace(summary=both)
 
 
+def latest(data: Data) -> Data:
+  """The youngest batch, one slot."""
+  slot = jnp.argmax(data.origin)
+  return jax.tree.map(lambda x: x[slot][None], data._replace(summary=None, draw=None))
+
+
 def draw_rows(key: Array, data: Data, num: int) -> PyTree:
   """`num` rows with replacement, each in proportion to its weight; leaves [num, ...]. O(num log(slots n))."""
   slot_key, row_key = jax.random.split(key)

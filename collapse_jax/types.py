@@ -80,12 +80,14 @@ class Context(NamedTuple):
     data: training data of this generation.
     real: the run's real batch.
     previous: params of model t-1 if the run is warm-started, else None.
+    latest: the youngest batch of `data` where a driver has poured all batches into one, else None.
   """
   t: Any
   num: Any
   data: Data
   real: Data
   previous: Params = None
+  latest: Data | None = None
 
 
 class MetricInfo(NamedTuple):

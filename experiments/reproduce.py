@@ -36,6 +36,8 @@ from experiments import (
 SCALES = ("smoke", "laptop", "paper")
 WORKFLOWS = common.PAPER_WORKFLOWS.split(",")
 RELATED = "related/"
+SMALLEST: dict = {"workflows": ["replace"], "bases": ["anchor"], "num_candidates": [2], "real_fractions": [0.2],
+                  "real_weights": [0.0], "keep_fractions": [0.5], "datasets": ["moons"], "generators": ["kde"]}
 
 
 def define():
@@ -137,10 +139,13 @@ def related(scale: str) -> dict:
           "workflows": ["replace"], "setting": "unrealistic", "keep_fractions": [0.1, 0.2, 0.3, 0.5, 0.75, 1.0],
           "num_samples": [300]} | again(8, 20)),
       "ensembles": (ensembles.simulate, {
-          "datasets": ["moons", "breast_cancer"], "generators": ["gaussian_mixture", "kde"], "num_members": [1, 5],
+          "datasets": ["moons", "breast_cancer"],
+          "generators": ["gaussian_mixture", "kde"], "num_members": [1, 5],
           "num_samples": [200]} | size(3, 6)),
   }
-  return {f"{RELATED}{name}": what for name, what in found.items()}
+  few = SMALLEST if smoke else {}
+  return {f"{RELATED}{name}": (run, options | {flag: value for flag, value in few.items() if flag in options})
+          for name, (run, options) in found.items()}
 
 
 def read():

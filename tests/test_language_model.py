@@ -68,7 +68,7 @@ def test_tokens_are_edited(base, rows):
       on_batch=lambda cell, t, seeds, batch: emitted.setdefault(t, batch))
   assert results.finite.all()
   eligible, changed = (results[name].values.ravel() for name in ("eligible_share", "changed_share"))
-  assert (0 < changed).all() and (changed <= eligible).all() and (eligible < 1).all()
+  assert (changed > 0).all() and (changed <= eligible).all() and (eligible < 1).all()
   first, second = (jax.tree.map(np.asarray, emitted[t].rows) for t in (1, 2))
   np.testing.assert_array_equal(first["length"], second["length"])
   position = np.arange(LENGTH)

@@ -157,19 +157,15 @@ def _with_memory(task: TaskSetting, sample, info, like) -> TaskSetting:
 
 def _base(context: Context, base: str) -> tuple[Any, Array, Any]:
   """The rows to edit, where the mask has been, and the weights of rows."""
-  data = context.data
+  last = storage.latest(context.data) if context.latest is None else context.latest
   n = storage.num_rows(context.real.rows, 1)
-  if storage.num_rows(data.rows, 1) != n:
+  if storage.num_rows(last.rows, 1) != n:
     raise ValueError("editing needs whole batches: accumulate_subsample hands over single rows, use another workflow.")
   if not (known(context.num) and context.num == n):
     raise ValueError(f"editing emits as many rows as there are real ones, {n}, and cannot emit {context.num}.")
-  latest = jnp.argmax(data.origin)
-  last = jax.tree.map(lambda x: x[latest], data.rows)
-  row_weight = None if data.row_weight is None else data.row_weight[latest]
-  if base == "chain":
-    return last, last["edited"], row_weight
-  rows = jax.tree.map(lambda x: x[0], context.real.rows)
-  return rows, last["edited"], None if context.real.row_weight is None else context.real.row_weight[0]
+  batch = last if base == "chain" else context.real
+  rows, row_weight = jax.tree.map(lambda x: x[0], (batch.rows, batch.row_weight))
+  return rows, last.rows["edited"][0], row_weight
 
 
 def _masked(mask: str, eligible, edited, t):
