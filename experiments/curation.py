@@ -30,7 +30,7 @@ def task_of(setting, num_candidates, num_samples, flip_share):
   if setting == "ring":
     task, reward = tasks.gaussian_mixture("ring", num_samples, 8), rewards.near([8.0, 0.0])
   elif setting == "gaussian":
-    task, reward = tasks.gaussian(1, num_samples), rewards.quadratic(2.0, 2.0)
+    task, reward = tasks.gaussian(1, num_samples, distances=True), rewards.quadratic(2.0, 2.0)
   elif setting == "two_types":
     task, reward = tasks.discrete(2, num_samples, [0.9, 0.1]), lambda rows: rows.astype(float)
   else:

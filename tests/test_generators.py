@@ -135,6 +135,29 @@ def test_curation_factor():
   np.testing.assert_allclose(two, plain, rtol=1e-5)
 
 
+def test_curated_beside_real_data_stays_near():
+  """sup p_t / p_data and KL(p_t || p_data) stay below the bounds of the paper while 1 - (K - 1) lambda > 0."""
+  rng = np.random.default_rng(0)
+  cases = [(rng.dirichlet(np.ones(6)), 4 * rng.normal(size=6)) for _ in range(10)]
+  rare = np.array([0.999, 0.001]), np.array([0.0, 8.0])  # for which the bound is nearly reached
+  for K, ratio in ((4, 0.3), (2, 0.8), (3, 0.4)):
+    for data, reward in (*cases, rare):
+      p, bound = data, 1 / (1 - (K - 1) * ratio)
+      for _ in range(25):
+        p = (data + ratio * p * theory.curation_factor(reward, p, K)) / (1 + ratio)
+        np.testing.assert_allclose(p.sum(), 1, rtol=1e-4)
+        assert (p / data).max() <= bound * 1.0001
+        divergence = p @ np.log(p / data)
+        assert divergence <= theory.curation_divergence_bound(K, ratio) + 1e-6
+    assert 0.8 * bound < (p / data).max()
+
+
+def test_contraction_of_a_verifier():
+  assert theory.truncation_rate(1.0) == pytest.approx(0.291, abs=5e-4)
+  near = theory.truncation_loop(0.31, 0.3, 1.0, 3) - 0.3
+  np.testing.assert_allclose(near[1:] / near[:-1], theory.truncation_rate(1.0), rtol=1e-2)
+
+
 def test_digits_by_class():
   """The reward of a classifier draws samples to its class, whose share is one of ten that sum to 1."""
   from collapse_jax import real_data

@@ -124,9 +124,8 @@ def test_a_strangers_task():
                transforms.ensemble(task, 4, "bootstrap"),
                transforms.curate(transforms.ensemble(transforms.select_nearest(task, 0.8, lambda rows: rows["wait"][:, None]), 2),
                                  2, reward)):
-    for workflow in (workflows.replace(), workflows.accumulate(), workflows.accumulate_subsample()):
-      out = RUN(made, workflow)
-      assert out["finite"].all() and out["rate"].min() > 0
+    out = RUN(made, workflows.accumulate_subsample())
+    assert out["finite"].all() and out["rate"].min() > 0
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ def _two_types(num_candidates, T, generations, published, seed):
 
 
 def _with_real_data(seed):
-  rows, T = [], 60
+  rows, T = [], 40
   for ratio, value in ((0.5, .1253), (1, .1631), (4, .5563)):
     task = two_types(5000, num_candidates=2)
     out = simulate(task, workflows.mix(1 / (1 + ratio)), NUM_RUNS, T, seed)

@@ -52,7 +52,7 @@ def _members(seed):
   for resample, values in (("none", (.925, .599, .334)), ("bootstrap", (.983, .949, .931))):
     for ratio, value in zip((1, 5, 20), values):
       task = transforms.ensemble(tasks.exponential_family("gaussian", n), members, resample)
-      num_runs = {1: 1500, 5: 1000, 20: 400}[ratio]
+      num_runs = {1: 1500, 5: 800, 20: 300}[ratio]
       out = simulate(member_means(task, members), workflows.replace(num_emitted=members * ratio * n), num_runs, 1, seed,
                      at_once=100)
       means = out["member_means"][:, 0]

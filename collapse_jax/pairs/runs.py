@@ -1,5 +1,7 @@
 """Many runs of a loop, as arrays."""
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 
@@ -7,9 +9,15 @@ from collapse_jax.generation import run
 from collapse_jax.types import TaskSetting, Workflow
 
 
-def simulate(task: TaskSetting, workflow: Workflow, num_runs: int, num_generations: int, seed: int = 0,
+def simulate(task: TaskSetting | Callable[[jax.Array], TaskSetting], workflow: Workflow, num_runs: int, num_generations: int, seed: int = 0,
              at_once: int | None = None) -> dict[str, np.ndarray]:
-  """Metrics [num_runs, num_generations, ...] in float64, by one compiled program; `at_once` bounds its memory."""
-  one = lambda i: run(jax.random.fold_in(jax.random.key(seed), i), task, workflow, num_generations)
+  """Metrics [num_runs, num_generations, ...] in float64, by one compiled program.
+
+  Args:
+    task: or a function of the run's number, so that cases that differ in traced values share the program.
+    at_once: runs side by side, which bounds the memory; default all.
+  """
+  make = (lambda i: task) if isinstance(task, TaskSetting) else task
+  one = lambda i: run(jax.random.fold_in(jax.random.key(seed), i), make(i), workflow, num_generations)
   out = jax.jit(lambda i: jax.lax.map(one, i, batch_size=at_once or num_runs))(jax.numpy.arange(num_runs))
   return {name: np.asarray(value, np.float64) for name, value in out.items()}

@@ -11,7 +11,18 @@ SOURCE = "2404.02325"
 
 
 def pairs(seed: int = 0) -> list[Pair]:
-  return [*_exponents(seed), *_urn(seed), *_external_data(seed), *_sampling_bias(seed)]
+  return [*_replace(seed), *_exponents(seed), *_urn(seed), *_external_data(seed), *_sampling_bias(seed)]
+
+
+def _replace(seed):
+  """p_t is proportional to p_0^((1/temperature)^t)."""
+  task, rows = tasks.exponential_family("bernoulli", 10_000_000, 0.6, temperature=1.25), []
+  out = simulate(task, workflows.replace(), 100, 9, seed)
+  law, twin = (theory.heat_death([0.6, 0.4], temperature, 9)[:, 0] for temperature in (1.25, 1.3))
+  for t in (2, 8):
+    rows.append(pair("heat death, replace", SOURCE, f"share of the likelier of two outcomes after {t} samplings at 1.25",
+                     out["fitted_mean"][:, t], law[t], twin[t]))
+  return rows
 
 
 def _exponents(seed):
@@ -43,12 +54,13 @@ def _urn(seed):
 
 def _external_data(seed):
   """Fresh real data, uniform over two outcomes: |p - 1/2| at a synthetic share of 0.8."""
-  beta, T, rows = 0.8, 1500, []
-  workflow = workflows.mix(1 - beta, fresh=True)
-  for temperature, value in ((.6, .3657), (.7, .3118), (.78, .1712), (.82, None), (.9, None)):
-    num = 4_000_000
-    task = tasks.exponential_family("bernoulli", num, 0.5, temperature=temperature)
-    values = np.abs(simulate(task, workflow, 500, T, seed)["fitted_mean"][:, -1] - 0.5)
+  beta, T, num, num_runs, rows = 0.8, 1500, 4_000_000, 500, []
+  cases = (.6, .3657), (.7, .3118), (.78, .1712), (.82, None), (.9, None)
+  temperatures = np.array([temperature for temperature, _ in cases], np.float32)
+  task = lambda i: tasks.exponential_family("bernoulli", num, 0.5, temperature=jnp.asarray(temperatures)[i // num_runs])
+  out = simulate(task, workflows.mix(1 - beta, fresh=True), len(cases) * num_runs, T, seed)
+  deviations = np.abs(out["fitted_mean"][:, -1] - 0.5).reshape(len(cases), num_runs)
+  for (temperature, value), values in zip(cases, deviations):
     if temperature > beta:
       law, twin = (theory.heat_death_noise(num / share, temperature, beta) for share in (1 - beta, 1.0))
       what = f"E|p - 1/2|, temperature {temperature:g} above the frontier, N = {num / (1 - beta):g}"

@@ -20,16 +20,22 @@ def pairs(seed: int = 0) -> list[Pair]:
 
 
 def _one_round(seed):
-  rows, dim, n = [], 100, 4000
-  for (phi, psi), values in ACCURACIES.items():
-    for offset, value in zip((-.15, -.05, .05, .15), values):
-      error = float(theory.breakdown_point(phi, psi)) + offset
-      task = tasks.classification(dim, n, 1.0, label_error=error, labels="noisy")
-      out = simulate(transforms.verify(task, verifiers.noisy(phi, psi)), workflows.replace(), 60, 2, seed)
-      kept, wrong = n * ((1 - error) * phi + error * psi), theory.kept_error_rate(error, phi, psi)
-      law, twin = (theory.verified_accuracy(1.0, dim, num, p) for num, p in ((kept, wrong), (kept, wrong + 0.03)))
-      rows.append(pair("verification", SOURCE, f"accuracy, phi {phi:g}, psi {psi:g}, p = p* {offset:+g}", out["accuracy"][:, 1],
-                       law, twin, value))
+  rows, dim, n, num_runs = [], 100, 4000, 60
+  cases = [(phi, psi, float(theory.breakdown_point(phi, psi)) + offset, offset, value) for (phi, psi), values in ACCURACIES.items()
+           for offset, value in zip((-.15, -.05, .05, .15), values)]
+  table = np.array([case[:3] for case in cases], np.float32)
+
+  def task(i):
+    phi, psi, error = jnp.asarray(table)[i // num_runs]
+    one = tasks.classification(dim, n, 1.0, label_error=error, labels="noisy")
+    return transforms.verify(one, verifiers.noisy(phi, psi))
+
+  out = simulate(task, workflows.replace(), len(cases) * num_runs, 2, seed, at_once=num_runs)
+  accuracy = out["accuracy"][:, 1].reshape(len(cases), num_runs)
+  for (phi, psi, error, offset, value), values in zip(cases, accuracy):
+    kept, wrong = n * ((1 - error) * phi + error * psi), theory.kept_error_rate(error, phi, psi)
+    law, twin = (theory.verified_accuracy(1.0, dim, num, p) for num, p in ((kept, wrong), (kept, wrong + 0.03)))
+    rows.append(pair("verification", SOURCE, f"accuracy, phi {phi:g}, psi {psi:g}, p = p* {offset:+g}", values, law, twin, value))
   return rows
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from collapse_jax import store as storage
 from collapse_jax.tasks.parts import check_integer, check_positive, known
-from collapse_jax.transforms.parts import with_rows
+from collapse_jax.transforms.parts import kth_smallest, with_rows
 from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
 
 BASES, MASKS = ("anchor", "chain"), ("fresh", "fixed", "disjoint")
@@ -116,10 +116,9 @@ def edit_labels(task: TaskSetting, share, *, base: str = "anchor", mask: str = "
       raise ValueError('edit_labels needs rows {"index", "label"}, as those of linear_regression with the same covariates.')
     num = len(edited)
     score = jax.random.uniform(mask_key, (num,))
-    if mask == "disjoint":  # the first of a random order of those that are left
-      order = jnp.argsort(jnp.where(edited, 2.0, score))
-      place = jnp.zeros(num, jnp.int32).at[order].set(jnp.arange(num, dtype=jnp.int32))
-      eligible = (place < jnp.round(share * num)) & ~edited
+    if mask == "disjoint":  # those of the lowest scores among what is left
+      wanted = jnp.round(share * num)
+      eligible = (score <= kth_smallest(jnp.where(edited, 2.0, score), wanted)) & ~edited & (wanted > 0)
     else:
       eligible = score < share
     chosen, edited = _masked(mask, eligible, edited, context.t)

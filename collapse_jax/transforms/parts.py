@@ -1,6 +1,8 @@
 """What several transforms share: rows where a task has them, and checks of what users' functions return."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from collapse_jax.types import TaskSetting
 
@@ -28,3 +30,21 @@ def per_row(value, num, name):
   if value.shape != (num,):
     raise ValueError(f"{name} must return one number per row, shape ({num},), got {value.shape}.")
   return value
+
+
+def kth_smallest(values, k):
+  """The k-th smallest of values [m] of at least 0, exact, k from 1, may be traced.
+
+  By bisection of their bits, which are ordered as the values are: XLA sorts slowly on CPU.
+  """
+  bits, kind = (jnp.int64, jnp.float64) if values.dtype == jnp.float64 else (jnp.int32, jnp.float32)
+  ordered = jax.lax.bitcast_convert_type(values.astype(kind), bits)
+
+  def halve(_, bounds):
+    low, high = bounds
+    middle = low + (high - low) // 2
+    enough = jnp.sum(ordered <= middle) >= k
+    return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
+
+  start = jnp.zeros((), bits), jnp.array(np.iinfo(bits).max, bits)
+  return jax.lax.bitcast_convert_type(jax.lax.fori_loop(0, np.iinfo(bits).bits, halve, start)[1], kind)

@@ -9,7 +9,7 @@ import numpy as np
 
 from collapse_jax import store as storage
 from collapse_jax.tasks.parts import check_integer
-from collapse_jax.transforms.parts import require_plain, with_rows
+from collapse_jax.transforms.parts import kth_smallest, require_plain, with_rows
 from collapse_jax.types import MetricInfo, TaskSetting
 
 _BLOCK = 256  # candidates compared with all real rows at once
@@ -76,21 +76,6 @@ def neighbor_distance(rows, real, num_neighbors: int = 1, in_use=None):
     squared = jnp.sum((real - row[None]) ** 2, axis=1)
     if in_use is not None:
       squared = jnp.where(in_use, squared, jnp.inf)
-    return jnp.min(squared) if num_neighbors == 1 else _kth_smallest(squared, num_neighbors)
+    return jnp.min(squared) if num_neighbors == 1 else kth_smallest(squared, num_neighbors)
 
   return jnp.sqrt(jax.lax.map(one, rows, batch_size=_BLOCK))
-
-
-def _kth_smallest(values, k: int):
-  """Exact, for values [m] of at least 0, by bisection of their bits, which are ordered as they are: XLA sorts slowly on CPU."""
-  bits, kind = (jnp.int64, jnp.float64) if values.dtype == jnp.float64 else (jnp.int32, jnp.float32)
-  ordered = jax.lax.bitcast_convert_type(values.astype(kind), bits)
-
-  def halve(_, bounds):
-    low, high = bounds
-    middle = low + (high - low) // 2
-    enough = jnp.sum(ordered <= middle) >= k
-    return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
-
-  start = jnp.zeros((), bits), jnp.array(np.iinfo(bits).max, bits)
-  return jax.lax.bitcast_convert_type(jax.lax.fori_loop(0, np.iinfo(bits).bits, halve, start)[1], kind)
