@@ -42,7 +42,7 @@ def trajectories(results, metric: str, *, rows: str | None = None, columns: str 
     free = results.sizes.get("num_samples", 1) > 1 and "num_samples" not in (rows, columns)
     colour = "num_samples" if free else "workflow"
   row_values = results[rows].values if rows else [None]
-  column_values = results[columns].values
+  column_values = results[columns].values[:1] if colour == columns else results[columns].values  # one panel has all curves
   figure, axes = panels(len(row_values), len(column_values))
   about = results[metric].attrs
   missing = non_finite = 0
@@ -66,7 +66,7 @@ def trajectories(results, metric: str, *, rows: str | None = None, columns: str 
           axis.plot(results.generation.values, curve, "k--", linewidth=1, zorder=5)
     if not axis.lines:
       axis.text(0.5, 0.5, "no cell could run", ha="center", va="center", transform=axis.transAxes)
-    axis.set_title(_heading(results, panel, rows, columns), fontsize=9)
+    axis.set_title(_heading(results, panel, rows, None if colour == columns else columns), fontsize=9)
     if about.get("log_scale") and axis.lines:
       axis.set_yscale("log")
     if results.generation.values[-1] >= LONG:
