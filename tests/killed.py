@@ -8,25 +8,27 @@ import os
 import runpy
 import signal
 import sys
+import threading
 
 from collapse_jax import chunks
 
 log, nth, how, module, *arguments = sys.argv[1:]
 plain = chunks.write
-count = 0
+count, one_at_a_time = 0, threading.Lock()  # a sweep's threads write side by side, and the nth write must be the last
 
 
 def write(path, content):
   global count
-  count += 1
-  if count == int(nth):
-    path.with_name(path.name + ".part").write_bytes(content[:len(content) // 2])
-    if how == "kill":
-      os.kill(os.getpid(), signal.SIGKILL)
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-  plain(path, content)
-  with open(log, "a") as file:
-    file.write(f"{path.name}\n")
+  with one_at_a_time:
+    count += 1
+    if count == int(nth):
+      path.with_name(path.name + ".part").write_bytes(content[:len(content) // 2])
+      if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    plain(path, content)
+    with open(log, "a") as file:
+      file.write(f"{path.name}\n")
 
 
 chunks.write = write

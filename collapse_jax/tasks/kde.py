@@ -316,10 +316,10 @@ def _check(num_samples, bandwidth, kernel, num_test, temperature) -> str:
   check_integer("num_test", num_test, 1, MAX_ROWS)
   if kernel not in KERNELS:
     raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, got {kernel!r}.")
+  check_positive("temperature", temperature)
   if isinstance(bandwidth, str):
     if bandwidth not in RULES:
       raise ValueError(f"bandwidth must be a number above 0 or one of {', '.join(RULES)}, got {bandwidth!r}.")
     return bandwidth
   check_positive("bandwidth", bandwidth)
-  check_positive("temperature", temperature)
   return ""

@@ -8,7 +8,7 @@ import numpy as np
 
 from collapse_jax import store as storage
 from collapse_jax.tasks.parts import check_integer, check_positive, known
-from collapse_jax.transforms.parts import kth_smallest, with_rows
+from collapse_jax.transforms.parts import kth_smallest, require_parts, with_rows
 from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
 
 BASES, MASKS = ("anchor", "chain"), ("fresh", "fixed", "disjoint")
@@ -112,8 +112,7 @@ def edit_labels(task: TaskSetting, share, *, base: str = "anchor", mask: str = "
     emit_key, mask_key, noise_key = jax.random.split(key, 3)
     rows, edited, row_weight = _base(context, base)
     emitted, metrics = task.sample(emit_key, problem, params, context)
-    if not isinstance(rows, dict) or not {"index", "label"} <= set(rows):
-      raise ValueError('edit_labels needs rows {"index", "label"}, as those of linear_regression with the same covariates.')
+    require_parts(rows, ("index", "label"), "edit_labels")
     num = len(edited)
     score = jax.random.uniform(mask_key, (num,))
     if mask == "disjoint":  # those of the lowest scores among what is left

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from collapse_jax import downstream
 from collapse_jax import store as storage
 from collapse_jax.tasks.parts import check_integer
-from collapse_jax.transforms.parts import with_rows
+from collapse_jax.transforms.parts import require_parts, with_rows
 from collapse_jax.types import Context, Data, MetricInfo, TaskSetting
 
 RESAMPLING = ("none", "bootstrap")
@@ -33,6 +33,7 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
   task = with_rows(task, "ensemble")
   if resample_real == "bootstrap" and task.summary is not None:
     task = task._replace(summary=task.summary._replace(keep_rows=True, extend=None))
+
   def data_of(problem, context: Context, counts) -> Context:
     """The context of one member: its training data with rows counted so many times."""
     if counts is None:
@@ -43,20 +44,21 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
     return context._replace(data=data)
 
   def fit(key, problem, context: Context):
-    keys = jax.random.split(key, num_members)
-    if resample_real == "none":
-      return jax.vmap(lambda key: task.fit(key, problem, context))(keys), None
+    previous = None if context.previous is None else context.previous[0]
 
-    def one(key):
+    def one(key, previous):
+      own = context._replace(previous=previous)
+      if resample_real == "none":
+        return task.fit(key, problem, own), None
       draw_key, fit_key = jax.random.split(key)
       counts = bootstrap_counts(draw_key, context.data)
-      return task.fit(fit_key, problem, data_of(problem, context, counts)), counts
-    return jax.vmap(one)(keys)
+      return task.fit(fit_key, problem, data_of(problem, own, counts)), counts
+    return jax.vmap(one)(jax.random.split(key, num_members), previous)
 
   def sample(key, problem, params, context: Context):
     if context.num % num_members:
       raise ValueError(f"num_members must divide the {context.num} rows to emit, got {num_members}.")
-    part = context._replace(num=context.num // num_members)
+    part = context._replace(num=context.num // num_members, previous=None)
     members, counts = params
 
     def one(key, member, counts):
@@ -110,6 +112,9 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
   def sample(key, problem, params, context: Context):
     data, metrics = task.sample(key, problem, params, context)
     rows = jax.tree.map(lambda x: x[0], data.rows)
+    require_parts(rows, ("x", "label"), "train_on_synthetic")
+    if not hasattr(problem, "test"):
+      raise ValueError("train_on_synthetic needs a problem with test rows, as that of tasks.labelled.")
     num = storage.num_rows(rows)
     if num % num_members:
       raise ValueError(f"num_members must divide the {num} rows to train on, got {num_members}.")

@@ -25,6 +25,13 @@ def require_plain(data, what):
     raise ValueError(f"{what} must come before verify: it cannot choose among weighted rows.")
 
 
+def require_parts(rows, names: tuple[str, ...], what: str) -> None:
+  """Raises a ValueError where rows lack a part that `what` reads."""
+  if not isinstance(rows, dict) or not set(names) <= set(rows):
+    have = ", ".join(map(repr, rows)) if isinstance(rows, dict) else "an array"
+    raise ValueError(f"{what} needs rows with the parts {' and '.join(map(repr, names))}, got {have}.")
+
+
 def per_row(value, num, name):
   value = jnp.asarray(value)
   if value.shape != (num,):
