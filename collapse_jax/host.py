@@ -4,8 +4,14 @@ Runs of a cell are vectorised over seeds. A generation is four programs (select,
 one shape whatever the workflow, so that the costly ones compile once for all workflows.
 """
 
+import contextlib
+import errno
 import functools
+import hashlib
 import json
+import logging
+import math
+import os
 import re
 import shutil
 import time
@@ -17,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import devices
+from collapse_jax import chunks, cost, devices
 from collapse_jax import store as storage
 from collapse_jax.generation import context_of, emit, prepared, provenance, role_keys, start, with_health
 from collapse_jax.sweeps import COMMON_METRICS, Results, accepted, check_grid, merged, to_dataset, workflow_makers
@@ -26,6 +32,8 @@ from collapse_jax.types import Data, MetricInfo, Metrics, Run, TaskSetting, Work
 if TYPE_CHECKING:
   import xarray
 
+_log = logging.getLogger(__name__)
+_DIGEST = ".sha256"
 OnBatch = Callable[[dict[str, Any], int, range, Data], None]
 OnMetrics = Callable[[dict[str, Any], int, range, Metrics], None]
 
@@ -37,7 +45,8 @@ class Stop(Exception):
 def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[str, Any],
           axes: Mapping[str, Sequence[Any]], *, num_generations: int, num_seeds: int, seed: int = 0, shared: Any = None,
           warm_start: bool = False, chunk_size: int | None = None, directory: Path | None = None, resume: bool = False,
-          keep_all: bool = False, place: Callable[[Any], Any] = lambda params: params, on_batch: OnBatch | None = None,
+          about: Mapping[str, Any] | None = None, keep_all: bool = False,
+          place: Callable[[Any], Any] = lambda params: params, on_batch: OnBatch | None = None,
           on_metrics: OnMetrics | None = None, primary_metric: str = "",
           text_axes: Sequence[str] = (), progress: bool = False) -> "xarray.Dataset":
   """`collapse_jax.sweep` with a host loop over generations.
@@ -54,6 +63,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
     directory: checkpoints of data, params and metrics go there after every generation; None: none are written.
     resume: go on from the checkpoints in `directory`; else they are deleted. A resumed sweep ends with the numbers of an
       uninterrupted one.
+    about: what else fixes the numbers, JSON values; checkpoints of another sweep are refused.
     place: puts fitted parameters of a checkpoint on the devices.
     keep_all: keep the checkpoint of every generation, not only of the last.
     on_batch: called with cell, generation, seeds and the batches (leading axis over these seeds), before the checkpoint.
@@ -72,8 +82,9 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   status = np.full((len(makers), *map(len, axes.values())), "ok", dtype=object)
   results = Results((*status.shape, num_seeds, num_generations))
   info: dict[str, MetricInfo] = dict(COMMON_METRICS)
-  stopped, seconds, turn = [], _Seconds(), -1
+  stopped, turn = [], -1
   chunk = min(chunk_size or num_seeds, num_seeds)
+  seconds = _Seconds(math.ceil(status.size * math.ceil(num_seeds / chunk) / jax.process_count()) * num_generations)
   programs: dict[Any, Any] = {}
   for index in np.ndindex(*status.shape):
     name = list(makers)[index[0]]
@@ -85,6 +96,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
       jax.eval_shape(lambda key, s: start(key, make(s), workflow, num_generations), jax.random.key(0), shared)  # noqa: B023
     except ValueError as error:
       status[index] = str(error)
+      seconds.pace.num_left -= math.ceil(num_seeds / chunk / jax.process_count()) * num_generations
       continue
     info |= {key: about for key, about in one.metrics.items() if key not in info}
     cell = {"workflow": name, **values}
@@ -100,7 +112,8 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
       seeds = range(first, min(first + chunk, num_seeds))
       folder = None if directory is None else Path(directory) / _folder(cell, seeds)
       metrics, reason = _run_cell(make, workflow, programs[program], shared, cell, seeds, num_generations, seed, warm_start,
-                                  folder, resume, keep_all, place, on_batch, on_metrics, primary_metric, seconds, progress)
+                                  folder, resume, about or {}, keep_all, place, on_batch, on_metrics, primary_metric, seconds,
+                                  progress)
       stopped += [reason] if reason else []
       results.write(index, first, {name: _padded(value, num_generations) for name, value in metrics.items()})
   results = merged(results)
@@ -117,11 +130,28 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   return to_dataset(results, list(makers), axes, text_axes, generations, status, info, attributes)
 
 
-class _Seconds:
-  """Time and number of compilations, from JAX's own events."""
+class Pace:
+  """How long steps of equal size have taken, and what that means for those that are left.
 
-  def __init__(self):
-    self.compiling, self.programs = 0.0, 0
+  Args:
+    num_left: steps, all in all.
+  """
+
+  def __init__(self, num_left: int):
+    self.num_left, self._num_done, self._seconds = num_left, 0, 0.0
+
+  def done(self, seconds: float) -> None:
+    self.num_left, self._num_done, self._seconds = self.num_left - 1, self._num_done + 1, self._seconds + seconds
+
+  def __str__(self) -> str:
+    return f"about {cost.text(self.num_left * self._seconds / max(self._num_done, 1))} left"
+
+
+class _Seconds:
+  """Time and number of compilations, and the pace of generations without them."""
+
+  def __init__(self, num_left: int):
+    self.compiling, self.programs, self.pace = 0.0, 0, Pace(num_left)
 
   def call(self, program, *arguments):
     before = program._cache_size()
@@ -216,7 +246,7 @@ def _axes(context):
 
 
 def _run_cell(make, workflow: Workflow, programs, shared, cell, seeds: range, num_generations, seed, warm_start, folder,
-              resume, keep_all, place, on_batch, on_metrics, primary, seconds, progress) -> tuple[Metrics, str]:
+              resume, about, keep_all, place, on_batch, on_metrics, primary, seconds, progress) -> tuple[Metrics, str]:
   """All generations of some runs of one cell: metrics [seeds, generations done, ...], and why it stopped early or ""."""
   fit, evaluate_and_emit = programs
   begin, choose, update = _cheap_programs(make, workflow, num_generations, seed)
@@ -233,18 +263,20 @@ def _run_cell(make, workflow: Workflow, programs, shared, cell, seeds: range, nu
 
   choose, update = jax.jit(choose), jax.jit(update)
   runs, params, seen = seconds.call(jax.jit(begin), shared, jnp.asarray(seeds)), None, []
-  about = {"num_generations": num_generations, "seed": seed, "warm_start": warm_start,
-           "shapes": [list(x.shape) for x in jax.tree.leaves(runs)]}
+  about = dict(about) | {
+      "num_generations": num_generations, "seed": seed, "warm_start": warm_start, "jax": jax.__version__,
+      "shapes": [list(x.shape) for x in jax.tree.leaves(runs)]}
   checkpoints = None if folder is None else _Checkpoints(folder, keep_all, resume, about)
   done, reason = 0, ""
-  if checkpoints is not None and checkpoints.latest():
-    done = checkpoints.latest()
-    runs, params, metrics = checkpoints.restore(done, runs, *shapes(done))
+  if checkpoints is not None and checkpoints.latest:
+    done = checkpoints.latest
+    runs, params, metrics = checkpoints.restore(runs, *shapes(done))
     params = place(params) if warm_start else None
     seen = [jax.tree.map(lambda x: x[:, i], metrics) for i in range(done)]  # noqa: B023
   try:
+    seconds.pace.num_left -= done
     for t in range(1, num_generations + 1):
-      clock = time.perf_counter()
+      clock, compiling = time.perf_counter(), seconds.compiling
       if t > done:
         at = jnp.asarray(t, jnp.int32)
         contexts, shares = seconds.call(choose, shared, runs, at)
@@ -258,11 +290,14 @@ def _run_cell(make, workflow: Workflow, programs, shared, cell, seeds: range, nu
           on_batch(cell, t, seeds, jax.tree.map(np.asarray, batches))
         if checkpoints is not None:
           checkpoints.save(t, runs, params, _stacked(seen))
+        wall = time.perf_counter() - clock
+        seconds.pace.done(wall - (seconds.compiling - compiling))
         if progress:
-          _report(cell, seeds, t, seen[-1], primary, time.perf_counter() - clock)
+          _report(cell, seeds, t, seen[-1], primary, wall, seconds.pace)
       if on_metrics is not None:
         on_metrics(cell, t, seeds, seen[t - 1])
   except Stop as stop:
+    seconds.pace.num_left -= num_generations - len(seen)
     reason = f"{', '.join(f'{name} {value}' for name, value in cell.items())}: {stop}"
   finally:
     if checkpoints is not None:
@@ -302,56 +337,119 @@ def _folder(cell, seeds: range) -> str:
   return re.sub(r"[^\w.,=()-]+", "_", label) + f",seeds={seeds.start}-{seeds.stop - 1}"
 
 
-def _report(cell, seeds, t, metrics, primary, wall):
+def _report(cell, seeds, t, metrics, primary, wall, pace):
   first = primary if primary in metrics else None
   value = "" if first is None else f"{first} {np.mean(metrics[first]):.4g}, "
   print(f"  {', '.join(f'{k} {v}' for k, v in cell.items())}, seeds {seeds.start} to {seeds.stop - 1}, generation {t}: "
-        f"{value}{wall:.1f} s", flush=True)
+        f"{value}{wall:.1f} s, {pace}", flush=True)
 
 
 class _Checkpoints:
-  """Run, params and metrics after each generation, with orbax: a generation is there whole or not at all."""
+  """Run, params and metrics after each generation: orbax writes them, a checksum of its files commits them.
+
+  A generation without its checksum does not count: that is one which a process died in, or whose files have changed since.
+
+  Attributes:
+    latest: the newest generation that is whole; 0 if none is.
+  Raises:
+    ValueError: checkpoints to resume from were made by another sweep.
+    OSError: they cannot be written, or read.
+  """
 
   def __init__(self, folder: Path, keep_all: bool, resume: bool, about: dict[str, Any]):
     import orbax.checkpoint as ocp
-    self.ocp = ocp
-    folder = Path(folder).absolute()
-    named = folder / "run.json"  # orbax would fit saved arrays to other shapes without a word
-    if resume and named.exists() and json.loads(named.read_text()) != about:
-      raise ValueError(f"the checkpoints in {folder} belong to another sweep: {named.read_text()} "
-                       f"is not {json.dumps(about)}.")
-    if not resume and folder.exists():
-      shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    named.write_text(json.dumps(about))
+    self.folder, self.keep_all, self.ocp = Path(folder).absolute(), keep_all, ocp
+    about = json.loads(json.dumps(about, default=str))
+    named = self.folder / "run.json"  # orbax would fit saved arrays to other shapes without a word
+    if not (resume and named.exists() and self._is_same(named, about)):
+      _remove(self.folder)
+      self.folder.mkdir(parents=True)
+      chunks.write(named, json.dumps(about).encode())
+    self.latest = self._newest()
     alone = ocp.options.MultiprocessingOptions()
     if jax.process_count() > 1:  # others write other cells: nothing to agree on
       me = jax.process_index()
       alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me}, barrier_sync_key_prefix=str(me))
-    options = ocp.CheckpointManagerOptions(max_to_keep=None if keep_all else 1, create=False,
-                                           enable_async_checkpointing=False, multiprocessing_options=alone)
-    self.manager = ocp.CheckpointManager(folder, options=options)
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    self.checkpointer = ocp.Checkpointer(handler, multiprocessing_options=alone)
 
-  def latest(self) -> int:
-    return self.manager.latest_step() or 0
+  @staticmethod
+  def _is_same(named: Path, about) -> bool:
+    try:
+      theirs = chunks.read_object(named)
+    except ValueError as error:
+      _log.warning("%s The cell is computed again.", error)
+      return False
+    chunks.check_same(theirs, about, f"the checkpoints in {named.parent} were made")
+    return True
+
+  def _newest(self) -> int:
+    """The newest generation that is whole; removes what died in a write, and newer ones that are damaged."""
+    committed = sorted((int(file.stem) for file in self.folder.glob(f"*{_DIGEST}")), reverse=True)
+    names = {"run.json"} | {f"{t}{end}" for t in committed for end in ("", _DIGEST)}
+    for file in self.folder.iterdir():
+      if file.name not in names:
+        _remove(file)
+    for t in committed:
+      if (self.folder / f"{t}{_DIGEST}").read_bytes() == _digest(self.folder / str(t)):
+        return t
+      _log.warning("%s is damaged (its checksum is wrong) and is computed again", self.folder / str(t))
+      self._drop(t)
+    return 0
+
+  def _drop(self, t: int) -> None:
+    _remove(self.folder / f"{t}{_DIGEST}")
+    _remove(self.folder / str(t))
 
   def save(self, t, runs: Run, params, metrics):
     state = {"run": _plain(runs), "params": params, "metrics": metrics}
     if jax.process_count() > 1:  # orbax takes arrays of JAX to be of all processes
       state = jax.tree.map(np.asarray, state)
-    self.manager.save(t, args=self.ocp.args.StandardSave(state))
-    self.manager.wait_until_finished()
+    with self._machine_errors("written"):
+      self.checkpointer.save(self.folder / str(t), args=self.ocp.args.StandardSave(state))
+    chunks.write(self.folder / f"{t}{_DIGEST}", _digest(self.folder / str(t)))
+    if self.latest and not self.keep_all:
+      self._drop(self.latest)
+    self.latest = t
 
-  def restore(self, t, runs: Run, params, metrics):
-    """(run, params, metrics) after generation t; the arguments are of their structure and shapes."""
+  def restore(self, runs: Run, params, metrics):
+    """(run, params, metrics) after the latest generation; the arguments are of their structure and shapes."""
     like = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), {"run": _plain(runs), "params": params, "metrics": metrics})
-    state = self.manager.restore(t, args=self.ocp.args.StandardRestore(like))
+    with self._machine_errors("read"):
+      state = self.checkpointer.restore(self.folder / str(self.latest), args=self.ocp.args.StandardRestore(like))
     run = jax.tree.map(jnp.asarray, state["run"])
     return (run._replace(key=jax.random.wrap_key_data(run.key)), state["params"],
             jax.tree.map(np.asarray, state["metrics"]))
 
+  @contextlib.contextmanager
+  def _machine_errors(self, done: str):
+    """What the disk refuses reaches us as a ValueError of tensorstore's."""
+    try:
+      yield
+    except ValueError as error:
+      full = "RESOURCE_EXHAUSTED" in str(error) or os.strerror(errno.ENOSPC) in str(error)
+      what = os.strerror(errno.ENOSPC) if full else f"a checkpoint cannot be {done} ({str(error).splitlines()[0][:200]})"
+      raise OSError(errno.ENOSPC if full else errno.EIO, what, str(self.folder)) from error
+
   def close(self):
-    self.manager.close()
+    self.checkpointer.close()
+
+
+def _digest(folder: Path) -> bytes:
+  """Of all files below a folder, names included; hexadecimal."""
+  whole = hashlib.sha256()
+  for file in sorted(folder.rglob("*")):
+    if file.is_file():
+      with open(file, "rb") as content:
+        whole.update(f"{file.relative_to(folder)} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
+  return whole.hexdigest().encode()
+
+
+def _remove(path: Path) -> None:
+  if path.is_dir():
+    shutil.rmtree(path)
+  else:
+    path.unlink(missing_ok=True)
 
 
 def _plain(run: Run) -> Run:

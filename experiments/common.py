@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib
+import io
 import json
 import os
 import re
@@ -12,6 +13,8 @@ import signal
 import sys
 import tempfile
 import threading
+import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,10 +29,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA complains of every pro
 RESULTS, UNFINISHED, CHUNKS, WRITING = "results.nc", "unfinished.json", "chunks", ".writing-"
 SWEEP = "an unfinished sweep"
 KEPT = ("samples", "checkpoints")  # of a language model, beside its results
+COMMITTED = ("*.chunk", "*.sha256")  # what a sweep goes on from
+GOES_ON = "; what is finished is kept, --resume goes on with it."
 # Flags that change no number of the results.
 FREE = ("resume", "overwrite", "output_dir", "dry_run", "chunk_size", "devices", "distributed", "coordinator", "process_id",
         "num_processes", "log_dir", "profile")
 PARSED: set[str] = set()  # flags there were when they were parsed: libraries that are imported later add theirs
+BEGUN = threading.Event()  # the sweep, after all checks
 PLANS: list[Any] = []  # of a dry run, for a total over experiments
 PAPER_WORKFLOWS = "replace,accumulate,accumulate_subsample"
 
@@ -113,9 +119,14 @@ def _guarded(run, arguments: bool, argv: Sequence[str]) -> None:
   except MemoryError as error:
     fail(str(error) or "memory does not suffice.", 1)
   except OSError as error:
-    _leave(1, f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+    fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}{GOES_ON}", 1)
   except KeyboardInterrupt:
-    _leave(130, "interrupted")
+    fail(f"interrupted{GOES_ON}", 130, at_once=True)
+  except Exception as error:
+    if not BEGUN.is_set():
+      raise
+    traceback.print_exc()
+    fail(f"{type(error).__name__}{GOES_ON}", 1)
 
 
 def _exit_on_sigterm() -> None:
@@ -131,21 +142,19 @@ def _exit_on_sigterm() -> None:
   def wait():
     while signal.SIGTERM not in os.read(told, 1):
       pass
-    _leave(143, "terminated")
+    fail(f"terminated{GOES_ON}", 143, at_once=True)
   threading.Thread(target=wait, daemon=True).start()
 
 
-def _leave(status: int, why: str) -> None:
-  """Ends without waiting for chunks that run."""
-  print(f"error: {why}; what is finished is kept, --resume goes on with it.", file=sys.stderr, flush=True)
+def fail(message: str, status: int = 2, at_once: bool = False) -> NoReturn:
+  """Ends with one line on standard error; at once (as always when a sweep has begun) without waiting for chunks that run."""
+  print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+  if not (at_once or BEGUN.is_set()):
+    sys.exit(status)
   sys.stdout.flush()
+  if status == 2 and flag("distributed", False):
+    time.sleep(1)  # others are about to say the same, and are aborted when the first process is gone
   os._exit(status)
-
-
-def fail(message: str, status: int = 2) -> NoReturn:
-  line = " ".join(message.split())
-  print(f"error: {line}", file=sys.stderr, flush=True)
-  sys.exit(status)
 
 
 # ------------------------------------------------------------------------------------------------------ values
@@ -252,7 +261,7 @@ def _check_held(path: Path, compared: Sequence[str]) -> None:
   """What is there may be gone on with, or replaced, where flags say so."""
   what, flags_of = _held(path)
   if what and FLAGS.resume:
-    _check_same(flags_of, f"--resume: {path} holds {what} made", compared)
+    _check_same(flags_of, f"{path} holds {what} made", compared)
   elif what and not FLAGS.overwrite:
     ways = "--resume to go on, --overwrite to begin anew" if what == SWEEP else "--overwrite"
     raise UsageError(f"--output_dir={path} already holds {what}; give {ways}, or another directory.")
@@ -270,10 +279,11 @@ def _held(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _check_same(theirs: dict[str, Any], what: str, compared: Sequence[str]) -> None:
-  mine = config()["flags"]
-  for name in sorted(set(mine) | set(theirs)):
-    if mine.get(name) != theirs.get(name) and (name in compared or name not in FREE):
-      raise UsageError(f"{what} with --{name}={theirs.get(name)}, not {mine.get(name)}; --overwrite begins anew.")
+  fixed = lambda flags: {f"--{name}": value for name, value in flags.items() if name in compared or name not in FREE}
+  try:
+    chunks.check_same(fixed(theirs), fixed(config()["flags"]), what)
+  except ValueError as error:
+    raise UsageError(f"--{str(error).rstrip('.')}; --overwrite begins anew.") from None
 
 
 def _check_writable(flag: str, path: Path) -> None:
@@ -323,27 +333,46 @@ def simulate_and_write(default_dir: str, simulate: Callable[..., Any], options: 
   if FLAGS.dry_run:
     simulate(**options)
     return
-  first = is_first_process()
-  with _unfinished(path, compared) if first else contextlib.nullcontext(True) as needed:
+  with contextlib.ExitStack() as stack:
+    needed = _agreed(lambda: stack.enter_context(_unfinished(path, compared)))
     if not needed:
       print(path / "report.html")
       return
+    BEGUN.set()
     with _profiled(path):
       results = simulate(**options, directory=path / CHUNKS)
-    if first:
+    if is_first_process():
       (save or write)(results, path)
       if FLAGS.log_dir:
         watching.figures(Path(FLAGS.log_dir), path)
-      for kept in KEPT:
-        if (path / CHUNKS / kept).exists():
-          _replace(path / CHUNKS / kept, path / kept)
+  _agreed(lambda: True)  # that all have ended well
+
+
+def _agreed(decide: Callable[[], bool]) -> bool:
+  """What process 0 decides, for all processes; also the error that it ends with."""
+  go, why, kind = False, "", ""
+  try:
+    go = is_first_process() and decide()
+  except (UsageError, OSError) as error:
+    if not flag("distributed", False):
+      raise
+    why, kind = str(error), type(error).__name__
+  if flag("distributed", False):
+    import numpy as np
+
+    from collapse_jax import devices
+    said = devices.gather({"said": np.frombuffer(json.dumps([go, why, kind]).encode(), np.uint8)})[0]
+    go, why, kind = json.loads(said["said"].tobytes())
+  if why:
+    raise (UsageError if kind == UsageError.__name__ else OSError)(why)
+  return go
 
 
 @contextlib.contextmanager
 def _unfinished(path: Path, compared: Sequence[str]) -> Iterator[bool]:
   """Holds the directory for this process alone, and marks it as unfinished until the block ends well.
 
-  Yields whether there is anything to do. A usage error leaves the directory as it was.
+  Yields whether there is anything to do. After a usage error that nothing was finished before, the directory is as it was.
   """
   import filelock
   made = [one for one in (path, *path.parents) if not one.exists()]
@@ -358,27 +387,37 @@ def _unfinished(path: Path, compared: Sequence[str]) -> Iterator[bool]:
   try:
     _check_held(path, compared)  # again, for another process may have ended since
     if FLAGS.resume and _held(path)[0] == "results":
+      _tidy(path)
       yield False
       return
     for left in path.glob(f"{WRITING}*"):
       _remove(left)
     if fresh:
       _remove(path / CHUNKS)
-      part = path / f"{WRITING}{UNFINISHED}"
-      part.write_text(json.dumps(config(), indent=2) + "\n")
-      os.replace(part, marker)
+      chunks.write(marker, (json.dumps(config(), indent=2) + "\n").encode())
     yield True
-    _remove(path / CHUNKS)
-    _remove(marker)
+    _remove(marker)  # from here on, these are results
+    _tidy(path)
   except UsageError:
-    if made:
-      for name in (CHUNKS, UNFINISHED, ".lock"):
+    if fresh and not any(any((path / CHUNKS).rglob(one)) for one in COMMITTED):
+      for name in (CHUNKS, UNFINISHED):
         _remove(path / name)
       for one in made:
-        one.rmdir()
+        if one == path:
+          _remove(one)
+        elif not any(one.iterdir()):
+          one.rmdir()
     raise
   finally:
     lock.release()
+
+
+def _tidy(path: Path) -> None:
+  """Keeps what belongs beside complete results, and removes what was needed to go on."""
+  for name in KEPT:
+    for kept in sorted((path / CHUNKS).rglob(name)):
+      _replace(kept, path / kept.relative_to(path / CHUNKS))
+  _remove(path / CHUNKS)
 
 
 @contextlib.contextmanager
@@ -439,8 +478,9 @@ def prepare_jax() -> None:
     given = {} if FLAGS.coordinator is None else {
         "coordinator_address": FLAGS.coordinator, "num_processes": integer("num_processes"),
         "process_id": integer("process_id", 0)}
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
     try:
-      jax.distributed.initialize(**given)
+      jax.distributed.initialize(**given, heartbeat_timeout_seconds=30)
     except (RuntimeError, ValueError) as error:
       raise UsageError(f"--distributed: {error}") from None
 
@@ -519,13 +559,16 @@ def write_all(experiments: dict[str, Any], path: Path) -> None:
       (folder / "figures").mkdir(parents=True)
       numbers = [name for name, value in results.data_vars.items() if value.dtype.kind in "bfi"]
       packed = {name: {"zlib": True, "complevel": 1} for name in numbers}
-      results.to_netcdf(folder / RESULTS, engine="h5netcdf", encoding=packed)
+      buffer = io.BytesIO()  # the library crashes where the disk is full
+      results.to_netcdf(buffer, engine="h5netcdf", encoding=packed)
+      chunks.write(folder / RESULTS, buffer.getvalue())
       images = figures.setdefault(name or str(results.attrs["task"]), {})
       for title, figure in plotting.figures_for(results).items():
         images[title] = plotting.png(figure)
         (folder / "figures" / f"{title}.png").write_bytes(images[title])
         figure.set_layout_engine("none")  # what the first rendering found holds for the second
-        figure.savefig(folder / "figures" / f"{title}.pdf")
+        figure.savefig(buffer := io.BytesIO(), format="pdf")
+        (folder / "figures" / f"{title}.pdf").write_bytes(buffer.getvalue())
     report.write_report(dict(zip(figures, experiments.values())), part / "report.html", figures)
     for new in sorted(part.iterdir()):
       _replace(new, path / new.name)

@@ -9,12 +9,12 @@ paper's own settings are flag files: --flagfile=experiments/flags/gemma2_2b_help
 
 import functools
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
+from collapse_jax import chunks
 from experiments import common, watching
 
 TINY: dict[str, Any] = {"max_seq_len": 64, "batch_size": 16, "learning_rate": 1e-3, "num_samples": 256}
@@ -168,12 +168,12 @@ def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generati
     return None
   base = base._replace(params=sharding.place(base.params, mesh))
   saved = _Samples(base.tokenizer, directory)
-  log_dir = common.flag("log_dir", None)
+  curves = watching.Curves(common.FLAGS.log_dir) if common.flag("log_dir", None) else None
 
   def judge(cell, t, seeds, metrics):
-    if log_dir:
+    if curves is not None:
       name = {} if len(seeds) == num_seeds else {"seeds": f"{seeds.start}-{seeds.stop - 1}"}
-      watching.points(log_dir, cell | name, [t], {key: value[:, None] for key, value in metrics.items()})
+      curves.add(cell | name, [t], {key: value[:, None] for key, value in metrics.items()})
     missing = metrics["num_missing"].max()
     if missing > 0 and on_malformed == "reject":
       raise host.Stop(f"the model no longer produces the format: {missing:.0f} samples are missing after {max_attempts:g} "
@@ -182,7 +182,7 @@ def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generati
     results = host.sweep(
         task, workflows, axes, num_generations=num_generations, num_seeds=num_seeds, seed=seed, shared=base.params,
         warm_start=warm_start, chunk_size=chunk, place=functools.partial(sharding.place, mesh=mesh),
-        resume=common.flag("resume", False), keep_all=keep_checkpoints,
+        resume=common.flag("resume", False), about=about, keep_all=keep_checkpoints,
         directory=None if directory is None else Path(directory) / "checkpoints",
         on_batch=saved.write, on_metrics=judge, primary_metric="test_loss", progress=common.is_first_process())
   except ValueError as error:
@@ -237,9 +237,7 @@ class _Samples:
       if self.folder is not None:
         file = self.folder / name / f"seed_{seed}_generation_{t}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        part.write_text("".join(json.dumps(_row(one, text)) + "\n" for one in texts), encoding="utf-8")
-        os.replace(part, file)
+        chunks.write(file, "".join(json.dumps(_row(one, text)) + "\n" for one in texts).encode())
       if seed == 0:
         self.first.setdefault(name, {})[t] = texts[:NUM_SHOWN]
 

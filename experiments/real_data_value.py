@@ -37,7 +37,7 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
   generator = num_generator or rows
   if generator < 2:
     raise common.UsageError("--num_generator must be at least 2: synthetic rows come from a model of that many real ones.")
-  base = language_model.load_model(model, dtype, dataset)
+  base = language_model.load_model(model, dtype, dataset, abstract=common.dry_run())
   import jax
   import jax.numpy as jnp
   import numpy as np
@@ -46,6 +46,7 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
   import collapse_jax
   from collapse_jax import devices, tasks
   from collapse_jax.chunks import Chunks
+  from collapse_jax.host import Pace
   from collapse_jax.lm import training
   from collapse_jax.lm.checkpoint import num_params
   from collapse_jax.types import Context, Data
@@ -101,8 +102,10 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
     saved = Chunks(directory, what, common.flag("resume", False))
     grid = {(index, first): metrics for index, first, metrics in saved.saved()}
   cells = {(i, j): (r, f) for i, r in enumerate(num_real) for j, f in enumerate(num_synthetic)}
-  for start in range(0, num_seeds, chunk):
-    seeds = jnp.arange(start, min(start + chunk, num_seeds))
+  starts = range(0, num_seeds, chunk)
+  pace = Pace(sum((index, start) not in grid for index in cells for start in starts))
+  for start in starts:
+    clock, seeds = time.perf_counter(), jnp.arange(start, min(start + chunk, num_seeds))
     left = [index for index in cells if (index, start) not in grid]
     if not left:
       continue
@@ -116,11 +119,14 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
       metrics = grid[index, start] = jax.tree.map(np.asarray, metrics)
       if saved is not None:
         saved.save(index, start, metrics)
+      now = time.perf_counter()
+      pace.done(now - clock)
       print(f"  {r} real, {f} synthetic, seeds {start} to {start + len(seeds) - 1}: test loss "
-            f"{metrics['test_loss'].mean():.4f}", flush=True)
+            f"{metrics['test_loss'].mean():.4f}, {now - clock:.1f} s, {pace}", flush=True)
+      clock = now
   units = {"test_loss": ("cross entropy of held-out real text", "nats per token"), "num_steps": ("optimiser steps", "steps"),
            "num_tokens": ("tokens trained on", "tokens")}
-  joined = lambda name: np.stack([np.concatenate([grid[index, start][name] for start in range(0, num_seeds, chunk)])
+  joined = lambda name: np.stack([np.concatenate([grid[index, start][name] for start in starts])
                                   for index in cells]).reshape(len(num_real), len(num_synthetic), num_seeds)
   variables = {name: (("num_real", "num_synthetic", "seed"), joined(name), {"long_name": one[0], "units": one[1]})
                for name, one in units.items()}

@@ -2,47 +2,78 @@
 
 import importlib.util
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+FILE = "events.out.tfevents.0.collapse_jax"  # one name, so that a sweep which comes to a cell again replaces its points
+
 
 def available() -> bool:
   return importlib.util.find_spec("tensorboardX") is not None
 
 
-def on_cell(log_dir: str, num_generations: int, record_every: int = 1) -> Callable[[dict[str, Any], Mapping], None]:
-  """For `sweep`: writes the mean over seeds of each metric against generation, a TensorBoard run for each cell."""
-  from collapse_jax.generation import recorded
-  generations = recorded(range(1, num_generations + 1), record_every)
+class Events:
+  """An events file that begins anew. Written here and now: tensorboardX's own writer hangs when its thread finds the disk full."""
 
-  def write(cell, metrics):
-    points(log_dir, cell, generations, metrics)
-  return write
+  def __init__(self, folder: Path):
+    from tensorboardX.record_writer import RecordWriter
+    folder.mkdir(parents=True, exist_ok=True)
+    self._records = RecordWriter(str(folder / FILE))
+    self._write(file_version="brain.Event:2")
+
+  def add(self, summary, step: int = 0) -> None:
+    self._write(summary=summary, step=step)
+
+  def flush(self) -> None:
+    """An OSError where the disk is full."""
+    self._records.flush()
+
+  def _write(self, **what) -> None:
+    from tensorboardX.proto.event_pb2 import Event
+    self._records.write(Event(wall_time=time.time(), **what).SerializeToString())
 
 
-def points(log_dir: str, cell: Mapping[str, Any], generations, metrics: Mapping[str, np.ndarray]) -> None:
-  """Adds means over the finite seeds of scalar metrics [seeds, generations]; the curve `finite` tells their share."""
-  from tensorboardX import SummaryWriter
-  name = ",".join(f"{axis}={value}" for axis, value in cell.items()).replace("/", "_")
-  with SummaryWriter(str(Path(log_dir) / name)) as writer:
+class Curves:
+  """Means over the finite seeds of scalar metrics against generation; a TensorBoard run, of one file, for each cell."""
+
+  def __init__(self, log_dir: str):
+    self._log_dir, self._files = Path(log_dir), dict[str, Events]()
+
+  def add(self, cell: Mapping[str, Any], generations, metrics: Mapping[str, np.ndarray]) -> None:
+    """Points of metrics [seeds, generations]; the curve `finite` tells the share of seeds."""
+    from tensorboardX import summary
+    name = ",".join(f"{axis}={value}" for axis, value in cell.items()).replace("/", "_")
+    if name not in self._files:
+      self._files[name] = Events(self._log_dir / name)
     for metric, values in metrics.items():
       if values.ndim != 2:
         continue
       values = np.where(np.isfinite(values), values, np.nan).astype(float)
       for t, column in zip(generations, values.T):
         if not np.isnan(column).all():
-          writer.add_scalar(metric, np.nanmean(column), t)
+          self._files[name].add(summary.scalar(metric, np.nanmean(column)), t)
+    self._files[name].flush()
+
+
+def on_cell(log_dir: str, num_generations: int, record_every: int = 1) -> Callable[[dict[str, Any], Mapping], None]:
+  """For `sweep`: writes the curves of a cell."""
+  from collapse_jax.generation import recorded
+  generations = recorded(range(1, num_generations + 1), record_every)
+  curves = Curves(log_dir)
+  return lambda cell, metrics: curves.add(cell, generations, metrics)
 
 
 def figures(log_dir: Path, results: Path) -> None:
   """Adds the figures that lie below a directory of results."""
   import matplotlib.image
-  from tensorboardX import SummaryWriter
-  with SummaryWriter(str(log_dir / "figures")) as writer:
-    for file in sorted(results.glob("**/figures/*.png")):
-      image = matplotlib.image.imread(file)[..., :3]
-      writer.add_image(str(file.relative_to(results).with_suffix("")), image, dataformats="HWC")
-    writer.add_text("flags", "```\n" + json.dumps(json.loads((results / "config.json").read_text()), indent=2) + "\n```")
+  from tensorboardX import summary
+  events = Events(log_dir / "figures")
+  for file in sorted(results.glob("**/figures/*.png")):
+    image = matplotlib.image.imread(file)[..., :3]
+    events.add(summary.image(str(file.relative_to(results).with_suffix("")), image, dataformats="HWC"))
+  events.add(summary.text("flags", "```\n" + json.dumps(json.loads((results / "config.json").read_text()), indent=2) + "\n```"))
+  events.flush()

@@ -60,7 +60,7 @@ def test_killed_in_a_write(command, nth, expected, tmp_path):
   arguments = (*command, f"--output_dir={out}")
   run(KILLED, str(log), str(nth), "kill", *arguments, expect=-signal.SIGKILL)
   before = committed(out)
-  assert len(before) == max(nth - 2, 0) and not (out / "results.nc").exists()
+  assert len(before) == nth - 3 and not (out / "results.nc").exists()
   refused = run("-m", *arguments, expect=2)
   assert "--resume" in refused.stderr and committed(out) == before
   other = run("-m", *arguments, "--seed=3", "--resume", expect=2)
