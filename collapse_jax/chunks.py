@@ -6,9 +6,9 @@ import json
 import logging
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -92,11 +92,12 @@ def check_same(theirs: Mapping[str, Any], mine: Mapping[str, Any], what: str) ->
       raise ValueError(f"resume: {what} with {name}={theirs.get(name)}, not {mine.get(name)}.")
 
 
-def write(path: Path, content: bytes) -> None:
-  """Replaces a file at once. No fsync: what a power failure tears, a checksum finds."""
+def write(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None:
+  """Replaces a file at once, with bytes or with what a function writes. No fsync: what a power failure tears, a checksum finds."""
   part = path.with_name(path.name + _PART)
   try:
-    part.write_bytes(content)
+    with open(part, "wb") as file:
+      content(file) if callable(content) else file.write(content)
     os.replace(part, path)
   except OSError:
     part.unlink(missing_ok=True)

@@ -4,17 +4,15 @@ Runs of a cell are vectorised over seeds. A generation is four programs (select,
 one shape whatever the workflow, so that the costly ones compile once for all workflows.
 """
 
-import contextlib
-import errno
 import functools
-import hashlib
 import json
 import logging
 import math
-import os
 import re
 import shutil
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
   import xarray
 
 _log = logging.getLogger(__name__)
-_DIGEST = ".sha256"
 OnBatch = Callable[[dict[str, Any], int, range, Data], None]
 OnMetrics = Callable[[dict[str, Any], int, range, Metrics], None]
 
@@ -251,15 +248,11 @@ def _run_cell(make, workflow: Workflow, programs, shared, cell, seeds: range, nu
   fit, evaluate_and_emit = programs
   begin, choose, update = _cheap_programs(make, workflow, num_generations, seed)
 
-  def shapes(done):
-    """Of params, and of metrics of so many generations."""
-    contexts, shares = jax.eval_shape(choose, shared, runs, jnp.asarray(1))
-    contexts = contexts._replace(t=jnp.asarray(1))
+  def shapes():
+    """Of params."""
+    contexts, _ = jax.eval_shape(choose, shared, runs, jnp.asarray(1))
     keys = jax.vmap(lambda key: role_keys(key, 1)["fit"])(runs.key)
-    params = jax.eval_shape(fit, shared, keys, runs.problem, contexts, None)
-    _, metrics = jax.eval_shape(evaluate_and_emit, shared, runs.key, runs.problem, params, contexts)
-    metrics = jax.eval_shape(jax.vmap(with_health), metrics | shares)
-    return params, jax.tree.map(lambda x: np.empty((x.shape[0], done, *x.shape[1:]), x.dtype), metrics)
+    return jax.eval_shape(fit, shared, keys, runs.problem, contexts._replace(t=jnp.asarray(1)), None)
 
   choose, update = jax.jit(choose), jax.jit(update)
   runs, params, seen = seconds.call(jax.jit(begin), shared, jnp.asarray(seeds)), None, []
@@ -268,10 +261,9 @@ def _run_cell(make, workflow: Workflow, programs, shared, cell, seeds: range, nu
       "shapes": [list(x.shape) for x in jax.tree.leaves(runs)]}
   checkpoints = None if folder is None else _Checkpoints(folder, keep_all, resume, about)
   done, reason = 0, ""
-  if checkpoints is not None and checkpoints.latest:
-    done = checkpoints.latest
-    runs, params, metrics = checkpoints.restore(runs, *shapes(done))
-    params = place(params) if warm_start else None
+  if checkpoints is not None:
+    done, runs, params, metrics = checkpoints.restore(runs, shapes() if warm_start else None)
+    params = place(params) if done and warm_start else None
     seen = [jax.tree.map(lambda x: x[:, i], metrics) for i in range(done)]  # noqa: B023
   try:
     seconds.pace.num_left -= done
@@ -299,9 +291,6 @@ def _run_cell(make, workflow: Workflow, programs, shared, cell, seeds: range, nu
   except Stop as stop:
     seconds.pace.num_left -= num_generations - len(seen)
     reason = f"{', '.join(f'{name} {value}' for name, value in cell.items())}: {stop}"
-  finally:
-    if checkpoints is not None:
-      checkpoints.close()
   return _stacked(seen), reason
 
 
@@ -345,111 +334,82 @@ def _report(cell, seeds, t, metrics, primary, wall, pace):
 
 
 class _Checkpoints:
-  """Run, params and metrics after each generation: orbax writes them, a checksum of its files commits them.
+  """Run, params and metrics after each generation, in a file for each: an .npz, whose arrays have names and checksums.
 
-  A generation without its checksum does not count: that is one which a process died in, or whose files have changed since.
-
-  Attributes:
-    latest: the newest generation that is whole; 0 if none is.
   Raises:
     ValueError: checkpoints to resume from were made by another sweep.
     OSError: they cannot be written, or read.
   """
 
   def __init__(self, folder: Path, keep_all: bool, resume: bool, about: dict[str, Any]):
-    import orbax.checkpoint as ocp
-    self.folder, self.keep_all, self.ocp = Path(folder).absolute(), keep_all, ocp
+    self._folder, self._keep_all = Path(folder), keep_all
     about = json.loads(json.dumps(about, default=str))
-    named = self.folder / "run.json"  # orbax would fit saved arrays to other shapes without a word
-    if not (resume and named.exists() and self._is_same(named, about)):
-      _remove(self.folder)
-      self.folder.mkdir(parents=True)
-      chunks.write(named, json.dumps(about).encode())
-    self.latest = self._newest()
-    alone = ocp.options.MultiprocessingOptions()
-    if jax.process_count() > 1:  # others write other cells: nothing to agree on
-      me = jax.process_index()
-      alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me}, barrier_sync_key_prefix=str(me))
-    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
-    self.checkpointer = ocp.Checkpointer(handler, multiprocessing_options=alone)
+    named = self._folder / "run.json"
+    if resume and named.exists() and self._is_same(named, about):
+      return
+    if self._folder.exists():
+      shutil.rmtree(self._folder)
+    self._folder.mkdir(parents=True)
+    chunks.write(named, json.dumps(about).encode())
 
   @staticmethod
   def _is_same(named: Path, about) -> bool:
     try:
       theirs = chunks.read_object(named)
     except ValueError as error:
-      _log.warning("%s The cell is computed again.", error)
+      _log.warning("%s This cell is computed again.", error)
       return False
     chunks.check_same(theirs, about, f"the checkpoints in {named.parent} were made")
     return True
 
-  def _newest(self) -> int:
-    """The newest generation that is whole; removes what died in a write, and newer ones that are damaged."""
-    committed = sorted((int(file.stem) for file in self.folder.glob(f"*{_DIGEST}")), reverse=True)
-    names = {"run.json"} | {f"{t}{end}" for t in committed for end in ("", _DIGEST)}
-    for file in self.folder.iterdir():
-      if file.name not in names:
-        _remove(file)
-    for t in committed:
-      if (self.folder / f"{t}{_DIGEST}").read_bytes() == _digest(self.folder / str(t)):
-        return t
-      _log.warning("%s is damaged (its checksum is wrong) and is computed again", self.folder / str(t))
-      self._drop(t)
-    return 0
+  def _files(self) -> dict[int, Path]:
+    return {int(file.stem): file for file in self._folder.glob("*.npz")}
 
-  def _drop(self, t: int) -> None:
-    _remove(self.folder / f"{t}{_DIGEST}")
-    _remove(self.folder / str(t))
+  def save(self, t: int, run: Run, params, metrics: Metrics) -> None:
+    leaves = _named({"run": _plain(run), "params": params, "metrics": metrics})
 
-  def save(self, t, runs: Run, params, metrics):
-    state = {"run": _plain(runs), "params": params, "metrics": metrics}
-    if jax.process_count() > 1:  # orbax takes arrays of JAX to be of all processes
-      state = jax.tree.map(np.asarray, state)
-    with self._machine_errors("written"):
-      self.checkpointer.save(self.folder / str(t), args=self.ocp.args.StandardSave(state))
-    chunks.write(self.folder / f"{t}{_DIGEST}", _digest(self.folder / str(t)))
-    if self.latest and not self.keep_all:
-      self._drop(self.latest)
-    self.latest = t
+    def into(file):  # one array at a time is copied from the devices
+      with zipfile.ZipFile(file, "w") as archive:
+        for name, leaf in leaves.items():
+          with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array(member, np.asarray(leaf), allow_pickle=False)
+    older = self._files()
+    chunks.write(self._folder / f"{t}.npz", into)
+    for file in () if self._keep_all else older.values():
+      file.unlink()
 
-  def restore(self, runs: Run, params, metrics):
-    """(run, params, metrics) after the latest generation; the arguments are of their structure and shapes."""
-    like = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), {"run": _plain(runs), "params": params, "metrics": metrics})
-    with self._machine_errors("read"):
-      state = self.checkpointer.restore(self.folder / str(self.latest), args=self.ocp.args.StandardRestore(like))
-    run = jax.tree.map(jnp.asarray, state["run"])
-    return (run._replace(key=jax.random.wrap_key_data(run.key)), state["params"],
-            jax.tree.map(np.asarray, state["metrics"]))
+  def restore(self, run: Run, params) -> tuple[int, Run, Any, Metrics]:
+    """The newest generation that is whole (0: none is), and its run, params and metrics.
 
-  @contextlib.contextmanager
-  def _machine_errors(self, done: str):
-    """What the disk refuses reaches us as a ValueError of tensorstore's."""
-    try:
-      yield
-    except ValueError as error:
-      full = "RESOURCE_EXHAUSTED" in str(error) or os.strerror(errno.ENOSPC) in str(error)
-      what = os.strerror(errno.ENOSPC) if full else f"a checkpoint cannot be {done} ({str(error).splitlines()[0][:200]})"
-      raise OSError(errno.ENOSPC if full else errno.EIO, what, str(self.folder)) from error
-
-  def close(self):
-    self.checkpointer.close()
+    Args:
+      run, params: of the structure, shapes and dtypes that are to be found; params may be None, to leave them out.
+    """
+    for t, file in sorted(self._files().items(), reverse=True):
+      try:
+        with np.load(file, allow_pickle=False) as arrays:
+          like = {"run": _plain(run), "params": params}
+          found = jax.tree.unflatten(jax.tree.structure(like), [_of_kind(arrays[name], x) for name, x in _named(like).items()])
+          metrics = {name.removeprefix("metrics/"): arrays[name] for name in arrays.files if name.startswith("metrics/")}
+      except (ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        _log.warning("%s is damaged (%s): what came after the checkpoint before it is computed again", file, error)
+        file.unlink()
+        continue
+      run = jax.tree.map(jnp.asarray, found["run"])
+      return t, run._replace(key=jax.random.wrap_key_data(run.key)), found["params"], metrics
+    return 0, run, None, {}
 
 
-def _digest(folder: Path) -> bytes:
-  """Of all files below a folder, names included; hexadecimal."""
-  whole = hashlib.sha256()
-  for file in sorted(folder.rglob("*")):
-    if file.is_file():
-      with open(file, "rb") as content:
-        whole.update(f"{file.relative_to(folder)} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
-  return whole.hexdigest().encode()
+def _named(tree) -> dict[str, Any]:
+  """Its leaves, by names such as run/problem/weights."""
+  return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def _remove(path: Path) -> None:
-  if path.is_dir():
-    shutil.rmtree(path)
-  else:
-    path.unlink(missing_ok=True)
+def _of_kind(value: np.ndarray, like) -> np.ndarray:
+  """The array, as of the expected dtype: files do not know all of JAX's."""
+  value = value.view(like.dtype)
+  if value.shape != like.shape:
+    raise ValueError(f"its shape is {value.shape}, not {like.shape}")
+  return value
 
 
 def _plain(run: Run) -> Run:

@@ -29,7 +29,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA complains of every pro
 RESULTS, UNFINISHED, CHUNKS, WRITING = "results.nc", "unfinished.json", "chunks", ".writing-"
 SWEEP = "an unfinished sweep"
 KEPT = ("samples", "checkpoints")  # of a language model, beside its results
-COMMITTED = ("*.chunk", "*.sha256")  # what a sweep goes on from
+COMMITTED = ("*.chunk", "*.npz")  # what a sweep goes on from
 GOES_ON = "; what is finished is kept, --resume goes on with it."
 # Flags that change no number of the results.
 FREE = ("resume", "overwrite", "output_dir", "dry_run", "chunk_size", "devices", "distributed", "coordinator", "process_id",
