@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 RUNS = "runs"
+GATHERED_BYTES = 1 << 26  # on a device at once, while processes gather
 
 
 def mesh_of(num_devices: int | None = None) -> Mesh | None:
@@ -89,13 +90,46 @@ def name() -> str:
 
 
 def gather(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-  """What every process of a distributed program handed in, bit for bit; all must call this."""
+  """What every process of a distributed program handed in, bit for bit; all must call this.
+
+  JAX gathers by copying what all hand in to every device, so that large arrays go in pieces.
+  """
   if jax.process_count() == 1:
     return [dict(arrays)]
-  from jax.experimental import multihost_utils
   buffer = io.BytesIO()
   np.savez(buffer, **arrays)  # type: ignore[arg-type]
-  mine = np.frombuffer(buffer.getvalue(), np.uint8)  # bytes: JAX would turn float64 into float32
-  sizes = np.ravel(multihost_utils.process_allgather(np.asarray(len(mine), np.int32)))
-  everyone = multihost_utils.process_allgather(np.pad(mine, (0, int(sizes.max()) - len(mine))))
-  return [dict(np.load(io.BytesIO(one[:num].tobytes()), allow_pickle=False)) for one, num in zip(everyone, sizes)]
+  mine = np.frombuffer(buffer.getbuffer(), np.uint8)  # bytes: JAX would turn float64 into float32
+  length = np.frombuffer(len(mine).to_bytes(8, "little"), np.uint8)
+  sizes = [int.from_bytes(one.tobytes(), "little") for one in _allgather(length)]
+  each = min(max(sizes), max(1, GATHERED_BYTES // jax.process_count()))
+  found = [io.BytesIO() for _ in sizes]
+  for first in range(0, max(sizes), each):
+    piece = mine[first:first + each]
+    everyone = _allgather(np.pad(piece, (0, each - len(piece))))
+    for whole, one, num in zip(found, everyone, sizes):
+      whole.write(one[:max(0, num - first)])
+  return [dict(np.load(io.BytesIO(one.getbuffer()), allow_pickle=False)) for one in found]
+
+
+def _allgather(array: np.ndarray) -> np.ndarray:
+  """What all processes handed in, stacked; a ConnectionError where one of them has gone."""
+  from jax.experimental import multihost_utils
+  try:
+    return multihost_utils.process_allgather(array)
+  except (ValueError, jax.errors.JaxRuntimeError) as error:
+    raise ConnectionError("another process of this sweep has ended") from error
+
+
+def unanimously(step: Callable[[], Any]) -> Any:
+  """What a step returns. Where it is refused in one process all raise, so that none waits for one that has gone."""
+  found, refusal = None, ""
+  try:
+    found = step()
+  except (OSError, ValueError) as error:
+    if jax.process_count() == 1:
+      raise
+    refusal = str(error)
+  everyone = [one["refusal"].item() for one in gather({"refusal": np.asarray(refusal)})]
+  if any(everyone):
+    raise ValueError(next(filter(None, everyone)))
+  return found

@@ -5,6 +5,7 @@ axis. Programs compile and chunks run side by side in a few threads, which keeps
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -23,10 +24,10 @@ import numpy as np
 import scipy.linalg  # noqa: F401  JAX's LAPACK: a limit of threads reaches only what is loaded
 from threadpoolctl import threadpool_limits
 
-from collapse_jax import cost, devices, stopping
+from collapse_jax import cost, devices, fingerprint, stopping
 from collapse_jax import workflows as workflow_library
 from collapse_jax.chunks import Chunks
-from collapse_jax.generation import generation, prepared, recorded, run, start
+from collapse_jax.generation import advance, generation, prepared, recorded, run, start
 from collapse_jax.names import LARGEST
 from collapse_jax.types import MetricInfo, Metrics, TaskSetting, Workflow
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 MAX_GENERATIONS = 20_000_000  # their numbers are listed
+PROGRAM = "/program"  # beside the metrics of a chunk: what computed them
 OnCell = Callable[[dict[str, Any], Metrics], None]
 COMMON_METRICS = {
     "finite": MetricInfo("all metrics of this generation are finite"),
@@ -84,15 +86,19 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
       where memory (as the compiled program reports it) does not suffice. Halved where memory runs out nevertheless.
     memory_bytes: of a device, for all chunks in flight; default half of what the device or the machine has.
     num_workers: threads; default the cores, on an accelerator 1.
-    directory: finished chunks are written there, so that a sweep that was killed can go on; None: none are written.
-    resume: go on from the chunks in `directory`; else they are deleted. Damaged ones are computed again.
-    on_cell: called with name -> value of a cell and its metrics [num_seeds, recorded, ...] once all its runs are done.
+    directory: finished chunks are written there, so that a sweep that was killed can go on; None: none are written. One
+      sweep at a time may write there.
+    resume: go on from the chunks in `directory`, whatever number of processes wrote them; else they are deleted. Damaged ones
+      are computed again. What was computed by a program that differs, or from other data, is refused.
+    on_cell: called with name -> value of a cell and its metrics [num_seeds, recorded, ...] once all its runs are done; with
+      several processes in the first one, at the end.
     progress: show a progress bar on standard error.
   Returns:
     a Dataset with dims workflow, the axes, seed, generation and those of vector metrics. Cells that cannot run hold
     NaN, and `cell_status` says why.
   Raises:
-    ValueError: nothing to run, no cell can run (the first reason), or chunks to resume from that another sweep made.
+    ValueError: nothing to run, no cell can run (the first reason), chunks to resume from that another sweep made, or a
+      directory that one is writing.
     MemoryError: a single run does not fit.
     OSError: `directory` cannot be written.
   """
@@ -110,28 +116,38 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   workers, memory = _agreed(num_workers or devices.num_workers(mesh), memory_bytes or 0.5 * devices.memory_bytes())
   generations = recorded(range(1, num_generations + 1), record_every)
   results = Results((*status.shape, num_seeds, len(generations)))
-  saved = None
-  if directory is not None:
-    about = {"workflows": list(makers), "axes": axes, "num_generations": num_generations, "num_seeds": num_seeds,
-             "seed": seed, "record_every": record_every, "warm_start": warm_start,
-             "jax_enable_x64": bool(jax.config.read("jax_enable_x64")), "jax": jax.__version__, "collapse_jax": version()}
-    saved = Chunks(pathlib.Path(directory) / f"process_{jax.process_index()}", about, resume)
-    for index, first, metrics in saved.saved():
-      results.write(index, first, metrics)
   programs = []
   each = math.ceil(num_seeds / (workers * devices.size(mesh) * jax.process_count()))
 
-  def compile_group(cells: list[Cell]):
+  @functools.cache
+  def traced(at: int) -> tuple[float, str]:
+    cell = groups[at][0]
+    return _traced(task, makers[cell.workflow], cell, num_generations, warm_start, directory is not None)
+
+  def begin() -> Chunks:
+    about = {"workflows": list(makers), "axes": axes, "num_generations": num_generations, "num_seeds": num_seeds,
+             "seed": seed, "record_every": record_every, "warm_start": warm_start,
+             "jax_enable_x64": bool(jax.config.read("jax_enable_x64")), "jax": jax.__version__, "collapse_jax": version()}
+    saved = Chunks(directory, about, resume, jax.process_index(), jax.process_count())
+    try:
+      _restore(saved, results, groups, traced)
+    except BaseException:
+      saved.close()
+      raise
+    return saved
+
+  def compile_group(at: int):
+    cells = groups[at]
     maker, static = makers[cells[0].workflow], cells[0].static
     if all(results.done[cell.index].all() for cell in cells):
       return cells, None, ""
     bind = functools.partial(_bind, task, maker, static)
     try:
-      bytes_per_run = _bytes_per_run(task, maker, cells[0], num_generations)
+      bytes_per_run, name = traced(at)
       if bytes_per_run > memory:
         raise ValueError(_too_large("one run", bytes_per_run, memory))
       stops = not warm_start and _can_stop(task, maker, cells[0])
-      program = Program(bind, num_generations, seed, record_every, warm_start, stops, mesh)
+      program = Program(bind, num_generations, seed, record_every, warm_start, stops, mesh, name)
       fits = max(1, min(each, int(memory / workers / bytes_per_run)))
       if chunk_size:
         program.compile(min(chunk_size, num_seeds), cells[0].traced)
@@ -145,33 +161,38 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   def run_chunk(program: Program, cell: Cell, first: int, num: int):
     found = []
     for at, metrics in program.run(first, num, jax.tree.map(_scalar, cell.traced)):
-      metrics = {name: value[:num_seeds - at] for name, value in metrics.items()}  # the last chunk may be padded
       if saved is not None:
-        saved.save(cell.index, at, metrics)
+        saved.save(cell.index, at, metrics | {PROGRAM: np.asarray(program.name)})
       found.append((at, metrics))
     return cell, found
 
-  def mine(cell: Cell, first: int, width: int) -> bool:
-    """Chunks are dealt to processes in turn; those that are committed are not computed again."""
-    turn = first // width + int(np.ravel_multi_index(cell.index, status.shape))
-    return turn % jax.process_count() == jax.process_index() and not results.done[cell.index][first:first + width].all()
+  def left(cell: Cell, width: int) -> Iterator[tuple[int, int]]:
+    """(first seed, number) of what this process has to do: chunks are dealt in turn, without runs that are committed."""
+    for first in range(0, num_seeds, width):
+      turn = first // width + int(np.ravel_multi_index(cell.index, status.shape))
+      if turn % jax.process_count() == jax.process_index():
+        seeds = first + np.flatnonzero(~results.done[cell.index][first:first + width])
+        parts = np.split(seeds, np.flatnonzero(np.diff(seeds) > 1) + 1)
+        yield from ((int(part[0]), len(part)) for part in parts if part.size)
 
   def finished(cell: Cell):
     if on_cell is not None and results.done[cell.index].all():
       names = {"workflow": cell.workflow} | {axis: axes[axis][i] for axis, i in zip(axes, cell.index[1:])}
       on_cell(names, {name: value[cell.index] for name, value in results.values.items()})
 
+  alone = jax.process_count() == 1
   num_runs = sum(len(cells) for cells in groups) * num_seeds
+  saved = None if directory is None else devices.unanimously(begin)
   pool = concurrent.futures.ThreadPoolExecutor(workers)
   # LAPACK's own threads would only get in the way of these.
   with threadpool_limits(1, "blas"), _progress_bar(num_runs, int(results.done.sum()), progress) as bar:
     pending: set[concurrent.futures.Future] = set()
     compiling: set[concurrent.futures.Future] = set()
-    to_compile = iter(groups)
+    to_compile = iter(range(len(groups)))
 
     def compile_next():  # one at a time per worker, behind the chunks that are ready to run
-      for cells in itertools.islice(to_compile, 1):
-        future = pool.submit(compile_group, cells)
+      for at in itertools.islice(to_compile, 1):
+        future = pool.submit(compile_group, at)
         compiling.add(future)
         pending.add(future)
 
@@ -187,24 +208,29 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
               if refusal:
                 status[cell.index] = refusal
                 bar.update(num_seeds)
-              elif program is None:
+                continue
+              parts = [] if program is None else list(left(cell, program.width))
+              pending |= {pool.submit(run_chunk, program, cell, first, num) for first, num in parts}
+              if not parts and alone:
                 finished(cell)
-              else:
-                width = program.width
-                pending |= {pool.submit(run_chunk, program, cell, i, width) for i in range(0, num_seeds, width)
-                            if mine(cell, i, width)}
             compile_next()
           else:
             cell, found = future.result()
             bar.update(sum(results.write(cell.index, first, metrics) for first, metrics in found))
-            finished(cell)
-    finally:  # without waiting for chunks that run: an interrupted sweep abandons them
+            if alone:
+              finished(cell)
+    finally:  # without waiting for chunks that run: an interrupted sweep abandons them, and they commit nothing
       pool.shutdown(wait=False, cancel_futures=True)
+      if saved is not None:
+        saved.close()
   results = merged(results)
   if not results.values:
     raise ValueError(str(status.flat[0]))
   if not results.done[status == "ok"].all():
     raise RuntimeError("some runs were computed by no process: processes of one sweep must be given the same arguments.")
+  if not alone and jax.process_index() == 0:
+    for cell in itertools.chain(*groups):
+      finished(cell)
   wall = time.perf_counter() - begun
   info = COMMON_METRICS | _metric_info(task, groups)
   sizes = sorted({program.size for program in programs})
@@ -230,12 +256,13 @@ class Program:
 
   Attributes:
     size: runs of a call on each device.
+    name: tells programs apart, see `fingerprint`.
     compile_seconds: of all sizes together.
   """
 
   def __init__(self, bind: Callable[[Any], tuple[TaskSetting, Workflow]], num_generations: int, seed: int, record_every: int,
-               warm_start: bool, stops: bool, mesh):
-    self.size, self.compile_seconds = 0, 0.0
+               warm_start: bool, stops: bool, mesh, name: str = ""):
+    self.size, self.compile_seconds, self.name = 0, 0.0, name
     self._mesh, self._lock = mesh, threading.RLock()
     self._compiled: dict[int, Callable[..., Any]] = {}
     self._stopping = stopping.Stopping(bind, num_generations, seed, record_every, mesh) if stops else None
@@ -259,44 +286,54 @@ class Program:
       _log.info("chunks of %d runs would use %.4g MiB of %.4g: trying %d", self.size, used / 2 ** 20, memory / 2 ** 20, size)
 
   def compile(self, size: int, traced) -> float:
-    """For chunks of this size from now on; the bytes that they use on a device."""
+    """For chunks of this size from now on, or smaller ones where memory runs out; the bytes that they use on a device."""
     with self._lock:
       self.size = size
-      clock, width = time.perf_counter(), size * devices.size(self._mesh)
-      if self._stopping is not None:
-        used = self._stopping.compile(width, traced)
-        self._compiled[size] = self._stopping
-      else:
-        index = jax.ShapeDtypeStruct((width,), np.int32)
-        compiled = devices.over_runs(self._runs, self._mesh, True, False).lower(index, traced).compile()
-        used = devices.bytes_used(compiled)
-        self._compiled[size] = compiled
-      self.compile_seconds += time.perf_counter() - clock
-      return used
+      while True:
+        clock, width = time.perf_counter(), self.width
+        try:
+          if self._stopping is not None:
+            used = self._stopping.compile(width, traced)
+            self._compiled[self.size] = self._stopping
+          else:
+            index = jax.ShapeDtypeStruct((width,), np.int32)
+            compiled = devices.over_runs(self._runs, self._mesh, True, False).lower(index, traced).compile()
+            used = devices.bytes_used(compiled)
+            self._compiled[self.size] = compiled
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+          self._halve(self.size, error)
+        else:
+          return used
+        finally:
+          self.compile_seconds += time.perf_counter() - clock
 
   def run(self, first: int, num: int, traced) -> Iterator[tuple[int, Metrics]]:
-    """(first, metrics) of chunks that cover the seeds from `first` on; smaller ones where memory runs out."""
-    end, together = first + num, devices.size(self._mesh)
+    """(first, metrics) of chunks that cover `num` seeds from `first` on, and no other; smaller ones where memory runs out."""
+    end = first + num
     while first < end:
-      size = self.size
       with self._lock:
-        if size not in self._compiled:
-          self.compile(size, traced)
+        if self.size not in self._compiled:
+          self.compile(self.size, traced)
+        size, width = self.size, self.width
       try:
-        index = devices.place(np.arange(first, first + size * together, dtype=np.int32), self._mesh)
+        index = devices.place(np.arange(first, first + width, dtype=np.int32), self._mesh)
         metrics = jax.tree.map(np.asarray, self._compiled[size](index, traced))
       except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
-          raise
-        if size == 1:
-          raise MemoryError("memory does not suffice for one run: lower num_samples, num_generations or the dimension, "
-                            "or raise record_every.") from None
-        with self._lock:
-          self.size = min(self.size, math.ceil(size / 2))
-        _log.warning("memory ran out for chunks of %d runs: going on with chunks of %d", size, self.size)
+        self._halve(size, error)
         continue
-      yield first, metrics
-      first += size * together
+      yield first, {name: value[:end - first] for name, value in metrics.items()}
+      first += width
+
+  def _halve(self, size: int, error: Exception) -> None:
+    """Goes on with half of a size for which memory ran out; raises any other error, and where one run is too much."""
+    if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+      raise error
+    if size == 1:
+      raise MemoryError("memory does not suffice for one run: lower num_samples, num_generations or the dimension, "
+                        "or raise record_every.") from None
+    with self._lock:
+      self.size = min(self.size, math.ceil(size / 2))
+    _log.warning("memory ran out for chunks of %d runs: going on with chunks of %d", size, self.size)
 
 
 class Plan(NamedTuple):
@@ -385,12 +422,16 @@ def load(directory) -> "xarray.Dataset":
 
   Raises:
     FileNotFoundError: there are none.
+    OSError, ValueError, KeyError: the file is damaged.
   """
+  import h5py
   import xarray
   path = pathlib.Path(directory)
   path = path / "results.nc" if path.is_dir() else path
   if not path.exists():
     raise FileNotFoundError(f"{path} does not exist; run an experiment with --output_dir={directory} first.")
+  with h5py.File(path) as file:
+    file.attrs.get("_nc3_strict")  # where that fails, h5netcdf leaves an object behind that complains when it is deleted
   return xarray.load_dataset(path, engine="h5netcdf")
 
 
@@ -488,14 +529,35 @@ def _traceable(axis, value, law, in_workflow) -> bool:
   return law or not in_workflow  # a workflow's number decides how many rows are emitted
 
 
-def _bytes_per_run(task, maker, cell, num_generations) -> float:
-  """A generous estimate: the store twice (it may be copied once), and a few batches."""
+def _traced(task, maker, cell, num_generations, warm_start, named: bool) -> tuple[float, str]:
+  """Bytes of a run, and a name of what its program computes, "" where none is asked for.
+
+  Bytes are a generous estimate: the store twice (it may be copied once), and a few batches.
+  """
   def begin(key, traced):
     return start(key, *_bind(task, maker, cell.static, traced), num_generations)
+
+  def go_on(state, traced):  # two generations, for the first of a warm-started run differs from all others
+    return advance(*_bind(task, maker, cell.static, traced), state, range(1, min(num_generations, 2) + 1),
+                   num_generations=num_generations, warm_start=warm_start)
+  traced = jax.tree.map(_scalar, cell.traced)
   try:
-    return _bytes_of(jax.eval_shape(begin, jax.random.key(0), jax.tree.map(_scalar, cell.traced)))
+    first, state = jax.make_jaxpr(begin, return_shape=True)(jax.random.key(0), traced)
+    return _bytes_of(state), fingerprint.of(first, jax.make_jaxpr(go_on)(state, traced)) if named else ""
   except OverflowError:  # rows are counted in int32
-    return math.inf
+    return math.inf, ""
+
+
+def _restore(saved: Chunks, results: "Results", groups: list[list[Cell]], traced: Callable[[int], tuple[float, str]]) -> None:
+  """Reads what is committed; a ValueError where it was computed by a program that is not the cell's."""
+  group_of = {cell.index: at for at, cells in enumerate(groups) for cell in cells}
+  for index, first, metrics in saved.saved():
+    theirs, mine = str(metrics.pop(PROGRAM, "")), None
+    with contextlib.suppress(ValueError):  # what cannot be traced did not compute this
+      mine = traced(group_of[index])[1] if index in group_of else None
+    if theirs != mine:
+      raise ValueError(f"resume: the chunks in {saved.directory.parent} were made by another task or workflow, or from other data.")
+    results.write(index, first, metrics)
 
 
 def _bytes_of(shapes) -> float:
@@ -541,26 +603,35 @@ class Results:
     at = (*index, slice(first, min(self.shape[-2], first + len(metrics["finite"]))))
     num = int(np.sum(~self.done[at]))
     for name, value in metrics.items():
-      if name not in self.values:
-        empty = False if value.dtype == bool else np.nan
-        dtype = bool if value.dtype == bool else np.result_type(value.dtype, np.float32)
-        self.values[name] = np.full(self.shape + value.shape[2:], empty, dtype)
-      self.values[name][at] = value[:at[-1].stop - first]
-    self.done[at] = True
+      self.put(at, name, value[:at[-1].stop - first])
     return num
+
+  def put(self, at, name, value) -> None:
+    """Metrics [runs, ...] of the runs at an index of cells and seeds."""
+    if name not in self.values:
+      empty = False if value.dtype == bool else np.nan
+      dtype = bool if value.dtype == bool else np.result_type(value.dtype, np.float32)
+      self.values[name] = np.full(self.shape + value.shape[2:], empty, dtype)
+    self.values[name][at] = value
+    self.done[at] = True
 
 
 def merged(results: Results) -> Results:
-  """What all processes have computed; the same object where there is one."""
+  """What all processes have computed; the same object where there is one.
+
+  A run that several have (all read what is committed) is handed in by the first of them.
+  """
   if jax.process_count() == 1:
     return results
+  taken, shares = np.zeros_like(results.done), []
+  for one in devices.gather({"done": results.done}):
+    shares.append(one["done"] & ~taken)
+    taken |= one["done"]
+  mine = shares[jax.process_index()]
   whole = Results(results.shape)
-  for one in devices.gather(results.values | {"/done": results.done}):
-    done = one.pop("/done")
+  for share, one in zip(shares, devices.gather({name: value[mine] for name, value in results.values.items()})):
     for name, value in one.items():
-      mine = whole.values.setdefault(name, value.copy())
-      mine[done] = value[done]
-    whole.done |= done
+      whole.put(share, name, value)
   return whole
 
 

@@ -1,15 +1,19 @@
 """Sweeps, verdicts, plots, report and the command line, also for a user's own task and workflow."""
 
 import os
+import shutil
 import subprocess
 import sys
+import threading
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_loop import poisson_mean
 
 import collapse_jax as cj
-from collapse_jax import diagnostics, plotting, report, tasks, workflows
+from collapse_jax import devices, diagnostics, plotting, report, store, sweeps, tasks, workflows
 from collapse_jax.sweeps import plan
 
 
@@ -127,6 +131,139 @@ def test_plan_and_bad_sweeps():
     cj.sweep(tasks.gaussian, ["replace"], {"dim": [10 ** 6], "num_samples": [9]}, **options)
   with pytest.raises(ValueError, match="table of results needs about"):
     cj.sweep(tasks.gaussian, ["replace"], {"dim": [1], "num_samples": [9]}, num_generations=10 ** 6, num_seeds=10 ** 6)
+
+
+REAL = np.linspace(-1, 1, 6).astype(np.float32)
+
+
+def resampled(rows=REAL, noise=1.0):
+  """A small task with data of its own."""
+  draw = lambda key, mean: store.batch(mean + noise * jax.random.normal(key, rows.shape))
+  return cj.TaskSetting(
+      init=lambda key: (jnp.zeros(()), store.batch(jnp.asarray(rows) + jax.random.normal(key, rows.shape))),
+      fit=lambda key, problem, context: jnp.mean(store.flat(context.data)[0]),
+      sample=lambda key, problem, mean, context: (draw(key, mean), {}),
+      evaluate=lambda problem, mean: {"error": (mean - problem) ** 2}, num_samples=len(rows))
+
+
+def small(task=lambda shift: resampled(REAL + shift), shifts=(1.0, 2.0), **options):
+  """Two cells of one program, 12 seeds in chunks of 4."""
+  return cj.sweep(task, ["replace"], {"shift": list(shifts)}, **{"num_generations": 3, "num_seeds": 12, "chunk_size": 4,
+                                                                 "num_workers": 1} | options)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+  """(first seed, seeds) of the chunks that are computed."""
+  seen = []
+  plain = sweeps.Program.run
+
+  def run(program, first, num, traced):
+    seen.append((first, num))
+    return plain(program, first, num, traced)
+  monkeypatch.setattr(sweeps.Program, "run", run)
+  return seen
+
+
+def test_only_what_the_same_program_computed_is_resumed(tmp_path, calls):
+  """Another number in a closure or among its data, or another workflow under the same name, is refused; chunks may differ."""
+  whole = small(directory=tmp_path)
+  changed = REAL.copy()
+  changed[3] += 1e-6
+  twice = {"replace": workflows.accumulate()}
+  for task in (lambda shift: resampled(changed + shift), lambda shift: resampled(REAL + shift, noise=2.0)):
+    with pytest.raises(ValueError, match="made by another task or workflow, or from other data"):
+      small(task, directory=tmp_path, resume=True)
+  with pytest.raises(ValueError, match="another task or workflow"):
+    cj.sweep(lambda shift: resampled(REAL + shift), twice, {"shift": [1.0, 2.0]}, num_generations=3, num_seeds=12,
+             directory=tmp_path, resume=True)
+  calls.clear()
+  again = small(lambda shift: resampled(np.array(REAL) + shift), directory=tmp_path, resume=True, chunk_size=5)
+  np.testing.assert_array_equal(again.error, whole.error)
+  assert not calls and again.num_compilations == 0
+
+
+def test_runs_of_all_processes_are_read_and_only_the_others_computed(tmp_path, calls):
+  """Whoever committed them, and however the chunks are cut now; a cell that is complete at once is reported too."""
+  whole = small(directory=tmp_path)
+  first, second = tmp_path / "process_0", tmp_path / "process_1"
+  second.mkdir()
+  shutil.copy(first / "sweep.json", second)
+  for name in ("cell_0-0,seeds_0-3.chunk", "cell_0-1,seeds_8-11.chunk"):
+    shutil.move(first / name, second)
+  (first / "cell_0-0,seeds_4-7.chunk").unlink()
+  seen = {}
+  calls.clear()
+  again = small(directory=tmp_path, resume=True, chunk_size=3, on_cell=lambda cell, metrics: seen.update({cell["shift"]: metrics}))
+  assert calls == [(4, 2), (6, 2)]
+  np.testing.assert_allclose(again.error, whole.error, rtol=1e-5)
+  assert sorted(seen) == [1.0, 2.0]
+  np.testing.assert_array_equal(seen[2.0]["error"], whole.error[0, 1])
+  small(directory=tmp_path)
+  assert not list(second.glob("*.chunk")), "left for a later resume"
+
+
+def test_an_interrupted_sweep_commits_nothing_more(tmp_path, monkeypatch):
+  """Also what was being computed; until then no other sweep may write there."""
+  go, ended, plain = threading.Event(), [], sweeps.Program.run
+
+  def run(program, first, num, traced):
+    for at, metrics in plain(program, first, num, traced):
+      if float(traced["shift"]) == 2.0:
+        ended.append(threading.current_thread())
+        go.wait(60)
+      yield at, metrics
+  monkeypatch.setattr(sweeps.Program, "run", run)
+  refusals = []
+
+  def interrupt(cell, metrics):
+    with pytest.raises(ValueError, match="is being written by another sweep"):
+      small(shifts=(3.0,), directory=tmp_path)
+    refusals.append(cell["shift"])
+    raise KeyboardInterrupt
+  with pytest.raises(KeyboardInterrupt):
+    small(directory=tmp_path, on_cell=interrupt, num_workers=2, chunk_size=12)
+  small(shifts=(4.0,), directory=tmp_path, chunk_size=12)
+  go.set()
+  [one.join(60) for one in ended]
+  assert refusals == [1.0] and len(ended) == 1
+  assert [file.name for file in tmp_path.rglob("*.chunk")] == ["cell_0-0,seeds_0-11.chunk"]
+  resumed = small(shifts=(4.0,), directory=tmp_path, resume=True)
+  np.testing.assert_array_equal(resumed.error, small(shifts=(4.0,), chunk_size=12).error)
+
+
+@pytest.mark.parametrize("when", ["compiling", "running"])
+def test_memory_runs_out_for_an_odd_size(when, tmp_path, monkeypatch):
+  """Halves of a chunk of 5 are of 3 and 2: no seed of the next chunk is computed in its place."""
+  plain = devices.over_runs
+
+  class Limited:
+    def __init__(self, program):
+      self.program = program
+
+    def lower(self, index, traced):
+      self.width = index.shape[0]
+      return self
+
+    def compile(self):
+      if when == "compiling":
+        self()
+      done = self.program.lower(jax.ShapeDtypeStruct((self.width,), np.int32), {"shift": jnp.zeros(())}).compile()
+      self.memory_analysis = done.memory_analysis
+      self.run = done
+      return self
+
+    def __call__(self, *arguments):
+      if self.width > 3:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
+      return self.run(*arguments) if arguments else None
+  monkeypatch.setattr(devices, "over_runs", lambda *arguments: Limited(plain(*arguments)))
+  out = small(shifts=(1.0,), chunk_size=5, num_seeds=13, directory=tmp_path)
+  names = {file.stem.split("_")[-1] for file in tmp_path.rglob("*.chunk")}
+  assert names == ({"0-2", "3-5", "6-8", "9-11", "12-12"} if when == "compiling" else
+                   {"0-2", "3-4", "5-7", "8-9", "10-12"})
+  monkeypatch.undo()
+  np.testing.assert_allclose(out.error, small(shifts=(1.0,), chunk_size=3, num_seeds=13).error, rtol=1e-5)
 
 
 def command(*arguments, cwd=None):

@@ -1,0 +1,65 @@
+"""A name for what a traced program computes: equal between processes, and another one where code or data differ."""
+
+import hashlib
+import re
+from typing import Any
+
+import jax
+import numpy as np
+
+_ADDRESS = re.compile(r"0x[0-9a-f]+")
+
+
+def of(*jaxprs) -> str:
+  """A hexadecimal digest of closed jaxprs: their equations, and the numbers of the arrays that they close over.
+
+  A text of a jaxpr would not do: it leaves these numbers out, holds addresses, and depends on what JAX had in its caches.
+  """
+  known: dict[int, str] = {}
+  return _digest([_text(one, known) for one in jaxprs])
+
+
+def _digest(parts) -> str:
+  return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _text(value: Any, known: dict[int, str]) -> str:
+  """Of a parameter of an equation; a jaxpr that occurs twice is read once."""
+  if hasattr(value, "jaxpr") and hasattr(value, "consts"):
+    return f"closed {_text(value.jaxpr, known)} {[_text(one, known) for one in value.consts]}"
+  if hasattr(value, "eqns"):
+    if id(value) not in known:
+      known[id(value)] = _digest(_lines(value, known))
+    return known[id(value)]
+  if isinstance(value, tuple | list):
+    return f"({', '.join(_text(one, known) for one in value)})"
+  if isinstance(value, set | frozenset):
+    return f"set {sorted(_text(one, known) for one in value)}"
+  if isinstance(value, dict):
+    return f"dict {[(str(name), _text(one, known)) for name, one in value.items()]}"
+  if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+    return f"{value.dtype} {_text(jax.random.key_data(value), known)}"
+  if isinstance(value, jax.Array | np.ndarray | np.generic):
+    array = np.asarray(value)
+    return f"{array.dtype}{array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
+  if callable(value):
+    return getattr(value, "__qualname__", type(value).__qualname__)
+  text = repr(value)
+  return type(value).__qualname__ if _ADDRESS.search(text) else text
+
+
+def _lines(jaxpr, known: dict[int, str]):
+  """A line for each equation, with numbers for variables."""
+  numbers: dict[Any, int] = {}
+
+  def name(variable) -> str:
+    if hasattr(variable, "val"):
+      return f"{variable.aval} {_text(np.asarray(variable.val), known)}"
+    return f"{numbers.setdefault(variable, len(numbers))}: {variable.aval}"
+
+  names = lambda variables: ", ".join(map(name, variables))
+  yield f"{names(jaxpr.constvars)}; {names(jaxpr.invars)}"
+  for equation in jaxpr.eqns:
+    parameters = [f"{key}={_text(value, known)}" for key, value in sorted(equation.params.items())]
+    yield f"{names(equation.outvars)} = {equation.primitive.name} {' '.join(parameters)} {names(equation.invars)}"
+  yield names(jaxpr.outvars)
