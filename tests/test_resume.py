@@ -1,5 +1,6 @@
 """A sweep that is killed at any moment goes on where it was, and ends with the numbers of one that was not."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -27,10 +28,25 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONWARNINGS": "ignor
 
 
 def run(*arguments, expect=0):
-  done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=ENVIRONMENT, timeout=300, check=False)
+  done = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, env=ENVIRONMENT, timeout=300, check=False)
   assert done.returncode == expect, done.stderr
   assert "Traceback" not in done.stderr
   return done
+
+
+@contextlib.contextmanager
+def waiting(log, when, *arguments, **environment):
+  """A binary that has come to a write, and waits in it; is killed in the end."""
+  process = subprocess.Popen([sys.executable, KILLED, str(log), when, "wait", *map(str, arguments)], text=True,
+                             env=ENVIRONMENT | environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+  try:
+    while not (log.exists() and "waiting" in log.read_text()):
+      assert process.poll() is None, process.stderr.read()
+      time.sleep(0.01)
+    yield process
+  finally:
+    process.kill()
+    process.wait()
 
 
 def dataset(path):
@@ -42,7 +58,7 @@ def committed(path):
 
 
 def noted(log):
-  return [name for name in log.read_text().split() if name.endswith(".chunk")]
+  return [Path(name).name for name in log.read_text().split() if name.endswith(".chunk")]
 
 
 @pytest.fixture(scope="module")
@@ -54,22 +70,23 @@ def expected(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("command", "nth"), [(GAUSSIAN, 8), (KDE, 6)])
-def test_killed_in_a_write(command, nth, expected, tmp_path):
-  """Dead in the middle of a chunk: no chunk that was committed is computed twice."""
+def test_killed(command, nth, expected, tmp_path):
+  """Dead in the middle of a chunk, then at a random moment: no chunk that was committed is computed twice."""
   out, log = tmp_path / "out", tmp_path / "log"
   arguments = (*command, f"--output_dir={out}")
-  run(KILLED, str(log), str(nth), "kill", *arguments, expect=-signal.SIGKILL)
+  run(KILLED, log, nth, "kill", *arguments, expect=-signal.SIGKILL)
   before = committed(out)
-  assert len(before) == nth - 3 and not (out / "results.nc").exists()
+  assert before == set(noted(log)) and len(before) == nth - 3 and not (out / "results.nc").exists()
   refused = run("-m", *arguments, expect=2)
   assert "--resume" in refused.stderr and committed(out) == before
   other = run("-m", *arguments, "--seed=3", "--resume", expect=2)
   assert "--seed=0, not 3" in other.stderr and committed(out) == before
-  log.write_text("")
-  run(KILLED, str(log), "0", "kill", *arguments, "--resume")
+  run(KILLED, log, nth, "within=2", *arguments, "--resume", expect=-signal.SIGKILL)
+  before |= committed(out)
+  run(KILLED, log, 0, "kill", *arguments, "--resume")
   xarray.testing.assert_identical(dataset(out), expected[command[0]])
-  again = noted(log)
-  assert not before & set(again) and len(again) == len(set(again)) == {GAUSSIAN: 24, KDE: 12}[command] - len(before)
+  names = noted(log)
+  assert len(names) == len(set(names)) and len(before | set(names)) == {GAUSSIAN: 24, KDE: 12}[command]
   assert {file.name for file in out.iterdir()} == {".lock", "config.json", "figures", "report.html", "results.nc"}
   assert run("-m", *arguments, "--resume").stdout.strip().endswith("report.html")  # nothing left to do
 
@@ -78,7 +95,7 @@ def test_full_disk_then_damaged_chunks(expected, tmp_path):
   """One line and status 1; a chunk that is truncated, changed or empty is computed again."""
   out = tmp_path / "out"
   arguments = (*GAUSSIAN, f"--output_dir={out}")
-  done = run(KILLED, str(tmp_path / "log"), "14", "full", *arguments, expect=1)
+  done = run(KILLED, tmp_path / "log", 14, "full", *arguments, expect=1)
   assert "error: No space left on device: " in done.stderr and "--resume" in done.stderr
   files = sorted((out / "chunks" / "process_0").glob("*.chunk"))
   files[0].write_bytes(files[0].read_bytes()[:100])
@@ -93,17 +110,16 @@ def test_full_disk_then_damaged_chunks(expected, tmp_path):
 
 def test_one_writer_a_directory_and_sigterm(expected, tmp_path):
   """A second process is refused whatever its flags; SIGTERM ends the first with status 143, and it can be gone on with."""
-  out = tmp_path / "out"
+  out, log = tmp_path / "out", tmp_path / "log"
   arguments = (*GAUSSIAN, f"--output_dir={out}")
-  first = subprocess.Popen([sys.executable, "-m", *arguments], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
-  while not (out / "unfinished.json").exists():
-    assert first.poll() is None
-    time.sleep(0.01)
-  for flag in ("--resume", "--overwrite"):
-    assert "another process" in run("-m", *arguments, flag, expect=2).stderr
-  assert first.poll() is None
-  first.send_signal(signal.SIGTERM)
-  assert first.wait(60) == 143 and "--resume goes on" in first.stderr.read()
+  with waiting(log, ".chunk:4", *arguments) as first:
+    for flag in ("--resume", "--overwrite"):
+      assert "another process" in run("-m", *arguments, flag, expect=2).stderr
+    assert first.poll() is None and len(committed(out)) == 3
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(60) == 143
+    line = first.stderr.read().splitlines()[-1]
+    assert line.startswith("error: terminated") and "--resume goes on" in line
   run("-m", *arguments, "--resume")
   xarray.testing.assert_identical(dataset(out), expected[GAUSSIAN[0]])
 
