@@ -193,7 +193,7 @@ class Expected(NamedTuple):
 
 def predicted(results, cell: dict[str, Any], name: str) -> Expected | None:
   """Closed form of a metric in a cell, NaN in generations without one; None where theory has nothing to say."""
-  if float(cell.get("temperature", 1.0)) != 1.0:
+  if float(cell.get("temperature", 1.0)) != 1.0 and results.attrs.get("task") != "gaussian":
     return None
   predict = {"gaussian": _gaussian, "kde": _kde, "linear_regression": _linear_regression,
              "discrete": _discrete, "logistic_regression": _logistic_regression,
@@ -253,15 +253,15 @@ def _gaussian(results, cell, name) -> Expected | None:
   last, pick = int(results.generation.values[-1]), results.generation.values - 1
   workflow = _workflow(cell)
   n, dim = int(cell["num_samples"]), int(cell["dim"])
-  unbiased = bool(results.attrs.get("unbiased", 0))
+  unbiased, temperature = bool(results.attrs.get("unbiased", 0)), float(cell.get("temperature", 1.0))
   if name == "covariance_log_det_ratio":
-    if unbiased:
+    if unbiased or temperature != 1:
       return None
     mean, variance = (x[pick] for x in theory.gaussian_replace_log_det(dim, n, last))
     if workflow != "replace":  # every workflow shares the first generation
       mean, variance = np.where(pick == 0, mean, np.nan), np.where(pick == 0, variance, np.nan)
     return Expected(mean, variance)
-  moments = _moments(workflow, n, last, unbiased)
+  moments = _moments(workflow, n, last, unbiased, temperature)
   if moments is None:
     return None
   if name == "covariance_trace_ratio":
@@ -273,8 +273,11 @@ def _gaussian(results, cell, name) -> Expected | None:
   return None
 
 
-def _moments(workflow: str, num_samples: int, last: int, unbiased: bool = False) -> theory.Moments | None:
+def _moments(workflow: str, num_samples: int, last: int, unbiased: bool = False,
+             temperature: float = 1.0) -> theory.Moments | None:
   try:
+    if temperature != 1:
+      return None if unbiased else theory.gaussian_temperature_moments(workflow, num_samples, temperature, last)
     return theory.gaussian_moments(workflow, num_samples, last, unbiased)
   except (TypeError, ValueError):  # a user's own name that is no call
     return None

@@ -48,13 +48,18 @@ def band(axis, x, values, shade, label, log_scale, marker=None) -> int:
     half = 1.96 * kept.std(axis=0, ddof=1) / np.sqrt(len(kept))
     # On a log axis an interval that reaches below zero would fill the panel: show it down to a tenth of the mean.
     low = np.maximum(mean - half, 0.1 * mean) if log_scale else mean - half
+    if len(x) == 1:
+      axis.errorbar(x, mean, [mean - low, half], color=shade, linewidth=1.2, capsize=3)
     axis.fill_between(x, low, mean + half, color=shade, alpha=0.25, linewidth=0)
   return int((~finite).sum())
 
 
 def finish(figure, axes, title, results, non_finite, missing, theory_drawn, note=""):
+  from matplotlib.ticker import MaxNLocator
   seen: dict[str, Any] = {}
   for axis in axes.flat:
+    if axis.get_xlabel() == "generation t" and axis.get_xscale() == "linear":
+      axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for handle, label in zip(*axis.get_legend_handles_labels()):
       seen.setdefault(label, handle)
   if theory_drawn:

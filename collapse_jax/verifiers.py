@@ -5,15 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.tasks.parts import check_positive, known, matmul
+from collapse_jax.transforms.parts import require_parts
 
 
 def oracle():
-  """Keeps the rows whose label is right."""
-  return lambda key, problem, rows: rows["label"] == rows["truth"]
+  """Keeps the rows whose label is right; rows have the parts "label" and "truth"."""
+  return lambda key, problem, rows: _is_right(rows)
 
 
 def noisy(phi=1.0, psi=0.0):
   """Keeps right labels with probability phi and wrong ones with probability psi, independent of the inputs.
+
+  Rows have the parts "label" and "truth".
 
   Args:
     phi, psi: in [0, 1]; may be traced.
@@ -25,25 +28,47 @@ def noisy(phi=1.0, psi=0.0):
       raise ValueError(f"{name} must be from 0 to 1, got {value}.")
 
   def keep(key, problem, rows):
-    right = rows["label"] == rows["truth"]
+    right = _is_right(rows)
     return jax.random.uniform(key, right.shape) < jnp.where(right, phi, psi)
   return keep
 
 
 def linear(direction):
-  """Keeps the rows whose label a linear classifier would give too.
+  """Keeps the rows whose label, -1 or 1, a linear classifier would give too; rows have the parts "x" and "label".
 
   Args:
     direction: [dim] of that classifier.
-  """
-  return lambda key, problem, rows: matmul(rows["x"], jnp.asarray(direction, float)) * rows["label"] > 0
-
-
-def near(centre, radius):
-  """Keeps rows [n] or [n, 1] within `radius` of `centre`, both in data units (Yi et al. 2510.16657).
-
   Raises:
-    ValueError: radius not above 0.
+    ValueError: (while tracing) rows of another dimension, or without these parts.
+  """
+  def keep(key, problem, rows):
+    require_parts(rows, ("x", "label"), "verifiers.linear")
+    if np.shape(direction) != rows["x"].shape[1:]:
+      raise ValueError(f"direction must have the shape of a row, {rows['x'].shape[1:]}, got {np.shape(direction)}.")
+    return matmul(rows["x"], jnp.asarray(direction, float)) * rows["label"] > 0
+  return keep
+
+
+def within(centre, radius):
+  """Keeps rows [n] or [n, dim] within `radius` of `centre`, both in data units (Yi et al. 2510.16657).
+
+  Args:
+    centre: a number, or [dim].
+    radius: above 0.
+  Raises:
+    ValueError: radius not above 0, or (while tracing) a centre of another dimension than the rows.
   """
   check_positive("radius", radius)
-  return lambda key, problem, rows: jnp.abs(rows.reshape(np.shape(rows)[0]) - centre) <= radius
+
+  def keep(key, problem, rows):
+    if np.ndim(centre) and np.shape(centre) != rows.shape[1:]:
+      raise ValueError(f"centre must have the shape of a row, {rows.shape[1:]}, got {np.shape(centre)}.")
+    centre_row = jnp.asarray(centre, float)
+    off = (rows - (centre_row[None] if centre_row.ndim else centre_row)).reshape(len(rows), -1)
+    return jnp.sum(off ** 2, axis=1) <= radius ** 2
+  return keep
+
+
+def _is_right(rows):
+  require_parts(rows, ("label", "truth"), "this verifier")
+  return rows["label"] == rows["truth"]

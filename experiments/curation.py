@@ -3,7 +3,7 @@
   python -m experiments.curation --setting=ring
 
 Under a minute on 2 cores. Settings: ring (eight Gaussians, reward nearness to one), digits (a mixture fitted to scikit-learn's
-digits, reward the log probability of a nought by logistic regression), gaussian (reward quadratic), two_types. Expected:
+digits, reward a quarter of the log probability of a nought by logistic regression), gaussian (reward quadratic), two_types. Expected:
 mean reward rises and its variance falls until one mode is left; with real data both level off; adversaries (--flip_shares) slow
 the drift, and turn it round above one half.
 """
@@ -13,6 +13,7 @@ from absl import flags
 from experiments import common, real_share
 
 SETTINGS = ("ring", "digits", "gaussian", "two_types")
+ABOUT = {"two_types": {"share": 0.1, "gap": 1.0}, "gaussian": {"centre": 2.0, "width": 2.0}}  # what theory needs to know
 
 
 def define():
@@ -30,16 +31,17 @@ def task_of(setting, num_candidates, num_samples, flip_share):
   if setting == "ring":
     task, reward = tasks.gaussian_mixture("ring", num_samples, 8), rewards.near([8.0, 0.0])
   elif setting == "gaussian":
-    task, reward = tasks.gaussian(1, num_samples, distances=True), rewards.quadratic(2.0, 2.0)
+    task, reward = tasks.gaussian(1, num_samples, distances=True), rewards.quadratic(**ABOUT[setting])
   elif setting == "two_types":
-    task, reward = tasks.discrete(2, num_samples, [0.9, 0.1]), lambda rows: rows.astype(float)
+    share, gap = ABOUT[setting]["share"], ABOUT[setting]["gap"]
+    task, reward = tasks.discrete(2, num_samples, [1 - share, share]), lambda rows: gap * rows.astype(float)
   else:
     from collapse_jax import real_data
     rows, labels = real_data.digits(8)
     log_probability = rewards.classifier(rows, labels)
     task = tasks.gaussian_mixture((rows[::2], rows[1::2]), num_samples, 10)
     task = transforms.curate(task, num_candidates, lambda rows: log_probability(rows)[:, 0] / 4, flip_share=flip_share)
-    return rewards.with_class_shares(task, log_probability, 10)
+    return transforms.class_shares(task, log_probability, 10)
   return transforms.curate(task, num_candidates, reward, flip_share=flip_share)
 
 
@@ -51,7 +53,7 @@ def simulate(setting, num_candidates, real_fractions, flip_shares, num_samples, 
           "real_fraction": list(real_fractions)}
   results = common.simulate(task, {"mix": real_share.mixing(False)}, axes, static_axes=("real_fraction",),
                             primary_metric="candidate_reward", **options)
-  return common.related(results, "curation", "curation", compare, setting=setting)
+  return common.related(results, "curation", "curation", compare, setting=setting, **ABOUT.get(setting, {}))
 
 
 def read():

@@ -116,7 +116,7 @@ def related(scale: str) -> dict:
           "setting": "digits", "num_candidates": [4], "real_fractions": [0.0, 0.5], "flip_shares": [0.0], "num_samples": [400]}
                           | again(12, 10)),
       "curation/flipped": (curation.simulate, {
-          "setting": "two_types", "num_candidates": [2], "real_fractions": [0.0, 0.5], "flip_shares": [0.0, 0.3, 0.7],
+          "setting": "two_types", "num_candidates": [2], "real_fractions": [0.0, 0.5, 0.8], "flip_shares": [0.0, 0.3, 0.7],
           "num_samples": [1000]} | again(12, 40)),
       "verification/frontier": (verification.simulate, {
           "workflows": ["replace"], "errors": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
@@ -136,8 +136,8 @@ def related(scale: str) -> dict:
           "workflows": ["replace"], "setting": "gaussian", "keep_fractions": [0.25, 0.5, 0.75, 0.9, 1.0], "num_samples": [300]}
                              | size(8, 40)),
       "selection/unrealistic": (selection.simulate, {
-          "workflows": ["replace"], "setting": "unrealistic", "keep_fractions": [0.1, 0.2, 0.3, 0.5, 0.75, 1.0],
-          "num_samples": [300]} | again(8, 20)),
+          "workflows": ["replace"], "setting": "unrealistic", "keep_fractions": [0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0],
+          "selections": ["nearest", "random"], "num_samples": [300]} | again(2, 100)),
       "ensembles": (ensembles.simulate, {
           "datasets": ["moons", "breast_cancer"],
           "generators": ["gaussian_mixture", "kde"], "num_members": [1, 5],

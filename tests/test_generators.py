@@ -165,7 +165,7 @@ def test_digits_by_class():
   log_probability = rewards.classifier(x, label)
   assert np.mean(np.argmax(np.asarray(log_probability(jnp.asarray(x))), axis=1) == label) > 0.75
   task = tasks.gaussian_mixture((x[::2], x[1::2]), 200, 10, num_steps=10)
-  task = rewards.with_class_shares(transforms.curate(task, 4, lambda rows: log_probability(rows)[:, 3]), log_probability, 10)
+  task = transforms.class_shares(transforms.curate(task, 4, lambda rows: log_probability(rows)[:, 3]), log_probability, 10)
   out = run_many(task, workflows.replace(), 4, 4)
   np.testing.assert_allclose(out["class_share"].sum(axis=-1), 1, rtol=1e-5)
   assert out["class_share"][:, -1, 3].min() > 0.8

@@ -69,7 +69,7 @@ RUN = lambda task, workflow=None: cj.run(jax.random.key(0), task, workflow or wo
     (lambda: RUN(transforms.select_nearest(tasks.gaussian(1, 10), 0.5, lambda rows: rows[0])), "embed must return features"),
     (lambda: RUN(transforms.verify(tasks.classification(2, 10), lambda key, problem, rows: rows["x"])), "keep must return one"),
     (lambda: verifiers.noisy(1.2, 0.0), "phi must be from 0 to 1"),
-    (lambda: verifiers.near(0.0, -1.0), "radius"),
+    (lambda: verifiers.within(0.0, -1.0), "radius"),
     (lambda: transforms.edit_tokens(NGRAM(), 1.5, 3), "threshold must be from 0 to 1"),
     (lambda: transforms.edit_tokens(NGRAM(), 0.5, 0), "top_k"),
     (lambda: RUN(transforms.edit_tokens(NGRAM(), 0.5, 7)), "top_k must be at most the 6 tokens"),

@@ -1,13 +1,8 @@
 """Selection by nearness to real data: an analogue of Alrashedy et al. 2311.00931."""
 
-import jax
-import jax.numpy as jnp
-
-from collapse_jax import store, tasks, theory, transforms, workflows
+from collapse_jax import tasks, theory, transforms, workflows
 from collapse_jax.pairs.runs import simulate
 from collapse_jax.pairs.types import Pair, pair
-from collapse_jax.random import normal
-from collapse_jax.types import MetricInfo, TaskSetting
 
 SOURCE = "2311.00931"
 
@@ -34,40 +29,11 @@ def _variance(seed):
   return rows
 
 
-def unrealistic(num_samples: int, unrealistic_share: float, distance: float, dim: int = 8) -> TaskSetting:
-  """Artificial rows of which a share lies `distance` off and has other labels; the model is a linear classifier.
-
-  Realistic rows are N(0, I) with label x_1 > 0; unrealistic ones are shifted in the second coordinate, and their labels are the
-  opposite. Rows are {"x": [n, dim], "label": [n] -1 or 1, "realistic": [n]}.
-  """
-  def draw(key, num, share):
-    row_key, which_key = jax.random.split(key)
-    off = jax.random.bernoulli(which_key, share, (num,)).astype(float)
-    x = normal(row_key, (num, dim))
-    label = jnp.sign(x[:, 0]) * (1 - 2 * off)
-    return store.batch({"x": x.at[:, 1].add(distance * off), "label": label, "realistic": 1 - off})
-
-  def fit(key, problem, context):
-    rows, weight = store.flat(context.data)
-    return (weight * rows["label"]) @ rows["x"], jnp.sum(weight * rows["realistic"]) / jnp.sum(weight)
-
-  def evaluate(problem, params):
-    direction, purity = params
-    angle = jnp.arccos(direction[0] / jnp.maximum(jnp.linalg.norm(direction), 1e-30))
-    return {"accuracy": 1 - angle / jnp.pi, "purity": purity}
-
-  info = {"accuracy": MetricInfo("accuracy on real rows", worse="lower", measures="risk"),
-          "purity": MetricInfo("realistic share of the training rows")}
-  return TaskSetting(lambda key: (None, draw(key, num_samples, 0.0)), fit,
-                     lambda key, problem, params, context: (draw(key, context.num, unrealistic_share), {}), evaluate, num_samples,
-                     metrics=info)
-
-
 def _purity(seed):
   """Realistic share of the fifth that is nearest, half of all being `distance` off in 8 dimensions."""
   rows = []
   for distance, value in ((2.0, .68), (4.0, .96), (6.0, 1.00)):
-    task = transforms.select_nearest(unrealistic(1000, 0.5, distance), 0.2, lambda rows: rows["x"])
+    task = transforms.select_nearest(tasks.unrealistic(1000, 0.5, distance), 0.2, lambda rows: rows["x"])
     values = simulate(task, workflows.replace(), 32, 2, seed)["purity"][:, 1]
     rows.append((distance, values, value))
   return [pair("nearest to real, purity", SOURCE, f"realistic share of the nearest fifth, distance {distance:g}", values,

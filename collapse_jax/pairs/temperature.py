@@ -75,12 +75,12 @@ def _external_data(seed):
 def _sampling_bias(seed):
   rows = []
   out = simulate(tasks.gaussian(1, 1000, temperature=0.8), workflows.replace(), 2000, 11, seed)
-  law, twin = (theory.gaussian_temperature(1000, 0.8, 12)[t] for t in (10, 11))
+  law, twin = (theory.gaussian_temperature(1000, 0.8, 12).trace_ratio[t] for t in (10, 11))
   rows.append(pair("sampling bias, replace", "2307.01850", "variance after ten samplings at 0.8", out["covariance_trace_ratio"][:, 10],
                    law, twin, .1074))
   for fraction, value in ((0.1, .357), (0.5, .833)):
     out = simulate(tasks.gaussian(1, 1000, temperature=0.8), workflows.mix(fraction, fresh=True), 2000, 80, seed)
-    law, twin = (theory.gaussian_temperature(1000, 0.8, 80, real_fraction=f)[-1] for f in (fraction, fraction + 0.02))
+    law, twin = (theory.gaussian_temperature(1000, 0.8, 80, real_fraction=f).trace_ratio[-1] for f in (fraction, fraction + 0.02))
     rows.append(pair("sampling bias, fresh data", "2307.01850", f"limit variance at 0.8, real share {fraction:g}",
                      out["covariance_trace_ratio"][:, -1], law, twin, value))
   return rows

@@ -42,13 +42,8 @@ def _one_round(seed):
 def _linear(seed):
   verifier = np.array([np.cos(ANGLES[1]), np.sin(ANGLES[1]), 0.0])
   generator = theory.generator_direction(*ANGLES)
-  task = tasks.classification(3, 200_000, inputs="gaussian", generator=generator)
-
-  def evaluate(problem, params):
-    cosine = params @ jnp.asarray(verifier, float) / jnp.linalg.norm(params)
-    return task.evaluate(problem, params) | {"angle_to_verifier": jnp.arccos(cosine)}
-
-  out = simulate(transforms.verify(task._replace(evaluate=evaluate), verifiers.linear(verifier)), workflows.replace(), 16, 5, seed)
+  task = tasks.classification(3, 200_000, inputs="gaussian", generator=generator, reference=verifier)
+  out = simulate(transforms.verify(task, verifiers.linear(verifier)), workflows.replace(), 16, 5, seed)
   # The first model is the generator, up to sampling error; its labels are what the probes of generation 1 see.
   rows = [pair("linear verifier", SOURCE, name, out[metric][:, 0], law, twin, value)
           for name, metric, law, twin, value in zip(
@@ -57,7 +52,7 @@ def _linear(seed):
   to_verifier, to_truth = theory.linear_verifier_loop(*ANGLES, 6)
   twin = theory.linear_verifier_loop(ANGLES[0], ANGLES[1] + 0.02, ANGLES[2], 6)[1]
   for t, (near, far) in enumerate(zip((.617, .309, .154, .077), (.71, .55, .51, None)), 1):
-    rows.append(pair("linear verifier", "2510.16657", f"angle to the verifier after {t} rounds", out["angle_to_verifier"][:, t],
+    rows.append(pair("linear verifier", "2510.16657", f"angle to the verifier after {t} rounds", out["angle_to_reference"][:, t],
                      to_verifier[t], to_verifier[t + 1], near))
     rows.append(pair("linear verifier", "2510.16657", f"angle to the truth after {t} rounds", out["angle_to_truth"][:, t],
                      to_truth[t], twin[t], far))
@@ -78,7 +73,7 @@ def normal_mean(num_samples: int, mean: float) -> TaskSetting:
 
 
 def _near(seed):
-  task = transforms.verify(normal_mean(100_000, 1.5), verifiers.near(0.3, 1.0))
+  task = transforms.verify(normal_mean(100_000, 1.5), verifiers.within(0.3, 1.0))
   out = simulate(task, workflows.replace(), 32, 4, seed)
   law, twin = theory.truncation_loop(1.5, 0.3, 1.0, 4), theory.truncation_loop(1.5, 0.3, 1.05, 4)
   return [pair("verifier with a centre", "2510.16657", f"mean after {t} rounds", out["mean"][:, t], law[t], twin[t], value)

@@ -11,6 +11,7 @@ from collapse_jax.tasks.linear_regression import linear_regression as linear_reg
 from collapse_jax.tasks.logistic_regression import logistic_regression as logistic_regression
 from collapse_jax.tasks.ngram import ngram as ngram
 from collapse_jax.tasks.sample_median import sample_median as sample_median
+from collapse_jax.tasks.unrealistic import unrealistic as unrealistic
 
 
 def __getattr__(name: str):  # Flax, optax and transformers take seconds to import, which no other task needs

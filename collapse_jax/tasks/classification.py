@@ -24,7 +24,8 @@ class ClassificationProblem(NamedTuple):
 
 
 def classification(dim: int, num_samples: int, separation=1.0, *, inputs: str = "mixture", label_error=0.0,
-                   labels: str = "model", generator=None, classifier: str = "mean", ridge=1e-3) -> TaskSetting:
+                   labels: str = "model", generator=None, reference=None, classifier: str = "mean",
+                   ridge=1e-3) -> TaskSetting:
   """A direction in `dim` dimensions; rows are {"x": [n, dim], "label": [n], "truth": [n]}, labels -1.0 or 1.0.
 
   `fit` never looks at the truth, which is there for verifiers and their probes. Accuracies are exact, without test rows.
@@ -38,12 +39,16 @@ def classification(dim: int, num_samples: int, separation=1.0, *, inputs: str = 
     labels: of samples: "model": the sign of the model's score; "noisy": wrong with probability label_error, whatever the
       model (the one-round setting of the paper, whose generator is not the model that is trained).
     generator: [dim] direction that labels the real batch instead; None: the truth, but for label_error.
+    reference: [dim] another direction, such as a verifier's, the angle to which is the metric `angle_to_reference`.
     classifier: "mean": the mean of label * x; "ridge": regularised least squares of the labels.
     ridge: penalty of the latter, relative to the number of rows; may be traced.
   Raises:
     ValueError: an argument out of range.
   """
-  _check(dim, num_samples, separation, inputs, label_error, labels, generator, classifier, ridge)
+  _check(dim, num_samples, separation, inputs, label_error, labels, classifier, ridge)
+  for name, value in (("generator", generator), ("reference", reference)):
+    if value is not None and np.shape(value) != (dim,):
+      raise ValueError(f"{name} must be a direction of {dim} numbers, got shape {np.shape(value)}.")
 
   def draw(key, num):
     truth_key, x_key = jax.random.split(key)
@@ -86,12 +91,19 @@ def classification(dim: int, num_samples: int, separation=1.0, *, inputs: str = 
     cosine = params[0] / jnp.maximum(jnp.linalg.norm(params), 1e-30)
     angle = jnp.arctan2(jnp.linalg.norm(params[1:]), params[0])
     accuracy = jax.scipy.special.ndtr(separation * cosine) if inputs == "mixture" else 1 - angle / jnp.pi
-    return {"accuracy": accuracy, "angle_to_truth": angle}
+    metrics = {"accuracy": accuracy, "angle_to_truth": angle}
+    if reference is not None:
+      other = jnp.asarray(reference, float)
+      # Half the angle by the lengths of sum and difference, which keeps small angles that a cosine loses.
+      a, b = params / jnp.linalg.norm(params), other / jnp.linalg.norm(other)
+      metrics["angle_to_reference"] = 2 * jnp.arctan2(jnp.linalg.norm(a - b), jnp.linalg.norm(a + b))
+    return metrics
 
-  return TaskSetting(init, fit, sample, evaluate, num_samples, fresh=fresh, metrics=METRICS)
+  about = METRICS | ({} if reference is None else {"angle_to_reference": MetricInfo("angle to the reference direction", "radians")})
+  return TaskSetting(init, fit, sample, evaluate, num_samples, fresh=fresh, metrics=about)
 
 
-def _check(dim, num_samples, separation, inputs, label_error, labels, generator, classifier, ridge):
+def _check(dim, num_samples, separation, inputs, label_error, labels, classifier, ridge):
   check_integer("dim", dim, 2)
   check_integer("num_samples", num_samples, 2)
   check_positive("separation", separation)
@@ -102,5 +114,3 @@ def _check(dim, num_samples, separation, inputs, label_error, labels, generator,
                                ("classifier", classifier, ("mean", "ridge"))):
     if value not in allowed:
       raise ValueError(f"{name} must be {' or '.join(allowed)}, got {value!r}.")
-  if generator is not None and np.shape(generator) != (dim,):
-    raise ValueError(f"generator must be a direction of {dim} numbers, got shape {np.shape(generator)}.")

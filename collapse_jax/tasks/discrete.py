@@ -46,7 +46,7 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
     num_samples: rows per batch, at least 2.
     probabilities: [num_outcomes] of the truth; default uniform.
     temperature: samples have probabilities in proportion to frequency^(1 / temperature); may be traced, but 1 as a Python
-      number is faster: rows are then drawn from the training rows. Other values need a workflow without row weights.
+      number is faster: rows are then drawn from the training rows.
   Raises:
     ValueError: an argument out of range.
   """

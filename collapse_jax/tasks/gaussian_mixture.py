@@ -14,7 +14,7 @@ from collapse_jax.store import batch
 from collapse_jax.tasks.parts import check_integer, check_positive, matmul
 from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
 
-NUM_POINTS = 1000  # draws of a model by which its mass about each centre is told
+NUM_POINTS = 1000  # draws of a model by which its mass about each centre, and its divergence, are told
 _FLOOR = 1e-6      # least variance, relative to that of the data: a component on one row has no likelihood otherwise
 
 
@@ -73,8 +73,11 @@ def gaussian_mixture(dataset, num_samples: int, num_components: int, *, num_step
     spread = jnp.sum((mean - centre[None]) ** 2, axis=1) + jnp.sum(factor ** 2, axis=(1, 2))
     metrics = {"test_nll": -jnp.mean(log_density(params, problem.test)),
                "model_variance": matmul(share, spread) / source.dim}
-    if problem.centers is not None:
+    if problem.centers is not None or source.log_density is not None:
       rows = draw(jax.random.key(0), params, NUM_POINTS)
+    if source.log_density is not None:
+      metrics["kl_from_truth"] = jnp.mean(log_density(params, rows) - source.log_density(problem.truth, rows))
+    if problem.centers is not None:
       nearest = jnp.argmin(jnp.sum((rows[:, None] - problem.centers[None]) ** 2, axis=-1), axis=1)
       shares = jnp.zeros(len(problem.centers)).at[nearest].add(1 / NUM_POINTS)
       metrics |= {"component_share": shares, "smallest_share": jnp.min(shares)}
@@ -84,6 +87,8 @@ def gaussian_mixture(dataset, num_samples: int, num_components: int, *, num_step
       "test_nll": MetricInfo("negative log-likelihood of the test rows", "nats per item", worse="higher", measures="risk"),
       "model_variance": MetricInfo("variance of the model per coordinate", "data units squared", measures="variance"),
   }
+  if source.log_density is not None:
+    metrics["kl_from_truth"] = MetricInfo(f"divergence of the model from the truth, KL(model || truth), by {NUM_POINTS} draws", "nats")
   if source.centers is not None:
     metrics |= {"smallest_share": MetricInfo("smallest share of the model about a mode of the truth", worse="lower",
                                              measures="tail"),

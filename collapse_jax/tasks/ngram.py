@@ -40,12 +40,13 @@ def ngram(num_samples: int, vocab_size: int = 50, *, order: int = 2, length: int
       from a symmetric Dirichlet law.
     concentration: of that law: the smaller, the more predictable.
     smoothing: added to every count, above 0; may be traced.
-    temperature: samples follow p^(1 / temperature), normalised; may be traced.
+    temperature: of the next token's law, p^(1 / temperature), normalised; may be traced. The first order - 1 tokens follow the
+      model's own law.
   Raises:
     ValueError: an argument out of range, or a table that is no such probabilities or too large.
   """
   truth = None if truth is None else np.asarray(truth, np.float64)
-  vocab_size = vocab_size if truth is None else truth.shape[-1]
+  vocab_size = truth.shape[-1] if truth is not None and truth.ndim else vocab_size
   _check(num_samples, vocab_size, order, length, truth, concentration, smoothing, temperature)
   contexts = vocab_size ** (order - 1)
 

@@ -57,10 +57,10 @@ from collapse_jax.theory.selection import nearest_loop as nearest_loop
 from collapse_jax.theory.selection import nearest_purity as nearest_purity
 from collapse_jax.theory.selection import nearest_variance as nearest_variance
 from collapse_jax.theory.temperature import gaussian_temperature as gaussian_temperature
+from collapse_jax.theory.temperature import gaussian_temperature_moments as gaussian_temperature_moments
 from collapse_jax.theory.temperature import heat_death as heat_death
 from collapse_jax.theory.temperature import heat_death_exponent as heat_death_exponent
 from collapse_jax.theory.temperature import heat_death_noise as heat_death_noise
-from collapse_jax.theory.temperature import least_stable_temperature as least_stable_temperature
 from collapse_jax.theory.temperature import polya_variance as polya_variance
 from collapse_jax.theory.temperature import tempered as tempered
 from collapse_jax.theory.verification import breakdown_point as breakdown_point

@@ -14,28 +14,50 @@ def edited_regression(share: float, num_generations: int, *, base: str = "chain"
 
   Additive: 1 + (t-1) m, until every label has been edited once where masks are disjoint. Regenerated: fresh masks in a chain
   1 + (t-1) m (2-m); fresh masks on the real labels 1 + v_t with v <- m^2 v + m (2-m); one fixed mask
-  (1-m) ((1-m^t)/(1-m))^2 + m (1-m^(2t))/(1-m^2); disjoint masks as `edited_sweep`.
+  (1-m) ((1-m^t)/(1-m))^2 + m (1-m^(2t))/(1-m^2); disjoint masks as `edited_sweep`. Fresh noise on the real labels gives 1 + m.
 
   Args:
-    share: m, in (0, 1); 1/m a whole number where masks are disjoint.
+    share: m, in (0, 1); 1/m must be a whole number where masks are disjoint.
     num_generations: T.
-    base, mask, noise: as in `transforms.edit_labels`; disjoint masks on real labels and additive noise on real labels have
-      no form here.
+    base, mask, noise: as in `transforms.edit_labels`.
   Raises:
-    ValueError: a combination without a form.
+    ValueError: another word, or disjoint masks that do not fill the rows.
   """
   m, t = share, np.arange(1, num_generations + 1)
-  if noise == "additive" and base == "chain":
+  if mask == "disjoint" and abs(1 / m - round(1 / m)) > 1e-9:
+    raise ValueError(f"share must be one over a whole number where masks are disjoint, got {m}.")
+  if (base not in ("anchor", "chain") or mask not in ("fresh", "fixed", "disjoint")
+      or noise not in ("additive", "regenerated")):
+    raise ValueError(f"no closed form for base={base!r}, mask={mask!r}, noise={noise!r}.")
+  if mask == "disjoint" and base == "anchor":
+    return _edited_anew(m, num_generations, noise)
+  if noise == "additive" and base == "anchor":
+    return np.where(t == 1, 1.0, 1 + m)
+  if noise == "additive":
     return 1 + (np.minimum(t - 1, round(1 / m)) if mask == "disjoint" else t - 1) * m
-  if noise == "regenerated" and mask == "fixed":
+  if mask == "fixed":
     return (1 - m) * ((1 - m ** t) / (1 - m)) ** 2 + m * (1 - m ** (2 * t)) / (1 - m ** 2)
-  if noise == "regenerated" and mask == "disjoint" and base == "chain":
+  if mask == "disjoint":
     return np.array([edited_sweep(m, k) for k in np.minimum(t - 1, round(1 / m))])
-  if noise == "regenerated" and mask == "fresh" and base == "chain":
+  if base == "chain":
     return 1 + (t - 1) * m * (2 - m)
-  if noise == "regenerated" and mask == "fresh":
-    return 1 + m * (2 - m) * (1 - m ** (2 * (t - 1))) / (1 - m ** 2)
-  raise ValueError(f"no closed form for base={base!r}, mask={mask!r}, noise={noise!r}.")
+  return 1 + m * (2 - m) * (1 - m ** (2 * (t - 1))) / (1 - m ** 2)
+
+
+def _edited_anew(m: float, num_generations: int, noise: str) -> np.ndarray:
+  """Real labels of which another of the 1/m blocks is edited each generation, until none is left: by the share that the old
+  noise of each block, and all new noise, have in the estimate."""
+  blocks = np.arange(round(1 / m))
+  old, new, errors = np.ones(len(blocks)), 0.0, [1.0]
+  for edited in range(num_generations - 1):
+    if edited >= len(blocks):
+      old, new = np.ones(len(blocks)), 0.0
+    elif noise == "additive":
+      new = m
+    else:
+      old, new = m * old + (blocks != edited), m ** 2 * new + m
+    errors.append(float(m * np.sum(old ** 2) + new))
+  return np.array(errors)
 
 
 def edited_sweep(share: float, num_edits: int) -> float:

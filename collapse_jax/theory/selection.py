@@ -22,7 +22,7 @@ def nearest_variance(variance: float, keep_fraction: float, num_neighbors: int =
   if np.isinf(num_real):
     kept = lambda log_size: stats.poisson.sf(num_neighbors - 1, np.exp(log_size) * stats.norm.pdf(x))
   else:
-    within = lambda r: stats.norm.cdf(x + r) - stats.norm.cdf(x - r)
+    within = lambda r: np.clip(stats.norm.cdf(x + r) - stats.norm.cdf(x - r), 0, 1)  # a tail's difference may round below 0
     kept = lambda log_size: stats.binom.sf(num_neighbors - 1, num_real, within(np.exp(log_size)))
   log_size = optimize.brentq(lambda u: probability @ kept(u) - keep_fraction, -40, 40, xtol=1e-10)
   kept_of = probability * kept(log_size)

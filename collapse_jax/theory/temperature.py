@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from collapse_jax.names import parse_call
+from collapse_jax.theory.estimation import Moments
+
 
 def tempered(probability, temperature: float) -> np.ndarray:
   """p^(1/temperature), normalised over the last axis; zeros stay zero."""
@@ -42,11 +45,6 @@ def heat_death_exponent(temperature: float) -> float:
   return -(1 - 1 / temperature)
 
 
-def least_stable_temperature(synthetic_share):
-  """Uniform real data hold a model near uniform at temperatures above the synthetic share, and not below (derived)."""
-  return synthetic_share
-
-
 def heat_death_noise(num_rows: float, temperature: float, synthetic_share: float) -> float:
   """E|p - 1/2| of two outcomes in the stationary state about uniform, fresh real data, first order (derived).
 
@@ -73,30 +71,40 @@ def polya_variance(counts, num_generations: int) -> float:
   return p * (1 - p) / (total + 1) * drawn / (total + drawn)
 
 
-def gaussian_temperature(num_samples: float, temperature: float, num_generations: int, *, real_fraction: float = 0.0,
-                         num_real: float = 1.0) -> np.ndarray:
-  """Expected variance ratio of Gaussians that are sampled with variance times temperature, exact (derived; MAD 2307.01850).
+def gaussian_temperature(num_samples: float, temperature: float, num_generations: int, *,
+                         real_fraction: float = 0.0) -> Moments:
+  """Moments of Gaussians that are sampled with variance times temperature, exact (derived; MAD 2307.01850).
 
-  Under `replace` (1 - 1/n)^t temperature^(t-1). With fresh real data each generation (`mix(f, fresh=True)`) the limit for
-  n -> inf is f / (1 - (1-f) temperature).
+  Under `replace` the trace is (1 - 1/n)^t temperature^(t-1). With fresh real data each generation (`mix(f, fresh=True)`) its
+  limit for n -> inf is f / (1 - (1-f) temperature).
 
   Args:
     num_samples: n, rows of a batch; with real data, real rows n of n / f.
     temperature: factor of the variance; MAD's sampling bias lambda.
+    num_generations: T.
     real_fraction: f; 0: `replace`.
-  Returns:
-    [T].
   """
-  if real_fraction == 0:
-    t = np.arange(1, num_generations + 1)
-    return (1 - 1 / num_samples) ** t * temperature ** (t - 1.0)
-  num_synthetic = round(num_samples * (1 - real_fraction) / real_fraction)
-  share = num_samples / (num_samples + num_synthetic)
+  num_synthetic = num_samples if real_fraction == 0 else round(num_samples * (1 - real_fraction) / real_fraction)
+  share = 0.0 if real_fraction == 0 else num_samples / (num_samples + num_synthetic)
   error, variance = 1 / num_samples, 1 - 1 / num_samples
-  found = [variance]
+  found = [(variance, error)]
   for _ in range(num_generations - 1):
     second = share + (1 - share) * (temperature * variance + error)  # about the true mean
-    error = share ** 2 / num_samples + (1 - share) ** 2 * (error + temperature * variance / num_synthetic)
+    error = share ** 2 / num_samples + (1 - share) ** 2 * (error + temperature * variance / max(num_synthetic, 1))
     variance = second - error
-    found.append(variance)
-  return np.array(found)
+    found.append((variance, error))
+  return Moments(*np.transpose(found))
+
+
+def gaussian_temperature_moments(workflow: str, num_samples: int, temperature: float, num_generations: int) -> Moments | None:
+  """The same of a workflow given as its coordinate; None where there is no form.
+
+  Raises:
+    ValueError, TypeError: as `gaussian_moments`.
+  """
+  name, arguments, keywords = parse_call(workflow)
+  if name == "replace" and not arguments and not keywords:
+    return gaussian_temperature(num_samples, temperature, num_generations)
+  if name == "mix" and len(arguments) == 1 and keywords == {"fresh": True}:
+    return gaussian_temperature(num_samples, temperature, num_generations, real_fraction=float(arguments[0]))
+  return None

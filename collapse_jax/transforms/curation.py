@@ -1,4 +1,4 @@
-"""Curated samples (Ferbach et al. 2407.09499)."""
+"""Curated samples (Ferbach et al. 2407.09499), and which classes are left of them."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax import store as storage
-from collapse_jax.tasks.parts import known
+from collapse_jax.tasks.parts import check_integer, known
 from collapse_jax.transforms.parts import per_row, require_plain, with_rows
 from collapse_jax.types import MetricInfo, TaskSetting
 
@@ -24,12 +24,11 @@ def curate(task: TaskSetting, num_candidates: int, reward: Callable, *, flip_sha
       2505.09768); may be traced.
   Returns:
     the task, with metrics `mean_reward` of the kept rows, `candidate_reward` of all, that is of the model, and
-    `variance_of_exp_reward` of the model, which the paper shows to vanish.
+    `variance_of_exp_reward` of the model, which the paper shows to vanish (at most the largest number there is).
   Raises:
     ValueError: an argument out of range, a task without rows, or a reward of the wrong shape (while tracing).
   """
-  if not isinstance(num_candidates, int) or num_candidates < 2:
-    raise ValueError(f"num_candidates must be an integer of at least 2, got {num_candidates}.")
+  check_integer("num_candidates", num_candidates, 2)
   if known(flip_share) and not 0 <= flip_share <= 1:
     raise ValueError(f"flip_share must be from 0 to 1, got {flip_share}.")
   task = with_rows(task, "curate")
@@ -46,11 +45,39 @@ def curate(task: TaskSetting, num_candidates: int, reward: Callable, *, flip_sha
     flat_index = jnp.arange(context.num) * num_candidates + chosen
     kept_reward = jnp.mean(jnp.take_along_axis(rewards, chosen[:, None], axis=1))
     kept_reward = jnp.where(jnp.any(jnp.isnan(rewards)), jnp.nan, kept_reward)
-    found = {"mean_reward": kept_reward, "candidate_reward": jnp.mean(rewards),
-             "variance_of_exp_reward": jnp.var(jnp.exp(rewards))}
+    largest = jnp.max(rewards)  # out of the exponent, where large rewards overflow
+    log_variance = 2 * largest + jnp.log(jnp.var(jnp.exp(rewards - largest)))
+    variance = jnp.minimum(jnp.exp(log_variance), jnp.finfo(log_variance.dtype).max)
+    found = {"mean_reward": kept_reward, "candidate_reward": jnp.mean(rewards), "variance_of_exp_reward": variance}
     return storage.batch(jax.tree.map(lambda x: x[flat_index], rows)), metrics | found
 
   info = {"mean_reward": MetricInfo("mean reward of the kept samples", "nats"),
           "candidate_reward": MetricInfo("mean reward of the model's samples", "nats"),
           "variance_of_exp_reward": MetricInfo("variance of exp(reward) over the model's samples")}
   return task._replace(sample=sample, metrics={**task.metrics, **info}, absorbed=None)
+
+
+def class_shares(task: TaskSetting, log_probability: Callable, num_classes: int) -> TaskSetting:
+  """The task, with the shares of classes among the rows that it emits, as a classifier sees them.
+
+  Args:
+    task: any task that draws rows.
+    log_probability: (rows with leaves [n, ...]) -> [n, num_classes] scores, of which the largest counts.
+    num_classes: of the classifier.
+  Returns:
+    the task, with metrics `class_share` [num_classes] and `largest_class_share`.
+  """
+  task = with_rows(task, "class_shares")
+
+  def sample(key, problem, params, context):
+    data, metrics = task.sample(key, problem, params, context)
+    score = log_probability(jax.tree.map(lambda x: x[0], data.rows))
+    if score.ndim != 2 or score.shape[1] != num_classes:
+      raise ValueError(f"log_probability must return {num_classes} scores per row, got shape {score.shape}.")
+    weight = jnp.ones(len(score)) if data.row_weight is None else data.row_weight[0]
+    shares = jnp.zeros(num_classes).at[jnp.argmax(score, axis=1)].add(weight / jnp.sum(weight))
+    return data, metrics | {"class_share": shares, "largest_class_share": jnp.max(shares)}
+
+  info = {"largest_class_share": MetricInfo("share of the commonest class among samples", worse="higher"),
+          "class_share": MetricInfo("share of each class among samples", dims=("class_label",))}
+  return task._replace(sample=sample, metrics={**task.metrics, **info})

@@ -101,8 +101,9 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
     num_members: parts of the emitted rows, one classifier each, whose probabilities are averaged; those of `ensemble`.
   Returns:
     the task, with metrics of the averaged classifier `downstream_auc`, `downstream_accuracy`, `downstream_nll` and
-    `downstream_brier`; of one that is trained on the real batch, the same after `oracle_`; and, for several members,
-    `downstream_coverage`, the share of test rows where the real one's probability lies within 1.96 deviations of members.
+    `downstream_brier`; of one that is trained on the real batch, the same after `oracle_`; and, for several members, of one that
+    is trained on all their rows, after `pooled_`, and `downstream_coverage`, the share of test rows where the real one's
+    probability lies within 1.96 deviations of members.
   Raises:
     ValueError: num_members below 1, or rows that it does not divide (while tracing).
   """
@@ -119,16 +120,19 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
     if num % num_members:
       raise ValueError(f"num_members must divide the {num} rows to train on, got {num_members}.")
     weight = jnp.ones(num) if data.row_weight is None else data.row_weight[0]
-    x, label, weight = (v.reshape(num_members, -1, *v.shape[1:]) for v in (rows["x"], rows["label"], weight))
+    parts = (v.reshape(num_members, -1, *v.shape[1:]) for v in (rows["x"], rows["label"], weight))
     test, test_label = problem.test["x"], problem.test["label"]
     centre = downstream.scaling(context.real.rows["x"][0])
     predict = lambda x, label, weight: downstream.predict(
         downstream.fit_classifier(downstream.features(x, centre), label, weight), downstream.features(test, centre))
-    each = jax.vmap(predict)(x, label, weight)
+    each = jax.vmap(predict)(*parts)
     real_weight = jnp.ones(context.real.rows["label"].shape[1])
     oracle = predict(context.real.rows["x"][0], context.real.rows["label"][0], real_weight)
-    metrics = metrics | {f"downstream_{name}": value for name, value in scores(jnp.mean(each, axis=0), test_label).items()}
-    metrics |= {f"oracle_{name}": value for name, value in scores(oracle, test_label).items()}
+    judged = {"downstream": jnp.mean(each, axis=0), "oracle": oracle}
+    if num_members > 1:
+      judged["pooled"] = predict(rows["x"], rows["label"], weight)
+    for what, probability in judged.items():
+      metrics = metrics | {f"{what}_{name}": value for name, value in scores(probability, test_label).items()}
     if num_members > 1:
       half = 1.96 * jnp.std(each, axis=0, ddof=1)
       middle = jnp.mean(each, axis=0)
@@ -140,6 +144,7 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
   info = {f"downstream_{name}": MetricInfo(f"{text} on real rows, trained on samples", worse=worse)
           for name, (text, worse) in names.items()}
   info |= {f"oracle_{name}": MetricInfo(f"{text} on real rows, trained on real rows") for name, (text, _) in names.items()}
+  info |= {f"pooled_{name}": MetricInfo(f"{text} on real rows, trained on all samples at once") for name, (text, _) in names.items()}
   info["downstream_coverage"] = MetricInfo("share of test rows whose probability by real rows lies in the members' interval")
   return task._replace(sample=sample, metrics={**task.metrics, **info}, absorbed=None)
 

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.types import TaskSetting
+from collapse_jax import store as storage
+from collapse_jax.types import Data, TaskSetting
 
 
 def with_rows(task: TaskSetting, what: str) -> TaskSetting:
@@ -18,6 +19,23 @@ def with_rows(task: TaskSetting, what: str) -> TaskSetting:
   if task.with_rows is None:
     raise ValueError(f"{what} needs rows and cannot use statistics: use draws='rows' or 'auto'.")
   return task.with_rows()._replace(with_rows=None)
+
+
+def masked(data: Data) -> Data:
+  """A one-slot batch with a mask over its rows."""
+  if data.row_weight is not None:
+    return data
+  return data._replace(row_weight=jnp.ones((1, storage.num_rows(data.rows, 1))), summary=None, draw=None)
+
+
+def with_masks(task: TaskSetting) -> TaskSetting:
+  """The task whose real batches are masked too, as those of a store are where synthetic ones are."""
+  def init(key):
+    problem, real = task.init(key)
+    return problem, masked(real)
+
+  draw = task.fresh
+  return task._replace(init=init, fresh=None if draw is None else lambda key, problem: masked(draw(key, problem)), absorbed=None)
 
 
 def require_plain(data, what):

@@ -9,24 +9,26 @@ import numpy as np
 
 from collapse_jax import store as storage
 from collapse_jax.tasks.parts import check_integer
-from collapse_jax.transforms.parts import kth_smallest, require_plain, with_rows
+from collapse_jax.transforms.parts import kth_smallest, require_plain, with_masks, with_rows
 from collapse_jax.types import MetricInfo, TaskSetting
 
 _BLOCK = 256  # candidates compared with all real rows at once
 
 
 def select_nearest(task: TaskSetting, keep_fraction: float, embed: Callable | None = None, *,
-                   num_neighbors: int = 1) -> TaskSetting:
-  """Of num / keep_fraction samples the num nearest to real rows are kept (an analogue of Alrashedy et al. 2311.00931).
+                   num_neighbors: int = 1, oversample: bool = True) -> TaskSetting:
+  """The share of samples that is nearest to real rows is kept (an analogue of Alrashedy et al. 2311.00931).
 
   The paper keeps artificial programs that lie near real ones in the embedding of a language model; here any rows and any
   embedding will do. The anchor is the run's real batch, in every generation.
 
   Args:
     task: any task that draws rows.
-    keep_fraction: in (0, 1]; fixes the number of candidates, hence static.
+    keep_fraction: in (0, 1]; fixes the number of rows, hence static.
     embed: (rows with leaves [n, ...]) -> [n, features] float; default the rows themselves, an array [n, ...].
     num_neighbors: a sample's distance is that to the num_neighbors-th nearest real row.
+    oversample: True: num / keep_fraction samples are drawn, so that num are kept; False: num are drawn, and what is not kept
+      has weight 0, so that the less is kept, the fewer rows are trained on (as in the paper).
   Returns:
     the task, with metrics `nearest_distance` (mean over what is kept) and `kept_radius` (the largest kept).
   Raises:
@@ -36,6 +38,7 @@ def select_nearest(task: TaskSetting, keep_fraction: float, embed: Callable | No
     raise ValueError(f"keep_fraction must be a number above 0 and at most 1, got {keep_fraction}.")
   check_integer("num_neighbors", num_neighbors, 1)
   task = with_rows(task, "select_nearest")
+  task = task if oversample else with_masks(task)
 
   def features(rows):
     if embed is None and len(jax.tree.leaves(rows)) != 1:
@@ -47,20 +50,36 @@ def select_nearest(task: TaskSetting, keep_fraction: float, embed: Callable | No
     return found.astype(float)
 
   def sample(key, problem, params, context):
-    wide = context._replace(num=math.ceil(context.num / keep_fraction))
-    data, metrics = task.sample(key, problem, params, wide)
+    if oversample:
+      num, num_kept = num_candidates(context.num, keep_fraction), context.num
+    else:
+      num, num_kept = context.num, max(round(context.num * keep_fraction), 1)
+    data, metrics = task.sample(key, problem, params, context._replace(num=num))
     require_plain(data, "select_nearest")
     rows = jax.tree.map(lambda x: x[0], data.rows)
     real = features(jax.tree.map(lambda x: x[0], context.real.rows))
     in_use = None if context.real.row_weight is None else context.real.row_weight[0] > 0
     distance = neighbor_distance(features(rows), real, num_neighbors, in_use)
-    kept_distance, index = jax.lax.top_k(-distance, context.num)
+    kept_distance, index = jax.lax.top_k(-distance, num_kept)
     found = {"nearest_distance": -jnp.mean(kept_distance), "kept_radius": -kept_distance[-1]}
-    return storage.batch(jax.tree.map(lambda x: x[index], rows)), metrics | found
+    if oversample:
+      return storage.batch(jax.tree.map(lambda x: x[index], rows)), metrics | found
+    return storage.batch(rows, jnp.zeros(num).at[index].set(1.0)), metrics | found
 
   info = {"nearest_distance": MetricInfo("mean distance of kept samples to the nearest real row", "units of the embedding"),
           "kept_radius": MetricInfo("largest distance that was kept", "units of the embedding")}
   return task._replace(sample=sample, metrics={**task.metrics, **info}, absorbed=None)
+
+
+def num_candidates(num: int, keep_fraction: float) -> int:
+  """Samples of which `num` are that fraction.
+
+  Raises:
+    ValueError: there would be more than can be counted.
+  """
+  candidates = math.ceil(round(num / keep_fraction, 6))  # 21 / 0.7 is a little more than 30
+  check_integer("num_samples / keep_fraction", candidates, 1)
+  return candidates
 
 
 def neighbor_distance(rows, real, num_neighbors: int = 1, in_use=None):

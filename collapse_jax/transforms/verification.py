@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax import store as storage
-from collapse_jax.transforms.parts import per_row, with_rows
+from collapse_jax.transforms.parts import masked, per_row, with_masks, with_rows
 from collapse_jax.types import MetricInfo, TaskSetting
 
 PROBES = {
@@ -23,24 +23,17 @@ def verify(task: TaskSetting, keep: Callable, is_right: Callable | None = None) 
 
   Args:
     task: any task that draws rows and whose `fit` honours row weights.
-    keep: (key, problem, rows with leaves [n, ...]) -> [n] bool, or weights in [0, 1]; see `collapse_jax.verifiers`.
+    keep: (key, problem, rows with leaves [n, ...]) -> [n] bool, or weights in [0, 1], others of which make the run
+      non-finite; see `collapse_jax.verifiers`.
     is_right: (problem, rows) -> [n] bool, which probes compare the verifier with; default, for rows that have "label" and
       "truth", whether these are equal; else there are no probes.
   Returns:
-    the task, with the metric `kept_share` and the probes of `PROBES`. A probability that no row tells of is taken as 1.
+    the task, with the metric `kept_share` and the probes of `PROBES`. A probability that no row tells of is taken as 1
+    (and `kept_error_rate` as 0 where nothing is kept).
   Raises:
     ValueError: a task without rows, or a verifier's answer of the wrong shape (while tracing).
   """
-  task = with_rows(task, "verify")
-
-  def masked(data):
-    if data.row_weight is not None:
-      return data
-    return data._replace(row_weight=jnp.ones((1, storage.num_rows(data.rows, 1))), summary=None, draw=None)
-
-  def init(key):
-    problem, real = task.init(key)
-    return problem, masked(real)
+  task = with_masks(with_rows(task, "verify"))
 
   def sample(key, problem, params, context):
     sample_key, keep_key = jax.random.split(key)
@@ -48,6 +41,7 @@ def verify(task: TaskSetting, keep: Callable, is_right: Callable | None = None) 
     data = masked(data)
     rows = jax.tree.map(lambda x: x[0], data.rows)
     kept = per_row(keep(keep_key, problem, rows), storage.num_rows(rows), "keep").astype(float)
+    kept = jnp.where((kept >= 0) & (kept <= 1), kept, jnp.nan)
     weight = data.row_weight * kept[None]
     data = data._replace(row_weight=weight, count=jnp.sum(weight, axis=1), summary=None, draw=None)
     found = {"kept_share": jnp.mean(kept)}
@@ -57,10 +51,8 @@ def verify(task: TaskSetting, keep: Callable, is_right: Callable | None = None) 
       found |= _probes((rows["label"] == rows["truth"]).astype(float), kept)
     return data, metrics | found
 
-  draw_fresh = task.fresh
-  fresh = None if draw_fresh is None else lambda key, problem: masked(draw_fresh(key, problem))
   info = {"kept_share": MetricInfo("share of samples that the verifier kept"), **PROBES}
-  return task._replace(init=init, sample=sample, fresh=fresh, metrics={**task.metrics, **info}, absorbed=None)
+  return task._replace(sample=sample, metrics={**task.metrics, **info})
 
 
 def _probes(right, kept):
