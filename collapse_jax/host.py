@@ -12,7 +12,6 @@ import re
 import shutil
 import time
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +80,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   info: dict[str, MetricInfo] = dict(COMMON_METRICS)
   stopped, turn = [], -1
   chunk = min(chunk_size or num_seeds, num_seeds)
-  seconds = _Seconds(math.ceil(status.size * math.ceil(num_seeds / chunk) / jax.process_count()) * num_generations)
+  clock = Clock(math.ceil(status.size * math.ceil(num_seeds / chunk) / jax.process_count()) * num_generations)
   programs: dict[Any, Any] = {}
   for index in np.ndindex(*status.shape):
     name = list(makers)[index[0]]
@@ -93,7 +92,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
       jax.eval_shape(lambda key, s: start(key, make(s), workflow, num_generations), jax.random.key(0), shared)  # noqa: B023
     except ValueError as error:
       status[index] = str(error)
-      seconds.pace.num_left -= math.ceil(num_seeds / chunk / jax.process_count()) * num_generations
+      clock.num_left -= math.ceil(num_seeds / chunk / jax.process_count()) * num_generations
       continue
     info |= {key: about for key, about in one.metrics.items() if key not in info}
     cell = {"workflow": name, **values}
@@ -109,7 +108,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
       seeds = range(first, min(first + chunk, num_seeds))
       folder = None if directory is None else Path(directory) / _folder(cell, seeds)
       metrics, reason = _run_cell(make, workflow, programs[program], shared, cell, seeds, num_generations, seed, warm_start,
-                                  folder, resume, about or {}, keep_all, place, on_batch, on_metrics, primary_metric, seconds,
+                                  folder, resume, about or {}, keep_all, place, on_batch, on_metrics, primary_metric, clock,
                                   progress)
       stopped += [reason] if reason else []
       results.write(index, first, {name: _padded(value, num_generations) for name, value in metrics.items()})
@@ -120,35 +119,28 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   stopped = [one["stopped"].tobytes().decode() for one in everywhere if one["stopped"].size]
   attributes = {
       "jax_version": jax.__version__, "device": devices.name(), "wall_seconds": time.perf_counter() - begun,
-      "num_processes": jax.process_count(), "compile_seconds": seconds.compiling, "num_compilations": seconds.programs,
+      "num_processes": jax.process_count(), "compile_seconds": clock.compiling, "num_compilations": clock.num_compilations,
       "num_runs": int(np.sum(status == "ok")) * num_seeds, "seed": seed, "record_every": 1, "stopped": "; ".join(stopped),
       "primary_metric": primary_metric or next((name for name in info if name not in COMMON_METRICS), "")}
   generations = list(range(1, num_generations + 1))
   return to_dataset(results, list(makers), axes, text_axes, generations, status, info, attributes)
 
 
-class Pace:
-  """How long steps of equal size have taken, and what that means for those that are left.
+class Clock:
+  """Seconds of steps of about equal size, with those of compiling apart.
 
   Args:
     num_left: steps, all in all.
   """
 
   def __init__(self, num_left: int):
-    self.num_left, self._num_done, self._seconds = num_left, 0, 0.0
+    self.num_left, self.compiling, self.num_compilations = num_left, 0.0, 0
+    self._num_done, self._running = 0, 0.0
+    self.start()
 
-  def done(self, seconds: float) -> None:
-    self.num_left, self._num_done, self._seconds = self.num_left - 1, self._num_done + 1, self._seconds + seconds
-
-  def __str__(self) -> str:
-    return f"about {cost.text(self.num_left * self._seconds / max(self._num_done, 1))} left"
-
-
-class _Seconds:
-  """Time and number of compilations, and the pace of generations without them."""
-
-  def __init__(self, num_left: int):
-    self.compiling, self.programs, self.pace = 0.0, 0, Pace(num_left)
+  def start(self) -> None:
+    """Of a step."""
+    self._begun, self._compiled = time.perf_counter(), self.compiling
 
   def call(self, program, *arguments):
     before = program._cache_size()
@@ -156,8 +148,15 @@ class _Seconds:
     out = program(*arguments)
     if program._cache_size() > before:  # dispatch is asynchronous: the time of a first call is that of compiling
       self.compiling += time.perf_counter() - clock
-      self.programs += 1
+      self.num_compilations += 1
     return out
+
+  def step(self) -> str:
+    """Ends a step: how long it was, and how long those that are left will take at the mean pace."""
+    wall = time.perf_counter() - self._begun
+    self._running += wall - (self.compiling - self._compiled)
+    self.num_left, self._num_done = self.num_left - 1, self._num_done + 1
+    return f"{wall:.1f} s, about {cost.text(self.num_left * self._running / self._num_done)} left"
 
 
 def _make(task, values, shared):
@@ -243,53 +242,52 @@ def _axes(context):
 
 
 def _run_cell(make, workflow: Workflow, programs, shared, cell, seeds: range, num_generations, seed, warm_start, folder,
-              resume, about, keep_all, place, on_batch, on_metrics, primary, seconds, progress) -> tuple[Metrics, str]:
+              resume, about, keep_all, place, on_batch, on_metrics, primary, clock, progress) -> tuple[Metrics, str]:
   """All generations of some runs of one cell: metrics [seeds, generations done, ...], and why it stopped early or ""."""
   fit, evaluate_and_emit = programs
   begin, choose, update = _cheap_programs(make, workflow, num_generations, seed)
 
-  def shapes():
-    """Of params."""
+  def params_like():
+    """Shapes of params."""
     contexts, _ = jax.eval_shape(choose, shared, runs, jnp.asarray(1))
     keys = jax.vmap(lambda key: role_keys(key, 1)["fit"])(runs.key)
     return jax.eval_shape(fit, shared, keys, runs.problem, contexts._replace(t=jnp.asarray(1)), None)
 
   choose, update = jax.jit(choose), jax.jit(update)
-  runs, params, seen = seconds.call(jax.jit(begin), shared, jnp.asarray(seeds)), None, []
+  runs, params, seen = clock.call(jax.jit(begin), shared, jnp.asarray(seeds)), None, []
   about = dict(about) | {
       "num_generations": num_generations, "seed": seed, "warm_start": warm_start, "jax": jax.__version__,
       "shapes": [list(x.shape) for x in jax.tree.leaves(runs)]}
   checkpoints = None if folder is None else _Checkpoints(folder, keep_all, resume, about)
   done, reason = 0, ""
   if checkpoints is not None:
-    done, runs, params, metrics = checkpoints.restore(runs, shapes() if warm_start else None)
+    done, runs, params, metrics = checkpoints.restore(runs, params_like() if warm_start else None)
     params = place(params) if done and warm_start else None
     seen = [jax.tree.map(lambda x: x[:, i], metrics) for i in range(done)]  # noqa: B023
   try:
-    seconds.pace.num_left -= done
+    clock.num_left -= done
     for t in range(1, num_generations + 1):
-      clock, compiling = time.perf_counter(), seconds.compiling
+      clock.start()
       if t > done:
         at = jnp.asarray(t, jnp.int32)
-        contexts, shares = seconds.call(choose, shared, runs, at)
+        contexts, shares = clock.call(choose, shared, runs, at)
         contexts = contexts._replace(t=at)
         keys = jax.vmap(lambda key: role_keys(key, t)["fit"])(runs.key)  # noqa: B023
-        params = seconds.call(fit, shared, keys, runs.problem, contexts, params if warm_start else None)
-        batches, metrics = seconds.call(evaluate_and_emit, shared, runs.key, runs.problem, params, contexts)
-        runs = seconds.call(update, shared, runs, batches, at)
+        params = clock.call(fit, shared, keys, runs.problem, contexts, params if warm_start else None)
+        batches, metrics = clock.call(evaluate_and_emit, shared, runs.key, runs.problem, params, contexts)
+        runs = clock.call(update, shared, runs, batches, at)
         seen.append(_checked(jax.tree.map(np.asarray, metrics | shares)))
         if on_batch is not None:
           on_batch(cell, t, seeds, jax.tree.map(np.asarray, batches))
         if checkpoints is not None:
           checkpoints.save(t, runs, params, _stacked(seen))
-        wall = time.perf_counter() - clock
-        seconds.pace.done(wall - (seconds.compiling - compiling))
+        pace = clock.step()
         if progress:
-          _report(cell, seeds, t, seen[-1], primary, wall, seconds.pace)
+          _report(cell, seeds, t, seen[-1], primary, pace)
       if on_metrics is not None:
         on_metrics(cell, t, seeds, seen[t - 1])
   except Stop as stop:
-    seconds.pace.num_left -= num_generations - len(seen)
+    clock.num_left -= num_generations - len(seen)
     reason = f"{', '.join(f'{name} {value}' for name, value in cell.items())}: {stop}"
   return _stacked(seen), reason
 
@@ -326,11 +324,11 @@ def _folder(cell, seeds: range) -> str:
   return re.sub(r"[^\w.,=()-]+", "_", label) + f",seeds={seeds.start}-{seeds.stop - 1}"
 
 
-def _report(cell, seeds, t, metrics, primary, wall, pace):
+def _report(cell, seeds, t, metrics, primary, pace):
   first = primary if primary in metrics else None
   value = "" if first is None else f"{first} {np.mean(metrics[first]):.4g}, "
   print(f"  {', '.join(f'{k} {v}' for k, v in cell.items())}, seeds {seeds.start} to {seeds.stop - 1}, generation {t}: "
-        f"{value}{wall:.1f} s, {pace}", flush=True)
+        f"{value}{pace}", flush=True)
 
 
 class _Checkpoints:
@@ -387,10 +385,14 @@ class _Checkpoints:
     for t, file in sorted(self._files().items(), reverse=True):
       try:
         with np.load(file, allow_pickle=False) as arrays:
+          if arrays.zip.testzip() is not None:  # arrays that are not read here are looked at too
+            raise ValueError("a checksum is wrong")
           like = {"run": _plain(run), "params": params}
           found = jax.tree.unflatten(jax.tree.structure(like), [_of_kind(arrays[name], x) for name, x in _named(like).items()])
           metrics = {name.removeprefix("metrics/"): arrays[name] for name in arrays.files if name.startswith("metrics/")}
-      except (ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+      except Exception as error:  # damage has as many names as a zip file has fields
+        if isinstance(error, MemoryError) or getattr(error, "filename", None):  # that is the machine's
+          raise
         _log.warning("%s is damaged (%s): what came after the checkpoint before it is computed again", file, error)
         file.unlink()
         continue

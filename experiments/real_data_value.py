@@ -46,7 +46,7 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
   import collapse_jax
   from collapse_jax import devices, tasks
   from collapse_jax.chunks import Chunks
-  from collapse_jax.host import Pace
+  from collapse_jax.host import Clock
   from collapse_jax.lm import training
   from collapse_jax.lm.checkpoint import num_params
   from collapse_jax.types import Context, Data
@@ -103,27 +103,28 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
     grid = {(index, first): metrics for index, first, metrics in saved.saved()}
   cells = {(i, j): (r, f) for i, r in enumerate(num_real) for j, f in enumerate(num_synthetic)}
   starts = range(0, num_seeds, chunk)
-  pace = Pace(sum((index, start) not in grid for index in cells for start in starts))
+  clock = Clock(sum((index, start) not in grid for index in cells for start in starts))
   for start in starts:
-    clock, seeds = time.perf_counter(), jnp.arange(start, min(start + chunk, num_seeds))
+    seeds = jnp.arange(start, min(start + chunk, num_seeds))
     left = [index for index in cells if (index, start) not in grid]
     if not left:
       continue
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(seeds)
-    problem, real, synthetic, missing, loss = begin(base.params, keys)
+    clock.start()
+    problem, real, synthetic, missing, loss = clock.call(begin, base.params, keys)
     if int(missing.max()):
       raise common.UsageError(f"the generator does not produce the format: {int(missing.max())} synthetic rows are missing.")
     for index in left:
       r, f = cells[index]
-      metrics = cell(base.params, keys, problem, real, synthetic, r, f) | {"generator_test_loss": loss}
+      metrics = clock.call(cell, base.params, keys, problem, real, synthetic, r, f) | {"generator_test_loss": loss}
       metrics = grid[index, start] = jax.tree.map(np.asarray, metrics)
       if saved is not None:
         saved.save(index, start, metrics)
-      now = time.perf_counter()
-      pace.done(now - clock)
       print(f"  {r} real, {f} synthetic, seeds {start} to {start + len(seeds) - 1}: test loss "
-            f"{metrics['test_loss'].mean():.4f}, {now - clock:.1f} s, {pace}", flush=True)
-      clock = now
+            f"{metrics['test_loss'].mean():.4f}, {clock.step()}", flush=True)
+      clock.start()
+  if saved is not None:
+    saved.close()
   units = {"test_loss": ("cross entropy of held-out real text", "nats per token"), "num_steps": ("optimiser steps", "steps"),
            "num_tokens": ("tokens trained on", "tokens")}
   joined = lambda name: np.stack([np.concatenate([grid[index, start][name] for start in starts])
@@ -136,7 +137,7 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
       "package_version": collapse_jax.__version__, "jax_version": jax.__version__, "device": devices.name(), "seed": seed,
       "task": "real_data_value", "mode": mode, "budget": f"{recipe.amount:g} {recipe.budget}", "num_generator": generator,
       "generator_test_loss": float(joined("generator_test_loss").mean()), "num_runs": num_cells * num_seeds,
-      "num_compilations": 2,
+      "num_compilations": clock.num_compilations,
       "wall_seconds": time.perf_counter() - begun}
   results.attrs["finding"] = finding(results)
   print(results.attrs["finding"])

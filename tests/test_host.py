@@ -1,12 +1,14 @@
 """The host loop gives what the vectorised sweep gives, and goes on where it was killed."""
 
+import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray
 
 from collapse_jax import host, sweep, tasks
-from collapse_jax.types import Metrics
+from collapse_jax.types import Metrics, Run
 
 WORKFLOWS = ["replace", "accumulate", "accumulate_subsample", "mix(0.5)", "grown_replace"]
 
@@ -55,6 +57,77 @@ def test_killed_and_resumed(tmp_path, warm_start):
   with pytest.raises(ValueError, match="with shapes="):
     host.sweep(lambda num_samples: task(num_samples + 1), WORKFLOWS[:3], {"num_samples": [5]}, directory=tmp_path, resume=True,
                **options)
+
+
+def test_damaged_checkpoints(tmp_path, caplog):
+  """The newest generation that is whole counts; without one, or without the file that names the sweep, a cell begins anew."""
+  options = {"num_generations": 3, "num_seeds": 2}
+  expected = host.sweep(task, WORKFLOWS[:3], {"num_samples": [5]}, directory=tmp_path, keep_all=True, **options)
+  truncated, lost, unnamed = (tmp_path / f"workflow={name},num_samples=5,seeds=0-1" for name in WORKFLOWS[:3])
+  (truncated / "3.npz").write_bytes((truncated / "3.npz").read_bytes()[:-30])
+  for t, content in ((1, b""), (2, b"x" * 5000), (3, (lost / "3.npz").read_bytes()[:200])):
+    (lost / f"{t}.npz").write_bytes(content)
+  (unnamed / "run.json").write_text("{")
+  batches = []
+  found = host.sweep(task, WORKFLOWS[:3], {"num_samples": [5]}, directory=tmp_path, resume=True,
+                     on_batch=lambda cell, t, seeds, batch: batches.append((cell["workflow"], t)), **options)
+  assert batches == [("replace", 3), *(("accumulate", t) for t in (1, 2, 3)), *(("accumulate_subsample", t) for t in (1, 2, 3))]
+  xarray.testing.assert_identical(found.drop_attrs(), expected.drop_attrs())
+  assert caplog.text.count("is damaged") == 5
+  with pytest.raises(ValueError, match="made with data=None, not other"):
+    host.sweep(task, WORKFLOWS[:3], {"num_samples": [5]}, directory=tmp_path, resume=True, about={"data": "other"}, **options)
+
+
+def test_changed_bytes_are_found(tmp_path):
+  """Wherever a byte of a checkpoint changes: what is read is what was written, or nothing."""
+  run = Run(jax.random.split(jax.random.key(0), 2), {"mean": jnp.arange(40.0).reshape(2, 20)}, None, None, None)
+  params = {"layer": {"kernel": jnp.arange(60, dtype=jnp.bfloat16).reshape(2, 30)}, "steps": jnp.asarray([3, 4])}
+  metrics = {"loss": np.arange(4.0).reshape(2, 2), "finite": np.ones((2, 2), bool)}
+  written = host._Checkpoints(tmp_path / "cell", False, False, {})
+  written.save(1, run, params, metrics)
+  written.save(2, run, params, metrics)
+  file, = tmp_path.glob("cell/*.npz")
+  content = file.read_bytes()
+  empty = jax.tree.map(jnp.zeros_like, (run._replace(key=jax.random.split(jax.random.key(1), 2)), params))
+  none = 0
+  for i in range(-1, len(content), 3):
+    changed = bytearray(content)
+    if i >= 0:
+      changed[i] ^= 1 << i // 3 % 8
+    file.write_bytes(changed)
+    t, *found = host._Checkpoints(tmp_path / "cell", False, True, {}).restore(*empty)
+    assert t or (i >= 0 and not file.exists())
+    none += not t
+    if t:
+      assert t == 2 and jax.tree.structure(found[0]) == jax.tree.structure(run)
+      chex.assert_trees_all_equal(host._plain(found[0]), host._plain(run), strict=True)
+      chex.assert_trees_all_equal(found[1], jax.tree.map(np.asarray, params), strict=True)
+      chex.assert_trees_all_equal(found[2], metrics, strict=True)
+  assert none > len(content) / 3 / 2
+
+
+def test_clock(monkeypatch):
+  """Time that is left: steps that are left at the mean pace, compiling apart."""
+  now = [0.0]
+  monkeypatch.setattr(host.time, "perf_counter", lambda: now[0])
+
+  class Program:
+    calls = 0
+
+    def _cache_size(self):
+      return min(self.calls, 1)
+
+    def __call__(self):
+      self.calls += 1
+      now[0] += 100.0 if self.calls == 1 else 0.0
+  clock, program = host.Clock(5), Program()
+  for seconds, said in ((2.0, "102.0 s, about 8 s left"), (4.0, "4.0 s, about 9 s left"), (60.0, "60.0 s, about 44 s left"),
+                        (334.0, "334.0 s, about 2 min left")):
+    clock.start()
+    clock.call(program)
+    now[0] += seconds
+    assert clock.step() == said
+  assert (clock.compiling, clock.num_compilations) == (100.0, 1)
 
 
 def test_stopped():
