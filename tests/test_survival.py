@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import xarray
 from test_resume import ENVIRONMENT, KILLED, dataset, run, waiting
+from test_watching import values
 
 import collapse_jax as cj
 from collapse_jax import tasks
@@ -87,8 +88,8 @@ def expected():
 
 
 def assert_same(results, expected):
-  for name, values in expected.data_vars.items():
-    np.testing.assert_array_equal(results[name], values, err_msg=name)
+  for name, one in expected.data_vars.items():
+    np.testing.assert_array_equal(results[name], one, err_msg=name)
 
 
 def test_disk_full_of_a_simulation(disk, expected):
@@ -119,14 +120,15 @@ def test_disk_full_of_events(disk, tmp_path):
 @pytest.fixture(scope="module")
 def language(tmp_path_factory):
   out = tmp_path_factory.mktemp("language")
-  run("-m", *LANGUAGE, f"--output_dir={out / 'out'}")
+  said = run("-m", *LANGUAGE, f"--output_dir={out / 'out'}").stdout
+  assert len(re.findall(r", about \d+ s left$", said, re.M)) == 12 and ", about 0 s left\n" in said
   return out / "out"
 
 
 def test_language_model(disk, language, tmp_path):
   """A full disk, a kill in a checkpoint, another at a random moment: no generation is computed twice, and results are the same."""
   small, log = disk(3000, 600), tmp_path / "log"
-  command, out = (*LANGUAGE, f"--output_dir={small.folder / 'out'}"), small.seen / "out"
+  command, out = (*LANGUAGE, f"--output_dir={small.folder / 'out'}", f"--log_dir={tmp_path / 'logs'}"), small.seen / "out"
   small.full("-m", *command, names=r"\.npz")
   kept = {str(file.relative_to(out)) for file in out.glob("chunks/checkpoints/*/*.npz")}
   assert not list(out.glob("**/*.part")) and (kept or small.limit)
@@ -135,7 +137,7 @@ def test_language_model(disk, language, tmp_path):
   assert "--resume" in refused.stderr and kept == {str(file.relative_to(out)) for file in out.glob("chunks/checkpoints/*/*.npz")}
   small.run(KILLED, log, ".npz:3", "kill", *command, "--resume", expect=-signal.SIGKILL)
   assert list(out.glob("chunks/checkpoints/*/*.npz.part")) and len(checkpoints(log)) == 2
-  small.run(KILLED, log, 1, "within=6", *command, "--resume", expect=-signal.SIGKILL)
+  small.run(KILLED, log, 3, "within=1", *command, "--resume", expect=-signal.SIGKILL)
   small.run(KILLED, log, 0, "kill", *command, "--resume")
   names = checkpoints(log)
   assert len(names) == len(set(names))
@@ -143,6 +145,8 @@ def test_language_model(disk, language, tmp_path):
   assert texts(out) == texts(language) and len(texts(out)) == 12
   shown = [json.loads(cj.load(one).attrs["samples"]) for one in (out, language)]
   assert shown[0] == shown[1] and [len(one) for one in shown[0].values()] == [3, 3]
+  curves = {name: [(tag, step) for tag, step, _ in points] for name, points in values(tmp_path / "logs").items() if name != "figures"}
+  assert len(curves) == 4 and all([step for tag, step in points if tag == "test_loss"] == [1, 2, 3] for points in curves.values())
   assert {file.name for file in out.iterdir()} == {".lock", "checkpoints", "config.json", "figures", "report.html", "results.nc", "samples"}
 
 

@@ -7,6 +7,8 @@ import pytest
 import xarray
 from test_resume import run
 
+from experiments import watching
+
 pytestmark = pytest.mark.slow
 
 
@@ -20,18 +22,37 @@ def events(file):
     data = data[16 + length:]
 
 
-def test_events_and_trace(tmp_path):
-  run("-m", "experiments.gaussian", "--dims=1", "--num_samples=10", "--workflows=replace", "--num_seeds=3", "--num_generations=4",
-      f"--log_dir={tmp_path / 'logs'}", "--profile", f"--output_dir={tmp_path / 'out'}")
-  results = xarray.load_dataset(tmp_path / "out" / "results.nc", engine="h5netcdf")
+def values(log_dir):
+  """Run -> [(tag, step, value)], in the order of the files."""
   found: dict = {}
-  for file in (tmp_path / "logs").rglob("*tfevents*"):
-    for event in events(file):
-      for value in event.summary.value:
-        found.setdefault(value.tag, {})[event.step] = value
-  curve = next(points for tag, points in found.items() if "squared_error_of_mean" in tag and points[min(points)].HasField("simple_value"))
+  for file in sorted(log_dir.rglob("*tfevents*")):
+    found.setdefault(file.parent.name, []).extend((value.tag, event.step, value) for event in events(file) for value in event.summary.value)
+  return found
+
+
+def test_events_and_trace(tmp_path):
+  """Twice into one place: points are there once."""
+  for seed in (0, 1):
+    run("-m", "experiments.gaussian", "--dims=1", "--num_samples=10", "--workflows=replace", "--num_seeds=3", "--num_generations=4",
+        f"--seed={seed}", f"--log_dir={tmp_path / 'logs'}", "--profile", f"--output_dir={tmp_path / 'out'}", "--overwrite")
+  results = xarray.load_dataset(tmp_path / "out" / "results.nc", engine="h5netcdf")
+  (cell,), figures = ([one for name, one in values(tmp_path / "logs").items() if (name == "figures") == is_figure] for is_figure in (False, True))
+  curve = [(step, value.simple_value) for tag, step, value in cell if tag == "squared_error_of_mean"]
+  assert [step for step, _ in curve] == [1, 2, 3, 4] and len({tag for tag, _, _ in cell}) > 3
   expected = results.squared_error_of_mean.mean("seed").values.ravel()
-  np.testing.assert_allclose([curve[t].simple_value for t in sorted(curve)], expected, rtol=1e-5)
-  assert sorted(curve) == [1, 2, 3, 4]
-  assert any(value.HasField("image") for points in found.values() for value in points.values())
+  np.testing.assert_allclose([value for _, value in curve], expected, rtol=1e-5)
+  assert any(value.HasField("image") for _, _, value in figures[0]) and any(tag.startswith("flags") for tag, _, _ in figures[0])
   assert list((tmp_path / "out" / "profile").rglob("*.xplane.pb"))
+
+
+def test_a_cell_that_comes_again(tmp_path):
+  """Points go into one file as they come; a process that goes on writes those before it again, and not twice."""
+  metrics = {"loss": np.asarray([[1.0], [np.nan], [3.0]]), "finite": np.asarray([[True], [False], [True]]), "curve": np.ones((3, 1, 5))}
+  for generations in ((1, 2), (1, 2, 3)):
+    curves = watching.Curves(str(tmp_path))
+    for t in generations:
+      curves.add({"workflow": "mix(0.2)", "dataset": "a/b"}, [t], metrics)
+      (name, found), = values(tmp_path).items()
+      assert name == "workflow=mix(0.2),dataset=a_b" and max(step for _, step, _ in found) == t
+  assert [(tag, step) for tag, step, _ in found] == [(tag, t) for t in (1, 2, 3) for tag in ("loss", "finite")]
+  np.testing.assert_allclose([value.simple_value for _, _, value in found[:2]], [2.0, 2 / 3], rtol=1e-6)
