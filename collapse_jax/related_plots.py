@@ -16,8 +16,9 @@ _THEORY: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1, 
 
 def figures_for(results) -> dict[str, Any] | None:
   """Figures of a complete Dataset by file name; None where it is not of a related system."""
-  draw = {"token_editing": _token_editing, "label_editing": _label_editing, "curation": _curation, "verification": _verification, "temperature": _temperature,
-          "mixtures": _mixtures, "selection": _selection, "ensembles": _ensembles}.get(str(results.attrs.get("task")))
+  draw = {"token_editing": _token_editing, "label_editing": _label_editing, "curation": _curation, "verification": _verification,
+          "temperature": _temperature, "mixtures": _mixtures, "selection": _selection,
+          "ensembles": _ensembles}.get(str(results.attrs.get("task")))
   return None if draw is None else draw(results)
 
 

@@ -99,13 +99,13 @@ predicted from each run's first generation.</p>
 {% if part.comparisons %}
 <h3>Predicted and simulated</h3>
 <p>{{ part.comparisons|length }} quantities of the system that a theory foretells, each by runs of its own; largest
-|z| = {{ part.worst_comparison }}. The last column is the number in print, where the prediction stands for one.</p>
+|z| = {{ part.worst_comparison }}. The last column is what others found for the same quantity, by a formula or by simulation, where that is known.</p>
 <details {{ "open" if part.comparisons|length <= 12 }}><summary>pairs ({{ part.comparisons|length }} rows)</summary>
 <table><tr><th>system</th><th>source</th><th>quantity</th><th>predicted</th><th>simulated ± s.e.</th><th>z</th>
-<th>z of a wrong theory</th><th>in print</th></tr>
+<th>z of a wrong theory</th><th>reference</th></tr>
 {% for r in part.comparisons %}<tr><td>{{ r.system }}</td><td>{{ r.source }}</td><td>{{ r.quantity }}</td>
 <td class="n">{{ r.predicted }}</td><td class="n">{{ r.simulated }}</td><td class="n">{{ r.z }}</td>
-<td class="n">{{ r.twin_z }}</td><td class="n">{{ r.published }}</td></tr>{% endfor %}</table></details>
+<td class="n">{{ r.twin_z }}</td><td class="n">{{ r.reference }}</td></tr>{% endfor %}</table></details>
 {% endif %}
 {% endfor %}
 <h2>How to reproduce</h2>
@@ -252,4 +252,4 @@ def _comparison_row(row) -> dict[str, str]:
   optional = lambda value, form: "" if value is None else format(value, form)
   return {"system": row["system"], "source": row["source"], "quantity": row["quantity"], "predicted": f"{row['predicted']:.4g}",
           "simulated": f"{row['simulated']:.4g} ± {row['standard_error']:.2g}", "z": f"{row['z']:.2f}",
-          "twin_z": optional(row["twin_z"], ".0f"), "published": optional(row["published"], ".4g")}
+          "twin_z": optional(row["twin_z"], ".0f"), "reference": optional(row["reference"], ".4g")}

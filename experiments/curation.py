@@ -3,9 +3,9 @@
   python -m experiments.curation --setting=ring
 
 Under a minute on 2 cores. Settings: ring (eight Gaussians, reward nearness to one), digits (a mixture fitted to scikit-learn's
-digits, reward a quarter of the log probability of a nought by logistic regression), gaussian (reward quadratic), two_types. Expected:
-mean reward rises and its variance falls until one mode is left; with real data both level off; adversaries (--flip_shares) slow
-the drift, and turn it round above one half.
+digits, reward a quarter of the log probability of a nought by logistic regression), gaussian (reward quadratic), two_types.
+Expected: mean reward rises and its variance falls until one mode is left; with real data both level off; adversaries
+(--flip_shares) slow the drift, and turn it round above one half.
 """
 
 from absl import flags

@@ -22,6 +22,7 @@ from experiments import (
     exponential_family,
     gaussian,
     kde,
+    label_editing,
     language_model,
     linear_regression,
     logistic_regression,
@@ -36,8 +37,9 @@ from experiments import (
 SCALES = ("smoke", "laptop", "paper")
 WORKFLOWS = common.PAPER_WORKFLOWS.split(",")
 RELATED = "related/"
-SMALLEST: dict = {"workflows": ["replace"], "bases": ["anchor"], "num_candidates": [2], "real_fractions": [0.2],
-                  "real_weights": [0.0], "keep_fractions": [0.5], "datasets": ["moons"], "generators": ["kde"]}
+SMALLEST: dict = {"workflows": ["replace"], "bases": ["anchor"], "masks": ["fresh"], "noises": ["additive"], "num_candidates": [2],
+                  "real_fractions": [0.2], "real_weights": [0.0], "keep_fractions": [0.5], "selections": ["nearest"],
+                  "verifiers": ["noisy"], "datasets": ["moons"], "generators": ["kde"]}
 
 
 def define():
@@ -109,6 +111,9 @@ def related(scale: str) -> dict:
       "token_editing": (token_editing.simulate, {
           "workflows": WORKFLOWS[:2], "bases": ["none", "anchor", "chain"], "thresholds": [0.5], "num_samples": [200]}
                         | size(12, 20)),
+      "label_editing": (label_editing.simulate, {
+          "workflows": ["replace"], "bases": ["anchor", "chain"], "masks": ["fresh", "fixed", "disjoint"],
+          "noises": ["regenerated", "additive"], "shares": [0.1, 0.25], "dims": [2], "num_samples": [400]} | again(12, 200)),
       "curation/ring": (curation.simulate, {
           "setting": "ring", "num_candidates": [2, 8], "real_fractions": [0.0, 0.5], "flip_shares": [0.0], "num_samples": [400]}
                         | size(12, 10)),
@@ -124,14 +129,22 @@ def related(scale: str) -> dict:
       "verification/loop": (verification.simulate, {
           "workflows": WORKFLOWS[:2], "errors": [0.3], "psis": [0.2], "num_samples": [1000], "dim": 20, "labels": "model",
           "verifiers": ["none", "noisy", "oracle"]} | again(10, 20)),
-      "temperature": (temperature.simulate, {
+      "verification/directions": (verification.simulate, {
+          "workflows": WORKFLOWS[:2], "errors": [0.0], "psis": [0.0], "num_samples": [4000], "labels": "model",
+          "angles": (1.2, 0.5, 1.234), "verifiers": ["none", "linear", "oracle"]} | again(8, 20)),
+      "temperature/frontier": (temperature.simulate, {
           "temperatures": [0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2], "real_fractions": [0.1, 0.2, 0.4, 0.6, 0.8],
           "num_outcomes": [10], "num_samples": [400]} | size(100, 10)),
+      "temperature/entropy": (temperature.simulate, {
+          "workflows": WORKFLOWS[:2], "temperatures": [0.8, 0.9, 1.0, 1.25, 1.6], "probabilities": [0.6, 0.4], "num_outcomes": [2],
+          "num_samples": [4000]} | again(100, 10)),
       "mixtures/rise_and_fall": (mixtures.simulate, {
           "real_fractions": fractions, "real_weights": [0.0], "num_samples": [100]} | size(10, 2000)),
+      "mixtures/discrete": (mixtures.simulate, {
+          "task": "discrete", "real_fractions": fractions, "real_weights": [0.0], "num_samples": [100]} | again(10, 400)),
       "mixtures/weights": (mixtures.simulate, {
-          "real_fractions": [0.2, 0.5], "real_weights": [0.2, 0.4, 0.6, 0.8, 1.0], "num_samples": [100], "fresh": True}
-                           | again(10, 2000)),
+          "real_fractions": [0.1, 0.2, 0.3, 0.5, 0.7], "num_samples": [100], "fresh": True,
+          "real_weights": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]} | again(10, 2000)),
       "selection/variance": (selection.simulate, {
           "workflows": ["replace"], "setting": "gaussian", "keep_fractions": [0.25, 0.5, 0.75, 0.9, 1.0], "num_samples": [300]}
                              | size(8, 40)),
@@ -139,7 +152,7 @@ def related(scale: str) -> dict:
           "workflows": ["replace"], "setting": "unrealistic", "keep_fractions": [0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0],
           "selections": ["nearest", "random"], "num_samples": [300]} | again(2, 100)),
       "ensembles": (ensembles.simulate, {
-          "datasets": ["moons", "breast_cancer"],
+          "datasets": ["moons", "circles", "breast_cancer"],
           "generators": ["gaussian_mixture", "kde"], "num_members": [1, 5],
           "num_samples": [200]} | size(3, 6)),
   }

@@ -10,10 +10,12 @@ from sklearn import metrics as reference
 from sklearn.linear_model import LogisticRegression
 from sklearn.mixture import GaussianMixture
 
-from collapse_jax import downstream, generation, rewards, store, tasks, theory, transforms, workflows
+from collapse_jax import downstream, generation, rewards, store, tasks, theory, transforms, verifiers, workflows
+from collapse_jax.pairs import temperature
 from collapse_jax.tasks.gaussian_mixture import fit_mixture, log_density
 from collapse_jax.transforms.ensembles import bootstrap_counts
 from collapse_jax.transforms.selection import neighbor_distance
+from collapse_jax.types import MetricInfo
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +151,111 @@ def test_curated_beside_real_data_stays_near():
         assert (p / data).max() <= bound * 1.0001
         divergence = p @ np.log(p / data)
         assert divergence <= theory.curation_divergence_bound(K, ratio) + 1e-6
+      if K == 2:  # and the reward gains at least this over the data, once models have been curated
+        assert p @ np.exp(reward) >= data @ np.exp(reward) + theory.curation_gain_bound(reward, data, K, ratio)
     assert (p / data).max() > 0.75 * bound
+
+
+def test_many_candidates():
+  """K -> infinity multiplies the density by exp(reward), which other K approach."""
+  mean, variance = theory.curation_gaussian(2, 2, np.inf, 8)
+  np.testing.assert_allclose(variance[[0, 1, 3, 7]], [.8, 2 / 3, .5, 1 / 3])
+  np.testing.assert_allclose(mean[[0, 1, 3, 7]], [.4, 2 / 3, 1, 4 / 3])
+  off = [np.abs(np.subtract(theory.curation_gaussian(2, 2, K, 8), (mean, variance))).max() for K in (16, 256, 4096)]
+  assert off[0] > 4 * off[1] > 16 * off[2] and off[2] < 1e-3
+
+
+def test_law_of_the_urn():
+  """Polya's urn is beta-binomial; a binomial of the same mean is not it."""
+  T, num = 60, 4000
+  drawn = np.round(temperature.urn(T, num) * (T + 9) - 8).astype(int)  # balls of the first colour beyond the first eight
+  counts = np.bincount(drawn, minlength=T)
+  for law, holds in ((stats.betabinom(T - 1, 8, 2), True), (stats.binom(T - 1, 0.8), False), (stats.betabinom(T - 1, 4, 1), False)):
+    share = law.pmf(np.arange(T))
+    some = share * num > 5
+    observed, expected = (np.append(x[some], x[~some].sum() + 1e-9) for x in (counts, share * num))
+    p = stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue
+    assert (p > 1e-3) if holds else (p < 1e-9)
+
+
+def test_level_set_is_the_limit_of_many_neighbours():
+  level = theory.level_set_variance(1.0, 0.5)
+  assert level == pytest.approx(0.143, abs=1e-3)
+  off = [theory.nearest_variance(1.0, 0.5, k) - level for k in (10, 100, 1000)]
+  assert off[0] > 2 * off[1] > 4 * off[2] > 0 and off[2] < 0.02
+
+
+def test_bound_on_mixtures():
+  """Solved forms of its recursion: a fixed real share, and accumulation at a constant error; measured distances stay below."""
+  T, share, error = 12, 0.3, 0.1
+  t = np.arange(1, T + 1)
+  np.testing.assert_allclose(theory.mixture_bound(np.full(T, error), workflows.mix(share).weights(T)),
+                             error * (1 - (1 - share) ** t) / share)
+  np.testing.assert_allclose(theory.mixture_bound(np.full(T, error), workflows.accumulate().weights(T)), error * np.cumsum(1 / t))
+  n, workflow = 400, workflows.mix(0.25)
+  first = np.array([theory.mean_total_variation_of_fit(num) for num in [n] + [4 * n] * 7])
+  bound = theory.mixture_bound(first, workflow.weights(8))
+  measured = run_many(tasks.gaussian(1, n, distances=True), workflow, 8, 400)["total_variation"].mean(axis=0)
+  assert measured[0] == pytest.approx(bound[0], rel=0.1) and (measured[1:] < bound[1:]).all()
+
+
+def test_temperature_one_is_the_plain_loop():
+  for fraction, law in ((0.0, theory.gaussian_replace(20, 8)), (0.3, theory.gaussian_mix(20, 0.3, 8, fresh=True))):
+    np.testing.assert_allclose(theory.gaussian_temperature(20, 1.0, 8, real_fraction=fraction), law)
+  assert theory.gaussian_temperature_moments("accumulate", 20, 0.8, 8) is None
+
+
+def test_fewer_rows_are_trained_on():
+  """Without oversampling what is not near has weight 0: the nearest of as many rows as the workflow asks for."""
+  task = transforms.select_nearest(tasks.unrealistic(100, 0.7, 6.0), 0.2, lambda rows: rows["x"], oversample=False)
+  out = run_many(task, workflows.accumulate_subsample(), 3, 8)
+  assert out["finite"].all() and (out["train_size"][:, 1] < 100).all()
+  out = run_many(task, workflows.replace(), 2, 40)
+  np.testing.assert_array_equal(out["train_size"][:, 1], 20)
+  assert out["purity"][:, 1].mean() > 0.95 > 0.3 == pytest.approx(run_many(tasks.unrealistic(100, 0.7, 6.0), workflows.replace(), 2, 400)["purity"][:, 1].mean(), abs=0.015)
+
+
+def test_classifier_of_two_classes(rows):
+  """scikit-learn keeps one set of coefficients for two classes."""
+  label = (rows[:, 0] > 2.5).astype(int)
+  log_probability = rewards.classifier(rows, label)(jnp.asarray(rows))
+  assert log_probability.shape == (300, 2)
+  np.testing.assert_allclose(jnp.exp(log_probability).sum(axis=1), 1, rtol=1e-5)
+  assert (np.argmax(np.asarray(log_probability), axis=1) == label).mean() > 0.97
+
+
+def test_large_rewards_stay_finite():
+  """The variance of exp(reward) saturates, and the reward still counts."""
+  task = transforms.curate(tasks.gaussian(1, 200), 2, lambda rows: 100 * rows[:, 0])
+  out = run_many(task, workflows.replace(), 2, 4)
+  assert out["finite"].all() and (out["mean_reward"] > out["candidate_reward"]).all()
+  task = transforms.curate(tasks.classification(2, 1000), 2, lambda rows: 40 + jnp.log(2) * rows["truth"])
+  found = run_many(task, workflows.replace(), 1, 20)["variance_of_exp_reward"]  # half are exp(40) / 2, half 2 exp(40)
+  np.testing.assert_allclose(found / np.float32(np.exp(80)), 0.5625, rtol=0.01)
+
+
+def test_members_start_warm():
+  """Each member of an ensemble goes on from its own previous model."""
+  def fit(key, problem, context):  # a number of its own, and how many fits it has gone through
+    first = jnp.stack([jax.random.uniform(key), 1.0])
+    return first if context.previous is None else context.previous + jnp.array([0.0, 1.0])
+
+  plain = tasks.exponential_family("gaussian", 8)
+  evaluate = lambda problem, params: {"own": params[0], "fits": params[1]}
+  counting = plain.with_rows()._replace(fit=fit, evaluate=evaluate, metrics={"own": MetricInfo("own")}, summary=None,
+                                        sample=lambda key, problem, params, context: (store.batch(jnp.zeros(context.num)), {}))
+  for resample in ("none", "bootstrap"):
+    task = transforms.ensemble(counting, 2, resample)
+    out = generation.run(jax.random.key(0), task, workflows.replace(), 4, warm_start=True)
+    np.testing.assert_array_equal(out["fits"], [1, 2, 3, 4])
+    assert (out["member_spread"] > 0.01).all() and len(set(out["member_spread"].tolist())) == 1
+
+
+def test_within():
+  rows = jnp.asarray([[0.0, 0.0], [1.0, 1.0], [3.0, 0.0]])
+  np.testing.assert_array_equal(verifiers.within(0.0, 1.5)(None, None, rows), [True, True, False])
+  np.testing.assert_array_equal(verifiers.within([3.0, 0.0], 1.5)(None, None, rows), [False, False, True])
+  np.testing.assert_array_equal(verifiers.within(1.0, 1.5)(None, None, rows[:, 0]), [True, True, False])
 
 
 def test_contraction_of_a_verifier():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import z_score
 
-from collapse_jax import generation, tasks, transforms, workflows
+from collapse_jax import generation, tasks, theory, transforms, workflows
 from collapse_jax.tasks.ngram import conditional_frequencies
 from collapse_jax.types import Context
 
@@ -146,6 +146,30 @@ def test_label_masks_have_their_share():
   shares = {mask: simulate(mask) for mask in ("fresh", "disjoint")}
   np.testing.assert_allclose(shares["disjoint"], np.tile([.25] * 4 + [0] * 2, (200, 1)), atol=1e-6)
   assert np.abs(z_score(shares["fresh"], 0.25, 0.25 * 0.75 / 100)).max() < 4.5
+
+
+@pytest.mark.parametrize("noise", ["additive", "regenerated"])
+def test_laws_of_edited_labels(noise):
+  """Every base and mask against a plain loop whose model is the mean of the labels; no law is that of another."""
+  m, T, n, num_runs = 0.25, 6, 100, 12_000
+  rng = np.random.default_rng(0)
+  real, fixed = rng.standard_normal((num_runs, n)), rng.random((num_runs, n)) < m
+  laws, found = {}, {}
+  for base, mask in itertools.product(transforms.editing.BASES, transforms.editing.MASKS):
+    labels, errors = real, []
+    for t in range(T):
+      mean = labels.mean(axis=1, keepdims=True)
+      errors.append(n * mean[:, 0] ** 2)
+      chosen = {"fresh": rng.random((num_runs, n)) < m, "fixed": fixed, "disjoint": np.arange(n)[None] // (n // 4) == t}[mask]
+      old = real if base == "anchor" else labels
+      labels = np.where(chosen, (old if noise == "additive" else mean) + rng.standard_normal((num_runs, n)), old)
+    laws[base, mask] = theory.edited_regression(m, T, base=base, mask=mask, noise=noise)
+    found[base, mask] = np.transpose(errors)
+  for case, errors in found.items():
+    assert np.abs(z_score(errors, laws[case])).max() < 4.5, case
+    for other, law in laws.items():
+      if np.abs(law / laws[case] - 1).max() > 0.15:
+        assert np.abs(z_score(errors, law)).max() > 5, (case, other)
 
 
 def test_whole_batches_only():

@@ -4,7 +4,11 @@ import importlib
 
 import pytest
 
-SYSTEMS = {"curation": 26, "temperature": 14, "mixing": 11, "selection": 13, "verification": 22, "editing": 10, "ensembles": 13}
+SYSTEMS = {"curation": 26, "temperature": 19, "mixing": 11, "selection": 13, "verification": 22, "editing": 10, "ensembles": 13}
+# References that are limits (of many generations, candidates or rows, or to first order), simulations, or of another truth.
+LOOSE = {"K = 256": .03, "variance, K = 4": .01, "accuracy, phi": .03, "angle to the truth": .03, "50 neighbours": .05,
+         "slope of log": .011, "8 in 10 balls": .03, "ten samplings": .012, "nearest fifth": .02, "coverage of 1.96": .012}
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -14,6 +18,6 @@ def test_predicted_is_simulated(system):
   for row in rows:
     assert abs(row.z) < 5, row
     assert row.twin is None or abs(row.twin_z) > 5, row
-    # Some numbers in print were simulated, or are limits: docs/systems.md lists those that differ.
-    assert row.published is None or row.predicted == pytest.approx(row.published, abs=0.03), row
+    tolerance = next((value for text, value in LOOSE.items() if text in row.quantity), 6e-3)
+    assert row.reference is None or row.predicted == pytest.approx(row.reference, rel=tolerance, abs=6e-4), row
   assert sum(row.twin is not None for row in rows) >= len(rows) - 2

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import collapse_jax as cj
-from collapse_jax import store, tasks, transforms, verifiers, workflows
+from collapse_jax import rewards, store, tasks, theory, transforms, verifiers, workflows
 from experiments import reproduce
 
 PAGE = (Path(__file__).parent.parent / "docs" / "systems.md").read_text(encoding="utf-8")
@@ -41,18 +41,29 @@ def test_example(number):
     (lambda x: transforms.verify(tasks.classification(3, 20), verifiers.noisy(0.9, x)), [0.1, 0.2, 0.3]),
     (lambda x: tasks.discrete(5, 20, temperature=x), [0.5, 1.0, 2.0]),
     (lambda x: tasks.gaussian_mixture("ring", 20, 2, temperature=x, num_steps=3), [0.5, 1.0, 2.0]),
+    (lambda x: transforms.edit_labels(tasks.linear_regression(2, 20), x, base="chain"), [0.1, 0.3, 0.5]),
+    (lambda x: transforms.select_nearest(tasks.unrealistic(20, x, 3.0), 0.5, lambda rows: rows["x"]), [0.3, 0.5, 0.7]),
 ])
 def test_values_share_a_program(make, axis):
   results = cj.sweep(make, ["replace"], {"x": axis}, num_generations=2, num_seeds=3)
   assert int(results.attrs["num_compilations"]) == 1
   first = next(name for name in results.data_vars if {"seed", "x"} <= set(results[name].dims) and results[name].dtype.kind == "f")
-  for value in axis:  # and each computes what it does alone
-    alone = cj.sweep(make, ["replace"], {"x": [value]}, num_generations=2, num_seeds=3)
-    np.testing.assert_allclose(alone[first].values.ravel(), results[first].sel(x=value).values.ravel(), rtol=2e-4, atol=1e-6)
+  alone = cj.sweep(make(axis[-1]), ["replace"], {}, num_generations=2, num_seeds=3)  # a constant in the program
+  np.testing.assert_allclose(alone[first].values.ravel(), results[first].sel(x=axis[-1]).values.ravel(), rtol=2e-4, atol=1e-6)
+
+
+def test_weights_share_a_program():
+  """The weight of real rows, and under the exact law their share, are traced in the workflow."""
+  make = {"mix": lambda real_fraction, real_weight: workflows.mix(real_fraction, fresh=True, real_weight=real_weight)}
+  axes = {"num_samples": [20], "real_fraction": [0.2, 0.5], "real_weight": [0.3, 0.6]}
+  results = cj.sweep(lambda num_samples: tasks.gaussian(1, num_samples), make, axes, num_generations=3, num_seeds=3)
+  assert int(results.attrs["num_compilations"]) == 1
+  alone = cj.sweep(tasks.gaussian(1, 20), {"mix": workflows.mix(0.5, fresh=True, real_weight=0.6)}, {}, num_generations=3, num_seeds=3)
+  np.testing.assert_allclose(results.squared_error_of_mean.values[0, 0, 1, 1], alone.squared_error_of_mean.values[0], rtol=1e-3)
 
 
 NGRAM = lambda: tasks.ngram(10, 6, length=8)
-RUN = lambda task, workflow=None: cj.run(jax.random.key(0), task, workflow or workflows.replace(), 2)
+RUN = lambda task, workflow=None: jax.jit(lambda key: cj.run(key, task, workflow or workflows.replace(), 2))(jax.random.key(0))
 
 
 @pytest.mark.parametrize("make, message", [
@@ -68,6 +79,19 @@ RUN = lambda task, workflow=None: cj.run(jax.random.key(0), task, workflow or wo
     (lambda: RUN(transforms.select_nearest(tasks.gaussian(1, 10), 0.5, num_neighbors=11)), "num_neighbors must be at most"),
     (lambda: RUN(transforms.select_nearest(tasks.gaussian(1, 10), 0.5, lambda rows: rows[0])), "embed must return features"),
     (lambda: RUN(transforms.verify(tasks.classification(2, 10), lambda key, problem, rows: rows["x"])), "keep must return one"),
+    (lambda: RUN(transforms.verify(tasks.gaussian(1, 10), verifiers.oracle())), "needs rows with the parts 'label' and 'truth', got an array"),
+    (lambda: RUN(transforms.verify(tasks.classification(2, 10), verifiers.linear([1.0]))), "direction must have the shape of a row"),
+    (lambda: RUN(transforms.verify(tasks.gaussian(2, 10), verifiers.within([1.0], 1.0))), "centre must have the shape of a row"),
+    (lambda: RUN(transforms.curate(tasks.gaussian(2, 10), 2, rewards.near([8.0]))), "centre must have the shape of a row"),
+    (lambda: RUN(transforms.train_on_synthetic(tasks.gaussian(1, 10))), "train_on_synthetic needs rows with the parts 'x' and 'label'"),
+    (lambda: RUN(transforms.edit_labels(tasks.sample_median(10), 0.5)), "edit_labels needs rows"),
+    (lambda: RUN(transforms.class_shares(tasks.gaussian(2, 10), lambda rows: rows, 3)), "log_probability must return 3 scores"),
+    (lambda: RUN(transforms.select_nearest(tasks.gaussian(1, 10), 1e-9)), "num_samples / keep_fraction must be an integer of at most"),
+    (lambda: tasks.kde("moons", 10, "scott", temperature=-1.0), "temperature"),
+    (lambda: tasks.ngram(10, truth=0.5), "truth"),
+    (lambda: tasks.unrealistic(10, 1.5, 3.0), "unrealistic_share must be from 0 to 1"),
+    (lambda: theory.edited_regression(0.27, 3, mask="disjoint"), "share must be one over a whole number"),
+    (lambda: theory.edited_regression(0.27, 3, base="last"), "no closed form"),
     (lambda: verifiers.noisy(1.2, 0.0), "phi must be from 0 to 1"),
     (lambda: verifiers.within(0.0, -1.0), "radius"),
     (lambda: transforms.edit_tokens(NGRAM(), 1.5, 3), "threshold must be from 0 to 1"),
@@ -104,6 +128,26 @@ def test_all_rows_rejected_is_recorded():
   assert float(out["kept_share"][0]) == 0 and not bool(out["finite"][1])
 
 
+@pytest.mark.parametrize("inputs", ["mixture", "gaussian"])
+def test_a_model_of_no_rows_is_none(inputs):
+  """It has no accuracy, also not a perfect one."""
+  out = RUN(transforms.verify(tasks.classification(2, 10, inputs=inputs), lambda key, problem, rows: jnp.zeros(10)))
+  assert bool(out["finite"][0]) and not bool(out["finite"][1]) and jnp.isnan(out["accuracy"][1])
+
+
+def test_weights_outside_of_0_and_1_are_recorded():
+  out = RUN(transforms.verify(tasks.gaussian(1, 20), lambda key, problem, rows: jnp.full(20, -1.0)))
+  assert not out["finite"].any()
+
+
+def test_real_rows_alone():
+  """mix(1.0) trains on no sample; what a transform says of samples is said all the same."""
+  for task in (transforms.curate(tasks.gaussian(1, 10), 2, lambda rows: rows[:, 0]), transforms.select_nearest(tasks.gaussian(1, 10), 0.5),
+               transforms.verify(tasks.gaussian(1, 10), lambda key, problem, rows: rows[:, 0] > 0)):
+    out = RUN(task, workflows.mix(1.0))
+    assert out["finite"].all() and (out["train_size"] == 10).all() and (out["real_share"] == 1).all()
+
+
 def test_a_strangers_task():
   """Rows of two parts, one of them an integer, and a model that is a pair: every transform that needs only rows serves it."""
   def draw(key, rate, num):
@@ -138,7 +182,7 @@ def test_every_system_from_the_command_line(tmp_path):
                         env=os.environ | {"PYTHONPATH": str(root), "JAX_COMPILATION_CACHE_DIR": cache})
   assert done.returncode == 0, done.stderr
   names = reproduce.related("smoke")
-  assert len(names) == 12
+  assert len(names) == 16
   for name in names:
     assert cj.load(tmp_path / "made" / name / "results.nc").finite.all(), name
     figures = sorted((tmp_path / "made" / name / "figures").glob("*.png"))

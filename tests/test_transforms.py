@@ -1,4 +1,4 @@
-"""Transforms against their closed forms, with a user's own task."""
+"""Transforms on a user's own task; `collapse_jax.pairs` holds them against more of their closed forms."""
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +8,12 @@ from conftest import z_score
 from scipy.stats import norm
 
 import collapse_jax as cj
-from collapse_jax import store, tasks, theory, transforms, workflows
+from collapse_jax import store, tasks, transforms, workflows
 from collapse_jax.types import TaskSetting
 
 
-def two_types(num_samples, share=0.1):
-  """Binary items; the model is the share of type 1."""
+def coins(num_samples, share=0.1):
+  """A user's own task: binary items; the model is the share of type 1."""
   draw = lambda key, p, num: store.batch(jax.random.bernoulli(key, p, (num,)).astype(float))
   return TaskSetting(
       init=lambda key: (None, draw(key, share, num_samples)),
@@ -26,16 +26,6 @@ def two_types(num_samples, share=0.1):
 def simulate(task, name, num_runs, T):
   run = jax.jit(jax.vmap(lambda key: cj.run(key, task, workflows.parse(name)(), T)))
   return jax.tree.map(np.asarray, run(jax.random.split(jax.random.key(0), num_runs)))
-
-
-def test_curation_follows_its_recursion():
-  reward = lambda rows: rows
-  out = simulate(transforms.curate(two_types(20_000), 2, reward), "replace", 64, 13)
-  expected = theory.curation_two_types(0.1, 1.0, 2, 12)
-  np.testing.assert_allclose(expected[[0, 3, 7, 11]], [0.142, 0.362, 0.794, 0.975], atol=6e-4)
-  assert np.abs(z_score(out["share"][:, 1:], expected)).max() < 5
-  assert np.abs(z_score(out["share"][:, 1:], theory.curation_two_types(0.1, 1.0, 3, 12))).max() > 5
-  np.testing.assert_allclose(out["mean_reward"].mean(0)[0], expected[0], atol=0.002)
 
 
 def test_verification_truncates():
@@ -53,7 +43,8 @@ def test_verification_truncates():
                      evaluate=lambda problem, mean: {"mean": mean}, num_samples=5000)
   task = transforms.verify(task, lambda key, problem, rows: jnp.abs(rows) <= b)
   out = simulate(task, "replace", 64, 4)
-  np.testing.assert_allclose(out["mean"].mean(0), expected, atol=0.01)
+  assert np.abs(z_score(out["mean"], expected)).max() < 5
+  assert np.abs(z_score(out["mean"][:, :-1], expected[1:])).max() > 5  # one generation off
   kept = norm.cdf(b - 1.5) - norm.cdf(-b - 1.5)
   assert abs(z_score(out["kept_share"][:, 0], kept)) < 5
   stored = simulate(task, "accumulate_subsample", 4, 4)  # masks survive storage and subsampling
@@ -73,7 +64,7 @@ def test_transforms_chain_and_serve_library_tasks():
 
 
 def test_bad_transforms():
-  task = two_types(10)
+  task = coins(10)
   run = lambda task: cj.run(jax.random.key(0), task, workflows.replace(), 2)
   with pytest.raises(ValueError, match="num_candidates must be an integer of at least 2, got 1"):
     transforms.curate(task, 1, lambda rows: rows)

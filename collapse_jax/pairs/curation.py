@@ -24,11 +24,11 @@ def two_types(num_samples: int, share: float = 0.1, **options):
   return transforms.curate(task, reward=lambda rows: rows.astype(float), **options)
 
 
-def _two_types(num_candidates, T, generations, published, seed):
+def _two_types(num_candidates, T, generations, reference, seed):
   out = simulate(two_types(NUM_SAMPLES, num_candidates=num_candidates), workflows.replace(), NUM_RUNS, T + 1, seed)
   law, twin = (theory.curation_two_types(0.1, 1.0, K, T) for K in (num_candidates, num_candidates + 1))
   return [pair("curation, two types", SOURCE, f"share of the preferred type, K = {num_candidates}, t = {t}", out["share"][:, t],
-               law[t - 1], twin[t - 1], value) for t, value in zip(generations, published)]
+               law[t - 1], twin[t - 1], value) for t, value in zip(generations, reference)]
 
 
 def _with_real_data(seed):

@@ -9,7 +9,7 @@ from collapse_jax.pairs.runs import simulate
 from collapse_jax.pairs.types import Pair, pair
 
 SOURCE = "2412.14689"
-DIM, NUM_SAMPLES, NUM_RUNS = 2, 1000, 1600
+DIM, NUM_SAMPLES, NUM_RUNS = 2, 500, 1600
 
 
 def pairs(seed: int = 0) -> list[Pair]:
@@ -29,7 +29,7 @@ CASES = (
 
 
 def _labels(seed):
-  """Squared errors over that of the first fit, n / d = 500."""
+  """Squared errors over that of the first fit, n / d = 250."""
   rows = []
   first = DIM / (NUM_SAMPLES - DIM - 1)
   for mask, base, noise, share, t, value, twin in CASES:
@@ -50,9 +50,9 @@ def _labels(seed):
 
 
 def _tokens(seed):
-  """Shares that are eligible and changed, by the true model, so that both are sums over its table."""
-  vocabulary, threshold = 50, 0.6
-  table = np.asarray(jax.nn.softmax(jax.random.loggamma(jax.random.key(5), jnp.full((vocabulary, vocabulary), 0.05)), axis=1),
+  """Shares that are eligible and changed at the paper's threshold, by the true model, so that both are sums over its table."""
+  vocabulary, threshold = 50, 0.99
+  table = np.asarray(jax.nn.softmax(jax.random.loggamma(jax.random.key(5), jnp.full((vocabulary, vocabulary), 0.02)), axis=1),
                      np.float64)
   task = tasks.ngram(100, truth=table, length=64)
   law = np.asarray(task.init(jax.random.key(0))[0].first, np.float64)
@@ -62,7 +62,7 @@ def _tokens(seed):
     out = simulate(transforms.edit_tokens(true, threshold, 8, beta), workflows.replace(), 100, 1, seed)
     if beta == 1:
       rows.append(pair("token editing", SOURCE, "eligible share, bigram", out["eligible_share"][:, 0],
-                       theory.eligible_share(table, law, table, threshold), theory.eligible_share(table, law, table, 0.7)))
+                       theory.eligible_share(table, law, table, threshold), theory.eligible_share(table, law, table, 0.9)))
     rows.append(pair("token editing", SOURCE, f"changed share, bigram, beta = {beta:g}", out["changed_share"][:, 0],
                      theory.changed_share(table, law, table, threshold, 8, beta),
                      theory.changed_share(table, law, table, threshold, 8, beta + 0.3)))

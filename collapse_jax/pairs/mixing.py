@@ -17,16 +17,16 @@ def _rise_and_fall(seed):
   for ratio in (1.0, theory.mix_first_order_peak(T), 50.0):
     workflow = workflows.mix(1 / (1 + ratio))
     out = simulate(tasks.gaussian(1, n), workflow, 20_000, T, seed)
-    law = theory.gaussian_mix(n, 1 / (1 + ratio), T).mean_error[-1] * n
+    law, twin = (theory.gaussian_mix(n, 1 / (1 + ratio), T, fresh=fresh).mean_error[-1] * n for fresh in (False, True))
     rows.append(pair("mixture with real data", "2402.11778", f"n * error of the mean, t = 10, {ratio:.3g} synthetic per real item",
-                     n * out["squared_error_of_mean"][:, -1], law, 1.1 * law, float(theory.mix_first_order(T, ratio))))
+                     n * out["squared_error_of_mean"][:, -1], law, twin, float(theory.mix_first_order(T, ratio))))
   return rows
 
 
 def _total_variation(seed):
   n = 10_000
   out = simulate(tasks.gaussian(1, n, distances=True), workflows.replace(), 4000, 1, seed)
-  law, twin = (theory.mean_total_variation_of_fit(num) for num in (n, 1.1 * n))
+  law, twin = theory.mean_total_variation_of_fit(n), 1 / (np.pi * np.sqrt(n))  # the twin knows the error of the mean only
   rows = [pair("total variation", "2402.11778", f"of a Gaussian fitted to {n} rows", out["total_variation"][:, 0], law, twin)]
   out = simulate(tasks.discrete(2, 400), workflows.replace(), 20_000, 1, seed)
   law, twin = (theory.total_variation_of_coin(num, 0.5) for num in (400, 440))
@@ -37,13 +37,13 @@ def _weights(seed):
   rows, n = [], 20
   for ratio, value in ((1.0, .618), (0.25, .390)):  # real items per synthetic item
     share = ratio / (1 + ratio)
-    for name, weight, published in (("best weight", float(theory.golden_weight(ratio)), value), ("pooled", share, None)):
+    for name, weight, reference in (("best weight", float(theory.golden_weight(ratio)), value), ("pooled", share, None)):
       workflow = workflows.mix(share, fresh=True, real_weight=weight)
       out = simulate(tasks.exponential_family("gaussian", n), workflow, 20_000, 40, seed)
       law = float(theory.weighted_mixing_error(weight, ratio))
       twin = float(theory.weighted_mixing_error(weight, 1.3 * ratio))
       rows.append(pair("weighted mixing", "2502.18049", f"n * error of the mean, {ratio:g} real per synthetic item, {name}",
-                       n * out["squared_error_of_mean"][:, -1], law, twin, .667 if (name, ratio) == ("pooled", 1.0) else published))
+                       n * out["squared_error_of_mean"][:, -1], law, twin, .667 if (name, ratio) == ("pooled", 1.0) else reference))
   return rows
 
 

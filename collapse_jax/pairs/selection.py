@@ -19,11 +19,10 @@ def _variance(seed):
     kept = simulate(task, workflows.replace(), num_runs, 2, seed)["covariance_trace_ratio"][:, 1] / (1 - 1 / n) ** 2
     law, twin = (theory.nearest_variance(1.0, 0.5, k, n) for k in (num_neighbors, 10 * num_neighbors))
     rows.append(pair("nearest to real", SOURCE, f"variance of the nearer half, {num_neighbors} neighbours", kept, law, twin, value))
-  n = 1000
   out = simulate(transforms.select_nearest(tasks.gaussian(1, n), 0.9), workflows.replace(), 48, 9, seed)
   laws, twins = (theory.nearest_loop(share, 9, 1, n) for share in (0.9, 0.85))
-  published = (.736, .578, .476, .406, .354, .315, .284, .259)
-  for t, value in enumerate(published, 1):
+  reference = (.736, .578, .476, .406, .354, .315, .284, .259)
+  for t, value in enumerate(reference, 1):
     rows.append(pair("nearest to real, loop", SOURCE, f"variance after {t} selections of 90 %",
                      out["covariance_trace_ratio"][:, t] / (1 - 1 / n) ** (t + 1), laws[t], twins[t], value))
   return rows

@@ -11,7 +11,7 @@ SOURCE = "2404.02325"
 
 
 def pairs(seed: int = 0) -> list[Pair]:
-  return [*_replace(seed), *_exponents(seed), *_urn(seed), *_external_data(seed), *_sampling_bias(seed)]
+  return [*_replace(seed), *_outcomes(seed), *_exponents(seed), *_urn(seed), *_external_data(seed), *_sampling_bias(seed)]
 
 
 def _replace(seed):
@@ -25,28 +25,47 @@ def _replace(seed):
   return rows
 
 
+def _outcomes(seed):
+  """Entropy of three outcomes, under `accumulate` too, at temperatures below and above 1."""
+  truth, n, T, rows = [0.5, 0.3, 0.2], 200_000, 6, []
+  temperatures = np.array([0.7, 1.5], np.float32)
+  task = lambda i: tasks.discrete(3, n, truth, temperature=jnp.asarray(temperatures)[i % 2])
+  for name, twin_of in (("replace", "accumulate"), ("accumulate", "replace")):
+    out = simulate(task, workflows.parse(name)(), 48, T, seed, at_once=8)["entropy"][:, -1]
+    for i, temperature in enumerate(temperatures):
+      laws = [theory.heat_death(truth, float(temperature), T, accumulate=one == "accumulate")[-1] for one in (name, twin_of)]
+      law, twin = (-np.sum(p * np.log(p)) for p in laws)
+      rows.append(pair(f"heat death, {name}", SOURCE, f"entropy of three outcomes after {T - 1} samplings at {temperature:g}",
+                       out[i::2], law, twin))
+  return rows
+
+
 def _exponents(seed):
-  """Slopes of log |p - 1/2| in log t, from t = 20 to 400, where the deviation is small."""
+  """Slopes of log |p - 1/2| in log t, from t = 20 to 400, where the deviation is small; references are their limits."""
   rows = []
-  for temperature, value in ((1.6, -.375), (3.0, -.667)):
+  for temperature in (1.25, 1.6, 3.0):
     task = tasks.exponential_family("bernoulli", 100_000_000, 0.6, temperature=temperature)
     out = simulate(task, workflows.accumulate(), 64, 400, seed)
     deviation = out["fitted_mean"] - 0.5
     values = np.log(deviation[:, 399] / deviation[:, 19]) / np.log(20)
     law = theory.heat_death([0.6, 0.4], temperature, 400, accumulate=True)[:, 0] - 0.5
     rows.append(pair("heat death, accumulate", SOURCE, f"slope of log |p - 1/2| in log t, temperature {temperature:g}", values,
-                     np.log(law[399] / law[19]) / np.log(20), -1 / temperature, value))
+                     np.log(law[399] / law[19]) / np.log(20), -1 / temperature, theory.heat_death_exponent(temperature)))
   return rows
 
 
-def _urn(seed):
-  """Polya's urn: one ball a generation from (8, 2)."""
-  T, num_runs = 400, 4000
+def urn(T: int, num_runs: int, seed: int = 0) -> np.ndarray:
+  """Shares [num_runs] of the first outcome in Polya's urn, one ball a generation from (8, 2), in model T."""
   first = np.array([0] * 8 + [1] * 2, np.int32)
   task = tasks.discrete(2, 10)
-  urn = task._replace(init=lambda key: (task.init(key)[0], store.batch(jnp.asarray(first))),
+  made = task._replace(init=lambda key: (task.init(key)[0], store.batch(jnp.asarray(first))),
                       evaluate=lambda problem, p: {"share": p[0]}, metrics={})
-  share = simulate(urn, workflows.accumulate(num_emitted=1), num_runs, T, seed)["share"][:, -1]
+  return simulate(made, workflows.accumulate(num_emitted=1), num_runs, T, seed)["share"][:, -1]
+
+
+def _urn(seed):
+  T = 400
+  share = urn(T, 4000, seed)
   return [pair("Polya's urn", SOURCE, f"variance of the share of 8 in 10 balls, t = {T}", (share - 0.8) ** 2,
                theory.polya_variance((8, 2), T), theory.polya_variance((8, 2), 40), .01455),
           pair("Polya's urn", SOURCE, f"mean share, t = {T}", share, 0.8)]

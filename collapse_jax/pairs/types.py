@@ -16,7 +16,7 @@ class Pair(NamedTuple):
     simulated: mean over runs.
     standard_error: of the simulated mean.
     twin: what a theory that is wrong on purpose predicts; None where none is near enough to be worth telling apart.
-    published: the value in print (or in notes derived from it) that the prediction stands for; None: none.
+    reference: what others found for the same quantity, by a formula or by simulation; None: nothing is known.
   """
   system: str
   source: str
@@ -25,7 +25,7 @@ class Pair(NamedTuple):
   simulated: float
   standard_error: float
   twin: float | None = None
-  published: float | None = None
+  reference: float | None = None
 
   @property
   def z(self) -> float:
@@ -36,9 +36,9 @@ class Pair(NamedTuple):
     return None if self.twin is None else (self.simulated - self.twin) / max(self.standard_error, 1e-30)
 
 
-def pair(system: str, source: str, quantity: str, values, predicted, twin=None, published=None) -> Pair:
+def pair(system: str, source: str, quantity: str, values, predicted, twin=None, reference=None) -> Pair:
   """A row from the values [runs] of a quantity; runs that are not finite make the mean so."""
   values = np.asarray(values, np.float64)
   error = values.std(ddof=1) / np.sqrt(len(values))
-  twin, published = (None if x is None else float(x) for x in (twin, published))
-  return Pair(system, source, quantity, float(predicted), float(values.mean()), float(error), twin, published)
+  twin, reference = (None if x is None else float(x) for x in (twin, reference))
+  return Pair(system, source, quantity, float(predicted), float(values.mean()), float(error), twin, reference)

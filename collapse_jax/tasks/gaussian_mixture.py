@@ -88,7 +88,8 @@ def gaussian_mixture(dataset, num_samples: int, num_components: int, *, num_step
       "model_variance": MetricInfo("variance of the model per coordinate", "data units squared", measures="variance"),
   }
   if source.log_density is not None:
-    metrics["kl_from_truth"] = MetricInfo(f"divergence of the model from the truth, KL(model || truth), by {NUM_POINTS} draws", "nats")
+    about = f"divergence of the model from the truth, KL(model || truth), by {NUM_POINTS} draws"
+    metrics["kl_from_truth"] = MetricInfo(about, "nats")
   if source.centers is not None:
     metrics |= {"smallest_share": MetricInfo("smallest share of the model about a mode of the truth", worse="lower",
                                              measures="tail"),

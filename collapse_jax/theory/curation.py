@@ -95,11 +95,16 @@ def curation_gaussian(centre: float, width: float, num_candidates: float,
   return means, variances
 
 
-def curation_gain_bound(reward, probability, num_candidates: int) -> float:
-  """Least gain of E[e^r] by one round: (K-1)/K Var(e^r) / max e^r (Ferbach et al. 2024)."""
+def curation_gain_bound(reward, probability, num_candidates: int, synthetic_per_real: float = np.inf) -> float:
+  """Least gain of E[e^r] by one round: (K-1)/K Var(e^r) / max e^r (Ferbach et al. 2024).
+
+  With real data, L = synthetic_per_real, `probability` is that of the data, and L / (1+L)^3 times the bound is the least gain
+  over the data that any later model has.
+  """
   size, probability = np.exp(np.asarray(reward, float)), np.asarray(probability, float)
   variance = probability @ size ** 2 - (probability @ size) ** 2
-  return float((num_candidates - 1) / num_candidates * variance / size.max())
+  share = 1.0 if np.isinf(synthetic_per_real) else synthetic_per_real / (1 + synthetic_per_real) ** 3
+  return float(share * (num_candidates - 1) / num_candidates * variance / size.max())
 
 
 def curation_divergence_bound(num_candidates: int, synthetic_per_real: float) -> float:

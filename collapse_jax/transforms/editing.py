@@ -82,7 +82,7 @@ def edit_tokens(task: TaskSetting, threshold, top_k: int, beta=1.0, *, base: str
 
   info = {"eligible_share": MetricInfo("share of tokens that the model finds likely enough to edit"),
           "changed_share": MetricInfo("share of tokens that became another one")}
-  return _with_memory(task, sample, info, lambda rows: rows["tokens"])
+  return _with_memory(task, sample, info, ("tokens", "length"), "edit_tokens")
 
 
 def edit_labels(task: TaskSetting, share, *, base: str = "anchor", mask: str = "fresh",
@@ -112,7 +112,6 @@ def edit_labels(task: TaskSetting, share, *, base: str = "anchor", mask: str = "
     emit_key, mask_key, noise_key = jax.random.split(key, 3)
     rows, edited, row_weight = _base(context, base)
     emitted, metrics = task.sample(emit_key, problem, params, context)
-    require_parts(rows, ("index", "label"), "edit_labels")
     num = len(edited)
     score = jax.random.uniform(mask_key, (num,))
     if mask == "disjoint":  # those of the lowest scores among what is left
@@ -128,7 +127,7 @@ def edit_labels(task: TaskSetting, share, *, base: str = "anchor", mask: str = "
     rows = rows | {"label": jnp.where(chosen, new, rows["label"]), "edited": edited}
     return storage.batch(rows, row_weight), metrics | {"edited_share": jnp.mean(chosen)}
 
-  return _with_memory(task, sample, {"edited_share": MetricInfo("share of labels edited")}, lambda rows: rows["label"])
+  return _with_memory(task, sample, {"edited_share": MetricInfo("share of labels edited")}, ("label", "index"), "edit_labels")
 
 
 def _check(base, mask):
@@ -137,10 +136,11 @@ def _check(base, mask):
       raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
 
 
-def _with_memory(task: TaskSetting, sample, info, like) -> TaskSetting:
-  """The task with that sampler, rows that remember where the mask has been, and rows kept beside statistics."""
+def _with_memory(task: TaskSetting, sample, info, parts: tuple[str, str], what: str) -> TaskSetting:
+  """The task with that sampler, rows that remember where the mask over their first part has been, also beside statistics."""
   def marked(data):
-    return data._replace(rows=data.rows | {"edited": jnp.zeros(like(data.rows).shape, bool)}, draw=None)
+    require_parts(data.rows, parts, what)
+    return data._replace(rows=data.rows | {"edited": jnp.zeros(data.rows[parts[0]].shape, bool)}, draw=None)
 
   def init(key):
     problem, real = task.init(key)

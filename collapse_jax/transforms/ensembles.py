@@ -143,8 +143,8 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
            "nll": ("cross entropy (nats)", "higher"), "brier": ("Brier score", "higher")}
   info = {f"downstream_{name}": MetricInfo(f"{text} on real rows, trained on samples", worse=worse)
           for name, (text, worse) in names.items()}
-  info |= {f"oracle_{name}": MetricInfo(f"{text} on real rows, trained on real rows") for name, (text, _) in names.items()}
-  info |= {f"pooled_{name}": MetricInfo(f"{text} on real rows, trained on all samples at once") for name, (text, _) in names.items()}
+  for what, rows in (("oracle", "real rows"), ("pooled", "all samples at once")):
+    info |= {f"{what}_{name}": MetricInfo(f"{text} on real rows, trained on {rows}") for name, (text, _) in names.items()}
   info["downstream_coverage"] = MetricInfo("share of test rows whose probability by real rows lies in the members' interval")
   return task._replace(sample=sample, metrics={**task.metrics, **info}, absorbed=None)
 
