@@ -3,9 +3,10 @@
 Weights, gradients and the optimiser's moments are split over the devices of a mesh; a layer's weights are gathered when it
 is computed. Rows of a batch, and sequences that are sampled with their caches, are split along their first axis.
 
-A model is split over the devices of one process, whose memory together must hold it; several processes compute cells of their
-own. The table does not ask whose devices a mesh has, and a jitted fit runs over those of several processes; the host loop does
-not yet: it deals cells to processes, and reads metrics, batches and checkpoints as arrays that are whole in each of them.
+A model is split over the devices of one process, which together must hold it; further processes compute other cells. The table
+would do for a mesh over the devices of several processes. What such a mesh lacks is in the host loop, which deals cells to
+processes and reads metrics, batches and checkpoints as arrays that each of them has whole; and loops that end by what was
+sampled must end alike in all processes, whose sums may differ in the last bits.
 """
 
 import functools
