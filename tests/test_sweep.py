@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_fuzzing import outcome
 from test_loop import poisson_mean
 
 import collapse_jax as cj
@@ -206,18 +207,20 @@ def test_runs_of_all_processes_are_read_and_only_the_others_computed(tmp_path, c
 
 def test_an_interrupted_sweep_commits_nothing_more(tmp_path, monkeypatch):
   """Also what was being computed; until then no other sweep may write there."""
-  go, ended, plain = threading.Event(), [], sweeps.Program.run
+  computing, go, ended, plain = threading.Event(), threading.Event(), [], sweeps.Program.run
 
   def run(program, first, num, traced):
     for at, metrics in plain(program, first, num, traced):
       if float(traced["shift"]) == 2.0:
         ended.append(threading.current_thread())
+        computing.set()
         go.wait(60)
       yield at, metrics
   monkeypatch.setattr(sweeps.Program, "run", run)
   refusals = []
 
   def interrupt(cell, metrics):
+    assert computing.wait(60)
     with pytest.raises(ValueError, match="is being written by another sweep"):
       small(shifts=(3.0,), directory=tmp_path)
     refusals.append(cell["shift"])
@@ -289,25 +292,32 @@ def test_command_line(tmp_path):
 
 
 @pytest.mark.parametrize(("arguments", "part"), [
-    (("gaussian", "--workflows=foo"), "unknown workflow 'foo'"), (("gaussian", "--num_samples=0"), "at least 2, got '0'"),
-    (("gaussian", "--draws=law"), "--draws=law"), (("gaussian", "--nonsense"), "nonsense"), (("kde", "--bandwidths=0"), "above 0"),
-    (("kde", "--datasets=mars"), "unknown data set"), (("kde", "--datasets=wine", "--num_samples=1000"), "at most 125"),
-    (("gaussian", f"--output_dir={__file__}"), "is a file"), (("real_share", "--real_fractions=2"), "from 0 to 1"),
-    (("reproduce", "--only=nothing"), "--only=nothing"), (("linear_regression", "--covariates=old"), "one of same, fresh"),
-    (("linear_regression", "--covariates=fresh", "--draws=law"), "--covariates=same"),
-    (("discrete", "--num_outcomes=1"), "at least 2, got '1'"), (("gaussian", "--workflows=sliding_window(0)"), "size must be"),
-    (("logistic_regression", "--dataset=mars"), "unknown data set"), (("logistic_regression", "--num_features=all"), "separate the labels"),
-    (("logistic_regression", "--num_features=99"), "from 1 to 30"), (("logistic_regression", "--labels=old"), "one of model, data"),
-    (("exponential_family", "--families=cauchy"), "among bernoulli"), (("discrete", "--record_every=0"), "at least 1"),
-    (("exponential_family", "--temperatures=2", "--families=poisson"), "must be 1 for poisson"),
-    (("language_model", "--dataset=none.jsonl"), "no such file"), (("language_model", "--model=gpt2_9m"), "--mode=pretrain"),
-    (("real_data_value", "--num_real=0"), "at least 2")])
+    (("gaussian", "--workflows=foo"), "unknown workflow 'foo'"), (("gaussian", "--nonsense"), "nonsense"),
+    (("kde", "--datasets=wine", "--num_samples=1000"), "at most 125"), (("logistic_regression", "--dataset=mars"), "unknown data set"),
+    (("logistic_regression", "--num_features=all"), "separate the labels"),
+    (("logistic_regression", "--num_features=99"), "from 1 to 30"), (("real_data_value", "--num_real=0"), "at least 2"),
+    (("exponential_family", "--temperatures=2", "--families=poisson"), "must be 1 for poisson")])
 def test_bad_command_lines(arguments, part, tmp_path):
   """Exit status 2, one line, no traceback, nothing written."""
   out = command(f"experiments.{arguments[0]}", *arguments[1:], cwd=tmp_path)
   assert out.returncode == 2
   assert part in out.stderr and out.stderr.startswith("error: ") and out.stderr.count("\n") == 1
   assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("arguments", "part"), [
+    (("gaussian", "--num_samples=0"), "at least 2, got '0'"), (("gaussian", "--draws=law"), "--draws=law"),
+    (("kde", "--bandwidths=0"), "above 0"), (("kde", "--datasets=mars"), "unknown data set"),
+    (("gaussian", f"--output_dir={__file__}"), "is a file"), (("real_share", "--real_fractions=2"), "from 0 to 1"),
+    (("reproduce", "--only=nothing"), "--only=nothing"), (("linear_regression", "--covariates=old"), "one of same, fresh"),
+    (("linear_regression", "--covariates=fresh", "--draws=law"), "--covariates=same"),
+    (("discrete", "--num_outcomes=1"), "at least 2, got '1'"), (("gaussian", "--workflows=sliding_window(0)"), "size must be"),
+    (("logistic_regression", "--labels=old"), "one of model, data"), (("exponential_family", "--families=cauchy"), "among bernoulli"),
+    (("discrete", "--record_every=0"), "at least 1"), (("language_model", "--dataset=none.jsonl"), "no such file"),
+    (("language_model", "--model=gpt2_9m"), "--mode=pretrain")])
+def test_bad_values(arguments, part):
+  """Refused by what reads flags, before JAX is imported."""
+  assert part in outcome(arguments[0], list(arguments[1:]))
 
 
 def test_the_papers_matrix_is_enumerated():
