@@ -41,7 +41,8 @@ def simulate(workflows, setting, keep_fractions, num_samples, selections=("neare
 
   axes = {"selection": list(selections), "keep_fraction": list(keep_fractions), "num_samples": list(num_samples)}
   metric = "covariance_trace_ratio" if setting == "gaussian" else "accuracy"
-  results = common.simulate(task, workflows, axes, static_axes=("keep_fraction",), primary_metric=metric, **options)
+  static = ("keep_fraction",) if setting == "gaussian" else ()  # there it fixes the number of samples
+  results = common.simulate(task, workflows, axes, static_axes=static, primary_metric=metric, **options)
   return common.related(results, "selection", "selection", compare, setting=setting, num_neighbors=num_neighbors)
 
 

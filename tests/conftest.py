@@ -17,6 +17,11 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
+def pytest_collection_modifyitems(items):
+  """Slow tests first, so that no process is left alone with a long one at the end."""
+  items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def z_score(values, expected, variance=None):
   """z of the mean over the leading axis, with the known variance where there is one."""
   values = np.asarray(values, np.float64)

@@ -59,13 +59,14 @@ def tokens(model):
 
 def test_logits_of_transformers(model, theirs, tokens):
   import torch
-  found = np.asarray(jax.jit(model.apply)(model.params, tokens))
+  apply = jax.jit(model.apply)
+  found = np.asarray(apply(model.params, tokens))
   with torch.no_grad():
     expected = theirs(torch.tensor(tokens.astype(np.int64))).logits.numpy()
   assert np.mean(found.argmax(-1) == expected.argmax(-1)) > 0.995
   np.testing.assert_allclose(found, expected, atol=2e-3, rtol=0)  # logits of up to 40, 30 layers
   swapped = model.params | {"layers": jax.tree.map(lambda x: x[::-1], model.params["layers"])}
-  assert np.mean(np.asarray(jax.jit(model.apply)(swapped, tokens)).argmax(-1) == expected.argmax(-1)) < 0.5
+  assert np.mean(np.asarray(apply(swapped, tokens)).argmax(-1) == expected.argmax(-1)) < 0.5
 
 
 def test_greedy_tokens_of_transformers(model, theirs):

@@ -43,6 +43,7 @@ def test_example(number):
     (lambda x: tasks.gaussian_mixture("ring", 20, 2, temperature=x, num_steps=3), [0.5, 1.0, 2.0]),
     (lambda x: transforms.edit_labels(tasks.linear_regression(2, 20), x, base="chain"), [0.1, 0.3, 0.5]),
     (lambda x: transforms.select_nearest(tasks.unrealistic(20, x, 3.0), 0.5, lambda rows: rows["x"]), [0.3, 0.5, 0.7]),
+    (lambda x: transforms.select_nearest(tasks.unrealistic(20, 0.5, 3.0), x, lambda rows: rows["x"], oversample=False), [0.3, 0.5, 0.7]),
 ])
 def test_values_share_a_program(make, axis):
   results = cj.sweep(make, ["replace"], {"x": axis}, num_generations=2, num_seeds=3)

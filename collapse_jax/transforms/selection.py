@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import store as storage
-from collapse_jax.tasks.parts import check_integer
+from collapse_jax.tasks.parts import check_integer, known
 from collapse_jax.transforms.parts import kth_smallest, require_plain, with_masks, with_rows
 from collapse_jax.types import MetricInfo, TaskSetting
 
@@ -24,7 +24,7 @@ def select_nearest(task: TaskSetting, keep_fraction: float, embed: Callable | No
 
   Args:
     task: any task that draws rows.
-    keep_fraction: in (0, 1]; fixes the number of rows, hence static.
+    keep_fraction: in (0, 1]; fixes the number of samples, hence static, or may be traced without oversampling.
     embed: (rows with leaves [n, ...]) -> [n, features] float; default the rows themselves, an array [n, ...].
     num_neighbors: a sample's distance is that to the num_neighbors-th nearest real row.
     oversample: True: num / keep_fraction samples are drawn, so that num are kept; False: num are drawn, and what is not kept
@@ -34,7 +34,7 @@ def select_nearest(task: TaskSetting, keep_fraction: float, embed: Callable | No
   Raises:
     ValueError: an argument out of range, a task without rows, or an embedding of the wrong shape (while tracing).
   """
-  if not isinstance(keep_fraction, int | float | np.number) or not 0 < keep_fraction <= 1:
+  if (oversample or known(keep_fraction)) and not (isinstance(keep_fraction, int | float | np.number) and 0 < keep_fraction <= 1):
     raise ValueError(f"keep_fraction must be a number above 0 and at most 1, got {keep_fraction}.")
   check_integer("num_neighbors", num_neighbors, 1)
   task = with_rows(task, "select_nearest")
@@ -50,21 +50,21 @@ def select_nearest(task: TaskSetting, keep_fraction: float, embed: Callable | No
     return found.astype(float)
 
   def sample(key, problem, params, context):
-    if oversample:
-      num, num_kept = num_candidates(context.num, keep_fraction), context.num
-    else:
-      num, num_kept = context.num, max(round(context.num * keep_fraction), 1)
+    num = num_candidates(context.num, keep_fraction) if oversample else context.num
     data, metrics = task.sample(key, problem, params, context._replace(num=num))
     require_plain(data, "select_nearest")
     rows = jax.tree.map(lambda x: x[0], data.rows)
     real = features(jax.tree.map(lambda x: x[0], context.real.rows))
     in_use = None if context.real.row_weight is None else context.real.row_weight[0] > 0
     distance = neighbor_distance(features(rows), real, num_neighbors, in_use)
-    kept_distance, index = jax.lax.top_k(-distance, num_kept)
-    found = {"nearest_distance": -jnp.mean(kept_distance), "kept_radius": -kept_distance[-1]}
     if oversample:
+      kept_distance, index = jax.lax.top_k(-distance, context.num)
+      found = {"nearest_distance": -jnp.mean(kept_distance), "kept_radius": -kept_distance[-1]}
       return storage.batch(jax.tree.map(lambda x: x[index], rows)), metrics | found
-    return storage.batch(rows, jnp.zeros(num).at[index].set(1.0)), metrics | found
+    radius = kth_smallest(distance, jnp.maximum(jnp.round(keep_fraction * num), 1))
+    kept = (distance <= radius).astype(float)
+    found = {"nearest_distance": jnp.sum(kept * distance) / jnp.sum(kept), "kept_radius": radius}
+    return storage.batch(rows, kept), metrics | found
 
   info = {"nearest_distance": MetricInfo("mean distance of kept samples to the nearest real row", "units of the embedding"),
           "kept_radius": MetricInfo("largest distance that was kept", "units of the embedding")}
