@@ -57,6 +57,9 @@ def resume(out: Path, mesh):
     (out / "chunks" / "process_1" / "cell_0-0-0-0,seeds_8-15.chunk").unlink()
   devices.gather({})
   sweep("linear_regression", mesh=mesh, directory=out / "chunks", resume=True)
+  seen = []
+  sweep("linear_regression", mesh=mesh, directory=out / "chunks", resume=True, on_cell=lambda cell, metrics: seen.append(cell))
+  assert len(seen) == (jax.process_index() == 0)
 
 
 if __name__ == "__main__":
