@@ -23,7 +23,7 @@ import numpy as np
 from collapse_jax import chunks, cost, devices
 from collapse_jax import store as storage
 from collapse_jax.generation import context_of, emit, prepared, provenance, role_keys, start, with_health
-from collapse_jax.sweeps import COMMON_METRICS, Results, accepted, check_grid, merged, to_dataset, workflow_makers
+from collapse_jax.sweeps import COMMON_METRICS, Results, accepted, check_grid, merged, to_dataset, version, workflow_makers
 from collapse_jax.types import Data, MetricInfo, Metrics, Run, TaskSetting, Workflow
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ def _run_cell(make, workflow: Workflow, programs, shared, cell, seeds: range, nu
   choose, update = jax.jit(choose), jax.jit(update)
   runs, params, seen = clock.call(jax.jit(begin), shared, jnp.asarray(seeds)), None, []
   about = dict(about) | {
-      "num_generations": num_generations, "seed": seed, "warm_start": warm_start, "jax": jax.__version__,
+      "num_generations": num_generations, "seed": seed, "warm_start": warm_start, "jax": jax.__version__, "collapse_jax": version(),
       "shapes": [list(x.shape) for x in jax.tree.leaves(runs)]}
   checkpoints = None if folder is None else _Checkpoints(folder, keep_all, resume, about)
   done, reason = 0, ""

@@ -38,25 +38,28 @@ class Events:
 
 
 class Curves:
-  """Means over the finite seeds of scalar metrics against generation; a TensorBoard run, of one file, for each cell."""
+  """Means over the finite seeds of scalar metrics against generation; a TensorBoard run, of one file, for each cell.
+
+  Cells come one after another: only the file of the latest is open.
+  """
 
   def __init__(self, log_dir: str):
-    self._log_dir, self._files = Path(log_dir), dict[str, Events]()
+    self._log_dir, self._name = Path(log_dir), ""
 
   def add(self, cell: Mapping[str, Any], generations, metrics: Mapping[str, np.ndarray]) -> None:
     """Points of metrics [seeds, generations]; the curve `finite` tells the share of seeds."""
     from tensorboardX import summary
     name = ",".join(f"{axis}={value}" for axis, value in cell.items()).replace("/", "_")
-    if name not in self._files:
-      self._files[name] = Events(self._log_dir / name)
+    if name != self._name:
+      self._name, self._events = name, Events(self._log_dir / name)
     for metric, values in metrics.items():
       if values.ndim != 2:
         continue
       values = np.where(np.isfinite(values), values, np.nan).astype(float)
       for t, column in zip(generations, values.T):
         if not np.isnan(column).all():
-          self._files[name].add(summary.scalar(metric, np.nanmean(column)), t)
-    self._files[name].flush()
+          self._events.add(summary.scalar(metric, np.nanmean(column)), t)
+    self._events.flush()
 
 
 def on_cell(log_dir: str, num_generations: int, record_every: int = 1) -> Callable[[dict[str, Any], Mapping], None]:
