@@ -234,7 +234,8 @@ def _angles(part):
       left_out += _curves(axes[i][j], part, metric, {"workflow": workflow, "verifier": name}, shade, label)
     if "linear" in part.verifier.values and workflow == "replace":
       known = True
-      law = theory.linear_verifier_loop(*part.attrs["angles"], int(part.generation.values[-1]))[i]
+      generator, verifier, between = map(float, part.attrs["angles"])
+      law = theory.linear_verifier_loop(generator, verifier, between, int(part.generation.values[-1]))[i]
       axes[i][j].plot(part.generation.values, law[part.generation.values - 1], **_THEORY)
   for row, text in zip(axes, ("angle to the linear verifier\n(radians)", "angle to the truth\n(radians)")):
     row[0].set_ylabel(text)

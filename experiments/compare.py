@@ -25,11 +25,11 @@ def load(directory: str) -> dict:
   files = sorted(path.rglob(common.RESULTS))
   if not files:
     raise common.UsageError(f"{directory} holds no {common.RESULTS}; run an experiment with --output_dir={directory} first.")
-  import xarray
+  import collapse_jax
   found = {}
   for file in files:
     try:
-      found[str(file.parent)] = xarray.load_dataset(file, engine="h5netcdf")
+      found[str(file.parent)] = collapse_jax.load(file)
     except (OSError, ValueError, KeyError):
       raise common.UsageError(f"{file} cannot be read as results; run its experiment again.") from None
   return found

@@ -40,11 +40,12 @@ def simulate(workflows, bases, masks, noises, shares, dims, num_samples, compare
 
 def read():
   """Options of `simulate`, from validated flags."""
+  dims, num_samples = common.integers("dims"), common.integers("num_samples", 2)
+  if max(dims) >= min(num_samples):
+    raise common.UsageError(f"--dims must be below --num_samples, got {max(dims)}.")
   options = {"bases": common.choices("bases", BASES), "masks": common.choices("masks", MASKS),
-             "noises": common.choices("noises", NOISES), "shares": common.shares("shares", zero=False),
-             "dims": common.integers("dims"), "num_samples": common.integers("num_samples", 2)}
-  if max(options["dims"]) >= min(options["num_samples"]):
-    raise common.UsageError(f"--dims must be below --num_samples, got {max(options['dims'])}.")
+             "noises": common.choices("noises", NOISES), "shares": common.shares("shares", zero=False), "dims": dims,
+             "num_samples": num_samples}
   return options | common.related_options() | {"workflows": common.check_workflows(law=False)}
 
 

@@ -10,6 +10,8 @@ errors of the first labels by themselves, a verifier does so within one round. I
 judges a linear generator (Yi et al. 2510.16657): each round halves the angle to the verifier, and the truth stays as far as it is.
 """
 
+from typing import Any
+
 from absl import flags
 
 from experiments import common
@@ -66,10 +68,11 @@ def simulate(workflows, errors, psis, num_samples, phi=1.0, verifiers=("noisy",)
 def read():
   """Options of `simulate`, from validated flags."""
   setting = common.choice("setting", SETTINGS)
-  options = {"errors": common.shares("errors"), "psis": common.shares("psis"), "phi": common.share("phi", zero=False),
-             "verifiers": common.choices("verifiers", VERIFIERS), "labels": common.choice("labels", ("noisy", "model")),
-             "num_samples": common.integers("num_samples", 2), "dim": common.integer("dim", 2),
-             "separation": common.positive("separation")}
+  options: dict[str, Any] = {
+      "errors": common.shares("errors"), "psis": common.shares("psis"), "phi": common.share("phi", zero=False),
+      "verifiers": common.choices("verifiers", VERIFIERS), "labels": common.choice("labels", ("noisy", "model")),
+      "num_samples": common.integers("num_samples", 2), "dim": common.integer("dim", 2),
+      "separation": common.positive("separation")}
   angles = tuple(common.positive(name) for name in ("generator_angle", "verifier_angle", "angle_between"))
   if setting == "directions":  # the generator's labels are wrong by its angle, and the noisy verifier's psi is one number
     given = [name for name in ("errors", "psis") if common.FLAGS[name].present and len(options[name]) > 1]

@@ -23,7 +23,7 @@ from experiments import common
 
 BINARIES = ("gaussian", "kde", "discrete", "linear_regression", "exponential_family", "logistic_regression", "real_share",
             "language_model", "real_data_value", "reproduce", "compare", "token_editing", "curation", "verification", "temperature",
-            "mixtures", "selection", "ensembles")
+            "label_editing", "mixtures", "selection", "ensembles")
 NUMBERS = ("1", "2", "0", "-1", "3,4", "0.5", "1e9", "1e400", "nan", "-inf", "2147483647", "2147483648", "10" * 40, "1" * 5000,
            "1,1", ",", "", " ", "0x10", "1_000", "١", "1e-320", "True", "None")
 CALLS = ("replace", "accumulate", "accumulate_subsample", "mix(0.2)", "mix(0)", "mix(", "mix(nan)", "mix(1e400)", "mix(0.5,fresh=1)",
@@ -220,8 +220,6 @@ def test_chunks(tmp_path):
   check()
 
 
-# h5netcdf leaves a File without `_writable` where the first look into a damaged file fails; `load` looks before.
-@pytest.mark.filterwarnings("ignore:Exception ignored in. <function File.close:pytest.PytestUnraisableExceptionWarning")
 def test_results(tmp_path):
   """What `compare` and `load` read."""
   import xarray
