@@ -32,9 +32,9 @@ def values(log_dir):
 
 def test_events_and_trace(tmp_path):
   """Twice into one place: points are there once."""
-  for seed in (0, 1):
+  for seed, profile in ((0, ()), (1, ("--profile",))):
     run("-m", "experiments.gaussian", "--dims=1", "--num_samples=10", "--workflows=replace", "--num_seeds=3", "--num_generations=4",
-        f"--seed={seed}", f"--log_dir={tmp_path / 'logs'}", "--profile", f"--output_dir={tmp_path / 'out'}", "--overwrite")
+        f"--seed={seed}", f"--log_dir={tmp_path / 'logs'}", *profile, f"--output_dir={tmp_path / 'out'}", "--overwrite")
   results = xarray.load_dataset(tmp_path / "out" / "results.nc", engine="h5netcdf")
   (cell,), figures = ([one for name, one in values(tmp_path / "logs").items() if (name == "figures") == is_figure] for is_figure in (False, True))
   curve = [(step, value.simple_value) for tag, step, value in cell if tag == "squared_error_of_mean"]
