@@ -26,6 +26,7 @@ from experiments import watching
 
 FLAGS = flags.FLAGS
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA complains of every program that it finds in the cache
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there
 RESULTS, UNFINISHED, CHUNKS, WRITING = "results.nc", "unfinished.json", "chunks", ".writing-"
 SWEEP = "an unfinished sweep"
 KEPT = ("samples", "checkpoints")  # of a language model, beside its results

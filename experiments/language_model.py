@@ -5,6 +5,10 @@
 About two minutes on 2 cores, with a base of 0.26 million parameters that is pretrained at the first call. Expected: test
 loss rises by more than 0.2 nats per token under `replace`, less under `accumulate_subsample`, least under `accumulate`. The
 paper's own settings are flag files: --flagfile=experiments/flags/gemma2_2b_helpsteer2.flags
+
+  python -m experiments.language_model --edit_threshold=0.9 --workflows=replace,accumulate
+
+edits likely tokens of the text instead of generating any (token editing, Zhu et al. 2412.14689): test loss hardly moves.
 """
 
 import functools
@@ -15,7 +19,7 @@ from typing import Any
 from absl import flags
 
 from collapse_jax import chunks
-from experiments import common, watching
+from experiments import common, token_editing, watching
 
 TINY: dict[str, Any] = {"max_seq_len": 64, "batch_size": 16, "learning_rate": 1e-3, "num_samples": 256}
 NUM_SHOWN = 3
@@ -57,6 +61,11 @@ def define():
   flags.DEFINE_string("max_attempts", "8", "Candidates at most, as a multiple of num_samples, before format counts as lost.")
   flags.DEFINE_boolean("prompts", False, "Sample answers to prompts of held-out real rows instead of whole rows.")
   flags.DEFINE_boolean("keep_checkpoints", False, "Keep the checkpoints of every generation, not only the last.")
+  flags.DEFINE_string("edit_threshold", "0", "Least probability of a token that is edited, nothing being generated; 0: generate.")
+  flags.DEFINE_string("edit_top_k", "8", "Tokens that are drawn from.")
+  flags.DEFINE_string("edit_beta", "1", "Divides their log probabilities.")
+  flags.DEFINE_string("edit_base", "anchor", "anchor: the real text is edited each time; chain: what was edited last.")
+  flags.DEFINE_string("edit_mask", "fresh", f"One of {', '.join(token_editing.MASKS)}.")
   common.define_shared()
 
 
@@ -121,16 +130,17 @@ def load_rows(model, dataset: str, max_seq_len: int, max_test_rows: int, pairs: 
 def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generations=5, num_seeds=3, seed=0, model="tiny",
              dataset="pydocs", mode="finetune", max_seq_len=64, recipe=None, lora_rank=0, lora_targets=(), dtype="float32",
              remat=False, sample_batch_size=0, max_test_rows=256, warm_start=False, on_malformed="reject", max_attempts=8.0,
-             prompts=False, chunk_size=0, directory=None, keep_checkpoints=False):
+             prompts=False, edit=None, chunk_size=0, directory=None, keep_checkpoints=False):
   """The sweep behind this binary; None after a dry run.
 
   Args:
+    edit: arguments of `transforms.edit_tokens`; None: text is generated.
     directory: for checkpoints and the synthetic text of every generation; None: neither is kept.
     chunk_size: seeds in one program; 0: all for tiny and for adapters, else 1.
   """
   common.prepare_jax()
   base = load_model(model, dtype, dataset, abstract=common.dry_run())
-  from collapse_jax import devices, host, tasks
+  from collapse_jax import devices, host, tasks, transforms
   from collapse_jax.lm import sharding, text, training
   from collapse_jax.lm.checkpoint import num_params
   recipe = training.Recipe(**(recipe or {"learning_rate": TINY["learning_rate"], "batch_size": TINY["batch_size"]}))
@@ -141,11 +151,14 @@ def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generati
 
   mesh = common.mesh()
 
+  end = text.special_ids(base.tokenizer)[1]
+
   def task(shared, num_samples, temperature):
-    return tasks.language_model(
+    one = tasks.language_model(
         base._replace(params=shared), train, test, num_samples, recipe=recipe, temperature=temperature, adapters=adapters,
         pretrain=pretrain, prompts=given, on_malformed=on_malformed, max_attempts=max_attempts,
         sample_batch_size=sample_batch_size or None, remat=remat, mesh=mesh)
+    return one if edit is None else transforms.edit_tokens(one, **edit, fixed_tokens=(end,))
 
   axes = {"num_samples": list(num_samples), "temperature": list(temperatures)}
   try:
@@ -174,7 +187,7 @@ def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generati
     if curves is not None:
       name = {} if len(seeds) == num_seeds else {"seeds": f"{seeds.start}-{seeds.stop - 1}"}
       curves.add(cell | name, [t], {key: value[:, None] for key, value in metrics.items()})
-    missing = metrics["num_missing"].max()
+    missing = metrics["num_missing"].max() if "num_missing" in metrics else 0
     if missing > 0 and on_malformed == "reject":
       raise host.Stop(f"the model no longer produces the format: {missing:.0f} samples are missing after {max_attempts:g} "
                       "candidates for each that was asked for (--on_malformed=keep goes on with raw text)")
@@ -298,8 +311,13 @@ def read():
       "num_seeds": common.integer("num_seeds"), "seed": common.integer("seed", 0), "warm_start": flag.warm_start,
       "on_malformed": common.choice("on_malformed", ("reject", "keep")), "max_attempts": common.positives("max_attempts")[0],
       "prompts": flag.prompts, "chunk_size": common.integer("chunk_size", 0), "keep_checkpoints": flag.keep_checkpoints}
+  threshold = common.share("edit_threshold")
+  edit = {"threshold": threshold, "top_k": common.integer("edit_top_k"), "beta": common.positive("edit_beta"),
+          "base": common.choice("edit_base", token_editing.BASES[1:]), "mask": common.choice("edit_mask", token_editing.MASKS)}
+  if threshold and flag.prompts:
+    raise common.UsageError("--prompts is for text that is generated, and --edit_threshold generates none.")
   check_dataset(flag.dataset)
-  return options | {"workflows": common.check_workflows(law=False), "recipe": recipe}
+  return options | {"workflows": common.check_workflows(law=False), "recipe": recipe, "edit": edit if threshold else None}
 
 
 def main():

@@ -200,6 +200,17 @@ def test_lost_format_is_a_finding(base, tmp_path, flag_values):
   assert list(next(iter(shown.values()))) == ["1", "2", "3"]
 
 
+def test_edited_text(base, tmp_path, flag_values):
+  """From the command line's options: nothing is generated, whatever the format; other workflows than whole batches are refused."""
+  edit = {"threshold": 0.002, "top_k": 4, "beta": 1.0, "base": "chain", "mask": "fresh"}
+  options = {"num_samples": [8], "num_generations": 2, "num_seeds": 1, "model": saved_base(base, tmp_path), "max_seq_len": LENGTH,
+             "recipe": RECIPE._asdict(), "max_test_rows": 8, "edit": edit}
+  results = language_model.simulate(["replace"], **options)
+  assert results.finite.all() and (results.eligible_share > 0).all() and "num_missing" not in results and results.stopped == ""
+  with pytest.raises(common.UsageError, match="editing needs whole batches"):
+    language_model.simulate(["accumulate_subsample"], **options)
+
+
 def test_value_of_real_data(base, tmp_path, flag_values):
   """Dims, and the base itself where there is nothing to train on."""
   common.FLAGS(["test"])
