@@ -7,14 +7,11 @@ was computed again after it had been committed.
 """
 
 import collections
-import os
 import random
-import re
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import collapse_jax as cj
@@ -27,39 +24,27 @@ SWEEPS = {
     "language_model": ("--num_samples=16", "--num_generations=4", "--num_seeds=2", "--chunk_size=1",
                        "--workflows=replace,accumulate", "--max_test_rows=16", "--on_malformed=keep"),
 }
+COMMITTED = {"gaussian": ".chunk", "kde": ".chunk", "language_model": ".npz"}
 KILLS = {"gaussian": (4, 3), "kde": (4, 3), "language_model": (3, 3)}  # at random moments, in a write
 
 
-def start(name: str, out: Path, log: Path, nth: int, *flags: str):
-  """A binary that notes what it commits, and dies in its nth write."""
-  arguments = [sys.executable, ROOT / "tests" / "killed.py", log, nth, "kill", f"experiments.{name}", *SWEEPS[name],
+def start(name: str, out: Path, log: Path, when: str = "0", how: str = "kill", *flags: str):
+  """A binary that notes what it commits, and dies as tests/killed.py says."""
+  arguments = [sys.executable, ROOT / "tests" / "killed.py", log, when, how, f"experiments.{name}", *SWEEPS[name],
                f"--output_dir={out}", *flags]
-  environment = os.environ | {"PYTHONUNBUFFERED": "1"}
   with open(f"{log}.out", "a") as said:
-    return subprocess.Popen(list(map(str, arguments)), cwd=ROOT, stdout=said, stderr=said, env=environment)
-
-
-def half_written(out: Path) -> bool:
-  return any(out.glob("chunks/checkpoints/*/*orbax-checkpoint-tmp*")) or any(out.glob("chunks/checkpoints/*/*.tmp*"))
+    return subprocess.Popen(list(map(str, arguments)), cwd=ROOT, stdout=said, stderr=said)
 
 
 def kill(name: str, out: Path, log: Path, in_write: bool, seconds: float) -> bool:
   """Whether the process was killed before it had ended."""
-  by_itself = in_write and name != "language_model"
-  process = start(name, out, log, random.randint(2, 5) if by_itself else 0, "--resume")
-  begun, after = time.monotonic(), random.uniform(0.2, 1.0) * seconds
-  while process.poll() is None:
-    if not by_itself and (half_written(out) if in_write else time.monotonic() - begun > after):
-      process.send_signal(signal.SIGKILL)
-      process.wait()
-    time.sleep(0.002)
-  return process.returncode == -signal.SIGKILL
+  write = f"{COMMITTED[name]}:{random.randint(1, 4)}", "kill"
+  moment = str(random.randrange(100)), f"within={seconds}"
+  return start(name, out, log, *(write if in_write else moment), "--resume").wait() == -signal.SIGKILL
 
 
 def commits(name: str, log: Path) -> list[str]:
-  if name == "language_model":
-    return re.findall(r"^  (.*generation \d+):", Path(f"{log}.out").read_text(), re.M)
-  return [line for line in log.read_text().splitlines() if line.endswith(".chunk")]
+  return [line for line in log.read_text().splitlines() if line.endswith(COMMITTED[name])]
 
 
 def main():
@@ -69,19 +54,18 @@ def main():
     for name, (at_random, in_writes) in KILLS.items():
       place = Path(folder) / name
       place.mkdir()
-      clock = time.monotonic()
-      assert start(name, place / "whole", place / "whole.log", 0).wait() == 0, Path(f"{place}/whole.log.out").read_text()
-      seconds, whole = time.monotonic() - clock, cj.load(place / "whole")
+      assert start(name, place / "whole", place / "whole.log").wait() == 0, Path(f"{place}/whole.log.out").read_text()
+      whole = cj.load(place / "whole")
       left, killed, sweeps, same, num_commits, twice = [True] * in_writes + [False] * at_random, 0, 0, True, 0, []
       while left:  # a sweep that ends before it is hit is compared, and another one begun
         sweeps += 1
         out, log = place / f"out_{sweeps}", place / f"log_{sweeps}"
         log.touch()
-        while left and kill(name, out, log, left[0], seconds):
+        while left and kill(name, out, log, left[0], float(whole.wall_seconds)):
           killed += 1
           del left[0]
         if not (out / "results.nc").exists():
-          assert start(name, out, log, 0, "--resume").wait() == 0, Path(f"{log}.out").read_text()[-2000:]
+          assert start(name, out, log, "0", "kill", "--resume").wait() == 0, Path(f"{log}.out").read_text()[-2000:]
         resumed = cj.load(out)
         same &= all(resumed[metric].equals(whole[metric]) for metric in whole.data_vars)
         num_commits += len(set(commits(name, log)))
