@@ -41,6 +41,12 @@ def needed(what, reason=""):
   return what
 
 
+@pytest.fixture(autouse=True)
+def quick_compilation(request):
+  """Tests that are not slow are bound by compilation, which XLA's optimisations double; slow ones and binaries have them."""
+  jax.config.update("jax_disable_most_optimizations", request.node.get_closest_marker("slow") is None)
+
+
 @pytest.fixture
 def keys():
   return lambda num, seed=0: jax.random.split(jax.random.key(seed), num)
