@@ -74,7 +74,8 @@ def chi_square(key: Array, freedom: Array) -> Array:
   """Chi-squared variates, exact, for freedom 1 or from 2 to 1e10 (Marsaglia and Tsang 2000).
 
   All lanes propose together until the last accepts, which compiles and runs several times faster on CPU than
-  `jax.random.gamma`; the acceptance test is written with log1p, since 1 - v + log(v) loses every digit in float32
+  `jax.random.gamma`. That a lane has accepted is told by its value alone: a compiler may compute the test twice, and round it
+  both ways where it is close. The acceptance test is written with log1p, since 1 - v + log(v) loses every digit in float32
   beyond about 1e6 degrees of freedom. A lane's value depends on its own key only.
 
   Args:
@@ -88,7 +89,7 @@ def chi_square(key: Array, freedom: Array) -> Array:
   c = 1 / jnp.sqrt(9 * d)
 
   def propose(state):
-    i, value, accepted = state
+    i, value = state
     u = _symmetric(bits(jax.random.fold_in(key, i), 2 * num))
     x = _normal_quantile(u[:num]).astype(freedom.dtype)
     y = jnp.maximum(c * x, -1 + 1e-7)
@@ -96,8 +97,7 @@ def chi_square(key: Array, freedom: Array) -> Array:
     accept = (c * x > -1) & (jnp.log(0.5 + 0.5 * u[num:]).astype(freedom.dtype) < 0.5 * x ** 2 + d * excess)
     single = freedom < 2  # one degree of freedom: the square itself
     proposal = jnp.where(single, x ** 2, 2 * d * (1 + y) ** 3)
-    accept = accept | single
-    return i + 1, jnp.where(accept & ~accepted, proposal, value), accepted | accept
+    return i + 1, jnp.where((value < 0) & (accept | single), proposal, value)
 
-  start = (0, jnp.ones_like(freedom), jnp.zeros(freedom.shape, bool))
-  return jax.lax.while_loop(lambda state: ~jnp.all(state[2]), propose, start)[1]
+  start = (0, jnp.full_like(freedom, -1.0))
+  return jax.lax.while_loop(lambda state: jnp.any(state[1] < 0), propose, start)[1]
