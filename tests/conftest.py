@@ -43,7 +43,7 @@ def needed(what, reason=""):
 
 @pytest.fixture(autouse=True)
 def quick_compilation(request):
-  """Tests that are not slow are bound by compilation, which XLA's optimisations double; slow ones and binaries have them."""
+  """Tests that are not slow are bound by compilation, of which XLA's optimisations are half; those of numbers have them."""
   jax.config.update("jax_disable_most_optimizations", request.node.get_closest_marker("slow") is None)
 
 

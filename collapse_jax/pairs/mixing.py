@@ -1,5 +1,6 @@
 """Mixtures: rise and fall and total variation (2402.11778), best weights (2502.18049), fresh data (2310.00429)."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import tasks, theory, workflows
@@ -13,13 +14,15 @@ def pairs(seed: int = 0) -> list[Pair]:
 
 def _rise_and_fall(seed):
   """n * error of the mean at t = 10 against synthetic items per real item: it peaks at 4.6."""
-  rows, n, T = [], 1000, 10
-  for ratio in (1.0, theory.mix_first_order_peak(T), 50.0):
-    workflow = workflows.mix(1 / (1 + ratio))
-    out = simulate(tasks.gaussian(1, n), workflow, 20_000, T, seed)
+  rows, n, T, num_runs = [], 1000, 10, 20_000
+  ratios = 1.0, theory.mix_first_order_peak(T), 50.0
+  workflow = lambda i: workflows.mix(jnp.asarray([1 / (1 + ratio) for ratio in ratios])[i // num_runs])
+  out = simulate(tasks.gaussian(1, n), workflow, len(ratios) * num_runs, T, seed)
+  errors = out["squared_error_of_mean"][:, -1].reshape(len(ratios), num_runs)
+  for ratio, values in zip(ratios, errors):
     law, twin = (theory.gaussian_mix(n, 1 / (1 + ratio), T, fresh=fresh).mean_error[-1] * n for fresh in (False, True))
     rows.append(pair("mixture with real data", "2402.11778", f"n * error of the mean, t = 10, {ratio:.3g} synthetic per real item",
-                     n * out["squared_error_of_mean"][:, -1], law, twin, float(theory.mix_first_order(T, ratio))))
+                     n * values, law, twin, float(theory.mix_first_order(T, ratio))))
   return rows
 
 
@@ -34,16 +37,21 @@ def _total_variation(seed):
 
 
 def _weights(seed):
-  rows, n = [], 20
-  for ratio, value in ((1.0, .618), (0.25, .390)):  # real items per synthetic item
-    share = ratio / (1 + ratio)
-    for name, weight, reference in (("best weight", float(theory.golden_weight(ratio)), value), ("pooled", share, None)):
-      workflow = workflows.mix(share, fresh=True, real_weight=weight)
-      out = simulate(tasks.exponential_family("gaussian", n), workflow, 20_000, 40, seed)
-      law = float(theory.weighted_mixing_error(weight, ratio))
-      twin = float(theory.weighted_mixing_error(weight, 1.3 * ratio))
-      rows.append(pair("weighted mixing", "2502.18049", f"n * error of the mean, {ratio:g} real per synthetic item, {name}",
-                       n * out["squared_error_of_mean"][:, -1], law, twin, .667 if (name, ratio) == ("pooled", 1.0) else reference))
+  rows, n, num_runs = [], 20, 20_000
+  cases = [(ratio, name, weight, value) for ratio, best, pooled in ((1.0, .618, .667), (0.25, .390, None))  # real per synthetic
+           for name, weight, value in (("best weight", float(theory.golden_weight(ratio)), best),
+                                       ("pooled", ratio / (1 + ratio), pooled))]
+  table = np.array([(ratio / (1 + ratio), weight) for ratio, _, weight, _ in cases], np.float32)
+
+  def workflow(i):
+    share, weight = jnp.asarray(table)[i // num_runs]
+    return workflows.mix(share, fresh=True, real_weight=weight)
+
+  out = simulate(tasks.exponential_family("gaussian", n), workflow, len(cases) * num_runs, 40, seed)
+  for (ratio, name, weight, value), errors in zip(cases, out["squared_error_of_mean"][:, -1].reshape(len(cases), num_runs)):
+    law, twin = (float(theory.weighted_mixing_error(weight, by * ratio)) for by in (1, 1.3))
+    rows.append(pair("weighted mixing", "2502.18049", f"n * error of the mean, {ratio:g} real per synthetic item, {name}",
+                     n * errors, law, twin, value))
   return rows
 
 

@@ -9,15 +9,16 @@ from collapse_jax.generation import run
 from collapse_jax.types import TaskSetting, Workflow
 
 
-def simulate(task: TaskSetting | Callable[[jax.Array], TaskSetting], workflow: Workflow, num_runs: int, num_generations: int, seed: int = 0,
-             at_once: int | None = None) -> dict[str, np.ndarray]:
+def simulate(task: TaskSetting | Callable[[jax.Array], TaskSetting], workflow: Workflow | Callable[[jax.Array], Workflow],
+             num_runs: int, num_generations: int, seed: int = 0, at_once: int | None = None) -> dict[str, np.ndarray]:
   """Metrics [num_runs, num_generations, ...] in float64, by one compiled program.
 
   Args:
-    task: or a function of the run's number, so that cases that differ in traced values share the program.
+    task, workflow: or functions of the run's number, so that cases that differ in traced values share the program.
     at_once: runs side by side, which bounds the memory; default all.
   """
   make = (lambda i: task) if isinstance(task, TaskSetting) else task
-  one = lambda i: run(jax.random.fold_in(jax.random.key(seed), i), make(i), workflow, num_generations)
+  flow = (lambda i: workflow) if isinstance(workflow, Workflow) else workflow
+  one = lambda i: run(jax.random.fold_in(jax.random.key(seed), i), make(i), flow(i), num_generations)
   out = jax.jit(lambda i: jax.lax.map(one, i, batch_size=at_once or num_runs))(jax.numpy.arange(num_runs))
   return {name: np.asarray(value, np.float64) for name, value in out.items()}
