@@ -25,12 +25,11 @@ def _digest(parts) -> str:
 
 def _text(value: Any, known: dict[int, str]) -> str:
   """Of a parameter of an equation; a jaxpr that occurs twice is read once."""
-  if hasattr(value, "jaxpr") and hasattr(value, "consts"):
-    return f"closed {_text(value.jaxpr, known)} {[_text(one, known) for one in value.consts]}"
-  if hasattr(value, "eqns"):
-    if id(value) not in known:
-      known[id(value)] = _digest(_lines(value, known))
-    return known[id(value)]
+  if hasattr(value, "eqns"):  # closed or not: from jax 0.12 on these are one class, whose `jaxpr` is itself
+    body = getattr(value, "jaxpr", value)
+    if id(body) not in known:
+      known[id(body)] = _digest(_lines(body, known))
+    return f"{known[id(body)]} {[_text(one, known) for one in getattr(value, 'consts', ())]}"
   if isinstance(value, tuple | list):
     return f"({', '.join(_text(one, known) for one in value)})"
   if isinstance(value, set | frozenset):

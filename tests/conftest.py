@@ -8,6 +8,7 @@ import jax
 import matplotlib
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 matplotlib.use("Agg")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -41,10 +42,21 @@ def needed(what, reason=""):
   return what
 
 
+CACHE = jax.config.jax_compilation_cache_dir
+
+
+def compile_quickly(quick: bool) -> None:
+  """Without XLA's optimisations, or with them; a cache for each, since JAX's keys do not tell such programs apart."""
+  if jax.config.read("jax_disable_most_optimizations") != quick:
+    jax.config.update("jax_disable_most_optimizations", quick)
+    jax.config.update("jax_compilation_cache_dir", os.path.join(CACHE, "quick") if quick else CACHE)
+    compilation_cache.reset_cache()
+
+
 @pytest.fixture(autouse=True)
 def quick_compilation(request):
   """Tests that are not slow are bound by compilation, of which XLA's optimisations are half; those of numbers have them."""
-  jax.config.update("jax_disable_most_optimizations", request.node.get_closest_marker("slow") is None)
+  compile_quickly(request.node.get_closest_marker("slow") is None)
 
 
 @pytest.fixture

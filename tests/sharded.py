@@ -7,7 +7,7 @@ import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_disable_most_optimizations", True)  # of LLVM: how arrays are split is decided before
-jax.config.update("jax_compilation_cache_dir", os.path.abspath(".cache/tests"))
+jax.config.update("jax_compilation_cache_dir", os.path.abspath(".cache/tests/quick"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 import numpy as np  # noqa: E402

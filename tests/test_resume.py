@@ -24,7 +24,7 @@ GAUSSIAN = ("experiments.gaussian", "--dims=1", "--num_samples=10,20", "--noise_
 KDE = ("experiments.kde", "--datasets=moons", "--num_samples=10", "--bandwidths=0.5,1", "--workflows=replace,accumulate",
        "--num_seeds=9", "--num_generations=4", "--chunk_size=3")  # 12 chunks
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONWARNINGS": "ignore",
-               "JAX_COMPILATION_CACHE_DIR": os.path.abspath(".cache/tests"),
+               "JAX_COMPILATION_CACHE_DIR": os.path.abspath(".cache/tests/quick"),
                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # these tests start many programs and look at what is on disk
 
 

@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 import filelock
-import jax
 import numpy as np
 import pytest
 import xarray
+from conftest import compile_quickly
 from test_resume import ENVIRONMENT, KILLED, dataset, run, waiting
 from test_watching import values
 
@@ -83,7 +83,7 @@ def disk(tmp_path):
 @pytest.fixture(scope="module")
 def expected():
   """The Gaussian sweep in peace, from another process and another entry."""
-  jax.config.update("jax_disable_most_optimizations", True)  # as in ENVIRONMENT
+  compile_quickly(True)  # as in ENVIRONMENT
   return cj.sweep(tasks.gaussian, ["replace"], {"dim": [2], "num_samples": [10], "noise_var": [1.0], "temperature": [1.0]},
                   num_generations=5, num_seeds=20, chunk_size=2)
 

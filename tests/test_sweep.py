@@ -40,6 +40,7 @@ def test_dims_coordinates_and_compilations(results):
                              4 * results.squared_error_of_mean.sel(noise_var=1.0), rtol=1e-4)
 
 
+@pytest.mark.slow  # bit for bit as programs are compiled for users
 def test_results_do_not_depend_on_chunks_or_neighbours(results):
   for size in (5, 12):
     again = gaussian(chunk_size=size)
