@@ -23,7 +23,17 @@ import numpy as np
 from collapse_jax import chunks, cost, devices
 from collapse_jax import store as storage
 from collapse_jax.generation import context_of, emit, prepared, provenance, role_keys, start, with_health
-from collapse_jax.sweeps import COMMON_METRICS, Results, accepted, check_grid, merged, to_dataset, version, workflow_makers
+from collapse_jax.sweeps import (
+  COMMON_METRICS,
+  Results,
+  accepted,
+  check_grid,
+  made_by,
+  merged,
+  to_dataset,
+  version,
+  workflow_makers,
+)
 from collapse_jax.types import Data, MetricInfo, Metrics, Run, TaskSetting, Workflow
 
 if TYPE_CHECKING:
@@ -121,7 +131,8 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
       "jax_version": jax.__version__, "device": devices.name(), "wall_seconds": time.perf_counter() - begun,
       "num_processes": jax.process_count(), "compile_seconds": clock.compiling, "num_compilations": clock.num_compilations,
       "num_runs": int(np.sum(status == "ok")) * num_seeds, "seed": seed, "record_every": 1, "stopped": "; ".join(stopped),
-      "primary_metric": primary_metric or next((name for name in info if name not in COMMON_METRICS), "")}
+      "primary_metric": primary_metric or next((name for name in info if name not in COMMON_METRICS), ""),
+      **made_by(task, workflows)}
   generations = list(range(1, num_generations + 1))
   return to_dataset(results, list(makers), axes, text_axes, generations, status, info, attributes)
 
