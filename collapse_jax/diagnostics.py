@@ -317,7 +317,9 @@ def _gaussian(cell: _Cell, name) -> Expected | None:
     return Expected(mean[pick], variance[pick])
   moments = theory.schedule_moments(schedule, **how)
   if name == "covariance_trace_ratio":
-    return Expected(moments.trace_ratio[pick])
+    spread = theory.schedule_trace_variance(schedule, dim, **how)
+    standard = "whitened_trace_ratio" not in cell.results
+    return Expected(moments.trace_ratio[pick], least_variance=spread[pick] if standard and spread is not None else None)
   mean = moments.mean_error[pick] * _true_trace(cell)
   # Given the past, each step of the mean is Gaussian with dim coordinates; a random variance only adds to this.
   return Expected(mean, least_variance=2 * mean ** 2 / dim)
@@ -439,45 +441,49 @@ _LAWS = {"gaussian": _gaussian, "kde": _kde, "linear_regression": _linear_regres
 def compare_with_theory(results, generations=(1, 2, 10, 100)) -> list[dict[str, Any]]:
   """z-scores of simulated means against closed forms, a row per cell, metric and generation; over finite runs.
 
-  Standard errors are the sample's over seeds, or the known one of the log determinant. Products of random factors soon
-  have too heavy a tail for a sample's error to mean anything: under `replace`, variances are compared while
-  5 t <= num_samples, the squared error of the mean at t = 1 and while 10 t <= num_samples, the heterozygosity while
-  t <= num_samples; the error of a regression where num_samples and dim are a factor of 2 apart.
+  Standard errors are the sample's over seeds, or the known one of the log determinant, and not below what theory knows of them.
+  By a sample's error the ratio is Student's t; z is the normal deviate of the same probability, so that |z| > 5 is as rare
+  with ten runs as with a thousand. Products of random factors soon have too heavy a tail for a sample's error to mean anything:
+  with e the squared error of a mean in units of the truth's variance to first order, t / num_samples under `replace`, variances
+  are compared while e <= 0.2, the squared error of the mean at t = 1 and while e <= 0.1, the heterozygosity while e <= 1; the
+  error of a regression where num_samples and dim are a factor of 2 apart.
   """
   results = complete(results)
   rows = []
   for name in ("squared_error_of_mean", "covariance_trace_ratio", "covariance_log_det_ratio", "model_variance", "test_mse",
                "heterozygosity"):
-    if name not in results or results.sizes["seed"] < 10:
+    if name not in results or results.sizes["seed"] < FEW_RUNS:
       continue
     for cell, values in cells(results, name):
       theory_of_cell = predicted(results, cell, name)
       if theory_of_cell is None or theory_of_cell.first_order:
         continue
+      heavy = _heavy_tailed(_Cell(results, cell), name)
       for t in generations:
         at = np.flatnonzero(results.generation.values == t)
-        if len(at) and not _heavy_tailed(cell, name, t):
+        if len(at) and not heavy[at[0]]:
           row = _compared(values[:, at[0]].astype(np.float64), theory_of_cell, at[0])
           rows += [{**cell, "metric": name, "generation": int(t), **row}] if row else []
   return rows
 
 
-def _heavy_tailed(cell, name, t) -> bool:
-  n = cell["num_samples"]
+def _heavy_tailed(cell: _Cell, name) -> np.ndarray:
+  """[T] bool."""
+  n, none = cell.num_samples(), np.zeros(len(cell.generations), bool)
   if name == "test_mse":  # inverse Wishart over designs
-    return bool(n < 2 * cell["dim"] + 10 and cell["dim"] < 2 * n + 10)
-  if cell["workflow"] != "replace" and cell.get("real_fraction", 1) != 0:
-    return False
-  tails = {"covariance_trace_ratio": 5 * t > n, "model_variance": 5 * t > n, "heterozygosity": t > n,
-           "squared_error_of_mean": t > 1 and 10 * t > n}
-  return bool(tails.get(name, False))
+    return none | (n < 2 * cell.at["dim"] + 10 and cell.at["dim"] < 2 * n + 10)
+  most = {"covariance_trace_ratio": 0.2, "model_variance": 0.2, "heterozygosity": 1.0, "squared_error_of_mean": 0.1}.get(name)
+  if most is None:
+    return none
+  error = theory.schedule_noise(cell.schedule())[cell.generations - 1] / n
+  return (error > most * (1 + 1e-9)) & ((name != "squared_error_of_mean") | (cell.generations > 1))
 
 
 def _compared(sample, expected: Expected, at) -> dict[str, Any] | None:
   mean = expected.mean[..., at]
   finite = np.isfinite(sample) & np.isfinite(mean)
   conditional = np.ndim(mean) == 1
-  if finite.sum() < 10 or (conditional and at == 0):  # given the first generation, the first says nothing
+  if finite.sum() < FEW_RUNS or (conditional and at == 0):  # given the first generation, the first says nothing
     return None
   sample, mean = sample[finite], np.broadcast_to(mean, finite.shape)[finite]
   spread = (sample - mean).var(ddof=1) if expected.variance is None else expected.variance[at]
@@ -486,5 +492,12 @@ def _compared(sample, expected: Expected, at) -> dict[str, Any] | None:
   if spread == 0:  # too few runs to see it vary
     return None
   error = np.sqrt(spread / len(sample))
+  ratio = float((sample - mean).mean() / error)
   return {"simulated": float(sample.mean()), "standard_error": float(error), "predicted": float(mean.mean()),
-          "z": float((sample - mean).mean() / error), "num_finite": len(sample)}
+          "z": ratio if expected.variance is not None else normal_deviate(ratio, len(sample) - 1), "num_finite": len(sample)}
+
+
+def normal_deviate(t: float, freedom: int) -> float:
+  """z with the tail probability that t has under Student's law, to half a percent, however far out (Wallace 1959)."""
+  size = np.sqrt(freedom * np.log1p(t * t / freedom)) * (8 * freedom + 1) / (8 * freedom + 3)
+  return float(np.copysign(size, t))

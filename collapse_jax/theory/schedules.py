@@ -166,6 +166,31 @@ def schedule_moments(schedule: Schedule, *, unbiased: bool = False, temperature:
   return Moments(found.variance, found.error)
 
 
+def schedule_trace_variance(schedule: Schedule, dim: int, *, unbiased: bool = False,
+                            temperature: float = 1.0) -> np.ndarray | None:
+  """Variance over runs of the trace ratio of Gaussians [T]: exact where each model is fitted to one batch alone, else a lower
+  bound, what it varies with the real batch; None with fresh real data. The truth is N(., I), or one close to it.
+
+  For m + 1 rows of covariance A, E (tr W)^2 = m^2 (tr A)^2 + 2 m tr A^2 and E tr W^2 = m (m + 1) tr A^2 + m (tr A)^2, W Wishart.
+  """
+  sizes = np.asarray(schedule.sizes, float)
+  if schedule.fresh:
+    return None
+  if schedule.pooled or _num_places(schedule) > 1:
+    given = lambda first: second_moments(schedule, lambda variance, error, rows: temperature * variance, unbiased=unbiased,
+                                         first=first).variance
+    return (given(1.0) - given(0.0)) ** 2 * 2 * (sizes[0] - 1) / (sizes[0] ** 2 * dim)
+  excess, of_square, mean, found = 0.0, 1.0 / dim, 1.0, []  # (tr A / d)^2 - mean^2, tr A^2 / d^2, mean of tr A / d
+  for t, num in enumerate(sizes):
+    m, scale = num - 1, (temperature if t else 1.0) / (num - 1 if unbiased else num)
+    total = excess + mean ** 2
+    excess = scale ** 2 * (m ** 2 * excess + 2 * m * of_square)
+    of_square = scale ** 2 * (m * (m + 1) * of_square + m * total)
+    mean = scale * m * mean
+    found.append(excess)
+  return np.array(found)
+
+
 def schedule_family(schedule: Schedule, curvature: float) -> np.ndarray:
   """E (mean_t - mu)^2 / V(mu) [T] for the mean of a natural exponential family with quadratic variance function, exact.
 
