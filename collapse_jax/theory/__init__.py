@@ -59,6 +59,7 @@ from collapse_jax.theory.schedules import schedule_kde_variance as schedule_kde_
 from collapse_jax.theory.schedules import schedule_log_det as schedule_log_det
 from collapse_jax.theory.schedules import schedule_moments as schedule_moments
 from collapse_jax.theory.schedules import schedule_noise as schedule_noise
+from collapse_jax.theory.schedules import schedule_of as schedule_of
 from collapse_jax.theory.schedules import schedule_trace_variance as schedule_trace_variance
 from collapse_jax.theory.schedules import second_moments as second_moments
 from collapse_jax.theory.selection import level_set_variance as level_set_variance

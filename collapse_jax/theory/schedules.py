@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from collapse_jax.theory.estimation import Moments
+from collapse_jax.names import parse_call
+from collapse_jax.theory.estimation import Moments, _mean_log_chi2
 
 
 class Schedule(NamedTuple):
@@ -47,6 +48,19 @@ class Schedule(NamedTuple):
       shares, _ = _shares(self, count, t)
       table[t, lies[lies >= 0]] = shares[lies >= 0]
     return table
+
+
+def schedule_of(workflow: str, num_samples, num_generations: int) -> Schedule | None:
+  """The schedule of a workflow given as its coordinate, "mix(0.2)"; None where no workflow has that name.
+
+  Raises:
+    ValueError: neither a name nor a call with literal arguments, or these do not fit.
+  """
+  from collapse_jax import workflows
+  if parse_call(workflow)[0] not in workflows.FACTORIES:
+    return None
+  schedule = workflows.parse(workflow)().schedule
+  return None if schedule is None else schedule(num_samples, num_generations)
 
 
 def _num_places(schedule: Schedule) -> int:
@@ -248,10 +262,3 @@ def schedule_log_det(schedule: Schedule, dim: int, *, unbiased: bool = False,
     total -= rank * np.log1p(-1 / num) if unbiased else 0.0
     mean[t], variance[t] = total, spread
   return mean, variance
-
-
-def _mean_log_chi2(degrees, num):
-  """E log(chi2_k / n), without the difference of two large logs."""
-  half = np.asarray(degrees, float) / 2
-  small = special.digamma(half) - np.log(half)
-  return np.where(half < 1e4, small, -1 / (2 * half) - 1 / (12 * half ** 2)) + np.log1p((np.asarray(degrees) - num) / num)
