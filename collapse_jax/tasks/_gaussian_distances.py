@@ -27,20 +27,22 @@ WASSERSTEIN_METRICS = {
 _NEAR = 3e-3  # norm of F - I up to which an orthogonal factor is taken from its series
 
 
-def deviation_of(factor, log_scale):
-  """F - I. What the factor has lost by rounding is lost; a caller that holds it more exactly hands that in instead."""
-  return (factor - jnp.eye(factor.shape[0])) + jnp.expm1(log_scale) * factor
+def deviation_of(factor, log_scale, low=None):
+  """F - I, with `low`, what rounding left of the factor, where it is known."""
+  near = factor - jnp.eye(factor.shape[0])
+  near = near if low is None else near + low
+  return near + jnp.expm1(log_scale) * factor
 
 
-def distances_to_standard(mean, factor, log_scale, log_det, rank, deviation=None) -> Metrics:
+def distances_to_standard(mean, factor, log_scale, log_det, rank, low=None) -> Metrics:
   """Of N(mean, covariance) to N(0, I), in whitened coordinates: both are invariant.
 
   Args:
     mean, factor, log_scale, log_det, rank: as in `GaussianStats`.
-    deviation: [dim, dim] F - I, where it is known beyond the rounding of `factor`.
+    low: [dim, dim] what rounding left of the factor, where it is known.
   """
   dim = mean.shape[0]
-  deviation = deviation_of(factor, log_scale) if deviation is None else deviation
+  deviation = deviation_of(factor, log_scale, low)
   full = rank == dim
   own = jnp.diag(deviation)
   near = jnp.all(jnp.abs(own) < 0.5)
@@ -100,7 +102,7 @@ def _normal_between(low, width):
   return jnp.where(width < 1, within, below(right) - below(left))
 
 
-def bures_squared(scale, factor, log_scale, log_det, rank, deviation=None):
+def bures_squared(scale, factor, log_scale, log_det, rank, low=None):
   """Covariance part of the squared 2-Wasserstein distance to the truth N(., L L^T), L = scale, data units squared.
 
   It is the smallest |L F Q - L|^2 over orthogonal Q (Olkin and Pukelsheim 1982). Far from the truth Q is that of a singular
@@ -110,10 +112,10 @@ def bures_squared(scale, factor, log_scale, log_det, rank, deviation=None):
   Args:
     scale: [] or lower Cholesky factor [dim, dim].
     factor, log_scale, log_det, rank: as in `GaussianStats`.
-    deviation: as in `distances_to_standard`.
+    low: as in `distances_to_standard`.
   """
   scalar = jnp.ndim(scale) == 0
-  deviation = deviation_of(factor, log_scale) if deviation is None else deviation
+  deviation = deviation_of(factor, log_scale, low)
   near = jnp.sqrt(jnp.sum(deviation ** 2)) < _NEAR
   small = jnp.where(near, deviation, 0.0)
   if scalar:
