@@ -130,3 +130,22 @@ def test_few_runs_have_the_level_of_many():
   ours = np.array([diagnostics._compared(sample, expected, 0)["z"] for sample in samples])
   assert (np.abs(raw) > 5).sum() > 20 and (np.abs(ours) > 5).sum() == 0
   assert (np.abs(ours) > 3).mean() < 2.7e-3
+
+
+@pytest.mark.parametrize("workflow, about, known", [("replace", {}, True), ("sliding_window(1)", {}, True), ("replace(2)", {}, False),
+                                                    ("accumulate", {}, False), ("replace", {"probabilities": [0.9, 0.1]}, False),
+                                                    ("replace", {"own_workflows": '["replace"]'}, False)])
+def test_law_of_collapse_times(workflow, about, known):
+  """Drawn where it holds, and where it is."""
+  import xarray
+  dims, shape = ("workflow", "num_outcomes", "num_samples", "seed"), (1, 2, 3, 10)
+  times = np.random.default_rng(0).integers(50, 100, shape)
+  results = xarray.Dataset({"collapse_generation": (dims, times), "censored": (dims, np.zeros(shape, bool)),
+                            "heterozygosity": ((*dims, "generation"), np.zeros((*shape, 3)))},
+                           {"workflow": [workflow], "num_outcomes": [2, 5], "num_samples": [10, 20, 50], "generation": [1, 2, 3]},
+                           {"task": "discrete", **about})
+  lines = [line for axis in plotting.collapse_times(results).axes for line in axis.lines if line.get_linestyle() == "--"]
+  assert len(lines) == (2 if known else 0)
+  for line, num in zip(lines, (2, 5)):
+    np.testing.assert_array_equal(line.get_xdata(), [10, 20, 50])
+    np.testing.assert_allclose(line.get_ydata(), [2 * n * (num - 1) * np.log(num / (num - 1)) for n in (10, 20, 50)])
