@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_limits
 
 from collapse_jax import cost, devices, fingerprint, stopping
 from collapse_jax import workflows as workflow_library
-from collapse_jax.chunks import Chunks
+from collapse_jax.chunks import Chunks, read_object
 from collapse_jax.generation import advance, generation, prepared, recorded, run, start
 from collapse_jax.names import LARGEST
 from collapse_jax.types import MetricInfo, Metrics, TaskSetting, Workflow
@@ -423,6 +423,7 @@ def load(directory) -> "xarray.Dataset":
   Raises:
     FileNotFoundError: there are none.
     OSError, ValueError, KeyError: the file is damaged.
+    ValueError: the config.json beside it is of another run, which was killed while it replaced this one's results.
   """
   import h5py
   import xarray
@@ -432,7 +433,14 @@ def load(directory) -> "xarray.Dataset":
     raise FileNotFoundError(f"{path} does not exist; run an experiment with --output_dir={directory} first.")
   with h5py.File(path) as file:
     file.attrs.get("_nc3_strict")  # where that fails, h5netcdf leaves an object behind that complains when it is deleted
-  return xarray.load_dataset(path, engine="h5netcdf")
+  results = xarray.load_dataset(path, engine="h5netcdf")
+  depth = len(pathlib.PurePath(str(results.attrs.get("experiment", ""))).parts)
+  config = path.resolve().parents[depth] / "config.json"
+  if "config_id" in results.attrs and config.is_file():
+    theirs = read_object(config).get("id", results.attrs["config_id"])
+    if theirs != results.attrs["config_id"]:
+      raise ValueError(f"{path} and {config} are of two runs, one of which was killed while it replaced the other; give --resume.")
+  return results
 
 
 def _run_seeds(bind, num_generations, seed, record_every, warm_start, seed_index, traced):

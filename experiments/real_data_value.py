@@ -11,7 +11,7 @@ import time
 
 from absl import flags
 
-from experiments import common, language_model
+from . import common, language_model
 
 
 def define():
