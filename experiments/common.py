@@ -708,8 +708,10 @@ def drawings(path: Path, folders: Sequence[str]) -> dict[str, bytes]:
 
 
 def command() -> str:
-  """The command that was given, runnable from the repository root."""
-  return shlex.join(["python", "-m", f"experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+  """The command that was given, in a checkout runnable from its root."""
+  name = Path(sys.argv[0]).stem
+  start = ["python", "-m", f"experiments.{name}"] if __package__ == "experiments" else ["collapse", "run", name]
+  return shlex.join([*start, *sys.argv[1:]])
 
 
 def dry_run() -> bool:
@@ -723,7 +725,7 @@ def flag(name: str, otherwise):
 
 def config() -> dict[str, Any]:
   """All flags of this project and their values, and a name for those that fix numbers."""
-  mine = [flag for module, group in FLAGS.flags_by_module_dict().items() if "absl" not in module for flag in group
+  mine = [flag for module, group in FLAGS.flags_by_module_dict().items() if not module.startswith("absl.") for flag in group
           if flag.name in PARSED]
   values = {flag.name: flag.value for flag in sorted(mine, key=lambda f: f.name)}
   fixed = {name: value for name, value in values.items() if name not in FREE}

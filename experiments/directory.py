@@ -80,7 +80,8 @@ def strange(path: Path, folders: Sequence[str] = ("",)) -> str:
 
 def missing(path: Path) -> list[str]:
   """Files of the manifest, the report in any case, that are not there, or not as large as they were written."""
-  return [name for name, size in ({REPORT: None} | made(path)).items() if not _is_whole(path / name, size)]
+  known = made(path)
+  return [name for name in {REPORT, *known} if name not in known or not _is_whole(path / name, known[name])]
 
 
 def is_drawn(name: str) -> bool:
