@@ -24,7 +24,7 @@ RESULTS, CONFIG, REPORT, FIGURES = "results.nc", "config.json", "report.html", "
 UNFINISHED, CHUNKS, LOCK = "unfinished.json", "chunks", ".lock"
 KEPT = ("samples", "checkpoints")  # of a language model: made among the chunks, kept beside the results
 COMMITTED = ("*.chunk", "*.npz")  # what a sweep goes on from
-_CHUNK_FILES = (*COMMITTED, "*.part", "sweep.json", "run.json", "seed_*_generation_*.jsonl", LOCK)
+_CHUNK_FILES = (*COMMITTED, "*.part", "sweep.json", "run.json", "seed_*_generation_*.jsonl", "seeds_*_generation_*.sha256", LOCK)
 _DEEPEST = 3  # folders of experiments below a directory: related/verification/loop
 _LONGEST_NAME, _LONGEST_PATH = 255, 4096 - 300  # bytes, without the names that come below
 
