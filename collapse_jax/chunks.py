@@ -1,13 +1,15 @@
 """Finished chunks of a sweep on disk, each there whole or not at all, whenever a process dies. Imports no JAX."""
 
+import errno
 import hashlib
 import io
 import json
 import logging
 import os
+import shutil
 import threading
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -129,13 +131,72 @@ def check_same(theirs: Mapping[str, Any], mine: Mapping[str, Any], what: str) ->
 
 
 def write(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None:
-  """Replaces a file at once, with bytes or with what a function writes. No fsync: what a power failure tears, a checksum finds."""
+  """Replaces a file at once, with bytes or with what a function writes; on return the new one outlives a power failure."""
   part = path.with_name(path.name + _PART)
   try:
     with open(part, "wb") as file:
       content(file) if callable(content) else file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
     os.replace(part, path)
+    sync(path.parent)
   except OSError as error:
     part.unlink(missing_ok=True)
     error.filename = error.filename or str(path)  # that of a full disk has none
     raise
+
+
+def make_folder(path: Path) -> None:
+  """Makes a directory and those above it, if they are not there; on return they outlive a power failure."""
+  made = [one for one in (path, *path.parents) if not one.exists()]
+  path.mkdir(parents=True, exist_ok=True)
+  for one in made:
+    sync(one.parent)
+
+
+def durable(path: Path) -> None:
+  """Returns once a file, or all that lies in a directory, outlives a power failure, its name included."""
+  if not path.is_dir():
+    sync(path)
+  for folder, _, files in os.walk(path):
+    for one in (Path(folder) / name for name in files):
+      if one.is_file() and not one.is_symlink():
+        sync(one)
+    sync(Path(folder))
+  sync(path.parent)
+
+
+def rename(old: Path, new: Path) -> None:
+  """Moves a file or directory, in place of a file or an empty directory; on return the names outlive a power failure."""
+  os.replace(old, new)
+  sync(new.parent)
+  if old.parent != new.parent:
+    sync(old.parent)
+
+
+def discard(older: Iterable[Path], newer: Path) -> None:
+  """Removes files and directories once what replaces them is `durable`: the only way in which something older goes."""
+  durable(newer)
+  for path in older:
+    remove(path)
+
+
+def remove(path: Path) -> None:
+  """A file, or a directory with all that lies in it; a symbolic link goes, and what it points to stays."""
+  if path.is_dir() and not path.is_symlink():
+    shutil.rmtree(path)
+  else:
+    path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+  """Waits until a file or directory is on the device (fsync); a directory that its file system cannot sync is left to it."""
+  opened = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(opened)
+  except OSError as error:
+    if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+      error.filename = error.filename or str(path)
+      raise
+  finally:
+    os.close(opened)
