@@ -30,7 +30,10 @@ class Saved(NamedTuple):
   num: int
   program: str
   metrics: dict[str, np.ndarray]
-  file: Path
+
+
+# (cell, first seed, seeds) -> the program that computes them, and (shape, dtype) of each metric; None: not of this sweep.
+Expected = Callable[[tuple[int, ...], int, int], tuple[str | None, dict[str, tuple[tuple[int, ...], Any]]] | None]
 
 
 class Chunks:
@@ -120,8 +123,12 @@ class Chunks:
         raise RuntimeError(f"{name} is finished after its sweep has ended.")
       write(self.directory / name, content)
 
-  def saved(self) -> Iterator[Saved]:
-    """All that is committed. What is damaged, or lies in another's place, is deleted, with a warning."""
+  def saved(self, expected: Expected | None = None) -> Iterator[Saved]:
+    """All that is committed. What is damaged, or lies in another's place, is deleted, with a warning.
+
+    Raises:
+      ValueError: another program than the expected one computed it.
+    """
     for file in [file for folder in (self._folders() if self._resume else [self.directory]) for file in _chunks(folder)]:
       try:
         about, metrics = _unpacked(file.read_bytes())
@@ -131,15 +138,18 @@ class Chunks:
         place = {"sweep": self._about, "cell": list(index), "first": first, "num": num}
         if {name: about.get(name) for name in place} != place:
           raise ValueError("it belongs elsewhere")
+        found = about.get("program"), {name: (value.shape, value.dtype) for name, value in metrics.items()}
+        mine = found if expected is None else expected(index, first, num)
+        same_program = mine is None or mine[0] == found[0]
+        if same_program and mine != found:
+          raise ValueError("it does not hold the metrics of these runs")
       except ValueError as error:
-        self.reject(file, str(error))
-      else:
-        yield Saved(index, first, num, str(about.get("program")), metrics, file)
-
-  def reject(self, file: Path, reason: str) -> None:
-    """Of a chunk that does not count."""
-    _log.warning("%s is damaged (%s) and is computed again", file, reason)
-    file.unlink(missing_ok=True)
+        _log.warning("%s is damaged (%s) and is computed again", file, error)
+        file.unlink(missing_ok=True)
+        continue
+      if not same_program:
+        raise ValueError(f"resume: the chunks in {file.parent.parent} were made by another task or workflow, or from other data.")
+      yield Saved(index, first, num, str(about.get("program")), metrics)
 
 
 def _chunks(folder: Path) -> list[Path]:

@@ -75,6 +75,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
     ValueError: nothing to run, no cell can run, or checkpoints that belong to another sweep.
   """
   begun = time.perf_counter()
+  devices.check()
   makers = workflow_makers(workflows)
   axes = {name: list(values) for name, values in axes.items()}
   check_grid(makers, axes, num_generations, num_seeds, 1, chunk_size)

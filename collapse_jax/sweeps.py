@@ -101,8 +101,10 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
       directory that one is writing.
     MemoryError: a single run does not fit.
     OSError: `directory` cannot be written.
+    RuntimeError: this process was forked from one that had used JAX.
   """
   begun = time.perf_counter()
+  devices.check()
   task = task_maker(task)
   makers = workflow_makers(workflows)
   axes = {name: list(values) for name, values in axes.items()}
@@ -365,6 +367,7 @@ class Plan(NamedTuple):
 def plan(task: Callable[..., TaskSetting], workflows, axes: Mapping[str, Sequence[Any]], *, num_generations: int,
          num_seeds: int, record_every: int = 1, static_axes: Sequence[str] = ()) -> Plan:
   """What `sweep` would do, found by tracing alone: nothing of it is compiled or run. Raises as `sweep` does."""
+  devices.check()
   task = task_maker(task)
   makers = workflow_makers(workflows)
   axes = {name: list(values) for name, values in axes.items()}
@@ -563,21 +566,17 @@ def _restore(saved: Chunks, results: "Results", groups: list[list[Cell]], traced
   """Reads what is committed; a ValueError where it was computed by a program that is not the cell's."""
   group_of = {cell.index: at for at, cells in enumerate(groups) for cell in cells}
   grid = set(np.ndindex(*results.shape[:-2]))
-  for one in saved.saved():
-    if one.index not in grid:
-      saved.reject(one.file, "its cell is not one of this sweep")
-      continue
-    mine = None
+
+  def expected(index, first, num):
+    if index not in grid or first + num > results.shape[-2]:
+      return None
     with contextlib.suppress(ValueError):  # what cannot be traced did not compute this
-      mine = traced(group_of[one.index]) if one.index in group_of else None
-    if mine is None or one.program != mine.name:
-      raise ValueError(f"resume: the chunks in {saved.directory.parent} were made by another task or workflow, or from other data.")
-    expected = {name: ((one.num, num_recorded, *value.shape[1:]), value.dtype) for name, value in mine.metrics.items()}
-    found = {name: (value.shape, value.dtype) for name, value in one.metrics.items()}
-    if found != expected or not 0 <= one.first <= results.shape[-2] - one.num:
-      saved.reject(one.file, "it does not hold the metrics of these runs")
-    else:
-      results.write(one.index, one.first, one.metrics)
+      mine = traced(group_of[index]) if index in group_of else Traced(0.0, "", {})
+      return mine.name or None, {name: ((num, num_recorded, *one.shape[1:]), one.dtype) for name, one in mine.metrics.items()}
+    return None, {}
+
+  for one in saved.saved(expected):
+    results.write(one.index, one.first, one.metrics)
 
 
 def _bytes_of(shapes) -> float:
