@@ -588,12 +588,11 @@ def prepare_jax() -> None:
       jax.distributed.initialize(**given, heartbeat_timeout_seconds=30)
     except (RuntimeError, ValueError) as error:
       raise UsageError(f"--distributed: {error}") from None
+  from collapse_jax import devices
   try:
-    jax.devices()
-  except (RuntimeError, AssertionError) as error:
-    platforms = os.environ.get("JAX_PLATFORMS", "")
-    raise UsageError(f"JAX finds no device{f' of JAX_PLATFORMS={platforms}' * bool(platforms)}: "
-                     f"{next(iter(str(error).splitlines()), type(error).__name__)}") from None
+    devices.check()
+  except ValueError as error:
+    raise UsageError(str(error)) from None
 
 
 def bind_address(coordinator: str) -> str | None:
