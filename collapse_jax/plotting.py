@@ -204,7 +204,8 @@ def metric_against_real_share(results, metric: str, title: str = ""):
 
 def figures_for(results) -> dict[str, Any]:
   """The default figures of a result Dataset, by file name."""
-  return {names.file_name(name): figure for name, figure in _figures_for(results).items()}
+  plain = lambda name: names.file_name(name.replace(" ", "\0"))  # nor blanks, and what differs still does
+  return {plain(name): figure for name, figure in _figures_for(results).items()}
 
 
 def render(results) -> dict[str, tuple[bytes, bytes]]:

@@ -596,7 +596,7 @@ def prepare_jax() -> None:
 
 
 def bind_address(coordinator: str) -> str | None:
-  """Where process 0 listens: at the address that was named. None: everywhere, for a host's own name may mean another address to it."""
+  """Where process 0 listens: at the address that was named. None: everywhere, for to a host its own name may be another address."""
   host = coordinator.rpartition(":")[0]
   with contextlib.suppress(ValueError):
     return coordinator if host == "localhost" or ipaddress.ip_address(host.strip("[]")) else None

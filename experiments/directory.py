@@ -223,11 +223,11 @@ def _chunk_files(folder: Path):
 
 def _prune(folders: Iterable[Path], top: Path) -> None:
   """Removes folders below `top`, and those above them, that are empty."""
-  for folder in sorted({one for folder in folders for one in (folder, *folder.parents) if top in one.parents},
-                       key=lambda one: len(one.parts), reverse=True):
+  below = {one for folder in folders for one in (folder, *folder.parents) if top in one.parents}
+  for one in sorted(below, key=lambda one: len(one.parts), reverse=True):
     with contextlib.suppress(OSError):
-      if not folder.is_symlink():
-        folder.rmdir()
+      if not one.is_symlink():
+        one.rmdir()
 
 
 def _move(old: Path, new: Path) -> None:

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import filelock
 import numpy as np
@@ -211,7 +210,7 @@ def test_what_others_made_is_never_removed(begin, tmp_path, theirs, end):
   free = set(theirs) <= {"notes.txt", "profile/x", ".writing-abc/results.nc", "gaussian/notes.txt"}
   begin(f"--output_dir={path}")
   if not free:
-    with pytest.raises(common.UsageError, match="already holds .*, which this program did not make; name another directory, or give --overwrite"):
+    with pytest.raises(common.UsageError, match="which this program did not make; name another directory, or give --overwrite"):
       go(end, path)
     assert digest(path) == held
   for _ in range(2):
@@ -219,7 +218,7 @@ def test_what_others_made_is_never_removed(begin, tmp_path, theirs, end):
     with contextlib.suppress(common.UsageError):
       go(end, path)
     found = digest(path)
-    assert sorted(held.values()) == sorted(value for name, value in found.items() if name not in WHOLE or name in held and found[name] == held[name])
+    assert sorted(held.values()) == sorted(value for name, value in found.items() if name not in WHOLE or value == held.get(name))
     assert {name for name in held if name != "figures/a.png"} <= set(found)
   assert (set(found) == set(held)) == (end is refuse)
 
@@ -243,7 +242,7 @@ def test_names_that_are_taken(begin, tmp_path, name, kind):
   begin(f"--output_dir={path}", "--overwrite")
   go(finish, path)
   assert [file.read_text() for file in tmp_path.rglob("*") if file.is_file() and file.read_bytes() == b"mine" and not file.is_symlink()] == ["mine"]
-  assert WHOLE <= set(digest(path)) and cj.load(path).loss.values[0] == 1
+  assert set(digest(path)) >= WHOLE and cj.load(path).loss.values[0] == 1
 
 
 def test_links_to_other_disks(begin, tmp_path):
@@ -278,7 +277,7 @@ def test_a_manifest_cannot_name_what_lies_elsewhere(begin, tmp_path):
   (path / "config.json").write_text(json.dumps(config))
   begin(f"--output_dir={path}", "--overwrite")
   go(finish, path)
-  assert (tmp_path / "theirs.txt").exists() and WHOLE <= set(digest(path))
+  assert (tmp_path / "theirs.txt").exists() and set(digest(path)) >= WHOLE
 
 
 def test_results_of_an_experiment_among_several(begin, tmp_path):
@@ -418,7 +417,7 @@ def test_results_and_configuration_of_two_runs(begin, tmp_path):
   (path / "results.nc").write_bytes(older)
   with pytest.raises(ValueError, match="of two runs"):
     cj.load(path)
-  with pytest.raises(common.UsageError, match="two runs|run its experiment again"):
+  with pytest.raises(common.UsageError, match="run its experiment again"):
     compare.load(str(path))
   begin(f"--output_dir={path}", "--seed=1", "--resume")
   go(finish, path)
