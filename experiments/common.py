@@ -31,6 +31,7 @@ FLAGS = flags.FLAGS
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA complains of every program that it finds in the cache
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there
 SWEEP = "an unfinished sweep"
+_QUOTED = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)')\s*(?=,|$)""")  # an item of a comma list
 # Flags that change no number of the results.
 FREE = ("resume", "overwrite", "output_dir", "dry_run", "chunk_size", "devices", "distributed", "coordinator", "process_id",
         "num_processes", "log_dir", "profile")
@@ -178,12 +179,17 @@ def kept() -> str:
 
 
 def warn(message: str) -> None:
-  print(f"warning: {' '.join(message.split())}", file=sys.stderr, flush=True)
+  print(f"warning: {_line(message)}", file=sys.stderr, flush=True)
+
+
+def _line(message: str) -> str:
+  """One line, in which what a terminal would obey is shown."""
+  return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", " ".join(message.split()))
 
 
 def fail(message: str, status: int = 2, at_once: bool = False) -> NoReturn:
   """Ends with one line on standard error; at once (as always when a sweep has begun) without waiting for chunks that run."""
-  print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+  print(f"error: {_line(message)}", file=sys.stderr, flush=True)
   if not (at_once or BEGUN.is_set()):
     sys.exit(status)
   sys.stdout.flush()
@@ -240,9 +246,15 @@ def items(name: str) -> list[str]:
 
 
 def _split(text: str) -> list[str]:
+  closing, opened = {}, []
+  for at, character in enumerate(text):
+    if character in "([{":
+      opened.append(at)
+    elif character in ")]}" and opened:
+      closing[opened.pop()] = at
   found, at, begun = [], 0, 0
   while at <= len(text):
-    quoted = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)')\s*(?=,|$)""").match(text, at) if at == begun else None
+    quoted = _QUOTED.match(text, at) if at == begun else None
     if quoted is not None:
       found.append(quoted[1] if quoted[1] is not None else quoted[2])
       at = begun = quoted.end() + 1
@@ -250,18 +262,8 @@ def _split(text: str) -> list[str]:
       found.append(os.path.expanduser(text[begun:at].strip()))
       at = begun = at + 1
     else:
-      at = _closing(text, at) + 1
+      at = closing.get(at, at) + 1
   return found
-
-
-def _closing(text: str, at: int) -> int:
-  """Where the bracket closes that opens at a place of a text; the place itself where none does."""
-  depth = 0
-  for end in range(at, len(text) if text[at] in "([{" else at):
-    depth += (text[end] in "([{") - (text[end] in ")]}")
-    if not depth:
-      return end
-  return at
 
 
 def choices(name: str, allowed: Sequence[str]) -> list[str]:

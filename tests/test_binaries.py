@@ -45,7 +45,7 @@ TALK = BINARY.format(body="""from tqdm import tqdm
   with open({!r}, "w") as file:
     file.write("numbers")
   print("the end", flush=True)
-  common.warn("said")""")
+  print("warning: said", file=sys.stderr)""")
 
 
 @pytest.mark.parametrize("redirect", ["| head -1", ">&-", "2>&-", ">&- 2>&- <&-", "> /dev/full", "2> /dev/full", "2>&1 | head -1"])
@@ -141,6 +141,12 @@ def test_flag_files(begin, capsys, tmp_path):
 @pytest.mark.parametrize("flag", ["--output_dir=x\udcff", "--datasets=\udcff.csv", "\udcff"])
 def test_paths_that_are_not_utf8(begin, capsys, flag):
   assert "UTF-8" in refused(begin, capsys, flag)
+
+
+def test_lists_and_lines_of_any_text():
+  """Without end, or with what a terminal would obey."""
+  assert len(common._split("(" * 100_000)) == 1 and len(common._split("(," * 50_000)) == 50_001
+  assert common._line("a\n b\x1b[31m\x9b") == r"a b\x1b[31m\x9b"
 
 
 # --------------------------------------------------------------------------------------------------------- machines

@@ -30,7 +30,7 @@ CALLS = ("replace", "accumulate", "accumulate_subsample", "mix(0.2)", "mix(0)", 
          "sliding_window(3)", "sliding_window(-3)", "sliding_window(10**3)", "weights([[1]])", "weights([[]])", "weights('a')",
          "replace(1)", "replace,replace", "__import__('os').system('x')", "(" * 300, "mix(*[1])", "a.b()", "mix(real_fraction=[])")
 NAMES = ("moons", "blobs", "wine", "mars", "breast_cancer", "gaussian", "tophat", "scott", "silverman", "law", "rows", "tiny",
-         "gpt2_9m", "none.jsonl", "none.gguf", "/", "..", "/dev/null", "pydocs", "laptop", "smoke", "true", "*", "[", "\udcff", "ü")
+         "gpt2_9m", "none.jsonl", "none.gguf", "/", "..", "/dev/null", "pydocs", "laptop", "smoke", "true", "*", "[", "\udcff", "ü", "~", "~/x", '"a,b"', "'", "cost_$_vs_$.csv", "\x1b[31m")
 COMMON = settings(deadline=None, derandomize=True, database=None,
                   suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
