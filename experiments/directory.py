@@ -158,6 +158,7 @@ def tidy(path: Path) -> None:
     chunks.make_folder((path / one).parent)
     _move(base / one, path / one)
   clear(base)
+  _prune({(base / one).parent for one in moved}, path)
   _record(path, config, {name: size for name, size in (known | names).items() if name != CHUNKS})
 
 
