@@ -440,10 +440,11 @@ def load(directory) -> "xarray.Dataset":
   results = xarray.load_dataset(path, engine="h5netcdf")
   depth = len(pathlib.PurePath(str(results.attrs.get("experiment", ""))).parts)
   config = path.resolve().parents[depth] / "config.json"
-  if "config_id" in results.attrs and config.is_file():
-    theirs = read_object(config).get("id", results.attrs["config_id"])
-    if theirs != results.attrs["config_id"]:
-      raise ValueError(f"{path} and {config} are of two runs, one of which was killed while it replaced the other; give --resume.")
+  mine = theirs = results.attrs.get("config_id")
+  with contextlib.suppress(OSError, ValueError):  # there is none, or it is somebody else's
+    theirs = read_object(config).get("id", mine) if config.is_file() else mine
+  if mine is not None and mine != theirs:
+    raise ValueError(f"{path} and {config} are of two runs, one of which was killed while it replaced the other; give --resume.")
   return results
 
 

@@ -183,8 +183,8 @@ def warn(message: str) -> None:
 
 
 def _line(message: str) -> str:
-  """One line, in which what a terminal would obey is shown."""
-  return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", " ".join(message.split()))
+  """One line, of a bearable length, in which what a terminal would obey is shown."""
+  return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", " ".join(message[:4000].split()))[:2000]
 
 
 def fail(message: str, status: int = 2, at_once: bool = False) -> NoReturn:
@@ -325,6 +325,9 @@ def _check_held(path: Path, compared: Sequence[str], folders: Sequence[str]) -> 
   if what and FLAGS.resume:
     if flags_of is not None:
       _check_same(flags_of, f"{path} holds {what} made", compared)
+    elif what != SWEEP:
+      raise UsageError(f"--resume: {path / CONFIG} is missing or damaged, so that nothing says what made the results; "
+                       "--overwrite begins anew.")
   elif what and not FLAGS.overwrite:
     ways = "--resume to go on, --overwrite to begin anew" if what == SWEEP else "--overwrite"
     raise UsageError(f"--output_dir={path} already holds {what}; give {ways}, or another directory.")
@@ -337,7 +340,7 @@ def _check_held(path: Path, compared: Sequence[str], folders: Sequence[str]) -> 
 
 
 def _held(path: Path) -> tuple[str, dict[str, Any] | None]:
-  """What a directory holds, "" if nothing, and the flags that made it; None: its chunks tell.
+  """What a directory holds, "" if nothing, and the flags that made it; None: nothing tells, but chunks do themselves.
 
   A sweep of which nothing is finished is as none.
   """
@@ -347,9 +350,9 @@ def _held(path: Path) -> tuple[str, dict[str, Any] | None]:
       try:
         return what, dict(directory.read(path / name)["flags"])
       except (OSError, ValueError, KeyError, TypeError):
-        return what, None if what == SWEEP else {}
+        return what, None
   if any(os.path.lexists(path / name) for name in (RESULTS, REPORT)):
-    return "results", {}
+    return "results", None
   return (SWEEP, None) if finished else ("", None)
 
 
@@ -699,7 +702,7 @@ def drawings(path: Path, folders: Sequence[str]) -> dict[str, bytes]:
   experiments, images = {}, {}
   for folder in folders:
     results = collapse_jax.load(path / folder / RESULTS)
-    name = folder or str(results.attrs["task"])
+    name = folder or str(results.attrs.get("task", "results"))
     experiments[name] = results
     drawn = plotting.render(results)
     images[name] = {title: png for title, (png, _) in drawn.items()}
