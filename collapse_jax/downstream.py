@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import cho_solve
 
+from collapse_jax.random import new_key
 from collapse_jax.tasks.parts import matmul
 from collapse_jax.types import Array
 
@@ -23,7 +24,7 @@ def features(rows: Array, scale: tuple[Array, Array]) -> Array:
   x = (rows - scale[0][None]) / scale[1][None]
   num, dim = x.shape
   first, second = np.triu_indices(dim)
-  direction_key, phase_key = jax.random.split(jax.random.key(0))
+  direction_key, phase_key = jax.random.split(new_key(0))
   angle = matmul(x, 1.5 * jax.random.normal(direction_key, (dim, NUM_WAVES)))
   waves = jnp.sqrt(2 / NUM_WAVES) * jnp.cos(angle + jax.random.uniform(phase_key, (1, NUM_WAVES), maxval=2 * np.pi))
   return jnp.concatenate([jnp.ones((num, 1)), x, x[:, first] * x[:, second] / dim, waves], axis=1)

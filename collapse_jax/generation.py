@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import store as storage
+from collapse_jax.random import checked_key
 from collapse_jax.types import Array, Context, Data, Metrics, Run, TaskSetting, Workflow
 
 # A role added later must change no earlier draw: append, never reorder.
@@ -33,10 +34,10 @@ def start(key: Array, task: TaskSetting, workflow: Workflow, num_generations: in
   """A run before generation 1.
 
   Args:
-    key: a threefry key; the whole run is a function of it.
+    key: a threefry key; the whole run is a function of it. A ValueError for keys of another kind.
     num_generations: the horizon T, which fixes the capacity of the store.
   """
-  init_key, run_key = jax.random.split(key)
+  init_key, run_key = jax.random.split(checked_key(key))
   task = prepared(task, workflow)
   problem, real = task.init(init_key)
   absorbed_at = None if task.absorbed is None else jnp.zeros((), jnp.int32)

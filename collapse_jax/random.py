@@ -12,7 +12,26 @@ from jax.extend.random import threefry_2x32
 
 from collapse_jax.types import Array
 
+PRNG = "threefry2x32"  # of every key, whatever jax_default_prng_impl says: draws of other kinds change under vmap
 _ABOVE_MINUS_ONE = np.nextafter(np.float32(-1), np.float32(0))
+
+
+def new_key(seed) -> Array:
+  return jax.random.key(seed, impl=PRNG)
+
+
+def checked_key(key: Array) -> Array:
+  """A key that is handed in, as a typed one; old ones (uint32 [2]) do. A ValueError for one of another kind."""
+  if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    kind = str(jax.random.key_impl(key))
+    if kind == PRNG:
+      return key
+  elif key.dtype == np.uint32 and key.shape == (2,):
+    return jax.random.wrap_key_data(key, impl=PRNG)
+  else:
+    kind = f"{key.dtype}{list(key.shape)}"
+  raise ValueError(f"key must be a threefry key, for draws of others change under vmap: jax.random.key(seed, impl={PRNG!r}); "
+                   f"got {kind}.")
 
 
 def bits(key: Array, num: int) -> Array:

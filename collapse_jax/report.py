@@ -123,22 +123,26 @@ def write_report(results, path, figures=None) -> None:
     path: of the page; it embeds everything and refers to nothing outside.
     figures: name -> (title -> PNG bytes) where they are drawn already; by default those of `plotting.figures_for`.
   """
+  Path(path).write_text(page(results, figures), encoding="utf-8")
+
+
+def page(results, figures=None) -> str:
+  """The page of `write_report`."""
   import jinja2
   if not isinstance(results, dict):
     results = {str(results.attrs.get("task", "results")): results}
   results = {name: diagnostics.complete(one) if "generation" in one.sizes else one for name, one in results.items()}
   if figures is None:
-    figures = {name: {title: plotting.png(figure) for title, figure in plotting.figures_for(one).items()}
-               for name, one in results.items()}
+    figures = {name: {title: png for title, (png, _) in plotting.render(one).items()} for name, one in results.items()}
   environment = jinja2.Environment(autoescape=True, trim_blocks=True)
   attributes = [one.attrs for one in results.values()]
   parts = [_part(name, one, figures[name]) for name, one in results.items()]
-  page = environment.from_string(_TEMPLATE).render(
+  text = environment.from_string(_TEMPLATE).render(
       parts=parts, agreement=_agreement({part["name"]: part.get("z_scores", []) for part in parts}),
       commands=sorted({str(a["command"]) for a in attributes if "command" in a}),
       versions=f"collapse_jax {attributes[0].get('package_version', '?')}, JAX {attributes[0].get('jax_version', '?')}, "
                f"{attributes[0].get('device', '')}; seed {attributes[0].get('seed', '?')}")
-  Path(path).write_text(page, encoding="utf-8")
+  return text.encode("utf-8", "replace").decode()
 
 
 def _part(name, results, figures) -> dict[str, Any]:

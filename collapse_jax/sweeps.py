@@ -26,9 +26,10 @@ from threadpoolctl import threadpool_limits
 
 from collapse_jax import cost, devices, fingerprint, stopping
 from collapse_jax import workflows as workflow_library
-from collapse_jax.chunks import Chunks
+from collapse_jax.chunks import Chunks, read_object
 from collapse_jax.generation import advance, generation, prepared, recorded, run, start
 from collapse_jax.names import LARGEST
+from collapse_jax.random import new_key
 from collapse_jax.types import MetricInfo, Metrics, TaskSetting, Workflow
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 MAX_GENERATIONS = 20_000_000  # their numbers are listed
-PROGRAM = "/program"  # beside the metrics of a chunk: what computed them
 OnCell = Callable[[dict[str, Any], Metrics], None]
 COMMON_METRICS = {
     "finite": MetricInfo("all metrics of this generation are finite"),
@@ -101,8 +101,10 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
       directory that one is writing.
     MemoryError: a single run does not fit.
     OSError: `directory` cannot be written.
+    RuntimeError: this process was forked from one that had used JAX.
   """
   begun = time.perf_counter()
+  devices.check()
   task = task_maker(task)
   makers = workflow_makers(workflows)
   axes = {name: list(values) for name, values in axes.items()}
@@ -120,17 +122,17 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   each = math.ceil(num_seeds / (workers * devices.size(mesh) * jax.process_count()))
 
   @functools.cache
-  def traced(at: int) -> tuple[float, str]:
+  def traced(at: int) -> Traced:
     cell = groups[at][0]
     return _traced(task, makers[cell.workflow], cell, num_generations, warm_start, directory is not None)
 
   def begin() -> Chunks:
     about = {"workflows": list(makers), "axes": axes, "num_generations": num_generations, "num_seeds": num_seeds,
              "seed": seed, "record_every": record_every, "warm_start": warm_start,
-             "jax_enable_x64": bool(jax.config.read("jax_enable_x64")), "jax": jax.__version__, "collapse_jax": version()}
+             "jax": jax.__version__, "collapse_jax": version()} | fingerprint.settings()
     saved = Chunks(directory, about, resume, jax.process_index(), jax.process_count())
     try:
-      _restore(saved, results, groups, traced)
+      _restore(saved, results, groups, traced, len(generations))
     except BaseException:
       saved.close()
       raise
@@ -143,7 +145,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
       return cells, None, ""
     bind = functools.partial(_bind, task, maker, static)
     try:
-      bytes_per_run, name = traced(at)
+      bytes_per_run, name, _ = traced(at)
       if bytes_per_run > memory:
         raise ValueError(_too_large("one run", bytes_per_run, memory))
       stops = not warm_start and _can_stop(task, maker, cells[0])
@@ -162,7 +164,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
     found = []
     for at, metrics in program.run(first, num, jax.tree.map(_scalar, cell.traced)):
       if saved is not None:
-        saved.save(cell.index, at, metrics | {PROGRAM: np.asarray(program.name)})
+        saved.save(cell.index, at, metrics, program.name)
       found.append((at, metrics))
     return cell, found
 
@@ -240,6 +242,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
       "chunk_size": sizes[0] if len(sizes) == 1 else ",".join(map(str, sizes)),
       "compile_seconds": float(sum(program.compile_seconds for program in programs)), "num_compilations": len(programs),
       "num_runs": int(np.sum(status == "ok")) * num_seeds, "seed": seed, "record_every": record_every,
+      **fingerprint.settings(),
       "primary_metric": primary_metric or next((name for name in info if name not in COMMON_METRICS), ""),
   }
   return to_dataset(results, list(makers), axes, text_axes, generations, status, info, attributes)
@@ -364,6 +367,7 @@ class Plan(NamedTuple):
 def plan(task: Callable[..., TaskSetting], workflows, axes: Mapping[str, Sequence[Any]], *, num_generations: int,
          num_seeds: int, record_every: int = 1, static_axes: Sequence[str] = ()) -> Plan:
   """What `sweep` would do, found by tracing alone: nothing of it is compiled or run. Raises as `sweep` does."""
+  devices.check()
   task = task_maker(task)
   makers = workflow_makers(workflows)
   axes = {name: list(values) for name, values in axes.items()}
@@ -399,7 +403,7 @@ def _cost_of_run(task, maker, cell, num_generations, record_every) -> tuple[floa
     one, workflow = _bind(task, maker, cell.static, traced)
     return generation(one, workflow, state, t, num_generations=num_generations, evaluate=evaluate)
 
-  key, traced = jax.random.key(0), jax.tree.map(_scalar, cell.traced)
+  key, traced = new_key(0), jax.tree.map(_scalar, cell.traced)
   try:
     jaxpr, state = jax.make_jaxpr(begin, return_shape=True)(key, traced)
     t = jax.ShapeDtypeStruct((), jnp.int32)
@@ -423,6 +427,7 @@ def load(directory) -> "xarray.Dataset":
   Raises:
     FileNotFoundError: there are none.
     OSError, ValueError, KeyError: the file is damaged.
+    ValueError: the config.json beside it is of another run, which was killed while it replaced this one's results.
   """
   import h5py
   import xarray
@@ -432,13 +437,21 @@ def load(directory) -> "xarray.Dataset":
     raise FileNotFoundError(f"{path} does not exist; run an experiment with --output_dir={directory} first.")
   with h5py.File(path) as file:
     file.attrs.get("_nc3_strict")  # where that fails, h5netcdf leaves an object behind that complains when it is deleted
-  return xarray.load_dataset(path, engine="h5netcdf")
+  results = xarray.load_dataset(path, engine="h5netcdf")
+  depth = len(pathlib.PurePath(str(results.attrs.get("experiment", ""))).parts)
+  config = path.resolve().parents[depth] / "config.json"
+  mine = theirs = results.attrs.get("config_id")
+  with contextlib.suppress(OSError, ValueError):  # there is none, or it is somebody else's
+    theirs = read_object(config).get("id", mine) if config.is_file() else mine
+  if mine is not None and mine != theirs:
+    raise ValueError(f"{path} and {config} are of two runs, one of which was killed while it replaced the other; give --resume.")
+  return results
 
 
 def _run_seeds(bind, num_generations, seed, record_every, warm_start, seed_index, traced):
   """Metrics [chunk, T] of the runs `seed_index` of one cell: the program of a sweep."""
   one_task, workflow = bind(traced)
-  one = lambda i: run(jax.random.fold_in(jax.random.key(seed), i), one_task, workflow, num_generations,
+  one = lambda i: run(jax.random.fold_in(new_key(seed), i), one_task, workflow, num_generations,
                       warm_start=warm_start, record_every=record_every)
   return jax.vmap(one)(seed_index)
 
@@ -529,11 +542,17 @@ def _traceable(axis, value, law, in_workflow) -> bool:
   return law or not in_workflow  # a workflow's number decides how many rows are emitted
 
 
-def _traced(task, maker, cell, num_generations, warm_start, named: bool) -> tuple[float, str]:
-  """Bytes of a run, and a name of what its program computes, "" where none is asked for.
+class Traced(NamedTuple):
+  """Of a cell's program: bytes of a run, a name of what it computes ("" where none is asked for), and metrics of a run [2, ...].
 
   Bytes are a generous estimate: the store twice (it may be copied once), and a few batches.
   """
+  bytes_per_run: float
+  name: str
+  metrics: dict[str, jax.ShapeDtypeStruct]
+
+
+def _traced(task, maker, cell, num_generations, warm_start, named: bool) -> Traced:
   def begin(key, traced):
     return start(key, *_bind(task, maker, cell.static, traced), num_generations)
 
@@ -542,22 +561,31 @@ def _traced(task, maker, cell, num_generations, warm_start, named: bool) -> tupl
                    num_generations=num_generations, warm_start=warm_start)
   traced = jax.tree.map(_scalar, cell.traced)
   try:
-    first, state = jax.make_jaxpr(begin, return_shape=True)(jax.random.key(0), traced)
-    return _bytes_of(state), fingerprint.of(first, jax.make_jaxpr(go_on)(state, traced)) if named else ""
+    first, state = jax.make_jaxpr(begin, return_shape=True)(new_key(0), traced)
+    if not named:
+      return Traced(_bytes_of(state), "", {})
+    going_on, (_, metrics) = jax.make_jaxpr(go_on, return_shape=True)(state, traced)
+    return Traced(_bytes_of(state), fingerprint.of(first, going_on), metrics)
   except OverflowError:  # rows are counted in int32
-    return math.inf, ""
+    return Traced(math.inf, "", {})
 
 
-def _restore(saved: Chunks, results: "Results", groups: list[list[Cell]], traced: Callable[[int], tuple[float, str]]) -> None:
+def _restore(saved: Chunks, results: "Results", groups: list[list[Cell]], traced: Callable[[int], Traced],
+             num_recorded: int) -> None:
   """Reads what is committed; a ValueError where it was computed by a program that is not the cell's."""
   group_of = {cell.index: at for at, cells in enumerate(groups) for cell in cells}
-  for index, first, metrics in saved.saved():
-    theirs, mine = str(metrics.pop(PROGRAM, "")), None
+  grid = set(np.ndindex(*results.shape[:-2]))
+
+  def expected(index, first, num):
+    if index not in grid or first + num > results.shape[-2]:
+      return None
     with contextlib.suppress(ValueError):  # what cannot be traced did not compute this
-      mine = traced(group_of[index])[1] if index in group_of else None
-    if theirs != mine:
-      raise ValueError(f"resume: the chunks in {saved.directory.parent} were made by another task or workflow, or from other data.")
-    results.write(index, first, metrics)
+      mine = traced(group_of[index]) if index in group_of else Traced(0.0, "", {})
+      return mine.name or None, {name: ((num, num_recorded, *one.shape[1:]), one.dtype) for name, one in mine.metrics.items()}
+    return None, {}
+
+  for one in saved.saved(expected):
+    results.write(one.index, one.first, one.metrics)
 
 
 def _bytes_of(shapes) -> float:

@@ -19,7 +19,8 @@ from typing import Any
 from absl import flags
 
 from collapse_jax import chunks
-from experiments import common, token_editing, watching
+
+from . import common, token_editing, watching
 
 TINY: dict[str, Any] = {"max_seq_len": 64, "batch_size": 16, "learning_rate": 1e-3, "num_samples": 256}
 NUM_SHOWN = 3

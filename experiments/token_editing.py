@@ -10,7 +10,7 @@ between much and little editing under `replace`. Both stay bounded.
 
 from absl import flags
 
-from experiments import common
+from . import common
 
 BASES, MASKS = ("none", "anchor", "chain"), ("fresh", "fixed", "disjoint")
 

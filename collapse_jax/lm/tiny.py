@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from collapse_jax.lm import checkpoint, text, training
 from collapse_jax.lm.checkpoint import LanguageModel
+from collapse_jax.random import new_key
 
 VOCAB_SIZE, MAX_SEQ_LEN = 1024, 64
 SHAPE: dict[str, Any] = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -52,7 +53,7 @@ def untrained(documents) -> LanguageModel:
   tokenizer = text.train_tokenizer([document.text for document in documents], VOCAB_SIZE)
   config = LlamaConfig(vocab_size=VOCAB_SIZE, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
                        pad_token_id=tokenizer.pad_token_id, **SHAPE)
-  return checkpoint.random(config, jax.random.key(0), tokenizer=tokenizer)
+  return checkpoint.random(config, new_key(0), tokenizer=tokenizer)
 
 
 def pretrain(documents) -> LanguageModel:
@@ -63,7 +64,7 @@ def pretrain(documents) -> LanguageModel:
   @jax.jit
   def fit(params, tokens, length):
     nothing = lambda weights: jnp.zeros(())
-    return training.fit(jax.random.key(1), model.apply, RECIPE, params, tokens, length, jnp.ones(tokens.shape[0]), nothing,
+    return training.fit(new_key(1), model.apply, RECIPE, params, tokens, length, jnp.ones(tokens.shape[0]), nothing,
                         curve_points=1)
   return model._replace(params=fit(model.params, jnp.asarray(rows.tokens), jnp.asarray(rows.length)).weights)
 

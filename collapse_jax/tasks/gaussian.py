@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.random import chi_square, normal
+from collapse_jax.random import chi_square, new_key, normal
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import check_draws, check_integer, check_positive, known, matmul, triangular
 from collapse_jax.types import Array, Context, Data, MetricInfo, Metrics, Summary, TaskSetting
@@ -204,7 +204,7 @@ def _distances(params: GaussianStats) -> Metrics:
   if dim == 1:
     return {"total_variation": jnp.where(full, _total_variation(params.mean[0], 0.5 * params.log_det), 1.0),
             "total_variation_error": jnp.zeros(()), "kl_from_truth": divergence}
-  points = normal(jax.random.key(0), (NUM_POINTS, dim))
+  points = normal(new_key(0), (NUM_POINTS, dim))
   factor = jnp.where(full, params.factor, jnp.eye(dim))
   white = jax.scipy.linalg.solve_triangular(factor, (points - params.mean[None]).T, lower=True) * jnp.exp(-params.log_scale)
   log_ratio = 0.5 * (jnp.sum(points ** 2, axis=1) - jnp.sum(white ** 2, axis=0) - params.log_det)

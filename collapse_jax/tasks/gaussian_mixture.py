@@ -9,7 +9,7 @@ from jax.scipy.linalg import solve_triangular
 
 from collapse_jax import datasets
 from collapse_jax import store as storage
-from collapse_jax.random import normal
+from collapse_jax.random import new_key, normal
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import check_integer, check_positive, matmul
 from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
@@ -74,7 +74,7 @@ def gaussian_mixture(dataset, num_samples: int, num_components: int, *, num_step
     metrics = {"test_nll": -jnp.mean(log_density(params, problem.test)),
                "model_variance": matmul(share, spread) / source.dim}
     if problem.centers is not None or source.log_density is not None:
-      rows = draw(jax.random.key(0), params, NUM_POINTS)
+      rows = draw(new_key(0), params, NUM_POINTS)
     if source.log_density is not None:
       metrics["kl_from_truth"] = jnp.mean(log_density(params, rows) - source.log_density(problem.truth, rows))
     if problem.centers is not None:
