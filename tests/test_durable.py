@@ -110,3 +110,13 @@ def test_names_of_cells_fit(tmp_path):
   computed = []
   host.sweep(tasks.sample_median, names, {"num_samples": [5]}, resume=True, on_batch=lambda *about: computed.append(about), **options)
   assert not computed
+
+
+def test_nothing_is_written_through_a_link(tmp_path):
+  """Neither through one in the place of a file nor through one in that of its part."""
+  (tmp_path / "theirs").write_text("notes")
+  for name in ("file", "file.part"):
+    (tmp_path / name).symlink_to(tmp_path / "theirs")
+  chunks.write(tmp_path / "file", b"mine")
+  assert (tmp_path / "file").read_bytes() == b"mine" and (tmp_path / "theirs").read_text() == "notes"
+  assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "theirs"]
