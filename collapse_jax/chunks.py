@@ -25,7 +25,7 @@ _DIGEST, _LENGTH = hashlib.sha256().digest_size, 8
 
 class Saved(NamedTuple):
   """A committed chunk: metrics [num, ...] of runs of a cell, from seed number `first` on, and the program that computed them."""
-  index: tuple[int, ...]
+  cell: tuple[int, ...]
   first: int
   num: int
   program: str

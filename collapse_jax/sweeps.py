@@ -578,7 +578,7 @@ def _restore(saved: Chunks, results: "Results", groups: list[list[Cell]], traced
     return None, {}
 
   for one in saved.saved(expected):
-    results.write(one.index, one.first, one.metrics)
+    results.write(one.cell, one.first, one.metrics)
 
 
 def _bytes_of(shapes) -> float:
