@@ -25,7 +25,7 @@ _DIGEST, _LENGTH = hashlib.sha256().digest_size, 8
 
 class Saved(NamedTuple):
   """A committed chunk: metrics [num, ...] of runs of a cell, from seed number `first` on, and the program that computed them."""
-  index: tuple[int, ...]
+  cell: tuple[int, ...]
   first: int
   num: int
   program: str
@@ -209,7 +209,8 @@ def write(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None:
   """Replaces a file at once, with bytes or with what a function writes; on return the new one outlives a power failure."""
   part = path.with_name(path.name + _PART)
   try:
-    with open(part, "wb") as file:
+    part.unlink(missing_ok=True)  # a symbolic link would be written through
+    with open(part, "xb") as file:
       content(file) if callable(content) else file.write(content)
       file.flush()
       os.fsync(file.fileno())

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import chunks, cost, devices, fingerprint, names
+from collapse_jax import chunks, cost, devices, fingerprint, interrupts, names
 from collapse_jax import store as storage
 from collapse_jax.generation import context_of, emit, prepared, provenance, role_keys, start, with_health
 from collapse_jax.random import PRNG, new_key
@@ -40,6 +40,7 @@ class Stop(Exception):
   """Raised by `on_metrics` to end a cell early; its message says why and goes into the results."""
 
 
+@interrupts.kept()
 def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[str, Any],
           axes: Mapping[str, Sequence[Any]], *, num_generations: int, num_seeds: int, seed: int = 0, shared: Any = None,
           warm_start: bool = False, chunk_size: int | None = None, directory: Path | None = None, resume: bool = False,
@@ -272,6 +273,7 @@ def _run_cell(make, workflow: Workflow, programs, shared, cell, seeds: range, nu
     clock.num_left -= done
     for t in range(1, num_generations + 1):
       clock.start()
+      interrupts.check()
       if t > done:
         at = jnp.asarray(t, jnp.int32)
         contexts, shares = clock.call(choose, shared, runs, at)

@@ -24,7 +24,7 @@ import numpy as np
 import scipy.linalg  # noqa: F401  JAX's LAPACK: a limit of threads reaches only what is loaded
 from threadpoolctl import threadpool_limits
 
-from collapse_jax import cost, devices, fingerprint, stopping
+from collapse_jax import cost, devices, fingerprint, interrupts, stopping
 from collapse_jax import workflows as workflow_library
 from collapse_jax.chunks import Chunks, read_object
 from collapse_jax.generation import advance, generation, prepared, recorded, run, start
@@ -54,6 +54,7 @@ class Cell:
   traced: dict[str, float]
 
 
+@interrupts.kept()
 def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[str, Any],
           axes: Mapping[str, Sequence[Any]], *, num_generations: int, num_seeds: int, seed: int = 0,
           record_every: int = 1, warm_start: bool = False, text_axes: Sequence[str] = (),
@@ -202,7 +203,8 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
       for _ in range(workers):
         compile_next()
       while pending:
-        done, pending = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
+        done, pending = concurrent.futures.wait(pending, 1.0, concurrent.futures.FIRST_COMPLETED)
+        interrupts.check()
         for future in done:
           if future in compiling:
             cells, program, refusal = future.result()
@@ -585,7 +587,7 @@ def _restore(saved: Chunks, results: "Results", groups: list[list[Cell]], traced
     return None, {}
 
   for one in saved.saved(expected):
-    results.write(one.index, one.first, one.metrics)
+    results.write(one.cell, one.first, one.metrics)
 
 
 def _bytes_of(shapes) -> float:

@@ -61,7 +61,7 @@ def define():
   flags.DEFINE_string("on_malformed", "reject", "reject: redraw samples without the format; keep: take raw text.")
   flags.DEFINE_string("max_attempts", "8", "Candidates at most, as a multiple of num_samples, before format counts as lost.")
   flags.DEFINE_boolean("prompts", False, "Sample answers to prompts of held-out real rows instead of whole rows.")
-  flags.DEFINE_boolean("keep_checkpoints", False, "Keep the checkpoints of every generation, not only the last.")
+  flags.DEFINE_boolean("keep_checkpoints", False, "Keep the checkpoints of every generation, not only the last two.")
   flags.DEFINE_string("edit_threshold", "0", "Least probability of a token that is edited, nothing being generated; 0: generate.")
   flags.DEFINE_string("edit_top_k", "8", "Tokens that are drawn from.")
   flags.DEFINE_string("edit_beta", "1", "Divides their log probabilities.")

@@ -115,7 +115,7 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
       return (program, {name: ((num,), dtype) for name, dtype in kinds.items()}) if ours else None
     try:
       saved = Chunks(directory, what | about | fingerprint.settings(), common.flag("resume", False))
-      grid = {(one.index, one.first): one.metrics for one in saved.saved(expected)}
+      grid = {(one.cell, one.first): one.metrics for one in saved.saved(expected)}
     except ValueError as error:
       raise common.UsageError(common.name_flag(str(error))) from None
   clock = Clock(sum((index, start) not in grid for index in cells for start in starts))
