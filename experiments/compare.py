@@ -22,16 +22,19 @@ def load(directory: str) -> dict:
   path = Path(directory)
   if not path.is_dir():
     raise common.UsageError(f"{directory} is no directory; name the --output_dir of an experiment.")
-  files = sorted(path.rglob(common.RESULTS))
+  files = sorted(file for file in path.rglob(common.RESULTS)
+                 if not any(part.startswith(common.WRITING) for part in file.relative_to(path).parts))
   if not files:
     raise common.UsageError(f"{directory} holds no {common.RESULTS}; run an experiment with --output_dir={directory} first.")
   import collapse_jax
   found = {}
   for file in files:
     try:
-      found[str(file.parent)] = collapse_jax.load(file)
-    except (OSError, ValueError, KeyError):
-      raise common.UsageError(f"{file} cannot be read as results; run its experiment again.") from None
+      found[str(file.parent)] = results = collapse_jax.load(file)
+      if "cell_status" not in results or not {*results.cell_status.dims, "seed", "generation"} <= set(results.coords):
+        raise ValueError(f"{file} cannot be read as results: it holds no sweep.")
+    except (FileNotFoundError, ValueError) as error:
+      raise common.UsageError(f"{error} Run its experiment again.") from None
   return found
 
 
