@@ -27,14 +27,15 @@ def load(directory: str) -> dict:
   if not files:
     raise common.UsageError(f"{directory} holds no {common.RESULTS}; run an experiment with --output_dir={directory} first.")
   import collapse_jax
+  from collapse_jax import diagnostics
   found = {}
   for file in files:
     try:
       found[str(file.parent)] = results = collapse_jax.load(file)
-      if "cell_status" not in results or not {*results.cell_status.dims, "seed", "generation"} <= set(results.coords):
-        raise ValueError(f"{file} cannot be read as results: it holds no sweep.")
-    except (FileNotFoundError, ValueError) as error:
-      raise common.UsageError(f"{error} Run its experiment again.") from None
+      diagnostics.complete(results)
+    except ValueError as error:
+      reason = str(error) if str(file) in str(error) else f"{file} cannot be read as results: {error}"
+      raise common.UsageError(f"{reason} Run its experiment again.") from None
   return found
 
 
