@@ -209,12 +209,12 @@ def _records(path) -> tuple[str, Iterator[tuple[int, list[str]]]]:
     except UnicodeDecodeError:
       raise ValueError(f"{shown} cannot be read: it is not UTF-8 text; save it as CSV in UTF-8.") from None
 
-  rest, seen = lines(), []
+  rest, seen, texts = lines(), [], []
   for line in rest:
     seen.append(line)
-    if sum(map(bool, map(str.strip, seen))) == 2:
+    texts += filter(None, [line.strip()])
+    if len(texts) == 2:
       break
-  texts = [line.strip() for line in seen if line.strip()]
   said = re.fullmatch(r'"?sep=([,;|:\t])"?\1*', next((line.strip(" \r\n") for line in seen if line.strip()), ""), re.IGNORECASE)
   if said:
     delimiter = said.group(1)

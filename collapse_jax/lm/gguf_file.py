@@ -172,7 +172,7 @@ def read(path: Path):
       return value.T if transposed else value
     return weights.Tensor(stored.shape[::-1] if transposed else stored.shape, dequantised)
 
-  tokenizer = lambda config: weights.guarded(f"{files.shown(path)}: the tokenizer", lambda: _tokenizer(meta))
+  tokenizer = lambda config: weights.probed(files.shown(path), lambda: _tokenizer(meta))
   return values, tokenizer, {renamed(name): tensor_of(name, one) for name, one in tensors.items()}
 
 
