@@ -13,6 +13,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from collapse_jax import files
+
 _log = logging.getLogger(__name__)
 _MANIFEST, _CHUNK, _PART = "sweep.json", ".chunk", ".part"
 _DIGEST = hashlib.sha256().digest_size
@@ -113,7 +115,7 @@ class Chunks:
 def read_object(path: Path) -> dict[str, Any]:
   """A JSON object; a ValueError where the file holds none."""
   try:
-    found = json.loads(path.read_bytes())
+    found = json.loads(files.read_bytes(path, files.JSON_BYTES))
   except (ValueError, RecursionError):
     found = None
   if not isinstance(found, dict):

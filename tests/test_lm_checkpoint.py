@@ -68,6 +68,27 @@ def test_saving_replaces_what_would_be_read_instead(tmp_path, monkeypatch):
   assert not list(tmp_path.glob("*.part")) and not (tmp_path / "model.safetensors").exists()
 
 
+def test_an_earlier_tokenizer_decides_nothing(tmp_path):
+  """Lists of tokens that older versions of transformers wrote beside tokenizer.json would still be read."""
+  from collapse_jax.lm import text
+  tokenizer = text.train_tokenizer([f"user: word {i}\nassistant: answer {i}" for i in range(50)], 280)
+  config = CONFIGS["llama"]()
+  config.vocab_size = 300
+  for name, content in (("added_tokens.json", {"word": 290}), ("special_tokens_map.json", {"eos_token": "word"})):
+    (tmp_path / name).write_text(json.dumps(content))
+  lm.save(lm.random(config, jax.random.key(0), tokenizer=tokenizer), tmp_path)
+  again = lm.load(tmp_path).tokenizer
+  assert again.eos_token == tokenizer.eos_token and again("a word").input_ids == tokenizer("a word").input_ids
+
+
+def test_weights_under_two_names_are_refused(tmp_path):
+  """GPT-2's original release has no prefix, and one file has one of both."""
+  model = lm.random(CONFIGS["gpt2"](), jax.random.key(0))
+  damaged(model, tmp_path, lambda tensors: tensors.update({"wpe.weight": tensors["transformer.wpe.weight"] + 1}))
+  with pytest.raises(ValueError, match=r"transformer.wpe.weight is there twice"):
+    lm.load(tmp_path)
+
+
 def test_a_single_file_goes_before_an_index(tmp_path, monkeypatch):
   """As in transformers, which leaves the index of an earlier save where it was."""
   model = lm.random(CONFIGS["llama"](), jax.random.key(0))

@@ -135,7 +135,10 @@ def random(config, key: Array, dtype=jnp.float32, tokenizer=None) -> LanguageMod
 
 
 def save(model: LanguageModel, directory) -> None:
-  """Writes config.json, safetensors (sharded above 4 GiB) and the tokenizer, as transformers reads them."""
+  """Writes config.json, safetensors (sharded above 4 GiB) and the tokenizer, as transformers reads them.
+
+  Files of a model that was there before are removed where they would be read instead: an index, a single file, lists of tokens.
+  """
   directory = Path(directory)
   directory.mkdir(parents=True, exist_ok=True)
   arch = decoder.architecture(model.config)
@@ -150,6 +153,8 @@ def save(model: LanguageModel, directory) -> None:
   config.dtype = str(jnp.dtype(model.params["embedding"].dtype))
   config.save_pretrained(directory)
   if model.tokenizer is not None:
+    for name in ("added_tokens.json", "special_tokens_map.json"):  # of an earlier tokenizer, whose tokens would go first
+      (directory / name).unlink(missing_ok=True)
     model.tokenizer.save_pretrained(directory)
 
 
@@ -174,6 +179,8 @@ def from_tensors(arch: decoder.Architecture, tensors: Mapping[str, weights.Tenso
     fits = [(*shapes[target].shape[0 if layer is None else 1:-1], len(targets) * shapes[target].shape[-1]) for target in targets]
     if layer is not None and layer >= arch.num_layers:
       problems.append(f"{files.shown(name)} lies beyond layer {arch.num_layers - 1}")
+    elif (layer or 0) in filled[targets[0]]:
+      problems.append(f"{name} is there twice, under two names")
     elif any(shape != one for one in fits):
       problems.append(f"{name} is {list(shape)}, which does not fit {targets[0]} {list(fits[0])}")
     else:
