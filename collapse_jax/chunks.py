@@ -16,6 +16,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from collapse_jax import files
+
 _log = logging.getLogger(__name__)
 _MANIFEST, _CHUNK, _PART = "sweep.json", ".chunk", ".part"
 _NAME = re.compile(rf"cell_\d+(-\d+)*,seeds_\d+-\d+\{_CHUNK}")
@@ -190,7 +192,7 @@ def _unpacked(content: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 def read_object(path: Path) -> dict[str, Any]:
   """A JSON object; a ValueError where the file holds none."""
   try:
-    found = json.loads(path.read_bytes())
+    found = json.loads(files.read_bytes(path, files.JSON_BYTES))
   except (ValueError, RecursionError):
     found = None
   if not isinstance(found, dict):

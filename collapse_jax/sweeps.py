@@ -24,7 +24,7 @@ import numpy as np
 import scipy.linalg  # noqa: F401  JAX's LAPACK: a limit of threads reaches only what is loaded
 from threadpoolctl import threadpool_limits
 
-from collapse_jax import cost, devices, fingerprint, interrupts, stopping
+from collapse_jax import cost, devices, files, fingerprint, interrupts, stopping
 from collapse_jax import workflows as workflow_library
 from collapse_jax.chunks import Chunks, read_object
 from collapse_jax.generation import advance, generation, prepared, recorded, run, start
@@ -428,8 +428,8 @@ def load(directory) -> "xarray.Dataset":
 
   Raises:
     FileNotFoundError: there are none.
-    OSError, ValueError, KeyError: the file is damaged.
-    ValueError: the config.json beside it is of another run, which was killed while it replaced this one's results.
+    ValueError: the file is damaged, or no such file; or the config.json beside it is of another run, which was killed while it
+      replaced this one's results.
   """
   import h5py
   import xarray
@@ -437,9 +437,18 @@ def load(directory) -> "xarray.Dataset":
   path = path / "results.nc" if path.is_dir() else path
   if not path.exists():
     raise FileNotFoundError(f"{path} does not exist; run an experiment with --output_dir={directory} first.")
-  with h5py.File(path) as file:
-    file.attrs.get("_nc3_strict")  # where that fails, h5netcdf leaves an object behind that complains when it is deleted
-  results = xarray.load_dataset(path, engine="h5netcdf")
+  size = files.check_regular(path)
+  try:
+    with h5py.File(path) as file:
+      file.attrs.get("_nc3_strict")  # where that fails, h5netcdf leaves an object behind that complains when it is deleted
+      claimed: list[int] = []
+      file.visititems(lambda name, one: claimed.append(one.size * one.dtype.itemsize) if isinstance(one, h5py.Dataset) else None)
+    if sum(claimed) > 1100 * size + files.MIB:  # zlib makes nothing smaller than that
+      raise ValueError("its arrays are larger than such a file can hold")
+    results = xarray.load_dataset(path, engine="h5netcdf")
+  except Exception as error:  # whatever HDF5 finds
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    raise ValueError(f"{files.shown(path)} cannot be read as results: {files.shown(reason).rstrip('.')}.") from None
   depth = len(pathlib.PurePath(str(results.attrs.get("experiment", ""))).parts)
   config = path.resolve().parents[depth] / "config.json"
   mine = theirs = results.attrs.get("config_id")
