@@ -6,13 +6,16 @@ import os
 import sys
 import types
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import GPT2Config, PreTrainedTokenizerFast
 
-from collapse_jax.lm import sampling, text
+from collapse_jax.lm import checkpoint, sampling, text, training
+from collapse_jax.tasks import language_models
 
 
 @pytest.fixture(scope="module")
@@ -326,6 +329,44 @@ def test_prompts_are_first_tokens_of_their_rows(name):
   for one, prompt, num in zip(TEXTS, given.tokens, given.length):
     by_prompt.setdefault(one.split(text.ASSISTANT)[0], set()).add(tuple(prompt[:num]))
   assert all(len(cuts) == 1 for cuts in by_prompt.values())  # whatever the response
+
+
+def test_prompts_are_answered_as_rows_are():
+  """A model that knows its rows answers their prompts; tokenised alone, these end in a token that it has never seen there."""
+  words = ["river", "stone", "lamp", "cloud", "engine", "paper", "garden", "signal"]
+  documents = [text.Document(text.formatted(f"what follows {one}", f"{two} {one}"), one) for one, two in zip(words, words[1:] + words[:1])]
+  whole = tokenizers.Tokenizer(models.BPE())
+  whole.pre_tokenizer, whole.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+  whole.train_from_iterator([document.text for document in documents] * 9, trainers.BpeTrainer(
+      vocab_size=330, special_tokens=["</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+  tokenizer = PreTrainedTokenizerFast(tokenizer_object=whole, eos_token="</s>", clean_up_tokenization_spaces=False)
+  rows = text.to_rows(tokenizer, documents, 20, len(tokenizer))
+  config = GPT2Config(vocab_size=len(tokenizer), n_positions=20, n_embd=32, n_layer=1, n_head=4, bos_token_id=0, eos_token_id=0)
+  model = checkpoint.random(config, jax.random.key(0), tokenizer=tokenizer)
+  tokens, length = jnp.asarray(rows.tokens), jnp.asarray(rows.length)
+  recipe = training.Recipe(learning_rate=1e-2, batch_size=8, amount=120)
+  fitted = jax.jit(lambda: training.fit(jax.random.key(1), model.apply, recipe, model.params, tokens, length, jnp.ones(8),
+                                        lambda weights: jnp.zeros(()), 1))()
+
+  def share_right(given):
+    out, ends = sampling.generate(jax.random.split(jax.random.key(0), 8), checkpoint.functions_of(config, model.params), fitted.weights, 20,
+                                  *text.special_ids(tokenizer), 0.0, jnp.asarray(given.tokens), jnp.asarray(given.length))
+    return np.mean([one == document.text for one, document in zip(text.to_texts(tokenizer, np.asarray(out), np.asarray(ends)), documents)])
+  assert share_right(text.prompts(tokenizer, rows)) == 1
+  alone = text.to_rows(tokenizer, [text.Document(one.text.split(text.ASSISTANT)[0] + text.ASSISTANT, "") for one in documents], 20,
+                       len(tokenizer), pairs=False)
+  assert share_right(text.Rows(alone.tokens[:, :-1], alone.length - 1)) == 0
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_real_rows_are_well_formed_samples(name):
+  """Whatever judges samples: a model that writes the real rows is not said to have lost their format."""
+  tokenizer = TOKENIZERS[name]()
+  rows = text.to_rows(tokenizer, [text.Document(one, one) for one in TEXTS], 128, len(tokenizer))
+  judge = language_models._wellformed(tokenizer, text.special_ids(tokenizer)[1], False, "reject", rows)
+  assert np.asarray(judge(jnp.asarray(rows.tokens), jnp.asarray(rows.length))).all()
+  cut = jnp.asarray(rows.length - 1)
+  assert not np.asarray(judge(jnp.asarray(rows.tokens), cut)).any()
 
 
 def test_prompts_need_pairs(tokenizer):
