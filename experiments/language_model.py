@@ -246,7 +246,8 @@ def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generati
       curves.add(cell | name, [t], {key: value[:, None] for key, value in metrics.items()})
     missing = metrics["num_missing"].max() if "num_missing" in metrics else 0
     if missing > 0 and on_malformed == "reject":
-      raise host.Stop(f"the model no longer produces the format: {missing:.0f} samples are missing after {max_attempts:g} "
+      what = "text that ends" if about["format"] == PLAIN else "the format"
+      raise host.Stop(f"the model no longer produces {what}: {missing:.0f} samples are missing after {max_attempts:g} "
                       "candidates for each that was asked for (--on_malformed=keep goes on with raw text)")
   try:
     results = host.sweep(
@@ -355,7 +356,7 @@ class _Samples:
             one["text"] if "text" in one else text.formatted(one["prompt"], one["response"]) for one in rows]
       except (OSError, ValueError, KeyError, TypeError):
         logging.warning("%s is damaged: the report does not show its text.", file)
-    return found
+    return {name: dict(sorted(one.items())) for name, one in found.items()}
 
 
 def _name(cell) -> str:
