@@ -450,7 +450,8 @@ def load(directory) -> "xarray.Dataset":
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     raise ValueError(f"{files.shown(path)} cannot be read as results: {files.shown(reason).rstrip('.')}.") from None
   depth = len(pathlib.PurePath(str(results.attrs.get("experiment", ""))).parts)
-  config = path.resolve().parents[depth] / "config.json"
+  above = path.resolve().parents
+  config = above[min(depth, len(above) - 1)] / "config.json"
   mine = theirs = results.attrs.get("config_id")
   with contextlib.suppress(OSError, ValueError):  # there is none, or it is somebody else's
     theirs = read_object(config).get("id", mine) if config.is_file() else mine
