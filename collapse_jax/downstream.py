@@ -35,9 +35,9 @@ def fit_classifier(features: Array, label: Array, weight: Array) -> Array:
   Args:
     features: [n, features].
     label: [n] of 0.0 and 1.0.
-    weight: [n], at least 0.
+    weight: [n], at least 0; where all are 0 there is no classifier: NaN.
   """
-  share = weight / jnp.maximum(jnp.sum(weight), 1e-30)
+  share = weight / jnp.sum(weight)
   lengths = 0.5 ** jnp.arange(4.0)
 
   def loss(w):

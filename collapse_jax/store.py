@@ -45,6 +45,13 @@ def mass(data: Data) -> Array:
   return data.count if data.weight is None else data.weight * data.count
 
 
+def size(data: Data) -> Array:
+  """[] rows in use of all batches, weighted. A sum of many equal counts drifts in float32, that of their differences does not."""
+  each = mass(data)
+  used = each != 0
+  return each[0] * jnp.sum(used) + jnp.sum(jnp.where(used, each - each[0], 0))
+
+
 def summarise(task: TaskSetting, problem: Problem, data: Data) -> Data:
   """Adds each slot's summary where the sampler gave none."""
   if task.summary is None or data.summary is not None:
@@ -161,7 +168,7 @@ def subset(key: Array, stamps: Array, num: int, t) -> tuple[Array, Array]:
   """
   length = 2 * num + 40
   stream = index(key, length, num * (t + 1))
-  stamp = (t + 1) * length - jnp.arange(length)
+  stamp = (t + 1) * length - jnp.arange(length, dtype=stamps.dtype)
   stamps = stamps.at[stream].max(stamp)
   first = stamps[stream] == stamp
   place = jnp.where(first, jnp.cumsum(first) - 1, length)

@@ -122,7 +122,7 @@ def fit_mixture(key: Array, rows: Array, weight: Array, num_components: int, num
     previous: where to start; None: at rows that k-means++ picks, with the covariance of all.
   """
   dim = rows.shape[1]
-  share = weight / jnp.maximum(jnp.sum(weight), 1e-30)
+  share = weight / jnp.sum(weight)
   centre = matmul(share, rows)
   centred = jnp.where(share[:, None] > 0, rows - centre[None], 0.0)
   floor = _FLOOR * jnp.sum(share[:, None] * centred ** 2) / dim + 1e-30
