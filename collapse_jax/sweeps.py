@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 MAX_GENERATIONS = 20_000_000  # their numbers are listed
 PROGRAM = "/program"  # beside the metrics of a chunk: what computed them
+_EMITTED = "/emitted"  # beside the values of a cell: rows that each model emits, decided on the host
 OnCell = Callable[[dict[str, Any], Metrics], None]
 COMMON_METRICS = {
     "finite": MetricInfo("all metrics of this generation are finite"),
@@ -109,7 +110,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   check_grid(makers, axes, num_generations, num_seeds, record_every, chunk_size)
   status = np.full((len(makers), *map(len, axes.values())), "ok", dtype=object)
   _check_table(status.size * num_seeds * max(num_generations // record_every, 1))
-  groups = _group(task, makers, axes, status, static_axes)
+  groups = _group(task, makers, axes, status, num_generations, static_axes)
   if not groups:
     raise ValueError(str(status.flat[0]))
   mesh = devices.local(mesh)
@@ -372,7 +373,7 @@ def plan(task: Callable[..., TaskSetting], workflows, axes: Mapping[str, Sequenc
   _check_table(status.size * num_seeds * max(num_generations // record_every, 1))
   traced, groups = [], []
   memory = 0.5 * devices.memory_bytes()
-  for group in _group(task, makers, axes, status, static_axes):
+  for group in _group(task, makers, axes, status, num_generations, static_axes):
     one = _cost_of_run(task, makers[group[0].workflow], group[0], num_generations, record_every)
     if one[1] > memory:
       for cell in group:
@@ -445,7 +446,10 @@ def _run_seeds(bind, num_generations, seed, record_every, warm_start, seed_index
 
 def _bind(task, maker, static, traced) -> tuple[TaskSetting, Workflow]:
   values = static | traced
-  return task(**accepted(task, values)), maker(**accepted(maker, values))
+  workflow = maker(**accepted(maker, values))
+  if _EMITTED in values:  # None: num_samples
+    workflow = workflow._replace(emit=lambda n, t: n if values[_EMITTED] is None else values[_EMITTED])
+  return task(**accepted(task, values)), workflow
 
 
 def _can_stop(task, maker, cell: Cell) -> bool:
@@ -480,17 +484,26 @@ def task_maker(task):
 
 def accepted(factory, values):
   names = _parameters(factory)
-  return dict(values) if names is None else {name: value for name, value in values.items() if name in names}
+  return {name: value for name, value in values.items() if name != _EMITTED and (names is None or name in names)}
 
 
-def _group(task, makers, axes, status, static_axes=()) -> list[list[Cell]]:
+def _emitted(workflow: Workflow, num_samples, num_generations: int) -> dict[str, Any]:
+  """The number of rows that every model emits, None for num_samples; nothing where it is not the same in all generations."""
+  num = workflow.emit(num_samples, 1)
+  if any(workflow.emit(num_samples, t) != num for t in range(2, num_generations + 1)):
+    return {}
+  return {_EMITTED: None if num == num_samples else float(num)}
+
+
+def _group(task, makers, axes, status, num_generations: int, static_axes=()) -> list[list[Cell]]:
   """Cells that share a program, the costly ones (by their static numbers) first; refusals go into `status`."""
   groups: dict[tuple, list[Cell]] = {}
   for w, (name, maker) in enumerate(makers.items()):
     for at in itertools.product(*(range(len(values)) for values in axes.values())):
       values = {axis: axes[axis][i] for axis, i in zip(axes, at)}
       try:
-        one = prepared(task(**accepted(task, values)), maker(**accepted(maker, values)))
+        workflow = maker(**accepted(maker, values))
+        one = prepared(task(**accepted(task, values)), workflow)
       except (ValueError, OverflowError) as error:
         status[(w, *at)] = str(error)
         continue
@@ -503,8 +516,12 @@ def _group(task, makers, axes, status, static_axes=()) -> list[list[Cell]]:
       if "num_samples" in traced and not _takes_traced(task, in_task, "num_samples"):
         traced.remove("num_samples")
       static = {axis: value for axis, value in values.items() if axis not in traced}
-      cell = Cell((w, *at), name, static, {axis: float(values[axis]) for axis in sorted(traced)})
-      groups.setdefault((name, tuple(static.items()), tuple(sorted(traced)), one.law), []).append(cell)
+      numbers = {axis: float(values[axis]) for axis in sorted(traced)}
+      if "num_samples" in traced or any(axis in traced for axis in in_workflow):  # else the workflow emits a static number
+        emitted = _emitted(workflow, one.num_samples, num_generations)
+        (static if emitted.get(_EMITTED) is None else numbers).update(emitted)
+      cell = Cell((w, *at), name, static, numbers)
+      groups.setdefault((name, tuple(static.items()), tuple(numbers), one.law), []).append(cell)
   size = lambda cells: math.prod(v for v in cells[0].static.values() if isinstance(v, int) and v > 0)
   return sorted(groups.values(), key=size, reverse=True)
 

@@ -200,7 +200,8 @@ class Workflow(NamedTuple):
     init: (task, problem, real, num_generations) -> store.
     select: (task, problem, key, store, t) -> Data for `fit`.
     update: (task, problem, key, store, batch, t) -> store.
-    emit: (n, t) -> rows that model t emits; called with Python ints, and with tracers under exact-law draws.
+    emit: (n, t) -> rows that model t emits; called with Python ints, and with tracers under exact-law draws. Where it is the same
+      in every generation a sweep decides it on the host, in float64, and hands it to the program as a number.
     weights: (num_generations) -> [T, T] expected share of batch j (0 = real) in generation t + 1; theory reads it.
     redrawn: fitted to a fresh subset of rows each generation, so rows are needed.
     absorbing: training data come from the last model alone and are always as many: after an absorbed model nothing changes.
