@@ -107,12 +107,14 @@ def emit(task: TaskSetting, workflow: Workflow, run: Run, params, context: Conte
   unused = not task.law and isinstance(num, int) and num == 0
   if unused:  # mix(1.0): samples are looked at, and not kept
     context = context._replace(num=task.num_samples)
+  if _grows(task, num):
+    context = context._replace(used=num)
   batch, sampling = task.sample(role_keys(run.key, t)["sample"], run.problem, params, context)
   if unused:
     rows, row_weight = jax.tree.map(lambda x: x[:, :0], (batch.rows, batch.row_weight))
     batch = Data(rows, row_weight, jnp.zeros_like(batch.count), batch.weight, batch.origin)
   if _grows(task, num):
-    mask = (jnp.arange(context.num) < num).astype(float)[None]
+    mask = storage.in_use(context)[None]
     mask = mask if batch.row_weight is None else mask * batch.row_weight
     batch = batch._replace(row_weight=mask, count=jnp.sum(mask, axis=1), summary=None, draw=None)
   batch = _where_data(context, batch, 0)  # as empty slots of a store are

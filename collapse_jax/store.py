@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax.random import index
-from collapse_jax.types import Array, Data, Problem, PyTree, TaskSetting
+from collapse_jax.types import Array, Context, Data, Problem, PyTree, TaskSetting
 
 
 def batch(rows: PyTree = None, row_weight: Array | None = None, summary: PyTree = None, count=None, origin: int = 0,
@@ -38,6 +38,12 @@ def flat(data: Data) -> tuple[PyTree, Array]:
   weight = jnp.ones((data.origin.shape[0], 1)) if data.weight is None else data.weight[:, None]
   weight = weight * (jnp.ones((1, n)) if data.row_weight is None else data.row_weight)
   return jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), data.rows), weight.reshape(-1)
+
+
+def in_use(context: Context) -> Array:
+  """[num] 1.0 for the rows to emit that will count, else 0.0; see `Context.used`."""
+  number = jnp.arange(context.num)
+  return jnp.ones(number.shape) if context.used is None else (number < context.used).astype(float)
 
 
 def mass(data: Data) -> Array:

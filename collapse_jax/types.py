@@ -81,6 +81,8 @@ class Context(NamedTuple):
     real: the run's real batch.
     previous: params of model t-1 if the run is warm-started, else None.
     latest: the youngest batch of `data` where a driver has poured all batches into one, else None.
+    used: how many of the rows to emit will count, traced; None: all. Where generations emit different numbers of rows the largest
+      is drawn and the first of them are used: metrics of the sampling look at these only, see `store.in_use`.
   """
   t: Any
   num: Any
@@ -88,6 +90,7 @@ class Context(NamedTuple):
   real: Data
   previous: Params = None
   latest: Data | None = None
+  used: Any = None
 
 
 class MetricInfo(NamedTuple):

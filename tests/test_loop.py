@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import collapse_jax as cj
-from collapse_jax import store, sweeps, tasks, workflows
+from collapse_jax import store, sweeps, tasks, transforms, workflows
 from collapse_jax.types import TaskSetting
 
 T, N = 4, 8
@@ -208,3 +208,40 @@ def test_a_task_that_relabels_its_rows_runs_in_a_sweep_where_it_runs_alone():
   np.testing.assert_allclose(found, one["test_mse"], rtol=1e-5)
   by_share = cj.sweep(task, {"mix": workflows.mix}, axes | {"real_fraction": [0.5]}, num_generations=3, num_seeds=2)
   np.testing.assert_allclose(by_share.test_mse.values.ravel(), out.test_mse.sel(workflow="mix(0.5)").values.ravel(), rtol=1e-5)
+
+
+def _rejecting_some(task):
+  return transforms.verify(task, lambda key, problem, rows: jax.random.uniform(key, (store.num_rows(rows),)) < 0.7)
+
+
+GROWING = {
+    "kde": lambda: tasks.kde("blobs", N, 0.3, num_test=20),
+    "kde_tophat": lambda: tasks.kde("normal", N, 6.0, "tophat", num_test=20),
+    "poisson": lambda: tasks.exponential_family("poisson", N, draws="rows"),
+    "gaussian_rows": lambda: tasks.gaussian(2, N, draws="rows"),
+    "linear_regression_fresh": lambda: tasks.linear_regression(2, N, covariates="fresh"),
+    "discrete": lambda: tasks.discrete(10, N, temperature=1.5),
+    "ngram": lambda: tasks.ngram(N, 4, length=6),
+    "gaussian_mixture": lambda: tasks.gaussian_mixture("ring", N, 2, num_steps=2, num_test=20),
+    "verified": lambda: _rejecting_some(tasks.classification(2, N)),
+    "curated": lambda: transforms.curate(tasks.sample_median(N), 3, lambda rows: -rows ** 2),
+    "nearest": lambda: transforms.select_nearest(tasks.kde("normal", N, 0.3, num_test=20), 0.7),
+    "nearest_of_few": lambda: transforms.select_nearest(tasks.kde("normal", N, 0.3, num_test=20), 0.7, oversample=False),
+}
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_draws_do_not_depend_on_the_horizon_where_batches_grow(name):
+  """Where the largest batch of the horizon is drawn, its first rows are those of a smaller one, and metrics are of them only."""
+  task = GROWING[name]()
+  short, long = (cj.run(jax.random.key(7), task, workflows.grown_replace(), num) for num in (3, 6))
+  for metric, value in short.items():
+    np.testing.assert_allclose(value, long[metric][:3], rtol=2e-4, atol=1e-5, err_msg=metric)
+
+
+def test_selection_keeps_its_share_where_batches_grow():
+  """Twin: the nearest of the largest batch of the horizon."""
+  task = transforms.select_nearest(tasks.sample_median(50), 0.5)
+  grown = cj.run(jax.random.key(0), task, workflows.grown_replace(), 6)
+  alone = jax.vmap(lambda key: cj.run(key, task, workflows.replace(), 1)["kept_radius"][0])(jax.random.split(jax.random.key(1), 200))
+  assert abs(grown["kept_radius"][0] - alone.mean()) < 5 * alone.std()
