@@ -50,7 +50,8 @@ def fit_classifier(features: Array, label: Array, weight: Array) -> Array:
     curvature = matmul(features.T * (share * p * (1 - p))[None], features) + _RIDGE * jnp.eye(len(w))
     direction = cho_solve((jnp.linalg.cholesky(curvature), True), gradient)
     losses = jax.vmap(lambda length: loss(w - length * direction))(lengths)
-    return w - lengths[jnp.argmin(losses)] * direction
+    near = jnp.max(jnp.abs(matmul(features, direction))) < 0.1  # then whole steps are right, and differences of losses are rounding
+    return w - jnp.where(near, 1.0, lengths[jnp.argmin(losses)]) * direction
 
   return jax.lax.fori_loop(0, _STEPS, step, jnp.zeros(features.shape[1]))
 
