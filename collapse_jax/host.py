@@ -75,7 +75,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   begun = time.perf_counter()
   makers = workflow_makers(workflows)
   axes = {name: list(values) for name, values in axes.items()}
-  check_grid(makers, axes, num_generations, num_seeds, 1, chunk_size)
+  num_generations, num_seeds, _, chunk_size = check_grid(makers, axes, num_generations, num_seeds, 1, chunk_size)
   status = np.full((len(makers), *map(len, axes.values())), "ok", dtype=object)
   results = Results((*status.shape, num_seeds, num_generations))
   info: dict[str, MetricInfo] = dict(COMMON_METRICS)
@@ -98,7 +98,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
     info |= {key: about for key, about in one.metrics.items() if key not in info}
     cell = {"workflow": name, **values}
     nums = {workflow.emit(one.num_samples, t) for t in range(1, num_generations + 1)}
-    program = (tuple(values.items()), one.law, name if len(nums) > 1 else nums.copy().pop())
+    program = (index[1:], one.law, name if len(nums) > 1 else nums.copy().pop())
     if program not in programs:
       lifted = functools.partial(_prepared, make, workflow)
       programs[program] = _programs(lifted, workflow, max(nums), num_generations)

@@ -12,10 +12,11 @@ import inspect
 import itertools
 import logging
 import math
+import operator
 import pathlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -107,7 +108,8 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   task = task_maker(task)
   makers = workflow_makers(workflows)
   axes = {name: list(values) for name, values in axes.items()}
-  check_grid(makers, axes, num_generations, num_seeds, record_every, chunk_size)
+  numbers = check_grid(makers, axes, num_generations, num_seeds, record_every, chunk_size)
+  (num_generations, num_seeds, record_every, chunk_size), seed = numbers, operator.index(seed)
   status = np.full((len(makers), *map(len, axes.values())), "ok", dtype=object)
   _check_table(status.size * num_seeds * max(num_generations // record_every, 1))
   groups = _group(task, makers, axes, status, num_generations, static_axes)
@@ -368,7 +370,7 @@ def plan(task: Callable[..., TaskSetting], workflows, axes: Mapping[str, Sequenc
   task = task_maker(task)
   makers = workflow_makers(workflows)
   axes = {name: list(values) for name, values in axes.items()}
-  check_grid(makers, axes, num_generations, num_seeds, record_every, None)
+  num_generations, num_seeds, record_every, _ = check_grid(makers, axes, num_generations, num_seeds, record_every, None)
   status = np.full((len(makers), *map(len, axes.values())), "ok", dtype=object)
   _check_table(status.size * num_seeds * max(num_generations // record_every, 1))
   traced, groups = [], []
@@ -487,17 +489,26 @@ def accepted(factory, values):
   return {name: value for name, value in values.items() if name != _EMITTED and (names is None or name in names)}
 
 
-def _emitted(workflow: Workflow, num_samples, num_generations: int) -> dict[str, Any]:
-  """The number of rows that every model emits, None for num_samples; nothing where it is not the same in all generations."""
+def _emitted(workflow: Workflow, num_samples, num_generations: int):
+  """The number of rows that every model emits; None where it is not the same in all generations."""
   num = workflow.emit(num_samples, 1)
-  if any(workflow.emit(num_samples, t) != num for t in range(2, num_generations + 1)):
-    return {}
-  return {_EMITTED: None if num == num_samples else float(num)}
+  return num if all(workflow.emit(num_samples, t) == num for t in range(2, num_generations + 1)) else None
+
+
+def _runs(task, maker, cell: Cell, num_generations: int) -> bool:
+  """Whether task and workflow go together, found by tracing."""
+  one = lambda key, traced: run(key, *_bind(task, maker, cell.static, traced), num_generations)
+  try:
+    jax.eval_shape(one, jax.random.key(0), jax.tree.map(_scalar, cell.traced))
+  except ValueError:
+    return False
+  return True
 
 
 def _group(task, makers, axes, status, num_generations: int, static_axes=()) -> list[list[Cell]]:
   """Cells that share a program, the costly ones (by their static numbers) first; refusals go into `status`."""
   groups: dict[tuple, list[Cell]] = {}
+  whole = set()  # cells whose models emit num_samples rows
   for w, (name, maker) in enumerate(makers.items()):
     for at in itertools.product(*(range(len(values)) for values in axes.values())):
       values = {axis: axes[axis][i] for axis, i in zip(axes, at)}
@@ -518,10 +529,20 @@ def _group(task, makers, axes, status, num_generations: int, static_axes=()) -> 
       static = {axis: value for axis, value in values.items() if axis not in traced}
       numbers = {axis: float(values[axis]) for axis in sorted(traced)}
       if "num_samples" in traced or any(axis in traced for axis in in_workflow):  # else the workflow emits a static number
-        emitted = _emitted(workflow, one.num_samples, num_generations)
-        (static if emitted.get(_EMITTED) is None else numbers).update(emitted)
+        num = _emitted(workflow, one.num_samples, num_generations)
+        numbers |= {} if num is None else {_EMITTED: float(num)}
+        whole |= {(w, *at)} if num == one.num_samples else set()
       cell = Cell((w, *at), name, static, numbers)
-      groups.setdefault((name, tuple(static.items()), tuple(numbers), one.law), []).append(cell)
+      fixed = tuple(i for axis, i in zip(axes, at) if axis in static)  # values need not be hashable
+      groups.setdefault((name, fixed, tuple(numbers), one.law), []).append(cell)
+  for key, cells in list(groups.items()):
+    same, others = ([cell for cell in cells if (cell.index in whole) == wanted] for wanted in (True, False))
+    if same and not (others and _runs(task, makers[key[0]], others[0], num_generations)):  # a fact that the task may need to know
+      for cell in same:
+        del cell.traced[_EMITTED]
+        cell.static[_EMITTED] = None
+      groups[key] = same
+      groups |= {(*key, _EMITTED): others} if others else {}
   size = lambda cells: math.prod(v for v in cells[0].static.values() if isinstance(v, int) and v > 0)
   return sorted(groups.values(), key=size, reverse=True)
 
@@ -658,11 +679,11 @@ def to_dataset(results, workflow_names, axes, text_axes, generations, status, in
   grid = ("workflow", *axes)
   coordinates: dict[str, Any] = {"workflow": workflow_names}
   for name, values in axes.items():
-    if name in text_axes or any(isinstance(value, str) for value in values):
-      coordinates[name] = [value if isinstance(value, str) else f"{value:g}" for value in values]
-      if not all(isinstance(value, str) for value in values):
-        numbers = [np.nan if isinstance(value, str) else float(value) for value in values]
-        coordinates[f"{name}_value"] = (name, numbers)
+    numeric = [isinstance(value, int | float | np.generic) for value in values]
+    if name in text_axes or not all(numeric):
+      coordinates[name] = labels(values)
+      if any(numeric):
+        coordinates[f"{name}_value"] = (name, [float(value) if is_number else np.nan for value, is_number in zip(values, numeric)])
     else:
       coordinates[name] = values
   coordinates |= {"seed": np.arange(results.shape[-2]), "generation": np.asarray(generations)}
@@ -684,6 +705,29 @@ def to_dataset(results, workflow_names, axes, text_axes, generations, status, in
   return xarray.Dataset(variables, coordinates, {"package_version": version(), **attributes})
 
 
+def labels(values) -> list[str]:
+  """Texts for the values of an axis, no two alike: numbers as short as they may be, other things by their name or shape."""
+  def text(value, exact=False):
+    if isinstance(value, str):
+      return value
+    if isinstance(value, int | float | np.generic):
+      return str(value) if exact else f"{value:g}"
+    parts = value if isinstance(value, tuple) else (value,)
+    shapes = [" x ".join(map(str, x.shape)) for x in parts if hasattr(x, "shape")]
+    return getattr(value, "name", None) or ("array of " + " and ".join(shapes) if shapes else str(value)[:60])
+
+  short = [text(value) for value in values]
+  found: list[str] = []
+  for value, label in zip(values, short):
+    label = text(value, short.count(label) > 1)
+    again = itertools.count(2)
+    unique = label
+    while unique in found or (unique != label and unique in short):
+      unique = f"{label} ({next(again)})"
+    found.append(unique)
+  return found
+
+
 def _progress_bar(total, done, show):
   from tqdm import tqdm
   return tqdm(total=total, initial=done, unit="run", disable=not show, smoothing=0.05, mininterval=0.5)
@@ -694,17 +738,35 @@ def version() -> str:
   return __version__
 
 
-def check_grid(makers, axes, num_generations, num_seeds, record_every, chunk_size):
+def check_grid(makers, axes, num_generations, num_seeds, record_every, chunk_size) -> tuple[int, int, int, int | None]:
+  """The four numbers as Python ints; a ValueError where a grid cannot be run."""
   if not makers:
     raise ValueError("workflows is empty.")
   for name, values in axes.items():
     if not values:
       raise ValueError(f"axis {name} is empty.")
-    if len(set(values)) < len(values):
-      raise ValueError(f"axis {name} names a value twice: {values}.")
-  for name, value in (("num_generations", num_generations), ("num_seeds", num_seeds), ("record_every", record_every),
-                      ("chunk_size", 1 if chunk_size is None else chunk_size)):
-    if not isinstance(value, int) or not 1 <= value <= LARGEST:
+    if len(set(map(_comparable, values))) < len(values):
+      raise ValueError(f"axis {name} names a value twice: {', '.join(labels(values))}.")
+  numbers = {"num_generations": num_generations, "num_seeds": num_seeds, "record_every": record_every,
+             "chunk_size": 1 if chunk_size is None else chunk_size}
+  for name, value in numbers.items():
+    try:
+      numbers[name] = operator.index(value)
+    except TypeError:
+      numbers[name] = 0
+    if not 1 <= numbers[name] <= LARGEST:
       raise ValueError(f"{name} must be an integer from 1 to {LARGEST}, got {value}.")
   if num_generations > MAX_GENERATIONS:
     raise ValueError(f"num_generations must be at most {MAX_GENERATIONS:,}, got {num_generations}.")
+  num_generations, num_seeds, record_every, size = numbers.values()
+  return num_generations, num_seeds, record_every, None if chunk_size is None else size
+
+
+def _comparable(value):
+  """What tells the values of an axis apart; arrays by what they hold."""
+  if isinstance(value, tuple | list):
+    return tuple(map(_comparable, value))
+  if isinstance(value, np.ndarray | jax.Array) and value.ndim:
+    value = np.asarray(value)
+    return value.shape, str(value.dtype), value.tobytes()
+  return value if isinstance(value, Hashable) else id(value)
