@@ -280,9 +280,14 @@ def with_first_coordinate(results):
   mean, log_variance = (results[name].values.astype(np.float64) for name in ("standard_mean", "standard_log_variance"))
   with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
     std = np.exp(0.5 * log_variance)
-    below, above = (lambda x: special.ndtr((-x - mean) / std)), (lambda x: special.ndtr((mean - x) / std))
+    # In units of the model's width; where that is 0, all mass is on one side.
+    mass = lambda distance: special.ndtr(np.where(std > 0, -distance / std, np.copysign(np.inf, -distance)))
+    below, above = (lambda x: mass(x + mean)), (lambda x: mass(x - mean))
     of_truth = special.ndtr(-TAIL)
-    risk = 0.5 * (np.exp(-log_variance) * mean ** 2 + (np.expm1(-log_variance) + log_variance))
+    apart = np.where(mean == 0, 0.0, np.exp(2 * np.log(np.abs(mean)) - log_variance))
+    wider = np.where(np.abs(log_variance) < 1e-3, log_variance ** 2 * (1 / 2 - log_variance * (1 / 6 - log_variance / 24)),
+                     np.expm1(-log_variance) + log_variance)
+    risk = 0.5 * (apart + np.where(np.isinf(log_variance), np.inf, wider))
     tail = (np.minimum(below(TAIL), of_truth) + np.minimum(above(TAIL), of_truth)) / (2 * of_truth)
     far = below(FAR) + above(FAR)
   added = {"first_coordinate_risk": (risk, "risk", "excess negative log-likelihood of the first coordinate"),

@@ -25,7 +25,17 @@ from collapse_jax import store as storage
 from collapse_jax.generation import assess, context_of, emit, prepared, provenance, role_keys, start, with_health
 from collapse_jax.generation import fit as fitted
 from collapse_jax.random import PRNG, new_key
-from collapse_jax.sweeps import COMMON_METRICS, Results, accepted, check_grid, merged, to_dataset, version, workflow_makers
+from collapse_jax.sweeps import (
+  COMMON_METRICS,
+  Results,
+  accepted,
+  check_grid,
+  made_by,
+  merged,
+  to_dataset,
+  version,
+  workflow_makers,
+)
 from collapse_jax.types import Data, MetricInfo, Metrics, Run, TaskSetting, Workflow
 
 if TYPE_CHECKING:
@@ -130,7 +140,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
       "jax_version": jax.__version__, "device": devices.name(), "wall_seconds": time.perf_counter() - begun,
       "num_processes": jax.process_count(), "compile_seconds": clock.compiling, "num_compilations": clock.num_compilations,
       "num_runs": int(np.sum(status == "ok")) * num_seeds, "seed": seed, "record_every": 1, "stopped": "; ".join(stopped),
-      **fingerprint.settings(),
+      **fingerprint.settings(), **made_by(task, workflows),
       "primary_metric": primary_metric or next((name for name in info if name not in COMMON_METRICS), "")}
   generations = list(range(1, num_generations + 1))
   return to_dataset(results, list(makers), axes, text_axes, generations, status, info, attributes)

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import json
 import logging
 import math
 import operator
@@ -108,6 +109,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   """
   begun = time.perf_counter()
   devices.check()
+  origin = made_by(task, workflows)
   task = task_maker(task)
   makers = workflow_makers(workflows)
   axes = {name: list(values) for name, values in axes.items()}
@@ -247,7 +249,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
       "chunk_size": sizes[0] if len(sizes) == 1 else ",".join(map(str, sizes)),
       "compile_seconds": float(sum(program.compile_seconds for program in programs)), "num_compilations": len(programs),
       "num_runs": int(np.sum(status == "ok")) * num_seeds, "seed": seed, "record_every": record_every,
-      **fingerprint.settings(),
+      **fingerprint.settings(), **origin,
       "primary_metric": primary_metric or next((name for name in info if name not in COMMON_METRICS), ""),
   }
   return to_dataset(results, list(makers), axes, text_axes, generations, status, info, attributes)
@@ -502,6 +504,14 @@ def _parameters(factory) -> frozenset[str] | None:
   if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
     return None
   return frozenset(parameters)
+
+
+def made_by(task, workflows) -> dict[str, str]:
+  """Attributes by which theory knows what a name stands for: the factory of the tasks, if it is one that has a name, and the
+  names that a user gave to workflows of their own."""
+  factory = f"{getattr(task, '__module__', '')}.{getattr(task, '__qualname__', '')}"
+  own = list(workflows) if isinstance(workflows, Mapping) else []
+  return {"task_factory": factory, "own_workflows": json.dumps(own)}
 
 
 def task_maker(task):

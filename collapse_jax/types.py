@@ -208,6 +208,7 @@ class Workflow(NamedTuple):
     weights: (num_generations) -> [T, T] expected share of batch j (0 = real) in generation t + 1; theory reads it.
     redrawn: fitted to a fresh subset of rows each generation, so rows are needed.
     absorbing: training data come from the last model alone and are always as many: after an absorbed model nothing changes.
+    schedule: (num_samples, num_generations) -> `theory.Schedule`, what its laws are functions of; None: nothing is predicted.
   """
   init: StoreInit
   select: Select
@@ -216,6 +217,7 @@ class Workflow(NamedTuple):
   weights: Callable[[int], Any] | None = None
   redrawn: bool = False
   absorbing: bool = False
+  schedule: Callable[[Any, int], Any] | None = None
 
 
 class Run(NamedTuple):
