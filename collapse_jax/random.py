@@ -92,10 +92,13 @@ class Table(NamedTuple):
   low: Any
 
 
+_WHOLE = 2.0 ** 32 - 2.0 ** 20  # sum of the high words: less than 2^32 also where rounding adds to it
+
+
 def table(weight: Array) -> Table:
   """Of weights [..., k] of at least 0 and any scale; those below 2^-62 of their sum count as 0."""
   total = jnp.sum(weight, axis=-1, keepdims=True)
-  share = jnp.where(total > 0, weight / jnp.where(total > 0, total, 1.0), 0.0) * 2.0 ** 30
+  share = jnp.where(total > 0, weight / jnp.where(total > 0, total, 1.0), 0.0) * _WHOLE
   whole = jnp.floor(share)
   each = ((share - whole) * 2.0 ** 32).astype(np.uint32)
   low = jnp.cumsum(each, axis=-1, dtype=np.uint32)
@@ -106,40 +109,53 @@ def table(weight: Array) -> Table:
 def exact_table(weight: np.ndarray) -> Table:
   """Of known weights [k], float64, on the host; every positive one counts."""
   share = np.asarray(weight, np.float64) / np.sum(weight, dtype=np.float64)
-  each = np.maximum((share * 2.0 ** 62).astype(np.uint64), share > 0)
+  each = np.maximum((share * _WHOLE * 2.0 ** 32).astype(np.uint64), share > 0)
   below = np.cumsum(each, dtype=np.uint64)
   return Table((below >> np.uint64(32)).astype(np.uint32), (below & np.uint64(0xFFFFFFFF)).astype(np.uint32))
 
 
-def choose(key: Array, weights: Table, num: int, which: Array | None = None) -> Array:
-  """[num] int32 outcomes, each with its weight: to 2^-62, also of the rarest, and never one of weight 0.
+def choose(key: Array, weights: Table, num: int, which: Array | None = None, fine: bool = True) -> Array:
+  """[num] int32 outcomes, each with its weight, and never one of weight 0.
+
+  Positions have 64 bits, of which the last 32 are drawn where the first leave more than one outcome: hardly ever.
 
   Args:
     weights: [k], or [m, k] where `which` [num] says from which row each outcome comes.
+    fine: weights count to 2^-62 of their sum, also those of the rarest; else, faster, as `index`: to 2^-32, where what one
+      outcome lacks its neighbours have.
   """
-  return pick(bits(key, 2 * num).reshape(2, num), weights, which)
-
-
-def pick(words: Array, weights: Table, which: Array | None = None) -> Array:
-  """`choose` by given random words [2, num]."""
   size = weights.high.shape[-1]
-  start = jnp.zeros(words.shape[1], np.int32) if which is None else which * size
+  start = 0 if which is None else which * size
   high, low = weights.high.reshape(-1), weights.low.reshape(-1)
-  position_high, position_low = _below(words, high[start + size - 1], low[start + size - 1])
+  total = high[start + size - 1], low[start + size - 1]
+  first = bits(key, num)
+  least = _high_product(first, total[0])  # the high word of the position is this, or up to 2 more
 
-  def halve(_, bounds):  # the first outcome whose cumulative weight is above the position
-    first, last = bounds
-    middle = (first + last) // 2
-    at = start + jnp.minimum(middle, size - 1)
-    above = (high[at] > position_high) | ((high[at] == position_high) & (low[at] > position_low))
-    return jnp.where(above, first, jnp.minimum(middle + 1, last)), jnp.where(above, middle, last)
+  def search(above):
+    """A step towards the first outcome in [begin, end) whose cumulative weight is above a position; else it is `end`."""
+    def halve(bounds):
+      begin, end = bounds
+      middle = (begin + end) // 2
+      found = above(start + jnp.minimum(middle, size - 1))
+      return jnp.where(found, begin, jnp.minimum(middle + 1, end)), jnp.where(found, middle, end)
+    return halve
 
-  none = jnp.zeros(words.shape[1], np.int32)
-  return jnp.minimum(jax.lax.fori_loop(0, size.bit_length(), halve, (none, none + size))[0], size - 1)
+  none = jnp.zeros(num, np.int32)
+  rough = search((lambda at: high[at] >= least) if fine else (lambda at: high[at] > least))
+  begin = jax.lax.fori_loop(0, size.bit_length(), lambda _, bounds: rough(bounds), (none, none + size))[0]
+  if not fine:
+    return jnp.minimum(begin, size - 1)
+  settled = high[start + jnp.minimum(begin, size - 1)] > least + 2
+
+  def finer(bounds):
+    position = _below((first, bits(jax.random.fold_in(key, 1), num)), *total)
+    return search(lambda at: (high[at] > position[0]) | ((high[at] == position[0]) & (low[at] > position[1])))(bounds)
+  unsettled = begin, jnp.where(settled, begin, size)
+  return jnp.minimum(jax.lax.while_loop(lambda bounds: jnp.any(bounds[0] < bounds[1]), finer, unsettled)[0], size - 1)
 
 
 def _below(words, high, low):
-  """Integers of 64 bits, uniform below (high, low), from words [2, ...]: the high half of their product."""
+  """Integers of 64 bits, uniform below (high, low), from words of 32 bits: the high half of their product."""
   first, second = words
   product = first * high
   one = product + _high_product(first, low)
