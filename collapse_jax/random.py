@@ -204,6 +204,15 @@ def poisson(key: Array, num: Array, mean: Array) -> tuple[Array, Array]:
   return _lattice(key, num, mean, num * mean, lambda k: num * mean, 1.0, 1.0, 1.0)
 
 
+def poisson_rows(key: Array, mean: Array, num: int) -> Array:
+  """[num] Poisson variates of one mean, as whole floats; from a mean of 100 on by the expansion of `poisson`."""
+  few = jax.random.poisson(key, jnp.minimum(mean, _SPREAD), (num,)).astype(float)
+  spread, whole = jnp.maximum(mean, _SPREAD), jnp.floor(mean)
+  part = mean - whole
+  many = whole + jnp.round(_rounded(normal(key, (num,)), part, spread, spread, spread, spread) + part)
+  return jnp.where(jnp.isnan(mean), jnp.nan, jnp.where(mean < _SPREAD, few, many))
+
+
 def _lattice(key, num, mean, variance, next_over, third, fourth, fifth):
   """A number 0, 1, ... of mean num * mean; its third to fifth cumulants come relative to its variance.
 
