@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from collapse_jax.random import index
+from collapse_jax.random import choose, index, table
 from collapse_jax.types import Array, Context, Data, Problem, PyTree, TaskSetting
 
 
@@ -135,30 +135,14 @@ def latest(data: Data) -> Data:
 def draw_rows(key: Array, data: Data, num: int) -> PyTree:
   """`num` rows with replacement, each in proportion to its weight; leaves [num, ...]. O(num log(slots n))."""
   slot_key, row_key = jax.random.split(key)
-  slots = data.origin.shape[0]
+  slots, n = data.origin.shape[0], num_rows(data.rows, 1)
   if slots == 1:
     slot = jnp.zeros(num, jnp.int32)
   elif data.weight is None:
     slot = index(slot_key, num, slots)
   else:
-    below = jnp.cumsum(mass(data))
-    slot = jnp.searchsorted(below, below[-1] * jax.random.uniform(slot_key, (num,)), side="right")
-    slot = jnp.minimum(slot, slots - 1)
-  n = num_rows(data.rows, 1)
-  if data.row_weight is None:
-    row = index(row_key, num, n)
-  else:
-    within = jnp.cumsum(data.row_weight, axis=1)
-    position = jax.random.uniform(row_key, (num,)) * within[slot, -1]
-
-    def halve(_, bounds):  # the first row whose cumulative weight is above the position
-      low, high = bounds
-      middle = (low + high) // 2
-      above = within[slot, jnp.minimum(middle, n - 1)] > position
-      return jnp.where(above, low, jnp.minimum(middle + 1, high)), jnp.where(above, middle, high)
-
-    low = jnp.zeros(num, jnp.int32)
-    row = jnp.minimum(jax.lax.fori_loop(0, n.bit_length() + 1, halve, (low, low + n))[0], n - 1)
+    slot = choose(slot_key, table(mass(data)), num, fine=False)
+  row = index(row_key, num, n) if data.row_weight is None else choose(row_key, table(data.row_weight), num, slot, fine=False)
   return jax.tree.map(lambda x: x[slot, row], data.rows)
 
 

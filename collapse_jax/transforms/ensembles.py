@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from collapse_jax import downstream
 from collapse_jax import store as storage
+from collapse_jax.random import choose, table
 from collapse_jax.tasks.parts import check_integer
 from collapse_jax.transforms.parts import require_parts, with_rows
 from collapse_jax.types import Context, Data, MetricInfo, TaskSetting
@@ -88,9 +89,7 @@ def bootstrap_counts(key, data: Data):
   n = storage.num_rows(data.rows, 1)
   slots = data.origin.shape[0]
   weight = storage.flat(data)[1]
-  below = jnp.cumsum(weight)
-  u = below[-1] * jax.random.uniform(key, (slots * n,))
-  row = jnp.minimum(jnp.searchsorted(below, u, side="right"), slots * n - 1)
+  row = choose(key, table(weight), slots * n)
   in_use = jnp.arange(slots * n) < jnp.sum(weight > 0)
   return jnp.zeros(slots * n).at[row].add(in_use.astype(float)).reshape(slots, n)
 
