@@ -6,92 +6,12 @@ import json
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from collapse_jax import theory
 from collapse_jax.names import parse_call
+from collapse_jax.verdicts import Verdict, verdict
 
 FEW_RUNS = 10
-
-
-class Verdict(NamedTuple):
-  """What a metric did over the generations of one cell.
-
-  Attributes:
-    label: "bounded"; "growing" (no limit in sight, but slower than t); "diverging" (like t or faster, or to infinity); or
-      "undecided" where too few runs stayed finite, or were made, to say.
-    final_mean, final_sem: mean over finite runs at the last generation, and its standard error.
-    slope, slope_low, slope_high: per generation over the last half, least squares per run, with a 95% interval.
-    p_value: one-sided, of the mean slope being in the worse direction by chance.
-    num_finite, num_runs: runs that stayed finite, and all.
-  """
-  label: str
-  final_mean: float
-  final_sem: float
-  slope: float
-  slope_low: float
-  slope_high: float
-  p_value: float
-  num_finite: int
-  num_runs: int
-
-
-def verdict(values, generations, worse: str = "higher", alpha: float = 0.001) -> Verdict:
-  """Whether a metric grows without bound, and how fast, or levels off.
-
-  The metric is growing if its slope over the last half is above zero and, after the first eighth, its mean is closer to a
-  straight line in log t than to one in 1/t, which tends to a limit. It is diverging if, moreover, its mean is closer to a
-  straight line in t than to one in sqrt t; or if more than half of the runs went from a finite value to an infinitely bad
-  one. It is undecided if fewer than half of the runs, or fewer than two, stayed finite: the survivors are not a fair sample;
-  and if fewer than ten runs show a slope at the 5% level but not at `alpha`, which so few can hardly reach.
-
-  Args:
-    values: [seeds, T] of a metric, logged where it is judged on a log scale.
-    generations: [T] increasing.
-    worse: "higher" or "lower": the direction that counts as growth.
-    alpha: level of the one-sided test of the slope; small by default, since a report has many.
-  """
-  values, generations = np.asarray(values, np.float64), np.asarray(generations, np.float64)
-  sign = -1.0 if worse == "lower" else 1.0
-  num_runs = len(values)
-  gone = np.isfinite(values[:, 0]) & (sign * values[:, -1] == np.inf)
-  values = values[np.isfinite(values).all(axis=1)]
-  num = len(values)
-  if 2 * gone.sum() > num_runs:
-    return Verdict("diverging", sign * np.inf, np.nan, np.nan, np.nan, np.nan, np.nan, num, num_runs)
-  if num < 2 or 2 * num < num_runs or len(generations) < 4:
-    final = float(values[:, -1].mean()) if num else np.nan
-    return Verdict("undecided", final, np.nan, np.nan, np.nan, np.nan, np.nan, num, num_runs)
-  last = generations > generations[-1] / 2
-  slopes = _slopes(values[:, last], generations[last])
-  error = slopes.std(ddof=1) / np.sqrt(num)
-  half = stats.t.ppf(0.975, num - 1) * error
-  rise = sign * slopes.mean()
-  p_value = float(stats.t.sf(rise / error, num - 1)) if error > 0 else float(rise <= 0)
-  late = generations > generations[-1] / 8
-  mean = values[:, late].mean(axis=0)
-  residual = lambda shape: _residual(mean, shape(generations[late]))
-  label = "bounded"
-  rising = p_value < alpha and rise * generations[-1] > 1e-6 * np.abs(values).max()
-  if rising and residual(np.log) <= residual(np.reciprocal):
-    label = "diverging" if residual(np.positive) <= residual(np.sqrt) else "growing"
-  elif not rising and num < FEW_RUNS and p_value < 0.05:
-    label = "undecided"
-  final = values[:, -1]
-  return Verdict(label, float(final.mean()), float(final.std(ddof=1) / np.sqrt(num)), float(slopes.mean()),
-                 float(slopes.mean() - half), float(slopes.mean() + half), p_value, num, num_runs)
-
-
-def _slopes(values, x):
-  """Least-squares slope of each row of values [seeds, k] against x [k]."""
-  x = x - x.mean()
-  return values @ x / (x @ x)
-
-
-def _residual(y, x):
-  """Sum of squares that a straight line in x leaves of y."""
-  slope, intercept = np.polyfit(x, y, 1)
-  return float(np.sum((y - intercept - slope * x) ** 2))
 
 
 # -------------------------------------------------------------------------------------------- result Datasets
@@ -159,7 +79,14 @@ def verdict_of(results, name: str, values) -> Verdict:
     least = 0.0 if about["worse"] == "lower" else 1e-300  # a ratio that falls to 0 has collapsed, an error of 0 has not
     with np.errstate(divide="ignore"):
       values = np.log(np.maximum(values, least))
-  return verdict(values, results.generation.values, about["worse"])
+  logged = about.get("log_scale") or str(about.get("units", "")).startswith("nats")
+  return verdict(values, results.generation.values, about["worse"], resolution=resolution(values) if logged else None)
+
+
+def resolution(values) -> float:
+  """Of values in nats: a ratio is rounded relative to itself, however close to 0 its log is."""
+  size = np.abs(values[np.isfinite(values)])
+  return 1e-6 * max(1.0, float(size.max(initial=0.0)))
 
 
 def smallest_bounded_share(results) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import common
+from . import common
 
 
 def define():
@@ -22,16 +22,20 @@ def load(directory: str) -> dict:
   path = Path(directory)
   if not path.is_dir():
     raise common.UsageError(f"{directory} is no directory; name the --output_dir of an experiment.")
-  files = sorted(path.rglob(common.RESULTS))
+  hidden = lambda file: any(part.startswith(".") for part in file.relative_to(path).parts)  # half written
+  files = sorted(file for file in path.rglob(common.RESULTS) if not hidden(file))
   if not files:
     raise common.UsageError(f"{directory} holds no {common.RESULTS}; run an experiment with --output_dir={directory} first.")
   import collapse_jax
+  from collapse_jax import diagnostics
   found = {}
   for file in files:
     try:
-      found[str(file.parent)] = collapse_jax.load(file)
-    except (OSError, ValueError, KeyError):
-      raise common.UsageError(f"{file} cannot be read as results; run its experiment again.") from None
+      found[str(file.parent)] = results = collapse_jax.load(file)
+      diagnostics.complete(results)
+    except ValueError as error:
+      reason = str(error) if str(file) in str(error) else f"{file} cannot be read as results: {error}"
+      raise common.UsageError(f"{reason} Run its experiment again.") from None
   return found
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from absl import flags
 
-from experiments import common, kde
+from . import common, kde
 
 TASKS = ("gaussian", "kde")
 

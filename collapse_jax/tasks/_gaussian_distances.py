@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.random import normal
+from collapse_jax.random import new_key, normal
 from collapse_jax.tasks.parts import matmul
 from collapse_jax.types import MetricInfo, Metrics
 
@@ -57,7 +57,7 @@ def distances_to_standard(mean, factor, log_scale, log_det, rank, low=None) -> M
     log_std = jnp.where(near, log_own[0], 0.5 * log_det)
     return {"total_variation": jnp.where(full, total_variation(mean[0], log_std), 1.0),
             "total_variation_error": jnp.zeros(()), "kl_from_truth": divergence}
-  points = normal(jax.random.key(0), (NUM_POINTS, dim))
+  points = normal(new_key(0), (NUM_POINTS, dim))
   solvable = full & jnp.all(jnp.diag(factor) != 0)  # else it is too narrow for its factor: of the truth's mass it has none
   square = jnp.where(solvable, factor, jnp.eye(dim))
   white = jax.scipy.linalg.solve_triangular(square, (points - mean[None]).T, lower=True).T * jnp.exp(-log_scale)
