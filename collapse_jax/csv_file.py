@@ -73,7 +73,7 @@ def read(path) -> tuple[np.ndarray, list[str], str]:
                      "delimiter at the end?); name it or remove it.")
   if has_header and not words:
     notes.append(f"first line {files.shown(', '.join(first), 40)} read as names of columns")
-  rows, bad = rows[:, columns], {j: table.bad[column] for j, column in enumerate(columns) if column in table.bad}
+  rows, bad = rows[:, columns], {j: table.bad[column] for j, column in enumerate(columns.tolist()) if column in table.bad}
   if not has_header:
     rows = np.concatenate([above[None], rows])
     bad |= {int(j): (first_line, first[j]) for j in np.flatnonzero(~np.isfinite(above))}
@@ -209,7 +209,8 @@ def _records(path) -> tuple[str, Iterator[tuple[int, list[str]]]]:
     except UnicodeDecodeError:
       raise ValueError(f"{shown} cannot be read: it is not UTF-8 text; save it as CSV in UTF-8.") from None
 
-  rest, seen, texts = lines(), [], []
+  rest, seen = lines(), []
+  texts: list[str] = []
   for line in rest:
     seen.append(line)
     texts += filter(None, [line.strip()])
@@ -227,7 +228,8 @@ def _records(path) -> tuple[str, Iterator[tuple[int, list[str]]]]:
     delimiter = delimiter or (" " if len(texts) == 2 and all(" " in text for text in unquoted) else ",")
 
   def records():
-    line, empty = 1, []
+    line = 1
+    empty: list[tuple[int, list[str]]] = []
     text = itertools.chain(seen, rest)
     reader = csv.reader((one.strip(" ") for one in text) if delimiter == " " else text,
                         delimiter=delimiter, strict=True, skipinitialspace=True)

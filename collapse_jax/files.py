@@ -99,7 +99,8 @@ def shown(name, most: int = 200) -> str:
 
 
 def _read(number: int, path, most: int) -> bytes:
-  parts, size = [], 0
+  parts: list[bytes] = []
+  size = 0
   poll = select.poll()
   poll.register(number, select.POLLIN)
   while True:

@@ -1,6 +1,7 @@
 """Checkpoints as files: what a directory holds is checked before any of it is used. Runs no foreign code, imports no JAX."""
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -139,7 +140,7 @@ def _tensors_of(path: Path) -> dict[str, Tensor]:
       about = file.get_slice(name)
       shape, kind = tuple(about.get_shape()), about.get_dtype()
       if kind in _READ:
-        found[name] = Tensor(shape, lambda name=name: file.get_tensor(name))
+        found[name] = Tensor(shape, functools.partial(file.get_tensor, name))
       elif not IGNORED.match(name):
         called = next((word for prefix, word in _KINDS.items() if kind.startswith(prefix)), "such")
         raise ValueError(f"{called} weights are not read, and {files.shown(name)} is {kind}; convert them to bfloat16 first")
