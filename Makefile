@@ -3,7 +3,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 SCALE ?= laptop
 
-.PHONY: install run test lint benchmark clean
+# Tests that touch most of what others have written, in a minute or two.
+BOUNDS := tests/test_survival_directory.py tests/test_binaries.py tests/test_names.py tests/test_store.py tests/test_lm_checkpoint.py \
+  tests/test_lm_text.py tests/test_diagnostics.py tests/test_watching.py
+NEWEST := $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python) $(shell command -v python3.13) \
+  $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python) $(shell command -v python3.12) $(PYTHON))
+
+.PHONY: install run test bounds lint benchmark clean
 
 install: $(VENV)/installed
 
@@ -21,6 +27,16 @@ run: install
 test: install
 	$(BIN)/python -m pytest -q --durations=10 -n auto --maxprocesses=4 --dist=loadgroup
 
+# With the lowest versions that pyproject.toml allows, and with the newest, on the newest Python that is found.
+bounds: install
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv venv --quiet --clear --python $(PYTHON) $(VENV)-lowest
+	$(BIN)/uv pip install --quiet --python $(VENV)-lowest --resolution lowest-direct -r pyproject.toml --extra test
+	PYTHONPATH=$(CURDIR) $(VENV)-lowest/bin/python -m pytest -q -n auto --maxprocesses=4 --dist=loadgroup -m 'not slow' $(BOUNDS)
+	$(BIN)/uv venv --quiet --clear --python $(NEWEST) $(VENV)-newest
+	$(BIN)/uv pip install --quiet --python $(VENV)-newest -r pyproject.toml --extra test
+	PYTHONPATH=$(CURDIR) $(VENV)-newest/bin/python -m pytest -q -n auto --maxprocesses=4 --dist=loadgroup -m 'not slow' $(BOUNDS)
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy collapse_jax experiments
@@ -29,4 +45,4 @@ benchmark: install
 	$(BIN)/python -m benchmarks.run
 
 clean:
-	rm -rf $(VENV) results .cache build
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest results .cache build

@@ -1,15 +1,18 @@
 """Finished chunks of a sweep on disk, each there whole or not at all, whenever a process dies. Imports no JAX."""
 
+import contextlib
+import errno
 import hashlib
-import io
 import json
 import logging
+import math
 import os
+import re
+import shutil
 import threading
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -17,19 +20,35 @@ from collapse_jax import files
 
 _log = logging.getLogger(__name__)
 _MANIFEST, _CHUNK, _PART = "sweep.json", ".chunk", ".part"
-_DIGEST = hashlib.sha256().digest_size
+_NAME = re.compile(rf"cell_\d+(-\d+)*,seeds_\d+-\d+\{_CHUNK}")
+_FORMAT = 2  # 1: without a description of itself
+_DIGEST, _LENGTH = hashlib.sha256().digest_size, 8
+
+
+class Saved(NamedTuple):
+  """A committed chunk: metrics [num, ...] of runs of a cell, from seed number `first` on, and the program that computed them."""
+  cell: tuple[int, ...]
+  first: int
+  num: int
+  program: str
+  metrics: dict[str, np.ndarray]
+
+
+# (cell, first seed, seeds) -> the program that computes them, and (shape, dtype) of each metric; None: not of this sweep.
+Expected = Callable[[tuple[int, ...], int, int], tuple[str | None, dict[str, tuple[tuple[int, ...], Any]]] | None]
 
 
 class Chunks:
-  """Metrics of finished runs in a directory: a file for each chunk of seeds of a cell, with a checksum.
+  """Metrics of finished runs in a directory: a file for each chunk of seeds of a cell.
 
-  Each process of a sweep writes into a folder of its own, which nobody else may until `close`, and reads those of all
+  A file says under its checksum what it is: of which sweep, cell, seeds and program. One that lies in another's place is as good as
+  damaged. Each process of a sweep writes into a folder of its own, which nobody else may until `close`, and reads those of all
   processes, also of an earlier sweep that had more of them.
 
   Args:
     directory: made if it is not there; only files of this class are touched in it.
     about: what fixes the numbers; JSON values.
-    resume: keep the chunks that are there; else they are deleted.
+    resume: keep the chunks that are there; else they are deleted, which is logged.
     process, num_processes: which one this is of how many.
   Raises:
     ValueError: chunks to resume from were made by another sweep (names what differs), or one is writing there.
@@ -39,40 +58,56 @@ class Chunks:
   def __init__(self, directory, about: Mapping[str, Any], resume: bool, process: int = 0, num_processes: int = 1):
     import filelock
     self._resume, self._closed, self._committing = resume, False, threading.Lock()
+    self._about = json.loads(json.dumps({"chunk_format": _FORMAT, **about}, default=str))
     self.directory = Path(directory) / f"process_{process}"
-    self.directory.mkdir(parents=True, exist_ok=True)
+    make_folder(self.directory)
     self._lock = filelock.FileLock(self.directory / ".lock", blocking=False, thread_local=False)
     try:
       self._lock.acquire()
     except filelock.Timeout:
       raise ValueError(f"directory {directory} is being written by another sweep.") from None
     try:
-      self._begin(json.loads(json.dumps(about, default=str)), process, num_processes)
+      self._begin(process, num_processes)
     except BaseException:
       self.close()
       raise
 
-  def _begin(self, about: Mapping[str, Any], process: int, num_processes: int) -> None:
+  def _begin(self, process: int, num_processes: int) -> None:
     for file in self.directory.glob(f"*{_PART}"):
       file.unlink()
-    for folder in self._folders() if self._resume else ():
-      if (folder / _MANIFEST).exists():
-        try:
-          theirs = read_object(folder / _MANIFEST)
-        except ValueError as error:
-          raise ValueError(f"resume: {error}") from None
-        check_same(theirs, about, f"the chunks in {folder.parent} were made")
-    if self._resume and (self.directory / _MANIFEST).exists():
-      return
-    mine = [self.directory]
-    if process == 0 and not self._resume:  # folders of processes that there are no more
-      mine += [one for one in self._folders() if int(one.name.removeprefix("process_")) >= num_processes]
-    for file in [file for folder in mine for file in folder.glob(f"*{_CHUNK}")]:
-      file.unlink()
-    write(self.directory / _MANIFEST, (json.dumps(about, indent=2) + "\n").encode())
+    if self._resume:
+      named = [folder for folder in self._folders() if self._is_named(folder)]
+      if self.directory in named:
+        return
+    else:
+      mine = [self.directory]
+      if process == 0:  # folders of processes that there are no more
+        mine += [one for one in self._folders() if int(one.name.removeprefix("process_")) >= num_processes]
+      chunks = [file for folder in mine for file in _chunks(folder)]
+      if chunks:
+        _log.warning("%d chunks of an earlier sweep in %s are deleted", len(chunks), self.directory.parent)
+      for file in (*chunks, *(folder / _MANIFEST for folder in mine)):
+        file.unlink(missing_ok=True)
+    write(self.directory / _MANIFEST, (json.dumps(self._about, indent=2) + "\n").encode())
+
+  def _is_named(self, folder: Path) -> bool:
+    """Whether a manifest is there. A ValueError where it, or else a chunk, says that what lies there is not of this sweep."""
+    theirs, file = None, folder / _MANIFEST
+    try:
+      theirs = read_object(file) if file.exists() else None
+    except ValueError as error:
+      _log.warning("%s Chunks beside it say what they are.", error)
+    found = theirs is not None
+    for chunk in () if found else _chunks(folder):
+      with contextlib.suppress(ValueError):
+        theirs = _unpacked(chunk.read_bytes())[0].get("sweep")
+        break
+    if theirs is not None:
+      check_same(theirs, self._about, f"the chunks in {folder.parent} were made")
+    return found
 
   def _folders(self) -> list[Path]:
-    return sorted(self.directory.parent.glob("process_[0-9]*"))
+    return sorted(one for one in self.directory.parent.glob("process_*") if re.fullmatch(r"process_\d+", one.name))
 
   def close(self) -> None:
     """From now on others may write here, and this object does not: threads of an ended sweep may still compute."""
@@ -80,36 +115,78 @@ class Chunks:
       self._closed = True
     self._lock.release()
 
-  def save(self, index: tuple[int, ...], first: int, metrics: Mapping[str, np.ndarray]) -> None:
+  def save(self, index: tuple[int, ...], first: int, metrics: Mapping[str, np.ndarray], program: str = "") -> None:
     """Commits the metrics [seeds, ...] of the runs from seed number `first` on of a cell; a RuntimeError once closed."""
     num = len(next(iter(metrics.values())))
-    buffer = io.BytesIO()
-    np.savez(buffer, **metrics)  # type: ignore[arg-type]
-    content = buffer.getvalue()
-    content = hashlib.sha256(content).digest() + content
-    name = f"cell_{'-'.join(map(str, index))},seeds_{first}-{first + num - 1}{_CHUNK}"
+    about = {"sweep": self._about, "cell": list(index), "first": first, "num": num, "program": program}
+    content, name = _packed(about, metrics), _name(index, first, num)
     with self._committing:
       if self._closed:
         raise RuntimeError(f"{name} is finished after its sweep has ended.")
       write(self.directory / name, content)
 
-  def saved(self) -> Iterator[tuple[tuple[int, ...], int, dict[str, np.ndarray]]]:
-    """(cell, first seed, metrics) of all that is committed. Damaged chunks are deleted, with a warning."""
-    folders = self._folders() if self._resume else [self.directory]
-    for file in sorted(file for folder in folders for file in folder.glob(f"*{_CHUNK}")):
+  def saved(self, expected: Expected | None = None) -> Iterator[Saved]:
+    """All that is committed. What is damaged, or lies in another's place, is deleted, with a warning.
+
+    Raises:
+      ValueError: another program than the expected one computed it.
+    """
+    for file in [file for folder in (self._folders() if self._resume else [self.directory]) for file in _chunks(folder)]:
       try:
-        content = file.read_bytes()
-        if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
-          raise ValueError("its checksum is wrong")
-        with np.load(io.BytesIO(content[_DIGEST:]), allow_pickle=False) as arrays:
-          metrics = dict(arrays)
+        about, metrics = _unpacked(file.read_bytes())
         cell, seeds = file.stem.removeprefix("cell_").split(",seeds_")
-        index, first = tuple(map(int, cell.split("-"))), int(seeds.split("-")[0])
-      except (ValueError, zipfile.BadZipFile) as error:
+        index, (first, last) = tuple(map(int, cell.split("-"))), map(int, seeds.split("-"))
+        num = last + 1 - first
+        place = {"sweep": self._about, "cell": list(index), "first": first, "num": num}
+        if {name: about.get(name) for name in place} != place:
+          raise ValueError("it belongs elsewhere")
+        found = about.get("program"), {name: (value.shape, value.dtype) for name, value in metrics.items()}
+        mine = found if expected is None else expected(index, first, num)
+        same_program = mine is None or mine[0] == found[0]
+        if same_program and mine != found:
+          raise ValueError("it does not hold the metrics of these runs")
+      except ValueError as error:
         _log.warning("%s is damaged (%s) and is computed again", file, error)
         file.unlink(missing_ok=True)
         continue
-      yield index, first, metrics
+      if not same_program:
+        raise ValueError(f"resume: the chunks in {file.parent.parent} were made by another task or workflow, or from other data.")
+      yield Saved(index, first, num, str(about.get("program")), metrics)
+
+
+def _chunks(folder: Path) -> list[Path]:
+  return sorted(file for file in folder.glob(f"*{_CHUNK}") if _NAME.fullmatch(file.name) and file.is_file())
+
+
+def _name(index: tuple[int, ...], first: int, num: int) -> str:
+  return f"cell_{'-'.join(map(str, index))},seeds_{first}-{first + num - 1}{_CHUNK}"
+
+
+def _packed(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
+  """A checksum, and under it a description in JSON, its length before it, and the arrays that it lists."""
+  arrays = {name: np.asarray(array) for name, array in arrays.items()}
+  listed = [[name, array.dtype.name, array.shape] for name, array in arrays.items()]
+  text = json.dumps({**about, "arrays": listed}).encode()
+  content = len(text).to_bytes(_LENGTH, "little") + text + b"".join(array.tobytes() for array in arrays.values())
+  return hashlib.sha256(content).digest() + content
+
+
+def _unpacked(content: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """A ValueError where it is not what `_packed` gave."""
+  if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
+    raise ValueError("its checksum is wrong")
+  at = _DIGEST + _LENGTH
+  end = at + int.from_bytes(content[_DIGEST:at], "little")
+  arrays = {}
+  try:
+    about = dict(json.loads(content[at:end]))
+    for name, kind, shape in about["arrays"]:
+      array = np.frombuffer(content, np.dtype(kind), math.prod(shape), end).reshape(shape)
+      arrays[str(name)] = array
+      end += array.nbytes
+  except (ValueError, KeyError, IndexError, TypeError, OverflowError, RecursionError, AttributeError):
+    raise ValueError("its description is wrong") from None
+  return about, arrays
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -131,13 +208,73 @@ def check_same(theirs: Mapping[str, Any], mine: Mapping[str, Any], what: str) ->
 
 
 def write(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None:
-  """Replaces a file at once, with bytes or with what a function writes. No fsync: what a power failure tears, a checksum finds."""
+  """Replaces a file at once, with bytes or with what a function writes; on return the new one outlives a power failure."""
   part = path.with_name(path.name + _PART)
   try:
-    with open(part, "wb") as file:
+    part.unlink(missing_ok=True)  # a symbolic link would be written through
+    with open(part, "xb") as file:
       content(file) if callable(content) else file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
     os.replace(part, path)
+    sync(path.parent)
   except OSError as error:
     part.unlink(missing_ok=True)
     error.filename = error.filename or str(path)  # that of a full disk has none
     raise
+
+
+def make_folder(path: Path) -> None:
+  """Makes a directory and those above it, if they are not there; on return they outlive a power failure."""
+  made = [one for one in (path, *path.parents) if not one.exists()]
+  path.mkdir(parents=True, exist_ok=True)
+  for one in made:
+    sync(one.parent)
+
+
+def durable(path: Path) -> None:
+  """Returns once a file, or all that lies in a directory, outlives a power failure, its name included."""
+  if not path.is_dir():
+    sync(path)
+  for folder, _, files in os.walk(path):
+    for one in (Path(folder) / name for name in files):
+      if one.is_file() and not one.is_symlink():
+        sync(one)
+    sync(Path(folder))
+  sync(path.parent)
+
+
+def rename(old: Path, new: Path) -> None:
+  """Moves a file or directory, in place of a file or an empty directory; on return the names outlive a power failure."""
+  os.replace(old, new)
+  sync(new.parent)
+  if old.parent != new.parent:
+    sync(old.parent)
+
+
+def discard(older: Iterable[Path], newer: Path) -> None:
+  """Removes files and directories once what replaces them is `durable`: the only way in which something older goes."""
+  durable(newer)
+  for path in older:
+    remove(path)
+
+
+def remove(path: Path) -> None:
+  """A file, or a directory with all that lies in it; a symbolic link goes, and what it points to stays."""
+  if path.is_dir() and not path.is_symlink():
+    shutil.rmtree(path)
+  else:
+    path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+  """Waits until a file or directory is on the device (fsync); a directory that its file system cannot sync is left to it."""
+  opened = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(opened)
+  except OSError as error:
+    if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+      error.filename = error.filename or str(path)
+      raise
+  finally:
+    os.close(opened)

@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from collapse_jax.random import new_key
+
 COMPILE_SECONDS = 6.5  # of one core, a program
 RUN_NS = 1.5e5  # of one core, a run: starting it, and copying its results
 REFERENCE_NS = 6.0  # of one core, an element of the kernel that `slowness` times, where the constants below were fitted
@@ -98,7 +100,7 @@ def work_of(function: Callable[..., Any], *arguments, fallbacks: bool = False) -
 @functools.cache
 def slowness() -> float:
   """Time of this machine over that of the reference, for a kernel of exponentials and random numbers; one core or device."""
-  key = jax.random.key(0)
+  key = new_key(0)
   kernel = jax.jit(lambda key: jnp.sum(jnp.exp(-jax.random.uniform(key, (1 << 18,)))))
   kernel(key).block_until_ready()
   times = []

@@ -1,8 +1,9 @@
 """What the machine has: memory, devices and processes, and how runs are split over them."""
 
 import io
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,26 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from collapse_jax import forks
+
 RUNS = "runs"
 GATHERED_BYTES = 1 << 26  # on a device at once, while processes gather
+
+
+def check() -> None:
+  """To be called before anything is computed.
+
+  Raises:
+    RuntimeError: this process was forked from one that had used JAX.
+    ValueError: JAX finds no device of the kind that JAX_PLATFORMS asks for.
+  """
+  forks.check()
+  try:
+    jax.devices()
+  except Exception as error:  # of several kinds, an AssertionError among them
+    asked = jax.config.jax_platforms
+    first = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+    raise ValueError(f"JAX finds no device{f' of JAX_PLATFORMS={asked}' if asked else ''}: {first}.") from None
 
 
 def mesh_of(num_devices: int | None = None) -> Mesh | None:
@@ -70,22 +89,57 @@ def memory_bytes() -> float:
   if "bytes_limit" in stats:
     return float(stats["bytes_limit"])
   available = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-  for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):  # of a container
-    try:
-      available = min(available, float(Path(file).read_text()))
-    except (OSError, ValueError):  # there is none, or it says "max"
+  limits = [_numbers(folder, name) for folder in _groups("memory") for name in ("memory.max", "memory.limit_in_bytes")]
+  return min([available, *(float(limit[0]) for limit in limits if len(limit) == 1)])
+
+
+def num_cores() -> int:
+  """That this process may use: of those that its affinity allows, as many as the quota of its control groups gives."""
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+  for folder in _groups("cpu"):
+    quota = _numbers(folder, "cpu.max") or _numbers(folder, "cpu.cfs_quota_us") + _numbers(folder, "cpu.cfs_period_us")
+    if len(quota) == 2 and min(quota) > 0:
+      cores = min(cores, max(1, math.ceil(quota[0] / quota[1])))
+  return cores
+
+
+def _groups(controller: str, mounted: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[Path]:
+  """The control groups, of both versions, that this process is in: its own, and all above it, which limit it too.
+
+  In a container their paths may be those of the host; then the root is what is seen of them.
+  """
+  try:
+    lines = own.read_text().splitlines()
+  except OSError:
+    lines = []
+  for line in [*lines, "0::/", f"0:{controller}:/"]:
+    _, controllers, path = line.split(":", 2)
+    if not controllers:
+      roots = [mounted]
+    elif controller in controllers.split(","):
+      roots = [mounted / one for one in {controllers, controller}]
+    else:
       continue
-  return available
+    inside = Path(path.lstrip("/"))
+    yield from (root / one for root in roots for one in (inside, *inside.parents))
+
+
+def _numbers(folder: Path, name: str) -> list[int]:
+  """What a file of a control group says; none where it says "max", or is not there."""
+  try:
+    return [int(word) for word in (folder / name).read_text().split()]
+  except (OSError, ValueError):
+    return []
 
 
 def num_workers(mesh: Mesh | None = None) -> int:
   """Threads that compile and run programs: the cores, as far as devices do not use them; on an accelerator 1."""
-  return max(1, min(8, os.cpu_count() or 1) // size(mesh)) if jax.default_backend() == "cpu" else 1
+  return max(1, min(8, num_cores()) // size(mesh)) if jax.default_backend() == "cpu" else 1
 
 
 def name() -> str:
   device = jax.local_devices()[0]
-  cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else ""
+  cores = f", {num_cores()} cores" if device.platform == "cpu" else ""
   return f"{device.device_kind} ({device.platform}{cores})"
 
 

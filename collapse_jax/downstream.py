@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import cho_solve
 
+from collapse_jax.random import new_key
 from collapse_jax.tasks.parts import matmul
 from collapse_jax.types import Array
 
@@ -23,7 +24,7 @@ def features(rows: Array, scale: tuple[Array, Array]) -> Array:
   x = (rows - scale[0][None]) / scale[1][None]
   num, dim = x.shape
   first, second = np.triu_indices(dim)
-  direction_key, phase_key = jax.random.split(jax.random.key(0))
+  direction_key, phase_key = jax.random.split(new_key(0))
   angle = matmul(x, 1.5 * jax.random.normal(direction_key, (dim, NUM_WAVES)))
   waves = jnp.sqrt(2 / NUM_WAVES) * jnp.cos(angle + jax.random.uniform(phase_key, (1, NUM_WAVES), maxval=2 * np.pi))
   return jnp.concatenate([jnp.ones((num, 1)), x, x[:, first] * x[:, second] / dim, waves], axis=1)
@@ -35,9 +36,9 @@ def fit_classifier(features: Array, label: Array, weight: Array) -> Array:
   Args:
     features: [n, features].
     label: [n] of 0.0 and 1.0.
-    weight: [n], at least 0.
+    weight: [n], at least 0; where all are 0 there is no classifier: NaN.
   """
-  share = weight / jnp.maximum(jnp.sum(weight), 1e-30)
+  share = weight / jnp.sum(weight)
   lengths = 0.5 ** jnp.arange(4.0)
 
   def loss(w):
@@ -50,7 +51,8 @@ def fit_classifier(features: Array, label: Array, weight: Array) -> Array:
     curvature = matmul(features.T * (share * p * (1 - p))[None], features) + _RIDGE * jnp.eye(len(w))
     direction = cho_solve((jnp.linalg.cholesky(curvature), True), gradient)
     losses = jax.vmap(lambda length: loss(w - length * direction))(lengths)
-    return w - lengths[jnp.argmin(losses)] * direction
+    near = jnp.max(jnp.abs(matmul(features, direction))) < 0.1  # then whole steps are right, and differences of losses are rounding
+    return w - jnp.where(near, 1.0, lengths[jnp.argmin(losses)]) * direction
 
   return jax.lax.fori_loop(0, _STEPS, step, jnp.zeros(features.shape[1]))
 

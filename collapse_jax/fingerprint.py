@@ -7,7 +7,18 @@ from typing import Any
 import jax
 import numpy as np
 
+from collapse_jax.random import PRNG
+
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
+
+
+SETTINGS = ("jax_enable_x64", "jax_threefry_partitionable", "jax_random_seed_offset", "jax_default_matmul_precision")
+
+
+def settings() -> dict[str, Any]:
+  """What of JAX's configuration fixes numbers, and the kind of all keys; by name, with values that JSON and netCDF can hold."""
+  values = {name: getattr(jax.config, name) for name in SETTINGS}
+  return {"prng": PRNG} | {name: int(value) if isinstance(value, bool) else value or 0 for name, value in values.items()}
 
 
 def of(*jaxprs) -> str:
@@ -17,6 +28,11 @@ def of(*jaxprs) -> str:
   """
   known: dict[int, str] = {}
   return _digest([_text(one, known) for one in jaxprs])
+
+
+def of_values(tree) -> str:
+  """A hexadecimal digest of a tree: its structure, and the numbers of its leaves."""
+  return _digest([str(jax.tree.structure(tree)), *(_text(leaf, {}) for leaf in jax.tree.leaves(tree))])
 
 
 def _digest(parts) -> str:

@@ -4,12 +4,12 @@ Runs of a cell are vectorised over seeds. A generation is four programs (select,
 one shape whatever the workflow, so that the costly ones compile once for all workflows.
 """
 
+import contextlib
 import functools
 import json
 import logging
 import math
 import re
-import shutil
 import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -20,16 +20,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import chunks, cost, devices
+from collapse_jax import chunks, cost, devices, fingerprint, interrupts, names
 from collapse_jax import store as storage
-from collapse_jax.generation import context_of, emit, prepared, provenance, role_keys, start, with_health
-from collapse_jax.sweeps import COMMON_METRICS, Results, accepted, check_grid, merged, to_dataset, version, workflow_makers
+from collapse_jax.generation import assess, context_of, emit, prepared, provenance, role_keys, start, with_health
+from collapse_jax.generation import fit as fitted
+from collapse_jax.random import PRNG, new_key
+from collapse_jax.sweeps import (
+  COMMON_METRICS,
+  Results,
+  accepted,
+  check_grid,
+  made_by,
+  merged,
+  to_dataset,
+  version,
+  workflow_makers,
+)
 from collapse_jax.types import Data, MetricInfo, Metrics, Run, TaskSetting, Workflow
 
 if TYPE_CHECKING:
   import xarray
 
 _log = logging.getLogger(__name__)
+_FORMAT = 2  # of checkpoints; 1: without a description of themselves
 OnBatch = Callable[[dict[str, Any], int, range, Data], None]
 OnMetrics = Callable[[dict[str, Any], int, range, Metrics], None]
 
@@ -38,6 +51,7 @@ class Stop(Exception):
   """Raised by `on_metrics` to end a cell early; its message says why and goes into the results."""
 
 
+@interrupts.kept()
 def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[str, Any],
           axes: Mapping[str, Sequence[Any]], *, num_generations: int, num_seeds: int, seed: int = 0, shared: Any = None,
           warm_start: bool = False, chunk_size: int | None = None, directory: Path | None = None, resume: bool = False,
@@ -56,12 +70,13 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
       are static.
     shared: arrays that all runs read.
     chunk_size: seeds in one program; default all.
-    directory: checkpoints of data, params and metrics go there after every generation; None: none are written.
-    resume: go on from the checkpoints in `directory`; else they are deleted. A resumed sweep ends with the numbers of an
-      uninterrupted one.
-    about: what else fixes the numbers, JSON values; checkpoints of another sweep are refused.
+    directory: checkpoints of data, params and metrics go there after every generation, and the two newest of a cell stay, so that
+      there is a whole one whenever the machine stops; None: none are written.
+    resume: go on from the checkpoints in `directory`; else they are deleted, which is logged. A resumed sweep ends with the numbers
+      of an uninterrupted one. What was computed by a program that differs, or from other data, is refused.
+    about: what else fixes the numbers, JSON values, by which a refusal can name what differs.
     place: puts fitted parameters of a checkpoint on the devices.
-    keep_all: keep the checkpoint of every generation, not only of the last.
+    keep_all: keep the checkpoint of every generation, not only of the last two.
     on_batch: called with cell, generation, seeds and the batches (leading axis over these seeds), before the checkpoint.
     on_metrics: called with cell, generation, seeds and metrics (leading axis over these seeds); may raise `Stop`.
     progress: print a line for each generation.
@@ -72,9 +87,10 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
     ValueError: nothing to run, no cell can run, or checkpoints that belong to another sweep.
   """
   begun = time.perf_counter()
+  devices.check()
   makers = workflow_makers(workflows)
   axes = {name: list(values) for name, values in axes.items()}
-  check_grid(makers, axes, num_generations, num_seeds, 1, chunk_size)
+  num_generations, num_seeds, _, chunk_size = check_grid(makers, axes, num_generations, num_seeds, 1, chunk_size)
   status = np.full((len(makers), *map(len, axes.values())), "ok", dtype=object)
   results = Results((*status.shape, num_seeds, num_generations))
   info: dict[str, MetricInfo] = dict(COMMON_METRICS)
@@ -82,6 +98,9 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   chunk = min(chunk_size or num_seeds, num_seeds)
   clock = Clock(math.ceil(status.size * math.ceil(num_seeds / chunk) / jax.process_count()) * num_generations)
   programs: dict[Any, Any] = {}
+  about = {**(about or {}), "jax": jax.__version__, "collapse_jax": version()} | fingerprint.settings() if directory else {}
+  if directory is not None and shared is not None:
+    about["shared"] = fingerprint.of_values(shared)
   for index in np.ndindex(*status.shape):
     name = list(makers)[index[0]]
     values = {axis: axes[axis][i] for axis, i in zip(axes, index[1:])}
@@ -89,7 +108,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
     try:
       workflow = makers[name](**accepted(makers[name], values))
       one = prepared(make(shared), workflow)
-      jax.eval_shape(lambda key, s: start(key, make(s), workflow, num_generations), jax.random.key(0), shared)  # noqa: B023
+      jax.eval_shape(lambda key, s: start(key, make(s), workflow, num_generations), new_key(0), shared)  # noqa: B023
     except ValueError as error:
       status[index] = str(error)
       clock.num_left -= math.ceil(num_seeds / chunk / jax.process_count()) * num_generations
@@ -97,7 +116,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
     info |= {key: about for key, about in one.metrics.items() if key not in info}
     cell = {"workflow": name, **values}
     nums = {workflow.emit(one.num_samples, t) for t in range(1, num_generations + 1)}
-    program = (tuple(values.items()), one.law, name if len(nums) > 1 else nums.copy().pop())
+    program = (index[1:], one.law, name if len(nums) > 1 else nums.copy().pop())
     if program not in programs:
       lifted = functools.partial(_prepared, make, workflow)
       programs[program] = _programs(lifted, workflow, max(nums), num_generations)
@@ -108,7 +127,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
       seeds = range(first, min(first + chunk, num_seeds))
       folder = None if directory is None else Path(directory) / _folder(cell, seeds)
       metrics, reason = _run_cell(make, workflow, programs[program], shared, cell, seeds, num_generations, seed, warm_start,
-                                  folder, resume, about or {}, keep_all, place, on_batch, on_metrics, primary_metric, clock,
+                                  folder, resume, about, keep_all, place, on_batch, on_metrics, primary_metric, clock,
                                   progress)
       stopped += [reason] if reason else []
       results.write(index, first, {name: _padded(value, num_generations) for name, value in metrics.items()})
@@ -121,6 +140,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
       "jax_version": jax.__version__, "device": devices.name(), "wall_seconds": time.perf_counter() - begun,
       "num_processes": jax.process_count(), "compile_seconds": clock.compiling, "num_compilations": clock.num_compilations,
       "num_runs": int(np.sum(status == "ok")) * num_seeds, "seed": seed, "record_every": 1, "stopped": "; ".join(stopped),
+      **fingerprint.settings(), **made_by(task, workflows),
       "primary_metric": primary_metric or next((name for name in info if name not in COMMON_METRICS), "")}
   generations = list(range(1, num_generations + 1))
   return to_dataset(results, list(makers), axes, text_axes, generations, status, info, attributes)
@@ -170,7 +190,7 @@ def _prepared(make, workflow, shared):
 def _programs(make, workflow: Workflow, num: int, num_generations: int):
   """The costly programs, which do not depend on how a workflow stores data: fit, and evaluate with sampling."""
   def fit(shared, keys, problems, contexts, previous):
-    one = lambda key, problem, context, old: make(shared).fit(key, problem, context._replace(num=num, previous=old))
+    one = lambda key, problem, context, old: fitted(make(shared), key, problem, context._replace(num=num, previous=old))
     return jax.vmap(one, in_axes=(0, 0, _axes(contexts), 0))(keys, problems, contexts, previous)
 
   def evaluate_and_emit(shared, keys, problems, params, contexts):
@@ -179,7 +199,7 @@ def _programs(make, workflow: Workflow, num: int, num_generations: int):
     def one(key, problem, params, context):
       run = Run(key, problem, context.real, None, None)
       batch, sampling = emit(task, workflow, run, params, context._replace(num=num), num_generations=num_generations)
-      return batch, task.evaluate(problem, params) | sampling
+      return batch, assess(task, problem, params, sampling, context)
     return jax.vmap(one, in_axes=(0, 0, 0, _axes(contexts)))(keys, problems, params, contexts)
   return jax.jit(fit), jax.jit(evaluate_and_emit)
 
@@ -187,7 +207,7 @@ def _programs(make, workflow: Workflow, num: int, num_generations: int):
 def _cheap_programs(make, workflow: Workflow, num_generations, seed):
   """The other programs: begin runs, choose training data, update the store."""
   def begin(shared, seeds):
-    one = lambda i: start(jax.random.fold_in(jax.random.key(seed), i), make(shared), workflow, num_generations)
+    one = lambda i: start(jax.random.fold_in(new_key(seed), i), make(shared), workflow, num_generations)
     return jax.vmap(one)(seeds)
 
   def choose(shared, runs, t):
@@ -247,27 +267,24 @@ def _run_cell(make, workflow: Workflow, programs, shared, cell, seeds: range, nu
   fit, evaluate_and_emit = programs
   begin, choose, update = _cheap_programs(make, workflow, num_generations, seed)
 
-  def params_like():
-    """Shapes of params."""
-    contexts, _ = jax.eval_shape(choose, shared, runs, jnp.asarray(1))
-    keys = jax.vmap(lambda key: role_keys(key, 1)["fit"])(runs.key)
-    return jax.eval_shape(fit, shared, keys, runs.problem, contexts._replace(t=jnp.asarray(1)), None)
-
-  choose, update = jax.jit(choose), jax.jit(update)
-  runs, params, seen = clock.call(jax.jit(begin), shared, jnp.asarray(seeds)), None, []
-  about = dict(about) | {
-      "num_generations": num_generations, "seed": seed, "warm_start": warm_start, "jax": jax.__version__, "collapse_jax": version(),
-      "shapes": [list(x.shape) for x in jax.tree.leaves(runs)]}
-  checkpoints = None if folder is None else _Checkpoints(folder, keep_all, resume, about)
-  done, reason = 0, ""
-  if checkpoints is not None:
-    done, runs, params, metrics = checkpoints.restore(runs, params_like() if warm_start else None)
+  begin, choose, update = jax.jit(begin), jax.jit(choose), jax.jit(update)
+  runs, params, seen = clock.call(begin, shared, jnp.asarray(seeds)), None, []
+  done, reason, checkpoints = 0, "", None
+  if folder is not None:
+    program, params_like, metrics_like = _traced(begin, choose, fit, evaluate_and_emit, update, shared, runs, seeds, warm_start)
+    about = dict(about) | {
+        "cell": cell, "seeds": [seeds.start, seeds.stop], "num_generations": num_generations, "seed": seed,
+        "warm_start": warm_start, "shapes": [list(x.shape) for x in jax.tree.leaves(runs)], "program": program,
+        "num_devices": _num_devices(shared)}
+    checkpoints = _Checkpoints(folder, keep_all, resume, about)
+    done, runs, params, metrics = checkpoints.restore(runs, params_like if warm_start else None, metrics_like)
     params = place(params) if done and warm_start else None
     seen = [jax.tree.map(lambda x: x[:, i], metrics) for i in range(done)]  # noqa: B023
   try:
     clock.num_left -= done
     for t in range(1, num_generations + 1):
       clock.start()
+      interrupts.check()
       if t > done:
         at = jnp.asarray(t, jnp.int32)
         contexts, shares = clock.call(choose, shared, runs, at)
@@ -290,6 +307,32 @@ def _run_cell(make, workflow: Workflow, programs, shared, cell, seeds: range, nu
     clock.num_left -= num_generations - len(seen)
     reason = f"{', '.join(f'{name} {value}' for name, value in cell.items())}: {stop}"
   return _stacked(seen), reason
+
+
+def _traced(begin, choose, fit, evaluate_and_emit, update, shared, runs, seeds: range, warm_start: bool):
+  """A name for what the programs of a cell compute; shapes of params; shapes of the metrics of a generation [seeds, ...].
+
+  What is traced here is not traced again where it is called.
+  """
+  t = jax.ShapeDtypeStruct((), jnp.int32)
+  traces = [begin.trace(shared, jnp.asarray(seeds)), choose.trace(shared, runs, t)]
+  contexts, shares = traces[-1].out_info
+  contexts = contexts._replace(t=t)
+  keys = jax.eval_shape(jax.vmap(lambda key: role_keys(key, 1)["fit"]), runs.key)
+  traces.append(fit.trace(shared, keys, runs.problem, contexts, None))
+  params = traces[-1].out_info
+  if warm_start:
+    traces.append(fit.trace(shared, keys, runs.problem, contexts, params))
+  traces.append(evaluate_and_emit.trace(shared, runs.key, runs.problem, params, contexts))
+  batches, metrics = traces[-1].out_info
+  traces.append(update.trace(shared, runs, batches, t))
+  metrics = jax.eval_shape(jax.vmap(with_health), metrics | shares)
+  return fingerprint.of(*(one.jaxpr for one in traces)), params, metrics
+
+
+def _num_devices(shared) -> int:
+  """Over which what is shared is split."""
+  return max((len(leaf.sharding.device_set) for leaf in jax.tree.leaves(shared) if isinstance(leaf, jax.Array)), default=1)
 
 
 def _checked(metrics: Metrics) -> Metrics:
@@ -321,7 +364,7 @@ def _padded(value, num_generations):
 
 def _folder(cell, seeds: range) -> str:
   label = ",".join(f"{name}={value}" for name, value in cell.items())
-  return re.sub(r"[^\w.,=()-]+", "_", label) + f",seeds={seeds.start}-{seeds.stop - 1}"
+  return names.file_name(f"{label},seeds={seeds.start}-{seeds.stop - 1}")
 
 
 def _report(cell, seeds, t, metrics, primary, pace):
@@ -334,6 +377,8 @@ def _report(cell, seeds, t, metrics, primary, pace):
 class _Checkpoints:
   """Run, params and metrics after each generation, in a file for each: an .npz, whose arrays have names and checksums.
 
+  One of them, `about`, says of which sweep, cell, seeds and generation it is: a file in another's place is as good as damaged.
+
   Raises:
     ValueError: checkpoints to resume from were made by another sweep.
     OSError: they cannot be written, or read.
@@ -341,55 +386,79 @@ class _Checkpoints:
 
   def __init__(self, folder: Path, keep_all: bool, resume: bool, about: dict[str, Any]):
     self._folder, self._keep_all = Path(folder), keep_all
-    about = json.loads(json.dumps(about, default=str))
-    named = self._folder / "run.json"
-    if resume and named.exists() and self._is_same(named, about):
-      return
-    if self._folder.exists():
-      shutil.rmtree(self._folder)
-    self._folder.mkdir(parents=True)
-    chunks.write(named, json.dumps(about).encode())
+    self._about = json.loads(json.dumps({"checkpoint_format": _FORMAT, **about}, default=str))
+    chunks.make_folder(self._folder)
+    for part in self._folder.glob("*.part"):
+      part.unlink()
+    named, found = self._folder / "run.json", False
+    if resume:
+      found = self._is_named(named)
+    elif self._files() or named.exists():
+      _log.warning("%d checkpoints of an earlier sweep in %s are deleted", len(self._files()), self._folder)
+      for file in (*self._files().values(), named):
+        file.unlink(missing_ok=True)
+    if not found:
+      chunks.write(named, json.dumps(self._about).encode())
 
-  @staticmethod
-  def _is_same(named: Path, about) -> bool:
+  def _is_named(self, named: Path) -> bool:
+    """Whether a file says what the checkpoints are. A ValueError where it, or else a checkpoint, says that they are not ours."""
+    theirs = None
     try:
-      theirs = chunks.read_object(named)
+      theirs = chunks.read_object(named) if named.exists() else None
     except ValueError as error:
-      _log.warning("%s This cell is computed again.", error)
-      return False
-    chunks.check_same(theirs, about, f"the checkpoints in {named.parent} were made")
-    return True
+      _log.warning("%s Checkpoints beside it say what they are.", error)
+    found = theirs is not None
+    for _, file in () if found else self._newest_first():
+      with contextlib.suppress(Exception), np.load(file, allow_pickle=False) as arrays:
+        theirs = _description(arrays)
+        del theirs["t"]
+        break
+    if theirs is not None:
+      chunks.check_same(_fixed(theirs), _fixed(self._about), f"the checkpoints in {self._folder} were made")
+      if theirs.get("program") != self._about.get("program"):
+        if theirs.get("num_devices") == self._about.get("num_devices"):
+          raise ValueError(f"resume: the checkpoints in {self._folder} were made by another task or workflow, or from other data.")
+        _log.warning("%s: whether code is the same cannot be told, for its programs are split over another number of devices",
+                     self._folder)
+    return found
 
   def _files(self) -> dict[int, Path]:
-    return {int(file.stem): file for file in self._folder.glob("*.npz")}
+    return {int(file.stem): file for file in self._folder.glob("*.npz") if re.fullmatch(r"[1-9]\d{0,9}", file.stem)}
+
+  def _newest_first(self) -> list[tuple[int, Path]]:
+    return sorted(self._files().items(), reverse=True)
 
   def save(self, t: int, run: Run, params, metrics: Metrics) -> None:
-    leaves = _named({"run": _plain(run), "params": params, "metrics": metrics})
+    """Older ones go, but for the last, once this one is durable."""
+    about = np.frombuffer(json.dumps(self._about | {"t": t}).encode(), np.uint8)
+    leaves = {"about": about} | _named({"run": _plain(run), "params": params, "metrics": metrics})
 
     def into(file):  # one array at a time is copied from the devices
       with zipfile.ZipFile(file, "w") as archive:
         for name, leaf in leaves.items():
           with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array(member, np.asarray(leaf), allow_pickle=False)
-    older = self._files()
+    older = [file for at, file in self._newest_first() if at < t]
     chunks.write(self._folder / f"{t}.npz", into)
-    for file in () if self._keep_all else older.values():
-      file.unlink()
+    chunks.discard(() if self._keep_all else older[1:], self._folder / f"{t}.npz")
 
-  def restore(self, run: Run, params) -> tuple[int, Run, Any, Metrics]:
-    """The newest generation that is whole (0: none is), and its run, params and metrics.
+  def restore(self, run: Run, params, metrics: Metrics) -> tuple[int, Run, Any, Metrics]:
+    """The newest generation that is whole (0: none is), and its run, params and metrics [seeds, generation, ...].
 
     Args:
       run, params: of the structure, shapes and dtypes that are to be found; params may be None, to leave them out.
+      metrics: the same, of one generation.
     """
-    for t, file in sorted(self._files().items(), reverse=True):
+    for t, file in self._newest_first():
+      like = {"run": _plain(run), "params": params,
+              "metrics": {name: jax.ShapeDtypeStruct((x.shape[0], t, *x.shape[1:]), x.dtype) for name, x in metrics.items()}}
       try:
         with np.load(file, allow_pickle=False) as arrays:
           if arrays.zip.testzip() is not None:  # arrays that are not read here are looked at too
             raise ValueError("a checksum is wrong")
-          like = {"run": _plain(run), "params": params}
+          if _fixed(_description(arrays)) != _fixed(self._about) | {"t": t}:
+            raise ValueError("it belongs elsewhere")
           found = jax.tree.unflatten(jax.tree.structure(like), [_of_kind(arrays[name], x) for name, x in _named(like).items()])
-          metrics = {name.removeprefix("metrics/"): arrays[name] for name in arrays.files if name.startswith("metrics/")}
       except Exception as error:  # damage has as many names as a zip file has fields
         if isinstance(error, MemoryError) or getattr(error, "filename", None):  # that is the machine's
           raise
@@ -397,8 +466,17 @@ class _Checkpoints:
         file.unlink()
         continue
       run = jax.tree.map(jnp.asarray, found["run"])
-      return t, run._replace(key=jax.random.wrap_key_data(run.key)), found["params"], metrics
+      return t, run._replace(key=jax.random.wrap_key_data(run.key, impl=PRNG)), found["params"], found["metrics"]
     return 0, run, None, {}
+
+
+def _description(arrays) -> dict[str, Any]:
+  return dict(json.loads(arrays["about"].tobytes()))
+
+
+def _fixed(about: Mapping[str, Any]) -> dict[str, Any]:
+  """What must be equal; programs are compared where they can be."""
+  return {name: value for name, value in about.items() if name not in ("program", "num_devices")}
 
 
 def _named(tree) -> dict[str, Any]:
@@ -408,10 +486,9 @@ def _named(tree) -> dict[str, Any]:
 
 def _of_kind(value: np.ndarray, like) -> np.ndarray:
   """The array, as of the expected dtype: files do not know all of JAX's."""
-  value = value.view(like.dtype)
-  if value.shape != like.shape:
-    raise ValueError(f"its shape is {value.shape}, not {like.shape}")
-  return value
+  if value.shape != like.shape or value.dtype not in (like.dtype, np.dtype(f"V{np.dtype(like.dtype).itemsize}")):
+    raise ValueError(f"it holds {value.dtype}{value.shape}, not {like.dtype}{like.shape}")
+  return value.view(like.dtype)
 
 
 def _plain(run: Run) -> Run:

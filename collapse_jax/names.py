@@ -1,14 +1,17 @@
-"""Workflows as flags and coordinates write them, and what their arguments may be. Imports no JAX, so that input can be
-checked before it."""
+"""Workflows as flags and coordinates write them, what their arguments may be, and names of files made from such labels.
+Imports no JAX, so that input can be checked before it."""
 
 import ast
+import hashlib
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 LARGEST = 2 ** 31 - 1  # of integers: more would not count in int32
+LONGEST = 100  # bytes of a file's name; file systems take 143 (eCryptfs) to 255, and there are endings to add
 
 
 def parse_call(text: str) -> tuple[str, tuple, dict[str, Any]]:
@@ -44,6 +47,18 @@ def check_workflow(text: str) -> None:
 
 def is_call(text: str) -> bool:
   return "(" in text
+
+
+def file_name(label: str) -> str:
+  """A name for a file or folder, at most `LONGEST` bytes of plain ASCII, another one for each label.
+
+  A label that is such a name stays as it is; of others, what is readable comes before a digest, behind a "~".
+  """
+  plain = re.sub(r"[^A-Za-z0-9._=,()\[\] +-]", "_", label)
+  if plain == label and len(label) <= LONGEST and re.fullmatch(r"[A-Za-z0-9_(\[](.*[^. ])?", label):
+    return label
+  digest = hashlib.sha256(label.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+  return f"{plain[:LONGEST - 17].lstrip('. -')}~{digest}"
 
 
 def check_num_emitted(num_emitted=None) -> None:

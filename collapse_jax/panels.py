@@ -1,6 +1,6 @@
 """What figures are made of: panels, curves with a band, legends and notes. No pyplot, so no global state."""
 
-import re
+import functools
 import textwrap
 from typing import Any
 
@@ -8,18 +8,36 @@ import numpy as np
 
 
 def slices(results, dims):
-  """(suffix of a file name, results at one point) over the points of some dims; the long ones are named."""
+  """(suffix of a figure's name, results at one point) over the points of some dims; the long ones are named."""
+  texts = {d: labels(results[d].values) for d in dims}
   for at in np.ndindex(*(results.sizes[d] for d in dims)):
-    named = {d: text_of(results[d].values[i]) for d, i in zip(dims, at) if results.sizes[d] > 1}
-    suffix = re.sub(r"[^\w.+-]+", "_", "".join(f"_{d}_{value}" for d, value in named.items()))  # a CSV's path has slashes
+    named = {d: texts[d][i] for d, i in zip(dims, at) if results.sizes[d] > 1}
+    suffix = "".join(f"_{d}_{value}" for d, value in named.items())
     title = ", ".join(f"{d} = {value}" for d, value in named.items())
     yield suffix, results.isel({d: [i] for d, i in zip(dims, at)}).assign_attrs(slice=title)
 
 
+@functools.cache
+def _plain_figure():
+  from matplotlib.figure import Figure
+  from matplotlib.text import Text
+
+  class PlainFigure(Figure):
+    """Its texts mean what they say: a name with dollar signs is no formula. Numbers of axes are set by matplotlib, as ever."""
+
+    def draw(self, renderer):
+      ticks = {id(label) for axes in self.axes for axis in (axes.xaxis, axes.yaxis)
+               for label in (*axis.get_ticklabels(which="both"), axis.offsetText)}
+      for text in self.findobj(Text):
+        if id(text) not in ticks:
+          text.set_parse_math(False)
+      super().draw(renderer)
+  return PlainFigure
+
+
 def panels(rows, columns, share_x=True, share_y=False):
   from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-  figure = Figure(figsize=(max(6.5, 2.2 + 3.2 * columns), 1.2 + 2.5 * rows), layout="constrained")
+  figure = _plain_figure()(figsize=(max(6.5, 2.2 + 3.2 * columns), 1.2 + 2.5 * rows), layout="constrained")
   FigureCanvasAgg(figure)
   axes = figure.subplots(rows, columns, squeeze=False, sharex=share_x, sharey=share_y)
   for axis in axes.flat:
@@ -79,6 +97,15 @@ def finish(figure, axes, title, results, non_finite, missing, theory_drawn, note
 
 def text_of(value) -> str:
   return f"{value:g}" if isinstance(value, int | float | np.number) else str(value)
+
+
+def labels(values) -> list[str]:
+  """A text for each value, with as many digits as tell them apart."""
+  for digits in (6, 9, 17):
+    found = [f"{value:.{digits}g}" if isinstance(value, int | float | np.number) else str(value) for value in values]
+    if len(set(found)) == len(found):
+      break
+  return found
 
 
 def wrapped(about) -> str:

@@ -3,14 +3,16 @@
 Theory is a black dashed line, data are curves with a band: the 95% interval of the mean over seeds.
 """
 
+import contextlib
 import io
 import itertools
+import warnings
 from typing import Any
 
 import numpy as np
 
-from collapse_jax import diagnostics, related_plots
-from collapse_jax.panels import band, finish, panels, slices, text_of, viridis, wrapped
+from collapse_jax import diagnostics, names, related_plots
+from collapse_jax.panels import band, finish, labels, panels, slices, text_of, viridis, wrapped
 
 LONG = 500  # generations from which on their axis is logarithmic
 WORKFLOW_COLOURS = {"replace": "#D55E00", "accumulate": "#0072B2", "accumulate_subsample": "#009E73"}  # Okabe and Ito
@@ -88,7 +90,7 @@ def _curves(results, colour, panel) -> dict[Any, tuple[Any, str | None]]:
     return {value: (workflows[value], str(value)) for value in values}
   if len(values) == 1:
     return {values[0]: (workflows[panel["workflow"]], None)}
-  return {value: (shade, f"{colour} = {text_of(value)}") for value, shade in zip(values, viridis(len(values)))}
+  return {value: (shade, f"{colour} = {text}") for value, text, shade in zip(values, labels(values), viridis(len(values)))}
 
 
 def _heading(results, panel, rows, columns) -> str:
@@ -202,6 +204,34 @@ def metric_against_real_share(results, metric: str, title: str = ""):
 
 def figures_for(results) -> dict[str, Any]:
   """The default figures of a result Dataset, by file name."""
+  plain = lambda name: names.file_name(name.replace(" ", "\0"))  # nor blanks, and what differs still does
+  return {plain(name): figure for name, figure in _figures_for(results).items()}
+
+
+def render(results) -> dict[str, tuple[bytes, bytes]]:
+  """The default figures as (PNG, PDF), by file name, the same whatever a user's matplotlibrc asks for."""
+  found = {}
+  with _own_style():
+    for name, figure in figures_for(results).items():
+      first = png(figure)
+      figure.set_layout_engine("none")  # what the first rendering found holds for the second
+      figure.savefig(buffer := io.BytesIO(), format="pdf")
+      found[name] = first, buffer.getvalue()
+  return found
+
+
+@contextlib.contextmanager
+def _own_style():
+  import matplotlib
+  kept = ("backend", "interactive", "toolbar", "timezone")  # no figure depends on them
+  with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", category=matplotlib.MatplotlibDeprecationWarning)
+    warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box stands for it
+    with matplotlib.rc_context({name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith(kept)}):
+      yield
+
+
+def _figures_for(results) -> dict[str, Any]:
   if results.attrs.get("task") == "real_data_value":
     return {"test_loss_map": value_map(results), "test_loss_curves": value_curves(results)}
   results = diagnostics.complete(results)

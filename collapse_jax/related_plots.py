@@ -202,7 +202,7 @@ def _verification(results):
       limits = axis.get_xlim(), axis.get_ylim()
       curve = np.linspace(limits[0][0], limits[0][1], 200)
       axis.plot(curve, theory.breakdown_point(float(part.attrs["phi"]), np.maximum(curve, 0)), "w--", linewidth=2,
-                label="predicted frontier $p = 1 / (1 + \\psi/\\phi)$")
+                label="predicted frontier p = 1 / (1 + ψ/φ)")
       axis.set(xlim=limits[0], ylim=limits[1])
       axis.set_xlabel("psi, chance that a wrong label is kept")
       axis.set_ylabel("p, share of wrong labels")

@@ -10,6 +10,7 @@ import numpy as np
 
 from collapse_jax import devices
 from collapse_jax.generation import recorded, scan_generations, start
+from collapse_jax.random import new_key
 
 NUM_BLOCKS = 24
 NARROWING = 4  # a narrower batch costs a compilation: made when this many times fewer runs are left
@@ -75,7 +76,7 @@ class Stopping:
 
   def _start(self, index, traced):
     task, workflow = self._bind(traced)
-    one = lambda i: start(jax.random.fold_in(jax.random.key(self._seed), i), task, workflow, self._num_generations)
+    one = lambda i: start(jax.random.fold_in(new_key(self._seed), i), task, workflow, self._num_generations)
     return jax.vmap(one)(index)
 
   def _block(self, runs, traced):

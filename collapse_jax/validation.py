@@ -173,13 +173,14 @@ def check(cell: Cell, generations=(1, 2, 5, 8), seed: int = 0) -> list[dict[str,
 
   import collapse_jax as cj
   from collapse_jax import workflows
+  from collapse_jax.random import new_key
   n, T = cell.num_samples, cell.num_generations
   task, workflow = cell.task(n), workflows.parse(cell.workflow)()
   names = ("covariance_trace_ratio", "squared_error_of_mean", "covariance_log_det_ratio", "test_mse", "model_variance",
            "heterozygosity", "fitted_mean")
 
   def one(i):
-    out = cj.run(jax.random.fold_in(jax.random.key(seed), i), task, workflow, T)
+    out = cj.run(jax.random.fold_in(new_key(seed), i), task, workflow, T)
     return {name: out[name] for name in names if name in out}
 
   out = jax.jit(jax.vmap(one))(jax.numpy.arange(cell.num_seeds))

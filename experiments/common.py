@@ -2,13 +2,14 @@
 
 import contextlib
 import functools
+import hashlib
 import importlib
 import io
+import ipaddress
 import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import sys
 import tempfile
@@ -21,22 +22,25 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from collapse_jax import chunks, names
-from experiments import watching
+from collapse_jax import caches, chunks, files, names
+
+from . import directory, streams, watching
+from .directory import CHUNKS, CONFIG, FIGURES, REPORT, RESULTS, UNFINISHED
 
 FLAGS = flags.FLAGS
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA complains of every program that it finds in the cache
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there
-RESULTS, UNFINISHED, CHUNKS, WRITING = "results.nc", "unfinished.json", "chunks", ".writing-"
 SWEEP = "an unfinished sweep"
-KEPT = ("samples", "checkpoints")  # of a language model, beside its results
-COMMITTED = ("*.chunk", "*.npz")  # what a sweep goes on from
-GOES_ON = "; what is finished is kept, --resume goes on with it."
+_QUOTED = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)')\s*(?=,|$)""")  # an item of a comma list
 # Flags that change no number of the results.
 FREE = ("resume", "overwrite", "output_dir", "dry_run", "chunk_size", "devices", "distributed", "coordinator", "process_id",
         "num_processes", "log_dir", "profile")
+PATHS = ("output_dir", "log_dir", "dataset", "model")  # flags in which a shell leaves "~" as it is
+FLAG_FILES, FLAG_BYTES = 100, 1 << 20  # at most, one within another
 PARSED: set[str] = set()  # flags there were when they were parsed: libraries that are imported later add theirs
 BEGUN = threading.Event()  # the sweep, after all checks
+NUMBERS = threading.Event()  # are written
+HELD: list[Path] = []  # the directory that is written
 PLANS: list[Any] = []  # of a dry run, for a total over experiments
 PAPER_WORKFLOWS = "replace,accumulate,accumulate_subsample"
 
@@ -91,7 +95,9 @@ def main(define: Callable[[], None], run: Callable[..., None], arguments: bool =
     run: takes nothing, or the list of arguments that are no flags.
     arguments: whether there may be any.
   """
-  _exit_on_sigterm()
+  streams.prepare()
+  streams.on_signals({signal.SIGTERM: lambda: fail(f"terminated{kept()}", 143, at_once=True),
+                      signal.SIGINT: lambda: fail(f"interrupted{kept()}", 130, at_once=True)})
   define()
   app.run(functools.partial(_guarded, run, arguments), flags_parser=functools.partial(parse, arguments=arguments))
 
@@ -99,15 +105,51 @@ def main(define: Callable[[], None], run: Callable[..., None], arguments: bool =
 def parse(argv: Sequence[str], arguments: bool = False) -> list[str]:
   """Reads flags; ends with status 2 where they cannot be read."""
   PARSED.update(FLAGS)
+  for one in argv:
+    if not _is_text(one):
+      fail(f"{one!r} is not UTF-8: results name what made them in UTF-8, and cannot name this.")
   try:
-    rest = FLAGS(argv)
+    rest = FLAGS(_with_flag_files(list(argv)))
   except flags.Error as error:
     fail(f"{str(error).splitlines()[0].rstrip('.')}; --help lists the flags.")
-  except (OSError, UnicodeDecodeError) as error:
-    fail(f"--flagfile cannot be read: {error}.")
+  except ValueError as error:
+    fail(f"--flagfile cannot be read: {str(error).rstrip('.')}.")
   if len(rest) > 1 and not arguments:
     fail(f"unexpected argument {rest[1]!r}; flags are written --name=value.")
+  for name in PATHS:
+    if flag(name, None):
+      FLAGS[name].value = os.path.expanduser(FLAGS[name].value)
   return rest
+
+
+def _is_text(text: str) -> bool:
+  try:
+    return bool(text.encode()) or not text
+  except UnicodeEncodeError:
+    return False
+
+
+def _with_flag_files(argv: list[str]) -> list[str]:
+  """The arguments, with those of flag files in their place; a ValueError where one cannot be read.
+
+  A name that is not found is one of this package's own flag files.
+  """
+  read = 0
+  at = 1
+  while at < len(argv) and argv[at] != "--":
+    given = re.fullmatch(r"--?flagfile(?:=(.*))?", argv[at], re.DOTALL)
+    if given is None:
+      at += 1
+      continue
+    name, used = (given[1], 1) if given[1] is not None else ("".join(argv[at + 1:at + 2]), 2)
+    path = Path(os.path.expanduser(name.strip("\"'")))
+    own = Path(__file__).parent / "flags" / path.name
+    read += 1
+    if read > FLAG_FILES:
+      raise ValueError(f"{path} is one of more than {FLAG_FILES}, one within another.")
+    lines = files.read_text(own if not os.path.lexists(path) and own.is_file() else path, FLAG_BYTES).splitlines()
+    argv[at:at + used] = [line.strip() for line in lines if line.strip() and not line.strip().startswith(("#", "//"))]
+  return argv
 
 
 def _guarded(run, arguments: bool, argv: Sequence[str]) -> None:
@@ -120,36 +162,34 @@ def _guarded(run, arguments: bool, argv: Sequence[str]) -> None:
   except MemoryError as error:
     fail(str(error) or "memory does not suffice.", 1)
   except OSError as error:
-    fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}{GOES_ON}", 1)
-  except KeyboardInterrupt:
-    fail(f"interrupted{GOES_ON}", 130, at_once=True)
+    fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}{kept()}", 1)
   except Exception as error:
     if not BEGUN.is_set():
       raise
     traceback.print_exc()
-    fail(f"{type(error).__name__}{GOES_ON}", 1)
+    fail(f"{type(error).__name__}{kept()}", 1)
 
 
-def _exit_on_sigterm() -> None:
-  """Status 143 at once, also from within a compilation: files are written in one step, so that nothing needs time to end.
+def kept() -> str:
+  """What an error line may promise."""
+  if NUMBERS.is_set():
+    return "; the numbers are written, --resume makes what is missing."
+  there = HELD and (HELD[-1] / UNFINISHED).exists() and directory.committed(HELD[-1])
+  return "; what is finished is kept, --resume goes on with it." if there else "."
 
-  A thread is told of the signal, because Python's own handlers wait for the program that runs.
-  """
-  told, tell = os.pipe()
-  os.set_blocking(tell, False)
-  signal.signal(signal.SIGTERM, lambda number, frame: None)
-  signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
 
-  def wait():
-    while signal.SIGTERM not in os.read(told, 1):
-      pass
-    fail(f"terminated{GOES_ON}", 143, at_once=True)
-  threading.Thread(target=wait, daemon=True).start()
+def warn(message: str) -> None:
+  print(f"warning: {_line(message)}", file=sys.stderr, flush=True)
+
+
+def _line(message: str) -> str:
+  """One line, of a bearable length, in which what a terminal would obey is shown."""
+  return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", " ".join(message[:4000].split()))[:2000]
 
 
 def fail(message: str, status: int = 2, at_once: bool = False) -> NoReturn:
   """Ends with one line on standard error; at once (as always when a sweep has begun) without waiting for chunks that run."""
-  print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+  print(f"error: {_line(message)}", file=sys.stderr, flush=True)
   if not (at_once or BEGUN.is_set()):
     sys.exit(status)
   sys.stdout.flush()
@@ -195,13 +235,34 @@ def _share(name, text, zero):
 
 
 def items(name: str) -> list[str]:
-  """A comma list; commas inside brackets do not split."""
+  """A comma list; what stands in quotes or brackets is not split."""
   text = getattr(FLAGS, name)
-  found = [item.strip() for item in re.split(r",(?![^(]*\))", text)]
+  found = _split(text)
   if not text.strip() or not all(found):
     raise UsageError(f"--{name} must be a comma list without empty items, got {text!r}.")
   if len(set(found)) < len(found):
     raise UsageError(f"--{name} names an item twice: {text!r}.")
+  return found
+
+
+def _split(text: str) -> list[str]:
+  closing, opened = {}, []
+  for at, character in enumerate(text):
+    if character in "([{":
+      opened.append(at)
+    elif character in ")]}" and opened:
+      closing[opened.pop()] = at
+  found, at, begun = [], 0, 0
+  while at <= len(text):
+    quoted = _QUOTED.match(text, at) if at == begun else None
+    if quoted is not None:
+      found.append(quoted[1] if quoted[1] is not None else quoted[2])
+      at = begun = quoted.end() + 1
+    elif at == len(text) or text[at] == ",":
+      found.append(os.path.expanduser(text[begun:at].strip()))
+      at = begun = at + 1
+    else:
+      at = closing.get(at, at) + 1
   return found
 
 
@@ -244,39 +305,55 @@ def related_options() -> dict[str, Any]:
   return common_options() | {"compare": FLAGS.compare}
 
 
-def output_dir(default: str, compared: Sequence[str] = ()) -> Path:
+def output_dir(default: str, compared: Sequence[str] = (), folders: Sequence[str] = ("",)) -> Path:
   """The directory to write, checked but not yet made.
 
   Args:
     compared: flags that a sweep to resume must share, beside those that fix its numbers.
+    folders: of the experiments in it.
   """
   path = Path(FLAGS.output_dir or default)
-  if path.exists() and not path.is_dir():
-    raise UsageError(f"--output_dir={path} is a file; name a directory.")
-  _check_held(path, compared)
   _check_writable("output_dir", path)
+  _check_held(path, compared, folders)
   return path
 
 
-def _check_held(path: Path, compared: Sequence[str]) -> None:
+def _check_held(path: Path, compared: Sequence[str], folders: Sequence[str]) -> None:
   """What is there may be gone on with, or replaced, where flags say so."""
   what, flags_of = _held(path)
+  strange = "" if FLAGS.overwrite or (what and FLAGS.resume) else directory.strange(path, folders)
   if what and FLAGS.resume:
-    _check_same(flags_of, f"{path} holds {what} made", compared)
+    if flags_of is not None:
+      _check_same(flags_of, f"{path} holds {what} made", compared)
+    elif what != SWEEP:
+      raise UsageError(f"--resume: {path / CONFIG} is missing or damaged, so that nothing says what made the results; "
+                       "--overwrite begins anew.")
   elif what and not FLAGS.overwrite:
     ways = "--resume to go on, --overwrite to begin anew" if what == SWEEP else "--overwrite"
     raise UsageError(f"--output_dir={path} already holds {what}; give {ways}, or another directory.")
+  elif strange:
+    raise UsageError(f"--output_dir={path} already holds {strange}, which this program did not make; name another directory, or "
+                     "give --overwrite: it stays there.")
+  busy = directory.writer(path)
+  if busy is not None:
+    raise UsageError(f"--output_dir={path}: {busy} is being written by another process.")
 
 
-def _held(path: Path) -> tuple[str, dict[str, Any]]:
-  """What a directory holds, "" if nothing, and the flags that made it."""
-  for name, what in ((UNFINISHED, SWEEP), ("config.json", "results")):
-    if (path / name).exists():
+def _held(path: Path) -> tuple[str, dict[str, Any] | None]:
+  """What a directory holds, "" if nothing, and the flags that made it; None: nothing tells, but chunks do themselves.
+
+  A sweep of which nothing is finished is as none.
+  """
+  finished = directory.committed(path)
+  for name, what in ((UNFINISHED, SWEEP if finished else ""), (CONFIG, "results")):
+    if what and os.path.lexists(path / name):
       try:
-        return what, dict(chunks.read_object(path / name)["flags"])
+        return what, dict(directory.read(path / name)["flags"])
       except (OSError, ValueError, KeyError, TypeError):
-        return what, {}
-  return ("results" if any((path / name).exists() for name in (RESULTS, "report.html")) else ""), {}
+        return what, None
+  if any(os.path.lexists(path / name) for name in (RESULTS, REPORT)):
+    return "results", None
+  return (SWEEP, None) if finished else ("", None)
 
 
 def _check_same(theirs: dict[str, Any], what: str, compared: Sequence[str]) -> None:
@@ -287,22 +364,24 @@ def _check_same(theirs: dict[str, Any], what: str, compared: Sequence[str]) -> N
     raise UsageError(f"--{str(error).rstrip('.')}; --overwrite begins anew.") from None
 
 
-def _check_writable(flag: str, path: Path) -> None:
+def _check_writable(name: str, path: Path) -> None:
+  if directory.too_long(path):
+    raise UsageError(f"--{name} is a path that is too long for a file system: {str(path)[:60]}...")
   parent = path
-  while not parent.exists():
+  while not os.path.lexists(parent):
     parent = parent.parent
   if not parent.is_dir():
-    raise UsageError(f"--{flag}={path} lies below {parent}, which is a file.")
-  if not _writable(parent):
-    raise UsageError(f"--{flag}={path} cannot be written: {parent} is not writable.")
-
-
-def _writable(path: Path) -> bool:
+    what = f"is {_kind(parent)}; name a directory" if parent == path else f"lies below {parent}, which is {_kind(parent)}"
+    raise UsageError(f"--{name}={path} {what}.")
   try:
-    with tempfile.TemporaryFile(dir=path):
-      return True
-  except OSError:
-    return False
+    with tempfile.TemporaryFile(dir=parent):
+      pass
+  except OSError as error:
+    raise UsageError(f"--{name}={path} cannot be written: {parent} is not writable ({error.strerror}).") from None
+
+
+def _kind(path: Path) -> str:
+  return "a symbolic link to nothing" if path.is_symlink() and not path.exists() else "a file"
 
 
 def check_workflows(law: bool) -> list[str]:
@@ -320,32 +399,34 @@ def check_workflows(law: bool) -> list[str]:
 
 # ------------------------------------------------------------------------------------------------------- running
 def simulate_and_write(default_dir: str, simulate: Callable[..., Any], options: dict[str, Any], *,
-                       save: Callable[[Any, Path], None] | None = None, compared: Sequence[str] = ()) -> None:
+                       folders: Sequence[str] = ("",), compared: Sequence[str] = ()) -> None:
   """Simulates and writes the results, or goes on with a sweep, or says what would run.
 
+  Numbers are on disk before anything is drawn; a figure or report that fails is a warning, and --resume makes it.
+
   Args:
-    simulate: called with the options and with `directory`, for what it finishes on the way; results, or None.
+    simulate: called with the options and with `directory`, for what it finishes on the way; results, a dict of them by
+      folder, or None.
     options: validated; nothing has been imported or written yet.
-    save: see `write`, the default.
+    folders: of the experiments in a directory that holds several.
     compared: see `output_dir`.
   """
   check_machine()
-  path = output_dir(default_dir, compared)
+  path = output_dir(default_dir, compared, folders)
   if FLAGS.dry_run:
     simulate(**options)
     return
   with contextlib.ExitStack() as stack:
-    needed = _agreed(lambda: stack.enter_context(_unfinished(path, compared)))
-    if not needed:
-      print(path / "report.html")
-      return
-    BEGUN.set()
-    with _profiled(path):
-      results = simulate(**options, directory=path / CHUNKS)
+    needed = _agreed(lambda: stack.enter_context(_unfinished(path, compared, folders)))
+    if needed:
+      BEGUN.set()
+      HELD.append(path)
+      with _profiled(path):
+        results = simulate(**options, directory=path / CHUNKS)
+      if is_first_process():
+        write_numbers(results if isinstance(results, dict) else {"": results}, path)
     if is_first_process():
-      (save or write)(results, path)
-      if FLAGS.log_dir:
-        watching.figures(Path(FLAGS.log_dir), path)
+      draw(path, folders)
   _agreed(lambda: True)  # that all have ended well
 
 
@@ -370,55 +451,69 @@ def _agreed(decide: Callable[[], bool]) -> bool:
 
 
 @contextlib.contextmanager
-def _unfinished(path: Path, compared: Sequence[str]) -> Iterator[bool]:
-  """Holds the directory for this process alone, and marks it as unfinished until the block ends well.
+def _unfinished(path: Path, compared: Sequence[str], folders: Sequence[str]) -> Iterator[bool]:
+  """Holds the directory for this process alone, and marks it as unfinished until `write_numbers`.
 
-  Yields whether there is anything to do. After a usage error that nothing was finished before, the directory is as it was.
+  Yields whether there is anything to compute. After an error before which nothing was finished, the directory is as it was.
   """
   import filelock
   made = [one for one in (path, *path.parents) if not one.exists()]
-  path.mkdir(parents=True, exist_ok=True)
-  lock = filelock.FileLock(path / ".lock", blocking=False)
+  chunks.make_folder(path)
+  lock = filelock.FileLock(path / directory.LOCK, blocking=False)
   try:
     lock.acquire()
   except filelock.Timeout:
     raise UsageError(f"--output_dir={path} is being written by another process.") from None
-  marker = path / UNFINISHED
-  fresh = not (FLAGS.resume and marker.exists())
+  marker, begun = path / UNFINISHED, False
   try:
-    _check_held(path, compared)  # again, for another process may have ended since
-    if FLAGS.resume and _held(path)[0] == "results":
-      _tidy(path)
-      yield False
-      return
-    for left in path.glob(f"{WRITING}*"):
-      _remove(left)
-    if fresh:
-      _remove(path / CHUNKS)
+    _check_held(path, compared, folders)  # again, for another process may have ended since
+    what, _ = _held(path)
+    if FLAGS.resume and what == "results":
+      directory.tidy(path)
+      lost = _lost(path, folders)
+      if not lost:
+        NUMBERS.set()
+        yield False
+        return
+      warn(f"{lost}; its chunks are gone, so that all is computed again.")
+    begun = not (FLAGS.resume and what == SWEEP)
+    if begun:
+      _clear_chunks(path)
+    if begun or not marker.exists():
       chunks.write(marker, (json.dumps(config(), indent=2) + "\n").encode())
     yield True
-    _remove(marker)  # from here on, these are results
-    _tidy(path)
-  except UsageError:
-    if fresh and not any(any((path / CHUNKS).rglob(one)) for one in COMMITTED):
-      for name in (CHUNKS, UNFINISHED):
-        _remove(path / name)
+  except BaseException:
+    if begun and not NUMBERS.is_set() and not directory.committed(path):
+      directory.clear(path / CHUNKS)
+      directory.release(path, [UNFINISHED])
+    if path in made and not marker.exists() and not NUMBERS.is_set():
+      chunks.remove(path / "profile")  # of this run
+      directory.release(path, [directory.LOCK])
       for one in made:
-        if one == path:
-          _remove(one)
-        elif not any(one.iterdir()):
+        with contextlib.suppress(OSError):
           one.rmdir()
     raise
   finally:
     lock.release()
 
 
-def _tidy(path: Path) -> None:
-  """Keeps what belongs beside complete results, and removes what was needed to go on."""
-  for name in KEPT:
-    for kept in sorted((path / CHUNKS).rglob(name)):
-      _replace(kept, path / kept.relative_to(path / CHUNKS))
-  _remove(path / CHUNKS)
+def _clear_chunks(path: Path) -> None:
+  """Removes chunks that this program left in a directory; those of somebody else are set aside."""
+  mine = (path / UNFINISHED).is_file() or CHUNKS in directory.made(path)
+  if not mine and os.path.lexists(path / CHUNKS) and (not (path / CHUNKS).is_dir() or directory.committed(path)):
+    directory.set_aside(path, CHUNKS)
+  directory.clear(path / CHUNKS)
+
+
+def _lost(path: Path, folders: Sequence[str]) -> str:
+  """Which numbers cannot be read, or ""."""
+  import collapse_jax
+  for file in (path / folder / RESULTS for folder in folders):
+    try:
+      collapse_jax.load(file)
+    except (OSError, ValueError, KeyError, RuntimeError):
+      return f"{file} is {'damaged' if file.exists() else 'missing'}"
+  return ""
 
 
 @contextlib.contextmanager
@@ -428,8 +523,23 @@ def _profiled(path: Path) -> Iterator[None]:
     return
   prepare_jax()
   import jax
-  with jax.profiler.trace(str(path / "profile")):
+  begun = _harmless("--profile", jax.profiler.start_trace, str(path / "profile"))
+  try:
     yield
+  finally:
+    if begun:
+      _harmless("--profile", jax.profiler.stop_trace)
+
+
+def _harmless(what: str, step: Callable[..., Any], *arguments) -> bool:
+  """Whether a step that no number depends on went well; else a warning says why."""
+  try:
+    step(*arguments)
+    return True
+  except Exception as error:
+    reason = str(error).strip().splitlines() or [""]
+    warn(f"{what} failed: {type(error).__name__}: {reason[0][:300]}")
+    return False
 
 
 def check_machine() -> None:
@@ -444,7 +554,7 @@ def check_machine() -> None:
     raise UsageError("--coordinator, --process_id and --num_processes go together: give all three, or none where SLURM "
                      "or a TPU pod tells them.")
   if given:
-    if not re.fullmatch(r"[^\s:]+:\d{1,5}", FLAGS.coordinator):
+    if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^\s:]+):\d{1,5}", FLAGS.coordinator):
       raise UsageError(f"--coordinator must be host:port, got {FLAGS.coordinator!r}.")
     if integer("process_id", 0) >= integer("num_processes"):
       raise UsageError(f"--process_id must be below --num_processes={FLAGS.num_processes}, got {FLAGS.process_id!r}.")
@@ -468,9 +578,8 @@ def prepare_jax() -> None:
   """Precision, devices, other processes, and a compilation cache on disk that makes the second start fast."""
   import jax
   jax.config.update("jax_enable_x64", FLAGS.enable_x64 if "enable_x64" in FLAGS else False)
-  base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    jax.config.update("jax_compilation_cache_dir", str(base / "collapse_jax"))
+    _harmless("a cache of compiled programs", lambda: jax.config.update("jax_compilation_cache_dir", str(caches.directory())))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
   if "devices" in FLAGS and FLAGS.devices != "auto" and integer("devices") > 1:
@@ -478,12 +587,27 @@ def prepare_jax() -> None:
   if "distributed" in FLAGS and FLAGS.distributed:
     given = {} if FLAGS.coordinator is None else {
         "coordinator_address": FLAGS.coordinator, "num_processes": integer("num_processes"),
-        "process_id": integer("process_id", 0)}
+        "process_id": integer("process_id", 0), "coordinator_bind_address": bind_address(FLAGS.coordinator)}
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
     try:
       jax.distributed.initialize(**given, heartbeat_timeout_seconds=30)
     except (RuntimeError, ValueError) as error:
       raise UsageError(f"--distributed: {error}") from None
+  from collapse_jax import devices
+  try:
+    devices.check()
+  except ValueError as error:
+    raise UsageError(str(error)) from None
+
+
+def bind_address(coordinator: str) -> str | None:
+  """Where process 0 listens: at the address that was named. None: everywhere, for to a host its own name may be another address."""
+  host = coordinator.rpartition(":")[0]
+  with contextlib.suppress(ValueError):
+    return coordinator if host == "localhost" or ipaddress.ip_address(host.strip("[]")) else None
+  if integer("process_id", 0) == 0:
+    warn(f"process 0 listens on all interfaces, for anybody: name an address instead of {host} to listen there alone.")
+  return None
 
 
 def mesh():
@@ -541,56 +665,57 @@ def name_flag(message: str) -> str:
   return f"--{message.replace(first, plural, 1)}" if plural in FLAGS else message
 
 
-def write(results, path: Path) -> None:
-  """results.nc, config.json, figures/ and report.html; earlier results are replaced only once these are complete."""
-  write_all({"": results}, path)
+def write_numbers(experiments: dict[str, Any], path: Path) -> None:
+  """results.nc of each folder, and config.json; from here on these are results, and what was needed to go on goes."""
+  about = config()
+  contents = {}
+  for name, results in experiments.items():
+    results.attrs |= {"command": command(), "config_id": about["id"]} | ({"experiment": name} if name else {})
+    numbers = [name for name, value in results.data_vars.items() if value.dtype.kind in "bfi"]
+    buffer = io.BytesIO()  # the library crashes where the disk is full
+    results.to_netcdf(buffer, engine="h5netcdf", encoding={name: {"zlib": True, "complevel": 1} for name in numbers})
+    contents[str(Path(name, RESULTS))] = buffer.getvalue()
+  directory.write_numbers(path, about, contents)
+  NUMBERS.set()
+  directory.release(path, [UNFINISHED])
+  directory.tidy(path)
 
 
-def write_all(experiments: dict[str, Any], path: Path) -> None:
-  """As `write` for several experiments: results.nc and figures/ in a folder per name, one report over all."""
+def draw(path: Path, folders: Sequence[str]) -> None:
+  """Figures and the report from results.nc, if one is missing; what fails is a warning."""
+  missing = directory.missing(path)
+  for name in missing:
+    if not directory.is_drawn(name):
+      warn(f"{path / name} is missing or damaged; only --overwrite makes it again.")
+  drawn = not any(map(directory.is_drawn, missing)) or _harmless(
+      f"the numbers are in {path}, --resume tries again: drawing", lambda: directory.write_drawn(path, drawings(path, folders)))
+  if FLAGS.log_dir:
+    _harmless(f"--log_dir={FLAGS.log_dir}", watching.figures, Path(FLAGS.log_dir), path)
+  print(path / (REPORT if drawn else RESULTS), flush=True)
+
+
+def drawings(path: Path, folders: Sequence[str]) -> dict[str, bytes]:
+  """Figures of each folder, and one report over all, by relative name."""
+  import collapse_jax
   from collapse_jax import plotting, report
-  path.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=path, prefix=WRITING) as temporary:
-    part = Path(temporary)
-    (part / "config.json").write_text(json.dumps(config(), indent=2) + "\n")
-    figures: dict[str, dict[str, bytes]] = {}
-    for name, results in experiments.items():
-      results.attrs["command"] = command()
-      folder = part / name
-      (folder / "figures").mkdir(parents=True)
-      numbers = [name for name, value in results.data_vars.items() if value.dtype.kind in "bfi"]
-      packed = {name: {"zlib": True, "complevel": 1} for name in numbers}
-      buffer = io.BytesIO()  # the library crashes where the disk is full
-      results.to_netcdf(buffer, engine="h5netcdf", encoding=packed)
-      chunks.write(folder / RESULTS, buffer.getvalue())
-      images = figures.setdefault(name or str(results.attrs["task"]), {})
-      for title, figure in plotting.figures_for(results).items():
-        images[title] = plotting.png(figure)
-        (folder / "figures" / f"{title}.png").write_bytes(images[title])
-        figure.set_layout_engine("none")  # what the first rendering found holds for the second
-        figure.savefig(buffer := io.BytesIO(), format="pdf")
-        (folder / "figures" / f"{title}.pdf").write_bytes(buffer.getvalue())
-    report.write_report(dict(zip(figures, experiments.values())), part / "report.html", figures)
-    for new in sorted(part.iterdir()):
-      _replace(new, path / new.name)
-  print(path / "report.html")
-
-
-def _replace(new: Path, old: Path) -> None:
-  _remove(old)
-  os.replace(new, old)
-
-
-def _remove(path: Path) -> None:
-  if path.is_dir():
-    shutil.rmtree(path)
-  else:
-    path.unlink(missing_ok=True)
+  made: dict[str, bytes] = {}
+  experiments, images = {}, {}
+  for folder in folders:
+    results = collapse_jax.load(path / folder / RESULTS)
+    name = folder or str(results.attrs.get("task", "results"))
+    experiments[name] = results
+    drawn = plotting.render(results)
+    images[name] = {title: png for title, (png, _) in drawn.items()}
+    for title, (png, pdf) in drawn.items():
+      made |= {str(Path(folder, FIGURES, f"{title}.png")): png, str(Path(folder, FIGURES, f"{title}.pdf")): pdf}
+  return made | {REPORT: report.page(experiments, images).encode()}
 
 
 def command() -> str:
-  """The command that was given, runnable from the repository root."""
-  return shlex.join(["python", "-m", f"experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+  """The command that was given, in a checkout runnable from its root."""
+  name = Path(sys.argv[0]).stem
+  start = ["python", "-m", f"experiments.{name}"] if __package__ == "experiments" else ["collapse", "run", name]
+  return shlex.join([*start, *sys.argv[1:]])
 
 
 def dry_run() -> bool:
@@ -603,7 +728,10 @@ def flag(name: str, otherwise):
 
 
 def config() -> dict[str, Any]:
-  """All flags of this project and their values."""
-  mine = [flag for module, group in FLAGS.flags_by_module_dict().items() if "absl" not in module for flag in group
+  """All flags of this project and their values, and a name for those that fix numbers."""
+  mine = [flag for module, group in FLAGS.flags_by_module_dict().items() if not module.startswith("absl.") for flag in group
           if flag.name in PARSED]
-  return {"command": command(), "flags": {flag.name: flag.value for flag in sorted(mine, key=lambda f: f.name)}}
+  values = {flag.name: flag.value for flag in sorted(mine, key=lambda f: f.name)}
+  fixed = {name: value for name, value in values.items() if name not in FREE}
+  identity = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
+  return {"command": command(), "id": identity, "flags": values}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import common
+from . import common
 
 
 def define():
@@ -22,8 +22,8 @@ def load(directory: str) -> dict:
   path = Path(directory)
   if not path.is_dir():
     raise common.UsageError(f"{directory} is no directory; name the --output_dir of an experiment.")
-  files = sorted(file for file in path.rglob(common.RESULTS)
-                 if not any(part.startswith(common.WRITING) for part in file.relative_to(path).parts))
+  hidden = lambda file: any(part.startswith(".") for part in file.relative_to(path).parts)  # half written
+  files = sorted(file for file in path.rglob(common.RESULTS) if not hidden(file))
   if not files:
     raise common.UsageError(f"{directory} holds no {common.RESULTS}; run an experiment with --output_dir={directory} first.")
   import collapse_jax

@@ -10,7 +10,7 @@ Expected: mean reward rises and its variance falls until one mode is left; with 
 
 from absl import flags
 
-from experiments import common, real_share
+from . import common, real_share
 
 SETTINGS = ("ring", "digits", "gaussian", "two_types")
 ABOUT = {"two_types": {"share": 0.1, "gap": 1.0}, "gaussian": {"centre": 2.0, "width": 2.0}}  # what theory needs to know

@@ -9,7 +9,7 @@ ended at --num_generations are marked in `censored`.
 
 from absl import flags
 
-from experiments import common
+from . import common
 
 
 def define():

@@ -9,7 +9,7 @@ cross entropy and Brier score), and they last longer over generations.
 
 from absl import flags
 
-from experiments import common
+from . import common
 
 DATASETS, GENERATORS = ("moons", "circles", "breast_cancer"), ("gaussian_mixture", "kde")
 

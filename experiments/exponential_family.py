@@ -9,7 +9,7 @@ end at 0 or 1 under `replace` (`collapse_generation`). "median" is a Gaussian wh
 
 from absl import flags
 
-from experiments import common
+from . import common
 
 FAMILIES = ("bernoulli", "poisson", "exponential", "gaussian", "median")
 

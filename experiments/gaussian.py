@@ -8,7 +8,7 @@ cores. Expected: `replace` loses its covariance at the rate (1 - 1/n)^t, both ac
 
 from absl import flags
 
-from experiments import common
+from . import common
 
 
 def define():

@@ -11,7 +11,7 @@ import functools
 
 from absl import flags
 
-from experiments import common
+from . import common
 
 RULES = ("scott", "silverman", "scott_scaled", "silverman_scaled")
 

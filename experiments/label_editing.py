@@ -9,7 +9,7 @@ anew; on the real labels ("anchor") it comes to rest at 1 + m (2 - m) / (1 - m^2
 
 from absl import flags
 
-from experiments import common
+from . import common
 
 BASES, MASKS, NOISES = ("anchor", "chain"), ("fresh", "fixed", "disjoint"), ("regenerated", "additive")
 

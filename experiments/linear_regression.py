@@ -8,7 +8,7 @@ runs). Expected: the test error grows like t under `replace` and stays within pi
 
 from absl import flags
 
-from experiments import common
+from . import common
 
 
 def define():

@@ -9,7 +9,7 @@ columns of breast_cancer separate the real labels already, so that leading princ
 
 from absl import flags
 
-from experiments import common
+from . import common
 
 
 def define():

@@ -11,7 +11,7 @@ rows it is least at the weight (sqrt(k^2 + 4k) - k) / 2 of the real ones: the go
 
 from absl import flags
 
-from experiments import common
+from . import common
 
 TASKS = ("gaussian", "kde", "discrete")
 

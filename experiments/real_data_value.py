@@ -11,7 +11,7 @@ import time
 
 from absl import flags
 
-from experiments import common, language_model
+from . import common, language_model
 
 
 def define():
@@ -44,14 +44,16 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
   import xarray
 
   import collapse_jax
-  from collapse_jax import devices, tasks
+  from collapse_jax import devices, fingerprint, tasks
   from collapse_jax.chunks import Chunks
   from collapse_jax.host import Clock
   from collapse_jax.lm import training
   from collapse_jax.lm.checkpoint import num_params
+  from collapse_jax.random import new_key
   from collapse_jax.types import Context, Data
   recipe = training.Recipe(**(recipe or {name: language_model.TINY[name] for name in ("learning_rate", "batch_size")}))
   train, test, about = language_model.load_rows(base, dataset, max_seq_len, max_test_rows, mode != "pretrain", model)
+  plain = about["format"] == language_model.PLAIN
   for name, value in (("num_real", rows), ("num_generator", generator)):
     if value > len(train.length):
       raise common.UsageError(f"--{name}={value} asks for more real rows than there are: {len(train.length)}.")
@@ -64,7 +66,8 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
 
   def task(params, num):
     return tasks.language_model(base._replace(params=params), train, test, num, recipe=recipe, adapters=adapters,
-                                remat=remat, pretrain=mode == "pretrain", sample_batch_size=sample_batch_size or None)
+                                remat=remat, pretrain=mode == "pretrain", plain_text=plain,
+                                sample_batch_size=sample_batch_size or None)
 
   def begin(params, key):
     """Real rows, synthetic rows and how many of these could not be had."""
@@ -90,36 +93,51 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
     metrics = one.evaluate(problem, fitted)
     return {name: metrics[name] for name in ("test_loss", "num_steps", "num_tokens")}
 
+  cells = {(i, j): (r, f) for i, r in enumerate(num_real) for j, f in enumerate(num_synthetic)}
   begin = jax.jit(jax.vmap(begin, (None, 0)))
   cell = jax.jit(jax.vmap(cell, (None, 0, 0, 0, 0, None, None)))
   small = num_params(base.params) < 5_000_000 or lora_rank
-  chunk = chunk_size or (num_seeds if small else 1)
-  saved, grid = None, {}
+  chunk = min(chunk_size or (num_seeds if small else 1), num_seeds)
+  starts = range(0, num_seeds, chunk)
+  keys_of = jax.vmap(lambda i: jax.random.fold_in(new_key(seed), i))
+  saved, grid, program = None, {}, ""
   if directory is not None:
     what = {"num_real": num_real, "num_synthetic": num_synthetic, "num_generator": generator, "num_seeds": num_seeds,
             "seed": seed, "chunk_size": chunk, "recipe": recipe, "mode": mode, "lora_rank": lora_rank,
-            "lora_targets": lora_targets, "dtype": dtype, "jax": jax.__version__} | about
-    saved = Chunks(directory, what, common.flag("resume", False))
-    grid = {(index, first): metrics for index, first, metrics in saved.saved()}
-  cells = {(i, j): (r, f) for i, r in enumerate(num_real) for j, f in enumerate(num_synthetic)}
-  starts = range(0, num_seeds, chunk)
+            "lora_targets": lora_targets, "dtype": dtype, "jax": jax.__version__, "collapse_jax": collapse_jax.__version__}
+    keys = keys_of(jnp.arange(chunk))
+    traces = [begin.trace(base.params, keys)]
+    problem, real, synthetic, _, loss = traces[0].out_info
+    traces.append(cell.trace(base.params, keys, problem, real, synthetic, 0, 0))
+    program = fingerprint.of(*(one.jaxpr for one in traces))
+    kinds = {name: value.dtype for name, value in (traces[1].out_info | {"generator_test_loss": loss}).items()}
+
+    def expected(index, first, num):
+      ours = index in cells and first in starts and num == min(chunk, num_seeds - first)
+      return (program, {name: ((num,), dtype) for name, dtype in kinds.items()}) if ours else None
+    try:
+      saved = Chunks(directory, what | about | fingerprint.settings(), common.flag("resume", False))
+      grid = {(one.cell, one.first): one.metrics for one in saved.saved(expected)}
+    except ValueError as error:
+      raise common.UsageError(common.name_flag(str(error))) from None
   clock = Clock(sum((index, start) not in grid for index in cells for start in starts))
   for start in starts:
     seeds = jnp.arange(start, min(start + chunk, num_seeds))
     left = [index for index in cells if (index, start) not in grid]
     if not left:
       continue
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(seeds)
+    keys = keys_of(seeds)
     clock.start()
     problem, real, synthetic, missing, loss = clock.call(begin, base.params, keys)
     if int(missing.max()):
-      raise common.UsageError(f"the generator does not produce the format: {int(missing.max())} synthetic rows are missing.")
+      what = "text that ends" if plain else "the format"
+      raise common.UsageError(f"the generator does not produce {what}: {int(missing.max())} synthetic rows are missing.")
     for index in left:
       r, f = cells[index]
       metrics = clock.call(cell, base.params, keys, problem, real, synthetic, r, f) | {"generator_test_loss": loss}
       metrics = grid[index, start] = jax.tree.map(np.asarray, metrics)
       if saved is not None:
-        saved.save(index, start, metrics)
+        saved.save(index, start, metrics, program)
       print(f"  {r} real, {f} synthetic, seeds {start} to {start + len(seeds) - 1}: test loss "
             f"{metrics['test_loss'].mean():.4f}, {clock.step()}", flush=True)
       clock.start()
@@ -138,7 +156,7 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
       "task": "real_data_value", "mode": mode, "budget": f"{recipe.amount:g} {recipe.budget}", "num_generator": generator,
       "generator_test_loss": float(joined("generator_test_loss").mean()), "num_runs": num_cells * num_seeds,
       "num_compilations": clock.num_compilations,
-      "wall_seconds": time.perf_counter() - begun}
+      "wall_seconds": time.perf_counter() - begun} | fingerprint.settings()
   results.attrs["finding"] = finding(results)
   print(results.attrs["finding"])
   return results

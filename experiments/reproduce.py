@@ -14,7 +14,7 @@ import fnmatch
 
 from absl import flags
 
-from experiments import (
+from . import (
     common,
     curation,
     discrete,
@@ -188,7 +188,8 @@ def simulate(chosen, seed, directory=None):
 
 
 def main():
-  common.simulate_and_write("results/reproduce", simulate, read(), save=common.write_all)
+  options = read()
+  common.simulate_and_write("results/reproduce", simulate, options, folders=list(options["chosen"]))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ below it rows are too few, above it too many are unrealistic; a random choice of
 
 from absl import flags
 
-from experiments import common
+from . import common
 
 SETTINGS, SELECTIONS = ("gaussian", "unrealistic"), ("nearest", "random")
 UNREALISTIC_SHARE, DISTANCE = 0.7, 3.0

@@ -11,7 +11,7 @@ like powers of the temperature in t under `replace`, like powers of t under `acc
 
 from absl import flags
 
-from experiments import common, real_share
+from . import common, real_share
 
 
 def define():

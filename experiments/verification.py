@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import common
+from . import common
 
 SETTINGS, VERIFIERS = ("clusters", "directions"), ("none", "noisy", "oracle", "linear")
 

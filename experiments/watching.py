@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from collapse_jax.names import file_name
+
+_log = logging.getLogger(__name__)
 FILE = "events.out.tfevents.0.collapse_jax"  # one name, so that a sweep which comes to a cell again replaces its points
 
 
@@ -44,12 +48,21 @@ class Curves:
   """
 
   def __init__(self, log_dir: str):
-    self._log_dir, self._name = Path(log_dir), ""
+    self._log_dir, self._name, self._failed = Path(log_dir), "", False
 
   def add(self, cell: Mapping[str, Any], generations, metrics: Mapping[str, np.ndarray]) -> None:
-    """Points of metrics [seeds, generations]; the curve `finite` tells the share of seeds."""
+    """Points of metrics [seeds, generations]; the curve `finite` tells the share of seeds. What fails is a warning."""
+    name = file_name(",".join(f"{axis}={value}" for axis, value in cell.items()))
+    if self._failed:
+      return
+    try:
+      self._add(name, generations, metrics)
+    except OSError as error:  # a full disk
+      self._failed = True
+      _log.warning("No more curves are written to %s (%s); the sweep goes on.", self._log_dir, error.strerror or error)
+
+  def _add(self, name: str, generations, metrics: Mapping[str, np.ndarray]) -> None:
     from tensorboardX import summary
-    name = ",".join(f"{axis}={value}" for axis, value in cell.items()).replace("/", "_")
     if name != self._name:
       self._name, self._events = name, Events(self._log_dir / name)
     for metric, values in metrics.items():

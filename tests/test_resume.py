@@ -153,8 +153,8 @@ def test_library(tmp_path):
   sweep(num_generations=5, directory=tmp_path)  # without resume they are deleted
   chunks = Chunks(tmp_path / "process_0", {}, False)
   chunks.save((0, 0), 3, {"finite": np.ones((2, 4), bool)})
-  (index, first, metrics), = chunks.saved()
-  assert (index, first) == ((0, 0), 3) and metrics["finite"].dtype == bool
+  one, = chunks.saved()
+  assert (one.cell, one.first, one.num) == ((0, 0), 3, 2) and one.metrics["finite"].dtype == bool
 
 
 def test_memory(monkeypatch, caplog):

@@ -63,7 +63,7 @@ class SmallDisk:
   def full(self, *arguments, names):
     """Runs into the end of the disk, with one line that names what could not be written."""
     line = self.run(*arguments, expect=1).stderr.splitlines()[-1]
-    assert re.fullmatch(rf"error: (No space left on device|File too large)(: \S*{names}\S*)?; what is finished is kept, --resume goes on with it.", line), line
+    assert re.fullmatch(rf"error: (No space left on device|File too large)(: \S*{names}\S*?)?(; what is finished is kept, --resume goes on with it)?\.", line), line
 
   def close(self):
     if self.shell is not None:
@@ -112,9 +112,10 @@ def test_disk_full_of_a_simulation(disk, expected):
 
 
 def test_disk_full_of_events(disk, tmp_path):
-  """A sweep whose curves find no room ends, with one line."""
+  """A sweep whose curves find no room goes on, with a warning."""
   small = disk(8, 8)
-  small.full("-m", *GAUSSIAN, "--num_generations=50", f"--output_dir={tmp_path / 'out'}", f"--log_dir={small.folder}", names="tfevents")
+  done = small.run("-m", *GAUSSIAN, "--num_generations=50", f"--output_dir={tmp_path / 'out'}", f"--log_dir={small.folder}")
+  assert done.stderr.count("No more curves") == 1 and "warning: --log_dir" in done.stderr and cj.load(tmp_path / "out").sizes["seed"] == 20
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +149,26 @@ def test_language_model(disk, language, tmp_path):
   curves = {name: [(tag, step) for tag, step, _ in points] for name, points in values(tmp_path / "logs").items() if name != "figures"}
   assert len(curves) == 4 and all([step for tag, step in points if tag == "test_loss"] == [1, 2, 3] for points in curves.values())
   assert {file.name for file in out.iterdir()} == {".lock", "checkpoints", "config.json", "figures", "report.html", "results.nc", "samples"}
+
+
+REAL = ("experiments.real_data_value", "--num_real=0,32", "--num_synthetic=0,32", "--num_seeds=1", "--max_test_rows=8")
+CHANGED = "import runpy, sys, optax; plain = optax.clip_by_global_norm; optax.clip_by_global_norm = lambda norm: plain(norm / 2); " \
+    "sys.argv = sys.argv[1:]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+
+
+@pytest.mark.parametrize(("command", "suffix"), [(LANGUAGE, ".npz"), (REAL, ".chunk")])
+def test_other_training_code_is_refused(command, suffix, tmp_path):
+  """Of language models too: half of the cells by one optimiser and half by another would be nobody's numbers."""
+  out, log = tmp_path / "out", tmp_path / "log"
+  arguments = (*command, f"--output_dir={out}")
+  run(KILLED, log, f"{suffix}:3", "kill", *arguments, expect=-signal.SIGKILL)
+  kept = {file: file.read_bytes() for file in out.rglob(f"*{suffix}")}
+  refused = run("-c", CHANGED, *arguments, "--resume", expect=2)
+  assert "another task or workflow, or from other data" in refused.stderr.splitlines()[-1]
+  assert len(kept) == 2 and kept == {file: file.read_bytes() for file in out.rglob(f"*{suffix}")}
+  run(KILLED, log, 0, "kill", *arguments, "--resume")
+  names = [line for line in log.read_text().splitlines() if line.endswith(suffix)]
+  assert len(names) == len(set(names)) and (out / "results.nc").exists()
 
 
 def checkpoints(log):

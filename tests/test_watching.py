@@ -54,6 +54,6 @@ def test_a_cell_that_comes_again(tmp_path):
     for t in generations:
       curves.add({"workflow": "mix(0.2)", "dataset": "a/b"}, [t], metrics)
       (name, found), = ((name, one) for name, one in values(tmp_path).items() if one)
-      assert name == "workflow=mix(0.2),dataset=a_b" and max(step for _, step, _ in found) == t
+      assert name.startswith("workflow=mix(0.2),dataset=a_b~") and max(step for _, step, _ in found) == t
   assert [(tag, step) for tag, step, _ in found] == [(tag, t) for t in (1, 2, 3) for tag in ("loss", "finite")]
   np.testing.assert_allclose([value.simple_value for _, _, value in found[:2]], [2.0, 2 / 3], rtol=1e-6)

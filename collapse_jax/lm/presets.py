@@ -41,6 +41,7 @@ def build(name: str, documents: Sequence[text.Document], dtype="float32", abstra
   from transformers import Gemma2Config, GPT2Config, LlamaConfig
 
   from collapse_jax.lm import checkpoint, decoder
+  from collapse_jax.random import new_key
   tokenizer = text.train_tokenizer((document.text for document in documents), VOCAB_SIZE)
   ids: dict[str, Any] = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
                          "pad_token_id": tokenizer.pad_token_id, "vocab_size": VOCAB_SIZE}
@@ -53,4 +54,4 @@ def build(name: str, documents: Sequence[text.Document], dtype="float32", abstra
   if abstract:
     params = decoder.abstract_params(decoder.architecture(config), jax.numpy.dtype(dtype))
     return checkpoint.made(config, params, tokenizer)
-  return checkpoint.random(config, jax.random.key(0), dtype, tokenizer)
+  return checkpoint.random(config, new_key(0), dtype, tokenizer)

@@ -7,6 +7,7 @@ import numpy as np
 from collapse_jax import tasks, theory, transforms, workflows
 from collapse_jax.pairs.runs import simulate
 from collapse_jax.pairs.types import Pair, pair
+from collapse_jax.random import new_key
 
 SOURCE = "2412.14689"
 DIM, NUM_SAMPLES, NUM_RUNS = 2, 500, 1600
@@ -52,10 +53,10 @@ def _labels(seed):
 def _tokens(seed):
   """Shares that are eligible and changed at the paper's threshold, by the true model, so that both are sums over its table."""
   vocabulary, threshold = 50, 0.99
-  table = np.asarray(jax.nn.softmax(jax.random.loggamma(jax.random.key(5), jnp.full((vocabulary, vocabulary), 0.02)), axis=1),
+  table = np.asarray(jax.nn.softmax(jax.random.loggamma(new_key(5), jnp.full((vocabulary, vocabulary), 0.02)), axis=1),
                      np.float64)
   task = tasks.ngram(100, truth=table, length=64)
-  law = np.asarray(task.init(jax.random.key(0))[0].first, np.float64)
+  law = np.asarray(task.init(new_key(0))[0].first, np.float64)
   true = task._replace(fit=lambda key, problem, context: problem)
   rows = []
   for beta in (1.0, 1.5):

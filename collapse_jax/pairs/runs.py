@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from collapse_jax.generation import run
+from collapse_jax.random import new_key
 from collapse_jax.types import TaskSetting, Workflow
 
 
@@ -19,6 +20,6 @@ def simulate(task: TaskSetting | Callable[[jax.Array], TaskSetting], workflow: W
   """
   make = (lambda i: task) if isinstance(task, TaskSetting) else task
   flow = (lambda i: workflow) if isinstance(workflow, Workflow) else workflow
-  one = lambda i: run(jax.random.fold_in(jax.random.key(seed), i), make(i), flow(i), num_generations)
+  one = lambda i: run(jax.random.fold_in(new_key(seed), i), make(i), flow(i), num_generations)
   out = jax.jit(lambda i: jax.lax.map(one, i, batch_size=at_once or num_runs))(jax.numpy.arange(num_runs))
   return {name: np.asarray(value, np.float64) for name, value in out.items()}

@@ -1,0 +1,5 @@
+"""See `cli`."""
+
+from collapse_jax.cli import main
+
+main()

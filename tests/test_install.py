@@ -1,0 +1,83 @@
+"""What is installed: one top-level package, with the experiments and their flag files in it, beside anybody's own."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+  """A folder with the unpacked wheel, made from a copy of the sources, without a network."""
+  base = tmp_path_factory.mktemp("wheel")
+  source = base / "source"
+  for name in ("collapse_jax", "experiments"):
+    shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+  for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE", "MANIFEST.in"):
+    shutil.copy(ROOT / name, source)
+  script = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+  subprocess.run([sys.executable, "-c", script, base], cwd=source, check=True, capture_output=True, timeout=120)
+  (file,) = base.glob("*.whl")
+  with zipfile.ZipFile(file) as archive:
+    archive.extractall(base / "unpacked")
+  return base / "unpacked"
+
+
+def test_contents(wheel):
+  tops = {one.name for one in wheel.iterdir()}
+  assert len(tops) == 2 and "collapse_jax" in tops and any(one.endswith(".dist-info") for one in tops)
+  files = {str(file.relative_to(wheel)) for file in wheel.rglob("*") if file.is_file()}
+  for suffix in ("*.py", "*.csv", "*.flags"):
+    assert {str(file.relative_to(ROOT)) for file in (ROOT / "collapse_jax").rglob(suffix)} <= files
+    assert {f"collapse_jax/{file.relative_to(ROOT)}" for file in (ROOT / "experiments").rglob(suffix)} <= files
+  entry = next(wheel.glob("*.dist-info/entry_points.txt")).read_text()
+  assert "collapse = collapse_jax.cli:main" in entry
+
+
+def test_beside_experiments_of_somebody_else(wheel, tmp_path):
+  """Both run, whether or not theirs is a package; a flag file is found by its name."""
+  (tmp_path / "experiments").mkdir()
+  (tmp_path / "experiments" / "train.py").write_text("print('mine')")
+  (tmp_path / "experiments" / "__init__.py").write_text("")
+  environment = os.environ | {"PYTHONPATH": str(wheel), "HF_HUB_OFFLINE": "1"}
+
+  def call(*arguments):
+    return subprocess.run([sys.executable, "-m", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True,
+                          timeout=120, check=False)
+  assert call("experiments.train").stdout == "mine\n"
+  done = call("collapse_jax", "run", "gaussian", "--dims=1", "--num_samples=10", "--workflows=replace", "--num_generations=2",
+              "--num_seeds=2", "--output_dir=out")
+  assert done.returncode == 0 and done.stdout == "out/report.html\n", done.stderr
+  assert "collapse run gaussian --dims=1" in (tmp_path / "out" / "config.json").read_text()
+  done = call("collapse_jax", "run", "language_model", "--flagfile=gemma2_2b_helpsteer2.flags", "--num_seeds=0")
+  assert (done.returncode, done.stderr) == (2, "error: --num_seeds must be an integer of at least 1, got '0'.\n")
+  assert {file.name for file in tmp_path.iterdir()} == {"experiments", "out"}
+
+
+@pytest.mark.parametrize(("arguments", "status", "said"), [
+    ((), 2, "first word must be run"), (("fly",), 2, "got 'fly'"), (("run",), 2, "one of compare, curation"),
+    (("run", "common"), 2, "got 'common'"), (("--help",), 0, "gaussian"), (("run", "os"), 2, "got 'os'")])
+def test_command_line(monkeypatch, capsys, arguments, status, said):
+  from collapse_jax import cli
+  monkeypatch.setattr(sys, "argv", ["collapse", *arguments])
+  try:
+    cli.main()
+    code = 0
+  except SystemExit as end:
+    code = end.code
+  out, error = capsys.readouterr()
+  assert code == status and said in out + error and len(error.splitlines()) == (status == 2)
+
+
+def test_lower_bounds():
+  """Of what is known not to work below; .ci/run installs all of the lowest."""
+  bounds = dict(one.split(">=")[:2] for one in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
+  for name, least in (("filelock", (3, 14)), ("flax", (0, 12, 1)), ("gguf", (0, 17, 1))):
+    assert tuple(map(int, bounds[name].split("."))) >= least
