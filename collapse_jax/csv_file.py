@@ -33,6 +33,7 @@ def read(path) -> tuple[np.ndarray, list[str], str]:
   Raises:
     ValueError: the file cannot be used, or its first line may be either; the message names file, place and remedy.
   """
+  path = files.home(path)
   shown, notes = files.shown(path), []
   delimiter, records = _records(path)
   first_line, first = next(records, (0, []))

@@ -91,6 +91,11 @@ def check_regular(path, most: int | None = None) -> int:
   return about.st_size
 
 
+def home(path):
+  """A path with a leading ~ or ~user replaced, where no file has that name."""
+  return path if not str(path).startswith("~") or os.path.lexists(path) else os.path.expanduser(path)
+
+
 def shown(name, most: int = 200) -> str:
   """A name that comes from a file, or a path, for a message: printable, and not longer than `most` characters."""
   text = os.fspath(name) if isinstance(name, os.PathLike) else str(name)
