@@ -249,7 +249,8 @@ def exponential_family(family: str, truth: float) -> Reference:
   def of(mean):
     spread = {"bernoulli": lambda m: m * (1 - m), "poisson": lambda m: m, "exponential": lambda m: m ** 2,
               "gaussian": np.ones_like}[family]
-    return {"squared_error_of_mean": (mean - truth) ** 2, "fitted_mean": mean, "variance_ratio": spread(mean) / spread(np.asarray(truth))}
+    return {"squared_error_of_mean": (mean - truth) ** 2, "fitted_mean": mean,
+            "variance_ratio": spread(mean) / spread(np.asarray(truth))}
 
   start = lambda runs: np.full(runs, truth)
   real = lambda rng, _, runs, n: {"x": draw(rng, start(runs), (runs, n))}
@@ -293,7 +294,8 @@ def discrete(num_outcomes: int, probabilities=None) -> Reference:
   real = lambda rng, _, runs, n: draw(rng, np.tile(share, (runs, 1)), n)
   few = num_outcomes > 8  # then fewer rows are renumbered, and fresh ones are refused
   return Reference(lambda rng, runs, n: (None, real(rng, None, runs, n)), real, fit, sample, metrics,
-                   lambda num_samples, temperature: tasks.discrete(num_outcomes, num_samples, probabilities, temperature=temperature),
+                   lambda num_samples, temperature: tasks.discrete(num_outcomes, num_samples, probabilities,
+                                                                   temperature=temperature),
                    (2, 3, 100), skip=tuple(name for name, flow in FLOWS.items() if flow.fresh and few))
 
 
@@ -335,7 +337,8 @@ def kde(bandwidth) -> Reference:
 
   return Reference(truth, lambda rng, _, runs, n: {"x": rng.standard_normal((runs, n, dim))}, fit, sample,
                    lambda _, model, state: {"test_nll": -model[0].mean(axis=1), "model_variance": model[2]},
-                   lambda num_samples, temperature: tasks.kde("normal", num_samples, bandwidth, num_test=num_test, temperature=temperature),
+                   lambda num_samples, temperature: tasks.kde("normal", num_samples, bandwidth, num_test=num_test,
+                                                              temperature=temperature),
                    (2, 3, 30), log=("model_variance",))
 
 
@@ -363,7 +366,8 @@ def linear_regression(dim: int, covariates: str) -> Reference:
 
   skip = (*OTHER_SIZES,) if covariates == "same" else ()
   return Reference(truth, fresh, fit, sample, metrics,
-                   lambda num_samples, temperature: tasks.linear_regression(dim, num_samples, covariates=covariates, temperature=temperature),
+                   lambda num_samples, temperature: tasks.linear_regression(dim, num_samples, covariates=covariates,
+                                                                            temperature=temperature),
                    (2, 3, 4, 40), skip, log=("test_mse",))
 
 
@@ -444,7 +448,8 @@ def mixture() -> Reference:
 
   def sample(rng, test, model, rows, weight, num, temperature):
     root = np.linalg.cholesky(model[1])
-    return {"x": model[0][:, None] + np.sqrt(temperature) * np.einsum("rij,rnj->rni", root, rng.standard_normal((len(root), num, 2)))}
+    noise = np.einsum("rij,rnj->rni", root, rng.standard_normal((len(root), num, 2)))
+    return {"x": model[0][:, None] + np.sqrt(temperature) * noise}
 
   def metrics(test, model, state):
     mean, covariance = model
@@ -454,7 +459,8 @@ def mixture() -> Reference:
             "model_variance": np.trace(covariance, axis1=1, axis2=2) / 2}
 
   return Reference(truth, one.fresh, fit, sample, metrics,
-                   lambda num_samples, temperature: tasks.gaussian_mixture("normal", num_samples, 1, num_steps=2, temperature=temperature),
+                   lambda num_samples, temperature: tasks.gaussian_mixture("normal", num_samples, 1, num_steps=2,
+                                                                           temperature=temperature),
                    (3, 30), log=("test_nll", "model_variance"))
 
 
@@ -521,9 +527,9 @@ def logistic() -> Reference:
     p = 1 / (1 + np.exp(-true))
     return {"excess_risk": np.mean(p * (true - odds) - np.logaddexp(0, true) + np.logaddexp(0, odds), axis=1)}
 
-  return Reference(truth, fresh, fit, lambda rng, made, model, rows, weight, num, temperature: draw(rng, made[0], model, temperature),
-                   metrics, lambda num_samples, temperature: tasks.logistic_regression(
-                       (pool, labels), num_samples, num_features=None, coefficients=w, temperature=temperature),
+  relabel = lambda rng, made, model, rows, weight, num, temperature: draw(rng, made[0], model, temperature)
+  return Reference(truth, fresh, fit, relabel, metrics,
+                   lambda num_samples: tasks.logistic_regression((pool, labels), num_samples, num_features=None, coefficients=w),
                    (60,), (*OTHER_SIZES, "replace"), (1.0,), log=("excess_risk",))
 
 

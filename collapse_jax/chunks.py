@@ -236,8 +236,8 @@ def durable(path: Path) -> None:
   """Returns once a file, or all that lies in a directory, outlives a power failure, its name included."""
   if not path.is_dir():
     sync(path)
-  for folder, _, names in os.walk(path):
-    for one in (Path(folder) / name for name in names):
+  for folder, _, held in os.walk(path):
+    for one in (Path(folder) / name for name in held):
       if one.is_file() and not one.is_symlink():
         sync(one)
     sync(Path(folder))

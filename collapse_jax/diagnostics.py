@@ -11,6 +11,8 @@ from collapse_jax import theory
 from collapse_jax.names import parse_call
 from collapse_jax.verdicts import Verdict, verdict
 
+FEW_RUNS = 10
+
 
 # -------------------------------------------------------------------------------------------- result Datasets
 def complete(results):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.random import chi_square, new_key, normal
+from collapse_jax.random import chi_square, normal
 from collapse_jax.store import batch
 from collapse_jax.tasks._gaussian_distances import (
   DISTANCE_METRICS,

@@ -9,7 +9,7 @@ from jax.scipy.linalg import solve_triangular
 
 from collapse_jax import datasets
 from collapse_jax import store as storage
-from collapse_jax.random import new_key, normal
+from collapse_jax.random import normal
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import check_integer, check_positive, matmul
 from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
