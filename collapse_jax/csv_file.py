@@ -58,7 +58,7 @@ def read(path) -> tuple[np.ndarray, list[str], str]:
     if not is_label or (len(first) == 1 and 0 not in table.text) or any(map(_is_number, first)):
       raise _uneven(shown, table.first_line, columns, first)
     columns = columns[1:]
-  elif len(first) > 1 and is_label and (first[0] == "" or re.fullmatch(r"Unnamed: \d+", first[0])):
+  elif len(first) > 1 and is_label and re.fullmatch(r"(Unnamed: \d+)?", first[0]) and all(map(_may_be_name, first[1:])):
     columns, first, above = columns[1:], first[1:], above[1:]
   has_labels = len(columns) > 0 and columns[0] == 1
   words = [j for j, cell in enumerate(first) if not _is_number(cell) and cell.lower() not in MISSING]
@@ -190,6 +190,11 @@ def _probability_of_row(first: list[str], above: np.ndarray, rows: np.ndarray, i
 
 def _are_row_numbers(column: np.ndarray) -> bool:
   return bool(np.isfinite(column).all() and (column == np.round(column)).all() and len(np.unique(column)) == len(column))
+
+
+def _may_be_name(cell: str) -> bool:
+  """A text, or a number as names have them."""
+  return cell.lstrip("+-").isdigit() or not _is_number(cell)
 
 
 def _records(path) -> tuple[str, Iterator[tuple[int, list[str]]]]:
