@@ -439,7 +439,7 @@ def load(directory) -> "xarray.Dataset":
     file.attrs.get("_nc3_strict")  # where that fails, h5netcdf leaves an object behind that complains when it is deleted
   results = xarray.load_dataset(path, engine="h5netcdf")
   depth = len(pathlib.PurePath(str(results.attrs.get("experiment", ""))).parts)
-  config = path.resolve().parents[depth] / "config.json"
+  config = next(iter(path.resolve().parents[depth:]), path) / "config.json"
   mine = theirs = results.attrs.get("config_id")
   with contextlib.suppress(OSError, ValueError):  # there is none, or it is somebody else's
     theirs = read_object(config).get("id", mine) if config.is_file() else mine

@@ -479,6 +479,8 @@ def _unfinished(path: Path, compared: Sequence[str], folders: Sequence[str]) -> 
     begun = not (FLAGS.resume and what == SWEEP)
     if begun:
       _clear_chunks(path)
+    if os.path.lexists(marker) and not directory.is_marked(path):
+      directory.set_aside(path, UNFINISHED)
     if begun or not marker.exists():
       chunks.write(marker, (json.dumps(config(), indent=2) + "\n").encode())
     yield True
@@ -499,7 +501,7 @@ def _unfinished(path: Path, compared: Sequence[str], folders: Sequence[str]) -> 
 
 def _clear_chunks(path: Path) -> None:
   """Removes chunks that this program left in a directory; those of somebody else are set aside."""
-  mine = (path / UNFINISHED).is_file() or CHUNKS in directory.made(path)
+  mine = directory.is_marked(path) or CHUNKS in directory.made(path)
   if not mine and os.path.lexists(path / CHUNKS) and (not (path / CHUNKS).is_dir() or directory.committed(path)):
     directory.set_aside(path, CHUNKS)
   directory.clear(path / CHUNKS)
@@ -665,6 +667,12 @@ def name_flag(message: str) -> str:
   return f"--{message.replace(first, plural, 1)}" if plural in FLAGS else message
 
 
+def write(results, path: Path) -> None:
+  """results.nc, config.json, figures/ and report.html, in this order."""
+  write_numbers({"": results}, path)
+  draw(path, ("",))
+
+
 def write_numbers(experiments: dict[str, Any], path: Path) -> None:
   """results.nc of each folder, and config.json; from here on these are results, and what was needed to go on goes."""
   about = config()
@@ -689,8 +697,8 @@ def draw(path: Path, folders: Sequence[str]) -> None:
       warn(f"{path / name} is missing or damaged; only --overwrite makes it again.")
   drawn = not any(map(directory.is_drawn, missing)) or _harmless(
       f"the numbers are in {path}, --resume tries again: drawing", lambda: directory.write_drawn(path, drawings(path, folders)))
-  if FLAGS.log_dir:
-    _harmless(f"--log_dir={FLAGS.log_dir}", watching.figures, Path(FLAGS.log_dir), path)
+  if log_dir := flag("log_dir", None):
+    _harmless(f"--log_dir={log_dir}", watching.figures, Path(log_dir), path)
   print(path / (REPORT if drawn else RESULTS), flush=True)
 
 

@@ -155,6 +155,18 @@ def test_a_lost_or_empty_marker(begin, tmp_path, lost):
   assert set(digest(path)) == WHOLE
 
 
+@pytest.mark.parametrize("marker", ["", '{"command": "x", "flags": {"seed": "5"}}'])
+def test_a_sweep_that_died_before_it_finished_anything(begin, tmp_path, marker):
+  """There is nothing to go on with, and nothing in the way."""
+  path = tmp_path / "out"
+  (path / "chunks" / "process_0").mkdir(parents=True)
+  (path / "chunks" / "process_0" / "sweep.json").write_text("{}")
+  (path / "unfinished.json").write_text(marker)
+  begin(f"--output_dir={path}")
+  go(finish, path)
+  assert set(digest(path)) == WHOLE and not (path / "chunks").exists()
+
+
 def test_texts_and_checkpoints_stay_beside_results(begin, tmp_path, monkeypatch):
   """Also those of an experiment among several, or on another disk; and whoever dies between is finished with by --resume."""
   path = tmp_path / "out"
@@ -223,7 +235,7 @@ def test_what_others_made_is_never_removed(begin, tmp_path, theirs, end):
   assert (set(found) == set(held)) == (end is refuse)
 
 
-@pytest.mark.parametrize("name", ["results.nc", "config.json", "report.html", "chunks", "figures"])
+@pytest.mark.parametrize("name", ["results.nc", "config.json", "report.html", "unfinished.json", "chunks", "figures"])
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
 def test_names_that_are_taken(begin, tmp_path, name, kind):
   path, other = tmp_path / "out", tmp_path / "other"
