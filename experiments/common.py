@@ -118,7 +118,7 @@ def parse(argv: Sequence[str], arguments: bool = False) -> list[str]:
     fail(f"unexpected argument {rest[1]!r}; flags are written --name=value.")
   for name in PATHS:
     if flag(name, None):
-      FLAGS[name].value = os.path.expanduser(FLAGS[name].value)
+      FLAGS[name].value = os.path.expanduser(str(FLAGS[name].value))
   return rest
 
 
@@ -425,6 +425,7 @@ def simulate_and_write(default_dir: str, simulate: Callable[..., Any], options: 
         results = simulate(**options, directory=path / CHUNKS)
       if is_first_process():
         write_numbers(results if isinstance(results, dict) else {"": results}, path)
+      del results  # memory, for what is drawn is read again
     if is_first_process():
       draw(path, folders)
   _agreed(lambda: True)  # that all have ended well
@@ -525,15 +526,15 @@ def _profiled(path: Path) -> Iterator[None]:
     return
   prepare_jax()
   import jax
-  begun = _harmless("--profile", jax.profiler.start_trace, str(path / "profile"))
+  begun = harmless("--profile", jax.profiler.start_trace, str(path / "profile"))
   try:
     yield
   finally:
     if begun:
-      _harmless("--profile", jax.profiler.stop_trace)
+      harmless("--profile", jax.profiler.stop_trace)
 
 
-def _harmless(what: str, step: Callable[..., Any], *arguments) -> bool:
+def harmless(what: str, step: Callable[..., Any], *arguments) -> bool:
   """Whether a step that no number depends on went well; else a warning says why."""
   try:
     step(*arguments)
@@ -581,7 +582,7 @@ def prepare_jax() -> None:
   import jax
   jax.config.update("jax_enable_x64", FLAGS.enable_x64 if "enable_x64" in FLAGS else False)
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    _harmless("a cache of compiled programs", lambda: jax.config.update("jax_compilation_cache_dir", str(caches.directory())))
+    harmless("a cache of compiled programs", lambda: jax.config.update("jax_compilation_cache_dir", str(caches.directory())))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
   if "devices" in FLAGS and FLAGS.devices != "auto" and integer("devices") > 1:
@@ -695,10 +696,10 @@ def draw(path: Path, folders: Sequence[str]) -> None:
   for name in missing:
     if not directory.is_drawn(name):
       warn(f"{path / name} is missing or damaged; only --overwrite makes it again.")
-  drawn = not any(map(directory.is_drawn, missing)) or _harmless(
+  drawn = not any(map(directory.is_drawn, missing)) or harmless(
       f"the numbers are in {path}, --resume tries again: drawing", lambda: directory.write_drawn(path, drawings(path, folders)))
   if log_dir := flag("log_dir", None):
-    _harmless(f"--log_dir={log_dir}", watching.figures, Path(log_dir), path)
+    harmless(f"--log_dir={log_dir}", watching.figures, Path(log_dir), path)
   print(path / (REPORT if drawn else RESULTS), flush=True)
 
 
