@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING
 
+from collapse_jax import forks as forks
+
 if TYPE_CHECKING:
   from collapse_jax import tasks as tasks
   from collapse_jax import transforms as transforms

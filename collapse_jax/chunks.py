@@ -16,6 +16,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from collapse_jax import files
+
 _log = logging.getLogger(__name__)
 _MANIFEST, _CHUNK, _PART = "sweep.json", ".chunk", ".part"
 _NAME = re.compile(rf"cell_\d+(-\d+)*,seeds_\d+-\d+\{_CHUNK}")
@@ -25,7 +27,7 @@ _DIGEST, _LENGTH = hashlib.sha256().digest_size, 8
 
 class Saved(NamedTuple):
   """A committed chunk: metrics [num, ...] of runs of a cell, from seed number `first` on, and the program that computed them."""
-  index: tuple[int, ...]
+  cell: tuple[int, ...]
   first: int
   num: int
   program: str
@@ -190,7 +192,7 @@ def _unpacked(content: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 def read_object(path: Path) -> dict[str, Any]:
   """A JSON object; a ValueError where the file holds none."""
   try:
-    found = json.loads(path.read_bytes())
+    found = json.loads(files.read_bytes(path, files.JSON_BYTES))
   except (ValueError, RecursionError):
     found = None
   if not isinstance(found, dict):
@@ -209,7 +211,8 @@ def write(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None:
   """Replaces a file at once, with bytes or with what a function writes; on return the new one outlives a power failure."""
   part = path.with_name(path.name + _PART)
   try:
-    with open(part, "wb") as file:
+    part.unlink(missing_ok=True)  # a symbolic link would be written through
+    with open(part, "xb") as file:
       content(file) if callable(content) else file.write(content)
       file.flush()
       os.fsync(file.fileno())
@@ -233,8 +236,8 @@ def durable(path: Path) -> None:
   """Returns once a file, or all that lies in a directory, outlives a power failure, its name included."""
   if not path.is_dir():
     sync(path)
-  for folder, _, files in os.walk(path):
-    for one in (Path(folder) / name for name in files):
+  for folder, _, held in os.walk(path):
+    for one in (Path(folder) / name for name in held):
       if one.is_file() and not one.is_symlink():
         sync(one)
     sync(Path(folder))

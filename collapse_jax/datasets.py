@@ -183,7 +183,8 @@ def _real(data: real_data.RealData) -> Dataset:
     chosen = jax.random.permutation(key, len(data.train))[:num_train]
     return jnp.asarray(data.train, float)[chosen], jnp.asarray(data.test, float)
 
-  note = f"constant columns dropped: {', '.join(data.dropped)}" if data.dropped else ""
+  dropped = f"constant columns dropped: {', '.join(data.dropped)}" if data.dropped else ""
+  note = "; ".join(filter(None, (data.layout, dropped)))
   source = Dataset(data.name, data.train.shape[1], lambda key: None, split, None, len(data.train), note, len(data.test))
   return source
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special, stats
 
-from collapse_jax import diagnostics
+from collapse_jax import diagnostics, verdicts
 
 _FEWEST_RUNS = 5  # fewer cannot be significant at 5%
 _ROUNDING = 1e-5  # of the log of a float32
@@ -75,8 +75,8 @@ def changed_scaling(values, num_samples, alpha: float = 0.05) -> Finding:
   first, last = np.einsum("k,kse->es", x, ends) / (x @ x)
   change = last - first
   kept = change[~np.isnan(change)]
-  if _too_few(kept, change):
-    return undefined(_too_few(kept, change))
+  if _too_few(kept, change, 6):  # two-sided
+    return undefined(_too_few(kept, change, 6))
   p_value = min(1.0, 2 * min(_signed_rank(kept), _signed_rank(-kept)))
   statement = (f"risk goes like num_samples^{np.nanmedian(first):.2f} at the first generation and "
                f"num_samples^{np.nanmedian(last):.2f} at the last")
@@ -140,16 +140,19 @@ def _change(values, alpha, least=0.0, sign=1) -> Finding:
 
 def _trend(values, generations, alpha, worse) -> Finding:
   """The verdict on a trajectory as a test."""
-  verdict = diagnostics.verdict(values, generations, worse, alpha)
-  if verdict.label == "undecided":
+  sign = -1 if worse == "lower" else 1
+  found = verdicts.verdict(values, generations, worse, alpha, diagnostics.resolution(values))
+  endless = bool(found.possible) and "bounded" not in found.possible
+  if verdicts.went_infinite(sign * values).any() and not (endless and np.isfinite(found.final_mean)):
+    return _change(values, alpha, sign=sign)  # of all runs: those that ended at infinity changed most
+  if not found.possible:
     return undefined("needs four generations, and two runs and half of them finite")
-  if verdict.label == "diverging" and np.isinf(verdict.final_mean):
-    return _change(values, alpha, sign=-1 if worse == "lower" else 1)
-  how = {"bounded": "levels off, or no trend in the last half", "growing": "goes on, slower than t",
-         "diverging": "goes on, like t or faster"}[verdict.label]
-  lost = verdict.num_runs - verdict.num_finite
-  statement = f"{how}; {verdict.slope:+.2g} nats per generation" + (f"; {lost} runs not finite" if lost else "")
-  return Finding(True, verdict.label != "bounded", verdict.p_value, statement)
+  how = {("bounded",): "levels off, or no trend in the last half", ("growing",): "goes on, slower than t",
+         ("diverging",): "goes on, like t or faster"}.get(
+             found.possible, "goes on" if endless else "undecided whether it levels off or goes on")
+  lost = found.num_runs - found.num_finite
+  statement = f"{how}; {found.slope:+.2g} nats per generation" + (f"; {lost} runs not finite" if lost else "")
+  return Finding(True, endless, found.p_value, statement)
 
 
 def _signed_rank(change) -> float:
@@ -163,10 +166,10 @@ def _signed_rank(change) -> float:
   return float(stats.wilcoxon(np.sign(change) * ranks, alternative="greater", method=method, correction=True).pvalue)
 
 
-def _too_few(kept, change) -> str:
-  if len(kept) >= _FEWEST_RUNS and 2 * len(kept) >= len(change):
+def _too_few(kept, change, fewest=_FEWEST_RUNS) -> str:
+  if len(kept) >= fewest and 2 * len(kept) >= len(change):
     return ""
-  return f"{len(kept)} of {len(change)} runs stayed numbers; needs half of them, and {_FEWEST_RUNS}"
+  return f"{len(kept)} of {len(change)} runs stayed numbers; needs half of them, and {fewest}"
 
 
 def _lost(kept, change) -> str:
@@ -277,9 +280,14 @@ def with_first_coordinate(results):
   mean, log_variance = (results[name].values.astype(np.float64) for name in ("standard_mean", "standard_log_variance"))
   with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
     std = np.exp(0.5 * log_variance)
-    below, above = (lambda x: special.ndtr((-x - mean) / std)), (lambda x: special.ndtr((mean - x) / std))
+    # In units of the model's width; where that is 0, all mass is on one side.
+    mass = lambda distance: special.ndtr(np.where(std > 0, -distance / std, np.copysign(np.inf, -distance)))
+    below, above = (lambda x: mass(x + mean)), (lambda x: mass(x - mean))
     of_truth = special.ndtr(-TAIL)
-    risk = 0.5 * (np.exp(-log_variance) * mean ** 2 + (np.expm1(-log_variance) + log_variance))
+    apart = np.where(mean == 0, 0.0, np.exp(2 * np.log(np.abs(mean)) - log_variance))
+    wider = np.where(np.abs(log_variance) < 1e-3, log_variance ** 2 * (1 / 2 - log_variance * (1 / 6 - log_variance / 24)),
+                     np.expm1(-log_variance) + log_variance)
+    risk = 0.5 * (apart + np.where(np.isinf(log_variance), np.inf, wider))
     tail = (np.minimum(below(TAIL), of_truth) + np.minimum(above(TAIL), of_truth)) / (2 * of_truth)
     far = below(FAR) + above(FAR)
   added = {"first_coordinate_risk": (risk, "risk", "excess negative log-likelihood of the first coordinate"),

@@ -11,30 +11,20 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from collapse_jax import forks
+
 RUNS = "runs"
 GATHERED_BYTES = 1 << 26  # on a device at once, while processes gather
-_forked = False  # from a process that had used JAX
-
-
-def _after_fork() -> None:
-  global _forked
-  from jax._src import xla_bridge  # no public function tells this without starting what it tells about
-  _forked = getattr(xla_bridge, "backends_are_initialized", lambda: False)()
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 def check() -> None:
   """To be called before anything is computed.
 
   Raises:
-    RuntimeError: this process was forked from one that had used JAX. It lacks JAX's threads, and would wait for them for ever.
+    RuntimeError: this process was forked from one that had used JAX.
     ValueError: JAX finds no device of the kind that JAX_PLATFORMS asks for.
   """
-  if _forked:
-    raise RuntimeError("this process was forked from one that had used JAX, whose threads it lacks: start it with "
-                       "multiprocessing.get_context('spawn'), or fork before JAX is used.")
+  forks.check()
   try:
     jax.devices()
   except Exception as error:  # of several kinds, an AssertionError among them

@@ -1,93 +1,17 @@
 """Verdicts on trajectories, and simulation set beside theory. Plain functions of arrays and of result Datasets."""
 
+import functools
+import inspect
+import json
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from collapse_jax import theory
+from collapse_jax.names import parse_call
+from collapse_jax.verdicts import Verdict, verdict
 
 FEW_RUNS = 10
-
-
-class Verdict(NamedTuple):
-  """What a metric did over the generations of one cell.
-
-  Attributes:
-    label: "bounded"; "growing" (no limit in sight, but slower than t); "diverging" (like t or faster, or to infinity); or
-      "undecided" where too few runs stayed finite, or were made, to say.
-    final_mean, final_sem: mean over finite runs at the last generation, and its standard error.
-    slope, slope_low, slope_high: per generation over the last half, least squares per run, with a 95% interval.
-    p_value: one-sided, of the mean slope being in the worse direction by chance.
-    num_finite, num_runs: runs that stayed finite, and all.
-  """
-  label: str
-  final_mean: float
-  final_sem: float
-  slope: float
-  slope_low: float
-  slope_high: float
-  p_value: float
-  num_finite: int
-  num_runs: int
-
-
-def verdict(values, generations, worse: str = "higher", alpha: float = 0.001) -> Verdict:
-  """Whether a metric grows without bound, and how fast, or levels off.
-
-  The metric is growing if its slope over the last half is above zero and, after the first eighth, its mean is closer to a
-  straight line in log t than to one in 1/t, which tends to a limit. It is diverging if, moreover, its mean is closer to a
-  straight line in t than to one in sqrt t; or if more than half of the runs went from a finite value to an infinitely bad
-  one. It is undecided if fewer than half of the runs, or fewer than two, stayed finite: the survivors are not a fair sample;
-  and if fewer than ten runs show a slope at the 5% level but not at `alpha`, which so few can hardly reach.
-
-  Args:
-    values: [seeds, T] of a metric, logged where it is judged on a log scale.
-    generations: [T] increasing.
-    worse: "higher" or "lower": the direction that counts as growth.
-    alpha: level of the one-sided test of the slope; small by default, since a report has many.
-  """
-  values, generations = np.asarray(values, np.float64), np.asarray(generations, np.float64)
-  sign = -1.0 if worse == "lower" else 1.0
-  num_runs = len(values)
-  gone = np.isfinite(values[:, 0]) & (sign * values[:, -1] == np.inf)
-  values = values[np.isfinite(values).all(axis=1)]
-  num = len(values)
-  if 2 * gone.sum() > num_runs:
-    return Verdict("diverging", sign * np.inf, np.nan, np.nan, np.nan, np.nan, np.nan, num, num_runs)
-  if num < 2 or 2 * num < num_runs or len(generations) < 4:
-    final = float(values[:, -1].mean()) if num else np.nan
-    return Verdict("undecided", final, np.nan, np.nan, np.nan, np.nan, np.nan, num, num_runs)
-  last = generations > generations[-1] / 2
-  slopes = _slopes(values[:, last], generations[last])
-  error = slopes.std(ddof=1) / np.sqrt(num)
-  half = stats.t.ppf(0.975, num - 1) * error
-  rise = sign * slopes.mean()
-  p_value = float(stats.t.sf(rise / error, num - 1)) if error > 0 else float(rise <= 0)
-  late = generations > generations[-1] / 8
-  mean = values[:, late].mean(axis=0)
-  residual = lambda shape: _residual(mean, shape(generations[late]))
-  label = "bounded"
-  rising = p_value < alpha and rise * generations[-1] > 1e-6 * np.abs(values).max()
-  if rising and residual(np.log) <= residual(np.reciprocal):
-    label = "diverging" if residual(np.positive) <= residual(np.sqrt) else "growing"
-  elif not rising and num < FEW_RUNS and p_value < 0.05:
-    label = "undecided"
-  final = values[:, -1]
-  return Verdict(label, float(final.mean()), float(final.std(ddof=1) / np.sqrt(num)), float(slopes.mean()),
-                 float(slopes.mean() - half), float(slopes.mean() + half), p_value, num, num_runs)
-
-
-def _slopes(values, x):
-  """Least-squares slope of each row of values [seeds, k] against x [k]."""
-  x = x - x.mean()
-  return values @ x / (x @ x)
-
-
-def _residual(y, x):
-  """Sum of squares that a straight line in x leaves of y."""
-  slope, intercept = np.polyfit(x, y, 1)
-  return float(np.sum((y - intercept - slope * x) ** 2))
 
 
 # -------------------------------------------------------------------------------------------- result Datasets
@@ -155,7 +79,14 @@ def verdict_of(results, name: str, values) -> Verdict:
     least = 0.0 if about["worse"] == "lower" else 1e-300  # a ratio that falls to 0 has collapsed, an error of 0 has not
     with np.errstate(divide="ignore"):
       values = np.log(np.maximum(values, least))
-  return verdict(values, results.generation.values, about["worse"])
+  logged = about.get("log_scale") or str(about.get("units", "")).startswith("nats")
+  return verdict(values, results.generation.values, about["worse"], resolution=resolution(values) if logged else None)
+
+
+def resolution(values) -> float:
+  """Of values in nats: a ratio is rounded relative to itself, however close to 0 its log is."""
+  size = np.abs(values[np.isfinite(values)])
+  return 1e-6 * max(1.0, float(size.max(initial=0.0)))
 
 
 def smallest_bounded_share(results) -> list[dict[str, Any]]:
@@ -191,220 +122,295 @@ class Expected(NamedTuple):
   first_order: bool = False
 
 
+_TASKS = "collapse_jax.tasks."
+
+
+class _Unknown(Exception):
+  """Nothing tells what a law depends on."""
+
+
+class _Cell(NamedTuple):
+  """A cell of results, and what is known of its task and workflow. A parameter is a coordinate, an attribute of the results,
+  or the default of a task's own factory; what a factory of the user's own sets is known only if an attribute says so."""
+  results: Any
+  at: dict[str, Any]
+
+  def known(self, name: str, default: Any) -> Any:
+    if name in self.at:
+      return self.at[name]
+    about = self.results.attrs
+    if name not in about and not about.get("task_factory", _TASKS).startswith(_TASKS):
+      raise _Unknown
+    return about.get(name, default)
+
+  @property
+  def generations(self) -> np.ndarray:
+    return self.results.generation.values
+
+  def num_samples(self) -> int:
+    if "num_samples" not in self.at:
+      raise _Unknown
+    return int(self.at["num_samples"])
+
+  def first(self, name: str) -> np.ndarray:
+    """[seeds] of the first generation."""
+    if self.generations[0] != 1 or name not in self.results:
+      raise _Unknown
+    return _values(self.results, self.at, name)[:, 0]
+
+  def workflow(self) -> tuple[str, dict[str, Any]]:
+    """The workflow as a flag has it, and those of its arguments that are axes; a real share of 0 is `replace`."""
+    text = str(self.at["workflow"])
+    if text in json.loads(self.results.attrs.get("own_workflows", "[]")):
+      raise _Unknown
+    if "real_fraction" in self.at:
+      share = float(self.at["real_fraction"])
+      return ("replace", {}) if share == 0 else (text, {"real_fraction": share})
+    return text, {}
+
+  def schedule(self) -> theory.Schedule:
+    """The schedule of its workflow, up to the last generation."""
+    from collapse_jax import workflows
+    text, axes = self.workflow()
+    try:
+      name, arguments, keywords = parse_call(text)
+      make = functools.partial(workflows.FACTORIES[name], *arguments, **keywords)
+      axes |= {axis: self.at[axis] for axis in inspect.signature(make).parameters if axis in self.at and axis not in axes}
+      schedule = make(**axes).schedule
+      if schedule is None:
+        raise _Unknown
+      return schedule(self.num_samples(), int(self.generations[-1]))
+    except (KeyError, TypeError, ValueError):  # a user's own name
+      raise _Unknown from None
+
+
 def predicted(results, cell: dict[str, Any], name: str) -> Expected | None:
-  """Closed form of a metric in a cell, NaN in generations without one; None where theory has nothing to say."""
-  if float(cell.get("temperature", 1.0)) != 1.0 and results.attrs.get("task") != "gaussian":
+  """Closed form of a metric in a cell, NaN in generations without one; None where theory has nothing to say.
+
+  Every law is a function of the cell's `theory.Schedule`. Nothing is predicted where the task or the workflow is known by a
+  name only: `_Cell`.
+  """
+  predict = _LAWS.get(results.attrs.get("task"))
+  try:
+    return None if predict is None else predict(_Cell(results, cell), name)
+  except _Unknown:
     return None
-  predict = {"gaussian": _gaussian, "kde": _kde, "linear_regression": _linear_regression,
-             "discrete": _discrete, "logistic_regression": _logistic_regression,
-             "exponential_family": _exponential_family}.get(results.attrs.get("task"))
-  return None if predict is None else predict(results, cell, name)
 
 
 def predicted_limit(results, cell: dict[str, Any], name: str) -> float | None:
   """Limit, over generations, of the mean of a metric in a cell; infinite where it diverges; None without a closed form."""
-  if float(cell.get("temperature", 1.0)) != 1.0:
-    return None
-  task, workflow, n = results.attrs.get("task"), _workflow(cell), float(cell.get("num_samples", np.nan))
-  unbiased = bool(results.attrs.get("unbiased", 0))
+  task, one = results.attrs.get("task"), _Cell(results, cell)
   try:
-    moments = theory.gaussian_limit(workflow, int(n), unbiased)
-  except (TypeError, ValueError):  # a user's own name that is no call, or no num_samples
+    if task not in _LAWS or float(one.known("temperature", 1.0)) != 1:
+      return None
+    text, axes = one.workflow()
+    if text == "mix" or axes:  # its share is an axis
+      text = f"mix({axes['real_fraction']}, fresh={'fresh' in text})"
+    moments = theory.gaussian_limit(text, one.num_samples(), task == "gaussian" and bool(one.known("unbiased", 0)))
+    return _limit(one, task, name, text, moments)
+  except (_Unknown, KeyError, TypeError, ValueError):  # a user's own name
     return None
-  if (task, name, workflow, unbiased) == ("gaussian", "covariance_log_det_ratio", "replace", False):
+
+
+def _limit(one: _Cell, task, name, workflow, moments) -> float | None:
+  n, cell = one.num_samples(), one.at
+  if (task, name, workflow) == ("gaussian", "covariance_log_det_ratio", "replace") and not one.known("unbiased", 0):
     return -np.inf
   if task == "gaussian" and moments is not None:
-    error = moments.mean_error * int(cell["dim"]) * float(cell.get("noise_var", 1.0))
-    limit = {"covariance_trace_ratio": moments.trace_ratio, "squared_error_of_mean": error}.get(name)
-    return None if limit is None else float(limit)
-  if task == "discrete" and name == "heterozygosity" and moments is not None:
+    if name == "squared_error_of_mean":
+      return float(moments.mean_error * _true_trace(one))
+    return float(moments.trace_ratio) if name == "covariance_trace_ratio" else None
+  if task == "discrete" and name == "heterozygosity" and moments is not None and _uniform(one):
     return float((1 - 1 / int(cell["num_outcomes"])) * moments.trace_ratio)
   if task == "kde" and name == "model_variance" and workflow in ("replace", "accumulate"):
-    if cell.get("kernel", "gaussian") != "gaussian" or not _is_number(cell["bandwidth"]):
-      return None
-    return theory.kde_variance_limit(int(n), float(cell["bandwidth"])) if workflow == "replace" else np.inf
+    h = _bandwidth(one)
+    return theory.kde_variance_limit(n, h) if workflow == "replace" else np.inf
   if task == "linear_regression" and workflow in ("replace", "accumulate"):
-    first = predicted(results, cell, name)
-    if first is None or results.generation.values[0] != 1:
+    first, unseen = predicted(one.results, cell, name), max(int(cell["dim"]) - n, 0)
+    if first is None or one.generations[0] != 1:
       return None
-    unseen = max(int(cell["dim"]) - n, 0)
     return float(theory.ACCUMULATE_LIMIT * (first.mean[0] - unseen) + unseen) if workflow == "accumulate" else np.inf
   return None
 
 
-def _workflow(cell) -> str:
-  """The workflow of a cell as theory has it, also where its real share is an axis."""
-  workflow = str(cell["workflow"])
-  if not (workflow.startswith("mix") and "real_fraction" in cell):
-    return workflow
-  share = float(cell["real_fraction"])
-  return "replace" if share == 0 else f"mix({share}, fresh={'fresh' in workflow})"
-
-
-def _is_number(text) -> bool:
-  try:
-    float(text)
-  except ValueError:
-    return False
-  return True
-
-
-def _gaussian(results, cell, name) -> Expected | None:
-  last, pick = int(results.generation.values[-1]), results.generation.values - 1
-  workflow = _workflow(cell)
-  n, dim = int(cell["num_samples"]), int(cell["dim"])
-  unbiased, temperature = bool(results.attrs.get("unbiased", 0)), float(cell.get("temperature", 1.0))
+def _gaussian(cell: _Cell, name) -> Expected | None:
+  pick, dim = cell.generations - 1, int(cell.at["dim"])
+  if name not in ("covariance_log_det_ratio", "covariance_trace_ratio", "squared_error_of_mean"):
+    return None
+  how = {"unbiased": bool(cell.known("unbiased", 0)), "temperature": float(cell.known("temperature", 1.0))}
+  schedule = cell.schedule()
   if name == "covariance_log_det_ratio":
-    if unbiased or temperature != 1:
-      return None
-    mean, variance = (x[pick] for x in theory.gaussian_replace_log_det(dim, n, last))
-    if workflow != "replace":  # every workflow shares the first generation
-      mean, variance = np.where(pick == 0, mean, np.nan), np.where(pick == 0, variance, np.nan)
-    return Expected(mean, variance)
-  moments = _moments(workflow, n, last, unbiased, temperature)
-  if moments is None:
-    return None
+    mean, variance = theory.schedule_log_det(schedule, dim, **how)
+    return Expected(mean[pick], variance[pick])
+  moments = theory.schedule_moments(schedule, **how)
   if name == "covariance_trace_ratio":
-    return Expected(moments.trace_ratio[pick])
-  if name == "squared_error_of_mean":
-    mean = moments.mean_error[pick] * dim * float(cell.get("noise_var", 1.0))
-    # Given the past, each step of the mean is Gaussian with dim coordinates; a random variance only adds to this.
-    return Expected(mean, least_variance=2 * mean ** 2 / dim)
-  return None
+    spread = theory.schedule_trace_variance(schedule, dim, **how)
+    standard = "whitened_trace_ratio" not in cell.results
+    return Expected(moments.trace_ratio[pick], least_variance=spread[pick] if standard and spread is not None else None)
+  mean = moments.mean_error[pick] * _true_trace(cell)
+  # Given the past, each step of the mean is Gaussian with dim coordinates; a random variance only adds to this.
+  return Expected(mean, least_variance=2 * mean ** 2 / dim)
 
 
-def _moments(workflow: str, num_samples: int, last: int, unbiased: bool = False,
-             temperature: float = 1.0) -> theory.Moments | None:
-  try:
-    if temperature != 1:
-      return None if unbiased else theory.gaussian_temperature_moments(workflow, num_samples, temperature, last)
-    return theory.gaussian_moments(workflow, num_samples, last, unbiased)
-  except (TypeError, ValueError):  # a user's own name that is no call
+def _true_trace(cell: _Cell) -> float:
+  if "whitened_trace_ratio" in cell.results:  # a covariance that no attribute has
+    raise _Unknown
+  return int(cell.at["dim"]) * float(cell.known("noise_var", 1.0))
+
+
+def _linear_regression(cell: _Cell, name) -> Expected | None:
+  n, dim = cell.num_samples(), int(cell.at["dim"])
+  if name != "test_mse" or cell.known("covariates", "same") != "same" or abs(n - dim) < 2:
     return None
-
-
-def _linear_regression(results, cell, name) -> Expected | None:
-  n, dim = int(cell["num_samples"]), int(cell["dim"])
-  if name != "test_mse" or results.attrs.get("covariates", "same") != "same" or abs(n - dim) < 2:
+  schedule = cell.schedule()
+  if schedule.redrawn or (schedule.sizes != n).any():
     return None
-  table, redrawn = _table(results, cell)
-  if table is None or redrawn:
-    return None
-  mean = theory.linear_regression_mse(table, dim, n, float(cell.get("noise_var", 1.0)))[results.generation.values - 1]
-  return Expected(mean, least_variance=2 * (mean - max(dim - n, 0)) ** 2 / min(dim, n))
+  unseen = max(dim - n, 0)
+  base = theory.linear_regression_mse(np.ones((1, 1)), dim, n, float(cell.known("noise_var", 1.0)))[0] - unseen
+  growth = theory.schedule_noise(schedule, temperature=float(cell.known("temperature", 1.0)))[cell.generations - 1]
+  return Expected(base * growth + unseen, least_variance=2 * (base * growth) ** 2 / min(dim, n))
 
 
-def _logistic_regression(results, cell, name) -> Expected | None:
+def _logistic_regression(cell: _Cell, name) -> Expected | None:
   """The measured risk of the first generation times the first-order ratio."""
-  table, redrawn = _table(results, cell)
-  if name != "excess_risk" or table is None or results.generation.values[0] != 1:
+  if name != "excess_risk" or cell.known("labels", "model") != "model" or float(cell.known("temperature", 1.0)) != 1:
     return None
-  first = _values(results, cell, name)[:, 0]
-  ratio = theory.linear_noise(table, redrawn)[results.generation.values - 1]
+  first = cell.first(name)
+  ratio = theory.schedule_noise(cell.schedule())[cell.generations - 1]
   return Expected(first[np.isfinite(first)].mean() * ratio, first_order=True) if np.isfinite(first).any() else None
 
 
-def _exponential_family(results, cell, name) -> Expected | None:
-  """For the truths that the families have by default."""
-  table, redrawn = _table(results, cell)
-  if name != "squared_error_of_mean" or table is None:
+def _exponential_family(cell: _Cell, name) -> Expected | None:
+  if name != "squared_error_of_mean" or float(cell.known("temperature", 1.0)) != 1:
     return None
-  n, pick, family = int(cell["num_samples"]), results.generation.values - 1, str(cell["family"])
-  known = {"bernoulli": (0.25, -1.0), "poisson": (1.0, 0.0), "exponential": (1.0, 1.0), "gaussian": (1.0, 0.0)}.get(family)
-  if known is None or redrawn:  # "median": its variance is pi/2 of the mean's
-    variance = np.pi / 2 if known is None else known[0]
-    return Expected(variance / n * theory.linear_noise(table, redrawn)[pick], first_order=True)
-  return Expected(known[0] * theory.quadratic_family(table, n, known[1])[pick])
+  family, pick, schedule = str(cell.known("family", "")), cell.generations - 1, cell.schedule()
+  if family == "median":  # its variance is pi/2 of the mean's
+    scale = np.pi / 2 * float(cell.known("noise_var", 1.0)) / cell.num_samples()
+    return Expected(scale * theory.schedule_noise(schedule)[pick], first_order=True)
+  curvature = {"bernoulli": -1.0, "poisson": 0.0, "exponential": 1.0, "gaussian": 0.0}.get(family)
+  if curvature is None:
+    return None
+  return Expected(_family_variance(cell, family) * theory.schedule_family(schedule, curvature)[pick])
 
 
-def _table(results, cell) -> tuple[np.ndarray | None, bool]:
-  """Shares of the batches under the workflow of a cell, if batches are of equal size, and whether rows are redrawn."""
-  from collapse_jax import workflows
-  try:
-    workflow = workflows.parse(str(cell["workflow"]))()
-  except (TypeError, ValueError):  # a user's own name that is no call
-    return None, False
-  if workflow.weights is None or workflow.emit(2, 1) != 2 or workflow.emit(2, 3) != 2:
-    return None, False
-  return workflow.weights(int(results.generation.values[-1])), workflow.redrawn
+def _family_variance(cell: _Cell, family) -> float:
+  """Variance of the truth: of any run, that of the fitted mean over the ratio of the two."""
+  variance = {"bernoulli": lambda mean: mean * (1 - mean), "poisson": lambda mean: mean, "exponential": lambda mean: mean ** 2,
+              "gaussian": np.ones_like}[family]
+  if not {"variance_ratio", "fitted_mean"} <= set(cell.results.data_vars):
+    return {"bernoulli": 0.25}.get(family, 1.0)
+  mean, ratio = (_values(cell.results, cell.at, name) for name in ("fitted_mean", "variance_ratio"))
+  told = np.isfinite(mean) & np.isfinite(ratio) & (ratio > 1e-3)
+  if not told.any():
+    raise _Unknown
+  return float(np.median(variance(mean[told]) / ratio[told]))
 
 
-def _discrete(results, cell, name) -> Expected | None:
-  n, t = int(cell["num_samples"]), results.generation.values
-  last = int(t[-1])
-  if name == "entropy" and cell["workflow"] == "replace" and cell["num_outcomes"] >= n:
+def _discrete(cell: _Cell, name) -> Expected | None:
+  t = cell.generations
+  if name not in ("entropy", "heterozygosity") or float(cell.known("temperature", 1.0)) != 1:
+    return None
+  n, num, schedule = cell.num_samples(), int(cell.at["num_outcomes"]), cell.schedule()
+  if name == "entropy":
+    drift = not schedule.pooled and not schedule.slots.any() and (schedule.sizes == n).all()
+    if not (drift and num >= n and _uniform(cell)):
+      return None
     return Expected(np.where((t > 20) & (5 * t < n), theory.drift_entropy(t, n), np.nan), first_order=True)
-  if name != "heterozygosity":
+  if _uniform(cell):
+    return Expected((1 - 1 / num) * theory.schedule_moments(schedule).trace_ratio[t - 1])
+  if schedule.fresh:
     return None
-  moments = _moments(str(cell["workflow"]), n, last)
-  if moments is None:
-    return None
-  return Expected((1 - 1 / int(cell["num_outcomes"])) * moments.trace_ratio[results.generation.values - 1])
+  of_first = theory.second_moments(schedule, lambda variance, error, rows: variance, first=1.0).variance
+  return Expected(cell.first(name)[:, None] * of_first[t - 1] / of_first[0])
 
 
-def _kde(results, cell, name) -> Expected | None:
+def _uniform(cell: _Cell) -> bool:
+  """Whether all outcomes are as probable: the truth's entropy, by any run, is that of so many."""
+  if not {"entropy", "entropy_ratio"} <= set(cell.results.data_vars):
+    return cell.known("probabilities", None) is None
+  entropy, ratio = (_values(cell.results, cell.at, name) for name in ("entropy", "entropy_ratio"))
+  told = np.isfinite(entropy) & (ratio > 1e-3)
+  if not told.any():
+    raise _Unknown
+  return bool(abs(np.median(entropy[told] / ratio[told]) / np.log(int(cell.at["num_outcomes"])) - 1) < 1e-5)
+
+
+def _kde(cell: _Cell, name) -> Expected | None:
   """Variance of the model given the run's real batch, in which it is linear; so it holds for any data set."""
-  if name != "model_variance" or cell.get("kernel", "gaussian") != "gaussian" or results.generation.values[0] != 1:
+  if name != "model_variance":
     return None
-  if not _is_number(cell["bandwidth"]):  # a rule
+  h, schedule, tempered = _bandwidth(cell), cell.schedule(), float(cell.known("temperature", 1.0))
+  if schedule.fresh:
     return None
-  bandwidth = float(cell["bandwidth"])
-  last, pick = int(results.generation.values[-1]), results.generation.values - 1
-  n = int(cell["num_samples"])
-  curves = [theory.kde_variance(str(cell["workflow"]), n, bandwidth, last, truth_variance=v) for v in (1.0, 2.0)]
-  if curves[0] is None or curves[1] is None:
-    return None
-  slope, intercept = (curves[1] - curves[0])[pick], (2 * curves[0] - curves[1])[pick]
-  first = _values(results, cell, name)[:, :1]
-  return Expected(intercept + slope * (first - intercept[0]) / slope[0])
+  curves = [theory.schedule_kde_variance(schedule, lambda rows: h ** 2, temperature=tempered, first=v)[cell.generations - 1]
+            for v in (0.0, 1.0)]
+  return Expected(curves[0] + (cell.first(name)[:, None] - curves[0][0]) * (curves[1] - curves[0]))
+
+
+def _bandwidth(cell: _Cell) -> float:
+  """Of a Gaussian kernel, where it is a number."""
+  try:
+    if cell.known("kernel", "gaussian") == "gaussian":
+      return float(cell.at["bandwidth"])
+  except (KeyError, ValueError):  # a rule
+    pass
+  raise _Unknown
 
 
 def _values(results, cell, name) -> np.ndarray:
   return results[name].sel(cell).transpose("seed", "generation").values.astype(np.float64)
 
 
+_LAWS = {"gaussian": _gaussian, "kde": _kde, "linear_regression": _linear_regression, "discrete": _discrete,
+         "logistic_regression": _logistic_regression, "exponential_family": _exponential_family}
+
+
 def compare_with_theory(results, generations=(1, 2, 10, 100)) -> list[dict[str, Any]]:
   """z-scores of simulated means against closed forms, a row per cell, metric and generation; over finite runs.
 
-  Standard errors are the sample's over seeds, or the known one of the log determinant. Products of random factors soon
-  have too heavy a tail for a sample's error to mean anything: under `replace`, variances are compared while
-  5 t <= num_samples, the squared error of the mean at t = 1 and while 10 t <= num_samples, the heterozygosity while
-  t <= num_samples; the error of a regression where num_samples and dim are a factor of 2 apart.
+  Standard errors are the sample's over seeds, or the known one of the log determinant, and not below what theory knows of them.
+  By a sample's error the ratio is Student's t; z is the normal deviate of the same probability, so that |z| > 5 is as rare
+  with ten runs as with a thousand. Products of random factors soon have too heavy a tail for a sample's error to mean anything:
+  with e the squared error of a mean in units of the truth's variance to first order, t / num_samples under `replace`, variances
+  are compared while e <= 0.2, the squared error of the mean at t = 1 and while e <= 0.1, the heterozygosity while e <= 1; the
+  error of a regression where num_samples and dim are a factor of 2 apart.
   """
   results = complete(results)
   rows = []
   for name in ("squared_error_of_mean", "covariance_trace_ratio", "covariance_log_det_ratio", "model_variance", "test_mse",
                "heterozygosity"):
-    if name not in results or results.sizes["seed"] < 10:
+    if name not in results or results.sizes["seed"] < FEW_RUNS:
       continue
     for cell, values in cells(results, name):
       theory_of_cell = predicted(results, cell, name)
       if theory_of_cell is None or theory_of_cell.first_order:
         continue
+      heavy = _heavy_tailed(_Cell(results, cell), name)
       for t in generations:
         at = np.flatnonzero(results.generation.values == t)
-        if len(at) and not _heavy_tailed(cell, name, t):
+        if len(at) and not heavy[at[0]]:
           row = _compared(values[:, at[0]].astype(np.float64), theory_of_cell, at[0])
           rows += [{**cell, "metric": name, "generation": int(t), **row}] if row else []
   return rows
 
 
-def _heavy_tailed(cell, name, t) -> bool:
-  n = cell["num_samples"]
+def _heavy_tailed(cell: _Cell, name) -> np.ndarray:
+  """[T] bool."""
+  n, none = cell.num_samples(), np.zeros(len(cell.generations), bool)
   if name == "test_mse":  # inverse Wishart over designs
-    return bool(n < 2 * cell["dim"] + 10 and cell["dim"] < 2 * n + 10)
-  if cell["workflow"] != "replace" and cell.get("real_fraction", 1) != 0:
-    return False
-  tails = {"covariance_trace_ratio": 5 * t > n, "model_variance": 5 * t > n, "heterozygosity": t > n,
-           "squared_error_of_mean": t > 1 and 10 * t > n}
-  return bool(tails.get(name, False))
+    return none | (n < 2 * cell.at["dim"] + 10 and cell.at["dim"] < 2 * n + 10)
+  most = {"covariance_trace_ratio": 0.2, "model_variance": 0.2, "heterozygosity": 1.0, "squared_error_of_mean": 0.1}.get(name)
+  if most is None:
+    return none
+  error = theory.schedule_noise(cell.schedule())[cell.generations - 1] / n
+  return (error > most * (1 + 1e-9)) & ((name != "squared_error_of_mean") | (cell.generations > 1))
 
 
 def _compared(sample, expected: Expected, at) -> dict[str, Any] | None:
   mean = expected.mean[..., at]
   finite = np.isfinite(sample) & np.isfinite(mean)
   conditional = np.ndim(mean) == 1
-  if finite.sum() < 10 or (conditional and at == 0):  # given the first generation, the first says nothing
+  if finite.sum() < FEW_RUNS or (conditional and at == 0):  # given the first generation, the first says nothing
     return None
   sample, mean = sample[finite], np.broadcast_to(mean, finite.shape)[finite]
   spread = (sample - mean).var(ddof=1) if expected.variance is None else expected.variance[at]
@@ -413,5 +419,12 @@ def _compared(sample, expected: Expected, at) -> dict[str, Any] | None:
   if spread == 0:  # too few runs to see it vary
     return None
   error = np.sqrt(spread / len(sample))
+  ratio = float((sample - mean).mean() / error)
   return {"simulated": float(sample.mean()), "standard_error": float(error), "predicted": float(mean.mean()),
-          "z": float((sample - mean).mean() / error), "num_finite": len(sample)}
+          "z": ratio if expected.variance is not None else normal_deviate(ratio, len(sample) - 1), "num_finite": len(sample)}
+
+
+def normal_deviate(t: float, freedom: int) -> float:
+  """z with the tail probability that t has under Student's law, to half a percent, however far out (Wallace 1959)."""
+  size = np.sqrt(freedom * np.log1p(t * t / freedom)) * (8 * freedom + 1) / (8 * freedom + 3)
+  return float(np.copysign(size, t))

@@ -67,7 +67,7 @@ def read_json(path, most: int = JSON_BYTES) -> dict[str, Any]:
   """A JSON object from a file; see `read_bytes`. A ValueError where it holds none."""
   content = read_bytes(path, most)
   try:
-    found = json.loads(content)
+    found = json.loads(content.decode("utf-8-sig"))
   except (ValueError, RecursionError) as error:
     reason = error.msg if isinstance(error, json.JSONDecodeError) else "no text, or nested too deep"
     raise ValueError(f"{shown(path)} cannot be read: it is no JSON ({reason}).") from None

@@ -1,26 +1,29 @@
 """Real rows: scikit-learn's bundled data sets and CSV files. Imports no JAX, so that input can be checked before it.
 
-scikit-learn and pandas are imported where they are used, which keeps the check of a flag fast.
+scikit-learn is imported where it is used, which keeps the check of a flag fast.
 """
 
 import os
-import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from collapse_jax import csv_file, files
+from collapse_jax.csv_file import MIN_ROWS
+
 SYNTHETIC = ("blobs", "blobs_mismatched", "circles", "moons", "normal", "ring", "swiss_roll")
 BUNDLED = ("wine", "breast_cancer", "iris", "digits")
-MIN_ROWS = 4  # two to train on, two in reserve
 
 
 class RealData(NamedTuple):
-  """Standardised rows: train [num_train, dim], test [num_test, dim] float32, and the names of dropped columns."""
+  """Standardised rows: train [num_train, dim], test [num_test, dim] float32, the names of dropped columns, and what was
+  concluded about the layout of a file."""
   name: str
   train: np.ndarray
   test: np.ndarray
   dropped: tuple[str, ...]
+  layout: str = ""
 
 
 def check(name: str) -> None:
@@ -42,8 +45,8 @@ def load(name: str, num_test: int = 500) -> RealData:
   looks_like_a_name = Path(name).suffix == "" and "/" not in name
   if name == "" or (looks_like_a_name and not os.path.exists(name)):
     raise ValueError(f"unknown data set {name!r}; known: {', '.join(SYNTHETIC + BUNDLED)}, or a path to a CSV file.")
-  rows, columns = read_csv(name)
-  return split(Path(name).name, rows, columns, num_test)
+  rows, columns, layout = csv_file.read(name)
+  return split(files.shown(Path(name).name), rows, columns, num_test)._replace(layout=layout)
 
 
 class LabelledData(NamedTuple):
@@ -177,85 +180,6 @@ def standardise(name: str, train: np.ndarray, test: np.ndarray, columns: list[st
   return RealData(name, train, test, dropped)
 
 
-def read_csv(path: str) -> tuple[np.ndarray, list[str]]:
-  """Numeric rows [rows, columns] float64 and column names; the delimiter (comma, semicolon, tab) and a header are detected.
-
-  A first line without any number is a header. Lines without any text are skipped.
-
-  Raises:
-    ValueError: the file cannot be used; the message names file, place and remedy.
-  """
-  lines, records = _records(path)
-  if not records:
-    raise ValueError(f"{path} holds no rows.")
-  first = records[0]
-  has_header = not any(_is_number(cell) for cell in first)
-  for line, record in zip(lines, records):
-    if len(record) != len(first):
-      raise ValueError(f"{path} line {line} has {len(record)} columns where the first has {len(first)}; "
-                       "give every line as many.")
-  if has_header and "" in first:
-    raise ValueError(f"{path}: column {first.index('') + 1} has no name in the header (a row number, or a delimiter at the "
-                     "end?); name it or remove it.")
-  names = first if has_header else [f"column {i + 1}" for i in range(len(first))]
-  lines, records = lines[has_header:], records[has_header:]
-  if len(records) < MIN_ROWS:
-    count = {0: "no rows of numbers", 1: "one row"}.get(len(records), f"{len(records)} rows")
-    raise ValueError(f"{path} holds {count}; at least {MIN_ROWS} are needed to split training from test rows.")
-  import pandas
-  table = pandas.DataFrame(records, dtype=object).apply(pandas.to_numeric, errors="coerce").to_numpy(np.float64)
-  bad = np.argwhere(~np.isfinite(table).T)  # by column, so that a text column is named at its first row
-  if len(bad):
-    column, row = bad[0]
-    raise ValueError(f"{path}: column {names[column]!r}, line {lines[row]} {_complaint(records[row][column])}")
-  return table, names
-
-
-def _records(path: str) -> tuple[list[int], list[list[str]]]:
-  """Line numbers (from 1) and stripped cells of the lines that hold any text."""
-  import csv
-  import io
-  try:
-    if os.path.isdir(path):
-      raise ValueError(f"{path} is a directory; name a CSV file.")
-    text = Path(path).read_text(encoding="utf-8-sig")
-  except FileNotFoundError:
-    raise ValueError(f"{path}: no such file.") from None
-  except UnicodeDecodeError:
-    raise ValueError(f"{path} cannot be read: it is not UTF-8 text; save it as CSV in UTF-8.") from None
-  except OSError as error:
-    raise ValueError(f"{path[:200]} cannot be read: {error.strerror}.") from None
-  if "\0" in text:
-    raise ValueError(f"{path} cannot be read: it is not a text file.")
-  first = next((line for line in io.StringIO(text) if line.strip()), "")
-  fields = lambda mark: len(next(csv.reader([first], delimiter=mark)))
-  lines, records, line = [], [], 1
-  try:
-    # Semicolons and tabs first: next to them a comma is a decimal mark.
-    delimiter = next((mark for mark in "\t;" if fields(mark) > 1), ",")
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True, skipinitialspace=True)
-    for record in reader:
-      record = [cell.strip() for cell in record]
-      if any(record) or len(record) > 1:
-        lines.append(line)
-        records.append(record)
-      line = reader.line_num + 1
-  except csv.Error as error:
-    raise ValueError(f"{path} line {line} cannot be read as CSV: {error}.") from None
-  return lines, records
-
-
-def _complaint(cell: str) -> str:
-  if cell.lower() in ("", "na", "n/a", "nan", "null", "none"):
-    return "is missing; fill it, or remove the column or the row."
-  if re.fullmatch(r"[-+]?\d+,\d+", cell):
-    return f"is not a finite number: {cell[:40]!r}; write decimals with a point and no thousands separators."
-  return f"is not a finite number: {cell[:40]!r}; remove the column or the row."
-
-
-def _is_number(cell: str) -> bool:
-  try:
-    float(cell)
-  except ValueError:
-    return False
-  return True
+def read_csv(path) -> tuple[np.ndarray, list[str]]:
+  """Numeric rows [rows, columns] float64 and column names; see `csv_file.read`."""
+  return csv_file.read(path)[:2]

@@ -28,7 +28,7 @@ code { background: #f3f3f3; padding: .1rem .3rem; overflow-wrap: anywhere } figu
 <p>Each generation is fitted to data that earlier generations made. The verdict <b>diverging</b> means that
 the metric is still getting worse at the end, like t or faster, or became infinite; <b>growing</b> that it is getting worse more
 slowly, and not towards a limit (a KDE's likelihood falls like log t even when data accumulate); <b>bounded</b> that it is not;
-<b>undecided</b> that too few runs were made, or stayed finite, to say. Metrics on a log scale are judged by their logs.</p>
+<b>undecided</b> that the runs do not tell these apart, or that too few of them stayed finite. Metrics on a log scale are judged by their logs.</p>
 {% if agreement %}
 <h2>Theory against simulation</h2>
 <p>{{ agreement.total }} comparisons of simulated means with closed forms; the largest |z| is {{ agreement.worst }}, where
@@ -56,7 +56,7 @@ slowly, and not towards a limit (a KDE's likelihood falls like log t even when d
 {% for r in part.verdicts %}<tr><td>{{ r.cell }}</td><td>{{ r.metric }}</td><td class="n">{{ r.final }}</td>
 <td class="n">{{ r.slope }}</td><td class="n">{{ r.finite }}</td>{% if part.limits %}<td class="n">{{ r.limit }}</td>{% endif %}
 
-<td class="{{ r.label }}">{{ r.label }}</td></tr>{% endfor %}
+<td class="{{ r.label }}">{{ r.label }}{% if r.possible %}: {{ r.possible }}{% endif %}</td></tr>{% endfor %}
 </table></details>
 <h3>Definitions of collapse</h3>
 <p>Cells in which each of the eight definitions of Schaeffer et al. (arXiv 2503.03150) fires, of those to which it applies. Every
@@ -221,7 +221,7 @@ def _verdict_row(results, row) -> dict[str, str]:
   v = row["verdict"]
   return {"cell": _cell(results, row), "metric": row["metric"], "final": f"{v.final_mean:.4g} ± {v.final_sem:.2g}",
           "slope": f"{v.slope:.3g} [{v.slope_low:.3g}, {v.slope_high:.3g}]", "finite": f"{v.num_finite}/{v.num_runs}",
-          "label": v.label, "limit": _limit(results, row)}
+          "label": v.label, "possible": " or ".join(v.possible) if 1 < len(v.possible) < 3 else "", "limit": _limit(results, row)}
 
 
 def _limit(results, row) -> str:

@@ -5,8 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from collapse_jax.random import index
-from collapse_jax.types import Array, Data, Problem, PyTree, TaskSetting
+from collapse_jax.random import choose, index, table
+from collapse_jax.types import Array, Context, Data, Problem, PyTree, TaskSetting
 
 
 def batch(rows: PyTree = None, row_weight: Array | None = None, summary: PyTree = None, count=None, origin: int = 0,
@@ -40,9 +40,22 @@ def flat(data: Data) -> tuple[PyTree, Array]:
   return jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), data.rows), weight.reshape(-1)
 
 
+def in_use(context: Context) -> Array:
+  """[num] 1.0 for the rows to emit that will count, else 0.0; see `Context.used`."""
+  number = jnp.arange(context.num)
+  return jnp.ones(number.shape) if context.used is None else (number < context.used).astype(float)
+
+
 def mass(data: Data) -> Array:
   """[slots] rows in use of each batch, times its weight."""
   return data.count if data.weight is None else data.weight * data.count
+
+
+def size(data: Data) -> Array:
+  """[] rows in use of all batches, weighted. A sum of many equal counts drifts in float32, that of their differences does not."""
+  each = mass(data)
+  used = each != 0
+  return each[0] * jnp.sum(used) + jnp.sum(jnp.where(used, each - each[0], 0))
 
 
 def summarise(task: TaskSetting, problem: Problem, data: Data) -> Data:
@@ -122,30 +135,14 @@ def latest(data: Data) -> Data:
 def draw_rows(key: Array, data: Data, num: int) -> PyTree:
   """`num` rows with replacement, each in proportion to its weight; leaves [num, ...]. O(num log(slots n))."""
   slot_key, row_key = jax.random.split(key)
-  slots = data.origin.shape[0]
+  slots, n = data.origin.shape[0], num_rows(data.rows, 1)
   if slots == 1:
     slot = jnp.zeros(num, jnp.int32)
   elif data.weight is None:
     slot = index(slot_key, num, slots)
   else:
-    below = jnp.cumsum(mass(data))
-    slot = jnp.searchsorted(below, below[-1] * jax.random.uniform(slot_key, (num,)), side="right")
-    slot = jnp.minimum(slot, slots - 1)
-  n = num_rows(data.rows, 1)
-  if data.row_weight is None:
-    row = index(row_key, num, n)
-  else:
-    within = jnp.cumsum(data.row_weight, axis=1)
-    position = jax.random.uniform(row_key, (num,)) * within[slot, -1]
-
-    def halve(_, bounds):  # the first row whose cumulative weight is above the position
-      low, high = bounds
-      middle = (low + high) // 2
-      above = within[slot, jnp.minimum(middle, n - 1)] > position
-      return jnp.where(above, low, jnp.minimum(middle + 1, high)), jnp.where(above, middle, high)
-
-    low = jnp.zeros(num, jnp.int32)
-    row = jnp.minimum(jax.lax.fori_loop(0, n.bit_length() + 1, halve, (low, low + n))[0], n - 1)
+    slot = choose(slot_key, table(mass(data)), num, fine=False)
+  row = index(row_key, num, n) if data.row_weight is None else choose(row_key, table(data.row_weight), num, slot, fine=False)
   return jax.tree.map(lambda x: x[slot, row], data.rows)
 
 
@@ -161,7 +158,7 @@ def subset(key: Array, stamps: Array, num: int, t) -> tuple[Array, Array]:
   """
   length = 2 * num + 40
   stream = index(key, length, num * (t + 1))
-  stamp = (t + 1) * length - jnp.arange(length)
+  stamp = (t + 1) * length - jnp.arange(length, dtype=stamps.dtype)
   stamps = stamps.at[stream].max(stamp)
   first = stamps[stream] == stamp
   place = jnp.where(first, jnp.cumsum(first) - 1, length)

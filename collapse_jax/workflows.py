@@ -61,7 +61,8 @@ def accumulate(num_emitted: int | None = None) -> Workflow:
     return storage.put(store._replace(summary=None), batch._replace(summary=None), t)._replace(summary=total)
 
   return Workflow(init, lambda task, problem, key, store, t: store, update, _always(num_emitted),
-                  _uniform_over_history if num_emitted is None else None)
+                  _uniform_over_history if num_emitted is None else None,
+                  schedule=lambda n, T: _schedule(_always(num_emitted), n, T, lambda t: 0, pooled=True))
 
 
 def accumulate_subsample() -> Workflow:
@@ -84,8 +85,9 @@ def mix(real_fraction, fresh: bool = False, real_weight=None) -> Workflow:
   share = real_fraction if real_weight is None else real_weight
 
   def emit(n, t):
-    num = n * (1 - real_fraction) / real_fraction
-    return round(num) if isinstance(num, float) else jnp.round(num)
+    if any(isinstance(x, jax.core.Tracer) for x in (n, real_fraction)):
+      return jnp.round(n * (1 - real_fraction) / real_fraction)  # a sweep hands over the number of the next line
+    return round(float(n) * (1 - float(real_fraction)) / float(real_fraction))
 
   def weights(num_generations):
     table = np.zeros((num_generations, num_generations))
@@ -222,7 +224,19 @@ def _scheduled(slots: Callable[[int], int], slot: Callable[[Any], Any], weights:
     stamps, chosen = storage.subset(key, stamps, task.num_samples, t)
     return storage.put(stored, batch, slot(t)), stamps, chosen
 
-  return Workflow(init, select, update, emit, weights, redrawn)
+  def schedule(n, T):
+    if redrawn:
+      return _schedule(emit, n, T, lambda t: 0, pooled=True, redrawn=n)
+    num_slots = slots(T)
+    return _schedule(emit, n, T, slot, None if factor is None else factor[:T, :num_slots], real_weight, fresh=fresh)
+
+  return Workflow(init, select, update, emit, weights, redrawn, schedule=schedule)
+
+
+def _schedule(emit, n, T, slot, *arguments, **keywords) -> theory.Schedule:
+  """The sizes of batches as `emit` has them for a Python number, in float64, and where they are put."""
+  sizes = np.array([n] + [emit(n, t) for t in range(1, T)], float)
+  return theory.Schedule(sizes, np.array([slot(t) if t else 0 for t in range(T)], int), *arguments, **keywords)
 
 
 def _rows_at(task, problem, stored, stamps, chosen) -> Data:

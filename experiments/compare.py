@@ -27,12 +27,15 @@ def load(directory: str) -> dict:
   if not files:
     raise common.UsageError(f"{directory} holds no {common.RESULTS}; run an experiment with --output_dir={directory} first.")
   import collapse_jax
+  from collapse_jax import diagnostics
   found = {}
   for file in files:
     try:
-      found[str(file.parent)] = collapse_jax.load(file)
-    except (OSError, ValueError, KeyError):
-      raise common.UsageError(f"{file} cannot be read as results; run its experiment again.") from None
+      found[str(file.parent)] = results = collapse_jax.load(file)
+      diagnostics.complete(results)
+    except ValueError as error:
+      reason = str(error) if str(file) in str(error) else f"{file} cannot be read as results: {error}"
+      raise common.UsageError(f"{reason} Run its experiment again.") from None
   return found
 
 

@@ -12,18 +12,21 @@ edits likely tokens of the text instead of generating any (token editing, Zhu et
 """
 
 import functools
+import hashlib
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
-from absl import flags
+from absl import flags, logging
 
-from collapse_jax import chunks
+from collapse_jax import chunks, files, names
 
 from . import common, token_editing, watching
 
 TINY: dict[str, Any] = {"max_seq_len": 64, "batch_size": 16, "learning_rate": 1e-3, "num_samples": 256}
 NUM_SHOWN = 3
+PLAIN, MALFORMED = "plain text", "no prompt, no response, or a role marker inside"
 OTHER: dict[str, Any] = {"max_seq_len": 512, "batch_size": 128, "learning_rate": 8e-6, "num_samples": 12531}
 
 
@@ -32,8 +35,10 @@ def define_model(num_samples: bool = True) -> None:
   flags.DEFINE_string("model", "tiny", "tiny, a directory or hub id with safetensors, a .gguf file; or, with "
                       "--mode=pretrain or --dry_run, gpt2_9m, llama2_12m, llama2_42m, llama2_126m, gemma2_2b, gemma2_9b or "
                       "gemma2_27b.")
-  flags.DEFINE_string("dataset", "pydocs", "pydocs, a .jsonl or .parquet file (prompt and response, or text), or a hub id.")
-  flags.DEFINE_string("mode", "finetune", "finetune, or pretrain: random weights of the model's configuration, plain text.")
+  flags.DEFINE_string("dataset", "pydocs", "pydocs; a .jsonl, .json or .parquet file (prompt and response, or text); a folder with "
+                      "train.jsonl and validation.jsonl; or a hub data set, OWNER/NAME.")
+  flags.DEFINE_string("mode", "finetune", "finetune: pairs of prompt and response, or plain text where the rows are; or pretrain: "
+                      "random weights of the model's configuration, plain text.")
   if num_samples:
     flags.DEFINE_string("num_samples", "auto", "Comma list: rows per batch. auto: 256 for tiny, else 12531.")
   flags.DEFINE_string("max_seq_len", "auto", "Tokens per row; longer rows are dropped. auto: 64 for tiny, else 512.")
@@ -61,7 +66,7 @@ def define():
   flags.DEFINE_string("on_malformed", "reject", "reject: redraw samples without the format; keep: take raw text.")
   flags.DEFINE_string("max_attempts", "8", "Candidates at most, as a multiple of num_samples, before format counts as lost.")
   flags.DEFINE_boolean("prompts", False, "Sample answers to prompts of held-out real rows instead of whole rows.")
-  flags.DEFINE_boolean("keep_checkpoints", False, "Keep the checkpoints of every generation, not only the last.")
+  flags.DEFINE_boolean("keep_checkpoints", False, "Keep the checkpoints of every generation, not only the last two.")
   flags.DEFINE_string("edit_threshold", "0", "Least probability of a token that is edited, nothing being generated; 0: generate.")
   flags.DEFINE_string("edit_top_k", "8", "Tokens that are drawn from.")
   flags.DEFINE_string("edit_beta", "1", "Divides their log probabilities.")
@@ -79,7 +84,7 @@ def load_model(name: str, dtype: str, dataset: str, abstract: bool = False):
   from collapse_jax.lm import presets, text, tiny
   try:
     if name in presets.NAMES:
-      return presets.build(name, documents["train"], dtype, abstract)
+      return presets.build(name, documents.train, dtype, abstract)
     model = tiny.load(dtype) if name == "tiny" else lm.load(name, dtype)
     if model.tokenizer is None:
       raise ValueError("there is no tokenizer with it")
@@ -91,41 +96,88 @@ def load_model(name: str, dtype: str, dataset: str, abstract: bool = False):
 
 def check_dataset(name: str) -> None:
   """Loads text before JAX is imported, so that a bad file ends at once; what lies on the hub waits."""
-  if name == "pydocs" or Path(name).suffix in (".jsonl", ".parquet"):
-    load_documents(name)
+  from collapse_jax.lm import text
+  try:
+    if text.is_on_hub(name):
+      return
+  except ValueError as error:
+    raise common.UsageError(f"--dataset={name}: {error}") from None
+  load_documents(name)
 
 
 @functools.cache
 def load_documents(dataset: str):
-  """split -> documents; a usage error where they cannot be had."""
+  """`text.Splits`; a usage error where they cannot be had."""
   from collapse_jax.lm import text
   try:
-    return {split: text.load(dataset, split) for split in ("train", "test")}
+    return text.splits(dataset)
   except ValueError as error:
     raise common.UsageError(f"--dataset={dataset}: {error}") from None
 
 
-def load_rows(model, dataset: str, max_seq_len: int, max_test_rows: int, pairs: bool, name: str):
-  """(training rows, test rows, what to record of them)."""
+def load_rows(model, dataset: str, max_seq_len: int, max_test_rows: int, pairs: bool, name: str, on_malformed: str = "reject"):
+  """(training rows, test rows, what to record of them). What is left out, or changed, is said.
+
+  Args:
+    pairs: rows are to be of prompt and response, unless none is.
+    on_malformed: "keep" keeps rows that come back from the tokenizer without the format as well.
+  """
   from collapse_jax.lm import text, tiny
   documents = load_documents(dataset)
+  sides = {"train": documents.train, "test": documents.test}
+  plain = not (pairs and any(one.text.startswith(text.USER) for side in sides.values() for one in side))
   try:
-    rows = {split: text.to_rows(model.tokenizer, one, max_seq_len, model.config.vocab_size, pairs)
-            for split, one in documents.items()}
+    rows = {split: text.to_rows(model.tokenizer, side, max_seq_len, model.config.vocab_size, not plain, on_malformed == "keep")
+            for split, side in sides.items()}
   except ValueError as error:
     raise common.UsageError(f"--dataset={dataset}: {error}") from None
   for split, one in rows.items():
     if not len(one.length):
-      reason = f"all {one.num_dropped} of them are longer than --max_seq_len={max_seq_len}" if one.num_dropped else \
-          "none has prompt and response; plain text needs --mode=pretrain"
-      raise common.UsageError(f"--dataset={dataset} gives no {split} rows: {reason}.")
+      raise common.UsageError(f"--dataset={dataset} gives no {split} rows: {_why_none(one, sides[split], max_seq_len, plain)}.")
   train, test = rows["train"], rows["test"]
-  test = test._replace(tokens=test.tokens[:max_test_rows], length=test.length[:max_test_rows])
+  total = lambda field: sum(getattr(one, field) for one in rows.values())
   about = {"model": name, "dataset": dataset, "max_seq_len": max_seq_len, "num_train_rows": len(train.length),
-           "num_test_rows": len(test.length), "num_dropped_rows": train.num_dropped + rows["test"].num_dropped,
-           "train_sha256": text.fingerprint(documents["train"]), "test_sha256": text.fingerprint(documents["test"]),
+           "num_test_rows": min(len(test.length), max_test_rows), "num_dropped_rows": total("num_dropped"),
+           "num_malformed_rows": total("num_unsplittable"), "num_changed_rows": total("num_changed"),
+           "num_lost_rows": total("num_lost"), "format": PLAIN if plain else "prompt and response", "split_by": documents.split_by,
+           "train_sha256": text.fingerprint(documents.train), "test_sha256": text.fingerprint(documents.test),
            "base_sha256": "" if common.dry_run() else tiny.weights_hash(model)}
-  return train, test, about
+  if common.is_first_process():
+    changed = next((one.changed for one in rows.values() if one.num_changed), ("", ""))
+    print("".join(f"{files.shown(dataset)}: {line}\n" for line in _remarks(about, sum(map(len, sides.values())), pairs, changed)),
+          end="", flush=True)
+  return train, test._replace(tokens=test.tokens[:max_test_rows], length=test.length[:max_test_rows]), about
+
+
+def _why_none(rows, documents, max_seq_len: int, plain: bool) -> str:
+  if not documents:
+    return "a split needs two different rows, and what comes split a row on each side"
+  reasons = [(rows.num_dropped, f"are longer than --max_seq_len={max_seq_len}"),
+             (rows.num_unsplittable, "are empty" if plain else f"have {MALFORMED}"),
+             (rows.num_lost, "have lost their format, or their end, when they come back from the tokenizer: "
+              + _quoted(rows.changed))]
+  return ", ".join(f"{'all ' if num == len(documents) else ''}{num} of them {what}" for num, what in reasons if num)
+
+
+def _remarks(about, num: int, pairs: bool, changed) -> list[str]:
+  """What happened to the rows, of which there are num, in sentences."""
+  lines = []
+  if about["split_by"] == "row":
+    lines.append("training and test rows are split by row, since a split by prompt leaves one side without any.")
+  if pairs and about["format"] == PLAIN:
+    lines.append("no row has prompt and response, so that rows are fitted to, and sampled, as plain text.")
+  if about["num_malformed_rows"]:
+    what = "are empty" if about["format"] == PLAIN else f"have {MALFORMED}"
+    lines.append(f"{about['num_malformed_rows']} of {num} rows {what}, and are left out.")
+  if about["num_changed_rows"]:
+    lines.append(f"{about['num_changed_rows']} of {num} rows come back from the tokenizer as another text: {_quoted(changed)}.")
+  if about["num_lost_rows"]:
+    lines[-1] += f" {about['num_lost_rows']} of them have lost the format, or their end, and are left out."
+  return lines
+
+
+def _quoted(changed) -> str:
+  return " becomes ".join(repr(files.shown(one, 80)) for one in changed)
 
 
 def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generations=5, num_seeds=3, seed=0, model="tiny",
@@ -146,7 +198,7 @@ def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generati
   from collapse_jax.lm.checkpoint import num_params
   recipe = training.Recipe(**(recipe or {"learning_rate": TINY["learning_rate"], "batch_size": TINY["batch_size"]}))
   pretrain = mode == "pretrain"
-  train, test, about = load_rows(base, dataset, max_seq_len, max_test_rows, not pretrain, model)
+  train, test, about = load_rows(base, dataset, max_seq_len, max_test_rows, not pretrain, model, on_malformed)
   adapters = tasks.Adapters(lora_rank, 2.0 * lora_rank, tuple(lora_targets)) if lora_rank else None
   given = _prompts(base.tokenizer, test, text) if prompts else None
 
@@ -157,7 +209,7 @@ def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generati
   def task(shared, num_samples, temperature):
     one = tasks.language_model(
         base._replace(params=shared), train, test, num_samples, recipe=recipe, temperature=temperature, adapters=adapters,
-        pretrain=pretrain, prompts=given, on_malformed=on_malformed, max_attempts=max_attempts,
+        pretrain=pretrain, plain_text=about["format"] == PLAIN, prompts=given, on_malformed=on_malformed, max_attempts=max_attempts,
         sample_batch_size=sample_batch_size or None, remat=remat, mesh=mesh)
     return one if edit is None else transforms.edit_tokens(one, **edit, fixed_tokens=(end,))
 
@@ -182,6 +234,11 @@ def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generati
     return None
   base = base._replace(params=sharding.place(base.params, mesh))
   saved = _Samples(base.tokenizer, directory)
+  if directory is not None and common.flag("resume", False):
+    chunk = min(chunk, num_seeds)
+    parts = [range(first, min(first + chunk, num_seeds)) for first in range(0, num_seeds, chunk)]
+    cells = [dict(zip(("workflow", *axes), values)) for values in itertools.product(workflows, *axes.values())]
+    common._agreed(lambda: all([saved.check(cell, seeds) for cell in cells for seeds in parts]))  # by one process for all
   curves = watching.Curves(common.FLAGS.log_dir) if common.flag("log_dir", None) else None
 
   def judge(cell, t, seeds, metrics):
@@ -190,7 +247,8 @@ def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generati
       curves.add(cell | name, [t], {key: value[:, None] for key, value in metrics.items()})
     missing = metrics["num_missing"].max() if "num_missing" in metrics else 0
     if missing > 0 and on_malformed == "reject":
-      raise host.Stop(f"the model no longer produces the format: {missing:.0f} samples are missing after {max_attempts:g} "
+      what = "text that ends" if about["format"] == PLAIN else "the format"
+      raise host.Stop(f"the model no longer produces {what}: {missing:.0f} samples are missing after {max_attempts:g} "
                       "candidates for each that was asked for (--on_malformed=keep goes on with raw text)")
   try:
     results = host.sweep(
@@ -226,15 +284,15 @@ def findings(results) -> list[str]:
 
 
 def _prompts(tokenizer, rows, text):
-  """Rows cut after the assistant's marker."""
-  texts = text.to_texts(tokenizer, rows.tokens, rows.length)
-  cut = [text.Document(one.split(text.ASSISTANT)[0] + text.ASSISTANT, "") for one in texts]
-  made = text.to_rows(tokenizer, cut, rows.tokens.shape[1], 1 << 30, pairs=False)
-  return made._replace(tokens=made.tokens[:, :-1], length=made.length - 1)  # without the end token
+  """Beginnings of the rows, up to their responses."""
+  try:
+    return text.prompts(tokenizer, rows)
+  except ValueError as error:
+    raise common.UsageError(f"--{error}") from None
 
 
 class _Samples:
-  """Writes the text of every generation, and remembers some of it for the report."""
+  """Writes the text of every generation, with checksums, and remembers some of it for the report."""
 
   def __init__(self, tokenizer, directory):
     self.tokenizer = tokenizer
@@ -243,7 +301,7 @@ class _Samples:
 
   def write(self, cell, t, seeds, batch):
     from collapse_jax.lm import text
-    name = ",".join(f"{key}={value}" for key, value in cell.items()).replace("/", "_")
+    name, sums = _name(cell), []
     for i, seed in enumerate(seeds):
       rows = {key: value[i, 0] for key, value in batch.rows.items()}
       kept = batch.row_weight[i, 0] > 0
@@ -251,9 +309,39 @@ class _Samples:
       if self.folder is not None:
         file = self.folder / name / f"seed_{seed}_generation_{t}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
-        chunks.write(file, "".join(json.dumps(_row(one, text)) + "\n" for one in texts).encode())
+        content = "".join(json.dumps(_row(one, text)) + "\n" for one in texts).encode()
+        chunks.write(file, content)
+        sums.append(f"{hashlib.sha256(content).hexdigest()}  {file.name}\n")
       if seed == 0:
         self.first.setdefault(name, {})[t] = texts[:NUM_SHOWN]
+    if self.folder is not None:
+      chunks.write(self._sums(cell, t, seeds), "".join(sums).encode())
+
+  def _sums(self, cell, t, seeds) -> Path:
+    """As `sha256sum --check` reads them."""
+    return self.folder / _name(cell) / f"seeds_{seeds.start}-{seeds.stop - 1}_generation_{t}.sha256"
+
+  def check(self, cell, seeds) -> bool:
+    """Removes the checkpoints of generations from the first on whose text is not there, or not whole: it is computed again."""
+    from collapse_jax import host
+    folder = self.folder.with_name("checkpoints") / host._folder(cell, seeds)
+    checkpoints = {int(file.stem): file for file in folder.glob("*.npz") if file.stem.isdigit()}
+    torn = next((t for t in range(1, max(checkpoints, default=0) + 1) if not self._is_whole(cell, t, seeds)), None)
+    if torn is not None:
+      logging.warning("%s: the text of generation %d is damaged: it is computed again.", self._sums(cell, torn, seeds).parent, torn)
+      for t, file in checkpoints.items():
+        if t >= torn:
+          file.unlink()
+    return True
+
+  def _is_whole(self, cell, t, seeds) -> bool:
+    sums = self._sums(cell, t, seeds)
+    try:
+      expected = "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in (
+          sums.with_name(f"seed_{seed}_generation_{t}.jsonl") for seed in seeds))
+      return sums.read_bytes() == expected.encode()
+    except FileNotFoundError:
+      return False
 
   def shown(self) -> dict[str, dict[int, list[str]]]:
     """cell -> generation -> first samples of seed 0, those that were written before a resume among them."""
@@ -261,10 +349,20 @@ class _Samples:
     found = {name: dict(one) for name, one in self.first.items()}
     for file in sorted(self.folder.glob("*/seed_0_generation_*.jsonl")) if self.folder else ():
       t = int(file.stem.rsplit("_", 1)[1])
-      rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[:NUM_SHOWN]]
-      found.setdefault(file.parent.name, {}).setdefault(t, [
-          one["text"] if "text" in one else text.formatted(one["prompt"], one["response"]) for one in rows])
-    return found
+      if t in found.get(file.parent.name, {}):
+        continue
+      try:
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[:NUM_SHOWN]]
+        found.setdefault(file.parent.name, {})[t] = [
+            one["text"] if "text" in one else text.formatted(one["prompt"], one["response"]) for one in rows]
+      except (OSError, ValueError, KeyError, TypeError):
+        logging.warning("%s is damaged: the report does not show its text.", file)
+    return {name: dict(sorted(one.items())) for name, one in found.items()}
+
+
+def _name(cell) -> str:
+  """Of its folder."""
+  return names.file_name(",".join(f"{key}={value}" for key, value in cell.items()))
 
 
 def _row(one, text):

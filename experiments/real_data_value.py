@@ -53,6 +53,7 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
   from collapse_jax.types import Context, Data
   recipe = training.Recipe(**(recipe or {name: language_model.TINY[name] for name in ("learning_rate", "batch_size")}))
   train, test, about = language_model.load_rows(base, dataset, max_seq_len, max_test_rows, mode != "pretrain", model)
+  plain = about["format"] == language_model.PLAIN
   for name, value in (("num_real", rows), ("num_generator", generator)):
     if value > len(train.length):
       raise common.UsageError(f"--{name}={value} asks for more real rows than there are: {len(train.length)}.")
@@ -65,7 +66,8 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
 
   def task(params, num):
     return tasks.language_model(base._replace(params=params), train, test, num, recipe=recipe, adapters=adapters,
-                                remat=remat, pretrain=mode == "pretrain", sample_batch_size=sample_batch_size or None)
+                                remat=remat, pretrain=mode == "pretrain", plain_text=plain,
+                                sample_batch_size=sample_batch_size or None)
 
   def begin(params, key):
     """Real rows, synthetic rows and how many of these could not be had."""
@@ -115,7 +117,7 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
       return (program, {name: ((num,), dtype) for name, dtype in kinds.items()}) if ours else None
     try:
       saved = Chunks(directory, what | about | fingerprint.settings(), common.flag("resume", False))
-      grid = {(one.index, one.first): one.metrics for one in saved.saved(expected)}
+      grid = {(one.cell, one.first): one.metrics for one in saved.saved(expected)}
     except ValueError as error:
       raise common.UsageError(common.name_flag(str(error))) from None
   clock = Clock(sum((index, start) not in grid for index in cells for start in starts))
@@ -128,7 +130,8 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
     clock.start()
     problem, real, synthetic, missing, loss = clock.call(begin, base.params, keys)
     if int(missing.max()):
-      raise common.UsageError(f"the generator does not produce the format: {int(missing.max())} synthetic rows are missing.")
+      what = "text that ends" if plain else "the format"
+      raise common.UsageError(f"the generator does not produce {what}: {int(missing.max())} synthetic rows are missing.")
     for index in left:
       r, f = cells[index]
       metrics = clock.call(cell, base.params, keys, problem, real, synthetic, r, f) | {"generator_test_loss": loss}

@@ -56,7 +56,8 @@ def simulate(task, real_fractions, num_samples, dims=(1,), noise_vars=(1.0,), da
   results = common.simulate(make, {name: mixing(fresh)}, axes | {"real_fraction": list(real_fractions)},
                             primary_metric=metric, text_axes=("bandwidth",), static_axes=("real_fraction",), **options)
   if results is not None:
-    results.attrs |= {"task": task, "experiment": "real_share"}
+    # What theory must know: the workflow is the one that its name says, and tasks have their defaults.
+    results.attrs |= {"task": task, "experiment": "real_share", "own_workflows": "[]", "unbiased": 0, "temperature": 1.0}
   return results
 
 

@@ -8,6 +8,8 @@ to rest after two rounds, with a little more loss and entropy; the real text edi
 between much and little editing under `replace`. Both stay bounded.
 """
 
+import os
+
 from absl import flags
 
 from . import common
@@ -33,11 +35,11 @@ def simulate(workflows, bases, thresholds, num_samples, mask="fresh", top_k=8, b
   """The sweep behind this binary; None after a dry run."""
   table = None
   if text is not None:
+    from collapse_jax.lm.text import read_text
     from collapse_jax.tasks.ngram import conditional_frequencies
     try:
-      with open(text, encoding="utf-8") as file:
-        table = conditional_frequencies(file.read())
-    except (OSError, ValueError) as error:
+      table = conditional_frequencies(read_text(os.path.expanduser(text)).replace("\r\n", "\n").replace("\r", "\n"))
+    except ValueError as error:
       raise common.UsageError(f"--text={text}: {error}") from None
     top_k = min(top_k, len(table))
 

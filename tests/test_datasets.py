@@ -197,12 +197,129 @@ BAD = {
     "nan": ("a,b\n\n1,nan\n3,5\n4,4\n0,1\n", "column 'b', line 3 is missing"),
     "empty_cell": ("1,2\n3,\n4,4\n0,1\n", "column 'column 2', line 2 is missing"),
     "inf": ("a,b\n1,inf\n3,5\n4,4\n0,1\n", "not a finite number"),
-    "decimal_comma": ("a;b\n1,5;2\n3;5\n4;4\n0;1\n", "'1,5'; write decimals with a point"),
-    "unnamed": (",a\n0,1\n1,2\n2,5\n3,4\n", "column 1 has no name"), "open_quote": ('a,b\n1,"2\n3,4\n', "line 2 cannot be read as CSV"),
+    "decimal_comma": ('a,b\n"1,5",2\n3,5\n4,4\n0,1\n', "'1,5'; write decimals with a point"),
+    "mixed_decimals": ("a;b\n1,5;2\n3;5.5\n4;4\n0;1\n", "decimal commas .'1,5'. and decimal points .'5.5'."),
+    "thousands": ("a\tb\n1,500\t2\n3\t5\n4\t4\n0\t1\n", "separator of thousands"),
+    "unnamed": (",a\n0.5,1\n1,2\n2,5\n3,4\n", "column 1 has no name"), "unnamed_second": ("a,,b\n0,1,1\n1,2,3\n2,5,7\n3,4,8\n", "column 2 has no"),
+    "comma_below_one_name": ("a\n1,5\n2,7\n3,1\n4,2\n", "line 2 has 2 columns"), "other_digits": ("a\n١\n1\n2\n3\n", "not a finite number"),
+    "R_NA": ('"a","b"\n1,NA\n3,5\n4,4\n0,1\n', "column 'b', line 2 is missing"), "open_quote": ('a,b\n1,"2\n3,4\n', "line 2 cannot be read as CSV"),
     "one_row": ("a,b\n1,2\n", "one row"), "few": ("1,2\n3,4\n5,1\n", "3 rows; at least 4"), "empty": ("", "no rows"),
     "blank": ("\n \n", "no rows"), "header_only": ("a,b\n", "no rows of numbers"),
     "long": ("a,b\n1,2\n3,4,5\n", "line 3 has 3 columns"), "short": ("a,b\n1,2\n\n3\n", "line 4 has 1 columns"),
     "constant": ("a\n1\n1\n1\n1\n1\n", "every column is constant"), "nul": ("a,b\n1,\0\n", "not a text file")}
+
+
+TRUE = np.random.default_rng(5).normal(size=(200, 3)) * [1, 0.5, 2] + [1, 2, 3]
+
+
+def written(rows, **options) -> bytes:
+  """As pandas writes them."""
+  import pandas
+  return pandas.DataFrame(rows, columns=options.pop("columns", None)).to_csv(**{"index": False, **options}).encode()
+
+
+def test_headers_of_numbers(tmp_path):
+  """pandas' default names and years are names, whatever is below them, and said; the same file with letters gives the same rows."""
+  counts = np.random.default_rng(0).poisson(20, (200, 5))
+  for rows, columns in ((TRUE, None), (TRUE, [2019, 2020, 2021]), (TRUE, [1990, 2000, 2010]), (TRUE, [3, 17, 42]), (TRUE, [2019.0, 2020.0, 2021.0]),
+                        (counts, None), (counts[:, :3], [2019, 2020, 2021]), (TRUE[:10], None), (TRUE[:, :2], None), (np.round(TRUE, 1), None),
+                        (np.column_stack([TRUE, counts]), np.arange(400.5, 404.5, 0.5))):
+    (tmp_path / "rows.csv").write_bytes(written(rows, columns=columns))
+    found, names = real_data.read_csv(tmp_path / "rows.csv")
+    np.testing.assert_allclose(found, rows, rtol=1e-15)
+    assert names == [str(name) for name in (np.arange(rows.shape[1]) if columns is None else columns)]
+  (tmp_path / "rows.csv").write_bytes(written(TRUE))
+  assert datasets.get(tmp_path / "rows.csv").note == "first line 0, 1, 2 read as names of columns"
+  assert np.abs(real_data.load(tmp_path / "rows.csv").train).max() < 5  # standardised by rows, not by a header
+
+
+def test_rows_of_numbers_without_a_header(tmp_path):
+  """No row is taken for a header: of 50 files a row, whatever their first is."""
+  from sklearn.datasets import load_iris
+  generator = np.random.default_rng(0)
+  labelled = np.column_stack([generator.poisson(5, (200, 2)), generator.integers(0, 2, 200)])
+  for rows, most_refused in ((TRUE, 0), (load_iris().data, 0), (labelled, 0.2), (generator.poisson(100, (200, 4)), 0.01), (np.round(TRUE, 1), 0.05),
+                             (np.cumsum(TRUE, axis=0), 0), (generator.integers(0, 2, (200, 1)), 0), (np.sort(np.round(TRUE), axis=1), 0.2)):
+    refused = 0
+    for start in range(0, 200, 4):
+      lines = [",".join(f"{x:.15g}" for x in row) for row in np.roll(rows, -start, axis=0)]
+      (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
+      try:
+        assert len(real_data.read_csv(tmp_path / "rows.csv")[0]) == len(rows)
+      except ValueError as error:
+        assert "may be names of columns or a row of numbers" in str(error)
+        refused += 1
+    assert refused <= 50 * most_refused, (rows[:2], refused)
+
+
+def test_undecidable_headers_are_refused(tmp_path):
+  for content in (written(TRUE[:, :1]), written(np.arange(40).reshape(20, 2)[:, ::-1] * 3), written(TRUE[:5, :2] * [10, 10], columns=[2019, 2020])):
+    (tmp_path / "rows.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"line 1 .* may be names of columns or a row of numbers; put a line of names with letters"):
+      real_data.read_csv(tmp_path / "rows.csv")
+
+
+LINES = [",".join(f"{x:.6g}" for x in row) for row in TRUE]
+WRITERS = {
+    "pandas_index": written(TRUE, columns=list("abc"), index=True), "pandas_index_twice": written(TRUE, columns=list("abc"), index=True, index_label="Unnamed: 0"),
+    "pandas_index_numbers": written(TRUE, index=True), "pandas_mixed_names": written(TRUE, columns=["a", 2020, 2021]),
+    "R": b'"","a","b","c"\n' + b"".join(b'"%d",%s\n' % (i + 1, line.encode()) for i, line in enumerate(LINES)),
+    "R_names": b'"","a","b","c"\n' + b"".join(b'"Mazda %d",%s\n' % (i + 1, line.encode()) for i, line in enumerate(LINES)),
+    "R_write_table": b'"a" "b" "c"\n' + b"".join(b'"%d" %s\n' % (i + 1, line.replace(",", " ").encode()) for i, line in enumerate(LINES)),
+    "R_shorter_header": b'"a","b","c"\n' + b"".join(b'"%d",%s\n' % (i + 7, line.encode()) for i, line in enumerate(LINES)),
+    "R_csv2": ('"a";"b";"c"\n' + "\n".join(LINES).replace(",", ";").replace(".", ",")).encode(),
+    "Excel_German": ("\ufeffsep=;\r\na;b;c\r\n" + "\r\n".join(LINES).replace(",", ";").replace(".", ",") + "\r\n;;\r\n;;\r\n").encode(),
+    "Excel_unicode": ("a\tb\tc\r\n" + "\r\n".join(LINES).replace(",", "\t")).encode("utf-16"),
+    "Excel_Macintosh": ("a,b,c\r" + "\r".join(LINES) + "\r").encode(), "delimiter_at_the_end": ("a,b,c,\n" + "".join(f"{one},\n" for one in LINES)).encode(),
+    "delimiter_at_the_end_of_rows": ("a,b,c\n" + "".join(f"{one},\n" for one in LINES)).encode(),
+    "quoted": written(TRUE, columns=list("abc"), quoting=1), "blank_lines": ("a,b,c\n" + "\n".join(LINES) + "\n\n  \n\r\n").encode(),
+    "empty_cells_at_the_end": ("a,b,c\n" + "\n".join(LINES) + "\n,,\n,,\n").encode(), "sep_tab": ("sep=\t\na\tb\tc\n" + "\n".join(LINES).replace(",", "\t")).encode(),
+    "sep_bar": ("sep=|\n" + "\n".join(LINES).replace(",", "|")).encode(), "sep_quoted": ('"sep=,"\na,b,c\n' + "\n".join(LINES)).encode()}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_writers(name, tmp_path):
+  (tmp_path / "rows.csv").write_bytes(WRITERS[name])
+  rows, names = real_data.read_csv(tmp_path / "rows.csv")
+  np.testing.assert_allclose(rows, TRUE, rtol=1e-5)
+  assert names[0] in ("a", "0") or name == "sep_bar"
+  said = datasets.get(tmp_path / "rows.csv").note
+  assert ("row names" in said) == (name.startswith("pandas_index") or name in ("R", "R_names", "R_write_table", "R_shorter_header"))
+
+
+def test_wide_lines(tmp_path):
+  """25,000 genes: each line is longer than the csv module allows a field to be."""
+  rows = np.random.default_rng(0).normal(size=(6, 25_000))
+  (tmp_path / "rows.csv").write_bytes(written(rows))
+  np.testing.assert_array_equal(real_data.read_csv(tmp_path / "rows.csv")[0], rows)
+
+
+def test_what_can_be_read_once_is(tmp_path):
+  """A pipe, as of `<(command)`, and a FIFO; one that nobody writes to is not waited for."""
+  import os
+  import threading
+  reading, writing = os.pipe()
+  os.write(writing, GOOD["header"].encode())
+  os.close(writing)
+  real_data.check(f"/dev/fd/{reading}")
+  assert len(real_data.load(f"/dev/fd/{reading}").train) == 3
+  os.close(reading)
+  os.mkfifo(tmp_path / "rows.csv")
+  thread = threading.Thread(target=lambda: (tmp_path / "rows.csv").write_text(GOOD["header"]))
+  thread.start()
+  assert len(real_data.load(str(tmp_path / "rows.csv")).train) == len(real_data.load(str(tmp_path / "rows.csv")).train) == 3
+  thread.join()
+
+
+def test_what_never_comes_or_never_ends_is_refused(tmp_path, monkeypatch):
+  import os
+
+  from collapse_jax import files
+  monkeypatch.setattr(files, "PIPE_SECONDS", 0.1)
+  os.mkfifo(tmp_path / "rows.csv")
+  for path, part in (("/dev/zero", "no regular file"), (tmp_path / "rows.csv", "nothing came")):
+    with pytest.raises(ValueError, match=part):
+      real_data.check(str(path))
 
 
 @pytest.mark.parametrize("name", BAD)

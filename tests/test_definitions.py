@@ -112,6 +112,12 @@ def test_infinite_equal_and_lost_values():
     finding = test(gone, GENERATIONS)
     assert finding.fires and "infinite at the end in 15 of 20 runs" in finding.statement
   assert definitions.collapsing_variance(-gone, GENERATIONS).fires
+  part = noisy(0 * GENERATIONS)
+  part[:9, 20:] = np.inf  # 45%, the others flat
+  for finding in (definitions.diverging(part, GENERATIONS), definitions.collapsing_variance(-part, GENERATIONS)):
+    assert finding.applies and "in 9 of 20 runs" in finding.statement
+  many = np.tile(part, (5, 1)) + 0.1 * np.random.default_rng(1).normal(size=(100, 40))
+  assert definitions.diverging(many, GENERATIONS).fires and definitions.collapsing_variance(-many, GENERATIONS).fires
   lost = noisy(GENERATIONS)
   lost[:3, 30:] = np.nan
   assert "3 of 20 runs left out: not a number" in definitions.any_increase(lost, GENERATIONS).statement
@@ -129,6 +135,8 @@ def test_scaling_law():
   finding = definitions.changed_scaling(flat, sizes)
   assert finding.fires and "num_samples^-1.00 at the first" in finding.statement
   assert not definitions.changed_scaling(flat[:2], sizes[:2]).applies
+  assert not definitions.changed_scaling(flat[:, :5], sizes).applies  # five runs cannot be significant on both sides
+  assert definitions.changed_scaling(flat[:, :6], sizes).fires
 
 
 def test_undefined_says_why(unchanging):

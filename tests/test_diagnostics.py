@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import xarray
 
+from benchmarks import verdicts as benchmark
 from collapse_jax import diagnostics, plotting, report, theory
 
 
@@ -33,14 +34,57 @@ def test_verdicts_where_runs_are_lost():
 
 
 def test_few_runs_do_not_make_a_rise_bounded():
-  """Three runs of five generations that rise: too few for the level; flat ones, or forty that rise, are decided."""
+  """Three runs of five generations are too few for a label, whatever they do; forty are enough."""
   t = np.arange(1, 6.0)
   wobble = np.array([-0.1, 0.0, 0.1])[:, None] * t
   assert diagnostics.verdict(t + wobble, t).label == "undecided"
-  assert diagnostics.verdict(1 + wobble, t).label == "bounded"
-  many = np.tile(t + wobble, (14, 1))
-  assert diagnostics.verdict(many, t).label == "diverging"
-  assert diagnostics.verdict(-t + wobble, t).label == "bounded"
+  assert diagnostics.verdict(1 + wobble, t).label == "undecided"
+  many = np.tile(wobble, (14, 1))
+  assert diagnostics.verdict(t + many, t).label == "diverging"
+  assert diagnostics.verdict(1 + many, t).label == diagnostics.verdict(-t + many, t).label == "bounded"
+
+
+@pytest.mark.parametrize("lost", [1, 45, 50])
+def test_infinite_runs_are_never_beside_the_point(lost):
+  """Some runs end infinitely bad and the others are flat: not bounded; infinitely good is no harm."""
+  t = np.arange(1, 101.0)
+  values = 0.1 * np.random.default_rng(0).normal(size=(100, 100))
+  assert diagnostics.verdict(values, t).label == "bounded"
+  values[:lost, 60:] = np.inf
+  found = diagnostics.verdict(values, t)
+  assert found.label == "undecided" and "diverging" in found.possible
+  rising = diagnostics.verdict(values + 0.1 * t, t)
+  assert rising.label == "diverging" and rising.num_finite == 100 - lost
+
+
+GRID = [(T, num, noise, kind) for T in (5, 20, 100, 1000) for num in (2, 3, 5, 20, 100) for noise in (0.02, 0.5)
+        for kind in benchmark.NOISES]
+
+
+@pytest.mark.parametrize("curve", benchmark.CURVES)
+def test_verdicts_on_known_curves(curve):
+  """Right or undecided, but for chance (20 sweeps a cell); right where the noise is small and the runs are many."""
+  right = benchmark.CURVES[curve][1]
+  for at in GRID:
+    if curve == "log t" and at[2] == 0.5:
+      continue  # over the last half it rises by less than half a standard deviation between runs, which counts as flat
+    rates = benchmark.rates(curve, *at, repeats=20, worse="lower" if at[1] % 2 else "higher")
+    wrong = 1 - rates.get(right, 0.0) - rates.get("undecided", 0.0)
+    assert wrong <= 0.101, (at, rates)
+  if "oscillation" not in curve and curve != "1 - 1/t":  # there it has levelled off before the last generations
+    for T in (20, 100):
+      assert benchmark.rates(curve, T, 100, 0.02, "walk", repeats=20).get(right, 0.0) >= 0.9
+
+
+def test_a_change_below_the_resolution_is_none():
+  """A drift of 4e-8 a generation, as rounding makes: seen in a metric of that size, not in one near 1 or in the log of one."""
+  t = np.arange(1, 1001.0)
+  noise = np.random.default_rng(0).normal(size=(100, 1000))
+  drift = -4e-11 * t + 1e-10 * noise
+  assert diagnostics.verdict(drift, t, worse="lower").label == "diverging"
+  assert diagnostics.verdict(1 + drift, t, worse="lower").label == "bounded"
+  results = made(np.exp(drift)[None])
+  assert [row["verdict"].label for row in diagnostics.verdicts(results)] == ["bounded"]
 
 
 def test_a_ratio_of_zero_has_collapsed():

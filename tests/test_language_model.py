@@ -1,12 +1,15 @@
 """The language-model task in the loop: small, but every part of it."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 from absl import flags
+from transformers import PreTrainedTokenizerFast
 
 from collapse_jax import host, tasks, transforms
 from collapse_jax.generation import start
@@ -125,7 +128,7 @@ def test_warm_start_goes_on(base, rows):
 
 
 def test_prompts_are_kept(base, rows):
-  given = language_model._prompts(base.tokenizer, rows[1]._replace(tokens=rows[1].tokens[:5], length=rows[1].length[:5]), text)
+  given = text.prompts(base.tokenizer, rows[1]._replace(tokens=rows[1].tokens[:5], length=rows[1].length[:5]))
   task = make(base, rows, prompts=given)
   run = start(jax.random.key(0), task, replace(), 2)
   context = Context(1, 8, run.store, run.real)
@@ -152,6 +155,14 @@ def test_pretraining_starts_from_random_weights(base, rows):
 def test_refused(base, rows, options, match):
   with pytest.raises(ValueError, match=match):
     make(base, rows, **options)
+
+
+def test_plain_text_is_fitted_from_the_base(base, rows):
+  task = make(base, rows, plain_text=True, on_malformed="reject")
+  run = start(jax.random.key(0), task, replace(), 2)
+  context = Context(1, 8, run.store, run.real)
+  fitted = jax.jit(lambda key: task.fit(key, run.problem | {"learning_rate": 0.0}, context))(jax.random.key(1))
+  jax.tree.map(np.testing.assert_array_equal, fitted.weights, base.params)
 
 
 @pytest.fixture
@@ -222,3 +233,123 @@ def test_value_of_real_data(base, tmp_path, flag_values):
   assert float(results.test_loss.sel(num_real=16).max()) < float(results.test_loss.sel(num_real=0, num_synthetic=0).min())
   common.write(results, tmp_path / "value")
   assert "test_loss_map" in (tmp_path / "value" / "report.html").read_text()
+
+
+def dump(path, rows):
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  return str(path)
+
+
+def read_rows(base, dataset, tokenizer=None, **options):
+  model = base if tokenizer is None else base._replace(tokenizer=tokenizer, config=SimpleNamespace(vocab_size=len(tokenizer)))
+  return language_model.load_rows(model, dataset, LENGTH, 16, options.pop("pairs", True), "base", **options)
+
+
+def test_rows_that_cannot_be_represented_are_refused_before_fitting(base, tmp_path, flag_values, capsys):
+  """And not the model blamed for it; a few are left out, and counted."""
+  pairs = [{"prompt": f"item {i}", "response": "is here" if i % 2 else "a\n\nb"} for i in range(60)]
+  dataset = dump(tmp_path / "pairs.jsonl", pairs)
+  unmarked = text_tokenizer(["user: item is here a b assistant:"], tokenizers.normalizers.Replace("\n", " "))
+  with pytest.raises(common.UsageError, match=r"gives no train rows: all 5. of them have lost their format.*'user: item .*nassistant: .* becomes "):
+    read_rows(base, dataset, unmarked)
+  train, test, about = read_rows(base, dataset, unmarked, on_malformed="keep")
+  assert len(train.length) + len(test.length) == 60 and about["num_changed_rows"] == 60 and about["num_lost_rows"] == 0
+  capsys.readouterr()
+  bad = [{"prompt": "p", "response": ""}, {"prompt": "p", "response": "x\nassistant: y"}]
+  train, test, about = read_rows(base, dump(tmp_path / "some.jsonl", pairs + bad))
+  assert (len(train.length) + len(test.length), about["num_malformed_rows"], about["split_by"]) == (60, 2, "prompt")
+  assert "2 of 62 rows have no prompt, no response, or a role marker inside, and are left out." in capsys.readouterr().out
+  train, test, about = read_rows(base, dataset)
+  assert capsys.readouterr().out == "" and about["num_changed_rows"] == about["num_malformed_rows"] == 0
+
+
+def text_tokenizer(texts, normalizer):
+  """Whose markers are no tokens, so that what a normaliser does reaches them."""
+  one = tokenizers.Tokenizer(tokenizers.models.BPE())
+  one.pre_tokenizer, one.decoder = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False), tokenizers.decoders.ByteLevel()
+  one.normalizer = normalizer
+  one.train_from_iterator(texts, tokenizers.trainers.BpeTrainer(vocab_size=300, special_tokens=["</s>"], show_progress=False,
+                                                                initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()))
+  return PreTrainedTokenizerFast(tokenizer_object=one, eos_token="</s>", clean_up_tokenization_spaces=False)
+
+
+def test_what_becomes_of_the_rows_is_said(base, tmp_path, flag_values, capsys):
+  same = [{"prompt": "Write a short story.", "response": f"Story {i}."} for i in range(60)]
+  train, test, about = read_rows(base, dump(tmp_path / "same.jsonl", same))
+  assert about["split_by"] == "row" and len(test.length) == 6 and "split by row" in capsys.readouterr().out
+  with pytest.raises(common.UsageError, match="gives no test rows: a split needs two different rows"):
+    read_rows(base, dump(tmp_path / "one.jsonl", same[:1] * 5))
+  plain = dump(tmp_path / "plain.jsonl", [{"text": f"Plain text {i}."} for i in range(60)])
+  train, test, about = read_rows(base, plain)
+  assert about["format"] == language_model.PLAIN and len(train.length) + len(test.length) == 60
+  assert "fitted to, and sampled, as plain text" in capsys.readouterr().out
+  with pytest.raises(common.UsageError, match="--prompts: no row of prompt and response"):
+    language_model._prompts(base.tokenizer, test, text)
+  with pytest.raises(common.UsageError, match=r"gives no train rows: all .* of them have no prompt, no response"):
+    read_rows(base, dump(tmp_path / "bad.jsonl", [{"prompt": f"p{i}", "response": ""} for i in range(60)]))
+
+
+def test_plain_text_from_the_command_line(base, tmp_path, flag_values):
+  """The weights of a base go on with plain text, in both experiments."""
+  options = {"model": saved_base(base, tmp_path), "max_seq_len": LENGTH, "max_test_rows": 8, "num_seeds": 1, "recipe": RECIPE._asdict(),
+             "dataset": dump(tmp_path / "plain.jsonl", [{"text": f"Plain text {i}."} for i in range(60)])}
+  results = language_model.simulate(["replace"], num_samples=[8], num_generations=2, on_malformed="keep", **options)
+  assert results.finite.all() and results.attrs["format"] == language_model.PLAIN and results.stopped == ""
+  value = real_data_value.simulate([8], [0], **options)
+  assert np.isfinite(value.test_loss).all() and value.attrs["format"] == language_model.PLAIN
+
+
+def test_torn_text_is_computed_again(base, tmp_path, flag_values, monkeypatch, caplog):
+  """A sweep that goes on ends with the texts and numbers of one that was not interrupted."""
+  options = {"num_samples": [4], "num_generations": 2, "num_seeds": 2, "model": saved_base(base, tmp_path), "max_seq_len": LENGTH,
+             "recipe": RECIPE._asdict(), "max_test_rows": 8, "on_malformed": "keep", "keep_checkpoints": True, "directory": tmp_path / "out"}
+  first = language_model.simulate(["replace"], **options)
+  files = {file: file.read_bytes() for file in (tmp_path / "out" / "samples").glob("*/*")}
+  assert len(files) == 6
+  monkeypatch.setattr(common, "flag", lambda name, otherwise: True if name == "resume" else otherwise)
+  torn = next(file for file in files if file.name == "seed_0_generation_2.jsonl")
+  torn.write_bytes(files[torn][:30])
+  with caplog.at_level("WARNING"):
+    again = language_model.simulate(["replace"], **options)
+  assert "the text of generation 2 is damaged" in caplog.text
+  assert {file: file.read_bytes() for file in (tmp_path / "out" / "samples").glob("*/*")} == files
+  assert again.attrs["samples"] == first.attrs["samples"]
+  np.testing.assert_array_equal(again.test_loss, first.test_loss)
+
+
+def test_what_counts_as_torn(base, tmp_path, monkeypatch):
+  """Whatever happens to a file: its generation and those after it are computed again, and nothing else is."""
+  cell, seeds = {"workflow": "replace", "num_samples": 2}, range(2)
+  tokens, length = np.full((2, 1, 2, 6), base.config.eos_token_id), np.full((2, 1, 2), 6)
+  tokens[..., 1:5] = base.tokenizer("river")["input_ids"][0]
+  batch = SimpleNamespace(rows={"tokens": tokens, "length": length}, row_weight=np.ones((2, 1, 2)))
+  folder = tmp_path / "checkpoints" / host._folder(cell, seeds)
+
+  def whole():
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = language_model._Samples(base.tokenizer, tmp_path)
+    for t in (1, 2, 3):
+      saved.write(cell, t, seeds, batch)
+      (folder / f"{t}.npz").write_bytes(b"")
+    return saved
+  left = lambda saved: saved.check(cell, seeds) and sorted(file.name for file in folder.iterdir())
+  assert left(whole()) == ["1.npz", "2.npz", "3.npz"]
+  for how in (lambda file: file.unlink(), lambda file: file.write_bytes(b""), lambda file: file.write_bytes(file.read_bytes()[:9]),
+              lambda file: file.write_bytes(file.read_bytes().splitlines(keepends=True)[0]), lambda file: file.write_bytes(file.read_bytes() + b"\n")):
+    for name in ("seed_0_generation_2.jsonl", "seed_1_generation_2.jsonl", "seeds_0-1_generation_2.sha256"):
+      saved = whole()
+      content = (file := tmp_path / "samples" / language_model._name(cell) / name).read_bytes()
+      how(file)
+      if file.exists() and file.read_bytes() == content:
+        continue  # a file of one line has no shorter one
+      assert left(saved) == ["1.npz"]
+  saved = language_model._Samples(base.tokenizer, tmp_path)  # as of a process that goes on, and finds a file torn after the check
+  whole()
+  next((tmp_path / "samples").rglob("seed_0_generation_2.jsonl")).write_text('{"prompt": "a')
+  assert set(saved.shown()[language_model._name(cell)]) == {1, 3}
+
+
+def test_names_of_folders_are_short(base):
+  table = [[1 / t if i < t else 0.0 for i in range(12)] for t in range(1, 13)]
+  names = {language_model._name({"workflow": f"weights({table})", "num_samples": n}) for n in (8, 9)}
+  assert len(names) == 2 and all(len(name.encode()) <= 100 for name in names)

@@ -54,6 +54,97 @@ def test_bfloat16(model, tmp_path):
   assert lm.load(tmp_path).params["embedding"].dtype == np.float32
 
 
+def test_saving_replaces_what_would_be_read_instead(tmp_path, monkeypatch):
+  """Over shards, over one file, over as many shards: what is loaded is what was saved, and nothing else is touched."""
+  models = [lm.random(CONFIGS["llama"](), jax.random.key(i)) for i in range(4)]
+  (tmp_path / "model-notes.txt").write_text("mine")
+  (tmp_path / "model-00001-of-00099.safetensors").write_bytes(b"mine")
+  for model, size in zip(models, (20_000, 1 << 30, 20_000, 20_000)):
+    monkeypatch.setattr(checkpoint, "SHARD_BYTES", size)
+    lm.save(model, tmp_path)
+    for a, b in zip(jax.tree.leaves(model.params), jax.tree.leaves(lm.load(tmp_path).params)):
+      np.testing.assert_array_equal(a, b)
+  assert (tmp_path / "model-notes.txt").read_text() == "mine" and (tmp_path / "model-00001-of-00099.safetensors").read_bytes() == b"mine"
+  assert not list(tmp_path.glob("*.part")) and not (tmp_path / "model.safetensors").exists()
+
+
+def test_an_earlier_tokenizer_decides_nothing(tmp_path):
+  """Lists of tokens that older versions of transformers wrote beside tokenizer.json would still be read."""
+  from collapse_jax.lm import text
+  tokenizer = text.train_tokenizer([f"user: word {i}\nassistant: answer {i}" for i in range(50)], 280)
+  config = CONFIGS["llama"]()
+  config.vocab_size = 300
+  for name, content in (("added_tokens.json", {"word": 290}), ("special_tokens_map.json", {"eos_token": "word"})):
+    (tmp_path / name).write_text(json.dumps(content))
+  lm.save(lm.random(config, jax.random.key(0), tokenizer=tokenizer), tmp_path)
+  again = lm.load(tmp_path).tokenizer
+  assert again.eos_token == tokenizer.eos_token and again("a word").input_ids == tokenizer("a word").input_ids
+
+
+def test_weights_under_two_names_are_refused(tmp_path):
+  """GPT-2's original release has no prefix, and one file has one of both."""
+  model = lm.random(CONFIGS["gpt2"](), jax.random.key(0))
+  damaged(model, tmp_path, lambda tensors: tensors.update({"wpe.weight": tensors["transformer.wpe.weight"] + 1}))
+  with pytest.raises(ValueError, match=r"transformer.wpe.weight is there twice"):
+    lm.load(tmp_path)
+
+
+def test_a_single_file_goes_before_an_index(tmp_path, monkeypatch):
+  """As in transformers, which leaves the index of an earlier save where it was."""
+  model = lm.random(CONFIGS["llama"](), jax.random.key(0))
+  lm.save(model, tmp_path)
+  (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-00001-of-00007.safetensors"}}))
+  np.testing.assert_array_equal(lm.load(tmp_path).params["embedding"], model.params["embedding"])
+
+
+@pytest.mark.parametrize("name", ["llama3", "gemma2", "gpt2"])
+def test_a_tied_model_with_a_head_of_its_own_keeps_it(name, tmp_path, caplog):
+  config = CONFIGS[name]()
+  config.tie_word_embeddings = True
+  model = lm.random(config, jax.random.key(0))
+  embedding = np.asarray(model.params["embedding"])
+  damaged(model, tmp_path, lambda tensors: tensors.update({"lm_head.weight": embedding}))
+  assert "head" not in lm.load(tmp_path).params and not caplog.text
+  head = embedding + np.float32(0.1) * np.random.default_rng(0).normal(size=embedding.shape).astype(np.float32)
+  damaged(model, tmp_path, lambda tensors: tensors.update({"lm_head.weight": head}))
+  again = lm.load(tmp_path)
+  np.testing.assert_array_equal(again.params["head"], head.T)
+  assert not again.config.tie_word_embeddings and "an output layer of its own" in caplog.text
+  lm.save(again, tmp_path / "again")
+  np.testing.assert_array_equal(lm.load(tmp_path / "again").params["head"], head.T)
+
+
+def test_kinds_of_weights_that_are_not_read_are_named(tmp_path):
+  """float8 kernels, integers, and quantisation that only the configuration tells of; buffers of any kind are left alone."""
+  import ml_dtypes
+  model = lm.random(CONFIGS["llama"](), jax.random.key(0))
+  for kind, said in ((ml_dtypes.float8_e4m3fn, "float8 weights are not read, and model.layers.0.mlp.up_proj.weight is F8_E4M3"),
+                     (ml_dtypes.float8_e5m2, "float8 weights are not read"), (np.int8, "integer weights are not read"), (np.uint8, "integer weights")):
+    damaged(model, tmp_path, lambda tensors: tensors.update({"model.layers.0.mlp.up_proj.weight": np.ones((48, 32)).astype(kind)}))  # noqa: B023
+    with pytest.raises(ValueError, match=said):
+      lm.load(tmp_path)
+  damaged(model, tmp_path, lambda tensors: tensors.update({"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.uint8)}))
+  lm.load(tmp_path)
+  config = json.loads((tmp_path / "config.json").read_text())
+  (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
+  with pytest.raises(ValueError, match=r"quantised weights \(gptq\) are not read"):
+    lm.load(tmp_path)
+
+
+def test_an_index_names_files_beside_it_only(tmp_path):
+  model = lm.random(CONFIGS["llama"](), jax.random.key(0))
+  lm.save(model, tmp_path / "elsewhere")
+  lm.save(model, tmp_path / "a")
+  (tmp_path / "a" / "model.safetensors").unlink()
+  for place in ("../elsewhere/model.safetensors", str(tmp_path / "elsewhere" / "model.safetensors"), "..", "", "a/b.safetensors", "pytorch_model.bin",
+                "a\\b.safetensors"):
+    (tmp_path / "a" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": place}}))
+    with pytest.raises(ValueError, match="which is no safetensors file beside it"):
+      lm.load(tmp_path / "a")
+  (tmp_path / "a" / "model.safetensors").symlink_to(tmp_path / "elsewhere" / "model.safetensors")  # as the hub's cache has them
+  lm.load(tmp_path / "a")
+
+
 def damaged(model, directory, change):
   lm.save(model, directory)
   tensors = dict(load_file(directory / "model.safetensors"))

@@ -130,3 +130,38 @@ def test_transformers_reads_what_is_saved(pair, tmp_path):
   theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
   tokens, _ = batch(ours.config.vocab_size)
   np.testing.assert_allclose(jax.jit(ours.apply)(changed.params, tokens), logits_of(theirs, tokens), atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["llama3", "gemma2"])
+def test_tied_with_a_head_of_its_own(name, tmp_path):
+  """transformers keeps a head that differs from the embedding, whatever the configuration says; dropped, the logits are others."""
+  from safetensors.torch import load_file, save_file
+  torch.manual_seed(0)
+  config = CONFIGS[name]()
+  config.tie_word_embeddings = True
+  transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+  tensors = load_file(tmp_path / "model.safetensors")
+  tied = lm.load(tmp_path)
+  tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 0.1 * torch.randn(config.vocab_size, config.hidden_size)
+  save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+  ours, theirs = lm.load(tmp_path), transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+  tokens, _ = batch(config.vocab_size)
+  expected = logits_of(theirs, tokens)
+  np.testing.assert_allclose(jax.jit(ours.apply)(ours.params, tokens), expected, atol=2e-4, rtol=0)
+  assert np.abs(jax.jit(tied.apply)(tied.params, tokens) - expected).max() > 0.1
+
+
+def test_shards_and_one_file_together(tmp_path):
+  """transformers saves twice into one directory, and then we do: both read what was saved last."""
+  torch.manual_seed(0)
+  theirs = transformers.AutoModelForCausalLM.from_config(CONFIGS["llama"]()).eval()
+  theirs.save_pretrained(tmp_path, max_shard_size="8KB")
+  lm.load(tmp_path)
+  theirs.save_pretrained(tmp_path)
+  ours, (tokens, _) = lm.load(tmp_path), batch(97)
+  np.testing.assert_allclose(jax.jit(ours.apply)(ours.params, tokens), logits_of(theirs, tokens), atol=2e-4, rtol=0)
+  lm.save(ours._replace(params=jax.tree.map(lambda x: x + 0.5, ours.params)), tmp_path)
+  again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+  found = jax.jit(ours.apply)(lm.load(tmp_path).params, tokens)
+  np.testing.assert_allclose(found, logits_of(again, tokens), atol=1e-3, rtol=0)
+  assert np.abs(found - logits_of(theirs, tokens)).max() > 0.1

@@ -154,7 +154,7 @@ def test_library(tmp_path):
   chunks = Chunks(tmp_path / "process_0", {}, False)
   chunks.save((0, 0), 3, {"finite": np.ones((2, 4), bool)})
   one, = chunks.saved()
-  assert (one.index, one.first, one.num) == ((0, 0), 3, 2) and one.metrics["finite"].dtype == bool
+  assert (one.cell, one.first, one.num) == ((0, 0), 3, 2) and one.metrics["finite"].dtype == bool
 
 
 def test_memory(monkeypatch, caplog):

@@ -151,6 +151,26 @@ def test_language_model(disk, language, tmp_path):
   assert {file.name for file in out.iterdir()} == {".lock", "checkpoints", "config.json", "figures", "report.html", "results.nc", "samples"}
 
 
+REAL = ("experiments.real_data_value", "--num_real=0,32", "--num_synthetic=0,32", "--num_seeds=1", "--max_test_rows=8")
+CHANGED = "import runpy, sys, optax; plain = optax.clip_by_global_norm; optax.clip_by_global_norm = lambda norm: plain(norm / 2); " \
+    "sys.argv = sys.argv[1:]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+
+
+@pytest.mark.parametrize(("command", "suffix"), [(LANGUAGE, ".npz"), (REAL, ".chunk")])
+def test_other_training_code_is_refused(command, suffix, tmp_path):
+  """Of language models too: half of the cells by one optimiser and half by another would be nobody's numbers."""
+  out, log = tmp_path / "out", tmp_path / "log"
+  arguments = (*command, f"--output_dir={out}")
+  run(KILLED, log, f"{suffix}:3", "kill", *arguments, expect=-signal.SIGKILL)
+  kept = {file: file.read_bytes() for file in out.rglob(f"*{suffix}")}
+  refused = run("-c", CHANGED, *arguments, "--resume", expect=2)
+  assert "another task or workflow, or from other data" in refused.stderr.splitlines()[-1]
+  assert len(kept) == 2 and kept == {file: file.read_bytes() for file in out.rglob(f"*{suffix}")}
+  run(KILLED, log, 0, "kill", *arguments, "--resume")
+  names = [line for line in log.read_text().splitlines() if line.endswith(suffix)]
+  assert len(names) == len(set(names)) and (out / "results.nc").exists()
+
+
 def checkpoints(log):
   return [line for line in log.read_text().splitlines() if line.endswith(".npz")]
 

@@ -1,6 +1,9 @@
 """Weights in and out: Hugging Face directories and hub ids (safetensors only), and GGUF files. Runs no foreign code."""
 
-import json
+import copy
+import functools
+import logging
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.lm import decoder
+from collapse_jax import files
+from collapse_jax.lm import decoder, weights
 from collapse_jax.types import Array
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+_log = logging.getLogger(__name__)
 SHARD_BYTES = 4 << 30
 
 
@@ -72,8 +76,6 @@ TABLES = {
                              "pre_feedforward_layernorm": "mlp_norm", "post_feedforward_layernorm": "post_mlp_norm"}),
 }
 CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "gemma2": "Gemma2ForCausalLM"}
-# Buffers that old checkpoints carry; they hold no weights.
-IGNORED = re.compile(r".*(rotary_emb\.inv_freq|attn\.masked_bias|\.attn\.bias)$")
 
 
 def load(path_or_id, dtype=jnp.float32) -> LanguageModel:
@@ -87,16 +89,33 @@ def load(path_or_id, dtype=jnp.float32) -> LanguageModel:
       that is wrong with the weights is named at once.
   """
   path = Path(path_or_id)
-  if path.is_file() and path.suffix == ".gguf":
+  source = files.shown(path_or_id)
+  if path.suffix == ".gguf" and os.path.exists(path):
     from collapse_jax.lm import gguf_file
-    config, tokenizer, tensors = gguf_file.read(path)
+    values, tokenizer_of, tensors = gguf_file.read(path)
   else:
-    directory = path if path.is_dir() else _download(str(path_or_id))
-    config, tokenizer, tensors = _config(directory), _tokenizer(directory), _tensors(directory)
+    directory = path if os.path.isdir(path) else _download(str(path_or_id))
+    values, tensors = weights.config_values(directory), weights.tensors(directory)
+    weights.check_quantisation(directory, values)
+    tokenizer_of = functools.partial(weights.tokenizer, directory)
+  config = weights.configuration(source, values)
   arch = decoder.architecture(config)
+  if arch.tied and not _tied(arch, tensors):
+    _log.warning("%s: has an output layer of its own, though its configuration ties it to the embedding; it is kept", source)
+    config.tie_word_embeddings = False
+    arch = arch._replace(tied=False)
+  tokenizer = tokenizer_of(config)
   if tokenizer is not None and len(tokenizer) > arch.vocab_size:
-    raise ValueError(f"{path_or_id}: the tokenizer has {len(tokenizer)} tokens and the model only {arch.vocab_size}.")
-  return made(config, from_tensors(arch, tensors, dtype, str(path_or_id)), tokenizer)
+    raise ValueError(f"{source}: the tokenizer has {len(tokenizer)} tokens and the model only {arch.vocab_size}.")
+  return made(config, from_tensors(arch, tensors, dtype, source), tokenizer)
+
+
+def _tied(arch: decoder.Architecture, tensors: Mapping[str, weights.Tensor]) -> bool:
+  """False where a file has an output layer that is not its embedding."""
+  named = {_name(arch, name): tensor for name, tensor in tensors.items()}
+  head = named.get("lm_head.weight")
+  embedding = named.get({"gpt2": "transformer.wte.weight"}.get(arch.family, "model.embed_tokens.weight"))
+  return head is None or (embedding is not None and head.shape == embedding.shape and np.array_equal(head.read(), embedding.read()))
 
 
 def made(config, params, tokenizer=None) -> LanguageModel:
@@ -116,10 +135,10 @@ def random(config, key: Array, dtype=jnp.float32, tokenizer=None) -> LanguageMod
 
 
 def save(model: LanguageModel, directory) -> None:
-  """Writes config.json, safetensors (sharded above 4 GiB) and the tokenizer, as transformers reads them."""
-  import copy
+  """Writes config.json, safetensors (sharded above 4 GiB) and the tokenizer, as transformers reads them.
 
-  from safetensors.numpy import save_file
+  Files of a model that was there before are removed where they would be read instead: an index, a single file, lists of tokens.
+  """
   directory = Path(directory)
   directory.mkdir(parents=True, exist_ok=True)
   arch = decoder.architecture(model.config)
@@ -128,61 +147,60 @@ def save(model: LanguageModel, directory) -> None:
     if sum(x.nbytes for x in shards[-1].values()) + value.nbytes > SHARD_BYTES and shards[-1]:
       shards.append({})
     shards[-1][name] = np.ascontiguousarray(value)
-  place: dict[str, str] = {}
-  for i, shard in enumerate(shards):
-    name = WEIGHTS if len(shards) == 1 else f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
-    save_file(shard, str(directory / name), metadata={"format": "pt"})
-    place |= dict.fromkeys(shard, name)
-  if len(shards) > 1:
-    size = sum(x.nbytes for shard in shards for x in shard.values())
-    index = {"metadata": {"total_size": size}, "weight_map": place}
-    (directory / INDEX).write_text(json.dumps(index, indent=2))
+  weights.save_shards(shards, directory)
   config = copy.deepcopy(model.config)
   config.architectures = [CLASSES[arch.family]]
   config.dtype = str(jnp.dtype(model.params["embedding"].dtype))
   config.save_pretrained(directory)
   if model.tokenizer is not None:
+    for name in ("added_tokens.json", "special_tokens_map.json"):  # of an earlier tokenizer, whose tokens would go first
+      (directory / name).unlink(missing_ok=True)
     model.tokenizer.save_pretrained(directory)
 
 
-def from_tensors(arch: decoder.Architecture, tensors: Mapping[str, Callable[[], np.ndarray]], dtype, source: str) -> Any:
-  """Parameters from named tensors of a Hugging Face checkpoint, each read once.
+def from_tensors(arch: decoder.Architecture, tensors: Mapping[str, weights.Tensor], dtype, source: str) -> Any:
+  """Parameters from named tensors of a Hugging Face checkpoint, each read once, after all have been found to fit.
 
   Raises:
     ValueError: see `load`.
   """
   shapes = _flatten(decoder.abstract_params(arch, dtype))
   filled: dict[str, set[int]] = {name: set() for name in shapes}
-  values = {name: np.empty(x.shape, x.dtype) for name, x in shapes.items()}
-  problems = []
-  for name, read in tensors.items():
-    if arch.family == "gpt2" and not name.startswith(("transformer.", "lm_head.")):  # as the original release names them
-      name = f"transformer.{name}"
-    if IGNORED.match(name) or (name == "lm_head.weight" and arch.tied):
+  plan, problems = [], []
+  for theirs, tensor in tensors.items():
+    name = _name(arch, theirs)
+    if weights.IGNORED.match(name) or (name == "lm_head.weight" and arch.tied):
       continue
-    found = _find(TABLES[arch.family], name)
-    if found is None or found[0][0] not in shapes:
-      problems.append(f"{name} is unknown")
+    targets, transposed, layer = _find(TABLES[arch.family], name)
+    if not targets or targets[0] not in shapes:
+      problems.append(f"{files.shown(name)} is unknown")
       continue
-    targets, transposed, layer = found
-    value = read()
-    value = value.T if transposed else value
-    for target, part in zip(targets, np.split(value, len(targets), axis=-1) if len(targets) > 1 else [value]):
-      place = values[target] if layer is None else values[target][layer] if layer < arch.num_layers else None
-      if place is None:
-        problems.append(f"{name} lies beyond layer {arch.num_layers - 1}")
-      elif place.shape != part.shape:
-        problems.append(f"{name} is {list(value.shape)}, which does not fit {target} {list(place.shape)}")
-      else:
-        place[...] = part.astype(place.dtype)
+    shape = tensor.shape[::-1] if transposed else tensor.shape
+    fits = [(*shapes[target].shape[0 if layer is None else 1:-1], len(targets) * shapes[target].shape[-1]) for target in targets]
+    if layer is not None and layer >= arch.num_layers:
+      problems.append(f"{files.shown(name)} lies beyond layer {arch.num_layers - 1}")
+    elif (layer or 0) in filled[targets[0]]:
+      problems.append(f"{name} is there twice, under two names")
+    elif any(shape != one for one in fits):
+      problems.append(f"{name} is {list(shape)}, which does not fit {targets[0]} {list(fits[0])}")
+    else:
+      plan.append((tensor, targets, transposed, layer))
+      for target in targets:
         filled[target].add(layer or 0)
   for name, done in filled.items():
     missing = sorted(set(range(arch.num_layers if name.startswith("layers.") else 1)) - done)
     if missing:
-      problems.append(f"{name} is missing" + (f" in layers {missing}" if name.startswith("layers.") else ""))
+      some = f"{missing[:8]}" if len(missing) <= 8 else f"{missing[:8]} and {len(missing) - 8} more"
+      problems.append(f"{name} is missing" + (f" in layers {some}" if name.startswith("layers.") else ""))
   if problems:
     more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
     raise ValueError(f"{source}: weights do not fit the configuration: {'; '.join(problems[:5])}{more}.")
+  values = {name: np.empty(x.shape, x.dtype) for name, x in shapes.items()}
+  for tensor, targets, transposed, layer in plan:
+    value = weights.guarded(f"{source}: a tensor", tensor.read)
+    value = value.T if transposed else value
+    for target, part in zip(targets, np.split(value, len(targets), axis=-1)):
+      values[target][... if layer is None else layer] = part.astype(values[target].dtype)
   return _unflatten({name: jnp.asarray(value) for name, value in values.items()})
 
 
@@ -226,15 +244,16 @@ def join(a, b) -> Any:
   return _unflatten(_flatten(a) | _flatten(b))
 
 
-def _find(table, name):
-  """(targets, transposed, layer) of the one template that a name matches."""
-  matches = []
-  for template, (targets, transposed) in table.items():
-    match = re.fullmatch(re.escape(template).replace(r"\{\}", r"(\d+)"), name)
-    if match:
-      matches.append((targets, transposed, int(match.group(1)) if match.groups() else None))
-  assert len(matches) <= 1, f"{name} matches several templates"
-  return matches[0] if matches else None
+def _name(arch: decoder.Architecture, name: str) -> str:
+  """As in `TABLES`; GPT-2's original release has no prefix."""
+  return name if arch.family != "gpt2" or name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}"
+
+
+def _find(table: Table, name: str) -> tuple[tuple[str, ...], bool, int | None]:
+  """(targets, transposed, layer) of the one template that a name matches; no targets where none does."""
+  match = re.fullmatch(r"(.*?\.)(\d{1,9})(\..*)", name, re.ASCII)
+  template, layer = (f"{match[1]}{{}}{match[3]}", int(match[2])) if match else (name, None)
+  return (*table.get(template, ((), False)), layer)
 
 
 def _flatten(tree, prefix="") -> dict[str, Any]:
@@ -257,57 +276,9 @@ def _unflatten(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _download(repository: str) -> Path:
   if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repository) or repository.endswith((".gguf", ".safetensors", ".bin")):
-    raise ValueError(f"{repository}: no such directory or .gguf file, and not a hub id.")
+    raise ValueError(f"{files.shown(repository)}: no such directory or .gguf file, and not a hub id.")
   from huggingface_hub import snapshot_download
   try:
     return Path(snapshot_download(repository, allow_patterns=["*.safetensors", "*.json", "tokenizer*", "merges.txt"]))
   except Exception as error:
-    raise ValueError(f"{repository}: no such directory, and the hub does not give it ({_first_line(error)}).") from None
-
-
-def _config(directory: Path):
-  from transformers import AutoConfig
-  if not (directory / "config.json").is_file():
-    raise ValueError(f"{directory}: has no config.json.")
-  try:
-    kind = json.loads((directory / "config.json").read_text()).get("model_type", "")
-  except (json.JSONDecodeError, AttributeError) as error:
-    raise ValueError(f"{directory}/config.json cannot be read: {_first_line(error)}.") from None
-  if kind not in TABLES:
-    raise ValueError(f"{directory}: unknown architecture {kind!r}; known: {', '.join(TABLES)}.")
-  return AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-
-
-def _tokenizer(directory: Path):
-  if not any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-    return None
-  from transformers import AutoTokenizer
-  try:
-    return AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-  except Exception as error:
-    raise ValueError(f"{directory}: the tokenizer cannot be read: {_first_line(error)}.") from None
-
-
-def _tensors(directory: Path) -> dict[str, Callable[[], np.ndarray]]:
-  """name -> function that reads it."""
-  from safetensors import SafetensorError, safe_open
-  if (directory / INDEX).is_file():
-    files = sorted(set(json.loads((directory / INDEX).read_text())["weight_map"].values()))
-  else:
-    files = [WEIGHTS]
-  found: dict[str, Callable[[], np.ndarray]] = {}
-  for name in files:
-    if not (directory / name).is_file():
-      pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
-      hint = f" ({pickled[0]} is a pickle, which is never read: convert it to safetensors)" if pickled else ""
-      raise ValueError(f"{directory}: {name} is missing{hint}.")
-    try:
-      file = safe_open(directory / name, framework="np")
-      found |= {key: lambda file=file, key=key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-      raise ValueError(f"{directory}/{name} is truncated or damaged: {_first_line(error)}.") from None
-  return found
-
-
-def _first_line(error) -> str:
-  return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    raise ValueError(f"{repository}: no such directory, and the hub does not give it ({weights.first_line(error)}).") from None

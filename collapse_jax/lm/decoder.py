@@ -414,6 +414,10 @@ def architecture(config) -> Architecture:
   arch = readers[config.model_type](config)
   if arch.activation not in ACTIVATIONS:
     raise ValueError(f"unknown activation {arch.activation!r}; known: {', '.join(ACTIVATIONS)}.")
+  if arch.num_heads % arch.num_kv_heads:
+    raise ValueError(f"{arch.num_heads} attention heads cannot share {arch.num_kv_heads} of keys and values.")
+  if arch.positions == "rope" and arch.head_dim % 2:
+    raise ValueError(f"the rotary embedding needs an even head_dim, got {arch.head_dim}.")
   return arch
 
 
@@ -437,10 +441,16 @@ def _rotary(config, head_dim):
   kind = rope.get("rope_type", rope.get("type", "default"))
   theta = rope.get("rope_theta", getattr(config, "rope_theta", 10_000.0))
   inverse = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
+  needed = {"linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}
+  for name in needed.get(kind, ()):
+    if rope.get(name) is None:
+      raise ValueError(f"rope scaling {kind!r} needs {name}.")
   if kind == "linear":
     inverse = inverse / rope["factor"]
   elif kind == "llama3":  # long wavelengths are stretched, short ones kept, with a ramp between
     low, high, original = rope["low_freq_factor"], rope["high_freq_factor"], rope["original_max_position_embeddings"]
+    if not low < high:
+      raise ValueError(f"rope scaling 'llama3' needs low_freq_factor below high_freq_factor, got {low} and {high}.")
     length = 2 * math.pi / inverse
     smooth = np.clip((original / length - low) / (high - low), 0.0, 1.0)
     inverse = (1 - smooth) * inverse / rope["factor"] + smooth * inverse

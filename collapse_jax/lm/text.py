@@ -1,31 +1,54 @@
 """Text in: pairs of prompt and response or plain documents, byte-pair tokenizers, rows of tokens. No JAX."""
 
 import ast
+import bisect
+import codecs
 import functools
 import hashlib
 import inspect
 import json
 import logging
+import os
 import re
 import sys
 import sysconfig
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from collapse_jax import files
 
 USER, ASSISTANT = "user: ", "\nassistant: "
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 # Shares of `pydocs` by module: what bases are pretrained on, real training data, test data.
 SPLITS = {"base": (0.0, 0.6), "train": (0.6, 0.9), "test": (0.9, 1.0)}
 TEST_SHARE = 0.1
+MOST_BYTES = 4 << 30  # of a file, and of the texts of a compressed one
+JSON_FILES, PARQUET = (".jsonl", ".ndjson", ".json"), ".parquet"
+HELD_OUT = ("validation", "test")  # what data sets that come split call it
+# Names of the hub's data sets have an owner: without one, `datasets` takes a word for a builder or a script of its own.
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_MARKS = {codecs.BOM_UTF8: "UTF-8", codecs.BOM_UTF32_LE: "UTF-32-LE", codecs.BOM_UTF32_BE: "UTF-32-BE",
+          codecs.BOM_UTF16_LE: "UTF-16-LE", codecs.BOM_UTF16_BE: "UTF-16-BE"}  # in this order: the fourth begins the second
 
 
 class Document(NamedTuple):
   """Plain text, with a name that decides on which side of a split it falls."""
   text: str
   group: str
+
+
+class Splits(NamedTuple):
+  """Documents to fit to and to test on.
+
+  Attributes:
+    split_by: "module", "source" (it came split), "prompt" (no prompt is on both sides) or "row" (no text is).
+  """
+  train: list[Document]
+  test: list[Document]
+  split_by: str
 
 
 class Rows(NamedTuple):
@@ -35,12 +58,18 @@ class Rows(NamedTuple):
     tokens: [num, max_seq_len] int32.
     length: [num] int32, begin and end tokens included.
     num_dropped: documents that were longer than max_seq_len.
-    num_unsplittable: documents that a role marker inside made malformed.
+    num_unsplittable: documents that a role marker inside made malformed, or without a prompt, a response or any text.
+    num_changed: documents, no longer than that, which are another text once they have been tokens.
+    num_lost: those of them that are left out, since what they are then has not the format, or ends before its end.
+    changed: (text, what it is then) of one of them.
   """
   tokens: np.ndarray
   length: np.ndarray
   num_dropped: int = 0
   num_unsplittable: int = 0
+  num_changed: int = 0
+  num_lost: int = 0
+  changed: tuple[str, str] = ("", "")
 
 
 def formatted(prompt: str, response: str) -> str:
@@ -56,36 +85,51 @@ def is_formatted(text: str) -> bool:
 
 
 def load(source: str, split: str) -> list[Document]:
-  """Documents of one split, of `pydocs`, a JSONL or Parquet file, or a hub data set.
+  """Documents of one split, see `splits`; `pydocs` also has "base"."""
+  return _pydocs_of(split) if source == "pydocs" else getattr(splits(source), split)
+
+
+def splits(source: str) -> Splits:
+  """Documents of `pydocs`, a JSONL, JSON or Parquet file, a folder of such files, or a hub data set.
+
+  What comes with a validation or test split keeps it. Else a tenth is held out by a hash of the prompt, or of the plain text;
+  where that leaves a side without rows, as with a single prompt, by a hash of the row.
 
   Args:
-    source: "pydocs", a path, or a hub id. Files have columns prompt and response, or text.
-    split: "train" or "test"; `pydocs` also has "base". Files are split by a hash of the prompt; a hub data set by its own
-      validation or test split where it has one.
+    source: "pydocs"; the path of a .jsonl or .json file (rows in lines or in an array), a .parquet file, or a folder with
+      train.jsonl and validation.jsonl or the like; or the name of a hub data set, OWNER/NAME. Rows have texts under prompt and
+      response, or under text.
   Raises:
-    ValueError: no such source, or rows without these columns; in JSONL the line is named.
+    ValueError: no such source, or rows without these texts; in JSON the line is named.
   """
   if source == "pydocs":
-    low, high = SPLITS[split]
-    return [document for document in pydocs() if low <= _place(document.group) < high]
-  path = Path(source)
-  if path.suffix in (".jsonl", ".json") and path.is_file():
-    documents = _jsonl(path)
-  elif path.suffix == ".parquet" and path.is_file():
-    documents = _parquet(path)
-  elif path.suffix in (".jsonl", ".json", ".parquet") and not path.exists():
-    raise ValueError(f"{source}: no such file.")
-  elif path.exists() and not path.is_dir():
-    raise ValueError(f"{source} is neither .jsonl nor .parquet.")
+    return Splits(_pydocs_of("train"), _pydocs_of("test"), "module")
+  path = _local(source)
+  if path is None:
+    train, test = _hub(source)
+  elif path.is_dir():
+    train, test = _folder(path)
   else:
-    own_split = _hub(source, split)
-    if own_split is not None:
-      return own_split
-    documents = _hub(source, "") or []
-  if not documents:
-    raise ValueError(f"{source} holds no rows.")
-  low, high = (1 - TEST_SHARE, 1.0) if split == "test" else (0.0, 1 - TEST_SHARE)
-  return [document for document in documents if low <= _place(document.group) < high]
+    train, test = _file(path), None
+  if not train:
+    raise ValueError(f"{files.shown(source)} holds no rows.")
+  return _split(train) if test is None else Splits(train, test, "source")
+
+
+def is_on_hub(source: str) -> bool:
+  """Whether a name stands for a data set that has to be fetched; a ValueError where it stands for nothing."""
+  return source != "pydocs" and _local(source) is None
+
+
+def _split(documents: list[Document]) -> Splits:
+  held_out = [_place(document.group) >= 1 - TEST_SHARE for document in documents]
+  by = "prompt"
+  if len(set(held_out)) < 2:
+    by, texts = "row", sorted({document.text for document in documents}, key=_place)
+    last = set(texts[-max(1, round(TEST_SHARE * len(texts))):] if len(texts) > 1 else [])
+    held_out = [document.text in last for document in documents]
+  side = lambda test: [document for document, out in zip(documents, held_out) if out == test]
+  return Splits(side(False), side(True), by)
 
 
 def fingerprint(documents: Iterable[Document]) -> str:
@@ -94,6 +138,11 @@ def fingerprint(documents: Iterable[Document]) -> str:
   for document in documents:
     digest.update(document.text.encode() + b"\0")
   return digest.hexdigest()
+
+
+def _pydocs_of(split: str) -> list[Document]:
+  low, high = SPLITS[split]
+  return [document for document in pydocs() if low <= _place(document.group) < high]
 
 
 @functools.cache
@@ -146,59 +195,163 @@ def _place(group: str) -> float:
   return int.from_bytes(hashlib.sha256(group.encode()).digest()[:6], "big") / 2 ** 48
 
 
-def _document(row, where: str) -> Document:
-  if isinstance(row, dict):
-    if isinstance(row.get("prompt"), str) and isinstance(row.get("response"), str):
-      return Document(formatted(row["prompt"].strip(), row["response"].strip()), row["prompt"].strip())
-    if isinstance(row.get("text"), str):
-      return Document(row["text"].strip(), row["text"].strip())
-  raise ValueError(f"{where}: needs texts under prompt and response, or under text.")
+def _local(source: str) -> Path | None:
+  """The file or folder of this name, also below ~; None for a name that only the hub may know."""
+  for path in (source, os.path.expanduser(source)):
+    if os.path.exists(path):
+      return Path(path)
+  if Path(source).suffix.lower() in (*JSON_FILES, PARQUET):
+    raise ValueError(f"{files.shown(source)}: no such file.")
+  if not HUB_ID.fullmatch(source):
+    raise ValueError(f"{files.shown(source)}: no such file, and no name of a hub data set, which is OWNER/NAME.")
+  return None
 
 
-def _jsonl(path: Path) -> list[Document]:
-  documents = []
+def _file(path: Path) -> list[Document]:
+  suffix = path.suffix.lower()
+  if suffix not in (*JSON_FILES, PARQUET) and not path.is_fifo():
+    raise ValueError(f"{files.shown(path)} is neither .jsonl, .json nor .parquet.")
+  documents, size = [], 0
   try:
-    lines = path.read_text(encoding="utf-8").splitlines()
-  except UnicodeDecodeError:
-    raise ValueError(f"{path} is not UTF-8 text.") from None
-  for number, line in enumerate(lines, 1):
-    if not line.strip():
-      raise ValueError(f"{path}, line {number}: is empty.")
-    try:
-      row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-      raise ValueError(f"{path}, line {number}: is no JSON ({getattr(error, 'msg', 'too deep')}).") from None
-    documents.append(_document(row, f"{path}, line {number}"))
+    for where, row in _parquet(path) if suffix == PARQUET else _json(path):
+      documents.append(_document(row, f"{files.shown(path)}, {where}"))
+      size += len(documents[-1].text)
+      if size > MOST_BYTES:
+        raise ValueError(f"{files.shown(path)} holds more than {MOST_BYTES >> 30} GiB of text.")
+  except MemoryError:
+    raise ValueError(f"{files.shown(path)} is too large for this machine's memory.") from None
   return documents
 
 
-def _parquet(path: Path) -> list[Document]:
-  import pandas
+def _folder(path: Path) -> tuple[list[Document], list[Document] | None]:
+  """Of the files train.jsonl, validation.jsonl and the like: those for training, and those held out where there are any."""
+  found = {}
+  for name in ("train", *HELD_OUT):
+    here = [file for suffix in (*JSON_FILES, PARQUET) if (file := path / f"{name}{suffix}").is_file()]
+    if len(here) > 1:
+      raise ValueError(f"{files.shown(path)} has both {here[0].name} and {here[1].name}.")
+    if here:
+      found[name] = here[0]
+  if "train" not in found:
+    raise ValueError(f"{files.shown(path)} is a folder without train.jsonl, train.json or train.parquet.")
+  held_out = next((found[name] for name in HELD_OUT if name in found), None)
+  return _file(found["train"]), None if held_out is None else _file(held_out)
+
+
+def _document(row, where: str) -> Document:
+  if isinstance(row, dict):
+    if isinstance(row.get("prompt"), str) and isinstance(row.get("response"), str):
+      return Document(formatted(_checked(row["prompt"], where), _checked(row["response"], where)), row["prompt"].strip())
+    if isinstance(row.get("text"), str):
+      return Document(_checked(row["text"], where), row["text"].strip())
+  raise ValueError(f"{where}: needs texts under prompt and response, or under text.")
+
+
+def _checked(text: str, where: str) -> str:
   try:
-    table = pandas.read_parquet(path)
+    text.encode()
+  except UnicodeEncodeError as error:
+    raise ValueError(f"{where}: holds {text[error.start]!a}, half of a surrogate pair and no character; \\ufffd can stand in "
+                     "its place.") from None
+  return text.strip()
+
+
+def read_text(path) -> str:
+  """Text of a file: UTF-8, or what its byte order mark says. A ValueError where it is none; the line is named."""
+  content = files.read_bytes(path, MOST_BYTES, pipe=True)
+  mark, encoding = next(((mark, name) for mark, name in _MARKS.items() if content.startswith(mark)), (b"", "UTF-8"))
+  content = content[len(mark):]
+  try:
+    return content.decode(encoding)
+  except UnicodeDecodeError as error:
+    line = content[:error.start].decode(encoding).count("\n") + 1
+    raise ValueError(f"{files.shown(path)}, line {line}: is not {encoding} text.") from None
+
+
+def _json(path: Path) -> Iterator[tuple[str, Any]]:
+  """(where, row) of an array of rows, or of rows in lines."""
+  text = read_text(path)
+  if text[_after_space(text, 0):][:1] == "[":
+    yield from _array(text, path)
+    return
+  lines = text.split("\n")  # not splitlines, to which characters inside a string are ends of lines as well
+  while lines and not lines[-1].strip():
+    del lines[-1]
+  for number, line in enumerate(lines, 1):
+    if not line.strip():
+      raise ValueError(f"{files.shown(path)}, line {number}: is empty.")
+    try:
+      yield f"line {number}", json.loads(line)
+    except (ValueError, RecursionError) as error:
+      raise _no_json(path, number, error) from None
+
+
+def _array(text: str, path: Path) -> Iterator[tuple[str, Any]]:
+  decode = json.JSONDecoder().raw_decode  # row by row, so that lines are known
+  at, line, counted, number = _after_space(text, 0), 1, 0, 0
+  while text[at:at + 1] == ("," if number else "["):
+    at = _after_space(text, at + 1)
+    line, counted = line + text.count("\n", counted, at), at
+    if not number and text[at:at + 1] == "]":
+      break
+    number += 1
+    try:
+      row, at = decode(text, at)
+    except (ValueError, RecursionError) as error:
+      raise _no_json(path, getattr(error, "lineno", line), error) from None
+    yield f"item {number}, line {line}", row
+    at = _after_space(text, at)
+  if text[at:at + 1] != "]" or _after_space(text, at + 1) < len(text):
+    raise _no_json(path, text.count("\n", 0, at) + 1, ValueError("an array that does not end as one"))
+
+
+def _after_space(text: str, at: int) -> int:
+  return re.compile(r"[ \t\r\n]*").match(text, at).end()  # type: ignore[union-attr]
+
+
+def _no_json(path: Path, line: int, error: Exception) -> ValueError:
+  reason = getattr(error, "msg", "too deep" if isinstance(error, RecursionError) else str(error).split(";")[0])
+  return ValueError(f"{files.shown(path)}, line {line}: is no JSON ({reason}).")
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+  files.check_regular(path, MOST_BYTES)
+  try:
+    from pyarrow import parquet
+    with parquet.ParquetFile(path) as file:
+      names = [name for name in ("prompt", "response", "text") if name in file.schema_arrow.names]
+      number = 0
+      for some in file.iter_batches(128, columns=names) if names else ():
+        for row in some.to_pylist():
+          number += 1
+          yield f"row {number}", row
+  except MemoryError:
+    raise
   except Exception as error:
-    raise ValueError(f"{path} is no readable Parquet file: {str(error).splitlines()[0]}.") from None
-  return [_document(row, f"{path}, row {number}") for number, row in enumerate(table.to_dict("records"), 1)]
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    raise ValueError(f"{files.shown(path)} is no readable Parquet file: {reason}.") from None
+  if not names:
+    yield "row 1", None
 
 
-def _hub(source: str, split: str) -> list[Document] | None:
-  """Documents of a hub data set; None where it has no such split. An empty split name: its only one."""
-  import datasets
-  logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what went wrong is said once, below
+def _hub(source: str) -> tuple[list[Document], list[Document] | None]:
+  """As `_folder`, of a hub data set; runs no code of it."""
   try:
-    found = datasets.load_dataset(source)
+    import datasets
+  except ImportError:
+    raise ValueError(f"{source}: data sets of the hub need the package datasets: pip install 'collapse-jax[hub]'.") from None
+  logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what went wrong is said once, below
+  # Later versions, which run no scripts, have no such parameter, and would hand it on.
+  known = inspect.signature(datasets.load_dataset).parameters
+  options = {"trust_remote_code": False} if "trust_remote_code" in known else {}
+  try:
+    found = datasets.load_dataset(source, **options)
   except Exception as error:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     raise ValueError(f"{source}: no such file, and no data set that the hub gives ({reason}).") from None
-  if split == "test":
-    names = [name for name in ("validation", "test") if name in found]
-  else:
-    names = ["train"] if "train" in found else list(found)[:1]
-    if split == "train" and not ({"validation", "test"} & set(found)):
-      return None
-  if not names:
-    return None
-  return [_document(row, f"{source}, {names[0]} row {i}") for i, row in enumerate(found[names[0]], 1)]
+  names = ["train" if "train" in found else next(iter(found)), *(name for name in HELD_OUT if name in found)]
+  train, *held_out = [[_document(row, f"{source}, {name} row {i}") for i, row in enumerate(found[name], 1)] for name in names[:2]]
+  return train, held_out[0] if held_out else None
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int):
@@ -229,31 +382,77 @@ def special_ids(tokenizer) -> tuple[int, int]:
   return tokenizer.eos_token_id if begin is None else begin, tokenizer.eos_token_id
 
 
-def to_rows(tokenizer, documents: Sequence[Document], max_seq_len: int, vocab_size: int, pairs: bool = True) -> Rows:
-  """Tokens of the documents that fit, in their order.
+def to_rows(tokenizer, documents: Sequence[Document], max_seq_len: int, vocab_size: int, pairs: bool = True,
+            lossy: bool = False) -> Rows:
+  """Tokens of the documents that fit, in their order. Special tokens that a text mentions are text like any other.
 
   Args:
-    pairs: keep only documents that `is_formatted`.
+    pairs: keep only documents that `is_formatted`, and still are when they come back from the tokenizer.
+    lossy: keep also those that have lost the format then.
   Raises:
     ValueError: no end token, or a token beyond the model's vocabulary.
   """
   begin, end = special_ids(tokenizer)
-  whole = [document.text for document in documents if not pairs or is_formatted(document.text)]
-  ids = tokenizer(whole, add_special_tokens=False).input_ids if whole else []
-  rows = [[begin, *row, end] for row in ids]
-  kept = [row for row in rows if len(row) <= max_seq_len]
-  tokens = np.full((len(kept), max_seq_len), end, np.int32)
+  whole = [document.text for document in documents if (is_formatted(document.text) if pairs else document.text)]
+  rows = [[begin, *row, end] for row in encode(tokenizer, whole)]
+  fits = np.asarray([len(row) <= max_seq_len for row in rows], bool)
+  kept = [row for row, good in zip(rows, fits) if good]
+  tokens, length = np.full((len(kept), max_seq_len), end, np.int32), np.asarray([len(row) for row in kept], np.int32)
   for i, row in enumerate(kept):
     tokens[i, :len(row)] = row
   if len(kept) and tokens.max() >= vocab_size:
     raise ValueError(f"vocabulary mismatch: the tokenizer gives token {tokens.max()}, the model knows {vocab_size}.")
-  return Rows(tokens, np.asarray([len(row) for row in kept], np.int32), len(rows) - len(kept), len(documents) - len(whole))
+  ends = np.asarray([row.index(end, 1) + 1 for row in kept], int)  # some models read the end token in a text that mentions it
+  came_back = zip((text for text, good in zip(whole, fits) if good), to_texts(tokenizer, tokens, ends))
+  changed = {i: both for i, both in enumerate(came_back) if both[0] != both[1]}
+  lost = [i for i, (_, back) in changed.items() if ends[i] < length[i] or (pairs and not lossy and not is_formatted(back))]
+  return Rows(np.delete(tokens, lost, axis=0), np.delete(length, lost), len(rows) - len(kept), len(documents) - len(whole),
+              len(changed), len(lost), changed[min(lost or changed)] if changed else ("", ""))
+
+
+def encode(tokenizer, texts: Sequence[str]) -> list[list[int]]:
+  """Tokens of texts, nothing before or after them."""
+  return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True).input_ids if texts else []
 
 
 def to_texts(tokenizer, tokens, length) -> list[str]:
-  """Texts of sampled rows, without begin and end tokens."""
+  """Texts of sampled rows, without begin and end tokens, and without white space that the tokenizer puts before every text."""
   _, end = special_ids(tokenizer)
   tokens, length = np.asarray(tokens), np.asarray(length)
   strip = lambda row, num: row[1:num - 1] if row[num - 1] == end and num > 1 else row[1:num]
-  return tokenizer.batch_decode([strip(row, num) for row, num in zip(tokens, length)], skip_special_tokens=False,
+  probe = "a"
+  *texts, back = _decode(tokenizer, [*(strip(row, num) for row, num in zip(tokens, length)), encode(tokenizer, [probe])[0]])
+  added = back.removesuffix(probe) if back.endswith(probe) and back.strip() == probe else ""
+  return [one.removeprefix(added) for one in texts]
+
+
+def prompts(tokenizer, rows: Rows) -> Rows:
+  """Beginnings of rows, up to their responses: the row's own first tokens, without the end token.
+
+  Tokenised alone, a prompt can end in a token that no row has there: the space before a response often belongs to the token of
+  its first word. So that the cut does not depend on the response, a token of nothing but that space is left to the model too.
+
+  Raises:
+    ValueError: no row has a prompt and a response.
+  """
+  begin, end = special_ids(tokenizer)
+  tokens, length = np.full_like(rows.tokens[:, :-1], end), []
+  used = [row[1:num] for row, num in zip(rows.tokens, rows.length)]
+  for row, whole in zip(used, _decode(tokenizer, used)):
+    if ASSISTANT not in whole:
+      continue
+    size = whole.index(ASSISTANT) + len(ASSISTANT)
+    upto = lambda num: _decode(tokenizer, [row[:num]])[0]  # noqa: B023
+    num = bisect.bisect_right(range(1, len(row) + 1), size, key=lambda num: len(upto(num)))
+    while num > 1 and upto(num - 1).rstrip() == upto(num).rstrip():
+      num -= 1
+    tokens[len(length), 0], tokens[len(length), 1:1 + num] = begin, row[:num]
+    length.append(1 + num)
+  if not length:
+    raise ValueError("prompts: no row of prompt and response to take them from.")
+  return Rows(tokens[:len(length)], np.asarray(length, np.int32))
+
+
+def _decode(tokenizer, rows) -> list[str]:
+  return tokenizer.batch_decode([np.asarray(row).tolist() for row in rows], skip_special_tokens=False,
                                 clean_up_tokenization_spaces=False)

@@ -4,47 +4,83 @@ It stands in for a pretrained base where nothing can be downloaded. Pretraining 
 generations are fitted to, nor with test text.
 """
 
+import contextlib
 import hashlib
 import json
-import os
+import logging
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from collapse_jax import caches
 from collapse_jax.lm import checkpoint, text, training
 from collapse_jax.lm.checkpoint import LanguageModel
 from collapse_jax.random import new_key
 
+_log = logging.getLogger(__name__)
 VOCAB_SIZE, MAX_SEQ_LEN = 1024, 64
 SHAPE: dict[str, Any] = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4,
          "num_key_value_heads": 2, "max_position_embeddings": 256, "tie_word_embeddings": True}
 # Half an epoch: it must write the format, and yet have much to learn from more data.
 RECIPE = training.Recipe(learning_rate=1e-3, amount=0.5, batch_size=16)
-FORMAT = 1  # raise when anything else about the base changes
+FORMAT = 2  # raise when anything else about the base changes
+_SUMS = "sha256.json"  # of the other files of a kept base
 
 
 def load(dtype=jnp.float32, cache_dir=None) -> LanguageModel:
   """The base, from `cache_dir` or made anew (in about fifteen seconds, the same on the same machine).
 
+  What is kept has checksums, and is made again where they are wrong; where it cannot be kept, a warning says so.
+
   Args:
-    cache_dir: default $XDG_CACHE_HOME/collapse_jax or ~/.cache/collapse_jax.
+    cache_dir: default `caches.directory()`: $XDG_CACHE_HOME/collapse_jax or ~/.cache/collapse_jax.
   """
-  base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-  cache = Path(cache_dir) if cache_dir else base / "collapse_jax"
+  import filelock
+  cache = Path(cache_dir) if cache_dir else caches.directory()
   documents = text.load("pydocs", "base")
   about = [text.fingerprint(documents), VOCAB_SIZE, MAX_SEQ_LEN, SHAPE, RECIPE, FORMAT, jax.__version__]
   directory = cache / f"tiny-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}"
-  if not directory.is_dir():
+  if not _is_whole(directory):
     cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as part:
-      checkpoint.save(pretrain(documents), Path(part) / "tiny")
-      if not directory.is_dir():
-        shutil.move(Path(part) / "tiny", directory)
+    with filelock.FileLock(cache / "tiny.lock"):  # others wait for what one of them makes
+      if not _is_whole(directory):
+        if directory.exists():
+          _log.warning("%s is damaged and is made again", directory)
+        model = pretrain(documents)
+        try:
+          _keep(model, directory)
+        except Exception as error:  # that of a full disk is another one in each library
+          _log.warning("%s cannot be kept (%s): it will be made again each time", directory, str(error).splitlines()[0])
+          return checkpoint.made(model.config, jax.tree.map(lambda x: x.astype(dtype), model.params), model.tokenizer)
   return checkpoint.load(directory, dtype)
+
+
+def _keep(model: LanguageModel, directory: Path) -> None:
+  """Saves a model whole or not at all; what an earlier process left when it was killed goes."""
+  part = directory.with_name(f"{directory.name}.part")
+  shutil.rmtree(part, ignore_errors=True)
+  try:
+    checkpoint.save(model, part)
+    (part / _SUMS).write_text(json.dumps(_sums(part)))
+    if directory.exists():
+      shutil.rmtree(directory)
+    part.rename(directory)
+  except BaseException:
+    shutil.rmtree(part, ignore_errors=True)
+    raise
+
+
+def _is_whole(directory: Path) -> bool:
+  with contextlib.suppress(OSError, ValueError, RecursionError):
+    return json.loads((directory / _SUMS).read_bytes()) == _sums(directory)
+  return False
+
+
+def _sums(directory: Path) -> dict[str, str]:
+  return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(directory.iterdir()) if file.name != _SUMS}
 
 
 def untrained(documents) -> LanguageModel:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import store as storage
-from collapse_jax.random import index
+from collapse_jax.random import choose, exact_table, index, table
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import check_integer, check_positive, known
 from collapse_jax.types import Context, MetricInfo, Summary, TaskSetting
@@ -30,9 +30,9 @@ METRICS = {
 
 
 class DiscreteProblem(NamedTuple):
-  """The truth: cumulative probabilities [num_outcomes] (None: uniform), its entropy in nats, its number of outcomes, and the
+  """The truth: its table [num_outcomes] to draw from (None: uniform), its entropy in nats, its number of outcomes, and the
   probabilities [num_known] of outcomes as the model numbers them."""
-  cumulative: Any
+  table: Any
   entropy: Any
   support: Any
   known: Any
@@ -45,8 +45,8 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
     num_outcomes: K, at least 2.
     num_samples: rows per batch, at least 2.
     probabilities: [num_outcomes] of the truth; default uniform.
-    temperature: samples have probabilities in proportion to frequency^(1 / temperature); may be traced, but 1 as a Python
-      number is faster: rows are then drawn from the training rows.
+    temperature: samples have probabilities in proportion to frequency^(1 / temperature), down to 2^-62; may be traced, but 1
+      as a Python number is faster: rows are then drawn from the training rows.
   Raises:
     ValueError: an argument out of range.
   """
@@ -55,6 +55,7 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
   if probabilities is not None:
     share = np.asarray(probabilities, np.float64)
     share = share / share.sum()
+    share = np.where(share > 0, np.maximum(share, np.finfo(np.float32).tiny), 0)  # what can occur has no infinite divergence
     positive = share[share > 0]
     support, true_entropy = len(positive), float(-(positive * np.log(positive)).sum())
   renumbered = num_outcomes > 4 * num_samples
@@ -62,16 +63,12 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
   resampled = known(temperature) and temperature == 1
 
   def real_rows(key, problem):
-    if problem.cumulative is None:
-      return index(key, num_samples, num_outcomes)
-    u = jax.random.uniform(key, (num_samples,))
-    rows = jnp.searchsorted(problem.cumulative, u, side="right").astype(jnp.int32)
-    return jnp.minimum(rows, num_outcomes - 1)
+    return index(key, num_samples, num_outcomes) if problem.table is None else choose(key, problem.table, num_samples)
 
   def init(key):
-    cumulative = None if probabilities is None else jnp.asarray(np.cumsum(share), float)
+    weights = None if probabilities is None else jax.tree.map(jnp.asarray, exact_table(share))
     truth = jnp.full(num_known, 1 / num_outcomes) if probabilities is None or renumbered else jnp.asarray(share, float)
-    problem = DiscreteProblem(cumulative, jnp.asarray(true_entropy, float), jnp.asarray(support, float), truth)
+    problem = DiscreteProblem(weights, jnp.asarray(true_entropy, float), jnp.asarray(support, float), truth)
     rows = real_rows(key, problem)
     if renumbered:
       order = jnp.argsort(rows)
@@ -93,24 +90,31 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
   def sample(key, problem, params, context: Context):
     if resampled:
       return batch(storage.draw_rows(key, context.data, context.num)), {}
-    power = jnp.where(params > 0, jnp.exp(jnp.log(params) / temperature), 0.0)
-    below = jnp.cumsum(power)
-    u = below[-1] * jax.random.uniform(key, (context.num,))
-    rows = jnp.minimum(jnp.searchsorted(below, u, side="right"), num_known - 1)
-    return batch(rows.astype(jnp.int32)), {}
+    power = jnp.exp(jnp.log(params / jnp.max(params)) / temperature)  # the largest is 1 at any temperature
+    return batch(choose(key, table(power), context.num)), {}
 
   def evaluate(problem, params):
     entropy = -jnp.sum(jnp.where(params > 0, params * jnp.log(params), 0.0))
-    missing = 1 - jnp.sum(problem.known)
-    cross = -jnp.sum(jnp.where(params > 0, params * jnp.log(jnp.maximum(problem.known, 1e-38)), 0.0))
+    missing = jnp.maximum(1 - jnp.sum(problem.known), 0.0) if renumbered else 0.0
+    divergence = jnp.sum(_divergence(params, problem.known)) + missing
     return {"entropy_ratio": entropy / problem.entropy, "entropy": entropy,
-            "support_ratio": jnp.sum(params > 0) / problem.support, "heterozygosity": 1 - jnp.sum(params ** 2),
-            "total_variation": 0.5 * (jnp.sum(jnp.abs(params - problem.known)) + missing), "kl_from_truth": cross - entropy}
+            "support_ratio": jnp.sum(params > 0) / problem.support, "heterozygosity": jnp.sum(params * (1 - params)),
+            "total_variation": 0.5 * (jnp.sum(jnp.abs(params - problem.known)) + missing), "kl_from_truth": divergence}
 
   # Other real rows would have outcomes outside the renumbered ones.
   fresh = None if renumbered else lambda key, problem: batch(real_rows(key, problem))
   return TaskSetting(init, fit, sample, evaluate, num_samples, Summary(of, add, keep_rows=True), fresh, metrics=METRICS,
                      absorbed=lambda problem, params: jnp.max(params) >= 1)
+
+
+def _divergence(p, q):
+  """p log(p / q) - p + q, at least 0, without the cancellation of the three."""
+  there = q > 0
+  excess = (p - q) / jnp.where(there, q, 1.0)  # (1 + x) log(1 + x) - x, by its series where it is near x^2 / 2
+  x = jnp.clip(excess, -0.2, 0.2)
+  series = x ** 2 * sum((-x) ** k / ((k + 1) * (k + 2)) for k in range(9))
+  far = jnp.where(excess > -1, (1 + excess) * jnp.log(jnp.maximum(1 + excess, 1e-30)), 0.0) - excess
+  return jnp.where(there, q * jnp.where(jnp.abs(excess) < 0.2, series, far), jnp.where(p > 0, jnp.inf, 0.0))
 
 
 def _check(num_outcomes, num_samples, probabilities, temperature):

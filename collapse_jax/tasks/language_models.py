@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from collapse_jax.lm import checkpoint, decoder, sampling, text, training
 from collapse_jax.lm.checkpoint import LanguageModel
 from collapse_jax.lm.training import Recipe
-from collapse_jax.store import batch, flat
+from collapse_jax.store import batch, flat, in_use
 from collapse_jax.tasks.parts import check_integer
 from collapse_jax.types import Context, MetricInfo, TaskSetting
 
@@ -42,8 +43,8 @@ class Adapters(NamedTuple):
 
 def language_model(model: LanguageModel, train: text.Rows, test: text.Rows, num_samples: int, *, recipe: Recipe = _RECIPE,
                    learning_rate=None, temperature=1.0, adapters: Adapters | None = None, pretrain: bool = False,
-                   prompts: text.Rows | None = None, on_malformed: str = "reject", max_attempts: float = 8.0,
-                   sample_batch_size: int | None = None, curve_points: int = 4, curve_rows: int = 64,
+                   plain_text: bool = False, prompts: text.Rows | None = None, on_malformed: str = "reject",
+                   max_attempts: float = 8.0, sample_batch_size: int | None = None, curve_points: int = 4, curve_rows: int = 64,
                    remat: bool = False, mesh: Mesh | None = None) -> TaskSetting:
   """A causal language model.
 
@@ -58,8 +59,9 @@ def language_model(model: LanguageModel, train: text.Rows, test: text.Rows, num_
     recipe: of training.
     learning_rate, temperature: may be traced; learning_rate overrides that of the recipe.
     adapters: train low-rank adapters over the base; None: all parameters.
-    pretrain: start from random weights, and ask of samples only that they end, not the format of prompt and response.
-    prompts: what samples begin with, used in turn; None: nothing but the begin token, as in the paper.
+    pretrain: start from random weights, with plain text.
+    plain_text: ask of samples only that they hold text and end, not the format of prompt and response.
+    prompts: what samples begin with (`lm.text.prompts`), used in turn; None: nothing but the begin token, as in the paper.
     on_malformed: "reject" draws until num_samples well-formed rows are there (at most max_attempts * num_samples candidates;
       rows that are then missing get weight 0 and are counted in `num_missing`); "keep" takes samples as they come.
     sample_batch_size: candidates at once. Results do not depend on it.
@@ -95,7 +97,7 @@ def language_model(model: LanguageModel, train: text.Rows, test: text.Rows, num_
     raise ValueError(f"{which} must be a multiple of the {parts} devices, got {rows}.")
   size = sample_batch_size or max(min(num_samples, 32), -(-num_samples // 4))
   size = -(-size // parts) * parts
-  wellformed = _wellformed(model.tokenizer, end, pretrain, on_malformed)
+  wellformed = _wellformed(model.tokenizer, end, pretrain or plain_text, on_malformed, train)
   whole = (lambda weights: checkpoint.join(model.params, weights)) if adapters is not None else (lambda weights: weights)
   logits = lambda weights, tokens: functions.apply(whole(weights), tokens)
   held_out = jnp.asarray(test.tokens), jnp.asarray(test.length)
@@ -135,8 +137,10 @@ def language_model(model: LanguageModel, train: text.Rows, test: text.Rows, num_
     drawn = sampling.sample(key, draw, wellformed, context.num, max_length, min(size, -(-context.num // parts) * parts),
                             max_attempts)
     tokens, length, filled = drawn.tokens, drawn.length, drawn.filled
+    if context.used is not None:
+      filled &= in_use(context) > 0
     num = jnp.sum(filled)
-    metrics = {"rejection_rate": drawn.rejection_rate, "num_missing": context.num - num,
+    metrics = {"rejection_rate": drawn.rejection_rate, "num_missing": (context.num if context.used is None else context.used) - num,
                "duplicate_rate": sampling.duplicate_rate(tokens, length, filled),
                "mean_length": jnp.sum(jnp.where(filled, length, 0)) / jnp.maximum(num, 1)}
     for order in (1, 2, 3):
@@ -155,12 +159,14 @@ def language_model(model: LanguageModel, train: text.Rows, test: text.Rows, num_
                      next_token=next_token)
 
 
-def _wellformed(tokenizer, end: int, pretrain: bool, on_malformed: str) -> Any:
+def _wellformed(tokenizer, end: int, plain_text: bool, on_malformed: str, train: text.Rows) -> Any:
   if on_malformed == "keep":
     return lambda tokens, length: jnp.ones(length.shape, bool)
-  if pretrain:
+  if plain_text:
     return sampling.ended(end)
-  markers = [tokenizer(marker, add_special_tokens=False).input_ids for marker in (text.USER, text.ASSISTANT)]
-  if all(len(ids) == 1 for ids in markers):
-    return sampling.formatted_by_tokens(markers[0][0], markers[1][0], end)
+  user, assistant = text.encode(tokenizer, [text.USER, text.ASSISTANT])
+  if len(user) == len(assistant) == 1:
+    inside = np.arange(train.tokens.shape[1]) < np.asarray(train.length)[:, None]
+    if (train.tokens[:, 1] == user[0]).all() and (((train.tokens == assistant[0]) & inside).sum(axis=1) == 1).all():
+      return sampling.formatted_by_tokens(user[0], assistant[0], end)
   return sampling.formatted_by_text(tokenizer)

@@ -73,7 +73,7 @@ def ngram(num_samples: int, vocab_size: int = 50, *, order: int = 2, length: int
       return pushed(context, token), token
 
     start = [(context // vocab_size ** (order - 2 - i)) % vocab_size for i in range(order - 1)]
-    rest = jax.lax.scan(step, context, jax.random.uniform(next_key, (length - order + 1, num)))[1]
+    rest = jax.lax.scan(step, context, jax.random.uniform(next_key, (num, length - order + 1)).T)[1]
     tokens = jnp.concatenate([jnp.stack(start), rest]) if start else rest
     return batch({"tokens": tokens.T, "length": jnp.full(num, length, jnp.int32)})
 

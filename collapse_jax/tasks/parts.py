@@ -12,7 +12,7 @@ from collapse_jax.types import Array
 
 
 class MeanStats(NamedTuple):
-  """Weighted count [] and mean of rows, or of estimates that pool like rows."""
+  """Weighted count [] and mean (arrays) of rows, or of estimates that pool like rows."""
   count: Any
   mean: Any
 
@@ -21,7 +21,7 @@ def add_means(problem, a: MeanStats, weight_a, b: MeanStats, weight_b) -> MeanSt
   """`Summary.add` of means."""
   count_a, count_b = weight_a * a.count, weight_b * b.count
   share = count_b / jnp.maximum(count_a + count_b, 1e-30)
-  return MeanStats(count_a + count_b, a.mean + share * (b.mean - a.mean))
+  return MeanStats(count_a + count_b, jax.tree.map(lambda x, y: x + share * (y - x), a.mean, b.mean))
 
 
 class LabelStats(NamedTuple):

@@ -52,6 +52,16 @@ from collapse_jax.theory.mixing import mixture_bound as mixture_bound
 from collapse_jax.theory.mixing import total_variation_gaussian as total_variation_gaussian
 from collapse_jax.theory.mixing import total_variation_of_coin as total_variation_of_coin
 from collapse_jax.theory.mixing import weighted_mixing_error as weighted_mixing_error
+from collapse_jax.theory.schedules import Schedule as Schedule
+from collapse_jax.theory.schedules import SecondMoments as SecondMoments
+from collapse_jax.theory.schedules import schedule_family as schedule_family
+from collapse_jax.theory.schedules import schedule_kde_variance as schedule_kde_variance
+from collapse_jax.theory.schedules import schedule_log_det as schedule_log_det
+from collapse_jax.theory.schedules import schedule_moments as schedule_moments
+from collapse_jax.theory.schedules import schedule_noise as schedule_noise
+from collapse_jax.theory.schedules import schedule_of as schedule_of
+from collapse_jax.theory.schedules import schedule_trace_variance as schedule_trace_variance
+from collapse_jax.theory.schedules import second_moments as second_moments
 from collapse_jax.theory.selection import level_set_variance as level_set_variance
 from collapse_jax.theory.selection import nearest_loop as nearest_loop
 from collapse_jax.theory.selection import nearest_purity as nearest_purity

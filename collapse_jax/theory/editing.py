@@ -7,6 +7,9 @@ generation. The paper's bound of 2 belongs to additive noise with disjoint masks
 
 import numpy as np
 
+from collapse_jax.theory.checks import check, check_count
+from collapse_jax.theory.temperature import tempered
+
 
 def edited_regression(share: float, num_generations: int, *, base: str = "chain", mask: str = "fresh",
                       noise: str = "regenerated") -> np.ndarray:
@@ -17,14 +20,16 @@ def edited_regression(share: float, num_generations: int, *, base: str = "chain"
   (1-m) ((1-m^t)/(1-m))^2 + m (1-m^(2t))/(1-m^2); disjoint masks as `edited_sweep`. Fresh noise on the real labels gives 1 + m.
 
   Args:
-    share: m, in (0, 1); 1/m must be a whole number where masks are disjoint.
+    share: m, in [0, 1]; 1/m must be a whole number, at most 10^6, where masks are disjoint.
     num_generations: T.
     base, mask, noise: as in `transforms.edit_labels`.
   Raises:
     ValueError: another word, or disjoint masks that do not fill the rows.
   """
+  check("share", share, 0, 1)
+  check_count("num_generations", num_generations)
   m, t = share, np.arange(1, num_generations + 1)
-  if mask == "disjoint" and abs(1 / m - round(1 / m)) > 1e-9:
+  if mask == "disjoint" and (m < 1e-6 or abs(1 / m - round(1 / m)) > 1e-9):
     raise ValueError(f"share must be one over a whole number where masks are disjoint, got {m}.")
   if (base not in ("anchor", "chain") or mask not in ("fresh", "fixed", "disjoint")
       or noise not in ("additive", "regenerated")):
@@ -36,12 +41,17 @@ def edited_regression(share: float, num_generations: int, *, base: str = "chain"
   if noise == "additive":
     return 1 + (np.minimum(t - 1, round(1 / m)) if mask == "disjoint" else t - 1) * m
   if mask == "fixed":
-    return (1 - m) * ((1 - m ** t) / (1 - m)) ** 2 + m * (1 - m ** (2 * t)) / (1 - m ** 2)
+    return (1 - m) * _powers(m, t) ** 2 + m * _powers(m ** 2, t)
   if mask == "disjoint":
     return np.array([edited_sweep(m, k) for k in np.minimum(t - 1, round(1 / m))])
   if base == "chain":
     return 1 + (t - 1) * m * (2 - m)
-  return 1 + m * (2 - m) * (1 - m ** (2 * (t - 1))) / (1 - m ** 2)
+  return 1 + m * (2 - m) * _powers(m ** 2, t - 1)
+
+
+def _powers(base: float, num) -> np.ndarray:
+  """1 + base + ... + base^(num - 1)."""
+  return num * 1.0 if base == 1 else (1 - base ** num) / (1 - base)
 
 
 def _edited_anew(m: float, num_generations: int, noise: str) -> np.ndarray:
@@ -65,6 +75,8 @@ def edited_sweep(share: float, num_edits: int) -> float:
 
   Block n's old noise has share (1+m)^k - [n <= k] (1+m)^(k-n) in the estimate, its new one [n <= k] (1+m)^(k-n).
   """
+  check("share", share, 1e-6, 1)
+  check("num_edits", num_edits, 0, round(1 / share))
   m, k, n = share, num_edits, np.arange(1, round(1 / share) + 1)
   new = np.where(n <= k, (1 + m) ** (k - n.astype(float)), 0.0)
   return float(m * np.sum(((1 + m) ** k - new) ** 2 + new ** 2))
@@ -88,7 +100,7 @@ def changed_share(truth, law, model, threshold: float, top_k: int, beta: float =
   R is Q restricted to its top_k tokens, to the power 1 / beta, normalised.
   """
   truth, model = np.asarray(truth, float), np.asarray(model, float)
+  check("top_k", top_k, 1, model.shape[1])
   least = np.sort(model, axis=1)[:, -top_k][:, None]
-  redrawn = np.where(model >= least, model ** (1 / beta), 0.0)
-  redrawn /= redrawn.sum(axis=1, keepdims=True)
+  redrawn = tempered(np.where(model >= least, model, 0.0), beta)
   return float(np.asarray(law) @ np.where(model >= threshold, truth * (1 - redrawn), 0.0).sum(axis=1))

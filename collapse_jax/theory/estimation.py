@@ -14,9 +14,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy import linalg, optimize, special
+from scipy import linalg, optimize, special, stats
 
 from collapse_jax.names import parse_call
+from collapse_jax.theory.checks import check, check_count
 
 ACCUMULATE_LIMIT = np.pi**2 / 6  # of n * squared error under accumulate, t -> inf, first order (2404.01413)
 SUBSAMPLE_LIMIT = np.pi**2 / 2 - 2  # the same under accumulate_subsample (2410.22812)
@@ -49,27 +50,23 @@ def gaussian_moments(workflow: str, num_samples: int, num_generations: int,
     num_generations: T.
     unbiased: fits divide by (number of items - 1).
   Returns:
-    Moments, or None for other workflows; `gaussian_schedule` has all schedules of whole batches.
+    Moments, or None for names of no workflow; `schedule_moments` has those of any schedule.
   Raises:
-    ValueError: `workflow` is neither a name nor a call with literal arguments.
-    TypeError: the arguments in `workflow` do not fit.
+    ValueError: `workflow` is neither a name nor a call with literal arguments, or these do not fit.
   """
+  _check(num_samples, num_generations)
   n, T = num_samples, num_generations
-  formulas: dict[str, Callable[..., Moments | None]] = {
-      "replace": lambda num_emitted=n: gaussian_replace(n, T, unbiased) if num_emitted == n else None,
-      "accumulate": lambda num_emitted=n: gaussian_accumulate(n, T, unbiased) if num_emitted == n else None,
-      "accumulate_subsample": lambda: gaussian_accumulate_subsample(n, T, unbiased),
-      "mix": lambda real_fraction, fresh=False, real_weight=None: (
-          gaussian_mix(n, real_fraction, T, fresh, unbiased) if real_weight is None else None),
-  }
-  if not unbiased:
-    formulas |= {
-        "grown_replace": lambda: gaussian_schedule(np.eye(T), n * np.arange(1, T + 1)),
-        "sliding_window": lambda size: gaussian_schedule(sliding_window(size, T), n),
-        "weights": lambda table: gaussian_schedule(np.asarray(table, float)[:T, :T], n),
-    }
   name, arguments, keywords = parse_call(workflow)
-  return formulas[name](*arguments, **keywords) if name in formulas else None
+  fast = {"replace": gaussian_replace, "accumulate": gaussian_accumulate,
+          "accumulate_subsample": gaussian_accumulate_subsample}
+  if name in fast and not arguments and not keywords:
+    return fast[name](n, T, unbiased)
+  given = dict(zip(("real_fraction", "fresh", "real_weight"), arguments)) | keywords
+  if name == "mix" and "real_fraction" in given and given.keys() <= {"real_fraction", "fresh"}:
+    return gaussian_mix(n, num_generations=T, unbiased=unbiased, **given)
+  from collapse_jax.theory.schedules import schedule_moments, schedule_of
+  schedule = schedule_of(workflow, n, T)
+  return None if schedule is None else schedule_moments(schedule, unbiased=unbiased)
 
 
 def gaussian_replace(num_samples: int, num_generations: int, unbiased: bool = False) -> Moments:
@@ -81,8 +78,8 @@ def gaussian_replace(num_samples: int, num_generations: int, unbiased: bool = Fa
   t = _generations(num_generations)
   if unbiased:
     return Moments(np.ones(num_generations), t / num_samples)
-  trace_ratio = (1 - 1 / num_samples) ** t
-  return Moments(trace_ratio, 1 - trace_ratio)
+  log_trace = t * np.log1p(-1 / num_samples)
+  return Moments(np.exp(log_trace), -np.expm1(log_trace))
 
 
 def gaussian_accumulate(num_samples: int, num_generations: int, unbiased: bool = False) -> Moments:
@@ -94,11 +91,8 @@ def gaussian_accumulate(num_samples: int, num_generations: int, unbiased: bool =
   """
   _check(num_samples, num_generations)
   t = _generations(num_generations)
-  if unbiased:
-    factor = 1 - (t > 1) / (t * (num_samples * t - 1))
-  else:
-    factor = 1 - 1 / (num_samples * t**2)
-  trace_ratio = np.cumprod(factor)
+  loss = (t > 1) / (t * (num_samples * t - 1)) if unbiased else 1 / (num_samples * t**2)
+  trace_ratio = np.exp(np.cumsum(np.log1p(-loss)))
   variance_of_sampled_model = np.append(1, trace_ratio[:-1])
   return Moments(trace_ratio, np.cumsum(variance_of_sampled_model / (num_samples * t**2)))
 
@@ -129,11 +123,14 @@ def gaussian_mix(num_samples: int, real_fraction: float, num_generations: int, f
   """
   _check(num_samples, num_generations)
   transition, drift, start, error_of_real = _mix_recursion(num_samples, real_fraction, fresh, unbiased)
-  states = [start]
+  (a, b), (c, d) = transition.tolist()
+  (e, f), (trace, distance) = drift.tolist(), start.tolist()
+  states = [(trace, distance)]
   for _ in range(num_generations - 1):
-    states.append(transition @ states[-1] + drift)
-  trace_ratio, distance = np.transpose(states)
-  return Moments(trace_ratio, distance + error_of_real)
+    trace, distance = a * trace + b * distance + e, c * trace + d * distance + f
+    states.append((trace, distance))
+  trace_ratio, distances = np.transpose(states)
+  return Moments(trace_ratio, distances + error_of_real)
 
 
 def gaussian_mix_limit(num_samples: int, real_fraction: float, fresh: bool = False,
@@ -153,6 +150,7 @@ def gaussian_limit(workflow: str, num_samples: int, unbiased: bool = False) -> M
 
   Exact, but for `accumulate_subsample`, which is first order and given from num_samples = 30 on.
   """
+  _check(num_samples)
   n = num_samples
   name, arguments, keywords = parse_call(workflow)
   if name == "mix":
@@ -184,6 +182,7 @@ def gaussian_schedule(weights, num_samples) -> Moments:
     num_samples: items in a batch: a number, or [T] for batch j = 0..T-1.
   """
   weights = np.asarray(weights, float)
+  check("num_samples", num_samples, 1)
   num_generations = len(weights)
   num_samples = np.broadcast_to(np.asarray(num_samples, float), num_generations)
   noise = _noise_shares(weights)
@@ -217,12 +216,21 @@ def gaussian_replace_log_det(dim: int, num_samples: int,
     mean [T], variance [T].
   """
   _check(num_samples, num_generations)
-  rank = min(dim, num_samples - 1)
-  degrees = np.full((num_generations, 1), num_samples - 1) - np.arange(rank)
-  degrees[0] = max(dim, num_samples - 1) - np.arange(rank)
-  mean = special.digamma(degrees / 2) + np.log(2 / num_samples)
-  variance = special.polygamma(1, degrees / 2)
-  return np.cumsum(mean.sum(1)), np.cumsum(variance.sum(1))
+  check_count("dim", dim)
+  order = np.arange(int(min(dim, num_samples - 1)))
+  later, first = num_samples - 1 - order, max(dim, num_samples - 1) - order
+  mean, variance = (function(later) * np.arange(num_generations)[:, None] + function(first)[None] for function in (
+      lambda degrees: np.atleast_1d(_mean_log_chi2(degrees, num_samples).sum()),
+      lambda degrees: np.atleast_1d(special.polygamma(1, degrees / 2).sum())))
+  return mean[:, 0], variance[:, 0]
+
+
+def _mean_log_chi2(degrees, num) -> np.ndarray:
+  """E log(chi2_k / n) for degrees k, without the difference of two large logs."""
+  degrees = np.asarray(degrees, float)
+  half = degrees / 2
+  beyond = np.where(half < 1e4, special.digamma(half) - np.log(half), -1 / (2 * half) - 1 / (12 * half ** 2))
+  return beyond + np.log1p((degrees - num) / num)
 
 
 def gaussian_replace_log_variance(num_samples: int, num_generations: int) -> np.ndarray:
@@ -236,8 +244,10 @@ def gaussian_replace_det(dim: int, num_samples: int, num_generations: int) -> np
   Heavy-tailed: at n=10, d=1, t=20 the mean is 0.122 and the median 0.013. Compare simulations in logs.
   """
   _check(num_samples, num_generations)
-  factor = np.prod(np.maximum(num_samples - np.arange(1.0, dim + 1), 0) / num_samples)
-  return factor ** _generations(num_generations)
+  check_count("dim", dim)
+  if dim >= num_samples:
+    return np.zeros(num_generations)
+  return np.exp(np.sum(np.log1p(-np.arange(1.0, dim + 1) / num_samples)) * _generations(num_generations))
 
 
 def gaussian_accumulate_det(dim: int, num_samples: int, num_generations: int) -> np.ndarray:
@@ -245,16 +255,18 @@ def gaussian_accumulate_det(dim: int, num_samples: int, num_generations: int) ->
 
   With N = n t pooled items and cov = F F^T, the next fit is F G F^T / (N+n), G = N I + W + N/(N+n) z z^T,
   W ~ Wishart_d(n-1, I), z ~ N(0, I). A k x k minor of the random part has expected determinant
-  (n-1)! / (n-k)! (n - k/(t+1)), hence E det G = sum_k C(d, k) N^(d-k) times that. N = 0 gives generation 1.
+  (n-1)! / (n-k)! (n - k/(t+1)), hence E det G = sum_k C(d, k) N^(d-k) times that: over (N+n)^d, a mean over a binomial k,
+  d draws of probability 1/(t+1), of prod_{i<k} (1 - i/n) (1 - k/(n (t+1))). N = 0 gives generation 1.
   """
   _check(num_samples, num_generations)
+  check_count("dim", dim)
   if dim >= num_samples:
     return np.zeros(num_generations)
   n, t, k = num_samples, np.arange(num_generations)[:, None], np.arange(dim + 1)
-  log_minor = special.gammaln(n) - special.gammaln(n - k + 1) + np.log(n - k / (t + 1))
-  log_binomial = special.gammaln(dim + 1) - special.gammaln(k + 1) - special.gammaln(dim - k + 1)
-  log_det = special.logsumexp(log_binomial + special.xlogy(dim - k, n * t) + log_minor, axis=1)
-  return np.exp(np.cumsum(log_det - dim * np.log(n * (t[:, 0] + 1))))
+  falling = np.cumsum(np.append([0.0, 0.0], np.log1p(-np.arange(1.0, dim) / n)))[:dim + 1]
+  log_minor = falling + np.log1p(-k / (n * (t + 1)))
+  loss = np.sum(stats.binom.pmf(k, dim, 1 / (t + 1)) * np.expm1(log_minor), axis=1)
+  return np.exp(np.cumsum(np.log1p(loss)))
 
 
 def unbiased_std_replace(num_samples: int, num_generations: int) -> np.ndarray:
@@ -264,7 +276,10 @@ def unbiased_std_replace(num_samples: int, num_generations: int) -> np.ndarray:
   """
   _check(num_samples, num_generations)
   half = (num_samples - 1) / 2
-  log_c4 = special.gammaln(half + 0.5) - special.gammaln(half) - np.log(half) / 2
+  if half < 20:
+    log_c4 = special.gammaln(half + 0.5) - special.gammaln(half) - np.log(half) / 2
+  else:  # Stirling: the difference of the three would lose 1/n
+    log_c4 = (-1 / 8 + (1 / 192 + (-1 / 640 + 17 / 14336 / half**2) / half**2) / half**2) / half
   return np.exp(log_c4 * _generations(num_generations))
 
 
@@ -284,6 +299,7 @@ def linear_noise(weights, redrawn: bool = False, num: float | np.ndarray = 1.0) 
     [T], dimensionless.
   """
   weights = np.asarray(weights, float)
+  check("num", num, 0, open_least=True)
   subset_noise = 1 - (weights / num).max(axis=1) if redrawn else np.zeros(len(weights))
   batch_noise = 1 / np.broadcast_to(num, len(weights)) + np.append(0, subset_noise[:-1])
   return _noise_shares(weights) ** 2 @ batch_noise + subset_noise
@@ -291,6 +307,8 @@ def linear_noise(weights, redrawn: bool = False, num: float | np.ndarray = 1.0) 
 
 def sliding_window(size: int, num_generations: int) -> np.ndarray:
   """[T, T] shares of the batches when generation t is fitted to the last `size` of them, for `linear_noise`."""
+  check_count("size", size)
+  check_count("num_generations", num_generations)
   generation, batch = np.arange(1, num_generations + 1)[:, None], np.arange(num_generations)[None]
   kept = (batch < generation) & (batch >= generation - size)
   return kept / kept.sum(axis=1, keepdims=True)
@@ -310,6 +328,7 @@ def quadratic_family(weights, num_samples, curvature: float) -> np.ndarray:
   Returns:
     [T], dimensionless.
   """
+  check("num_samples", num_samples, 1)
   shares = _noise_shares(np.asarray(weights, float)) ** 2 / np.broadcast_to(np.asarray(num_samples, float), len(weights))
   error = np.zeros(len(shares) + 1)
   for t in range(len(shares)):
@@ -328,6 +347,9 @@ def linear_regression_mse(weights, dim: int, num_samples: int, noise_var: float 
   Returns:
     [T] in label units squared; infinite where |n - d| <= 1.
   """
+  check_count("dim", dim)
+  check_count("num_samples", num_samples)
+  check("noise_var", noise_var, 0)
   gap = abs(num_samples - dim) - 1
   if gap <= 0:
     return np.full(len(np.asarray(weights)), np.inf)
@@ -344,10 +366,14 @@ def mix_first_order(t, synthetic_per_real) -> np.ndarray:
     t: generation, from 1; broadcasts with the other argument.
     synthetic_per_real: L = (1-f)/f, synthetic items per real item.
   """
-  synthetic_per_real = np.asarray(synthetic_per_real, float)
-  synthetic_share = synthetic_per_real / (1 + synthetic_per_real)
-  memory = synthetic_share ** (2 * (np.asarray(t) - 1))
-  return 1 + synthetic_per_real / (1 + 2 * synthetic_per_real) * (1 - memory)
+  check("t", t, 1)
+  check("synthetic_per_real", synthetic_per_real, 0)
+  with np.errstate(divide="ignore"):
+    real_per_synthetic = 1 / np.asarray(synthetic_per_real, float)
+  step = 2 * (np.asarray(t, float) - 1)
+  with np.errstate(invalid="ignore"):
+    forgotten = np.where(step > 0, -np.expm1(-step * np.log1p(real_per_synthetic)), 0.0)
+  return 1 + forgotten / (2 + real_per_synthetic)
 
 
 def mix_first_order_peak(t: int) -> float:
@@ -363,11 +389,15 @@ def mix_first_order_peak(t: int) -> float:
 
 def scott_bandwidth(num_samples, dim: int) -> np.ndarray:
   """n^(-1/(d+4)), in data units: scikit-learn's "scott", which ignores the spread of the data."""
+  check("num_samples", num_samples, 1)
+  check("dim", dim, 1)
   return np.asarray(num_samples, float) ** (-1 / (dim + 4))
 
 
 def silverman_bandwidth(num_samples, dim: int) -> np.ndarray:
   """(n (d+2)/4)^(-1/(d+4)), in data units: scikit-learn's "silverman"; equals "scott" for d = 2."""
+  check("num_samples", num_samples, 1)
+  check("dim", dim, 1)
   return (np.asarray(num_samples, float) * (dim + 2) / 4) ** (-1 / (dim + 4))
 
 
@@ -389,13 +419,13 @@ def kde_variance(workflow: str, num_samples: int, bandwidth: float | Callable, n
     [T] in data units squared, or None for other workflows.
   """
   _check(num_samples, num_generations)
+  check("truth_variance", truth_variance, 0, open_most=True)
   n, T = num_samples, num_generations
   bandwidth_at = bandwidth if callable(bandwidth) else lambda train_size, dim: bandwidth
   kernel_variance = lambda t: float(bandwidth_at(n * t if workflow == "accumulate" else n, dim)) ** 2
   kernel_variances = np.array([kernel_variance(t) for t in range(1, T + 1)])
   if workflow == "accumulate_subsample":
-    moments = _accumulate_subsample(n, T, lambda t: kernel_variance(t) / truth_variance)
-    return truth_variance * moments.trace_ratio + kernel_variances
+    return _accumulate_subsample(n, T, kernel_variance, truth=truth_variance).trace_ratio + kernel_variances
   if workflow not in ("replace", "accumulate"):
     return None
   train_variance = np.empty(T)
@@ -412,6 +442,7 @@ def kde_variance(workflow: str, num_samples: int, bandwidth: float | Callable, n
 def kde_variance_limit(num_samples: int, bandwidth: float) -> float:
   """Limit t -> inf under `replace`: n h^2, data units squared (accumulate: like h^2 log t, no limit)."""
   _check(num_samples)
+  check("bandwidth", bandwidth, 0)
   return num_samples * bandwidth**2
 
 
@@ -421,31 +452,41 @@ def wasserstein2_squared(mean_a, cov_a, mean_b, cov_b) -> float:
   """Squared 2-Wasserstein distance of two Gaussians, in data units squared; covariances may be singular.
 
   |mean_a - mean_b|^2 + tr cov_a + tr cov_b - 2 tr (cov_a^(1/2) cov_b cov_a^(1/2))^(1/2) (Dowson and Landau
-  1982); the last trace is the sum of the singular values of cov_a^(1/2) cov_b^(1/2).
+  1982), of which the part of the covariances is the smallest |cov_b^(1/2) Q - cov_a^(1/2)|^2 over orthogonal Q: Q = V U^T where
+  cov_a^(1/2) cov_b^(1/2) = U S V^T.
 
   Args:
     mean_a, mean_b: [dim].
     cov_a, cov_b: [dim, dim], symmetric, positive semi-definite.
   """
-  cross = linalg.svdvals(_symmetric_root(cov_a) @ _symmetric_root(cov_b)).sum()
-  return float(np.sum((np.asarray(mean_a) - mean_b) ** 2) + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+  root_a, root_b = _symmetric_root(cov_a), _symmetric_root(cov_b)
+  left, _, right = linalg.svd(root_a @ root_b)
+  apart = root_b @ (left @ right).T - root_a
+  return float(np.sum((np.asarray(mean_a) - mean_b) ** 2) + np.sum(apart ** 2))
 
 
 def drift_collapse_time(num_outcomes: int, num_samples: int) -> float:
   """Mean generations until one outcome is left, uniform start, `replace`: 2 n (K-1) log(K/(K-1)), diffusion limit."""
-  return 2 * num_samples * (num_outcomes - 1) * float(np.log(num_outcomes / (num_outcomes - 1)))
+  check("num_outcomes", num_outcomes, 1)
+  check("num_samples", num_samples, 1)
+  if num_outcomes == 1:
+    return 0.0
+  return -2 * num_samples * (num_outcomes - 1) * float(np.log1p(-1 / num_outcomes))
 
 
 def drift_entropy(t, num_samples: int) -> np.ndarray:
   """Expected entropy in nats under `replace` from many outcomes: log(2n/t) + gamma - 1, for 20 < t < n/5 (derived)."""
+  check("t", t, 1)
+  check("num_samples", num_samples, 1)
   return np.log(2 * num_samples / np.asarray(t, float)) + np.euler_gamma - 1
 
 
 # ------------------------------------------------------------------------------------- shared parts
 
 def _accumulate_subsample(num_samples: int, num_generations: int, kernel_variance: Callable[[int], float],
-                          unbiased: bool = False) -> Moments:
-  """Moments of the n training items, where model t emits items of variance trace_t + kernel_variance(t).
+                          unbiased: bool = False, truth: float = 1.0) -> Moments:
+  """Moments of the n training items, where model t emits items of variance trace_t + kernel_variance(t), and the truth's
+  is `truth`.
 
   The pool of N = n t items has biased variance V and mean error M. Drawing n without replacement gives the
   fitted trace s V, s = N/(N-1) (1 - 1/n) or, unbiased, N/(N-1), and adds c V, c = (N-n)/(n (N-1)), to the
@@ -454,7 +495,7 @@ def _accumulate_subsample(num_samples: int, num_generations: int, kernel_varianc
   """
   _check(num_samples, num_generations)
   n = num_samples
-  pool_variance, pool_error = 1 - 1 / n, 1 / n
+  pool_variance, pool_error = truth * (1 - 1 / n), truth / n
   moments = []
   for t in range(1, num_generations + 1):
     num_pool = n * t
@@ -472,7 +513,10 @@ def _mix_recursion(num_samples: int, real_fraction: float, fresh: bool, unbiased
   """The parts of `gaussian_mix`: (S, D) <- transition (S, D) + drift, from start; mean error - D."""
   if not 0 < real_fraction <= 1:
     raise ValueError(f"real_fraction must be above 0 and at most 1, got {real_fraction}.")
-  num_all = num_samples + round(num_samples * (1 - real_fraction) / real_fraction)
+  emitted = num_samples * (1 - real_fraction) / real_fraction
+  if not np.isfinite(emitted):
+    raise ValueError(f"real_fraction must be such that models emit a finite number of rows, got {real_fraction}.")
+  num_all = num_samples + round(emitted)
   real = num_samples / num_all
   synthetic = 1 - real
   error_of_real = 1 / num_samples
@@ -507,8 +551,6 @@ def _generations(num_generations: int) -> np.ndarray:
   return np.arange(1.0, num_generations + 1)
 
 
-def _check(num_samples: int, num_generations: int = 1) -> None:
-  if num_samples < 2:
-    raise ValueError(f"num_samples must be at least 2, got {num_samples}.")
-  if num_generations < 1:
-    raise ValueError(f"num_generations must be at least 1, got {num_generations}.")
+def _check(num_samples: float, num_generations: int = 1) -> None:
+  check("num_samples", num_samples, 2, open_most=True)
+  check_count("num_generations", num_generations)

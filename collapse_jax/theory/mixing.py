@@ -1,7 +1,9 @@
 """Mixtures of real and synthetic data: total variation (2402.11778), weights (2502.18049), fresh data (2310.00429)."""
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
+
+from collapse_jax.theory.checks import check, check_count
 
 
 def golden_weight(real_per_synthetic) -> np.ndarray:
@@ -9,8 +11,9 @@ def golden_weight(real_per_synthetic) -> np.ndarray:
 
   At that weight n times the error of the mean is the weight itself; k = 1 gives the golden ratio .618.
   """
-  k = np.asarray(real_per_synthetic, float)
-  return (np.sqrt(k ** 2 + 4 * k) - k) / 2
+  check("real_per_synthetic", real_per_synthetic, 0)
+  with np.errstate(divide="ignore"):
+    return 2 / (1 + np.sqrt(1 + 4 / np.asarray(real_per_synthetic, float)))
 
 
 def weighted_mixing_error(real_weight, real_per_synthetic, num_generations: int | None = None) -> np.ndarray:
@@ -25,9 +28,13 @@ def weighted_mixing_error(real_weight, real_per_synthetic, num_generations: int 
   Returns:
     [T, ...], or the limit [...].
   """
+  check("real_weight", real_weight, 0, 1, open_least=True)
+  check("real_per_synthetic", real_per_synthetic, 0, open_most=True)
+  if num_generations is not None:
+    check_count("num_generations", num_generations)
   w, k = np.broadcast_arrays(np.asarray(real_weight, float), np.asarray(real_per_synthetic, float))
   if num_generations is None:
-    return (w ** 2 + (1 - w) ** 2 * k) / (1 - (1 - w) ** 2)
+    return (w ** 2 + (1 - w) ** 2 * k) / (w * (2 - w))
   errors = [np.ones(w.shape)]
   for _ in range(num_generations - 1):
     errors.append(w ** 2 + (1 - w) ** 2 * (errors[-1] + k))
@@ -35,17 +42,35 @@ def weighted_mixing_error(real_weight, real_per_synthetic, num_generations: int 
 
 
 def total_variation_gaussian(mean: float, std: float) -> float:
-  """Total variation between N(mean, std^2) and N(0, 1), by the points where the densities cross; 1 where std is 0."""
-  if std <= 0:
+  """Total variation between N(mean, std^2) and N(0, 1), by the points where the densities cross; 1 where std is 0.
+
+  In units of the wider one, at a distance a and with r <= 1 the ratio of the widths, these are (a r +- D) / (1 - r^2) from the
+  narrower one in its own units, D^2 = a^2 - 2 (1 - r^2) log r. They lie (D -+ a) / (1 + r) from where they are in units of the
+  wider one, so that the distance is the mass of N(0, 1) in two intervals of these lengths: nothing cancels.
+  """
+  check("mean", mean)
+  check("std", std, 0)
+  if std == 0 or np.isinf(std) or np.isinf(mean):
     return 1.0
-  if abs(std - 1) < 1e-12:
-    return float(2 * stats.norm.cdf(abs(mean) / 2) - 1)
-  # x^2 (1 - 1/std^2) + 2 x mean/std^2 - mean^2/std^2 - 2 log std = 0
-  a, b, c = 1 - 1 / std ** 2, 2 * mean / std ** 2, -(mean / std) ** 2 - 2 * np.log(std)
-  low, high = np.sort(np.roots([a, b, c]).real)
-  inside = stats.norm.cdf(high) - stats.norm.cdf(low)
-  model = stats.norm.cdf((high - mean) / std) - stats.norm.cdf((low - mean) / std)
-  return float(abs(inside - model))
+  apart, log_ratio = abs(mean) / max(std, 1.0), abs(np.log(std))
+  ratio, gap = np.exp(-log_ratio), -np.expm1(-2 * log_ratio)
+  root = np.hypot(apart, np.sqrt(2 * log_ratio * gap))
+  if root == 0:
+    return 0.0
+  lower = -(apart * (apart / (apart * ratio + root)) + 2 * log_ratio / (apart * ratio + root))
+  upper = (apart * ratio + root) / gap if gap > 0 else np.inf
+  return (_normal_between(apart + ratio * upper, 2 * log_ratio * gap / ((root + apart) * (1 + ratio)))
+          + _normal_between(lower, (root + apart) / (1 + ratio)))
+
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
+
+
+def _normal_between(low: float, width: float) -> float:
+  """Mass of N(0, 1) in [low, low + width]."""
+  if width < 1:
+    return float(width / 2 * _WEIGHTS @ stats.norm.pdf(low + width / 2 * (1 + _NODES)))
+  return float(special.ndtr(-low) - special.ndtr(-low - width) if low > 0 else special.ndtr(low + width) - special.ndtr(low))
 
 
 def mixture_bound(first_errors, weights) -> np.ndarray:
@@ -72,11 +97,17 @@ def mean_total_variation_of_fit(num_rows: float) -> float:
   x = np.linspace(-9, 9, 4001)
   shape = np.cos(angle)[:, None] * x[None] + np.sin(angle)[:, None] * (x ** 2 - 1)[None] / np.sqrt(2)
   by_angle = 0.5 * np.sum(stats.norm.pdf(x)[None] * np.abs(shape), axis=1) * (x[1] - x[0])
+  check("num_rows", num_rows, 0, open_least=True)
   radius = np.sqrt(np.pi / 2)  # mean length of a standard normal vector in the plane
   return float(radius * by_angle.mean() / np.sqrt(num_rows))
 
 
 def total_variation_of_coin(num_rows: int, probability: float) -> float:
-  """Expected total variation between a coin and its frequency in n throws: a binomial's mean absolute deviation over n."""
-  count = np.arange(num_rows + 1)
-  return float(stats.binom.pmf(count, num_rows, probability) @ np.abs(count / num_rows - probability))
+  """Expected total variation between a coin and its frequency in n throws: a binomial's mean absolute deviation over n.
+
+  2 (1 - p) k P(k) / n with k the first number above n p (De Moivre).
+  """
+  check_count("num_rows", num_rows)
+  check("probability", probability, 0, 1)
+  above = np.floor(num_rows * probability) + 1
+  return float(2 * (1 - probability) * above * stats.binom.pmf(above, num_rows, probability) / num_rows)

@@ -3,6 +3,9 @@
 import numpy as np
 from scipy import optimize, stats
 
+from collapse_jax.theory.checks import check, check_count
+from collapse_jax.theory.verification import truncation_rate
+
 
 def nearest_variance(variance: float, keep_fraction: float, num_neighbors: int = 1, num_real: float = np.inf) -> float:
   """Variance of the keep_fraction of N(0, variance) that is nearest to N real rows of N(0, 1).
@@ -16,7 +19,13 @@ def nearest_variance(variance: float, keep_fraction: float, num_neighbors: int =
     num_neighbors: k.
     num_real: N, or infinite.
   """
-  x = np.linspace(-12, 12, 6001) * np.sqrt(max(variance, 1e-12))
+  check("variance", variance, 0, open_most=True)
+  check("keep_fraction", keep_fraction, 0, 1, open_least=True, open_most=True)
+  check_count("num_neighbors", num_neighbors)
+  check("num_real", num_real, num_neighbors)
+  if variance == 0:
+    return 0.0
+  x = np.linspace(-12, 12, 6001) * np.sqrt(variance)
   probability = stats.norm.pdf(x, scale=np.sqrt(variance))
   probability /= probability.sum()
   if np.isinf(num_real):
@@ -31,12 +40,14 @@ def nearest_variance(variance: float, keep_fraction: float, num_neighbors: int =
 
 def level_set_variance(variance: float, keep_fraction: float) -> float:
   """The same for the level set |x| < b that holds keep_fraction of N(0, variance): its truncated variance."""
-  b = stats.norm.ppf(0.5 + keep_fraction / 2)
-  return float(variance * (1 - 2 * b * stats.norm.pdf(b) / keep_fraction))
+  check("variance", variance, 0, open_most=True)
+  check("keep_fraction", keep_fraction, 0, 1, open_least=True)
+  return float(variance * truncation_rate(np.sqrt(stats.chi2.ppf(keep_fraction, 1))))
 
 
 def nearest_loop(keep_fraction: float, num_generations: int, num_neighbors: int = 1, num_real: float = np.inf) -> np.ndarray:
   """Variance ratio [T] of Gaussian models 1..T under `replace`, each batch the keep_fraction nearest to the real rows."""
+  check_count("num_generations", num_generations)
   variances = [1.0]
   for _ in range(num_generations - 1):
     variances.append(nearest_variance(variances[-1], keep_fraction, num_neighbors, num_real))
@@ -56,6 +67,11 @@ def nearest_purity(distance: float, dim: int, num_real: int, keep_fraction: floa
     keep_fraction: in (0, 1).
     share: of unrealistic candidates.
   """
+  check("distance", distance, 0, open_most=True)
+  check_count("dim", dim)
+  check_count("num_real", num_real)
+  check("keep_fraction", keep_fraction, 0, 1, open_least=True, open_most=True)
+  check("share", share, 0, 1)
   levels = (np.arange(200) + 0.5) / 200
   near, off = stats.chi2.ppf(levels, dim), stats.ncx2.ppf(levels, dim, distance ** 2)
   kept = lambda squared, r: np.mean(1 - stats.ncx2.sf(r ** 2, dim, squared) ** num_real)

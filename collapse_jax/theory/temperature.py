@@ -3,15 +3,24 @@
 import numpy as np
 
 from collapse_jax.names import parse_call
+from collapse_jax.theory.checks import check, check_count
 from collapse_jax.theory.estimation import Moments
 
 
 def tempered(probability, temperature: float) -> np.ndarray:
-  """p^(1/temperature), normalised over the last axis; zeros stay zero."""
+  """p^(1/temperature), normalised over the last axis; zeros stay zero. At temperature 0 the likeliest alone, at infinity all
+  that are not zero alike."""
   probability = np.asarray(probability, float)
-  with np.errstate(divide="ignore"):
-    log = np.log(probability) / temperature
-  power = np.exp(log - log.max(axis=-1, keepdims=True))
+  check("probability", probability, 0, open_most=True)
+  check("temperature", temperature, 0)
+  largest = probability.max(axis=-1, keepdims=True)
+  if not (largest > 0).all():
+    raise ValueError("probability must be above 0 somewhere.")
+  if temperature == 0:
+    power = (probability == largest).astype(float)
+  else:
+    with np.errstate(divide="ignore"):
+      power = np.where(probability > 0, np.exp(np.maximum(np.log(probability / largest), -1e300) / temperature), 0.0)
   return power / power.sum(axis=-1, keepdims=True)
 
 
@@ -30,6 +39,8 @@ def heat_death(probability, temperature: float, num_generations: int, *, synthet
   Returns:
     [T, k].
   """
+  check("synthetic_share", synthetic_share, 0, 1)
+  check_count("num_generations", num_generations)
   p = np.asarray(probability, float)
   real = p if real is None else np.asarray(real, float)
   laws = [p]
@@ -42,6 +53,7 @@ def heat_death(probability, temperature: float, num_generations: int, *, synthet
 
 def heat_death_exponent(temperature: float) -> float:
   """Under `accumulate` deviations from uniform go like t^-(1 - 1/temperature): falling above 1, growing below (derived)."""
+  check("temperature", temperature, 0, open_least=True)
   return -(1 - 1 / temperature)
 
 
@@ -54,6 +66,9 @@ def heat_death_noise(num_rows: float, temperature: float, synthetic_share: float
     num_rows: N, of the whole training data, real and synthetic.
     temperature: above synthetic_share.
   """
+  check("num_rows", num_rows, 0, open_least=True)
+  check("synthetic_share", synthetic_share, 0, 1)
+  check("temperature", temperature, synthetic_share, open_least=True)
   slope = synthetic_share / temperature
   return float(np.sqrt(2 / np.pi) * np.sqrt(0.25 / num_rows) / np.sqrt(1 - slope ** 2))
 
@@ -66,7 +81,10 @@ def polya_variance(counts, num_generations: int) -> float:
   Args:
     counts: (a, b) balls at the start, N = a + b.
   """
+  check("counts", counts, 0, open_most=True)
+  check_count("num_generations", num_generations)
   total = counts[0] + counts[1]
+  check("sum of counts", total, 0, open_least=True)
   p, drawn = counts[0] / total, num_generations - 1
   return p * (1 - p) / (total + 1) * drawn / (total + drawn)
 
@@ -84,6 +102,10 @@ def gaussian_temperature(num_samples: float, temperature: float, num_generations
     num_generations: T.
     real_fraction: f; 0: `replace`.
   """
+  check("num_samples", num_samples, 2, open_most=True)
+  check("temperature", temperature, 0, open_most=True)
+  check("real_fraction", real_fraction, 0, 1)
+  check_count("num_generations", num_generations)
   num_synthetic = num_samples if real_fraction == 0 else round(num_samples * (1 - real_fraction) / real_fraction)
   share = 0.0 if real_fraction == 0 else num_samples / (num_samples + num_synthetic)
   error, variance = 1 / num_samples, 1 - 1 / num_samples

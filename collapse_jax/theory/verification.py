@@ -1,7 +1,9 @@
 """Verified synthetic data (Feng et al. 2406.07515; Yi et al. 2510.16657)."""
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
+
+from collapse_jax.theory.checks import check, check_count
 
 
 def kept_error_rate(error: float, phi: float, psi: float) -> float:
@@ -11,12 +13,21 @@ def kept_error_rate(error: float, phi: float, psi: float) -> float:
     error: p, share of wrong labels before.
     phi, psi: chance that a right, a wrong label is kept.
   """
-  return error * psi / (error * psi + (1 - error) * phi)
+  for name, value in (("error", error), ("phi", phi), ("psi", psi)):
+    check(name, value, 0, 1)
+  kept = error * psi + (1 - error) * phi
+  if not np.all(np.asarray(kept) > 0):
+    raise ValueError("phi and psi must be such that something is kept.")
+  return error * psi / kept
 
 
 def breakdown_point(phi, psi):
   """Error rate up to which less than half of what is kept is wrong: 1 / (1 + psi / phi) (Feng et al.)."""
-  return 1 / (1 + np.asarray(psi, float) / phi)
+  phi, psi = np.asarray(phi, float), np.asarray(psi, float)
+  check("phi", phi, 0, 1)
+  check("psi", psi, 0, 1)
+  check("phi + psi", phi + psi, 0, open_least=True)
+  return phi / (phi + psi)
 
 
 def verified_accuracy(separation: float, dim: int, num_kept: float, error: float) -> float:
@@ -31,6 +42,12 @@ def verified_accuracy(separation: float, dim: int, num_kept: float, error: float
     num_kept: n rows.
     error: p, share of wrong labels among them.
   """
+  check("separation", separation, 0, open_most=True)
+  check_count("dim", dim, 2)
+  check("num_kept", num_kept, 1)
+  check("error", error, 0, 1)
+  if np.isinf(num_kept):
+    return float(special.ndtr(separation) if error < 0.5 else special.ndtr(-separation) if error > 0.5 else 0.5)
   nodes, weights = np.polynomial.hermite_e.hermegauss(60)
   spread = np.sqrt((1 + 4 * error * (1 - error) * separation ** 2) / num_kept)
   along = (1 - 2 * error) * separation + spread * nodes
@@ -48,6 +65,9 @@ def linear_verifier(angle_generator: float, angle_verifier: float, angle_between
     angle_generator, angle_verifier: to the truth, radians.
     angle_between: generator and verifier, radians.
   """
+  check("angle_generator", angle_generator, 0, np.pi, open_least=True, open_most=True)
+  check("angle_verifier", angle_verifier, 0, np.pi)
+  check("angle_between", angle_between, 0, np.pi)
   all_agree = 1 - (angle_generator + angle_verifier + angle_between) / (2 * np.pi)
   error = angle_generator / np.pi
   return error, all_agree / (1 - error), (1 - angle_between / np.pi - all_agree) / error
@@ -63,15 +83,15 @@ def linear_verifier_loop(angle_generator: float, angle_verifier: float, angle_be
   Returns:
     [T] and [T], radians; those of model 1 are the arguments.
   """
-  truth = np.array([1.0, 0.0, 0.0])
+  check("angle_between", angle_between, 0, np.pi, open_most=True)
+  check_count("num_generations", num_generations)
   verifier = np.array([np.cos(angle_verifier), np.sin(angle_verifier), 0.0])
   model = generator_direction(angle_generator, angle_verifier, angle_between)
-  angles = []
-  for _ in range(num_generations):
-    angles.append([np.arccos(np.clip(model @ other, -1, 1)) for other in (verifier, truth)])
-    model = (model + verifier) / np.linalg.norm(model + verifier)
-  to_verifier, to_truth = np.transpose(angles)
-  return to_verifier, to_truth
+  across = model - (model @ verifier) * verifier  # the model's direction turns within the plane of this and the verifier
+  across = across / np.linalg.norm(across) if angle_between > 0 else 0 * across
+  to_verifier = angle_between * 0.5 ** np.arange(num_generations)
+  x, y, z = np.outer(verifier, np.cos(to_verifier)) + np.outer(across, np.sin(to_verifier))
+  return to_verifier, np.arctan2(np.hypot(y, z), x)
 
 
 def generator_direction(angle_generator: float, angle_verifier: float, angle_between: float) -> np.ndarray:
@@ -80,7 +100,16 @@ def generator_direction(angle_generator: float, angle_verifier: float, angle_bet
   Raises:
     ValueError: no such direction: an angle is larger than the other two together.
   """
-  second = (np.cos(angle_between) - np.cos(angle_generator) * np.cos(angle_verifier)) / np.sin(angle_verifier)
+  for name, value in (("angle_generator", angle_generator), ("angle_verifier", angle_verifier),
+                      ("angle_between", angle_between)):
+    check(name, value, 0, np.pi)
+  second = np.cos(angle_between) - np.cos(angle_generator) * np.cos(angle_verifier)
+  if np.sin(angle_verifier) > 1e-15:
+    second = second / np.sin(angle_verifier)
+  elif abs(second) < 1e-12:  # the verifier is the truth, or its opposite
+    second = np.sin(angle_generator)
+  else:
+    second = np.inf
   third = np.sin(angle_generator) ** 2 - second ** 2
   if third < -1e-12:
     raise ValueError("angle_generator, angle_verifier and angle_between are no angles of three directions.")
@@ -89,14 +118,31 @@ def generator_direction(angle_generator: float, angle_verifier: float, angle_bet
 
 def truncation_rate(radius: float) -> float:
   """Factor by which a small error of N(m, 1) contracts where rows within b = `radius` of a centre are kept: the variance of
-  the truncated normal, 1 - 2 b phi(b) / (2 Phi(b) - 1) (Yi et al.; derived)."""
-  return float(1 - 2 * radius * stats.norm.pdf(radius) / (2 * stats.norm.cdf(radius) - 1))
+  the truncated normal, 1 - 2 b phi(b) / (2 Phi(b) - 1) (Yi et al.; derived), as a ratio of chi-squared probabilities."""
+  check("radius", radius, 0, open_least=True)
+  if radius < 1e-4:
+    return float(radius ** 2 / 3)
+  return float(special.gammainc(1.5, radius ** 2 / 2) / special.gammainc(0.5, radius ** 2 / 2))
 
 
 def truncation_loop(mean: float, centre: float, radius: float, num_generations: int) -> np.ndarray:
   """Means [T] of models 1..T of N(m, 1) under that verifier, n -> inf: they tend to the verifier's centre, not the truth."""
-  means = [mean]
+  check("radius", radius, 0, open_least=True)
+  check("mean", mean)
+  check("centre", centre)
+  check_count("num_generations", num_generations)
+  means = [float(mean)]
   for _ in range(num_generations - 1):
-    low, high = centre - radius - means[-1], centre + radius - means[-1]
-    means.append(means[-1] + (stats.norm.pdf(low) - stats.norm.pdf(high)) / (stats.norm.cdf(high) - stats.norm.cdf(low)))
+    means.append(means[-1] + _truncated_mean(centre - means[-1], radius))
   return np.array(means)
+
+
+def _truncated_mean(centre: float, radius: float) -> float:
+  """Of N(0, 1) within a radius of a centre, by logs of tails."""
+  if np.isinf(radius):
+    return 0.0
+  low, high = abs(centre) - radius, abs(centre) + radius
+  beyond_low, beyond_high = special.log_ndtr(-low), special.log_ndtr(-high)
+  shift = (np.exp(-0.5 * low ** 2 - beyond_low) / np.sqrt(2 * np.pi)
+           * np.expm1(-2 * radius * abs(centre)) / np.expm1(beyond_high - beyond_low))
+  return float(np.copysign(np.clip(shift, low, high), centre))

@@ -1,0 +1,240 @@
+"""Checkpoints as files: what a directory holds is checked before any of it is used. Runs no foreign code, imports no JAX."""
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from collapse_jax import chunks, files
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+FAMILIES = ("gpt2", "llama", "gemma2")
+# Buffers that old checkpoints carry; they hold no weights.
+IGNORED = re.compile(r".*(rotary_emb\.inv_freq|attn\.masked_bias|\.attn\.bias)$")
+MAX_TENSORS, MAX_HEADER = 20_000, 32 * files.MIB
+_READ = ("F64", "F32", "F16", "BF16")
+_KINDS = {"F8": "float8", "F6": "float6", "F4": "float4", "I": "integer", "U": "integer", "B": "boolean", "C": "complex"}
+# What a configuration may say: counts from 1, sizes that no model has yet being refused; numbers above 0.
+_COUNTS = {"vocab_size": 1 << 24, "hidden_size": 1 << 20, "intermediate_size": 1 << 22, "num_hidden_layers": 4096,
+           "num_attention_heads": 1 << 14, "num_key_value_heads": 1 << 14, "head_dim": 1 << 14, "max_position_embeddings": 1 << 30,
+           "sliding_window": 1 << 30, "n_positions": 1 << 30, "n_ctx": 1 << 30, "n_embd": 1 << 20, "n_layer": 4096,
+           "n_head": 1 << 14, "n_inner": 1 << 22}
+_NUMBERS = ("rms_norm_eps", "layer_norm_epsilon", "rope_theta", "query_pre_attn_scalar", "attn_logit_softcapping",
+            "final_logit_softcapping", "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+_TRUTHS = ("attention_bias", "mlp_bias", "tie_word_embeddings", "scale_attn_weights", "scale_attn_by_inverse_layer_idx",
+           "add_cross_attention")
+_TEXTS = ("hidden_act", "hidden_activation", "activation_function", "rope_type", "type", "tokenizer_class")
+_TABLES = ("rope_parameters", "rope_scaling")
+# Of no use here, and what transformers makes of them is not bounded.
+_UNUSED = ("auto_map", "id2label", "label2id", "num_labels", "per_layer_config", "quantization_config", "task_specific_params")
+
+
+class Tensor(NamedTuple):
+  """A tensor in a file, by its name in a Hugging Face checkpoint: its shape, and a function that reads it."""
+  shape: tuple[int, ...]
+  read: Callable[[], np.ndarray]
+
+
+def config_values(directory: Path) -> dict[str, Any]:
+  """What config.json says, checked; a ValueError where it is not of a model that can be read."""
+  if not os.path.lexists(directory / "config.json"):
+    raise ValueError(f"{files.shown(directory)}: has no config.json.")
+  values = files.read_json(directory / "config.json")
+  check_config(f"{files.shown(directory)}/config.json", values)
+  return values
+
+
+def check_config(source: str, values: Mapping[str, Any]) -> None:
+  """Raises ValueError where a configuration is of an unknown family, or a value is of the wrong type or out of bounds."""
+  family = values.get("model_type", "")
+  if family not in FAMILIES:
+    raise ValueError(f"{source}: unknown architecture {files.shown(family, 40)!r}; known: {', '.join(FAMILIES)}.")
+  _check_values(source, values)
+
+
+def _check_values(source: str, values: Mapping[str, Any]) -> None:
+  is_number = lambda value: isinstance(value, int | float) and not isinstance(value, bool)
+  for name, value in values.items():
+    must = None
+    if value is None:
+      continue
+    if name in _COUNTS and not (type(value) is int and 1 <= value <= _COUNTS[name]):
+      must = f"an integer from 1 to {_COUNTS[name]}"
+    elif name in _NUMBERS and not (is_number(value) and 0 < value < 1e30):
+      must = "a number above 0"
+    elif name == "initializer_range" and not (is_number(value) and 0 <= value <= 1):
+      must = "a number from 0 to 1"
+    elif name in _TRUTHS and not isinstance(value, bool):
+      must = "true or false"
+    elif name in _TEXTS and not isinstance(value, str):
+      must = "a text"
+    elif name.endswith("_token_id") and not all(type(one) is int for one in (value if isinstance(value, list) else [value])):
+      must = "an integer"
+    elif name == "layer_types" and not (isinstance(value, list) and all(isinstance(one, str) for one in value)
+                                        and len(value) == values.get("num_hidden_layers", len(value))):
+      must = "a list of texts, one for each layer"
+    elif name in _TABLES:
+      if isinstance(value, dict):
+        _check_values(f"{source}: {name}", value)
+      else:
+        must = "a table"
+    if must:
+      raise ValueError(f"{source}: {name} must be {must}, got {files.shown(value, 40)}.")
+
+
+def configuration(source: str, values: Mapping[str, Any]):
+  """The transformers configuration of checked values."""
+  from transformers import CONFIG_MAPPING
+  try:
+    return CONFIG_MAPPING[values["model_type"]].from_dict({name: value for name, value in values.items() if name not in _UNUSED})
+  except Exception as error:
+    raise ValueError(f"{source} cannot be read: {first_line(error)}.") from None
+
+
+def tensors(directory: Path) -> dict[str, Tensor]:
+  """Tensors of one file, which goes first, or of those that an index names, as transformers chooses them.
+
+  Raises:
+    ValueError: a file is missing, damaged or lies elsewhere, or holds weights of a kind that is not read.
+  """
+  shown = files.shown(directory)
+  index = directory / INDEX
+  names = [WEIGHTS]
+  if not os.path.lexists(directory / WEIGHTS) and os.path.lexists(index):
+    table = files.read_json(index).get("weight_map")
+    if not isinstance(table, dict) or not table or not all(isinstance(one, str) for one in table.values()):
+      raise ValueError(f"{files.shown(index)} cannot be read: its weight_map must name a file for each tensor.")
+    names = sorted(set(table.values()))
+    for name in names:
+      if not re.fullmatch(r"[^/\\\0]+\.safetensors", name):
+        raise ValueError(f"{files.shown(index)} names {files.shown(name)!r}, which is no safetensors file beside it.")
+  found: dict[str, Tensor] = {}
+  for name in names:
+    if not os.path.lexists(directory / name):
+      pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
+      hint = f" ({files.shown(pickled[0])} is a pickle, which is never read: convert it to safetensors)" if pickled else ""
+      raise ValueError(f"{shown}: {files.shown(name)} is missing{hint}.")
+    found |= _tensors_of(directory / name)
+    if len(found) > MAX_TENSORS:
+      raise ValueError(f"{shown} holds more than {MAX_TENSORS:,} tensors.")
+  return found
+
+
+def _tensors_of(path: Path) -> dict[str, Tensor]:
+  from safetensors import safe_open
+  shown = files.shown(path)
+  size = files.check_regular(path)
+  found = {}
+  try:
+    with open(path, "rb") as start:
+      if int.from_bytes(start.read(8), "little") > min(size, MAX_HEADER):
+        raise ValueError("its header is longer than it can be")
+    file = safe_open(path, framework="np")
+    for name in file.keys():  # noqa: SIM118
+      about = file.get_slice(name)
+      shape, kind = tuple(about.get_shape()), about.get_dtype()
+      if kind in _READ:
+        found[name] = Tensor(shape, lambda name=name: file.get_tensor(name))
+      elif not IGNORED.match(name):
+        called = next((word for prefix, word in _KINDS.items() if kind.startswith(prefix)), "such")
+        raise ValueError(f"{called} weights are not read, and {files.shown(name)} is {kind}; convert them to bfloat16 first")
+  except Exception as error:
+    fault = "" if type(error) is ValueError else "truncated or damaged: "
+    raise ValueError(f"{shown}: {fault}{first_line(error)}.") from None
+  return found
+
+
+def check_quantisation(directory: Path, values: Mapping[str, Any]) -> None:
+  quantised = values.get("quantization_config")
+  if quantised is not None:
+    method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else "unknown"
+    raise ValueError(f"{files.shown(directory)}: quantised weights ({files.shown(method, 40)}) are not read.")
+
+
+def tokenizer(directory: Path, config):
+  """The tokenizer of a directory, None where it has none."""
+  names = ("tokenizer.json", "tokenizer.model", "vocab.json")
+  if not any(os.path.lexists(directory / name) for name in names):
+    return None
+  for path in [*directory.glob("*.json"), *directory.glob("*.jinja")]:
+    if path.name != INDEX and not path.name.endswith(".safetensors.index.json"):
+      files.check_regular(path, files.JSON_BYTES)
+  for name in (*names[1:], "merges.txt"):
+    if os.path.lexists(directory / name):
+      files.check_regular(directory / name, files.JSON_BYTES)
+  for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+    if os.path.lexists(directory / name):
+      files.read_json(directory / name)
+  from transformers import AutoTokenizer
+  return probed(files.shown(directory), lambda: AutoTokenizer.from_pretrained(
+      directory, config=config, trust_remote_code=False, local_files_only=True))
+
+
+def probed(source: str, make: Callable[[], Any]) -> Any:
+  """A tokenizer (None where there is none) that has read long runs of letters, digits, blanks and signs: bad patterns end here."""
+  def made():
+    found = make()
+    if found is not None:
+      found(["".join(one * 999 + end for one in ("a", "0", " ", ".", "\n", "ab", "\u00e9", "_") for end in ("!", "\u2603"))])
+    return found
+  with _silent():
+    return guarded(f"{source}: the tokenizer", made)
+
+
+@contextlib.contextmanager
+def _silent():
+  """Nothing is written to standard error: a panic of Rust would print a backtrace there, beside the error that it becomes."""
+  try:
+    before, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+  except OSError:  # it is closed
+    yield
+    return
+  try:
+    os.dup2(nothing, 2)
+    yield
+  finally:
+    os.dup2(before, 2)
+    os.close(before)
+    os.close(nothing)
+
+
+def guarded(what: str, make: Callable[[], Any]) -> Any:
+  """The value of a function that calls a library, whose errors (a panic of Rust is no Exception) become a ValueError."""
+  try:
+    return make()
+  except BaseException as error:
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+      raise
+    raise ValueError(f"{what} cannot be read: {first_line(error)}.") from None
+
+
+def first_line(error: BaseException) -> str:
+  lines = str(error).strip().splitlines()
+  return files.shown(lines[0]).rstrip(".") if lines else type(error).__name__
+
+
+def save_shards(shards: list[dict[str, np.ndarray]], directory: Path) -> None:
+  """Writes model.safetensors, or numbered files and their index, each whole or not at all.
+
+  What would else be read instead of it, an earlier index or an earlier single file, is removed.
+  """
+  from safetensors.numpy import save_file
+  names = [WEIGHTS] if len(shards) == 1 else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+  for name, shard in zip(names, shards):
+    save_file(shard, str(directory / f"{name}.part"), metadata={"format": "pt"})
+  if len(shards) > 1:  # without an index nobody reads a mixture of old and new files
+    (directory / INDEX).unlink(missing_ok=True)
+  for name in names:
+    os.replace(directory / f"{name}.part", directory / name)
+  if len(shards) == 1:
+    (directory / INDEX).unlink(missing_ok=True)
+    return
+  size = sum(x.nbytes for shard in shards for x in shard.values())
+  index = {"metadata": {"total_size": size}, "weight_map": {tensor: name for name, shard in zip(names, shards) for tensor in shard}}
+  chunks.write(directory / INDEX, json.dumps(index, indent=2).encode())
+  (directory / WEIGHTS).unlink(missing_ok=True)
