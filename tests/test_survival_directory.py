@@ -65,7 +65,7 @@ def refuse(directory):
 
 
 def numbers(value=1.0):
-  return xarray.Dataset({"loss": ("seed", [value, value])})
+  return xarray.Dataset({"loss": (("workflow", "seed", "generation"), [[[value], [value]]])}, {"workflow": ["replace"]})
 
 
 def finish(directory, value=1.0):
@@ -107,7 +107,7 @@ def test_sweeps_that_finish_nothing_leave_nothing(begin, tmp_path, before, error
   else:
     begin(f"--output_dir={path}")
     go(finish, path)
-    assert cj.load(path).loss.values[0] == 1
+    assert cj.load(path).loss.values.flat[0] == 1
 
 
 @pytest.mark.parametrize("error", [common.UsageError, OSError])
@@ -254,7 +254,7 @@ def test_names_that_are_taken(begin, tmp_path, name, kind):
   begin(f"--output_dir={path}", "--overwrite")
   go(finish, path)
   assert [file.read_text() for file in tmp_path.rglob("*") if file.is_file() and file.read_bytes() == b"mine" and not file.is_symlink()] == ["mine"]
-  assert set(digest(path)) >= WHOLE and cj.load(path).loss.values[0] == 1
+  assert set(digest(path)) >= WHOLE and cj.load(path).loss.values.flat[0] == 1
 
 
 def test_links_to_other_disks(begin, tmp_path):
@@ -314,7 +314,7 @@ def test_results_of_an_experiment_among_several(begin, tmp_path):
   go(several, path, folders=folders)
   mine = WHOLE - {"results.nc"} | {"gaussian/my_notes.txt", "kde/moons/results.nc"}
   assert set(digest(path)) == mine | {"gaussian/results.nc"}
-  assert cj.load(below).loss.values[0] == 2 and cj.load(path / "kde" / "moons").loss.values[0] == 3
+  assert cj.load(below).loss.values.flat[0] == 2 and cj.load(path / "kde" / "moons").loss.values.flat[0] == 3
   begin(f"--output_dir={below / 'x'}")
   with filelock.FileLock(path / ".lock"), pytest.raises(common.UsageError, match=r"results is being written by another process"):
     go(finish, below / "x")
@@ -356,7 +356,7 @@ def test_drawing_that_fails_is_a_warning(begin, tmp_path, monkeypatch, capsys):
   begin(f"--output_dir={path}")
 
   def fail(path, folders):
-    assert cj.load(path).loss.values[0] == 1 and not (path / "unfinished.json").exists() and not (path / "chunks").exists()
+    assert cj.load(path).loss.values.flat[0] == 1 and not (path / "unfinished.json").exists() and not (path / "chunks").exists()
     raise RuntimeError("no LaTeX\nmore")
   with monkeypatch.context() as patch:
     patch.setattr(common, "drawings", fail)
@@ -381,7 +381,7 @@ def test_a_full_disk_while_figures_are_written(begin, tmp_path, monkeypatch, cap
   with monkeypatch.context() as patch:
     patch.setattr(directory.chunks, "write", full)
     go(finish, path)
-  assert "b.pdf" in capsys.readouterr().err and cj.load(path).loss.values[0] == 1
+  assert "b.pdf" in capsys.readouterr().err and cj.load(path).loss.values.flat[0] == 1
   begin(f"--output_dir={path}", "--resume")
   go(refuse, path)
   assert set(digest(path)) == WHOLE
@@ -432,7 +432,7 @@ def test_results_and_configuration_of_two_runs(begin, tmp_path):
     compare.load(str(path))
   begin(f"--output_dir={path}", "--seed=1", "--resume")
   go(finish, path)
-  assert cj.load(path).loss.values[0] == 1
+  assert cj.load(path).loss.values.flat[0] == 1
   (path / ".writing-x").mkdir()
   shutil.copy(path / "results.nc", path / ".writing-x")
   assert list(compare.load(str(path))) == [str(path)]
