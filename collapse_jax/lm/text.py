@@ -436,7 +436,7 @@ def prompts(tokenizer, rows: Rows) -> Rows:
     ValueError: no row has a prompt and a response.
   """
   begin, end = special_ids(tokenizer)
-  tokens, length = np.full_like(rows.tokens[:, :-1], end), []
+  tokens, length = np.full_like(rows.tokens[:, :-1], end), list[int]()
   used = [row[1:num] for row, num in zip(rows.tokens, rows.length)]
   for row, whole in zip(used, _decode(tokenizer, used)):
     if ASSISTANT not in whole:
