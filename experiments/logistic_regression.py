@@ -55,8 +55,8 @@ def findings(results) -> list[str]:
       continue
     risk = cell.excess_risk.transpose("seed", "generation").values.astype(np.float64)
     risk = np.where(np.isfinite(risk), risk, np.nan)  # separable labels have no finite fit
-    first, last = (one[np.isfinite(one)] for one in (risk[:, 0], risk[:, -1]))
-    first = first.mean() if first.size else np.nan
+    begun, last = (one[np.isfinite(one)] for one in (risk[:, 0], risk[:, -1]))
+    first = begun.mean() if begun.size else np.nan
     error = last.std(ddof=1) / np.sqrt(last.size) / first if last.size > 1 else np.nan
     separated = cell.separated.transpose("seed", "generation").values
     t = results.generation.values
