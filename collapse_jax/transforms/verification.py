@@ -21,6 +21,8 @@ PROBES = {
 def verify(task: TaskSetting, keep: Callable, is_right: Callable | None = None) -> TaskSetting:
   """Samples that a verifier rejects stay in place with weight 0 (Feng et al. 2406.07515).
 
+  Where it rejects all that a generation would be fitted to there is no model: nothing is finite from then on.
+
   Args:
     task: any task that draws rows and whose `fit` honours row weights.
     keep: (key, problem, rows with leaves [n, ...]) -> [n] bool, or weights in [0, 1], others of which make the run
