@@ -212,6 +212,23 @@ def predicted_limit(results, cell: dict[str, Any], name: str) -> float | None:
     return None
 
 
+def predicted_collapse_time(results, cell: dict[str, Any]) -> float | None:
+  """Mean generations until one outcome is left, diffusion limit: uniform outcomes, as many rows a generation as are real."""
+  one = _Cell(results, cell)
+  try:
+    if results.attrs.get("task", "discrete") != "discrete" or float(one.known("temperature", 1.0)) != 1 or not _drifts(one):
+      return None
+    return theory.drift_collapse_time(int(cell["num_outcomes"]), one.num_samples()) if _uniform(one) else None
+  except _Unknown:
+    return None
+
+
+def _drifts(cell: _Cell) -> bool:
+  """Whether every model is fitted to num_samples rows of the last one."""
+  schedule = cell.schedule()
+  return not schedule.pooled and not schedule.slots.any() and bool((schedule.sizes == cell.num_samples()).all())
+
+
 def _limit(one: _Cell, task, name, workflow, moments) -> float | None:
   n, cell = one.num_samples(), one.at
   if (task, name, workflow) == ("gaussian", "covariance_log_det_ratio", "replace") and not one.known("unbiased", 0):
@@ -310,12 +327,12 @@ def _discrete(cell: _Cell, name) -> Expected | None:
   t = cell.generations
   if name not in ("entropy", "heterozygosity") or float(cell.known("temperature", 1.0)) != 1:
     return None
-  n, num, schedule = cell.num_samples(), int(cell.at["num_outcomes"]), cell.schedule()
+  n, num = cell.num_samples(), int(cell.at["num_outcomes"])
   if name == "entropy":
-    drift = not schedule.pooled and not schedule.slots.any() and (schedule.sizes == n).all()
-    if not (drift and num >= n and _uniform(cell)):
+    if not (_drifts(cell) and num >= n and _uniform(cell)):
       return None
     return Expected(np.where((t > 20) & (5 * t < n), theory.drift_entropy(t, n), np.nan), first_order=True)
+  schedule = cell.schedule()
   if _uniform(cell):
     return Expected((1 - 1 / num) * theory.schedule_moments(schedule).trace_ratio[t - 1])
   if schedule.fresh:

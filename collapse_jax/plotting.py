@@ -139,13 +139,12 @@ def collapse_times(results, title: str = ""):
 
   Cells with censored runs are left out: the mean over the others would be too small.
   """
-  from collapse_jax import theory
   results = diagnostics.complete(results)
   figure, axes = panels(1, results.sizes["workflow"])
   rest = set(results.cell_status.dims) - {"workflow", "num_outcomes", "num_samples"}
   others = {d: results[d].values[0] for d in rest}
   sizes = results.num_samples.values
-  missing = 0
+  missing, theory_drawn = 0, False
   for axis, workflow in zip(axes[0], results.workflow.values):
     for shade, num in zip(viridis(results.sizes["num_outcomes"]), results.num_outcomes.values):
       some = results.sel(others | {"workflow": workflow, "num_outcomes": num})
@@ -154,8 +153,10 @@ def collapse_times(results, title: str = ""):
       missing += int((~ended).sum())
       if ended.any():
         band(axis, sizes[ended], times[:, ended], shade, f"num_outcomes = {text_of(num)}", True, "o")
-        if workflow == "replace":
-          law = [theory.drift_collapse_time(int(num), int(n)) for n in sizes[ended]]
+        cells = [others | {"workflow": workflow, "num_outcomes": num, "num_samples": n} for n in sizes[ended]]
+        law = [diagnostics.predicted_collapse_time(results, cell) for cell in cells]
+        if None not in law:
+          theory_drawn = True
           axis.plot(sizes[ended], law, "k--", linewidth=1, zorder=5)
     if not axis.lines:
       axis.text(0.5, 0.5, "drift did not end", ha="center", va="center", transform=axis.transAxes)
@@ -164,7 +165,7 @@ def collapse_times(results, title: str = ""):
     axis.set_title(str(workflow), fontsize=9)
     axis.set_xlabel("num_samples")
   axes[0][0].set_ylabel("generations until one outcome is left")
-  finish(figure, axes, title, results, 0, 0, bool("replace" in results.workflow.values),
+  finish(figure, axes, title, results, 0, 0, theory_drawn,
           f"{missing} cells with runs that did not end are left out" if missing else "")
   return figure
 

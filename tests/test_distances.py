@@ -65,7 +65,7 @@ def test_distances_do_not_cancel(dim):
   """KL, 2-Wasserstein and total variation of fits to 1e2 to 1e12 rows; the textbook forms in float32 miss by more than all."""
   kl = lambda factor, low, log_det: to_standard(jnp.zeros(dim), factor, jnp.zeros(()), log_det, jnp.asarray(dim), low)
   squared = lambda scale, factor, low, log_det: bures_squared(scale, factor, jnp.zeros(()), log_det, jnp.asarray(dim), low)
-  scale = np.tril(0.3 * np.random.default_rng(1).standard_normal((dim, dim))).astype(np.float32) + 1.5 * np.eye(dim, dtype=np.float32)
+  scale = (1.5 * np.eye(dim) + np.tril(0.3 * np.random.default_rng(1).standard_normal((dim, dim)))).astype(np.float32)
   for num in (1e2, 1e4, 1e6, 1e9, 1e12):
     deviation, factor, low = near_the_truth(dim, num)
     excess = np.linalg.eigvalsh(deviation + deviation.T + deviation.T @ deviation)  # of the covariance's eigenvalues from 1
@@ -120,14 +120,16 @@ def test_shares_of_tails_at_any_width():
   dims = ("workflow", "seed", "generation")
   shaped = lambda x: (dims, x.reshape(1, -1, 1))
   results = xarray.Dataset({"standard_mean": shaped(mean), "standard_log_variance": shaped(log_variance)})
-  found = {name: definitions.with_first_coordinate(results)[f"first_coordinate_{name}"].values.ravel() for name in ("risk", "tail", "far")}
+  results = definitions.with_first_coordinate(results)
+  found = {name: results[f"first_coordinate_{name}"].values.ravel() for name in ("risk", "tail", "far")}
   assert not any(np.isnan(values).any() for values in found.values())
   with np.errstate(over="ignore", divide="ignore"):
     std = np.exp(0.5 * log_variance)
   usual = slice(0, 5)  # where float64 has the width
-  tails = lambda x: (np.exp(special.log_ndtr((-x - mean[usual]) / std[usual])), np.exp(special.log_ndtr((mean[usual] - x) / std[usual])))
+  tails = lambda x: [np.exp(special.log_ndtr((-x + sign * mean[usual]) / std[usual])) for sign in (-1, 1)]
   of_truth = special.ndtr(-2.0)
-  np.testing.assert_allclose(found["tail"][usual], sum(np.minimum(side, of_truth) for side in tails(2.0)) / (2 * of_truth), rtol=1e-12)
+  covered = sum(np.minimum(side, of_truth) for side in tails(2.0)) / (2 * of_truth)
+  np.testing.assert_allclose(found["tail"][usual], covered, rtol=1e-12)
   np.testing.assert_allclose(found["far"][usual], sum(tails(5.0)), rtol=1e-12)
   np.testing.assert_array_equal(found["far"][5:9], [1, 0, 0, 0])
   np.testing.assert_array_equal(found["tail"][7:9], 0)

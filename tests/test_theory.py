@@ -7,6 +7,7 @@ import pytest
 from scipy import linalg
 
 from collapse_jax import theory
+from collapse_jax.names import parse_call
 
 MAX_Z = 5.0
 WORKFLOWS = ["replace", "accumulate", "accumulate_subsample", "mix(0.25)", "mix(0.25, fresh=True)"]
@@ -417,3 +418,142 @@ def test_curation_two_types(num_candidates, t, expected):
   chosen = np.take_along_axis(preferred, best[..., None], axis=-1)[..., 0].astype(float)
   assert_oracle(chosen, shares, before, theory.curation_two_types(0.1, 1.0, num_candidates + 1, max(t)))
   np.testing.assert_allclose(theory.curation_two_types(0.1, 1.0, 1, 3), 0.1)
+
+
+# ------------------------------------------------------------------- laws of schedules: all workflows, all arguments
+
+TABLE = ((1, 0, 0, 0), (.3, .7, 0, 0), (.2, .3, .5, 0), (0, .4, 0, .6))
+SCHEDULES = ["replace", "replace(5)", "replace(20)", "accumulate", "accumulate(1)", "accumulate(20)", "accumulate_subsample",
+             "mix(0.3)", "mix(0.56)", "mix(0.5, fresh=True)", "mix(0.3, fresh=True, real_weight=0.7)", "mix(0.6, real_weight=0.2)",
+             "mix(1.0)", "grown_replace", "sliding_window(2)", f"weights({TABLE})"]
+
+
+def training_rows(rng, workflow, n, num_generations, num_runs, real_rows, model):
+  """Yields what model(rows [runs, N], share of each row [N]) makes of the rows of each generation; it returns a sampler too."""
+  name, arguments, keywords = parse_call(workflow)
+  given = dict(zip(("real_fraction", "fresh", "real_weight"), arguments)) | keywords if name == "mix" else {}
+  batches = [real_rows(n)]
+  for t in range(1, num_generations + 1):
+    if given.get("fresh") and t > 1:
+      batches[0] = real_rows(n)
+    shares = [0.0] * t
+    if name == "weights":
+      shares = arguments[0][t - 1]
+    elif name == "mix" and t > 1 and batches[-1].shape[1]:
+      weight = given.get("real_weight", n / (n + batches[-1].shape[1]))
+      shares[0], shares[-1] = weight, 1 - weight
+    else:
+      keep = {"replace": 1, "grown_replace": 1, "sliding_window": arguments[0] if arguments else 0}.get(name, t)
+      used = [0] if name == "mix" else range(max(t - keep, 0), t)
+      for j in used:
+        shares[j] = batches[j].shape[1] / sum(batches[i].shape[1] for i in used)
+    used = [j for j in range(t) if shares[j] > 0]
+    rows = np.concatenate([batches[j] for j in used], axis=1)
+    share = np.concatenate([np.full(batches[j].shape[1], shares[j] / batches[j].shape[1]) for j in used])
+    if name == "accumulate_subsample":
+      chosen = np.argsort(rng.random(rows.shape), axis=1)[:, :n]
+      rows, share = np.take_along_axis(rows, chosen, axis=1), np.full(n, 1 / n)
+    found, draw = model(rows, share)
+    yield found
+    num = {"replace": (arguments or (n,))[0], "accumulate": (arguments or (n,))[0], "grown_replace": n * (t + 1),
+           "mix": round(n * (1 - given.get("real_fraction", 1)) / given.get("real_fraction", 1))}.get(name, n)
+    batches.append(draw(num))
+
+
+def gaussian_model(rng, temperature=1.0, unbiased=False, kernel=0.0):
+  """Mean and variance of rows; samples of a Gaussian, or of the rows blurred by a kernel of that variance."""
+  def model(rows, share):
+    mean = rows @ share
+    variance = (rows - mean[:, None]) ** 2 @ share
+    fitted = variance * (len(share) / (len(share) - 1) if unbiased else 1) + kernel
+    def draw(num):
+      noise = rng.standard_normal((len(rows), num))
+      if not kernel:
+        return mean[:, None] + np.sqrt(temperature * fitted)[:, None] * noise
+      return rows[np.arange(len(rows))[:, None], rng.choice(len(share), (len(rows), num), p=share)] + np.sqrt(
+          temperature * kernel) * noise
+    return (fitted, mean ** 2), draw
+  return model
+
+
+def family_model(draw_rows, truth):
+  def model(rows, share):
+    mean = np.clip(rows @ share, 0, None)
+    return (mean, (mean - truth) ** 2), lambda num: draw_rows(mean[:, None], num)
+  return model
+
+
+def laws_of(kind, schedule):
+  """(variances [T] or None, errors [T] or None) by theory."""
+  if kind == "kde":
+    return theory.schedule_kde_variance(schedule, lambda rows: 0.3, temperature=0.6), None
+  if kind in ("bernoulli", "poisson", "exponential"):
+    scale, curvature = {"bernoulli": (.21, -1), "poisson": (2.0, 0), "exponential": (1.0, 1)}[kind]
+    return None, scale * theory.schedule_family(schedule, curvature)
+  options = {"gaussian": {}, "warm": {"temperature": 1.2}, "unbiased": {"unbiased": True}}[kind]
+  return theory.schedule_moments(schedule, **options)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "warm", "unbiased", "kde", "bernoulli", "poisson", "exponential"])
+def test_laws_of_schedules_match_simulation(kind):
+  """Every workflow with every argument; a law that takes all batches for equal, or real data for the first, must fail."""
+  n, T, num_runs = 10, 4, 6000
+  rng = np.random.default_rng(11)
+  families = {"bernoulli": (lambda mean, num: (rng.random((num_runs, num)) < mean) * 1.0, .3),
+              "poisson": (lambda mean, num: rng.poisson(mean, (num_runs, num)) * 1.0, 2.0),
+              "exponential": (lambda mean, num: mean * rng.exponential(size=(num_runs, num)), 1.0)}
+  if kind in families:
+    draw, truth = families[kind]
+    model, real = family_model(draw, truth), lambda num: draw(np.full((num_runs, 1), truth), num)
+  else:
+    options = {"warm": {"temperature": 1.2}, "unbiased": {"unbiased": True}, "kde": {"kernel": 0.3, "temperature": 0.6}}
+    model, real = gaussian_model(rng, **options.get(kind, {})), lambda num: rng.standard_normal((num_runs, num))
+  told = 0
+  for name in SCHEDULES:
+    schedule = theory.schedule_of(name, n, T)
+    found = zip(*training_rows(rng, name, n, T, num_runs, real, model))
+    careless = schedule._replace(sizes=np.full(T, float(n)), fresh=False, real_weight=None)
+    for values, law, twin in zip(found, laws_of(kind, schedule), laws_of(kind, careless)):
+      if law is not None:
+        samples = np.stack(values, axis=1)
+        assert largest_z(samples, law) < MAX_Z, (name, law, samples.mean(axis=0))
+        told += largest_z(samples, twin) > MAX_Z
+  assert told >= 6  # of the nine that emit other numbers, weigh or draw real data anew
+
+
+def test_schedules_have_the_shares_of_their_workflows():
+  from collapse_jax import workflows
+  for name in SCHEDULES:
+    workflow = workflows.parse(name)()
+    schedule = workflow.schedule(10, 4)
+    assert list(schedule.sizes) == [10] + [workflow.emit(10, t) for t in (1, 2, 3)]
+    if workflow.weights is not None and name not in ("mix(0.3)", "mix(0.56)"):  # whose rows are whole numbers
+      np.testing.assert_allclose(schedule.weights, workflow.weights(4), atol=1e-15)
+  np.testing.assert_allclose(theory.schedule_of("accumulate(5)", 10, 3).weights, [[1, 0, 0], [2 / 3, 1 / 3, 0], [.5, .25, .25]])
+  np.testing.assert_allclose(theory.schedule_of("mix(0.56)", 2, 2).weights[1], [.5, .5])
+  np.testing.assert_allclose(theory.schedule_of("mix(0.56)", 100, 2).weights[1], np.array([100, 79]) / 179)
+
+
+def test_log_det_and_trace_variance_of_schedules():
+  """In NumPy, dim 2: batches of unequal sizes, warm and unbiased."""
+  sizes, num_runs, rng = (8, 5, 20), 20_000, np.random.default_rng(12)
+  factor = np.broadcast_to(np.eye(2), (num_runs, 2, 2))
+  log_dets, traces = [], []
+  for t, num in enumerate(sizes):
+    rows = rng.standard_normal((num_runs, num, 2)) @ np.swapaxes(factor, 1, 2) * np.sqrt(1.3 if t else 1.0)
+    rows = rows - rows.mean(axis=1, keepdims=True)
+    cov = np.einsum("rni,rnj->rij", rows, rows) / (num - 1)
+    factor = np.linalg.cholesky(cov)
+    log_dets.append(np.linalg.slogdet(cov)[1])
+    traces.append(np.trace(cov, axis1=1, axis2=2) / 2)
+  schedule = theory.Schedule(np.array(sizes, float), np.zeros(3, int))
+  how = {"unbiased": True, "temperature": 1.3}
+  mean, variance = theory.schedule_log_det(schedule, 2, **how)
+  careless = theory.schedule_log_det(schedule._replace(sizes=np.full(3, 8.0)), 2, **how)
+  log_det, trace = np.stack(log_dets, axis=1), np.stack(traces, axis=1)
+  assert_oracle(log_det, mean, careless[0], theory.schedule_log_det(schedule, 2)[0])
+  assert_oracle((log_det - mean) ** 2, variance, careless[1])
+  moments, spread = theory.schedule_moments(schedule, **how), theory.schedule_trace_variance(schedule, 2, **how)
+  assert_oracle((trace - moments.trace_ratio) ** 2, spread, theory.schedule_trace_variance(schedule, 3, **how))
+  pooled = theory.schedule_of("accumulate", 8, 3)
+  assert (theory.schedule_trace_variance(pooled, 1) <= [2 * 7 / 64] * 3).all()  # a bound: what comes from the real batch

@@ -86,19 +86,20 @@ def total_variation(mean, log_std):
   lower = -(size * (size / jnp.maximum(size * ratio + root, tiny)) + 2 * log_ratio / jnp.maximum(size * ratio + root, tiny))
   upper = (size * ratio + root) / jnp.maximum(gap, tiny)
   narrower = 2 * log_ratio * gap / jnp.maximum((root + size) * (1 + ratio), tiny)
-  return _normal_between(size + ratio * upper, narrower) + _normal_between(lower, (root + size) / (1 + ratio))
+  return (_normal_between(size + ratio * upper, upper, narrower)
+          + _normal_between(lower, size + ratio * lower, (root + size) / (1 + ratio)))
 
 
 _NODES, _WEIGHTS = (x / 2 for x in np.polynomial.legendre.leggauss(8))
 
 
-def _normal_between(low, width):
-  """Mass of N(0, 1) in [low, low + width], width >= 0, without the difference of two numbers near 1 or near each other."""
+def _normal_between(low, high, width):
+  """Mass of N(0, 1) in [low, high], as wide as `width` >= 0, without the difference of two numbers near 1 or each other."""
   short = jnp.minimum(width, 1.0)
   x = low[None] + short[None] * jnp.asarray(0.5 + _NODES, short.dtype)
   within = short * jnp.sum(jnp.asarray(_WEIGHTS, short.dtype) * jnp.exp(-0.5 * x ** 2)) / np.sqrt(2 * np.pi)
   below = jax.scipy.special.ndtr
-  left, right = jnp.where(low > 0, -low - width, low), jnp.where(low > 0, -low, low + width)
+  left, right = jnp.where(low > 0, -high, low), jnp.where(low > 0, -low, high)
   return jnp.where(width < 1, within, below(right) - below(left))
 
 

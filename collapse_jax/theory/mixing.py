@@ -59,18 +59,18 @@ def total_variation_gaussian(mean: float, std: float) -> float:
     return 0.0
   lower = -(apart * (apart / (apart * ratio + root)) + 2 * log_ratio / (apart * ratio + root))
   upper = (apart * ratio + root) / gap if gap > 0 else np.inf
-  return (_normal_between(apart + ratio * upper, 2 * log_ratio * gap / ((root + apart) * (1 + ratio)))
-          + _normal_between(lower, (root + apart) / (1 + ratio)))
+  return (_normal_between(apart + ratio * upper, upper, 2 * log_ratio * gap / ((root + apart) * (1 + ratio)))
+          + _normal_between(lower, apart + ratio * lower, (root + apart) / (1 + ratio)))
 
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 
 
-def _normal_between(low: float, width: float) -> float:
-  """Mass of N(0, 1) in [low, low + width]."""
+def _normal_between(low: float, high: float, width: float) -> float:
+  """Mass of N(0, 1) in [low, high], as wide as `width`."""
   if width < 1:
     return float(width / 2 * _WEIGHTS @ stats.norm.pdf(low + width / 2 * (1 + _NODES)))
-  return float(special.ndtr(-low) - special.ndtr(-low - width) if low > 0 else special.ndtr(low + width) - special.ndtr(low))
+  return float(special.ndtr(-low) - special.ndtr(-high) if low > 0 else special.ndtr(high) - special.ndtr(low))
 
 
 def mixture_bound(first_errors, weights) -> np.ndarray:
