@@ -154,6 +154,13 @@ def choose(key: Array, weights: Table, num: int, which: Array | None = None, fin
   return jnp.minimum(jax.lax.while_loop(lambda bounds: jnp.any(bounds[0] < bounds[1]), finer, unsettled)[0], size - 1)
 
 
+def choose_all(words: Array, weights: Table) -> Array:
+  """[m] int32, one outcome of each row of weights [m, k], as `choose` does, by random words [m, 2]."""
+  high, low = _below((words[:, 0], words[:, 1]), weights.high[:, -1], weights.low[:, -1])
+  passed = (weights.high < high[:, None]) | ((weights.high == high[:, None]) & (weights.low <= low[:, None]))
+  return jnp.minimum(jnp.sum(passed, axis=1, dtype=np.int32), weights.high.shape[1] - 1)
+
+
 def _below(words, high, low):
   """Integers of 64 bits, uniform below (high, low), from words of 32 bits: the high half of their product."""
   first, second = words

@@ -34,7 +34,7 @@ def test_categorical(vocab):
   """Counts follow the softmax; outcomes without mass never come."""
   logits = jnp.asarray(np.random.default_rng(1).normal(size=vocab), jnp.float32).at[0].set(-jnp.inf)
   num = 200_000
-  drawn = jax.jit(sampling.categorical)(jax.random.uniform(jax.random.key(0), (num, 2)), jnp.broadcast_to(logits, (num, vocab)))
+  drawn = jax.jit(sampling.categorical)(jax.random.bits(jax.random.key(0), (num, 4)), jnp.broadcast_to(logits, (num, vocab)))
   counts = np.bincount(drawn, minlength=vocab)
   assert counts[0] == 0
   probability = np.asarray(jax.nn.softmax(logits), np.float64)
