@@ -126,7 +126,7 @@ def choose(key: Array, weights: Table, num: int, which: Array | None = None, fin
   """
   size = weights.high.shape[-1]
   start = 0 if which is None else which * size
-  high, low = weights.high.reshape(-1), weights.low.reshape(-1)
+  high, low = (jnp.asarray(x).reshape(-1) for x in weights)
   total = high[start + size - 1], low[start + size - 1]
   first = bits(key, num)
   least = _high_product(first, total[0])  # the high word of the position is this, or up to 2 more

@@ -58,20 +58,20 @@ def test_absorption_and_temperature():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_any_number_of_rows(family):
   """To 1e12 rows the error has its law, and neither it nor the variance of the model drifts."""
-  last, nums, truth, one = 60, np.array([3e2, 1e6, 1e9, 1e12]), MEANS[family], FAMILIES[family]
+  last, nums, truth, one = 20, np.array([1e6, 1e9, 1e12]), MEANS[family], FAMILIES[family]
 
   def run(num, i):
     task = tasks.exponential_family(family, num, truth, draws="law")
     found = cj.run(jax.random.fold_in(jax.random.key(4), i), task, workflows.accumulate(), last)
     return found["squared_error_of_mean"], found["variance_ratio"] - 1
-  errors, change = jax.jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))(jnp.asarray(nums), jnp.arange(2000))
+  errors, change = jax.jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))(jnp.asarray(nums), jnp.arange(600))
   variance = float(one.variance(jnp.float32(truth)))
   for i, num in enumerate(nums):
     expected = variance * theory.quadratic_family(workflows.accumulate().weights(last), num, one.curvature)
     assert np.abs(z_score(np.asarray(errors[i]) / expected[None], 1.0)).max() < 5, num
     if family != "gaussian":  # E[V(mean)] / V(truth) - 1 = curvature E[deviation^2] / V(truth), below what a float resolves
       drift = one.curvature * expected / variance
-      spread = np.asarray(change[i]).std(axis=0) / np.sqrt(2000)
+      spread = np.asarray(change[i]).std(axis=0) / np.sqrt(600)
       assert np.abs((np.asarray(change[i], np.float64).mean(axis=0) - drift) / (spread + 1e-9)).max() < 5, num
 
 
