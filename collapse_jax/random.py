@@ -71,33 +71,51 @@ def index(key: Array, num: int, size) -> Array:
 
 
 def chi_square(key: Array, freedom: Array) -> Array:
-  """Chi-squared variates, exact, for freedom 1 or from 2 to 1e10 (Marsaglia and Tsang 2000).
+  """Chi-squared variates, exact, for freedom 1 or from 2 to 1e13; see `chi_squares`."""
+  return chi_squares(key, freedom)[0]
+
+
+def chi_square_excess(key: Array, freedom: Array) -> Array:
+  """Chi-squared variates over their mean, minus one, without cancellation; see `chi_squares`."""
+  return chi_squares(key, freedom)[1]
+
+
+def chi_squares(key: Array, freedom: Array) -> tuple[Array, Array]:
+  """Chi-squared variates, exact (Marsaglia and Tsang 2000): themselves, and relative to their mean.
 
   All lanes propose together until the last accepts, which compiles and runs several times faster on CPU than
   `jax.random.gamma`. That a lane has accepted is told by its value alone: a compiler may compute the test twice, and round it
-  both ways where it is close. The acceptance test is written with log1p, since 1 - v + log(v) loses every digit in float32
-  beyond about 1e6 degrees of freedom. A lane's value depends on its own key only.
+  both ways where it is close. What large numbers would cancel is never formed: with y = x / sqrt(9 d) the test compares
+  log u with d times 3 (log(1 + y) - y + y^2 / 2 - y^3 / 3), of order y^4. A lane's value depends on its own key only.
 
   Args:
     key: a key.
-    freedom: [k] degrees of freedom: 1, or any number of at least 2.
+    freedom: [k] degrees of freedom: 1, or any number from 2 to 1e13.
   Returns:
-    [k], as freedom.
+    chi2 [k] and chi2 / freedom - 1 [k], each with the relative accuracy of a float: the second where freedom is large and
+    chi2 lies near it, the first where chi2 is near 0.
   """
   num = freedom.shape[0]
+  single = freedom < 2  # one degree of freedom: the square itself
   d = jnp.maximum(freedom, 2.0) / 2 - 1 / 3
-  c = 1 / jnp.sqrt(9 * d)
+  c = 1 / (3 * jnp.sqrt(d))
 
   def propose(state):
-    i, value = state
+    i, accepted = state
     u = _symmetric(bits(jax.random.fold_in(key, i), 2 * num))
     x = _normal_quantile(u[:num]).astype(freedom.dtype)
-    y = jnp.maximum(c * x, -1 + 1e-7)
-    excess = 3 * (jnp.log1p(y) - y) - 3 * y ** 2 - y ** 3  # 1 - v + log(v) with v = (1 + y)^3
-    accept = (c * x > -1) & (jnp.log(0.5 + 0.5 * u[num:]).astype(freedom.dtype) < 0.5 * x ** 2 + d * excess)
-    single = freedom < 2  # one degree of freedom: the square itself
-    proposal = jnp.where(single, x ** 2, 2 * d * (1 + y) ** 3)
-    return i + 1, jnp.where((value < 0) & (accept | single), proposal, value)
+    y = c * x
+    accept = (y > -1) & (jnp.log(0.5 + 0.5 * u[num:]).astype(freedom.dtype) < d * _log_remainder(y))
+    return i + 1, jnp.where(jnp.isnan(accepted) & (accept | single), x, accepted)
 
-  start = (0, jnp.full_like(freedom, -1.0))
-  return jax.lax.while_loop(lambda state: jnp.any(state[1] < 0), propose, start)[1]
+  x = jax.lax.while_loop(lambda state: jnp.any(jnp.isnan(state[1])), propose, (0, jnp.full_like(freedom, jnp.nan)))[1]
+  y = jnp.maximum(c * x, -1 + 1e-7)
+  cubed = (1 + y) ** 3
+  return (jnp.where(single, x ** 2, 2 * d * cubed),
+          jnp.where(single, (x - 1) * (x + 1), y * (3 + y * (3 + y)) - 2 / (3 * freedom) * cubed))
+
+
+def _log_remainder(y):
+  """3 (log(1 + y) - y + y^2 / 2 - y^3 / 3), by its series where that would cancel."""
+  series = y ** 4 * _polynomial([3 * (-1) ** (k + 1) / k for k in range(13, 3, -1)], jnp.clip(y, -0.25, 0.25))
+  return jnp.where(jnp.abs(y) < 0.25, series, 3 * (jnp.log1p(jnp.maximum(y, -1 + 1e-7)) - y + y ** 2 / 2 - y ** 3 / 3))

@@ -163,6 +163,26 @@ def test_chi_square_law():
     assert stats.kstest(x, stats.chi2(freedom * (1 + 6 / np.sqrt(freedom * 5e4)) + 0.05).cdf).pvalue < 1e-4 or freedom > 3
 
 
+@pytest.mark.parametrize("freedom", [1.0, 2.0, 7.5, 1e3, 1e6, 1e9, 1e12, 1e13])
+def test_chi_square_excess_does_not_cancel(freedom):
+  """Against the same variates in float64, and in law; the variate over its mean, less one, is the wrong twin."""
+  from scipy import stats
+  key = jax.random.key(2)
+  draw = lambda dtype: [np.asarray(x, np.float64) for x in jax.jit(random.chi_squares)(key, jnp.full(50_000, freedom, dtype))]
+  value, excess = draw(np.float32)
+  with jax.enable_x64(True):
+    exact_value, exact = draw(np.float64)
+  same = np.isclose(value, exact_value, rtol=1e-4)  # but for a few that a rounding error rejects
+  assert same.mean() > 0.999
+  np.testing.assert_allclose(value[same], exact_value[same], rtol=2e-5)
+  np.testing.assert_allclose(excess[same], exact[same], rtol=3e-6, atol=1e-6 * np.sqrt(2 / freedom))
+  if freedom >= 1e9:
+    cubic = lambda z: z + np.sqrt(8 / freedom) / 6 * (z ** 2 - 1)  # Cornish and Fisher
+    law = lambda x: stats.norm.cdf(2 * x / np.sqrt(2 / freedom) - cubic(x / np.sqrt(2 / freedom)))
+    assert stats.kstest(excess, law).pvalue > 1e-3
+    assert freedom < 1e13 or stats.kstest(np.float32(value) / np.float32(freedom) - 1, law).pvalue < 1e-4
+
+
 @pytest.mark.parametrize(("arguments", "part"), [
     ((0, 10), "dim must be an integer of at least 1"), ((2, 1), "num_samples must be at least 2"),
     ((2, 10, 0.0), "noise_var must be above 0"), ((2, 10, float("nan")), "noise_var")])
