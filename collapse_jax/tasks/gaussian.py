@@ -15,6 +15,12 @@ import numpy as np
 
 from collapse_jax.random import chi_square, normal
 from collapse_jax.store import batch
+from collapse_jax.tasks._gaussian_distances import (
+  DISTANCE_METRICS,
+  WASSERSTEIN_METRICS,
+  bures_squared,
+  distances_to_standard,
+)
 from collapse_jax.tasks.parts import check_draws, check_integer, check_positive, known, matmul, triangular
 from collapse_jax.types import Array, Context, Data, MetricInfo, Metrics, Summary, TaskSetting
 
@@ -66,17 +72,6 @@ WHITENED_METRICS = {
     "whitened_squared_error_of_mean": MetricInfo("squared Mahalanobis error of the fitted mean", worse="higher",
                                                  log_scale=True),
     "whitened_trace_ratio": MetricInfo("trace of the whitened fitted covariance / dim", worse="lower", log_scale=True),
-}
-DISTANCE_METRICS = {
-    "total_variation": MetricInfo("total variation distance to the truth", worse="higher", log_scale=True),
-    "total_variation_error": MetricInfo("standard error of that distance, where it is a mean over points"),
-    "kl_from_truth": MetricInfo("divergence of the model from the truth, KL(model || truth)", "nats", worse="higher",
-                                log_scale=True),
-}
-NUM_POINTS = 2000  # at which the total variation is taken beyond one dimension
-WASSERSTEIN_METRICS = {
-    "wasserstein2_squared": MetricInfo("squared 2-Wasserstein distance to the truth", "data units squared",
-                                       worse="higher", log_scale=True, measures="risk"),
 }
 
 
@@ -172,9 +167,9 @@ def gaussian(dim: int, num_samples, noise_var=1.0, *, mean=None, covariance=None
       metrics["whitened_squared_error_of_mean"] = jnp.sum(params.mean ** 2)
       metrics["whitened_trace_ratio"] = scale ** 2 * _sum_of_squares(params.factor) / dim
     if wasserstein2:
-      metrics["wasserstein2_squared"] = jnp.sum(deviation ** 2) + _bures_squared(problem, factor, true_trace)
+      metrics["wasserstein2_squared"] = jnp.sum(deviation ** 2) + bures_squared(problem.scale, *covariance_of(params))
     if distances:
-      metrics |= _distances(params)
+      metrics |= distances_to_standard(params.mean, *covariance_of(params))
     return metrics
 
   def extend(problem, total: GaussianStats, new: Data) -> GaussianStats:
@@ -189,40 +184,15 @@ def gaussian(dim: int, num_samples, noise_var=1.0, *, mean=None, covariance=None
                      with_rows if draws == "auto" else None)
 
 
+def covariance_of(params: GaussianStats) -> tuple[Any, ...]:
+  """What `_gaussian_distances` take of a model."""
+  return params.factor, params.log_scale, params.log_det, params.rank
+
+
 def moments(problem: GaussianProblem, params: GaussianStats) -> tuple[Array, Array]:
   """Mean [dim] and covariance [dim, dim] of a fitted model, in data units."""
   factor = _scaled(problem, jnp.exp(params.log_scale) * params.factor.T).T
   return problem.mean + _scaled(problem, params.mean), matmul(factor, factor.T)
-
-
-def _distances(params: GaussianStats) -> Metrics:
-  """Of N(mean, covariance) to N(0, I), in whitened coordinates: both are invariant."""
-  dim = params.mean.shape[0]
-  trace = jnp.exp(2 * params.log_scale) * _sum_of_squares(params.factor)
-  full = params.rank == dim
-  divergence = jnp.where(full, 0.5 * (trace + jnp.sum(params.mean ** 2) - dim - params.log_det), jnp.inf)
-  if dim == 1:
-    return {"total_variation": jnp.where(full, _total_variation(params.mean[0], 0.5 * params.log_det), 1.0),
-            "total_variation_error": jnp.zeros(()), "kl_from_truth": divergence}
-  points = normal(jax.random.key(0), (NUM_POINTS, dim))
-  factor = jnp.where(full, params.factor, jnp.eye(dim))
-  white = jax.scipy.linalg.solve_triangular(factor, (points - params.mean[None]).T, lower=True) * jnp.exp(-params.log_scale)
-  log_ratio = 0.5 * (jnp.sum(points ** 2, axis=1) - jnp.sum(white ** 2, axis=0) - params.log_det)
-  missed = jnp.where(full, jnp.maximum(-jnp.expm1(log_ratio), 0.0), 1.0)
-  return {"total_variation": jnp.mean(missed), "total_variation_error": jnp.std(missed) / np.sqrt(NUM_POINTS),
-          "kl_from_truth": divergence}
-
-
-def _total_variation(mean, log_std):
-  """Between N(mean, std^2) and N(0, 1), by the two points where the densities cross."""
-  log_std = jnp.where(jnp.abs(log_std) < 1e-6, 1e-6, log_std)
-  std, gap = jnp.exp(log_std), -jnp.expm1(2 * log_std)
-  # gap x^2 - 2 mean x + mean^2 + 2 std^2 log std = 0; the root that would cancel comes from the product of both.
-  half = std * jnp.sqrt(mean ** 2 - 2 * gap * log_std)
-  scaled = mean + jnp.where(mean < 0, -half, half)
-  first, second = scaled / gap, (mean ** 2 + 2 * std ** 2 * log_std) / scaled
-  below = jax.scipy.special.ndtr
-  return jnp.abs(below(first) - below(second) - below((first - mean) / std) + below((second - mean) / std))
 
 
 # ------------------------------------------------------------------------------------------------- coordinates
@@ -381,13 +351,6 @@ def _law(key, num, rank, dim) -> Draw:
   factor = jnp.where(row > column, factor, jnp.where(row == column, chi[:, None], 0.0))
   factor = factor * jnp.where(freedom > 0, used, 0.0)[None] * used[:, None]
   return Draw(white[:dim] * used / jnp.sqrt(num), factor / jnp.sqrt(num))
-
-
-def _bures_squared(problem, factor, true_trace):
-  """Covariance part of the squared 2-Wasserstein distance between Gaussians (Olkin and Pukelsheim 1982)."""
-  cross = problem.scale * factor if jnp.ndim(problem.scale) == 0 else matmul(problem.scale.T, factor)
-  nuclear = jnp.sum(jnp.linalg.svd(cross, compute_uv=False))
-  return jnp.maximum(true_trace + jnp.sum(factor ** 2) - 2 * nuclear, 0.0)
 
 
 def _check(dim, num_samples, noise_var, mean, covariance, temperature, draws):
