@@ -97,7 +97,7 @@ def emit(task: TaskSetting, workflow: Workflow, run: Run, params, context: Conte
   if _grows(task, num):
     mask = (jnp.arange(context.num) < num).astype(float)[None]
     mask = mask if batch.row_weight is None else mask * batch.row_weight
-    batch = batch._replace(row_weight=mask, count=jnp.sum(mask, axis=1), summary=None, draw=None)
+    batch = batch._replace(row_weight=mask, count=jnp.sum(mask, axis=1), summary=None)
   return batch._replace(origin=jnp.full_like(batch.origin, t)), sampling
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from collapse_jax import store as storage
 from collapse_jax.tasks.parts import check_integer, known
-from collapse_jax.transforms.parts import kth_smallest, require_plain, with_masks, with_rows
+from collapse_jax.transforms.parts import kth_smallest, require_plain, taken, with_masks, with_rows
 from collapse_jax.types import MetricInfo, TaskSetting
 
 _BLOCK = 256  # candidates compared with all real rows at once
@@ -60,11 +60,11 @@ def select_nearest(task: TaskSetting, keep_fraction: float, embed: Callable | No
     if oversample:
       kept_distance, index = jax.lax.top_k(-distance, context.num)
       found = {"nearest_distance": -jnp.mean(kept_distance), "kept_radius": -kept_distance[-1]}
-      return storage.batch(jax.tree.map(lambda x: x[index], rows)), metrics | found
+      return taken(data, index), metrics | found
     radius = kth_smallest(distance, jnp.maximum(jnp.round(keep_fraction * num), 1))
     kept = (distance <= radius).astype(float)
     found = {"nearest_distance": jnp.sum(kept * distance) / jnp.sum(kept), "kept_radius": radius}
-    return storage.batch(rows, kept), metrics | found
+    return taken(data, None, kept), metrics | found
 
   info = {"nearest_distance": MetricInfo("mean distance of kept samples to the nearest real row", "units of the embedding"),
           "kept_radius": MetricInfo("largest distance that was kept", "units of the embedding")}

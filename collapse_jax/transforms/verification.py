@@ -43,7 +43,7 @@ def verify(task: TaskSetting, keep: Callable, is_right: Callable | None = None) 
     kept = per_row(keep(keep_key, problem, rows), storage.num_rows(rows), "keep").astype(float)
     kept = jnp.where((kept >= 0) & (kept <= 1), kept, jnp.nan)
     weight = data.row_weight * kept[None]
-    data = data._replace(row_weight=weight, count=jnp.sum(weight, axis=1), summary=None, draw=None)
+    data = data._replace(row_weight=weight, count=jnp.sum(weight, axis=1), summary=None)
     found = {"kept_share": jnp.mean(kept)}
     if is_right is not None:
       found |= _probes(per_row(is_right(problem, rows), storage.num_rows(rows), "is_right").astype(float), kept)
