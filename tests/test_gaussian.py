@@ -325,3 +325,53 @@ def test_windows_at_any_condition():
     assert np.abs((found.mean(axis=0) - exact.mean(axis=0)) / spread)[[1, 9, 39, 79, 119]].max() < 5
     assert np.abs((found.mean(axis=0) - exact.mean(axis=0) + 10) / spread)[79] > 5  # what float32 rows lose
   assert reference[0].mean(axis=0)[79] < -95
+
+
+@pytest.mark.parametrize(("dim", "n"), [(1, 10), (3, 8), (5, 3)])
+def test_one_real_batch_for_all_workflows(dim, n):
+  """Also where one of them needs rows: these are drawn given the statistics, and follow the law of plain rows."""
+  from scipy import stats
+  task, keys = tasks.gaussian(dim, n), jax.random.split(jax.random.key(4), 2000)
+  real = jax.jit(jax.vmap(lambda key: task.with_rows().init(key)[1]))(keys)
+  rows = np.asarray(real.rows[:, 0], np.float64)
+  first = {}
+  for name in ("replace", "accumulate", "accumulate_subsample"):
+    one = lambda key, workflow=workflows.parse(name)(): cj.run(key, task, workflow, 1)
+    first[name] = jax.jit(jax.vmap(one))(jax.vmap(lambda key: jax.random.split(key)[0])(keys[:50]))
+  for name in ("accumulate", "accumulate_subsample"):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4), first[name], first["replace"])
+  law = task.init(keys[7])[1]
+  model = fitted(jax.tree.map(lambda x: x[0], law.summary))
+  np.testing.assert_allclose(rows[7].mean(axis=0), model.mean, atol=1e-5)
+  np.testing.assert_allclose(np.atleast_2d(np.cov(rows[7].T, bias=True)), covariance(model), atol=2e-5)
+  for values in (rows[:, 0, 0], rows[:, -1, -1], (rows[:, 0, 0] - rows[:, 1, -1]) / np.sqrt(2),
+                 rows[:, 1].sum(axis=1) / np.sqrt(dim), rows[:, :2, 0].sum(axis=1) / np.sqrt(2)):
+    assert stats.kstest(values, "norm").pvalue > 1e-3
+  assert stats.kstest(np.sum(rows ** 2, axis=(1, 2)), stats.chi2(n * dim).cdf).pvalue > 1e-3
+  assert stats.kstest(rows[:, 0, 0] - rows[:, :, 0].mean(axis=1), "norm").pvalue < 0.05 or n > 5
+
+
+@pytest.mark.parametrize("kind", ["curate", "verify"])
+def test_chosen_rows_collapse_as_deep_as_others(kind):
+  """Once rows are equal in float32 nothing is left to choose by: log det falls as under `replace`, far below float32."""
+  n, late, last, num_runs = 5, 80, 120, 200
+  if kind == "curate":
+    task = cj.transforms.curate(tasks.gaussian(2, n), 8, lambda rows: -rows[:, 0] ** 2)
+  else:
+    task = cj.transforms.verify(tasks.gaussian(2, n), lambda key, problem, rows: jnp.ones(n, bool))
+  program = jax.jit(jax.vmap(lambda key: cj.run(key, task, workflows.replace(), last)))
+  out = jax.tree.map(np.asarray, program(jax.random.split(jax.random.key(6), num_runs)))
+  assert out["finite"].all()
+  mean, variance = theory.gaussian_replace_log_det(2, n, last)
+  fall = out["covariance_log_det_ratio"][:, -1] - out["covariance_log_det_ratio"][:, late - 1]
+  assert abs(z_score(fall, mean[-1] - mean[late - 1], variance[-1] - variance[late - 1])) < 5
+  assert abs(z_score(fall, 0.9 * (mean[-1] - mean[late - 1]), variance[-1] - variance[late - 1])) > 5
+  assert out["covariance_log_det_ratio"][:, -1].max() < -80
+
+
+def test_a_point_has_no_determinant():
+  """A batch of one row is a point: log det is -inf, not the 0 of the truth, and the run is not finite."""
+  out = jax.tree.map(np.asarray, cj.run(jax.random.key(0), tasks.gaussian(2, 5), workflows.replace(1), 3))
+  assert np.isneginf(out["covariance_log_det_ratio"][1:]).all()
+  assert out["finite"].tolist() == [True, False, False]
+  assert out["covariance_trace_ratio"].tolist()[1:] == [0, 0]
