@@ -233,11 +233,9 @@ def rounding_error(monkeypatch, workflow, dim, sizes, num_runs, num_generations,
     return single, metrics()
 
 
-@pytest.mark.parametrize("name", WIDE)
-def test_float32_does_not_drift(name, monkeypatch):
-  """The same runs in float32 and float64, n = 1e5 to 1e12: means are within a tenth of the standard error of 1e4 runs."""
-  T, dim = 300, 2
-  single, double = rounding_error(monkeypatch, WIDE[name], dim, 2.0 ** np.array([17, 23, 30, 40]), 50, T)
+def check_drift(monkeypatch, name, num_generations):
+  """Means within a tenth of the standard error of 1e4 runs, n = 1e5 to 1e12."""
+  single, double = rounding_error(monkeypatch, WIDE[name], 2, 2.0 ** np.array([17, 23, 30, 40]), 50, num_generations)
   for metric in ("covariance_trace_ratio", "covariance_log_det_ratio", "marginal_log_variance", "marginal_mean"):
     error = single[metric][..., -1] - double[metric][..., -1]
     sd = double[metric][..., -1].std(axis=1)
@@ -246,6 +244,19 @@ def test_float32_does_not_drift(name, monkeypatch):
     last = 2.0 ** -24 / np.sqrt(50) * 5 if metric == "covariance_trace_ratio" else 0
     assert (np.abs(typical) < 1e-3 * sd + last).all(), (metric, typical / sd)
     assert (np.median(np.abs(error), axis=1) < 0.02 * sd + 2.0 ** -24 * (last > 0)).all(), (metric, error / sd[:, None])
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_float32_does_not_drift(name, monkeypatch):
+  """The same runs in float32 and float64."""
+  check_drift(monkeypatch, name, 300)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "num_generations"), [("accumulate", 10_000), ("window", 1000)])
+def test_float32_does_not_drift_in_optimised_programs(name, num_generations, monkeypatch):
+  """XLA may contract and reorder what it fuses."""
+  check_drift(monkeypatch, name, num_generations)
 
 
 def rows_in_float64(shares, sizes, dim, num_runs, fresh=False):
@@ -336,8 +347,8 @@ def test_one_real_batch_for_all_workflows(dim, n):
   rows = np.asarray(real.rows[:, 0], np.float64)
   first = {}
   for name in ("replace", "accumulate", "accumulate_subsample"):
-    one = lambda key, workflow=workflows.parse(name)(): cj.run(key, task, workflow, 1)
-    first[name] = jax.jit(jax.vmap(one))(jax.vmap(lambda key: jax.random.split(key)[0])(keys[:50]))
+    one = functools.partial(cj.run, task=task, workflow=workflows.parse(name)(), num_generations=1)
+    first[name] = jax.jit(jax.vmap(one))(keys[:50])
   for name in ("accumulate", "accumulate_subsample"):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4), first[name], first["replace"])
   law = task.init(keys[7])[1]
