@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from collapse_jax import store as storage
 from collapse_jax.random import uniform
 from collapse_jax.tasks.parts import check_integer, known
-from collapse_jax.transforms.parts import per_row, require_plain, with_rows
+from collapse_jax.transforms.parts import per_row, require_plain, taken, with_rows
 from collapse_jax.types import MetricInfo, TaskSetting
 
 
@@ -59,7 +59,7 @@ def curate(task: TaskSetting, num_candidates: int, reward: Callable, *, flip_sha
     variance = jnp.minimum(jnp.exp(log_variance), jnp.finfo(log_variance.dtype).max)
     found = {"mean_reward": kept_reward, "candidate_reward": jnp.mean(rewards, where=used & (rewards != -jnp.inf)),
              "variance_of_exp_reward": variance}
-    return storage.batch(jax.tree.map(lambda x: x[flat_index], rows)), metrics | found
+    return taken(candidates, flat_index), metrics | found
 
   info = {"mean_reward": MetricInfo("mean reward of the kept samples", "nats"),
           "candidate_reward": MetricInfo("mean reward of the model's samples", "nats"),
