@@ -4,8 +4,8 @@ BIN := $(VENV)/bin
 SCALE ?= laptop
 
 # Tests that touch most of what others have written, in a minute or two.
-BOUNDS := tests/test_survival_directory.py tests/test_binaries.py tests/test_names.py tests/test_store.py tests/test_lm_checkpoint.py \
-  tests/test_lm_text.py tests/test_diagnostics.py tests/test_watching.py
+BOUNDS := tests/test_survival_directory.py tests/test_binaries.py tests/test_lm_checkpoint.py tests/test_lm_text.py \
+  tests/test_diagnostics.py
 NEWEST := $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python) $(shell command -v python3.13) \
   $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python) $(shell command -v python3.12) $(PYTHON))
 

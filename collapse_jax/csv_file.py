@@ -33,6 +33,7 @@ def read(path) -> tuple[np.ndarray, list[str], str]:
   Raises:
     ValueError: the file cannot be used, or its first line may be either; the message names file, place and remedy.
   """
+  path = files.home(path)
   shown, notes = files.shown(path), []
   delimiter, records = _records(path)
   first_line, first = next(records, (0, []))
@@ -57,7 +58,7 @@ def read(path) -> tuple[np.ndarray, list[str], str]:
     if not is_label or (len(first) == 1 and 0 not in table.text) or any(map(_is_number, first)):
       raise _uneven(shown, table.first_line, columns, first)
     columns = columns[1:]
-  elif len(first) > 1 and is_label and (first[0] == "" or re.fullmatch(r"Unnamed: \d+", first[0])):
+  elif len(first) > 1 and is_label and re.fullmatch(r"(Unnamed: \d+)?", first[0]) and all(map(_may_be_name, first[1:])):
     columns, first, above = columns[1:], first[1:], above[1:]
   has_labels = len(columns) > 0 and columns[0] == 1
   words = [j for j, cell in enumerate(first) if not _is_number(cell) and cell.lower() not in MISSING]
@@ -73,7 +74,7 @@ def read(path) -> tuple[np.ndarray, list[str], str]:
                      "delimiter at the end?); name it or remove it.")
   if has_header and not words:
     notes.append(f"first line {files.shown(', '.join(first), 40)} read as names of columns")
-  rows, bad = rows[:, columns], {j: table.bad[column] for j, column in enumerate(columns) if column in table.bad}
+  rows, bad = rows[:, columns], {j: table.bad[column] for j, column in enumerate(columns.tolist()) if column in table.bad}
   if not has_header:
     rows = np.concatenate([above[None], rows])
     bad |= {int(j): (first_line, first[j]) for j in np.flatnonzero(~np.isfinite(above))}
@@ -191,6 +192,11 @@ def _are_row_numbers(column: np.ndarray) -> bool:
   return bool(np.isfinite(column).all() and (column == np.round(column)).all() and len(np.unique(column)) == len(column))
 
 
+def _may_be_name(cell: str) -> bool:
+  """A text, or a number as names have them."""
+  return cell.lstrip("+-").isdigit() or not _is_number(cell)
+
+
 def _records(path) -> tuple[str, Iterator[tuple[int, list[str]]]]:
   """The delimiter, and line numbers (from 1) and stripped cells of the lines that hold any text."""
   shown = files.shown(path)
@@ -209,7 +215,8 @@ def _records(path) -> tuple[str, Iterator[tuple[int, list[str]]]]:
     except UnicodeDecodeError:
       raise ValueError(f"{shown} cannot be read: it is not UTF-8 text; save it as CSV in UTF-8.") from None
 
-  rest, seen, texts = lines(), [], []
+  rest, seen = lines(), []
+  texts: list[str] = []
   for line in rest:
     seen.append(line)
     texts += filter(None, [line.strip()])
@@ -227,7 +234,8 @@ def _records(path) -> tuple[str, Iterator[tuple[int, list[str]]]]:
     delimiter = delimiter or (" " if len(texts) == 2 and all(" " in text for text in unquoted) else ",")
 
   def records():
-    line, empty = 1, []
+    line = 1
+    empty: list[tuple[int, list[str]]] = []
     text = itertools.chain(seen, rest)
     reader = csv.reader((one.strip(" ") for one in text) if delimiter == " " else text,
                         delimiter=delimiter, strict=True, skipinitialspace=True)

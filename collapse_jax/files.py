@@ -91,6 +91,11 @@ def check_regular(path, most: int | None = None) -> int:
   return about.st_size
 
 
+def home(path):
+  """A path with a leading ~ or ~user replaced, where no file has that name."""
+  return path if not str(path).startswith("~") or os.path.lexists(path) else os.path.expanduser(path)
+
+
 def shown(name, most: int = 200) -> str:
   """A name that comes from a file, or a path, for a message: printable, and not longer than `most` characters."""
   text = os.fspath(name) if isinstance(name, os.PathLike) else str(name)
@@ -99,7 +104,8 @@ def shown(name, most: int = 200) -> str:
 
 
 def _read(number: int, path, most: int) -> bytes:
-  parts, size = [], 0
+  parts: list[bytes] = []
+  size = 0
   poll = select.poll()
   poll.register(number, select.POLLIN)
   while True:

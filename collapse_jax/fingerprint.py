@@ -18,7 +18,8 @@ SETTINGS = ("jax_enable_x64", "jax_threefry_partitionable", "jax_random_seed_off
 def settings() -> dict[str, Any]:
   """What of JAX's configuration fixes numbers, and the kind of all keys; by name, with values that JSON and netCDF can hold."""
   values = {name: getattr(jax.config, name) for name in SETTINGS}
-  return {"prng": PRNG} | {name: int(value) if isinstance(value, bool) else value or 0 for name, value in values.items()}
+  plain = lambda value: "default" if value is None else int(value) if isinstance(value, bool) else value
+  return {"prng": PRNG} | {name: plain(value) for name, value in values.items()}
 
 
 def of(*jaxprs) -> str:

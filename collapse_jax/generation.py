@@ -117,7 +117,7 @@ def emit(task: TaskSetting, workflow: Workflow, run: Run, params, context: Conte
   if _grows(task, num):
     mask = storage.in_use(context)[None]
     mask = mask if batch.row_weight is None else mask * batch.row_weight
-    batch = batch._replace(row_weight=mask, count=jnp.sum(mask, axis=1), summary=None, draw=None)
+    batch = batch._replace(row_weight=mask, count=jnp.sum(mask, axis=1), summary=None)
   batch = _where_data(context, batch, 0)  # as empty slots of a store are
   return batch._replace(origin=jnp.full_like(batch.origin, t)), sampling
 

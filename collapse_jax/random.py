@@ -151,7 +151,7 @@ def choose(key: Array, weights: Table, num: int, which: Array | None = None, fin
   """
   size = weights.high.shape[-1]
   start = 0 if which is None else which * size
-  high, low = weights.high.reshape(-1), weights.low.reshape(-1)
+  high, low = (jnp.asarray(x).reshape(-1) for x in weights)
   total = high[start + size - 1], low[start + size - 1]
   first = bits(key, num)
   least = _high_product(first, total[0])  # the high word of the position is this, or up to 2 more
@@ -177,6 +177,13 @@ def choose(key: Array, weights: Table, num: int, which: Array | None = None, fin
     return search(lambda at: (high[at] > position[0]) | ((high[at] == position[0]) & (low[at] > position[1])))(bounds)
   unsettled = begin, jnp.where(settled, begin, size)
   return jnp.minimum(jax.lax.while_loop(lambda bounds: jnp.any(bounds[0] < bounds[1]), finer, unsettled)[0], size - 1)
+
+
+def choose_all(words: Array, weights: Table) -> Array:
+  """[m] int32, one outcome of each row of weights [m, k], as `choose` does, by random words [m, 2]."""
+  high, low = _below((words[:, 0], words[:, 1]), weights.high[:, -1], weights.low[:, -1])
+  passed = (weights.high < high[:, None]) | ((weights.high == high[:, None]) & (weights.low <= low[:, None]))
+  return jnp.minimum(jnp.sum(passed, axis=1, dtype=np.int32), weights.high.shape[1] - 1)
 
 
 def _below(words, high, low):

@@ -19,15 +19,16 @@ def near(centre, scale: float = 2.0, limit: float = 8.0):
   def reward(rows):
     if np.shape(centre) != rows.shape[1:]:
       raise ValueError(f"centre must have the shape of a row, {rows.shape[1:]}, got {np.shape(centre)}.")
-    distance = jnp.sqrt(jnp.sum((rows - jnp.asarray(centre, float)[None]) ** 2, axis=1))
-    return -jnp.minimum(distance, limit) / scale
+    distance = limit * jnp.sqrt(jnp.sum(((rows - jnp.asarray(centre, float)[None]) / limit) ** 2, axis=1))
+    return jnp.maximum(-jnp.minimum(distance, limit) / scale, -np.finfo(np.float32).max)
   return reward
 
 
 def quadratic(centre: float, width: float):
   """-(x - centre)^2 / (2 width^2), of the first coordinate of rows [n, dim]."""
   check_positive("width", width)
-  return lambda rows: -(rows[:, 0] - centre) ** 2 / (2 * width ** 2)
+  # At least the smallest float: -inf would reject.
+  return lambda rows: jnp.maximum(-0.5 * ((rows[:, 0] - centre) / width) ** 2, -np.finfo(np.float32).max)
 
 
 def classifier(rows, labels):

@@ -10,7 +10,7 @@ from collapse_jax.types import Array, Context, Data, Problem, PyTree, TaskSettin
 
 
 def batch(rows: PyTree = None, row_weight: Array | None = None, summary: PyTree = None, count=None, origin: int = 0,
-          draw: PyTree = None) -> Data:
+          draw: PyTree = None, latent: PyTree = None) -> Data:
   """One slot.
 
   Args:
@@ -20,12 +20,13 @@ def batch(rows: PyTree = None, row_weight: Array | None = None, summary: PyTree 
     count: rows in use; derived from rows or row_weight where omitted.
     origin: generation that made the batch; the loop sets it.
     draw: see `Data.draw`.
+    latent: leaves [n, ...], see `Data.latent`.
   """
   one = functools.partial(jax.tree.map, lambda x: jnp.asarray(x)[None])
   if count is None:
     count = num_rows(rows) if row_weight is None else jnp.sum(row_weight)
   return Data(one(rows), one(row_weight), jnp.asarray(count, float)[None], jnp.ones(1),
-              jnp.full(1, origin, jnp.int32), one(summary), draw)
+              jnp.full(1, origin, jnp.int32), one(summary), draw, one(latent))
 
 
 def num_rows(rows: PyTree, axis: int = 0) -> int:
@@ -62,20 +63,30 @@ def summarise(task: TaskSetting, problem: Problem, data: Data) -> Data:
   """Adds each slot's summary where the sampler gave none."""
   if task.summary is None or data.summary is not None:
     return data
-  of = functools.partial(task.summary.of, problem)
+  of, rows = functools.partial(task.summary.of, problem), data.rows
+  if task.summary.of_drawn is not None and data.draw is not None and data.latent is not None:
+    of, rows = functools.partial(task.summary.of_drawn, problem, data.draw), data.latent
   if data.row_weight is None:
-    summary = jax.vmap(lambda rows: of(rows, None))(data.rows)
+    summary = jax.vmap(lambda rows: of(rows, None))(rows)
   else:
-    summary = jax.vmap(of)(data.rows, data.row_weight)
+    summary = jax.vmap(of)(rows, data.row_weight)
   return data._replace(summary=summary)
 
 
 def seal(task: TaskSetting, problem: Problem, data: Data, keep_rows: bool = False) -> Data:
   """The form in which a batch is stored: with its summary, without rows that nothing will read."""
-  data = summarise(task, problem, data)._replace(draw=None)
+  data = summarise(task, problem, data)._replace(draw=None, latent=None)
   if task.summary is None or keep_rows or task.summary.keep_rows:
     return data
   return data._replace(rows=None, row_weight=None)
+
+
+def moved(task: TaskSetting, problem: Problem, store: Data, new: Data) -> Data:
+  """The store with its summaries as `Summary.move` tells them beside a new batch."""
+  if task.summary is None or task.summary.move is None or new.draw is None or store.count.shape[0] == 1:
+    return store
+  move = lambda stored: task.summary.move(problem, stored, new.draw)
+  return store._replace(summary=jax.vmap(move)(store.summary))
 
 
 def pad(data: Data, capacity: int) -> Data:
@@ -109,7 +120,7 @@ def put(store: Data, new: Data, slot) -> Data:
   if store.row_weight is None and new.row_weight is not None:
     raise ValueError("a task that masks rows must give its real batch a row_weight too")
   write = lambda s, b: jax.lax.dynamic_update_index_in_dim(s, b[0].astype(s.dtype), slot, 0)
-  return jax.tree.map(write, store, new._replace(draw=None))
+  return jax.tree.map(write, store, new._replace(draw=None, latent=None))
 
 
 def total(task: TaskSetting, problem: Problem, store: Data) -> Data:
@@ -129,7 +140,7 @@ def total(task: TaskSetting, problem: Problem, store: Data) -> Data:
 def latest(data: Data) -> Data:
   """The youngest batch, one slot."""
   slot = jnp.argmax(data.origin)
-  return jax.tree.map(lambda x: x[slot][None], data._replace(summary=None, draw=None))
+  return jax.tree.map(lambda x: x[slot][None], data._replace(summary=None, draw=None, latent=None))
 
 
 def draw_rows(key: Array, data: Data, num: int) -> PyTree:

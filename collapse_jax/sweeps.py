@@ -78,7 +78,8 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
       takes some of the axes by name.
     axes: name -> values; each becomes a dimension, also at length 1.
     num_generations: T.
-    num_seeds: runs per cell; run i of every cell has the same key, so that cells and workflows are paired.
+    num_seeds: runs per cell; run i of every cell has the same key, so that cells and workflows are paired, unless a task draws rows
+      for some of them and statistics for others without keeping both together (`with_rows`).
     seed: of all keys; a run depends on (seed, i) only, not on what else is in the sweep.
     record_every: keep metrics of generation 1 and of multiples of this only.
     warm_start: hand each fit the previous model.

@@ -30,7 +30,9 @@ class Data(NamedTuple):
     weight: [slots] float32, factor of the batch in this generation, 0 = not used; None: all 1, all rows in use.
     origin: [slots] int32, the generation that made the batch; 0 = real, -1 = empty.
     summary: the task's statistics: [slots, ...] in a store, their weighted total when handed to `fit`.
-    draw: how a sampler drew this batch relative to its model, read only by `Summary.extend`; never stored.
+    draw: where a sampler's batch comes from, read by `Summary.of_drawn` and `Summary.move`; never stored.
+    latent: leaves [slots, n, ...], what a sampler knows of its rows beside their values; chosen and weighted as they are, and
+      read by `Summary.of_drawn`; never stored.
   """
   rows: PyTree = None
   row_weight: Any = None
@@ -39,6 +41,7 @@ class Data(NamedTuple):
   origin: Any = None
   summary: PyTree = None
   draw: PyTree = None
+  latent: PyTree = None
 
 
 class SummaryOf(Protocol):
@@ -56,6 +59,16 @@ class SummaryExtend(Protocol):
     """Statistics of a pool and a batch (with `draw`) that was sampled from the model fitted to that very pool."""
 
 
+class SummaryOfDrawn(Protocol):
+  def __call__(self, problem: Problem, draw: PyTree, latent: PyTree, row_weight: Array | None, /) -> PyTree:
+    """Statistics of one batch that a sampler drew, by its `draw` and the `latent` of its rows."""
+
+
+class SummaryMove(Protocol):
+  def __call__(self, problem: Problem, stored: PyTree, draw: PyTree, /) -> PyTree:
+    """The statistics of a stored batch, as they are to be told beside a new batch with this `draw`."""
+
+
 class Summary(NamedTuple):
   """How a task adds batches up; with it a growing pool costs no more than one batch.
 
@@ -64,11 +77,15 @@ class Summary(NamedTuple):
     add: statistics of two batches together.
     keep_rows: True where rows are still sampled from (KDE); False where statistics replace them.
     extend: optional faster or better conditioned `add` for a batch drawn from the fit of the pool that it joins.
+    of_drawn: optional `of` for rows that a sampler drew: more exact than their values are.
+    move: optional, for statistics that are told relative to the latest model: called for what is stored in each generation.
   """
   of: SummaryOf
   add: SummaryAdd
   keep_rows: bool = False
   extend: SummaryExtend | None = None
+  of_drawn: SummaryOfDrawn | None = None
+  move: SummaryMove | None = None
 
 
 class Context(NamedTuple):

@@ -1,9 +1,9 @@
 """Verifiers for `transforms.verify`: functions (key, problem, rows) -> weights [n] (Feng et al. 2406.07515)."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax.random import uniform
 from collapse_jax.tasks.parts import check_positive, known, matmul
 from collapse_jax.transforms.parts import require_parts
 
@@ -29,7 +29,7 @@ def noisy(phi=1.0, psi=0.0):
 
   def keep(key, problem, rows):
     right = _is_right(rows)
-    return jax.random.uniform(key, right.shape) < jnp.where(right, phi, psi)
+    return uniform(key, len(right)) < jnp.where(right, phi, psi)
   return keep
 
 
@@ -65,7 +65,7 @@ def within(centre, radius):
       raise ValueError(f"centre must have the shape of a row, {rows.shape[1:]}, got {np.shape(centre)}.")
     centre_row = jnp.asarray(centre, float)
     off = (rows - (centre_row[None] if centre_row.ndim else centre_row)).reshape(len(rows), -1)
-    return jnp.sum(off ** 2, axis=1) <= radius ** 2
+    return jnp.sum((off / radius) ** 2, axis=1) <= 1  # squares of tiny numbers are 0
   return keep
 
 

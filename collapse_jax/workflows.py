@@ -52,10 +52,10 @@ def accumulate(num_emitted: int | None = None) -> Workflow:
   def update(task, problem, key, store, batch, t):
     total = store.summary
     if task.summary is not None:
+      batch = storage.summarise(task, problem, batch)
       if task.summary.extend is not None and batch.draw is not None:
         total = task.summary.extend(problem, total, batch)
       else:
-        batch = storage.summarise(task, problem, batch)
         total = task.summary.add(problem, total, 1.0, jax.tree.map(lambda x: x[0], batch.summary), 1.0)
     batch = storage.seal(task, problem, batch)
     return storage.put(store._replace(summary=None), batch._replace(summary=None), t)._replace(summary=total)
@@ -218,9 +218,9 @@ def _scheduled(slots: Callable[[int], int], slot: Callable[[Any], Any], weights:
     if batch.rows is not None and storage.num_rows(batch.rows, 1) == 0:  # mix(1.0)
       return store
     if not redrawn:
-      return storage.put(store, storage.seal(task, problem, batch), slot(t))
+      return storage.put(storage.moved(task, problem, store, batch), storage.seal(task, problem, batch), slot(t))
     stored, stamps, _ = store
-    batch = batch._replace(summary=None, draw=None)
+    batch = batch._replace(summary=None, draw=None, latent=None)
     stamps, chosen = storage.subset(key, stamps, task.num_samples, t)
     return storage.put(stored, batch, slot(t)), stamps, chosen
 

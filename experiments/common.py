@@ -118,7 +118,7 @@ def parse(argv: Sequence[str], arguments: bool = False) -> list[str]:
     fail(f"unexpected argument {rest[1]!r}; flags are written --name=value.")
   for name in PATHS:
     if flag(name, None):
-      FLAGS[name].value = os.path.expanduser(FLAGS[name].value)
+      FLAGS[name].value = os.path.expanduser(str(FLAGS[name].value))
   return rest
 
 
@@ -425,6 +425,7 @@ def simulate_and_write(default_dir: str, simulate: Callable[..., Any], options: 
         results = simulate(**options, directory=path / CHUNKS)
       if is_first_process():
         write_numbers(results if isinstance(results, dict) else {"": results}, path)
+      del results  # memory, for what is drawn is read again
     if is_first_process():
       draw(path, folders)
   _agreed(lambda: True)  # that all have ended well
@@ -479,6 +480,8 @@ def _unfinished(path: Path, compared: Sequence[str], folders: Sequence[str]) -> 
     begun = not (FLAGS.resume and what == SWEEP)
     if begun:
       _clear_chunks(path)
+    if os.path.lexists(marker) and not directory.is_marked(path):
+      directory.set_aside(path, UNFINISHED)
     if begun or not marker.exists():
       chunks.write(marker, (json.dumps(config(), indent=2) + "\n").encode())
     yield True
@@ -499,7 +502,7 @@ def _unfinished(path: Path, compared: Sequence[str], folders: Sequence[str]) -> 
 
 def _clear_chunks(path: Path) -> None:
   """Removes chunks that this program left in a directory; those of somebody else are set aside."""
-  mine = (path / UNFINISHED).is_file() or CHUNKS in directory.made(path)
+  mine = directory.is_marked(path) or CHUNKS in directory.made(path)
   if not mine and os.path.lexists(path / CHUNKS) and (not (path / CHUNKS).is_dir() or directory.committed(path)):
     directory.set_aside(path, CHUNKS)
   directory.clear(path / CHUNKS)
@@ -523,15 +526,15 @@ def _profiled(path: Path) -> Iterator[None]:
     return
   prepare_jax()
   import jax
-  begun = _harmless("--profile", jax.profiler.start_trace, str(path / "profile"))
+  begun = harmless("--profile", jax.profiler.start_trace, str(path / "profile"))
   try:
     yield
   finally:
     if begun:
-      _harmless("--profile", jax.profiler.stop_trace)
+      harmless("--profile", jax.profiler.stop_trace)
 
 
-def _harmless(what: str, step: Callable[..., Any], *arguments) -> bool:
+def harmless(what: str, step: Callable[..., Any], *arguments) -> bool:
   """Whether a step that no number depends on went well; else a warning says why."""
   try:
     step(*arguments)
@@ -579,7 +582,7 @@ def prepare_jax() -> None:
   import jax
   jax.config.update("jax_enable_x64", FLAGS.enable_x64 if "enable_x64" in FLAGS else False)
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    _harmless("a cache of compiled programs", lambda: jax.config.update("jax_compilation_cache_dir", str(caches.directory())))
+    harmless("a cache of compiled programs", lambda: jax.config.update("jax_compilation_cache_dir", str(caches.directory())))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
   if "devices" in FLAGS and FLAGS.devices != "auto" and integer("devices") > 1:
@@ -665,6 +668,12 @@ def name_flag(message: str) -> str:
   return f"--{message.replace(first, plural, 1)}" if plural in FLAGS else message
 
 
+def write(results, path: Path) -> None:
+  """results.nc, config.json, figures/ and report.html, in this order."""
+  write_numbers({"": results}, path)
+  draw(path, ("",))
+
+
 def write_numbers(experiments: dict[str, Any], path: Path) -> None:
   """results.nc of each folder, and config.json; from here on these are results, and what was needed to go on goes."""
   about = config()
@@ -687,10 +696,10 @@ def draw(path: Path, folders: Sequence[str]) -> None:
   for name in missing:
     if not directory.is_drawn(name):
       warn(f"{path / name} is missing or damaged; only --overwrite makes it again.")
-  drawn = not any(map(directory.is_drawn, missing)) or _harmless(
+  drawn = not any(map(directory.is_drawn, missing)) or harmless(
       f"the numbers are in {path}, --resume tries again: drawing", lambda: directory.write_drawn(path, drawings(path, folders)))
-  if FLAGS.log_dir:
-    _harmless(f"--log_dir={FLAGS.log_dir}", watching.figures, Path(FLAGS.log_dir), path)
+  if log_dir := flag("log_dir", None):
+    harmless(f"--log_dir={log_dir}", watching.figures, Path(log_dir), path)
   print(path / (REPORT if drawn else RESULTS), flush=True)
 
 

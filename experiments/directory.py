@@ -57,6 +57,12 @@ def committed(path: Path) -> bool:
   return any(any((path / CHUNKS).rglob(one)) for one in COMMITTED)
 
 
+def is_marked(path: Path) -> bool:
+  """Whether a sweep was begun in a directory; a power failure may have left nothing in the marker."""
+  marker = path / UNFINISHED
+  return _is_config(marker) or (marker.is_file() and not marker.stat().st_size)
+
+
 def strange(path: Path, folders: Sequence[str] = ("",)) -> str:
   """A file that the program did not make, where it would write; "" if there is none.
 
@@ -64,7 +70,9 @@ def strange(path: Path, folders: Sequence[str] = ("",)) -> str:
     folders: of experiments.
   """
   mine = set(made(path))
-  if CHUNKS in mine or (path / UNFINISHED).is_file():
+  if os.path.lexists(path / UNFINISHED) and not is_marked(path):
+    return UNFINISHED
+  if CHUNKS in mine or is_marked(path):
     mine |= {str(file.relative_to(path)) for file in _chunk_files(path / CHUNKS)}
   places = [CHUNKS, *(str(Path(folder, name)) for folder in folders for name in (FIGURES, *KEPT))]
   for place in [*places, *filter(None, folders)]:

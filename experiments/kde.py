@@ -4,7 +4,7 @@
 
 The defaults are the paper's: 3 workflows x 4 data sets x 3 bandwidths x 5 num_samples x 100 seeds, 100 generations
 (18,000 runs). Expected: the test negative log-likelihood grows under `replace` and hardly under the accumulate forms.
---datasets also takes a path to a CSV file of numeric columns, and blobs_mismatched for the published blobs figure.
+--datasets also takes a path to a CSV file of numeric columns, or `<(command)`, and blobs_mismatched for the published blobs figure.
 """
 
 import functools

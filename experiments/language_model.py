@@ -237,8 +237,8 @@ def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generati
   if directory is not None and common.flag("resume", False):
     chunk = min(chunk, num_seeds)
     parts = [range(first, min(first + chunk, num_seeds)) for first in range(0, num_seeds, chunk)]
-    cells = [dict(zip(("workflow", *axes), values)) for values in itertools.product(workflows, *axes.values())]
-    common._agreed(lambda: all([saved.check(cell, seeds) for cell in cells for seeds in parts]))  # by one process for all
+    grid = [dict(zip(("workflow", *axes), values)) for values in itertools.product(workflows, *axes.values())]
+    common._agreed(lambda: all([saved.check(cell, seeds) for cell in grid for seeds in parts]))  # by one process for all
   curves = watching.Curves(common.FLAGS.log_dir) if common.flag("log_dir", None) else None
 
   def judge(cell, t, seeds, metrics):
@@ -296,7 +296,7 @@ class _Samples:
 
   def __init__(self, tokenizer, directory):
     self.tokenizer = tokenizer
-    self.folder = None if directory is None else Path(directory) / "samples"
+    self.directory: Any = None if directory is None else Path(directory)
     self.first: dict[str, dict[int, list[str]]] = {}
 
   def write(self, cell, t, seeds, batch):
@@ -306,29 +306,32 @@ class _Samples:
       rows = {key: value[i, 0] for key, value in batch.rows.items()}
       kept = batch.row_weight[i, 0] > 0
       texts = text.to_texts(self.tokenizer, rows["tokens"][kept], rows["length"][kept])
-      if self.folder is not None:
-        file = self.folder / name / f"seed_{seed}_generation_{t}.jsonl"
+      if self.directory is not None:
+        file = self._folder(cell) / f"seed_{seed}_generation_{t}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
         content = "".join(json.dumps(_row(one, text)) + "\n" for one in texts).encode()
         chunks.write(file, content)
         sums.append(f"{hashlib.sha256(content).hexdigest()}  {file.name}\n")
       if seed == 0:
         self.first.setdefault(name, {})[t] = texts[:NUM_SHOWN]
-    if self.folder is not None:
+    if self.directory is not None:
       chunks.write(self._sums(cell, t, seeds), "".join(sums).encode())
+
+  def _folder(self, cell) -> Path:
+    return self.directory / "samples" / _name(cell)
 
   def _sums(self, cell, t, seeds) -> Path:
     """As `sha256sum --check` reads them."""
-    return self.folder / _name(cell) / f"seeds_{seeds.start}-{seeds.stop - 1}_generation_{t}.sha256"
+    return self._folder(cell) / f"seeds_{seeds.start}-{seeds.stop - 1}_generation_{t}.sha256"
 
   def check(self, cell, seeds) -> bool:
     """Removes the checkpoints of generations from the first on whose text is not there, or not whole: it is computed again."""
     from collapse_jax import host
-    folder = self.folder.with_name("checkpoints") / host._folder(cell, seeds)
+    folder = self.directory / "checkpoints" / host._folder(cell, seeds)
     checkpoints = {int(file.stem): file for file in folder.glob("*.npz") if file.stem.isdigit()}
     torn = next((t for t in range(1, max(checkpoints, default=0) + 1) if not self._is_whole(cell, t, seeds)), None)
     if torn is not None:
-      logging.warning("%s: the text of generation %d is damaged: it is computed again.", self._sums(cell, torn, seeds).parent, torn)
+      logging.warning("%s: the text of generation %d is damaged: it is computed again.", self._folder(cell), torn)
       for t, file in checkpoints.items():
         if t >= torn:
           file.unlink()
@@ -347,7 +350,7 @@ class _Samples:
     """cell -> generation -> first samples of seed 0, those that were written before a resume among them."""
     from collapse_jax.lm import text
     found = {name: dict(one) for name, one in self.first.items()}
-    for file in sorted(self.folder.glob("*/seed_0_generation_*.jsonl")) if self.folder else ():
+    for file in sorted(self.directory.glob("samples/*/seed_0_generation_*.jsonl")) if self.directory else ():
       t = int(file.stem.rsplit("_", 1)[1])
       if t in found.get(file.parent.name, {}):
         continue

@@ -129,7 +129,7 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
     keys = keys_of(seeds)
     clock.start()
     problem, real, synthetic, missing, loss = clock.call(begin, base.params, keys)
-    if int(missing.max()):
+    if made and int(missing.max()):
       what = "text that ends" if plain else "the format"
       raise common.UsageError(f"the generator does not produce {what}: {int(missing.max())} synthetic rows are missing.")
     for index in left:

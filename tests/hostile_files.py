@@ -312,18 +312,18 @@ def main(root: Path) -> Corpus:
   def saved_in(folder):
     with contextlib.closing(chunks.Chunks(folder, {"seed": 0}, resume=True)) as saved:
       return list(saved.saved())
-  right = lambda found: all(np.array_equal(one["loss"], metrics["loss"]) for _, _, one in found)
+  same = lambda found: [np.array_equal(one["loss"], metrics["loss"]) for _, _, one in found]
   for content in (valid, *JUNK, *flips(valid, 20), *cuts(valid, 8)):
     file.write_bytes(content)
-    corpus.read("chunk", root / "chunks", saved_in, right)
+    corpus.read("chunk", root / "chunks", saved_in, lambda found, whole=content == valid: same(found) == [True] * whole)
   named = root / "again" / "process_0" / "sweep.json"
   manifest = named.read_bytes()
   for content in (manifest, *JUNK, *cuts(manifest, 4)):
     named.write_bytes(content)
-    corpus.read("manifest", root / "again", saved_in, right)
+    corpus.read("manifest", root / "again", saved_in, lambda found: all(same(found)))
 
   for make in checkpoint_files(root, host):
-    corpus.read("npz", root / "npz", make, lambda t: t in (0, 1))
+    corpus.read("npz", root / "npz", make, bool)
   return corpus
 
 
@@ -336,27 +336,25 @@ def huge_netcdf(file):
 
 def checkpoint_files(root, host):
   """Functions that restore from a damaged checkpoint of a generation: the generation that they find whole."""
+  import jax
   import jax.numpy as jnp
 
   from collapse_jax.types import Data, Run
-  run = Run(key=jax_key(), problem=None, real=None, store=Data(rows=jnp.zeros((1, 2))), params={"a": jnp.zeros(3)})
+  run = Run(key=jax.random.key(0, impl="threefry2x32"), problem=None, real=None, store=Data(rows=jnp.zeros((1, 2))), params={"a": jnp.zeros(3)})
   about = {"seed": 0}
 
   def opened(resume):
     return host._Checkpoints(root / "npz", keep_all=False, resume=resume, about=about)
-  opened(False).save(1, run, {"a": jnp.zeros(3)}, {"loss": jnp.ones(1)})
+  like = {"loss": jax.ShapeDtypeStruct((1,), np.float32)}
+  opened(False).save(1, run, {"a": jnp.zeros(3)}, {"loss": jnp.ones((1, 1))})
   file = root / "npz" / "1.npz"
   valid = file.read_bytes()
   for content in (valid, *JUNK, *flips(valid, 20), *cuts(valid, 8)):
     def restored(folder, content=content):
       file.write_bytes(content)
-      return opened(True).restore(run, {"a": jnp.zeros(3)})[0]
+      t, _, params, metrics = opened(True).restore(run, {"a": jnp.zeros(3)}, like)
+      return bool(np.all(metrics["loss"] == 1) and np.all(params["a"] == 0)) if t else content != valid
     yield restored
-
-
-def jax_key():
-  import jax
-  return jax.random.key(0)
 
 
 if __name__ == "__main__":

@@ -72,6 +72,8 @@ def test_command(tmp_path):
   folder = tmp_path / "some" / "inner"
   folder.mkdir(parents=True)
   regression(1.2).to_netcdf(folder / "results.nc", engine="h5netcdf")
+  (folder / ".writing-abc").mkdir()  # what a killed process left half done
+  (folder / ".writing-abc" / "results.nc").write_bytes((folder / "results.nc").read_bytes()[:1000])
   done = call(tmp_path)
   assert done.returncode == 0 and "0 of 1 agree" in done.stdout and " NO" in done.stdout
   assert call(tmp_path, "--strict").returncode == 1
@@ -81,7 +83,7 @@ def test_command(tmp_path):
     (lambda path: [], "name a directory"), (lambda path: [path / "none"], "no directory"), (lambda path: [path], "holds no results.nc"),
     (lambda path: [(path / "results.nc").write_text("x") and path], "cannot be read"),
     (lambda path: [xarray.Dataset({"x": ("a", [1.0])}).to_netcdf(path / "results.nc", engine="h5netcdf") or path], "must hold"),
-    (lambda path: [path, "--none"], "none")])
+    (lambda path: [(path / "results.nc").symlink_to("/dev/zero") or path], "no regular file"), (lambda path: [path, "--none"], "none")])
 def test_bad_command_lines(make, part, tmp_path):
   done = call(*make(tmp_path))
   assert done.returncode == 2 and part in done.stderr and len(done.stderr.strip().splitlines()) == 1

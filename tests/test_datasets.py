@@ -201,6 +201,7 @@ BAD = {
     "mixed_decimals": ("a;b\n1,5;2\n3;5.5\n4;4\n0;1\n", "decimal commas .'1,5'. and decimal points .'5.5'."),
     "thousands": ("a\tb\n1,500\t2\n3\t5\n4\t4\n0\t1\n", "separator of thousands"),
     "unnamed": (",a\n0.5,1\n1,2\n2,5\n3,4\n", "column 1 has no name"), "unnamed_second": ("a,,b\n0,1,1\n1,2,3\n2,5,7\n3,4,8\n", "column 2 has no"),
+    "missing_first": (",2.5\n1,3.1\n2,4.7\n3,5\n4,1\n", "column 'column 1', line 1 is missing"),
     "comma_below_one_name": ("a\n1,5\n2,7\n3,1\n4,2\n", "line 2 has 2 columns"), "other_digits": ("a\n١\n1\n2\n3\n", "not a finite number"),
     "R_NA": ('"a","b"\n1,NA\n3,5\n4,4\n0,1\n', "column 'b', line 2 is missing"), "open_quote": ('a,b\n1,"2\n3,4\n', "line 2 cannot be read as CSV"),
     "one_row": ("a,b\n1,2\n", "one row"), "few": ("1,2\n3,4\n5,1\n", "3 rows; at least 4"), "empty": ("", "no rows"),

@@ -7,6 +7,7 @@ import pytest
 
 import collapse_jax as cj
 from collapse_jax import tasks, workflows
+from collapse_jax.types import Context
 
 T = 8
 
@@ -87,6 +88,65 @@ def test_temperature():
     power = share ** (1 / temperature)
     power = power / power.sum()
     assert abs(out["heterozygosity"][:, 1].mean() - (1 - (power ** 2).sum())) < 0.01
+
+
+@pytest.mark.parametrize("num_outcomes", [10, 1000])
+def test_temperature_in_logs(num_outcomes):
+  """Emitted rows follow frequency^(1 / temperature) at any temperature; what is impossible stays so."""
+  share = np.r_[np.linspace(1, 2, num_outcomes - 1), 0]
+  share = share / share.sum()
+  temperatures, num = np.array([1e-6, 0.02, 0.07, 0.1, 1, 10, 1e6]), 20_000
+
+  def counts(temperature):
+    task = tasks.discrete(num_outcomes, num, share, temperature=temperature)
+    context = Context(1, num, None, None, None)
+    return task.summary.of(None, task.sample(jax.random.key(3), None, jnp.asarray(share, jnp.float32), context)[0].rows[0], None)
+  found = np.asarray(jax.jit(jax.vmap(counts))(jnp.asarray(temperatures)))
+  for temperature, seen in zip(temperatures, found):
+    law = np.exp(np.log(np.maximum(share, 1e-300) / share.max()) / temperature) * (share > 0)
+    law = law / law.sum()
+    z = (seen - num * law)[share > 0] / np.sqrt(num * law * (1 - law) + 1)[share > 0]
+    assert seen[-1] == 0 and seen.sum() == num and np.abs(z).max() < 5, temperature
+  with np.errstate(under="ignore"):  # powers themselves underflow
+    assert (share.astype(np.float32) ** np.float32(1 / 0.02)).sum() == 0 or num_outcomes == 10
+
+
+def test_the_tail_of_a_power_law():
+  """Outcomes that a million draws show, of 1e5 whose rarest has 1e-8: the sum of 1 - (1 - p)^n. 23 bits are too few."""
+  share, num, runs = 1 / np.arange(1, 100_001) ** 1.5, 10 ** 6, 5
+  share = share / share.sum()
+  seen = -np.expm1(num * np.log1p(-share))
+  task = tasks.discrete(len(share), num, share)
+  problem = task.init(jax.random.key(0))[0]
+  high, low = (np.asarray(x).astype(object) for x in problem.table)
+  below = high * 2 ** 32 + low
+  np.testing.assert_allclose(np.diff(below, prepend=0).astype(float) / float(below[-1]), share, rtol=1e-9)
+  draw = jax.jit(lambda key: task.fresh(key, problem).rows[0])
+  support = [np.count_nonzero(np.bincount(draw(jax.random.key(i)))) for i in range(runs)]
+  assert abs(np.mean(support) - seen.sum()) < 5 * np.sqrt((seen * (1 - seen)).sum() / runs)
+  coarse = np.ceil(np.cumsum(share).astype(np.float32).astype(float) * 2 ** 23)  # numbers of 23 bits that each outcome has
+  assert np.sum(np.diff(coarse) == 0) > 50_000
+
+
+def test_small_divergences():
+  """Of frequencies close to the truth, and of a truth with nearly impossible outcomes, against float64."""
+  rng = np.random.default_rng(0)
+  truth = rng.random(1000)
+  truth = np.r_[truth / truth.sum(), 0]
+  task = tasks.discrete(1001, 5000, truth)
+  problem = task.init(jax.random.key(0))[0]
+  for size in (1e-4, 1e-2, 0.5):
+    model = np.asarray(truth * (1 + size * rng.uniform(-1, 1, 1001)))
+    model = (model / model.sum()).astype(np.float32)
+    exact, known = model.astype(np.float64)[:-1], np.asarray(problem.known, np.float64)[:-1]
+    expected = (exact * np.log(exact / known) - exact + known).sum()
+    np.testing.assert_allclose(task.evaluate(problem, jnp.asarray(model))["kl_from_truth"], expected, rtol=2e-3)
+    if size == 1e-4:
+      cancelled = np.sum(model[:-1] * np.log(model[:-1] / known.astype(np.float32)), dtype=np.float32)
+      assert abs(cancelled / expected - 1) > 0.1
+  task = tasks.discrete(3, 50, [0.5, 0.5, 1e-60])
+  found = task.evaluate(task.init(jax.random.key(0))[0], jnp.asarray([0.98, 0.0, 0.02]))
+  assert 1 < found["kl_from_truth"] < 10 and np.isfinite(found["entropy"])
 
 
 def test_bad_arguments():

@@ -100,6 +100,15 @@ def test_text_and_objects(tmp_path):
     files.read_text(path, 99)
 
 
+def test_home(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  assert files.home("~/rows.csv") == f"{tmp_path}/rows.csv" and files.home("rows~.csv") == "rows~.csv" and files.home("~no_such_user/a") == "~no_such_user/a"
+  (tmp_path / "~").mkdir()
+  (tmp_path / "~" / "rows.csv").write_text("")
+  assert files.home("~/rows.csv") == "~/rows.csv"
+
+
 def test_names_are_shown_without_what_a_terminal_would_obey():
   assert files.shown("a\x1b[31mb\nc\udcff") == r"a\x1b[31mb\nc\udcff" and files.shown("ü 漢") == "ü 漢"
   assert files.shown("x" * 300) == "x" * 200 + "..."

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -39,6 +40,19 @@ def test_contents(wheel):
     assert {f"collapse_jax/{file.relative_to(ROOT)}" for file in (ROOT / "experiments").rglob(suffix)} <= files
   entry = next(wheel.glob("*.dist-info/entry_points.txt")).read_text()
   assert "collapse = collapse_jax.cli:main" in entry
+
+
+def test_sources(tmp_path):
+  """The sdist has what its tests and experiments need."""
+  for name in ("collapse_jax", "experiments", "tests"):
+    shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+  for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE", "MANIFEST.in"):
+    shutil.copy(ROOT / name, tmp_path)
+  script = "from setuptools import build_meta; build_meta.build_sdist('dist')"
+  subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True, timeout=120)
+  with tarfile.open(next((tmp_path / "dist").glob("*.tar.gz"))) as archive:
+    names = {name.split("/", 1)[-1] for name in archive.getnames()}
+  assert {"tests/conftest.py", "tests/killed.py", "experiments/common.py", "experiments/flags/gemma2_2b_helpsteer2.flags"} <= names
 
 
 def test_beside_experiments_of_somebody_else(wheel, tmp_path):

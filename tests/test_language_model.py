@@ -289,14 +289,23 @@ def test_what_becomes_of_the_rows_is_said(base, tmp_path, flag_values, capsys):
     read_rows(base, dump(tmp_path / "bad.jsonl", [{"prompt": f"p{i}", "response": ""} for i in range(60)]))
 
 
-def test_plain_text_from_the_command_line(base, tmp_path, flag_values):
-  """The weights of a base go on with plain text, in both experiments."""
-  options = {"model": saved_base(base, tmp_path), "max_seq_len": LENGTH, "max_test_rows": 8, "num_seeds": 1, "recipe": RECIPE._asdict(),
-             "dataset": dump(tmp_path / "plain.jsonl", [{"text": f"Plain text {i}."} for i in range(60)])}
-  results = language_model.simulate(["replace"], num_samples=[8], num_generations=2, on_malformed="keep", **options)
-  assert results.finite.all() and results.attrs["format"] == language_model.PLAIN and results.stopped == ""
-  value = real_data_value.simulate([8], [0], **options)
-  assert np.isfinite(value.test_loss).all() and value.attrs["format"] == language_model.PLAIN
+def test_plain_text_from_the_command_line(base, tmp_path, flag_values, monkeypatch):
+  """The weights of a base go on with plain text in both experiments: `test_plain_text_is_fitted_from_the_base` is what they ask for."""
+  asked = []
+
+  def ask(model, train, test, num_samples, **options):
+    asked.append((options["pretrain"], options["plain_text"], len(train.length) + len(test.length)))
+    raise ValueError("asked")
+  monkeypatch.setattr(tasks, "language_model", ask)
+  options = {"model": saved_base(base, tmp_path), "max_seq_len": LENGTH, "num_seeds": 1, "recipe": RECIPE._asdict()}
+  plain = dump(tmp_path / "plain.jsonl", [{"text": f"Plain text {i}."} for i in range(60)])
+  pairs = dump(tmp_path / "pairs.jsonl", [{"prompt": f"p{i}", "response": "r"} for i in range(60)])
+  for dataset in (plain, pairs):
+    with pytest.raises(common.UsageError, match="asked"):
+      language_model.simulate(["replace"], num_samples=[8], num_generations=1, dataset=dataset, **options)
+    with pytest.raises(ValueError, match="asked"):
+      real_data_value.simulate([8], [0], dataset=dataset, **options)
+  assert asked == [(False, True, 60)] * 2 + [(False, False, 60)] * 2
 
 
 def test_torn_text_is_computed_again(base, tmp_path, flag_values, monkeypatch, caplog):

@@ -68,6 +68,28 @@ def test_saving_replaces_what_would_be_read_instead(tmp_path, monkeypatch):
   assert not list(tmp_path.glob("*.part")) and not (tmp_path / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize("num_shards", [1, 3])
+def test_a_save_that_fails_leaves_what_was_there(num_shards, tmp_path, monkeypatch):
+  """A full disk at the last file: the model of before is whole, nothing of the new one is left, and it is an OSError."""
+  import safetensors.numpy
+  old, new = (lm.random(CONFIGS["llama"](), jax.random.key(i)) for i in range(2))
+  lm.save(old, tmp_path)
+  before = sorted(path.name for path in tmp_path.iterdir())
+  monkeypatch.setattr(checkpoint, "SHARD_BYTES", (1 << 30, 30_000)[num_shards > 1])
+  written = []
+
+  def full(tensors, path, **options):
+    written.append(path)
+    if len(written) == num_shards:
+      raise safetensors.SafetensorError("Error while serializing: No space left on device")
+    save_file(tensors, path, **options)
+  monkeypatch.setattr(safetensors.numpy, "save_file", full)
+  with pytest.raises(OSError, match="No space left"):
+    lm.save(new, tmp_path)
+  assert sorted(path.name for path in tmp_path.iterdir()) == before
+  np.testing.assert_array_equal(lm.load(tmp_path).params["embedding"], old.params["embedding"])
+
+
 def test_an_earlier_tokenizer_decides_nothing(tmp_path):
   """Lists of tokens that older versions of transformers wrote beside tokenizer.json would still be read."""
   from collapse_jax.lm import text

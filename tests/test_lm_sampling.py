@@ -34,13 +34,40 @@ def test_categorical(vocab):
   """Counts follow the softmax; outcomes without mass never come."""
   logits = jnp.asarray(np.random.default_rng(1).normal(size=vocab), jnp.float32).at[0].set(-jnp.inf)
   num = 200_000
-  drawn = jax.jit(sampling.categorical)(jax.random.uniform(jax.random.key(0), (num, 2)), jnp.broadcast_to(logits, (num, vocab)))
+  drawn = jax.jit(sampling.categorical)(jax.random.bits(jax.random.key(0), (num, 4)), jnp.broadcast_to(logits, (num, vocab)))
   counts = np.bincount(drawn, minlength=vocab)
   assert counts[0] == 0
   probability = np.asarray(jax.nn.softmax(logits), np.float64)
   if vocab > 2:
     assert frequency_test(counts, probability / probability.sum()) > 1e-4
     assert frequency_test(counts[1:], np.roll(probability[1:], 1) / probability[1:].sum()) < 1e-6
+
+
+def test_rare_tokens_of_a_large_vocabulary():
+  """Half of a vocabulary of 256,000 has 1e-9 together; given words put the draw there, token by token."""
+  vocab, num = 256_000, 64
+  logits = jnp.where(jnp.arange(vocab) % 2 == 1, jnp.log(1e-9), 0.0).at[-1].set(-jnp.inf)
+  rng = np.random.default_rng(0)
+  drawn = sampling.categorical(jnp.asarray(rng.integers(2 ** 32, size=(num, 4)), jnp.uint32), jnp.tile(logits, (num, 1)))
+  assert (np.asarray(drawn) % 2 == 0).all() and len(np.unique(drawn)) > 60
+  # Within a block of 512: the position just below the cumulative weight of its first three tokens is the rare second one.
+  share = 1e-9 / (256 * (1 + 1e-9))
+  position = int((1 / 256 - 2 * share + 1.5 * share) * 2 ** 64)
+  words = jnp.asarray([[7, 7, position >> 32, position & 0xFFFFFFFF]], jnp.uint32)
+  assert sampling.categorical(words, logits[None])[0] == 1
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e6])
+def test_temperatures_at_the_ends(temperature):
+  """Nearly greedy, and nearly uniform over what is possible."""
+  logits = jnp.asarray([1000.0, 999.99, -jnp.inf, 1000.0, -1000.0])
+  table = jnp.tile(logits.at[END].set(-jnp.inf), (VOCAB, 1))[:, :5]
+  functions = bigram()._replace(decoder=lambda table: lambda tokens, cache: (table[tokens], cache))
+  tokens = np.asarray(sampling.generate(jax.random.split(jax.random.key(0), 500), functions, table, 9, BEGIN, END,
+                                          temperature)[0])
+  counts = np.bincount(tokens[:, 1:].ravel(), minlength=5)
+  assert counts[1] == counts[2] == 0 and (counts[4] == 0) == (temperature < 1)
+  assert np.abs(counts[[0, 3]] / counts.sum() - (0.5 if temperature < 1 else 1 / 3)).max() < 0.05
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])

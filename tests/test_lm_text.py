@@ -155,6 +155,28 @@ def test_encodings_that_fail_are_named(tmp_path, content, match):
     text.splits(str(tmp_path / "a.jsonl"))
 
 
+def test_damaged_files_end_in_one_line(tmp_path):
+  """Bytes changed, cut or repeated: what is read are rows, or the error is one line."""
+  pandas = pytest.importorskip("pandas")
+  pytest.importorskip("pyarrow")
+  pandas.DataFrame(PAIRS).to_parquet(tmp_path / "whole.parquet")
+  whole = {".parquet": (tmp_path / "whole.parquet").read_bytes(), ".jsonl": "\n".join(map(json.dumps, PAIRS)).encode(),
+           ".json": json.dumps(PAIRS, indent=1).encode("utf-16")}
+  rng, read = np.random.default_rng(0), 0
+  for i, (suffix, content) in itertools.product(range(60), whole.items()):
+    damaged = bytearray(content)
+    for at in rng.integers(len(damaged), size=1 + i % 4):
+      damaged[at] = rng.integers(256)
+    if i % 3 == 0:
+      damaged = damaged[:rng.integers(len(damaged))] + damaged[rng.integers(len(damaged)):]
+    (tmp_path / f"a{suffix}").write_bytes(damaged)
+    try:
+      read += len(text.splits(str(tmp_path / f"a{suffix}")).train) > 0
+    except ValueError as error:
+      assert f"a{suffix}" in str(error) and "\n" not in str(error)
+  assert 10 < read < 170
+
+
 def test_surrogate_pairs_are_characters(tmp_path):
   found = text.splits(write(tmp_path / "a.jsonl", [f'{{"text": "\\ud83d\\ude00 {i}"}}' for i in range(30)]))
   assert all(document.text.startswith("\U0001f600 ") for document in found.train)

@@ -13,6 +13,7 @@ from collapse_jax import store, sweeps, tasks, transforms, workflows
 from collapse_jax.types import TaskSetting
 
 T, N = 4, 8
+OVERLAPPING = np.linspace(-2, 2, 60)[:, None], np.arange(60) % 2  # no labels of these are separable but by a rare chance
 
 
 def poisson_mean(rate=4.0, num_samples=N):
@@ -41,7 +42,7 @@ MORE_TASKS = {
     "bernoulli": lambda: tasks.exponential_family("bernoulli", N),
     "discrete": lambda: tasks.discrete(50, N),
     "linear_regression": lambda: tasks.linear_regression(3, N),
-    "logistic_regression": lambda: tasks.logistic_regression("breast_cancer", 40),
+    "logistic_regression": lambda: tasks.logistic_regression(OVERLAPPING, 40, coefficients=[0.2, 0.5]),
     "sample_median": lambda: tasks.sample_median(N),
     "linear_regression_fresh": lambda: tasks.linear_regression(3, N, covariates="fresh"),
 }

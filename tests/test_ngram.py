@@ -64,6 +64,21 @@ def test_samples_follow_the_table(temperature):
   assert np.abs(z).max() < 4.5
 
 
+@pytest.mark.parametrize("temperature", [1e-6, 0.02, 1.0, 1e6])
+def test_impossible_tokens_at_any_temperature(temperature):
+  """A truth with zeros: no such token is ever emitted, and metrics of the truth are finite; nothing kept is no model."""
+  truth = np.full((V, V), 1 / (V - 1)) * (1 - np.eye(V))
+  task = tasks.ngram(500, length=8, truth=truth, temperature=temperature)
+  problem, real = task.init(jax.random.key(0))
+  emitted = task.sample(jax.random.key(1), problem, problem, context_of(real))[0]
+  for data in (real, emitted):
+    tokens = np.asarray(data.rows["tokens"][0])
+    assert (tokens[:, 1:] != tokens[:, :-1]).all() and len(np.unique(tokens)) == V
+  np.testing.assert_allclose(task.evaluate(problem, problem)["entropy"], np.log(V - 1), rtol=1e-5)
+  nothing = real._replace(summary=task.summary.of(problem, {"tokens": real.rows["tokens"][0]}, jnp.zeros(500)))
+  assert np.isnan(task.evaluate(problem, task.fit(None, problem, context_of(real, nothing)))["test_nll"])
+
+
 def test_truth_of_a_text():
   table = conditional_frequencies("abab" * 50 + "aa")
   assert table.shape == (2, 2) and table[1, 0] > 0.95 and table[0, 1] > 0.95

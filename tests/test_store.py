@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import special
+from scipy import special, stats
 
 import collapse_jax as cj
 from collapse_jax import random, store, tasks, workflows
@@ -117,3 +117,77 @@ def test_subsets_in_double_precision():
   with jax.enable_x64(True):
     out = cj.run(jax.random.key(0), tasks.sample_median(6), workflows.accumulate_subsample(), 4)
     assert out["fitted_mean"].dtype == np.float64 and out["finite"].all()
+def test_outcomes_are_found_by_64_bits():
+  """`choose` against whole numbers of any size: also in a long tail that the first 32 bits do not tell apart."""
+  key, num = jax.random.key(1), 20_000
+  tail = np.full(3000, 2.0 ** -33)
+  weight = np.concatenate([[0, 0.3], tail, [0, 0.7, 0.0], 7 * tail, [0.0]]).astype(np.float32).astype(float)
+  words = [np.asarray(random.bits(k, num)).astype(object) for k in (key, jax.random.fold_in(key, 1))]
+  for weights in (random.table(jnp.asarray(weight)), random.exact_table(weight), random.table(1e-20 * jnp.asarray(weight))):
+    below = np.asarray(weights.high).astype(object) * 2 ** 32 + np.asarray(weights.low).astype(object)
+    np.testing.assert_allclose(np.diff(below, prepend=0).astype(float) / float(below[-1]), weight / weight.sum(), rtol=1e-6)
+    position = (words[0] * 2 ** 32 + words[1]) * below[-1] // 2 ** 64
+    expected = np.array([np.searchsorted(below, x, side="right") for x in position])
+    drawn = np.asarray(random.choose(key, weights, num))
+    # The lowest product of words is left out of a position: one in 2^62.
+    assert (drawn == expected).mean() > 0.9999 and (weight[drawn] > 0).all()
+    assert ((drawn > 1) & (drawn < 3002)).sum() == 0  # 3.5e-7 of all
+  rows = random.table(jnp.asarray([[0.0, 1, 0, 1e-9], [3, 0, 1, 0]]))
+  which = jnp.arange(num) % 2
+  drawn = np.asarray(random.choose(key, rows, num, which))
+  assert (drawn[::2] == 1).all() and set(drawn[1::2]) == {0, 2}
+  assert abs((drawn[1::2] == 2).mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / (num / 2))
+  only_tail = jnp.asarray(np.where(weight < 0.1, weight, 0))
+  drawn = np.asarray(random.choose(key, random.table(only_tail), num))
+  share = (drawn > 3003).mean()
+  assert abs(share - 7 / 8) < 5 * np.sqrt(7 / 64 / num)
+
+
+def lattice_error(law, num, mean, cumulants):
+  """Greatest error of the distribution function of totals drawn at 2^20 points, in float32."""
+  z = special.ndtri((np.arange(2 ** 20) + 0.5) / 2 ** 20)
+  part = random._product(jnp.float32(num), jnp.float32(mean))[1]
+  above = np.asarray(random._rounded(jnp.asarray(z, jnp.float32), part, *(jnp.float32(x) for x in cumulants)), np.float64)
+  number, count = np.unique(np.round(above + float(num) * float(mean)), return_counts=True)
+  return np.abs(np.cumsum(count) / len(z) - law.cdf(number)).max()
+
+
+def test_laws_of_totals():
+  """Against SciPy's distribution functions, with no random number; a normal law is not enough."""
+  worst, normal = [], []
+  for num, p in ((400, 0.5), (1112, 0.1), (10_000, 0.3), (10 ** 8, 0.3), (10 ** 9, 1e-4)):
+    p = float(np.float32(p))
+    variance, both = num * p * (1 - p), p * (1 - p)
+    cumulants = variance, variance * (1 - 2 * p), variance * (1 - 6 * both), variance * (1 - 2 * p) * (1 - 12 * both)
+    worst.append(lattice_error(stats.binom(num, p), num, p, cumulants))
+    normal.append(lattice_error(stats.binom(num, p), num, p, (variance, 0.0, 0.0, 0.0)))
+  for num in (40, 400, 4e4, 4e6):
+    worst.append(lattice_error(stats.poisson(2.5 * num), num, 2.5, 4 * [2.5 * num]))
+  assert max(worst) < 5e-7 + 2.0 ** -21 and normal[1] > 1e-3
+  for mean in (0, 1e-3, 1, 10, 79, 81, 99.9):
+    mean = float(np.float32(mean))
+    least, weight = random._weights(jnp.floor(jnp.float32(mean)), lambda k, mean=mean: jnp.float32(mean))
+    number, weight = float(least) + np.arange(160), np.asarray(weight, np.float64)
+    assert np.abs(np.cumsum(weight / weight.sum()) - stats.poisson(mean).cdf(number)).max() < 5e-7
+  for num, p in ((2, 0.5), (20, 0.3), (399, 0.5), (1e6, 5e-5), (1e9, 9e-8), (1e12, 1e-12), (1e12, 0)):
+    p = np.float32(p)
+    least, weight = random._weights(jnp.floor(jnp.float32(num) * p), lambda k, num=num, p=p: (num - k) * (p / (1 - p)))
+    number, weight = float(least) + np.arange(160), np.asarray(weight, np.float64)
+    assert np.abs(np.cumsum(weight / weight.sum()) - stats.binom(num, float(p)).cdf(number)).max() < 5e-7
+
+
+def test_moments_of_totals():
+  """Of 50,000 totals of up to 1e12 rows; JAX's own sampler of them is off at 1e8."""
+  keys = jax.random.split(jax.random.key(0), 50_000)
+  nums = jnp.asarray([7, 1e6, 1e8, 1e9, 1e12])
+  each = lambda draw: np.asarray(jax.jit(jax.vmap(lambda num: jax.vmap(lambda key: draw(key, num)[1])(keys)))(nums), np.float64)
+  found = {0.21: each(lambda key, num: random.binomial(key, num, jnp.float32(0.3), jnp.float32(0.7))),
+           2.5: each(lambda key, num: random.poisson(key, num, jnp.float32(2.5)))}
+  scores = []
+  for variance, above in found.items():
+    z = above / np.sqrt(np.asarray(nums, np.float64)[:, None] * variance)
+    scores += [z.mean(axis=1) * np.sqrt(5e4), (z.var(axis=1) - 1) * np.sqrt(2.5e4) / 1.1,
+               ((z ** 4).mean(axis=1) - 3)[1:] * np.sqrt(5e4 / 96)]
+  assert np.abs(np.concatenate(scores)).max() < 5
+  other = np.asarray(jax.random.poisson(jax.random.key(0), 1e8, (50_000,)), np.float64)
+  assert (((other - 1e8) / 1e4).var() - 1) * np.sqrt(2.5e4) > 5

@@ -8,8 +8,8 @@ from conftest import z_score
 from scipy.stats import norm
 
 import collapse_jax as cj
-from collapse_jax import store, tasks, transforms, workflows
-from collapse_jax.types import TaskSetting
+from collapse_jax import rewards, store, tasks, transforms, verifiers, workflows
+from collapse_jax.types import Context, TaskSetting
 
 
 def coins(num_samples, share=0.1):
@@ -75,3 +75,29 @@ def test_bad_transforms():
   with pytest.raises(ValueError, match="draws='rows' or 'auto'"):
     transforms.curate(tasks.gaussian(2, 10, draws="law"), 2, lambda rows: rows[:, 0])
   assert not run(transforms.curate(task, 2, lambda rows: rows * jnp.nan))["finite"].any()
+
+
+def test_rewards_that_reject():
+  """-inf rejects and leaves the run finite; of rows that are all rejected it does not. Large rewards keep their differences."""
+  def curated(reward, flip_share=0.0):
+    task = transforms.curate(coins(10), 4, reward, flip_share=flip_share)
+    data, metrics = task.sample(jax.random.key(0), None, 0.5, Context(1, 300, None, None))
+    return np.asarray(data.rows[0]), metrics
+  rows, metrics = curated(lambda rows: jnp.where(rows > 0, -jnp.inf, 0.0))
+  assert abs(rows.mean() - 1 / 16) < 5 * np.sqrt(15 / 256 / 300)  # only where all four are 1
+  assert metrics["candidate_reward"] == 0 and metrics["mean_reward"] == -np.inf
+  rows, metrics = curated(lambda rows: jnp.where(jnp.arange(1200) % 4 == 1, 1e30 + rows, -jnp.inf))
+  assert np.isfinite([float(x) for x in metrics.values()]).all()
+  rows, metrics = curated(lambda rows: jnp.where(rows > 0, jnp.inf, 3.0))
+  assert abs(rows.mean() - 15 / 16) < 5 * np.sqrt(15 / 256 / 300)
+
+
+def test_rewards_and_verifiers_at_extreme_scales():
+  rows = jnp.asarray([[0.0], [3e-25], [1.0], [1e25]])
+  np.testing.assert_allclose(rewards.quadratic(0.0, 1e-25)(rows)[:2], [0, -4.5], rtol=1e-5)
+  np.testing.assert_allclose(rewards.quadratic(1.0, 1e-3)(rows)[:3], [-5e5, -5e5, 0], rtol=1e-5)
+  assert np.isfinite(rewards.quadratic(0.0, 1e-25)(rows)).all()
+  np.testing.assert_allclose(rewards.near([0.0], 2.0, 8.0)(rows), [0, 0, -0.5, -4], rtol=1e-5, atol=1e-20)
+  assert np.isfinite(rewards.near([0.0], 1e-38, 8.0)(rows)).all()
+  np.testing.assert_array_equal(verifiers.within(0.0, 2e-25)(None, None, rows), [True, False, False, False])
+  np.testing.assert_array_equal(verifiers.within(0.0, 2e25)(None, None, rows), [True] * 4)

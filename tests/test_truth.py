@@ -147,7 +147,7 @@ def test_a_fresh_start_says_what_it_deletes(copy, caplog, calls):  # noqa: F811
 
 
 SETTINGS = [("jax_threefry_partitionable", False, "jax_threefry_partitionable=1, not 0"),
-            ("jax_default_matmul_precision", "highest", "jax_default_matmul_precision=0, not highest"),
+            ("jax_default_matmul_precision", "highest", "jax_default_matmul_precision=default, not highest"),
             ("jax_random_seed_offset", 7, "jax_random_seed_offset=0, not 7")]
 
 
@@ -305,7 +305,8 @@ def test_checkpoints_of_an_older_format(begun):
     language(begun[0], computed=[])
 
 
-def test_an_interrupt_that_is_lost(recwarn):
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_is_lost():
   """Python drops what is raised in a callback of its garbage collector, and JAX has one: the sweep ends all the same."""
   import gc
   import signal

@@ -88,7 +88,7 @@ def load(path_or_id, dtype=jnp.float32) -> LanguageModel:
     ValueError: no such model, unknown architecture, or weights that are missing, truncated, unknown or misshapen; all
       that is wrong with the weights is named at once.
   """
-  path = Path(path_or_id)
+  path = Path(files.home(path_or_id))
   source = files.shown(path_or_id)
   if path.suffix == ".gguf" and os.path.exists(path):
     from collapse_jax.lm import gguf_file

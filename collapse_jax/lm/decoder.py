@@ -442,7 +442,7 @@ def _rotary(config, head_dim):
   theta = rope.get("rope_theta", getattr(config, "rope_theta", 10_000.0))
   inverse = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
   needed = {"linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}
-  for name in needed.get(kind, ()):
+  for name in needed.get(str(kind), ()):
     if rope.get(name) is None:
       raise ValueError(f"rope scaling {kind!r} needs {name}.")
   if kind == "linear":

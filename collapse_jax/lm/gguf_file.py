@@ -253,7 +253,9 @@ def _check_tokenizer(shown: str, meta: dict[str, Any]) -> None:
 def _tokenizer(meta: dict[str, Any]):
   from tokenizers import AddedToken
   from transformers import PreTrainedTokenizerFast
-  get = lambda name, default=None: meta.get(f"tokenizer.ggml.{name}", default)
+  def get(name, default=None):
+    return meta.get(f"tokenizer.ggml.{name}", default)
+
   if get("tokens") is None:
     return None
   types = get("token_type").tolist()

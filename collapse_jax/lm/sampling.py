@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax import random
 from collapse_jax.lm import text
 from collapse_jax.lm.decoder import Functions
 from collapse_jax.lm.training import largest
@@ -60,8 +61,8 @@ def generate(keys: Array, functions: Functions, params, max_length: int, begin: 
     now = jax.lax.dynamic_slice_in_dim(tokens, i, 1, axis=1)
     logits, cache = decode(now, cache)
     logits = logits[:, 0]
-    uniform = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, i), (2,)))(keys)
-    drawn = categorical(uniform, logits * scale)
+    words = jax.vmap(lambda key: random.bits(jax.random.fold_in(key, i), 4))(keys)
+    drawn = categorical(words, (logits - jnp.max(logits, axis=-1, keepdims=True)) * scale)
     drawn = jnp.where(jnp.asarray(temperature) > 0, drawn, jnp.argmax(logits, axis=-1)).astype(jnp.int32)
     old = jax.lax.dynamic_slice_in_dim(tokens, i + 1, 1, axis=1)[:, 0]
     following = jnp.where(i + 1 < given, old, jnp.where(length > 0, end, drawn))
@@ -73,13 +74,14 @@ def generate(keys: Array, functions: Functions, params, max_length: int, begin: 
   return tokens, jnp.where(length == 0, max_length, length)
 
 
-def categorical(uniform: Array, logits: Array) -> Array:
+def categorical(words: Array, logits: Array) -> Array:
   """One outcome for each row of logits [B, V], by inversion in two steps: a block of outcomes, then one of the block.
 
-  `jax.random.categorical` draws V numbers a row instead of two, and takes longer than a small model's whole step.
+  Each step has 64 bits, so that the rarest outcomes of a large vocabulary come as often as they should.
+  `jax.random.categorical` draws V numbers a row instead of four, and takes longer than a small model's whole step.
 
   Args:
-    uniform: [B, 2] in [0, 1).
+    words: [B, 4] uint32, random.
   Returns:
     [B] int32.
   """
@@ -88,14 +90,9 @@ def categorical(uniform: Array, logits: Array) -> Array:
   blocks = -(-vocab // width)
   mass = jnp.exp(logits - jnp.max(logits, axis=1, keepdims=True))
   mass = jnp.pad(mass, ((0, 0), (0, blocks * width - vocab))).reshape(batch, blocks, width)
-
-  def invert(mass, u):
-    """The first place where the running sum passes u times the sum: never one without mass."""
-    below = jnp.cumsum(mass, axis=1)
-    return jnp.sum(below <= (u * below[:, -1])[:, None], axis=1).clip(0, mass.shape[1] - 1)
-  block = invert(jnp.sum(mass, axis=2), uniform[:, 0])
-  within = invert(jnp.take_along_axis(mass, block[:, None, None], axis=1)[:, 0], uniform[:, 1])
-  return (block * width + within).astype(jnp.int32)
+  block = random.choose_all(words[:, :2], random.table(jnp.sum(mass, axis=2)))
+  within = random.choose_all(words[:, 2:], random.table(jnp.take_along_axis(mass, block[:, None, None], axis=1)[:, 0]))
+  return block * width + within
 
 
 def sample(key: Array, draw: Callable[[Array, Array], tuple[Array, Array]], wellformed: Callable[[Array, Array], Array],

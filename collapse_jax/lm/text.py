@@ -420,10 +420,15 @@ def to_texts(tokenizer, tokens, length) -> list[str]:
   _, end = special_ids(tokenizer)
   tokens, length = np.asarray(tokens), np.asarray(length)
   strip = lambda row, num: row[1:num - 1] if row[num - 1] == end and num > 1 else row[1:num]
+  added = _space_in_front(tokenizer)
+  return [_decode(tokenizer, strip(row, num)).removeprefix(added) for row, num in zip(tokens, length)]
+
+
+@functools.lru_cache(16)  # samples are judged in threads, and encoding changes a tokenizer's state for a moment
+def _space_in_front(tokenizer) -> str:
   probe = "a"
-  *texts, back = _decode(tokenizer, [*(strip(row, num) for row, num in zip(tokens, length)), encode(tokenizer, [probe])[0]])
-  added = back.removesuffix(probe) if back.endswith(probe) and back.strip() == probe else ""
-  return [one.removeprefix(added) for one in texts]
+  back = _decode(tokenizer, encode(tokenizer, [probe])[0])
+  return back.removesuffix(probe) if back.endswith(probe) and back.strip() == probe else ""
 
 
 def prompts(tokenizer, rows: Rows) -> Rows:
@@ -436,13 +441,13 @@ def prompts(tokenizer, rows: Rows) -> Rows:
     ValueError: no row has a prompt and a response.
   """
   begin, end = special_ids(tokenizer)
-  tokens, length = np.full_like(rows.tokens[:, :-1], end), []
-  used = [row[1:num] for row, num in zip(rows.tokens, rows.length)]
-  for row, whole in zip(used, _decode(tokenizer, used)):
+  tokens, length = np.full_like(rows.tokens[:, :-1], end), list[int]()
+  for row in (row[1:num] for row, num in zip(rows.tokens, rows.length)):
+    whole = _decode(tokenizer, row)
     if ASSISTANT not in whole:
       continue
     size = whole.index(ASSISTANT) + len(ASSISTANT)
-    upto = lambda num: _decode(tokenizer, [row[:num]])[0]  # noqa: B023
+    upto = lambda num: _decode(tokenizer, row[:num])  # noqa: B023
     num = bisect.bisect_right(range(1, len(row) + 1), size, key=lambda num: len(upto(num)))
     while num > 1 and upto(num - 1).rstrip() == upto(num).rstrip():
       num -= 1
@@ -453,6 +458,5 @@ def prompts(tokenizer, rows: Rows) -> Rows:
   return Rows(tokens[:len(length)], np.asarray(length, np.int32))
 
 
-def _decode(tokenizer, rows) -> list[str]:
-  return tokenizer.batch_decode([np.asarray(row).tolist() for row in rows], skip_special_tokens=False,
-                                clean_up_tokenization_spaces=False)
+def _decode(tokenizer, row) -> str:
+  return tokenizer.decode(np.asarray(row).tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False)

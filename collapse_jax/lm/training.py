@@ -178,7 +178,7 @@ def fit(key: Array, logits: Logits, recipe: Recipe, weights: Params, tokens: Arr
     return (i, weights, moments, seen, latest), held_out(cast(weights))
 
   weights = split(jax.tree.map(lambda x: x.astype(jnp.float32), weights))
-  start = (jnp.zeros((), jnp.int32), weights, split(optimiser.init(weights)), jnp.zeros((), jnp.int32), jnp.nan)
+  start = (jnp.zeros((), jnp.int32), weights, split(optimiser.init(weights)), jnp.zeros((), jnp.int32), jnp.full((), jnp.nan))
   shares = jnp.arange(1, curve_points + 1) / curve_points
   (_, weights, _, seen, train_loss), curve = jax.lax.scan(part, start, shares)
   return Fitted(cast(weights), curve, train_loss, own_steps, seen)

@@ -1,6 +1,7 @@
 """Checkpoints as files: what a directory holds is checked before any of it is used. Runs no foreign code, imports no JAX."""
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -139,7 +140,7 @@ def _tensors_of(path: Path) -> dict[str, Tensor]:
       about = file.get_slice(name)
       shape, kind = tuple(about.get_shape()), about.get_dtype()
       if kind in _READ:
-        found[name] = Tensor(shape, lambda name=name: file.get_tensor(name))
+        found[name] = Tensor(shape, functools.partial(file.get_tensor, name))
       elif not IGNORED.match(name):
         called = next((word for prefix, word in _KINDS.items() if kind.startswith(prefix)), "such")
         raise ValueError(f"{called} weights are not read, and {files.shown(name)} is {kind}; convert them to bfloat16 first")
@@ -219,18 +220,30 @@ def first_line(error: BaseException) -> str:
 
 
 def save_shards(shards: list[dict[str, np.ndarray]], directory: Path) -> None:
-  """Writes model.safetensors, or numbered files and their index, each whole or not at all.
+  """Writes model.safetensors, or numbered files and their index, each whole and durable or not at all.
 
-  What would else be read instead of it, an earlier index or an earlier single file, is removed.
+  What would else be read instead of it, an earlier index or an earlier single file, is removed then.
+
+  Raises:
+    OSError: they cannot be written; what was there before is as it was.
   """
+  from safetensors import SafetensorError
   from safetensors.numpy import save_file
   names = [WEIGHTS] if len(shards) == 1 else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-  for name, shard in zip(names, shards):
-    save_file(shard, str(directory / f"{name}.part"), metadata={"format": "pt"})
+  try:
+    for name, shard in zip(names, shards):
+      save_file(shard, str(directory / f"{name}.part"), metadata={"format": "pt"})
+      chunks.sync(directory / f"{name}.part")
+  except BaseException as error:
+    for name in names:
+      (directory / f"{name}.part").unlink(missing_ok=True)
+    if isinstance(error, SafetensorError):
+      raise OSError(f"{files.shown(directory / names[0])} cannot be written: {first_line(error)}.") from None
+    raise
   if len(shards) > 1:  # without an index nobody reads a mixture of old and new files
     (directory / INDEX).unlink(missing_ok=True)
   for name in names:
-    os.replace(directory / f"{name}.part", directory / name)
+    chunks.rename(directory / f"{name}.part", directory / name)
   if len(shards) == 1:
     (directory / INDEX).unlink(missing_ok=True)
     return

@@ -7,7 +7,6 @@ where there are more outcomes than rows only those of the real batch are kept, r
 import math
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -66,7 +65,7 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
     return index(key, num_samples, num_outcomes) if problem.table is None else choose(key, problem.table, num_samples)
 
   def init(key):
-    weights = None if probabilities is None else jax.tree.map(jnp.asarray, exact_table(share))
+    weights = None if probabilities is None else exact_table(share)
     truth = jnp.full(num_known, 1 / num_outcomes) if probabilities is None or renumbered else jnp.asarray(share, float)
     problem = DiscreteProblem(weights, jnp.asarray(true_entropy, float), jnp.asarray(support, float), truth)
     rows = real_rows(key, problem)

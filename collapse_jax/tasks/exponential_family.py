@@ -169,7 +169,7 @@ def exponential_family(family: str, num_samples, mean=None, *, temperature=1.0, 
   one = FAMILIES[family]
   law = draws != "rows"
   truth = {"bernoulli": 0.5, "gaussian": 0.0}.get(family, 1.0) if mean is None else mean
-  untempered = one.tempered is None or (known(temperature) and temperature == 1)
+  tempered = None if known(temperature) and temperature == 1 else one.tempered
 
   def pooled(key, at, num):
     return one.pooled(key, at, jnp.maximum(jnp.asarray(num, float), 1.0))
@@ -196,7 +196,7 @@ def exponential_family(family: str, num_samples, mean=None, *, temperature=1.0, 
     return jax.tree.map(lambda x: jnp.where(stats.count > 0, x, jnp.nan), stats.mean)  # nothing kept is no model
 
   def sample(key, problem, params, context: Context):
-    at = params if untempered else one.tempered(params, problem, jnp.asarray(temperature, float))
+    at = params if tempered is None else tempered(params, problem, jnp.asarray(temperature, float))
     if law:
       return summary_of(pooled(key, at, context.num), context.num), {}
     return batch(one.draw(key, at, context.num)), {}

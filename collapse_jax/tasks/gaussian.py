@@ -1,19 +1,22 @@
 """Maximum-likelihood estimation of a multivariate Gaussian (Kazdan et al. 2410.16713; Shumailov et al. 2305.17493).
 
 Everything is computed in whitened coordinates, in which the truth is N(0, I): the fit is affine equivariant, so
-nothing is lost, and any truth gives the numbers of N(0, I). A covariance is held as exp(2 log_scale) factor factor^T:
-collapse is the normal case here, and neither singular fits nor variances below the smallest float32 may end in NaN.
+nothing is lost, and any truth gives the numbers of N(0, I). A batch is told in the coordinates of the model that drew it,
+where it looks like rows of N(0, I) however far the model has collapsed: factors multiply, so that neither singular fits nor
+variances below the smallest float32 end in NaN, and what is close to the model is held as its difference from it, so that
+10,000 generations of 1e12 rows do not drift by rounding.
 """
 
 import functools
 import itertools
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.random import chi_square, normal
+from collapse_jax.random import chi_squares, normal
 from collapse_jax.store import batch
 from collapse_jax.tasks._gaussian_distances import (
   DISTANCE_METRICS,
@@ -24,6 +27,8 @@ from collapse_jax.tasks._gaussian_distances import (
 from collapse_jax.tasks.parts import check_draws, check_integer, check_positive, known, matmul, triangular
 from collapse_jax.types import Array, Context, Data, MetricInfo, Metrics, Summary, TaskSetting
 
+_MANY_ROWS = 2e5  # in a pool; with fewer, rounding is below a tenth of the standard error of 1e4 runs for 10,000 generations
+
 
 class GaussianProblem(NamedTuple):
   """The truth: mean [dim] in data units; scale, a standard deviation [] or a lower Cholesky factor [dim, dim]."""
@@ -31,29 +36,55 @@ class GaussianProblem(NamedTuple):
   scale: Any
 
 
+class GaussianModel(NamedTuple):
+  """A fitted Gaussian, in whitened coordinates: its covariance is 4^exponent F F^T with F = factor + low.
+
+  Attributes:
+    mean: [dim].
+    factor: [dim, dim] lower triangular, its columns from `rank` on are zero, its largest diagonal entry about 1.
+    low: [dim, dim] what rounding left of the factor.
+    exponent: [] int32.
+    log_det: [] log pseudo-determinant of the covariance, exact under collapse where the factor's entries underflow; -inf
+      where the rank is 0.
+    rank: [] int32 rank of the covariance: smaller than dim where there are too few rows.
+  """
+  mean: Any
+  factor: Any
+  low: Any
+  exponent: Any
+  log_det: Any
+  rank: Any
+
+  @property
+  def log_scale(self):
+    """[]: the covariance is exp(2 log_scale) F F^T."""
+    return self.exponent * math.log(2)
+
+
 class GaussianStats(NamedTuple):
-  """Count, mean and biased covariance of weighted rows, in whitened coordinates; also the fitted model.
+  """Count, mean and biased covariance of weighted rows, in the coordinates of `model`, whose own rows are N(0, I_r) there.
+
+  I_r is the identity in the first r = model.rank dimensions. All rows of one run descend from its real batch, and lie in
+  the hull of those that a later model was fitted to: nothing is outside those dimensions.
 
   Attributes:
     count: [] sum of weights.
     mean: [dim].
-    factor: [dim, dim] lower triangular, its columns from `rank` on are zero.
-    log_scale: []; the covariance is exp(2 log_scale) factor factor^T.
-    log_det: [] log pseudo-determinant of the covariance, exact under collapse where the factor's entries underflow.
-    rank: [] int32 rank of the covariance: smaller than dim where there are too few rows.
+    excess: [dim, dim]: L = I_r + excess is lower triangular, L L^T the covariance, and L's columns from `rank` on are zero.
+    rank: [] int32 rank of the covariance, from what was pooled, never from the numbers.
+    model: the model.
   """
   count: Any
   mean: Any
-  factor: Any
-  log_scale: Any
-  log_det: Any
+  excess: Any
   rank: Any
+  model: GaussianModel
 
 
-class Draw(NamedTuple):
-  """A batch in the coordinates of the model that made it, where its rows are N(0, I) in `rank` dimensions."""
-  mean: Any    # [dim]
-  factor: Any  # [dim, dim] factor of the biased covariance
+class Drawn(NamedTuple):
+  """Where a batch comes from: the model, and the statistics that it was fitted to."""
+  pool: GaussianStats
+  model: GaussianModel
 
 
 METRICS = {
@@ -105,24 +136,21 @@ def gaussian(dim: int, num_samples, noise_var=1.0, *, mean=None, covariance=None
     return GaussianProblem(jnp.asarray(true_mean), jnp.asarray(np.linalg.cholesky(np.asarray(covariance, np.float64)),
                                                                float))
 
-  def draw(key: Array, problem: GaussianProblem, model: GaussianStats, num) -> Data:
+  def draw(key: Array, problem: GaussianProblem, model: GaussianModel, num) -> Data:
     """`num` rows of the model, or their statistics."""
+    warmth = 0.0 if known(temperature) and temperature == 1 else 0.5 * jnp.log(jnp.asarray(temperature, float))
     if law:
-      relative = _law(key, num, model.rank, dim)
-      rows = None
-    else:
-      white = normal(key, (num, dim)) * (jnp.arange(dim) < model.rank)[None]
-      centre = jnp.mean(white, axis=0)
-      centred = (white - centre[None]) / np.sqrt(num)
-      relative = Draw(centre, _lower(centred))
-      rows = _to_data(problem, model.mean[None] + jnp.exp(model.log_scale) * matmul(white, model.factor.T))
-    relative = relative._replace(factor=_leading_columns(relative.factor, _batch_rank(num, model.rank)))
-    return batch(rows, summary=_apply(model, relative, num), count=num, draw=relative)
+      stats = _law(key, num, model)
+      return batch(summary=stats._replace(mean=stats.mean * jnp.exp(warmth), excess=_widened(stats, warmth)), count=num)
+    white = jnp.exp(warmth) * normal(key, (num, dim)) * (jnp.arange(dim) < model.rank)[None]
+    rows = _to_data(problem, model.mean[None] + _power(model.exponent) * matmul(white, model.factor.T))
+    return batch(rows, summary=_of_white(model, white, None), count=num, latent=white)
 
   def fresh(key, problem):
-    truth = GaussianStats(jnp.inf, jnp.zeros(dim), jnp.eye(dim), jnp.zeros(()), jnp.zeros(()),
-                          jnp.asarray(dim, jnp.int32))
-    return draw(key, problem, truth, num_samples)._replace(draw=None)
+    """The real batch has the statistics of the exact law also where it has rows: runs are paired across workflows."""
+    stats = _law(key, num_samples, _truth(dim))
+    rows = None if law else _to_data(problem, _rows_given(jax.random.fold_in(key, 1), stats, num_samples))
+    return batch(rows, summary=stats, count=num_samples)
 
   def init(key):
     problem = problem_of()
@@ -131,41 +159,36 @@ def gaussian(dim: int, num_samples, noise_var=1.0, *, mean=None, covariance=None
   def of(problem, rows, row_weight):
     return _statistics(_to_white(problem, rows), row_weight)
 
-  def fit(key, problem, context: Context) -> GaussianStats:
-    stats = context.data.summary
-    if not unbiased:
-      return stats
-    spread = 0.5 * jnp.log(stats.count / (stats.count - 1))
-    return stats._replace(log_scale=stats.log_scale + spread, log_det=stats.log_det + 2 * stats.rank * spread)
+  def of_drawn(problem, drawn: Drawn, white, row_weight):
+    return _of_white(drawn.model, white, row_weight)
 
-  def sample(key, problem, params: GaussianStats, context: Context):
-    spread = 0.5 * jnp.log(jnp.asarray(temperature, float))
-    warmed = params._replace(log_scale=params.log_scale + spread, log_det=params.log_det + 2 * params.rank * spread)
-    data = draw(key, problem, warmed, context.num)
-    # `extend` needs the draw in the coordinates of the pool, whose biased covariance it continues.
-    ratio = jnp.exp(warmed.log_scale - context.data.summary.log_scale)
-    return data._replace(draw=Draw(data.draw.mean * ratio, data.draw.factor * ratio)), {}
+  def spread(pool: GaussianStats):
+    """Log of the model's standard deviation over that of the data."""
+    return -0.5 * jnp.log1p(-1 / pool.count) if unbiased else 0.0
 
-  def evaluate(problem, params: GaussianStats) -> Metrics:
-    scale = jnp.exp(params.log_scale)
+  def fit(key, problem, context: Context) -> GaussianModel:
+    pool = context.data.summary
+    return _fitted(pool._replace(excess=_widened(pool, spread(pool))))
+
+  def sample(key, problem, params: GaussianModel, context: Context):
+    return draw(key, problem, params, context.num)._replace(draw=Drawn(context.data.summary, params)), {}
+
+  def evaluate(problem, params: GaussianModel) -> Metrics:
     deviation = _scaled(problem, params.mean)
-    factor = scale * (problem.scale * params.factor if covariance is None else matmul(problem.scale, params.factor))
-    true_trace = dim * problem.scale ** 2 if covariance is None else jnp.sum(problem.scale ** 2)
-    first = params.factor[0] if covariance is None else factor[0] / scale / problem.scale[0, 0]
     first_std = problem.scale if covariance is None else problem.scale[0, 0]
-    standard_log_variance = 2 * params.log_scale + jnp.log(jnp.sum(first ** 2))
+    log_first = params.log_scale + _log(params.factor[0, 0], params.low[0, 0])
     metrics = {
         "squared_error_of_mean": jnp.sum(deviation ** 2),
-        "covariance_trace_ratio": _sum_of_squares(factor) / true_trace,
+        "covariance_trace_ratio": _trace_ratio(problem.scale, params),
         "covariance_log_det_ratio": params.log_det,
         "marginal_mean": problem.mean[0] + deviation[0],
-        "marginal_log_variance": 2 * jnp.log(first_std) + standard_log_variance,
+        "marginal_log_variance": 2 * (jnp.log(first_std) + log_first),
         "standard_mean": params.mean[0],
-        "standard_log_variance": standard_log_variance,
+        "standard_log_variance": 2 * log_first,
     }
     if covariance is not None:
       metrics["whitened_squared_error_of_mean"] = jnp.sum(params.mean ** 2)
-      metrics["whitened_trace_ratio"] = scale ** 2 * _sum_of_squares(params.factor) / dim
+      metrics["whitened_trace_ratio"] = _trace_ratio(jnp.ones(()), params)
     if wasserstein2:
       metrics["wasserstein2_squared"] = jnp.sum(deviation ** 2) + bures_squared(problem.scale, *covariance_of(params))
     if distances:
@@ -173,25 +196,28 @@ def gaussian(dim: int, num_samples, noise_var=1.0, *, mean=None, covariance=None
     return metrics
 
   def extend(problem, total: GaussianStats, new: Data) -> GaussianStats:
-    return _extend(total, new.draw, new.count[0])
+    return _extend(total, spread(total), jax.tree.map(lambda x: x[0], new.summary))
+
+  def move(problem, stats: GaussianStats, drawn: Drawn) -> GaussianStats:
+    return _move(stats, drawn.pool, spread(drawn.pool), drawn.model)
 
   metrics = METRICS | (WHITENED_METRICS if covariance is not None else {})
   metrics = metrics | (WASSERSTEIN_METRICS if wasserstein2 else {}) | (DISTANCE_METRICS if distances else {})
   with_rows = functools.partial(gaussian, dim, num_samples, noise_var, mean=mean, covariance=covariance, unbiased=unbiased,
                                 temperature=temperature, draws="rows", wasserstein2=wasserstein2,
                                 distances=distances)
-  return TaskSetting(init, fit, sample, evaluate, num_samples, Summary(of, _add, extend=extend), fresh, law, metrics,
-                     with_rows if draws == "auto" else None)
+  return TaskSetting(init, fit, sample, evaluate, num_samples, Summary(of, _add, extend=extend, of_drawn=of_drawn, move=move),
+                     fresh, law, metrics, with_rows if draws == "auto" else None)
 
 
-def covariance_of(params: GaussianStats) -> tuple[Any, ...]:
+def covariance_of(params: GaussianModel) -> tuple[Any, ...]:
   """What `_gaussian_distances` take of a model."""
-  return params.factor, params.log_scale, params.log_det, params.rank
+  return params.factor, params.log_scale, params.log_det, params.rank, params.low
 
 
-def moments(problem: GaussianProblem, params: GaussianStats) -> tuple[Array, Array]:
+def moments(problem: GaussianProblem, params: GaussianModel) -> tuple[Array, Array]:
   """Mean [dim] and covariance [dim, dim] of a fitted model, in data units."""
-  factor = _scaled(problem, jnp.exp(params.log_scale) * params.factor.T).T
+  factor = _scaled(problem, _power(params.exponent) * params.factor.T).T
   return problem.mean + _scaled(problem, params.mean), matmul(factor, factor.T)
 
 
@@ -212,7 +238,71 @@ def _to_white(problem, rows):
   return jax.scipy.linalg.solve_triangular(problem.scale, deviation.T, lower=True).T
 
 
-# -------------------------------------------------------------------------------------------------- statistics
+# ------------------------------------------------------------------------------------------------------- models
+def _truth(dim) -> GaussianModel:
+  return GaussianModel(jnp.zeros(dim), jnp.eye(dim), jnp.zeros((dim, dim)), jnp.zeros((), jnp.int32), jnp.zeros(()),
+                       jnp.asarray(dim, jnp.int32))
+
+
+def _fitted(stats: GaussianStats) -> GaussianModel:
+  """The model of the data: factors multiply, so nothing is ever subtracted, and what rounding takes is kept."""
+  model, rank = stats.model, stats.rank
+  mean = model.mean + _power(model.exponent) * matmul(model.factor, stats.mean)
+  factor, low = _two_sum(model.factor, model.low + matmul(model.factor, stats.excess))
+  factor, low = _leading_columns(factor, rank), _leading_columns(low, rank)
+  same_rank = lambda: model.log_det + 2 * _log_diagonal(stats.excess, rank)
+  lower_rank = lambda: 2 * rank * model.log_scale + _log_pseudo_det(factor, rank)
+  log_det = same_rank() if factor.shape[0] == 1 else jax.lax.cond(rank == model.rank, same_rank, lower_rank)
+  return _normalised(mean, factor, low, model.exponent, log_det, rank)
+
+
+def _normalised(mean, factor, low, exponent, log_det, rank) -> GaussianModel:
+  """The size of the factor goes into the exponent, without rounding."""
+  size = jnp.max(jnp.abs(jnp.diag(factor)))
+  shift = jnp.where(size > 0, jnp.round(jnp.log2(size)), 0.0).astype(jnp.int32)
+  back = _power(-shift)
+  return GaussianModel(mean, factor * back, low * back, exponent + shift, jnp.where(rank > 0, log_det, -jnp.inf), rank)
+
+
+def _trace_ratio(scale, model: GaussianModel):
+  """Trace of A M M^T A^T over that of A A^T, for A = scale [] or [dim, dim] and M the model's factor.
+
+  Near 1 it is rounded once: with M = I + D it is 1 + (2 sum A o (A D) + sum (A D)^2) / sum A^2.
+  """
+  identity = jnp.eye(model.mean.shape[0])
+  true, change = identity, (model.factor - identity) + model.low
+  if jnp.ndim(scale):
+    true, change = scale, matmul(scale, change)
+  excess = (2 * jnp.sum(true * change) + _sum_of_squares(change)) / jnp.sum(true ** 2)
+  return _power(model.exponent) ** 2 * (1 + excess)
+
+
+def _same(a: GaussianModel, b: GaussianModel):
+  return functools.reduce(jnp.logical_and, jax.tree.leaves(jax.tree.map(lambda x, y: jnp.all(x == y), a, b)))
+
+
+# ------------------------------------------------------------------------------------------------------- numbers
+def _two_sum(a, b):
+  """The rounded sum, and what rounding took (Knuth)."""
+  total = a + b
+  part = total - a
+  return total, (a - (total - part)) + (b - part)
+
+
+def _power(exponent):
+  """2^exponent, exact; 0 where that is below the smallest normal number."""
+  kind = jnp.finfo(jnp.result_type(float))
+  integer = np.int64 if kind.bits == 64 else np.int32
+  biased = jnp.clip(exponent.astype(integer) + (kind.maxexp - 1), 0, 2 * kind.maxexp - 2)
+  return jax.lax.bitcast_convert_type(biased << kind.nmant, kind.dtype)
+
+
+def _log(high, low):
+  """log(high + low)."""
+  near = jnp.abs(high - 1) < 0.5
+  return jnp.where(near, jnp.log1p(jnp.where(near, (high - 1) + low, 0.0)), jnp.log(high))
+
+
 def _sum_of_squares(matrix):
   """A matrix-vector product adds in the order that is fastest; a reduction on CPU goes one by one."""
   return jnp.sum(matmul(matrix ** 2, jnp.ones(matrix.shape[1])))
@@ -224,133 +314,211 @@ def _lower(rows):
   return factor * jnp.where(jnp.diag(factor) < 0, -1.0, 1.0)[None]
 
 
+def _leading(rank, dim):
+  """I_r: the identity in the leading `rank` dimensions."""
+  return jnp.diag((jnp.arange(dim) < rank).astype(float))
+
+
 def _leading_columns(matrix, rank):
   return matrix * (jnp.arange(matrix.shape[1]) < rank)[None]
 
 
-def _log_abs_diagonal(factor, rank):
-  """Sum of log diagonal entries of the leading rank x rank block."""
-  diagonal = jnp.abs(jnp.diag(factor))
-  return jnp.sum(jnp.where(jnp.arange(factor.shape[0]) < rank, jnp.log(jnp.maximum(diagonal, 1e-38)), 0.0))
+def _log_diagonal(excess, rank):
+  """Sum of log(1 + excess) over the leading `rank` diagonal entries."""
+  leading = jnp.arange(excess.shape[0]) < rank
+  return jnp.sum(jnp.where(leading, jnp.log1p(jnp.where(leading, jnp.diag(excess), 0.0)), 0.0))
 
 
 def _log_pseudo_det(factor, rank):
   """log det(factor^T factor) over the leading `rank` columns."""
-  dim = factor.shape[0]
-  if dim == 1:
-    return 2 * _log_abs_diagonal(factor, rank)
-  tall = lambda: 2 * _log_abs_diagonal(jnp.linalg.qr(factor, mode="r"), rank)
-  return jax.lax.cond(rank == dim, lambda: 2 * _log_abs_diagonal(factor, rank), tall)
+  return 2 * _log_diagonal(jnp.abs(jnp.linalg.qr(factor, mode="r")) - jnp.eye(factor.shape[0]), rank)
 
 
-def _normalised(stats: GaussianStats) -> GaussianStats:
-  """Moves the size of the factor into log_scale."""
-  size = jnp.max(jnp.abs(jnp.diag(stats.factor)))
-  size = jnp.where(size > 0, size, 1.0)
-  return stats._replace(factor=stats.factor / size, log_scale=stats.log_scale + jnp.log(size))
+def _gram_excess(excess):
+  """(I + D)(I + D)^T - I."""
+  return excess + excess.T + matmul(excess, excess.T)
+
+
+def _root_excess(root, gram_excess, identity, rank, rows):
+  """D with (I + D)(I + D)^T = I + E, from a triangular root of I + E that is rounded at the size of I.
+
+  For many `rows` [], where D is small, with one Newton step on what that root leaves of E: rounding, which is not symmetric
+  about 1, would add up over generations.
+  """
+  def refined(excess):
+    half = jnp.asarray(np.tril(np.ones(excess.shape), -1) + 0.5 * np.eye(len(excess)), excess.dtype)
+    rest = half * (gram_excess - _gram_excess(excess))
+    return excess + jnp.where(jnp.max(jnp.abs(gram_excess)) < 0.1, rest, 0.0)
+
+  excess = jax.lax.cond(rows >= _MANY_ROWS, refined, lambda excess: excess, root - identity)
+  leading = jnp.arange(identity.shape[0]) < rank
+  return jnp.where(leading[None], jnp.where(identity > 0, _above_minus_one(excess), excess), -identity)
+
+
+def _above_minus_one(excess):
+  """A root's diagonal entry is above 0 wherever it belongs to the rank, by what a float resolves."""
+  return jnp.where(excess > -1, excess, -1 + jnp.finfo(excess.dtype).epsneg)
+
+
+# -------------------------------------------------------------------------------------------------- statistics
+def _widened(stats: GaussianStats, log_factor):
+  """The excess of factors that are exp(log_factor) as large."""
+  if known(log_factor) and log_factor == 0:
+    return stats.excess
+  return stats.excess + jnp.expm1(log_factor) * (_leading(stats.model.rank, stats.mean.shape[0]) + stats.excess)
 
 
 def _batch_rank(num, model_rank):
   return jnp.minimum(jnp.maximum(jnp.asarray(num, float) - 1, 0), model_rank).astype(jnp.int32)
 
 
-def _statistics(white, row_weight) -> GaussianStats:
-  """Statistics of rows [n, dim]."""
-  n, dim = white.shape
-  weight = jnp.ones(n) if row_weight is None else row_weight
+def _moments_of(rows, row_weight):
+  """Count, mean [dim], centred rows times the roots of their shares [n, dim], and how many of them have a weight."""
+  weight = jnp.ones(rows.shape[0]) if row_weight is None else row_weight
   count = jnp.sum(weight)
-  mean = matmul(weight, white) / jnp.maximum(count, 1e-30)
-  deviation = jnp.where(weight[:, None] > 0, white - mean[None], 0.0)
-  size = jnp.max(jnp.abs(deviation))
-  size = jnp.where(size > 0, size, 1.0)
-  factor = _lower(jnp.sqrt(weight / jnp.maximum(count, 1e-30))[:, None] * (deviation / size))
-  rank = jnp.minimum(jnp.maximum(jnp.sum(weight > 0) - 1, 0), dim).astype(jnp.int32)
-  if n > dim and row_weight is None:
-    rank = jnp.asarray(dim, jnp.int32)
-  rank = jnp.minimum(rank, _numerical_rank(factor))
-  factor = _leading_columns(factor, rank)
-  log_det = _log_pseudo_det(factor, rank) + 2 * rank * jnp.log(size)
-  return _normalised(GaussianStats(count, mean, factor, jnp.log(size), log_det, rank))
+  share = weight / jnp.maximum(count, 1e-30)
+  mean = matmul(share, rows)
+  return count, mean, jnp.where(weight[:, None] > 0, jnp.sqrt(share)[:, None] * (rows - mean[None]), 0.0), jnp.sum(weight > 0)
 
 
-def _numerical_rank(factor):
-  """Leading diagonal entries above rounding. Rows in general position fill the leading columns first."""
-  diagonal = jnp.abs(jnp.diag(factor))
-  above = diagonal > 2e-6 * jnp.max(diagonal)
-  return jnp.sum(jnp.cumprod(above)).astype(jnp.int32)
+def _of_white(model: GaussianModel, white, row_weight) -> GaussianStats:
+  """Statistics of rows [n, dim] in the model's coordinates."""
+  count, mean, centred, num = _moments_of(white, row_weight)
+  rank = _batch_rank(num, model.rank)
+  return GaussianStats(count, mean, _leading_columns(_lower(centred), rank) - _leading(model.rank, len(mean)), rank, model)
+
+
+def _statistics(white, row_weight) -> GaussianStats:
+  """Statistics of rows [n, dim] of which no model is known: their own."""
+  dim = white.shape[1]
+  count, mean, centred, num = _moments_of(white, row_weight)
+  rank = _batch_rank(num, dim)
+  size = jnp.max(jnp.abs(centred))
+  exponent = jnp.where(size > 0, jnp.round(jnp.log2(size)), 0.0).astype(jnp.int32)
+  factor = _leading_columns(_lower(centred * _power(-exponent)), rank)
+  log_det = _log_pseudo_det(factor, rank) + 2 * rank * exponent * math.log(2)
+  model = _normalised(mean, factor, jnp.zeros((dim, dim)), exponent, log_det, rank)
+  return GaussianStats(count, jnp.zeros(dim), jnp.zeros((dim, dim)), rank, model)
 
 
 def _add(problem, a: GaussianStats, weight_a, b: GaussianStats, weight_b) -> GaussianStats:
-  """Pooled statistics (Chan, Golub and LeVeque 1979), in factor form."""
+  """Pooled statistics (Chan, Golub and LeVeque 1979), in factor form.
+
+  Rank: m rows in general position span m - 1 dimensions, those of two batches the sum and one more, but never more than the
+  span of the model in whose coordinates both are told, in which both lie.
+  """
+  dim = a.mean.shape[0]
   count_a, count_b = weight_a * a.count, weight_b * b.count
   count = jnp.maximum(count_a + count_b, 1e-30)
   share_a, share_b = count_a / count, count_b / count
-  log_scale = jnp.maximum(jnp.where(share_a > 0, a.log_scale, -jnp.inf), jnp.where(share_b > 0, b.log_scale, -jnp.inf))
-  log_scale = jnp.where(jnp.isfinite(log_scale), log_scale, 0.0)
-  shift = b.mean - a.mean
-  both = (share_a > 0) & (share_b > 0)
-  size = jnp.max(jnp.abs(shift)) * jnp.sqrt(share_a * share_b)
-  log_scale = jnp.where(both, jnp.maximum(log_scale, jnp.log(jnp.maximum(size, 1e-38))), log_scale)
-  part = lambda share, stats: (jnp.sqrt(share) * jnp.where(share > 0, jnp.exp(stats.log_scale - log_scale), 0.0)
-                               * stats.factor.T)
-  between = jnp.sqrt(share_a * share_b) * shift * jnp.exp(-log_scale)
-  factor = _lower(jnp.concatenate([part(share_a, a), part(share_b, b), between[None]]))
-  rank = _numerical_rank(factor)
-  factor = _leading_columns(factor, rank)
-  log_det = _log_pseudo_det(factor, rank) + 2 * rank * log_scale
-  return _normalised(GaussianStats(count_a + count_b, a.mean + share_b * shift, factor, log_scale, log_det, rank))
+  uses_a, uses_b = share_a > 0, share_b > 0
+  pick = lambda condition, x, y: jax.tree.map(lambda u, v: jnp.where(condition, u, v), x, y)
+  one_model = ~(uses_a & uses_b) | _same(a.model, b.model)
+  apart = _told_apart(a, b)
+  a, b = pick(one_model, a, apart[0]), pick(one_model, b, apart[1])
+  model = pick(uses_a, a.model, b.model)
+  identity = _leading(model.rank, dim)
+  excess_a, excess_b = jnp.where(uses_a, a.excess, 0.0), jnp.where(uses_b, b.excess, 0.0)
+  shift = jnp.where(uses_a & uses_b, b.mean - a.mean, 0.0)
+  rows = jnp.concatenate([jnp.sqrt(share_a) * (identity + excess_a).T, jnp.sqrt(share_b) * (identity + excess_b).T,
+                          (jnp.sqrt(share_a * share_b) * shift)[None]])
+  gram_excess = (share_a * _gram_excess(excess_a) + share_b * _gram_excess(excess_b)
+                 + share_a * share_b * jnp.outer(shift, shift))
+  rank = jnp.where(uses_a, jnp.where(uses_b, a.rank + b.rank + 1, a.rank), b.rank)
+  rank = jnp.minimum(rank, model.rank)
+  mean = jnp.where(uses_a, a.mean, b.mean) + jnp.where(uses_a, share_b, 0.0) * shift
+  return GaussianStats(count_a + count_b, mean, _root_excess(_lower(rows), gram_excess, identity, rank, count), rank, model)
 
 
-def _apply(model: GaussianStats, relative: Draw, num) -> GaussianStats:
-  """Statistics of a batch given in the coordinates of its model: factors multiply, so nothing is ever subtracted."""
-  rank = _batch_rank(num, model.rank)
-  mean = model.mean + jnp.exp(model.log_scale) * matmul(model.factor, relative.mean)
-  factor = matmul(model.factor, relative.factor)
-  same_rank = lambda: model.log_det + 2 * _log_abs_diagonal(relative.factor, rank)
-  lower_rank = lambda: 2 * rank * model.log_scale + _log_pseudo_det(factor, rank)
-  log_det = same_rank() if factor.shape[0] == 1 else jax.lax.cond(rank == model.rank, same_rank, lower_rank)
-  count = jnp.asarray(num, float)
-  return _normalised(GaussianStats(count, mean, factor, model.log_scale, log_det, rank))
+def _told_apart(a: GaussianStats, b: GaussianStats) -> tuple[GaussianStats, GaussianStats]:
+  """Both about the mean of `a`, in units of the larger: for batches that are told by different models."""
+  dim = a.mean.shape[0]
+  fits = _fitted(a), _fitted(b)
+  exponent = jnp.maximum(fits[0].exponent, fits[1].exponent)
+  model = _truth(dim)._replace(mean=fits[0].mean, exponent=exponent, log_det=2 * dim * math.log(2) * exponent)
+
+  def tell(stats, fit):
+    scale = _power(fit.exponent - exponent)
+    return GaussianStats(stats.count, (fit.mean - model.mean) * _power(-exponent),
+                         (scale * fit.factor - jnp.eye(dim)) + scale * fit.low, stats.rank, model)
+  return tell(a, fits[0]), tell(b, fits[1])
 
 
-def _extend(total: GaussianStats, relative: Draw, num) -> GaussianStats:
-  """A pool of N rows and `num` rows drawn from its fit, in the pool's own coordinates.
+def _extend(total: GaussianStats, spread, new: GaussianStats) -> GaussianStats:
+  """A pool of N rows and `num` rows drawn from its fit, in the coordinates of the fit.
 
   There the pooled covariance is G = (N I + num A A^T + N num / (N + num) z z^T) / (N + num), with eigenvalues bounded
-  below by N / (N + num), so its Cholesky factor is safe whatever the condition of the pool.
+  below by N / (N + num), so its Cholesky factor is safe whatever the condition of the pool. `spread` is the log of the fit's
+  standard deviation over the pool's.
   """
   dim = total.mean.shape[0]
-  share = total.count / (total.count + num)
-  inside = jnp.diag((jnp.arange(dim) < total.rank).astype(float))
-  gram = share * inside + (1 - share) * matmul(relative.factor, relative.factor.T)
-  gram = gram + share * (1 - share) * jnp.outer(relative.mean, relative.mean)
-  step = _leading_columns(jnp.linalg.cholesky(gram + (jnp.eye(dim) - inside)), total.rank)
-  mean = total.mean + (1 - share) * jnp.exp(total.log_scale) * matmul(total.factor, relative.mean)
-  log_det = total.log_det + 2 * _log_abs_diagonal(step, total.rank)
-  factor = matmul(total.factor, step)
-  return _normalised(GaussianStats(total.count + num, mean, factor, total.log_scale, log_det, total.rank))
+  share = total.count / (total.count + new.count)
+  identity = _leading(new.model.rank, dim)
+  gram_excess = (1 - share) * _gram_excess(new.excess) + share * (1 - share) * jnp.outer(new.mean, new.mean)
+  if not (known(spread) and spread == 0):
+    gram_excess = gram_excess + share * jnp.expm1(-2 * spread) * identity
+  root = _leading_columns(jnp.linalg.cholesky(jnp.eye(dim) + gram_excess), new.model.rank)
+  excess = _root_excess(root, gram_excess, identity, new.model.rank, total.count + new.count)
+  return GaussianStats(total.count + new.count, (1 - share) * new.mean, excess, new.model.rank, new.model)
 
 
-def _law(key, num, rank, dim) -> Draw:
-  """Mean and covariance factor of `num` rows of N(0, I) in `rank` dimensions, from their exact law (Bartlett)."""
+def _move(stats: GaussianStats, pool: GaussianStats, spread, model: GaussianModel) -> GaussianStats:
+  """Statistics in the coordinates of a model that was fitted to `pool`, told until now in those of the model before.
+
+  What the model was fitted to is bounded in its coordinates, so that the solves are as well-conditioned as batches are,
+  whatever has been lost in the generations between.
+  """
+  dim = stats.mean.shape[0]
+  change = _widened(pool, spread)
+  own = _leading(stats.model.rank, dim) + change + jnp.eye(dim) - _leading(model.rank, dim)
+  told = jnp.concatenate([stats.excess - change, (stats.mean - pool.mean)[:, None]], axis=1)
+  told = jax.scipy.linalg.solve_triangular(own, told, lower=True)
+  moved = GaussianStats(stats.count, told[:, -1], told[:, :-1], stats.rank, model)
+  return jax.tree.map(functools.partial(jnp.where, _same(stats.model, pool.model)), moved, stats)
+
+
+# -------------------------------------------------------------------------------------------------------- draws
+def _law(key, num, model: GaussianModel) -> GaussianStats:
+  """Statistics of `num` rows of the model, from their exact law (Bartlett)."""
+  dim, rank = model.mean.shape[0], model.rank
   chi_key, normal_key = jax.random.split(key)
-  num = jnp.maximum(jnp.asarray(num, float), 1.0)
+  num = jnp.asarray(num, float)
+  rows = jnp.maximum(num, 1.0)
   axis = jnp.arange(dim)
-  freedom = num - 1 - axis
-  chi = jnp.sqrt(chi_square(chi_key, jnp.maximum(freedom, 1.0)))
+  freedom = rows - 1 - axis
+  # chi / sqrt(num) - 1, where chi2 / num = (chi2 / freedom) freedom / num and freedom / num - 1 = -(1 + axis) / num.
+  square, square_excess = chi_squares(chi_key, jnp.maximum(freedom, 1.0))
+  square_excess = (square_excess * freedom - (1 + axis)) / rows
+  root = jnp.sqrt(square / rows)
+  diagonal = _above_minus_one(jnp.where(root < 0.5, root - 1, square_excess / (1 + root)))
   edges = np.linspace(0, dim, 9).astype(int) if dim >= 64 else np.array([0, dim])
   strips = [(int(low), int(high)) for low, high in itertools.pairwise(edges)]
-  white = normal(normal_key, (dim + sum((high - low) * high for low, high in strips),))
+  white = normal(normal_key, (dim + sum((high - low) * high for low, high in strips),)) / jnp.sqrt(rows)
   # Filled strip by strip: as one triangle out of half as many numbers, XLA computes it element by element.
   factor, used_up = jnp.zeros((dim, dim)), dim
   for low, high in strips:
     block = white[used_up:used_up + (high - low) * high].reshape(high - low, high)
     factor, used_up = factor.at[low:high, :high].set(block), used_up + block.size
-  used = (axis < rank).astype(float)
+  drawn = _batch_rank(num, rank)
   row, column = axis[:, None], axis[None]
-  factor = jnp.where(row > column, factor, jnp.where(row == column, chi[:, None], 0.0))
-  factor = factor * jnp.where(freedom > 0, used, 0.0)[None] * used[:, None]
-  return Draw(white[:dim] * used / jnp.sqrt(num), factor / jnp.sqrt(num))
+  inside = (row < rank) & (column < drawn)
+  on_diagonal = jnp.where(axis < drawn, diagonal, jnp.where(axis < rank, -1.0, 0.0))
+  excess = jnp.where(row == column, on_diagonal[:, None], jnp.where(inside & (row > column), factor, 0.0))
+  return GaussianStats(num, white[:dim] * (axis < rank), excess, drawn, model)
+
+
+def _rows_given(key, stats: GaussianStats, num: int) -> Array:
+  """[num, dim] rows of N(0, I) in the model's coordinates, given their statistics.
+
+  Centred, they are sqrt(num) Q L^T, with a Q that is independent of the statistics: columns of a random orthogonal basis of
+  what is orthogonal to 1.
+  """
+  dim = stats.mean.shape[0]
+  white = normal(key, (num, min(dim, num - 1)))
+  basis, upper = jnp.linalg.qr(white - jnp.mean(white, axis=0)[None])
+  basis = basis * jnp.where(jnp.diag(upper) < 0, -1.0, 1.0)[None]
+  factor = (_leading(stats.model.rank, dim) + stats.excess)[:, :basis.shape[1]]
+  return stats.mean[None] + np.sqrt(num) * matmul(basis, factor.T)
 
 
 def _check(dim, num_samples, noise_var, mean, covariance, temperature, draws):

@@ -9,7 +9,7 @@ from jax.scipy.linalg import solve_triangular
 
 from collapse_jax import datasets
 from collapse_jax import store as storage
-from collapse_jax.random import normal
+from collapse_jax.random import choose, normal, table
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import check_integer, check_positive, matmul
 from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
@@ -105,7 +105,7 @@ def gaussian_mixture(dataset, num_samples: int, num_components: int, *, num_step
 def draw(key: Array, params: Mixture, num: int, temperature=1.0) -> Array:
   """Rows [num, dim]."""
   which_key, noise_key = jax.random.split(key)
-  which = jax.random.categorical(which_key, params.log_weight, shape=(num,))
+  which = choose(which_key, table(jnp.exp(params.log_weight - jnp.max(params.log_weight))), num)
   noise = jnp.sqrt(jnp.asarray(temperature, float)) * normal(noise_key, (num, params.mean.shape[1]))
   return params.mean[which] + jnp.einsum("nij,nj->ni", params.factor[which], noise, precision="highest")
 
@@ -161,7 +161,8 @@ def _joint(params: Mixture, points):
 def _spread_rows(key, rows, share, num):
   """[num, dim] rows, each in proportion to its weight times the squared distance to those before (k-means++)."""
   def pick(squared, key):
-    chosen = rows[jax.random.categorical(key, jnp.log(share * squared + 1e-37))]
+    chance = share * squared / jnp.maximum(jnp.max(jnp.where(share > 0, squared, 0.0)), 1e-37)
+    chosen = rows[jax.random.categorical(key, jnp.log(jnp.where(jnp.max(chance) > 0, chance, share)))]  # share: all rows are equal
     return jnp.minimum(squared, jnp.sum((rows - chosen[None]) ** 2, axis=1)), chosen
   keys = jax.random.split(key, num)
   first = rows[jax.random.categorical(keys[0], jnp.log(share))]

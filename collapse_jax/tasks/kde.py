@@ -136,6 +136,7 @@ def kde(dataset, num_samples: int, bandwidth, kernel: str = "gaussian", *, num_t
 
   def fit(key, problem, context: Context) -> KdeParams:
     stats, width = pooled(problem, context.data) if rule else (context.data.summary, problem.bandwidth)
+    stats = stats._replace(count=storage.size(context.data))  # which a running sum in float32 loses
     log_norm = jnp.log(stats.count) + log_kernel_volume(kernel, dim) + dim * jnp.log(width)
     variance = stats.scatter / stats.count / dim + width ** 2 * kernel_variance(kernel, dim)
     return KdeParams(stats.log_kernel_sum - log_norm, width, variance)

@@ -123,8 +123,8 @@ def bernoulli_divergence(log_odds: Array, shift: Array) -> Array:
   log_odds, shift = -jnp.abs(log_odds), jnp.where(log_odds > 0, -shift, shift)
   p = jax.nn.sigmoid(log_odds)
   variance, skew = p * (1 - p), 1 - 2 * p
-  cumulants = (1.0, skew, 1 - 6 * variance, skew * (1 - 12 * variance), 1 - 30 * variance + 120 * variance ** 2)
-  series = sum(c * shift ** i / math.factorial(i) for i, c in enumerate(cumulants, 2))
+  cumulants: list[Any] = [1.0, skew, 1 - 6 * variance, skew * (1 - 12 * variance), 1 - 30 * variance + 120 * variance ** 2]
+  series = sum((c * shift ** i / math.factorial(i) for i, c in enumerate(cumulants, 2)), jnp.zeros(()))
   whole = jax.nn.softplus(log_odds + shift) - jax.nn.softplus(log_odds) - p * shift
   return jnp.where(jnp.abs(shift) < 0.25, variance * series, whole)
 

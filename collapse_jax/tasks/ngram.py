@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import xlogy
 
+from collapse_jax.random import choose, table
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import check_integer, check_positive
 from collapse_jax.types import Context, MetricInfo, Summary, TaskSetting
@@ -54,9 +56,9 @@ def ngram(num_samples: int, vocab_size: int = 50, *, order: int = 2, length: int
     """The context after one more token."""
     return jnp.zeros_like(context) if order == 1 else (context % (contexts // vocab_size)) * vocab_size + token
 
-  def stationary(table):
+  def stationary(conditional):
     def step(_, law):
-      joint = law[:, None] * table
+      joint = law[:, None] * conditional
       law = joint.sum()[None] if order == 1 else joint.reshape(vocab_size, -1).sum(axis=0)
       return law / jnp.sum(law)
     return jax.lax.fori_loop(0, _STEPS, step, jnp.full(contexts, 1 / contexts))
@@ -64,16 +66,15 @@ def ngram(num_samples: int, vocab_size: int = 50, *, order: int = 2, length: int
   def draw(key, model, num):
     """`num` sequences: the first context, then a token at a time."""
     first_key, next_key = jax.random.split(key)
-    pick = lambda below, u: jnp.minimum(jnp.sum(below <= u[:, None] * below[:, -1:], axis=1), below.shape[1] - 1)
-    context = pick(jnp.cumsum(model.first)[None], jax.random.uniform(first_key, (num,))).astype(jnp.int32)
-    below = jnp.cumsum(model.next, axis=1)
+    context = choose(first_key, table(model.first), num)
+    weights = table(model.next)
 
-    def step(context, u):
-      token = pick(below[context], u).astype(jnp.int32)
+    def step(context, key):
+      token = choose(key, weights, num, context)
       return pushed(context, token), token
 
     start = [(context // vocab_size ** (order - 2 - i)) % vocab_size for i in range(order - 1)]
-    rest = jax.lax.scan(step, context, jax.random.uniform(next_key, (num, length - order + 1)).T)[1]
+    rest = jax.lax.scan(step, context, jax.random.split(next_key, length - order + 1))[1]
     tokens = jnp.concatenate([jnp.stack(start), rest]) if start else rest
     return batch({"tokens": tokens.T, "length": jnp.full(num, length, jnp.int32)})
 
@@ -83,10 +84,10 @@ def ngram(num_samples: int, vocab_size: int = 50, *, order: int = 2, length: int
   def init(key):
     truth_key, data_key = jax.random.split(key)
     if truth is None:
-      table = jax.nn.softmax(jax.random.loggamma(truth_key, jnp.full((contexts, vocab_size), concentration)), axis=1)
+      law = jax.nn.softmax(jax.random.loggamma(truth_key, jnp.full((contexts, vocab_size), concentration)), axis=1)
     else:
-      table = jnp.asarray(truth, float)
-    problem = NgramModel(stationary(table), table)
+      law = jnp.asarray(truth, float)
+    problem = NgramModel(stationary(law), law)
     return problem, fresh(data_key, problem)
 
   def of(problem, rows, row_weight):
@@ -110,18 +111,18 @@ def ngram(num_samples: int, vocab_size: int = 50, *, order: int = 2, length: int
 
   def fit(key, problem, context: Context) -> NgramModel:
     counts = context.data.summary
-    smoothed = counts.next + smoothing
-    return NgramModel((counts.first + smoothing) / jnp.sum(counts.first + smoothing),
-                      smoothed / jnp.sum(smoothed, axis=1, keepdims=True))
+    some = jnp.where(jnp.sum(counts.first) > 0, smoothing, jnp.nan)  # no sequence, no model
+    first, following = counts.first + some, counts.next + some
+    return NgramModel(first / jnp.sum(first), following / jnp.sum(following, axis=1, keepdims=True))
 
   def sample(key, problem, params, context: Context):
     return draw(key, params._replace(next=jax.nn.softmax(jnp.log(params.next) / temperature, axis=1)), context.num), {}
 
   def evaluate(problem, params):
-    nll = -jnp.sum(problem.next * jnp.log(params.next), axis=1)
+    nll = -jnp.sum(xlogy(problem.next, params.next), axis=1)
     own = stationary(params.next)
     return {"test_nll": jnp.sum(problem.first * nll),
-            "entropy": -jnp.sum(own * jnp.sum(params.next * jnp.log(params.next), axis=1)),
+            "entropy": -jnp.sum(own * jnp.sum(xlogy(params.next, params.next), axis=1)),
             "total_variation": 0.5 * jnp.sum(problem.first * jnp.sum(jnp.abs(params.next - problem.next), axis=1))}
 
   def next_token(problem, params, tokens):

@@ -51,11 +51,11 @@ def sample_median(num_samples: int, noise_var=1.0, *, temperature=1.0) -> TaskSe
 
 
 def weighted_median(values: Array, weight: Array) -> Array:
-  """Middle of the values [n] by weight [n], at least 0; of an even number the mean of the two middle ones."""
+  """Middle of the values [n] by weight [n], at least 0; of an even number the mean of the two middle ones; NaN of none."""
   values, weight = jax.lax.sort((values, weight), num_keys=1)
   below = jnp.cumsum(weight)
   half = 0.5 * below[-1]
   slack = 1e-6 * half
   low = values[jnp.searchsorted(below, half - slack)]
   high = values[jnp.searchsorted(below, half + slack)]
-  return 0.5 * (low + high)
+  return jnp.where(half > 0, 0.5 * (low + high), jnp.nan)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax import store as storage
-from collapse_jax.random import normal
+from collapse_jax.random import normal, uniform
 from collapse_jax.tasks.parts import check_integer, check_positive, known, matmul
 from collapse_jax.types import Context, MetricInfo, TaskSetting
 
@@ -37,7 +37,7 @@ def unrealistic(num_samples: int, unrealistic_share, distance, dim: int = 8) -> 
 
   def draw(key, num, share):
     row_key, which_key = jax.random.split(key)
-    off = jax.random.bernoulli(which_key, share, (num,)).astype(float)
+    off = (uniform(which_key, num) < share).astype(float)
     x = normal(row_key, (num, dim))
     label = jnp.where(x[:, 0] < 0, -1.0, 1.0) * (1 - 2 * off)
     return storage.batch({"x": x.at[:, 1].add(distance * off), "label": label, "realistic": 1 - off})

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax import store as storage
+from collapse_jax.random import uniform
 from collapse_jax.tasks.parts import check_integer, known
-from collapse_jax.transforms.parts import per_row, require_plain, with_rows
+from collapse_jax.transforms.parts import per_row, require_plain, taken, with_rows
 from collapse_jax.types import MetricInfo, TaskSetting
 
 
@@ -19,11 +20,12 @@ def curate(task: TaskSetting, num_candidates: int, reward: Callable, *, flip_sha
   Args:
     task: any task that draws rows.
     num_candidates: K, at least 2.
-    reward: (rows with leaves [n, ...]) -> [n] log-odds; NaN makes the run non-finite, as recorded in `finite`.
+    reward: (rows with leaves [n, ...]) -> [n] log-odds; -inf rejects: such a row is kept only where there is no other, and
+      the run is then not finite, as recorded in `finite`; nor is it after NaN.
     flip_share: share of choices made by the opposite of the reward, in [0, 1] (adversarial curators, Wei and Zhang
       2505.09768); may be traced.
   Returns:
-    the task, with metrics `mean_reward` of the kept rows, `candidate_reward` of all, that is of the model, and
+    the task, with metrics `mean_reward` of the kept rows, `candidate_reward` of all that are not rejected, and
     `variance_of_exp_reward` of the model, which the paper shows to vanish (at most the largest number there is).
   Raises:
     ValueError: an argument out of range, a task without rows, or a reward of the wrong shape (while tracing).
@@ -41,19 +43,23 @@ def curate(task: TaskSetting, num_candidates: int, reward: Callable, *, flip_sha
     require_plain(candidates, "curate")
     rows = jax.tree.map(lambda x: x[0], candidates.rows)
     rewards = per_row(reward(rows), context.num * num_candidates, "reward").reshape(context.num, num_candidates)
-    flipped = jax.random.uniform(flip_key, (context.num, 1)) < flip_share
-    chosen = jax.random.categorical(choice_key, jnp.where(flipped, -rewards, rewards))
+    flipped = uniform(flip_key, context.num)[:, None] < flip_share
+    odds = jnp.where(flipped, -rewards, rewards)
+    best = jnp.max(odds, axis=1, keepdims=True)
+    odds = jnp.where(odds == best, 0.0, odds - best)  # also among infinite ones
+    chosen = jax.random.categorical(choice_key, odds, mode="high")
     flat_index = jnp.arange(context.num) * num_candidates + chosen
     used = storage.in_use(context)[:, None] > 0
     mean = lambda values: jnp.mean(values, where=used)
     kept_reward = mean(jnp.take_along_axis(rewards, chosen[:, None], axis=1))
     kept_reward = jnp.where(jnp.any(jnp.isnan(rewards) & used), jnp.nan, kept_reward)
     largest = jnp.max(rewards, where=used, initial=-jnp.inf)  # out of the exponent, where large rewards overflow
-    scaled = jnp.exp(rewards - largest)
+    scaled = jnp.exp(jnp.where(rewards == largest, 0.0, rewards - largest))  # also where it is infinite
     log_variance = 2 * largest + jnp.log(mean((scaled - mean(scaled)) ** 2))
     variance = jnp.minimum(jnp.exp(log_variance), jnp.finfo(log_variance.dtype).max)
-    found = {"mean_reward": kept_reward, "candidate_reward": mean(rewards), "variance_of_exp_reward": variance}
-    return storage.batch(jax.tree.map(lambda x: x[flat_index], rows)), metrics | found
+    found = {"mean_reward": kept_reward, "candidate_reward": jnp.mean(rewards, where=used & (rewards != -jnp.inf)),
+             "variance_of_exp_reward": variance}
+    return taken(candidates, flat_index), metrics | found
 
   info = {"mean_reward": MetricInfo("mean reward of the kept samples", "nats"),
           "candidate_reward": MetricInfo("mean reward of the model's samples", "nats"),

@@ -136,8 +136,8 @@ def edit_labels(task: TaskSetting, share, *, base: str = "anchor", mask: str = "
     rows = rows | {"label": jnp.where(chosen, new, rows["label"]), "edited": edited}
     return storage.batch(rows, row_weight), metrics | {"edited_share": jnp.mean(chosen)}
 
-  return _with_memory(task._replace(init=begin), sample, {"edited_share": MetricInfo("share of labels edited")},
-                      ("label", "index"), "edit_labels")
+  info = {"edited_share": MetricInfo("share of labels edited")}
+  return _with_memory(task._replace(init=begin), sample, info, ("label", "index"), "edit_labels")
 
 
 def _check(base, mask):

@@ -25,7 +25,14 @@ def masked(data: Data) -> Data:
   """A one-slot batch with a mask over its rows."""
   if data.row_weight is not None:
     return data
-  return data._replace(row_weight=jnp.ones((1, storage.num_rows(data.rows, 1))), summary=None, draw=None)
+  return data._replace(row_weight=jnp.ones((1, storage.num_rows(data.rows, 1))), summary=None)
+
+
+def taken(data: Data, index, row_weight=None) -> Data:
+  """A one-slot batch of the rows [k] of one, or of all where `index` is None, with new weights [k]."""
+  take = lambda x: x[0] if index is None else x[0][index]
+  rows, latent = jax.tree.map(take, (data.rows, data.latent))
+  return storage.batch(rows, row_weight, draw=data.draw, latent=latent)
 
 
 def with_masks(task: TaskSetting) -> TaskSetting:

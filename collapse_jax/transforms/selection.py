@@ -9,7 +9,7 @@ import numpy as np
 
 from collapse_jax import store as storage
 from collapse_jax.tasks.parts import check_integer, known
-from collapse_jax.transforms.parts import kth_smallest, require_plain, with_masks, with_rows
+from collapse_jax.transforms.parts import kth_smallest, require_plain, taken, with_masks, with_rows
 from collapse_jax.types import MetricInfo, TaskSetting
 
 _BLOCK = 256  # candidates compared with all real rows at once
@@ -66,14 +66,15 @@ def select_nearest(task: TaskSetting, keep_fraction: float, embed: Callable | No
     distance = jnp.where(there, distance, jnp.inf)
     if oversample:
       negative, index = jax.lax.top_k(-distance, context.num)
-      rows, distance, kept = jax.tree.map(lambda x: x[index], rows), -negative, storage.in_use(context) > 0
+      distance, kept = -negative, storage.in_use(context) > 0
     else:
+      index = None
       wanted = jnp.maximum(jnp.round(keep_fraction * jnp.sum(there)), 1)
       radius = kth_smallest(distance, wanted)
       nearer, tied = distance < radius, distance == radius  # of those that tie at the edge, the first are kept
       kept = nearer | (tied & (jnp.cumsum(tied) <= wanted - jnp.sum(nearer)))
     found = {"nearest_distance": jnp.mean(distance, where=kept), "kept_radius": jnp.max(distance, where=kept, initial=0.0)}
-    return storage.batch(rows, None if oversample else kept.astype(float)), metrics | found
+    return taken(data, index, None if oversample else kept.astype(float)), metrics | found
 
   info = {"nearest_distance": MetricInfo("mean distance of kept samples to the nearest real row", "units of the embedding"),
           "kept_radius": MetricInfo("largest distance that was kept", "units of the embedding")}

@@ -21,6 +21,8 @@ PROBES = {
 def verify(task: TaskSetting, keep: Callable, is_right: Callable | None = None) -> TaskSetting:
   """Samples that a verifier rejects stay in place with weight 0 (Feng et al. 2406.07515).
 
+  Where it rejects all that a generation would be fitted to there is no model: nothing is finite from then on.
+
   Args:
     task: any task that draws rows and whose `fit` honours row weights.
     keep: (key, problem, rows with leaves [n, ...]) -> [n] bool, or weights in [0, 1], others of which make the run
@@ -43,7 +45,7 @@ def verify(task: TaskSetting, keep: Callable, is_right: Callable | None = None) 
     kept = per_row(keep(keep_key, problem, rows), storage.num_rows(rows), "keep").astype(float)
     kept = jnp.where((kept >= 0) & (kept <= 1), kept, jnp.nan)
     weight = data.row_weight * kept[None]
-    data = data._replace(row_weight=weight, count=jnp.sum(weight, axis=1), summary=None, draw=None)
+    data = data._replace(row_weight=weight, count=jnp.sum(weight, axis=1), summary=None)
     used = storage.in_use(context)
     found = {"kept_share": jnp.sum(used * kept) / jnp.sum(used)}
     if is_right is not None:
