@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -254,7 +255,7 @@ def _gaussian(cell: _Cell, name) -> Expected | None:
   pick, dim = cell.generations - 1, int(cell.at["dim"])
   if name not in ("covariance_log_det_ratio", "covariance_trace_ratio", "squared_error_of_mean"):
     return None
-  how = {"unbiased": bool(cell.known("unbiased", 0)), "temperature": float(cell.known("temperature", 1.0))}
+  how: dict[str, Any] = {"unbiased": bool(cell.known("unbiased", 0)), "temperature": float(cell.known("temperature", 1.0))}
   schedule = cell.schedule()
   if name == "covariance_log_det_ratio":
     mean, variance = theory.schedule_log_det(schedule, dim, **how)
@@ -312,15 +313,16 @@ def _exponential_family(cell: _Cell, name) -> Expected | None:
 
 def _family_variance(cell: _Cell, family) -> float:
   """Variance of the truth: of any run, that of the fitted mean over the ratio of the two."""
-  variance = {"bernoulli": lambda mean: mean * (1 - mean), "poisson": lambda mean: mean, "exponential": lambda mean: mean ** 2,
-              "gaussian": np.ones_like}[family]
+  variances: dict[str, Callable[[Any], Any]] = {
+      "bernoulli": lambda mean: mean * (1 - mean), "poisson": lambda mean: mean, "exponential": lambda mean: mean ** 2,
+      "gaussian": np.ones_like}
   if not {"variance_ratio", "fitted_mean"} <= set(cell.results.data_vars):
     return {"bernoulli": 0.25}.get(family, 1.0)
   mean, ratio = (_values(cell.results, cell.at, name) for name in ("fitted_mean", "variance_ratio"))
   told = np.isfinite(mean) & np.isfinite(ratio) & (ratio > 1e-3)
   if not told.any():
     raise _Unknown
-  return float(np.median(variance(mean[told]) / ratio[told]))
+  return float(np.median(variances[family](mean[told]) / ratio[told]))
 
 
 def _discrete(cell: _Cell, name) -> Expected | None:

@@ -136,3 +136,21 @@ def test_shares_of_tails_at_any_width():
   np.testing.assert_array_equal(found["risk"][5:9], np.inf)
   np.testing.assert_allclose(found["risk"][9:], 0.5 * np.array([1e-12 + 2e-12, 0.5e-12]), rtol=1e-5)
   assert found["risk"][1] == pytest.approx(0.5 * (np.exp(138) * (1 + 0.09)), rel=1e-12)
+
+
+def test_distances_of_first_fits():
+  """Means over runs, to first order in 1 / n: W2^2 = (d + d (d + 1) / 4) / n and KL = (d + d (d + 1) / 2) / (2 n)."""
+  dim, num_runs = 10, 1000
+  sizes = np.array([1e5, 1e7, 1e9, 1e12], np.float32)
+
+  def one(key, num):
+    out = generation.run(key, tasks.gaussian(dim, num, wasserstein2=True, distances=True), workflows.replace(), 1)
+    return num * out["wasserstein2_squared"][0], num * out["kl_from_truth"][0]
+
+  each_size = jax.vmap(one, (None, 0))
+  found = jax.jit(jax.vmap(each_size, (0, None)))(jax.random.split(jax.random.key(0), num_runs), jnp.asarray(sizes))
+  for values, right, wrong in zip(found, (37.5, 32.5), (35.0, 30.0)):
+    values = np.asarray(values, float)
+    error = values.std(axis=0, ddof=1) / np.sqrt(num_runs)
+    assert (np.abs(values.mean(axis=0) - right) < 5 * error).all(), values.mean(axis=0)
+    assert (np.abs(values.mean(axis=0) - wrong) > 5 * error).all() and (values > 0).all()

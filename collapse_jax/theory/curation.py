@@ -57,7 +57,7 @@ def curation_two_types_limit(share: float, gap: float, synthetic_per_real: float
   return float(2 * share / (1 - slope + root) if slope < 1 else (slope - 1 + root) / (2 * slope))
 
 
-def curation_factor(reward, probability, num_candidates: int) -> np.ndarray:
+def curation_factor(reward, probability, num_candidates: float) -> np.ndarray:
   """H(x) = E[K e^r(x) / (e^r(x) + sum_{i<K} e^r(X_i))], by which curation multiplies a law (Ferbach et al. 2024).
 
   1/(a + S) is the integral of exp(-(a + S) s) over s, so that the expectation over K - 1 rivals is a power; trapezoid rule
