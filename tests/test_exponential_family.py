@@ -58,7 +58,8 @@ def test_absorption_and_temperature():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_any_number_of_rows(family):
   """To 1e12 rows the error has its law, and neither it nor the variance of the model drifts."""
-  last, nums, truth, one = 20, np.array([1e6, 1e9, 1e12]), MEANS[family], FAMILIES[family]
+  last, nums, one = 20, np.array([1e6, 1e9, 1e12]), FAMILIES[family]
+  truth = 1000.0 if family == "gaussian" else MEANS[family]  # far above what there is to resolve
 
   def run(num, i):
     task = tasks.exponential_family(family, num, truth, draws="law")
