@@ -35,9 +35,9 @@ def fit_classifier(features: Array, label: Array, weight: Array) -> Array:
   Args:
     features: [n, features].
     label: [n] of 0.0 and 1.0.
-    weight: [n], at least 0.
+    weight: [n], at least 0; where all are 0 there is no classifier: NaN.
   """
-  share = weight / jnp.maximum(jnp.sum(weight), 1e-30)
+  share = weight / jnp.sum(weight)
   lengths = 0.5 ** jnp.arange(4.0)
 
   def loss(w):
@@ -50,7 +50,8 @@ def fit_classifier(features: Array, label: Array, weight: Array) -> Array:
     curvature = matmul(features.T * (share * p * (1 - p))[None], features) + _RIDGE * jnp.eye(len(w))
     direction = cho_solve((jnp.linalg.cholesky(curvature), True), gradient)
     losses = jax.vmap(lambda length: loss(w - length * direction))(lengths)
-    return w - lengths[jnp.argmin(losses)] * direction
+    near = jnp.max(jnp.abs(matmul(features, direction))) < 0.1  # then whole steps are right, and differences of losses are rounding
+    return w - jnp.where(near, 1.0, lengths[jnp.argmin(losses)]) * direction
 
   return jax.lax.fori_loop(0, _STEPS, step, jnp.zeros(features.shape[1]))
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import store as storage
-from collapse_jax.types import Array, Context, Data, Metrics, Run, TaskSetting, Workflow
+from collapse_jax.types import Array, Context, Data, Metrics, Params, Run, TaskSetting, Workflow
 
 # A role added later must change no earlier draw: append, never reorder.
 ROLES = {"select": 0, "fit": 1, "sample": 2, "update": 3}
@@ -59,14 +59,14 @@ def generation(task: TaskSetting, workflow: Workflow, run: Run, t, *, num_genera
   task = prepared(task, workflow)
   keys = role_keys(run.key, t)
   context = context_of(task, workflow, run, t, num_generations=num_generations)
-  params = task.fit(keys["fit"], run.problem, context)
+  params = fit(task, keys["fit"], run.problem, context)
   batch, sampling = emit(task, workflow, run, params, context, num_generations=num_generations)
   metrics: Metrics = {}
   absorbed_at = run.absorbed_at
   if task.absorbed is not None:
     absorbed_at = jnp.where((absorbed_at == 0) & task.absorbed(run.problem, params), t, absorbed_at)
   if evaluate:
-    metrics = with_health(task.evaluate(run.problem, params) | sampling | provenance(context.data))
+    metrics = with_health(assess(task, run.problem, params, sampling, context) | provenance(context.data))
     if absorbed_at is not None:
       metrics["collapse_generation"] = absorbed_at
   store = workflow.update(task, run.problem, keys["update"], run.store, batch, t)
@@ -82,22 +82,42 @@ def context_of(task: TaskSetting, workflow: Workflow, run: Run, t, *, num_genera
   return Context(t, num, data, run.real, run.params)
 
 
+def fit(task: TaskSetting, key: Array, problem, context: Context) -> Params:
+  """The model of the training data. Where these have no mass (a verifier rejected every row) there is none: all NaN."""
+  return _where_data(context, task.fit(key, problem, context), jnp.nan)
+
+
+def assess(task: TaskSetting, problem, params, sampling: Metrics, context: Context) -> Metrics:
+  """Metrics of a model and of its sampling; NaN where there is no model."""
+  return _where_data(context, task.evaluate(problem, params) | sampling, jnp.nan)
+
+
+def _where_data(context: Context, tree, other):
+  """The tree where the training data have mass, else `other` in all its floats."""
+  there = jnp.sum(storage.mass(context.data)) > 0
+  is_float = lambda x: jnp.issubdtype(jnp.result_type(x), jnp.floating)
+  return jax.tree.map(lambda x: jnp.where(there, x, other) if is_float(x) else x, tree)
+
+
 def emit(task: TaskSetting, workflow: Workflow, run: Run, params, context: Context, *,
          num_generations: int) -> tuple[Data, Metrics]:
-  """The batch that a fitted model writes, and metrics of the sampling."""
+  """The batch that a fitted model writes, and metrics of the sampling. What there is no model of writes no row."""
   t = context.t
   num = workflow.emit(task.num_samples, t)
   unused = not task.law and isinstance(num, int) and num == 0
   if unused:  # mix(1.0): samples are looked at, and not kept
     context = context._replace(num=task.num_samples)
+  if _grows(task, num):
+    context = context._replace(used=num)
   batch, sampling = task.sample(role_keys(run.key, t)["sample"], run.problem, params, context)
   if unused:
     rows, row_weight = jax.tree.map(lambda x: x[:, :0], (batch.rows, batch.row_weight))
     batch = Data(rows, row_weight, jnp.zeros_like(batch.count), batch.weight, batch.origin)
   if _grows(task, num):
-    mask = (jnp.arange(context.num) < num).astype(float)[None]
+    mask = storage.in_use(context)[None]
     mask = mask if batch.row_weight is None else mask * batch.row_weight
     batch = batch._replace(row_weight=mask, count=jnp.sum(mask, axis=1), summary=None, draw=None)
+  batch = _where_data(context, batch, 0)  # as empty slots of a store are
   return batch._replace(origin=jnp.full_like(batch.origin, t)), sampling
 
 
@@ -195,7 +215,7 @@ def run(key: Array, task: TaskSetting, workflow: Workflow, num_generations: int,
 
 
 def provenance(data: Data) -> Metrics:
-  """Size and real share of a generation's training data."""
+  """Size and real share of a generation's training data; no share of nothing."""
   mass = storage.mass(data)
-  size = jnp.sum(mass)
-  return {"train_size": size, "real_share": jnp.sum(mass * (data.origin == 0)) / jnp.maximum(size, 1e-30)}
+  size = storage.size(data)
+  return {"train_size": size, "real_share": jnp.sum(mass * (data.origin == 0)) / size}

@@ -22,7 +22,8 @@ import numpy as np
 
 from collapse_jax import chunks, cost, devices
 from collapse_jax import store as storage
-from collapse_jax.generation import context_of, emit, prepared, provenance, role_keys, start, with_health
+from collapse_jax.generation import assess, context_of, emit, prepared, provenance, role_keys, start, with_health
+from collapse_jax.generation import fit as fitted
 from collapse_jax.sweeps import COMMON_METRICS, Results, accepted, check_grid, merged, to_dataset, version, workflow_makers
 from collapse_jax.types import Data, MetricInfo, Metrics, Run, TaskSetting, Workflow
 
@@ -74,7 +75,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   begun = time.perf_counter()
   makers = workflow_makers(workflows)
   axes = {name: list(values) for name, values in axes.items()}
-  check_grid(makers, axes, num_generations, num_seeds, 1, chunk_size)
+  num_generations, num_seeds, _, chunk_size = check_grid(makers, axes, num_generations, num_seeds, 1, chunk_size)
   status = np.full((len(makers), *map(len, axes.values())), "ok", dtype=object)
   results = Results((*status.shape, num_seeds, num_generations))
   info: dict[str, MetricInfo] = dict(COMMON_METRICS)
@@ -97,7 +98,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
     info |= {key: about for key, about in one.metrics.items() if key not in info}
     cell = {"workflow": name, **values}
     nums = {workflow.emit(one.num_samples, t) for t in range(1, num_generations + 1)}
-    program = (tuple(values.items()), one.law, name if len(nums) > 1 else nums.copy().pop())
+    program = (index[1:], one.law, name if len(nums) > 1 else nums.copy().pop())
     if program not in programs:
       lifted = functools.partial(_prepared, make, workflow)
       programs[program] = _programs(lifted, workflow, max(nums), num_generations)
@@ -170,7 +171,7 @@ def _prepared(make, workflow, shared):
 def _programs(make, workflow: Workflow, num: int, num_generations: int):
   """The costly programs, which do not depend on how a workflow stores data: fit, and evaluate with sampling."""
   def fit(shared, keys, problems, contexts, previous):
-    one = lambda key, problem, context, old: make(shared).fit(key, problem, context._replace(num=num, previous=old))
+    one = lambda key, problem, context, old: fitted(make(shared), key, problem, context._replace(num=num, previous=old))
     return jax.vmap(one, in_axes=(0, 0, _axes(contexts), 0))(keys, problems, contexts, previous)
 
   def evaluate_and_emit(shared, keys, problems, params, contexts):
@@ -179,7 +180,7 @@ def _programs(make, workflow: Workflow, num: int, num_generations: int):
     def one(key, problem, params, context):
       run = Run(key, problem, context.real, None, None)
       batch, sampling = emit(task, workflow, run, params, context._replace(num=num), num_generations=num_generations)
-      return batch, task.evaluate(problem, params) | sampling
+      return batch, assess(task, problem, params, sampling, context)
     return jax.vmap(one, in_axes=(0, 0, 0, _axes(contexts)))(keys, problems, params, contexts)
   return jax.jit(fit), jax.jit(evaluate_and_emit)
 

@@ -17,11 +17,17 @@ _ABOVE_MINUS_ONE = np.nextafter(np.float32(-1), np.float32(0))
 
 
 def bits(key: Array, num: int) -> Array:
-  """[num] uint32, all 64 bits of every hash used; `jax.random.bits` uses 32 of them so that it can be sharded."""
+  """[num] uint32, all 64 bits of every hash used; `jax.random.bits` uses 32 of them so that it can be sharded.
+
+  Words 2i and 2i + 1 are the hash of i, so that fewer numbers are the first of more.
+  """
   words = jax.random.key_data(key)
   if words.shape != (2,):  # not threefry
     return jax.random.bits(key, (num,), np.uint32)
-  return threefry_2x32(words, jax.lax.iota(np.uint32, num + num % 2))[:num]
+  half = (num + 1) // 2
+  count = jax.lax.iota(np.uint32, half)
+  both = threefry_2x32(words, jnp.concatenate([count, count | np.uint32(1 << 31)]))
+  return jnp.stack([both[:half], both[half:]], axis=1).reshape(-1)[:num]
 
 
 def normal(key: Array, shape: tuple[int, ...] = ()) -> Array:
@@ -81,7 +87,7 @@ def uniform(key: Array, num: int) -> Array:
   Those of `jax.random.uniform` are multiples of 2^-23, so that events of probability 1e-8 never happen.
   """
   words = bits(key, 2 * num)
-  value = words[:num].astype(float) * 2.0 ** -32 + (words[num:].astype(float) + 0.5) * 2.0 ** -64
+  value = words[::2].astype(float) * 2.0 ** -32 + (words[1::2].astype(float) + 0.5) * 2.0 ** -64
   return jnp.minimum(value, 1 - jnp.finfo(value.dtype).epsneg)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax.random import choose, index, table
-from collapse_jax.types import Array, Data, Problem, PyTree, TaskSetting
+from collapse_jax.types import Array, Context, Data, Problem, PyTree, TaskSetting
 
 
 def batch(rows: PyTree = None, row_weight: Array | None = None, summary: PyTree = None, count=None, origin: int = 0,
@@ -40,9 +40,22 @@ def flat(data: Data) -> tuple[PyTree, Array]:
   return jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), data.rows), weight.reshape(-1)
 
 
+def in_use(context: Context) -> Array:
+  """[num] 1.0 for the rows to emit that will count, else 0.0; see `Context.used`."""
+  number = jnp.arange(context.num)
+  return jnp.ones(number.shape) if context.used is None else (number < context.used).astype(float)
+
+
 def mass(data: Data) -> Array:
   """[slots] rows in use of each batch, times its weight."""
   return data.count if data.weight is None else data.weight * data.count
+
+
+def size(data: Data) -> Array:
+  """[] rows in use of all batches, weighted. A sum of many equal counts drifts in float32, that of their differences does not."""
+  each = mass(data)
+  used = each != 0
+  return each[0] * jnp.sum(used) + jnp.sum(jnp.where(used, each - each[0], 0))
 
 
 def summarise(task: TaskSetting, problem: Problem, data: Data) -> Data:
@@ -145,7 +158,7 @@ def subset(key: Array, stamps: Array, num: int, t) -> tuple[Array, Array]:
   """
   length = 2 * num + 40
   stream = index(key, length, num * (t + 1))
-  stamp = (t + 1) * length - jnp.arange(length)
+  stamp = (t + 1) * length - jnp.arange(length, dtype=stamps.dtype)
   stamps = stamps.at[stream].max(stamp)
   first = stamps[stream] == stamp
   place = jnp.where(first, jnp.cumsum(first) - 1, length)

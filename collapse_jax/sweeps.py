@@ -12,10 +12,11 @@ import inspect
 import itertools
 import logging
 import math
+import operator
 import pathlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 MAX_GENERATIONS = 20_000_000  # their numbers are listed
 PROGRAM = "/program"  # beside the metrics of a chunk: what computed them
+_EMITTED = "/emitted"  # beside the values of a cell: rows that each model emits, decided on the host
 OnCell = Callable[[dict[str, Any], Metrics], None]
 COMMON_METRICS = {
     "finite": MetricInfo("all metrics of this generation are finite"),
@@ -74,7 +76,8 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
       takes some of the axes by name.
     axes: name -> values; each becomes a dimension, also at length 1.
     num_generations: T.
-    num_seeds: runs per cell; run i of every cell has the same key, so that cells and workflows are paired.
+    num_seeds: runs per cell; run i of every cell has the same key, so that cells and workflows are paired, unless a task draws rows
+      for some of them and statistics for others without keeping both together (`with_rows`).
     seed: of all keys; a run depends on (seed, i) only, not on what else is in the sweep.
     record_every: keep metrics of generation 1 and of multiples of this only.
     warm_start: hand each fit the previous model.
@@ -106,10 +109,11 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   task = task_maker(task)
   makers = workflow_makers(workflows)
   axes = {name: list(values) for name, values in axes.items()}
-  check_grid(makers, axes, num_generations, num_seeds, record_every, chunk_size)
+  numbers = check_grid(makers, axes, num_generations, num_seeds, record_every, chunk_size)
+  (num_generations, num_seeds, record_every, chunk_size), seed = numbers, operator.index(seed)
   status = np.full((len(makers), *map(len, axes.values())), "ok", dtype=object)
   _check_table(status.size * num_seeds * max(num_generations // record_every, 1))
-  groups = _group(task, makers, axes, status, static_axes)
+  groups = _group(task, makers, axes, status, num_generations, static_axes)
   if not groups:
     raise ValueError(str(status.flat[0]))
   mesh = devices.local(mesh)
@@ -367,12 +371,12 @@ def plan(task: Callable[..., TaskSetting], workflows, axes: Mapping[str, Sequenc
   task = task_maker(task)
   makers = workflow_makers(workflows)
   axes = {name: list(values) for name, values in axes.items()}
-  check_grid(makers, axes, num_generations, num_seeds, record_every, None)
+  num_generations, num_seeds, record_every, _ = check_grid(makers, axes, num_generations, num_seeds, record_every, None)
   status = np.full((len(makers), *map(len, axes.values())), "ok", dtype=object)
   _check_table(status.size * num_seeds * max(num_generations // record_every, 1))
   traced, groups = [], []
   memory = 0.5 * devices.memory_bytes()
-  for group in _group(task, makers, axes, status, static_axes):
+  for group in _group(task, makers, axes, status, num_generations, static_axes):
     one = _cost_of_run(task, makers[group[0].workflow], group[0], num_generations, record_every)
     if one[1] > memory:
       for cell in group:
@@ -445,7 +449,10 @@ def _run_seeds(bind, num_generations, seed, record_every, warm_start, seed_index
 
 def _bind(task, maker, static, traced) -> tuple[TaskSetting, Workflow]:
   values = static | traced
-  return task(**accepted(task, values)), maker(**accepted(maker, values))
+  workflow = maker(**accepted(maker, values))
+  if _EMITTED in values:  # None: num_samples
+    workflow = workflow._replace(emit=lambda n, t: n if values[_EMITTED] is None else values[_EMITTED])
+  return task(**accepted(task, values)), workflow
 
 
 def _can_stop(task, maker, cell: Cell) -> bool:
@@ -480,17 +487,35 @@ def task_maker(task):
 
 def accepted(factory, values):
   names = _parameters(factory)
-  return dict(values) if names is None else {name: value for name, value in values.items() if name in names}
+  return {name: value for name, value in values.items() if name != _EMITTED and (names is None or name in names)}
 
 
-def _group(task, makers, axes, status, static_axes=()) -> list[list[Cell]]:
+def _emitted(workflow: Workflow, num_samples, num_generations: int):
+  """The number of rows that every model emits; None where it is not the same in all generations."""
+  num = workflow.emit(num_samples, 1)
+  return num if all(workflow.emit(num_samples, t) == num for t in range(2, num_generations + 1)) else None
+
+
+def _runs(task, maker, cell: Cell, num_generations: int) -> bool:
+  """Whether task and workflow go together, found by tracing."""
+  one = lambda key, traced: run(key, *_bind(task, maker, cell.static, traced), num_generations)
+  try:
+    jax.eval_shape(one, jax.random.key(0), jax.tree.map(_scalar, cell.traced))
+  except ValueError:
+    return False
+  return True
+
+
+def _group(task, makers, axes, status, num_generations: int, static_axes=()) -> list[list[Cell]]:
   """Cells that share a program, the costly ones (by their static numbers) first; refusals go into `status`."""
   groups: dict[tuple, list[Cell]] = {}
+  whole = set()  # cells whose models emit num_samples rows
   for w, (name, maker) in enumerate(makers.items()):
     for at in itertools.product(*(range(len(values)) for values in axes.values())):
       values = {axis: axes[axis][i] for axis, i in zip(axes, at)}
       try:
-        one = prepared(task(**accepted(task, values)), maker(**accepted(maker, values)))
+        workflow = maker(**accepted(maker, values))
+        one = prepared(task(**accepted(task, values)), workflow)
       except (ValueError, OverflowError) as error:
         status[(w, *at)] = str(error)
         continue
@@ -503,8 +528,22 @@ def _group(task, makers, axes, status, static_axes=()) -> list[list[Cell]]:
       if "num_samples" in traced and not _takes_traced(task, in_task, "num_samples"):
         traced.remove("num_samples")
       static = {axis: value for axis, value in values.items() if axis not in traced}
-      cell = Cell((w, *at), name, static, {axis: float(values[axis]) for axis in sorted(traced)})
-      groups.setdefault((name, tuple(static.items()), tuple(sorted(traced)), one.law), []).append(cell)
+      numbers = {axis: float(values[axis]) for axis in sorted(traced)}
+      if "num_samples" in traced or any(axis in traced for axis in in_workflow):  # else the workflow emits a static number
+        num = _emitted(workflow, one.num_samples, num_generations)
+        numbers |= {} if num is None else {_EMITTED: float(num)}
+        whole |= {(w, *at)} if num == one.num_samples else set()
+      cell = Cell((w, *at), name, static, numbers)
+      fixed = tuple(i for axis, i in zip(axes, at) if axis in static)  # values need not be hashable
+      groups.setdefault((name, fixed, tuple(numbers), one.law), []).append(cell)
+  for key, cells in list(groups.items()):
+    same, others = ([cell for cell in cells if (cell.index in whole) == wanted] for wanted in (True, False))
+    if same and not (others and _runs(task, makers[key[0]], others[0], num_generations)):  # a fact that the task may need to know
+      for cell in same:
+        del cell.traced[_EMITTED]
+        cell.static[_EMITTED] = None
+      groups[key] = same
+      groups |= {(*key, _EMITTED): others} if others else {}
   size = lambda cells: math.prod(v for v in cells[0].static.values() if isinstance(v, int) and v > 0)
   return sorted(groups.values(), key=size, reverse=True)
 
@@ -641,11 +680,11 @@ def to_dataset(results, workflow_names, axes, text_axes, generations, status, in
   grid = ("workflow", *axes)
   coordinates: dict[str, Any] = {"workflow": workflow_names}
   for name, values in axes.items():
-    if name in text_axes or any(isinstance(value, str) for value in values):
-      coordinates[name] = [value if isinstance(value, str) else f"{value:g}" for value in values]
-      if not all(isinstance(value, str) for value in values):
-        numbers = [np.nan if isinstance(value, str) else float(value) for value in values]
-        coordinates[f"{name}_value"] = (name, numbers)
+    numeric = [isinstance(value, int | float | np.generic) for value in values]
+    if name in text_axes or not all(numeric):
+      coordinates[name] = labels(values)
+      if any(numeric):
+        coordinates[f"{name}_value"] = (name, [float(value) if is_number else np.nan for value, is_number in zip(values, numeric)])
     else:
       coordinates[name] = values
   coordinates |= {"seed": np.arange(results.shape[-2]), "generation": np.asarray(generations)}
@@ -667,6 +706,29 @@ def to_dataset(results, workflow_names, axes, text_axes, generations, status, in
   return xarray.Dataset(variables, coordinates, {"package_version": version(), **attributes})
 
 
+def labels(values) -> list[str]:
+  """Texts for the values of an axis, no two alike: numbers as short as they may be, other things by their name or shape."""
+  def text(value, exact=False):
+    if isinstance(value, str):
+      return value
+    if isinstance(value, int | float | np.generic):
+      return str(value) if exact else f"{value:g}"
+    parts = value if isinstance(value, tuple) else (value,)
+    shapes = [" x ".join(map(str, x.shape)) for x in parts if hasattr(x, "shape")]
+    return getattr(value, "name", None) or ("array of " + " and ".join(shapes) if shapes else str(value)[:60])
+
+  short = [text(value) for value in values]
+  found: list[str] = []
+  for value, label in zip(values, short):
+    label = text(value, short.count(label) > 1)
+    again = itertools.count(2)
+    unique = label
+    while unique in found or (unique != label and unique in short):
+      unique = f"{label} ({next(again)})"
+    found.append(unique)
+  return found
+
+
 def _progress_bar(total, done, show):
   from tqdm import tqdm
   return tqdm(total=total, initial=done, unit="run", disable=not show, smoothing=0.05, mininterval=0.5)
@@ -677,17 +739,35 @@ def version() -> str:
   return __version__
 
 
-def check_grid(makers, axes, num_generations, num_seeds, record_every, chunk_size):
+def check_grid(makers, axes, num_generations, num_seeds, record_every, chunk_size) -> tuple[int, int, int, int | None]:
+  """The four numbers as Python ints; a ValueError where a grid cannot be run."""
   if not makers:
     raise ValueError("workflows is empty.")
   for name, values in axes.items():
     if not values:
       raise ValueError(f"axis {name} is empty.")
-    if len(set(values)) < len(values):
-      raise ValueError(f"axis {name} names a value twice: {values}.")
-  for name, value in (("num_generations", num_generations), ("num_seeds", num_seeds), ("record_every", record_every),
-                      ("chunk_size", 1 if chunk_size is None else chunk_size)):
-    if not isinstance(value, int) or not 1 <= value <= LARGEST:
+    if len(set(map(_comparable, values))) < len(values):
+      raise ValueError(f"axis {name} names a value twice: {', '.join(labels(values))}.")
+  numbers = {"num_generations": num_generations, "num_seeds": num_seeds, "record_every": record_every,
+             "chunk_size": 1 if chunk_size is None else chunk_size}
+  for name, value in numbers.items():
+    try:
+      numbers[name] = operator.index(value)
+    except TypeError:
+      numbers[name] = 0
+    if not 1 <= numbers[name] <= LARGEST:
       raise ValueError(f"{name} must be an integer from 1 to {LARGEST}, got {value}.")
   if num_generations > MAX_GENERATIONS:
     raise ValueError(f"num_generations must be at most {MAX_GENERATIONS:,}, got {num_generations}.")
+  num_generations, num_seeds, record_every, size = numbers.values()
+  return num_generations, num_seeds, record_every, None if chunk_size is None else size
+
+
+def _comparable(value):
+  """What tells the values of an axis apart; arrays by what they hold."""
+  if isinstance(value, tuple | list):
+    return tuple(map(_comparable, value))
+  if isinstance(value, np.ndarray | jax.Array) and value.ndim:
+    value = np.asarray(value)
+    return value.shape, str(value.dtype), value.tobytes()
+  return value if isinstance(value, Hashable) else id(value)

@@ -81,6 +81,8 @@ class Context(NamedTuple):
     real: the run's real batch.
     previous: params of model t-1 if the run is warm-started, else None.
     latest: the youngest batch of `data` where a driver has poured all batches into one, else None.
+    used: how many of the rows to emit will count, traced; None: all. Where generations emit different numbers of rows the largest
+      is drawn and the first of them are used: metrics of the sampling look at these only, see `store.in_use`.
   """
   t: Any
   num: Any
@@ -88,6 +90,7 @@ class Context(NamedTuple):
   real: Data
   previous: Params = None
   latest: Data | None = None
+  used: Any = None
 
 
 class MetricInfo(NamedTuple):
@@ -200,7 +203,8 @@ class Workflow(NamedTuple):
     init: (task, problem, real, num_generations) -> store.
     select: (task, problem, key, store, t) -> Data for `fit`.
     update: (task, problem, key, store, batch, t) -> store.
-    emit: (n, t) -> rows that model t emits; called with Python ints, and with tracers under exact-law draws.
+    emit: (n, t) -> rows that model t emits; called with Python ints, and with tracers under exact-law draws. Where it is the same
+      in every generation a sweep decides it on the host, in float64, and hands it to the program as a number.
     weights: (num_generations) -> [T, T] expected share of batch j (0 = real) in generation t + 1; theory reads it.
     redrawn: fitted to a fresh subset of rows each generation, so rows are needed.
     absorbing: training data come from the last model alone and are always as many: after an absorbed model nothing changes.

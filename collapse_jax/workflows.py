@@ -84,8 +84,9 @@ def mix(real_fraction, fresh: bool = False, real_weight=None) -> Workflow:
   share = real_fraction if real_weight is None else real_weight
 
   def emit(n, t):
-    num = n * (1 - real_fraction) / real_fraction
-    return round(num) if isinstance(num, float) else jnp.round(num)
+    if any(isinstance(x, jax.core.Tracer) for x in (n, real_fraction)):
+      return jnp.round(n * (1 - real_fraction) / real_fraction)  # a sweep hands over the number of the next line
+    return round(float(n) * (1 - float(real_fraction)) / float(real_fraction))
 
   def weights(num_generations):
     table = np.zeros((num_generations, num_generations))

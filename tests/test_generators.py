@@ -12,7 +12,7 @@ from sklearn.mixture import GaussianMixture
 
 from collapse_jax import downstream, generation, rewards, store, tasks, theory, transforms, verifiers, workflows
 from collapse_jax.pairs import temperature
-from collapse_jax.tasks.gaussian_mixture import fit_mixture, log_density
+from collapse_jax.tasks.gaussian_mixture import Mixture, fit_mixture, log_density
 from collapse_jax.transforms.ensembles import bootstrap_counts
 from collapse_jax.transforms.selection import neighbor_distance
 from collapse_jax.types import MetricInfo
@@ -213,6 +213,30 @@ def test_fewer_rows_are_trained_on():
   out = run_many(task, workflows.replace(), 2, 40)
   np.testing.assert_array_equal(out["train_size"][:, 1], 20)
   assert out["purity"][:, 1].mean() > 0.95 > 0.3 == pytest.approx(run_many(tasks.unrealistic(100, 0.7, 6.0), workflows.replace(), 2, 400)["purity"][:, 1].mean(), abs=0.015)
+
+
+def test_as_many_are_kept_as_were_asked_for_where_distances_tie():
+  """Outcomes are the same numbers again and again: half of 20 are 10, not all 20."""
+  embed = lambda rows: rows[:, None].astype(float)
+  task = transforms.select_nearest(tasks.discrete(2, 20), 0.5, embed, oversample=False)
+  out = run_many(task, workflows.replace(), 3, 20)
+  np.testing.assert_array_equal(out["train_size"][:, 1:], 10)
+  out = run_many(transforms.select_nearest(tasks.discrete(2, 20), 0.01, embed, oversample=False), workflows.replace(), 2, 4)
+  np.testing.assert_array_equal(out["train_size"][:, 1], 1)
+
+
+def test_a_mixture_is_judged_by_points_of_the_runs_own():
+  """One fixed set of points for all runs has an error that does not show in their spread. Two runs of one model differ, and the
+  error of the mean over runs of a known divergence is what the spread says."""
+  task = tasks.gaussian_mixture("normal", 50, 1, num_test=5)
+  model = Mixture(jnp.zeros(1), jnp.asarray([[0.3, 0.0]]), jnp.eye(2)[None])
+
+  def one(key):
+    problem, _ = task.init(key)
+    return task.evaluate(problem, model)["kl_from_truth"]
+  found = np.asarray(jax.vmap(one)(jax.random.split(jax.random.key(0), 400)), np.float64)
+  assert abs(z_score(found, 0.3 ** 2 / 2)) < 5
+  assert abs(found.std() / (0.3 / np.sqrt(1000)) - 1) < 0.2  # the log ratio has the deviation 0.3
 
 
 def test_classifier_of_two_classes(rows):

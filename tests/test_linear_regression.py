@@ -1,5 +1,7 @@
 """Least squares against NumPy, and its error against the exact law."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,3 +86,40 @@ def test_bad_arguments():
       tasks.linear_regression(**{"dim": 2, "num_samples": 5} | bad)
   with pytest.raises(ValueError, match="covariates='fresh'"):
     cj.run(jax.random.key(0), tasks.linear_regression(2, 5), workflows.mix(0.2), 2)
+
+
+@pytest.mark.parametrize(("n", "dim"), [(20, 3), (5, 5), (4, 9)])
+def test_arms_that_draw_rows_are_paired_with_those_that_draw_from_the_law(n, dim):
+  """One first generation for all workflows: rows are drawn given the estimate that the law draws."""
+  one = lambda name, options, key: cj.run(key, tasks.linear_regression(dim, n, **options), workflows.parse(name)(), 2)["test_mse"]
+  keys = jax.random.split(jax.random.key(0), 20)
+  law, rows, redrawn = (jax.jit(jax.vmap(functools.partial(one, name, options)))(keys) for name, options in (
+      ("replace", {}), ("replace", {"draws": "rows"}), ("accumulate_subsample", {})))
+  np.testing.assert_allclose(rows, law, rtol=2e-3)  # squares of inverses of designs that may be close to singular
+  np.testing.assert_allclose(redrawn[:, 0], law[:, 0], rtol=2e-3)
+  assert np.abs(np.asarray(redrawn[:, 1]) / law[:, 1] - 1).max() > 0.01
+
+
+def test_designs_are_normal():
+  """Made of an orthonormal basis and Bartlett's triangle: all moments of single entries, and of pairs of them, to the fourth."""
+  task = tasks.linear_regression(3, 4, draws="rows")
+  design = np.asarray(jax.vmap(lambda key: task.init(key)[0].design)(jax.random.split(jax.random.key(1), 4000)), np.float64)
+  flat = design.reshape(4000, -1)
+  for power, moment, fourth in ((1, 0, 1), (2, 1, 3), (3, 0, 15), (4, 3, 105)):
+    assert np.abs(z_score(flat ** power, moment, fourth - moment ** 2)).max() < 5
+  first, second = np.triu_indices(12, 1)
+  assert np.abs(z_score(flat[:, first] * flat[:, second], 0.0, 1.0)).max() < 5
+  assert np.abs(z_score(flat[:, first] ** 2 * flat[:, second] ** 2, 1.0, 8.0)).max() < 5
+
+
+def test_label_noise_is_white():
+  """Its part within the span of the design and the rest are of one variance."""
+  task = tasks.linear_regression(2, 5, 4.0, draws="rows")
+
+  def one(key):
+    problem, real = task.init(key)
+    return real.rows["label"][0] - problem.design @ problem.coefficients
+  noise = np.asarray(jax.vmap(one)(jax.random.split(jax.random.key(2), 4000)), np.float64) / 2
+  first, second = np.triu_indices(5, 1)
+  assert np.abs(z_score(noise ** 2, 1.0, 2.0)).max() < 5
+  assert np.abs(z_score(noise[:, first] * noise[:, second], 0.0, 1.0)).max() < 5

@@ -103,6 +103,36 @@ def test_weight_counts_like_repetition():
   np.testing.assert_allclose(found.weights, expected.weights, atol=1e-5)
 
 
+def test_a_weight_of_all_rows_changes_nothing():
+  """The loss is a mean: weights of a half leave it, its gradient and what clipping means as they are. Twin: a sum over tokens."""
+  recipe = Recipe(0.1, "steps", 3, 8, clip_norm=0.05)
+  whole = fitted(recipe)
+  tokens, length = rows(10)
+  for weight in (0.5, 0.1, 3.0):
+    found = fitted(recipe, weight=jnp.full(10, weight))
+    np.testing.assert_allclose(found.weights, whole.weights, atol=1e-6)
+    np.testing.assert_allclose(found.train_loss, whole.train_loss, rtol=1e-6)
+    assert int(found.num_tokens) == int(whole.num_tokens)
+  still = fitted(Recipe(1e-9, "steps", 1, 10, micro_batch_size=5), weight=0.1 * jnp.arange(1.0, 11.0), points=4)
+  loss, counts = training.token_losses(logits, table(), tokens, length)
+  mass = np.arange(1.0, 11.0)[:, None] * np.asarray(counts)
+  np.testing.assert_allclose(still.train_loss, np.sum(mass * loss) / np.sum(mass), rtol=1e-5)
+
+
+def test_norms_and_biases_do_not_decay():
+  """A loss without a gradient: what shrinks is what decays. A layer's parameters are stacked."""
+  ones = {"layers": {"norm": {"scale": jnp.ones((3, 5))}, "out": {"kernel": jnp.ones((3, 5, 5)), "bias": jnp.ones((3, 5))}},
+          "embedding": jnp.ones((VOCAB, 5)), "final_norm": {"scale": jnp.ones(5)}}
+  tokens, length = rows(4)
+  flat = lambda weights, tokens: jnp.zeros((*tokens.shape, VOCAB)) + 0 * sum(map(jnp.sum, jax.tree.leaves(weights)))
+  found = training.fit(jax.random.key(0), flat, Recipe(0.5, "steps", 1, 4, warmup_share=0.0, weight_decay=0.1), ones, tokens, length,
+                       jnp.ones(4), lambda weights: jnp.zeros(()), 1).weights
+  np.testing.assert_allclose(found["embedding"], 0.95, rtol=1e-6)
+  np.testing.assert_allclose(found["layers"]["out"]["kernel"], 0.95, rtol=1e-6)
+  for kept in (found["layers"]["norm"]["scale"], found["layers"]["out"]["bias"], found["final_norm"]["scale"]):
+    np.testing.assert_array_equal(kept, 1.0)
+
+
 def test_runs_of_different_length_side_by_side():
   """Under vmap all runs take as many steps as the longest; the others must not move any more."""
   recipe = Recipe(0.1, "epochs", 1.0, 2)

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 import collapse_jax as cj
 from collapse_jax import real_data, tasks, theory, workflows
-from collapse_jax.tasks.logistic_regression import separates, weighted_logistic_fit
+from collapse_jax.tasks.logistic_regression import bernoulli_divergence, separates, weighted_logistic_fit
 from collapse_jax.tasks.parts import LabelStats
 from collapse_jax.tasks.sample_median import weighted_median
 
@@ -145,3 +145,37 @@ def test_weighted_median_is_numpys():
     weight[0] = 1
     expected = np.median(np.repeat(values, weight.astype(int)))
     np.testing.assert_allclose(weighted_median(jnp.asarray(values), jnp.asarray(weight)), expected, atol=1e-6)
+
+
+def test_divergence_of_coins_does_not_cancel():
+  """Against float64, from shifts of 1e-6 to 100 and odds of either sign."""
+  shift = np.concatenate([-np.geomspace(1e-6, 100, 60), np.geomspace(1e-6, 100, 60)]).astype(np.float32)
+  for odds in np.float32([-30.0, -5.0, -0.3, 0.0, 1.0, 8.0]):
+    found = bernoulli_divergence(jnp.full(shift.shape, odds), jnp.asarray(shift))
+    p, d = special.expit(np.longdouble(odds)), np.longdouble(shift)
+    right = np.where(np.abs(d) < 1e-3, p * (1 - p) * (d ** 2 / 2 + (1 - 2 * p) * d ** 3 / 6 + (1 - 6 * p * (1 - p)) * d ** 4 / 24),
+                     np.logaddexp(0, np.longdouble(odds) + d) - np.logaddexp(0, np.longdouble(odds)) - p * d)
+    np.testing.assert_allclose(found, right.astype(float), rtol=2e-5)
+  naive = jax.nn.softplus(1.0 + 1e-4) - jax.nn.softplus(1.0) - jax.nn.sigmoid(1.0) * 1e-4  # the twin
+  assert abs(naive / (special.expit(1) * special.expit(-1) * 0.5e-8) - 1) > 0.01
+
+
+def test_separable_labels_have_no_finite_fit():
+  """The likelihood has no maximum: risk and coefficients are infinite, and no number of Newton's last step is averaged in."""
+  task = tasks.logistic_regression("breast_cancer", 40)
+  out = jax.jit(jax.vmap(lambda key: cj.run(key, task, workflows.replace(), 12)))(jax.random.split(jax.random.key(0), 20))
+  apart = np.asarray(out["separated"]) > 0
+  assert 0.1 < apart.mean() < 0.9 and (np.diff(apart.astype(int), axis=1) >= 0).all()  # then the labels stay
+  for metric in ("excess_risk", "test_loss", "squared_error_of_coefficients"):
+    np.testing.assert_array_equal(np.isposinf(out[metric]), apart)
+  np.testing.assert_array_equal(out["finite"], ~apart)
+
+
+@pytest.mark.slow  # as programs are compiled for users
+def test_fits_do_not_depend_on_the_chunk():
+  task = lambda num_samples: tasks.logistic_regression("breast_cancer", num_samples)
+  one, many = (cj.sweep(task, ["replace", "accumulate"], {"num_samples": [60]}, num_generations=12, num_seeds=24, chunk_size=size)
+               for size in (1, 24))
+  np.testing.assert_array_equal(one.finite, many.finite)
+  for metric in ("excess_risk", "test_loss"):
+    np.testing.assert_allclose(one[metric], many[metric], rtol=1e-5)

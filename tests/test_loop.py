@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import collapse_jax as cj
-from collapse_jax import store, tasks, workflows
+from collapse_jax import store, sweeps, tasks, transforms, workflows
 from collapse_jax.types import TaskSetting
 
 T, N = 4, 8
+OVERLAPPING = np.linspace(-2, 2, 60)[:, None], np.arange(60) % 2  # no labels of these are separable but by a rare chance
 
 
 def poisson_mean(rate=4.0, num_samples=N):
@@ -41,7 +42,7 @@ MORE_TASKS = {
     "bernoulli": lambda: tasks.exponential_family("bernoulli", N),
     "discrete": lambda: tasks.discrete(50, N),
     "linear_regression": lambda: tasks.linear_regression(3, N),
-    "logistic_regression": lambda: tasks.logistic_regression("breast_cancer", 40),
+    "logistic_regression": lambda: tasks.logistic_regression(OVERLAPPING, 40, coefficients=[0.2, 0.5]),
     "sample_median": lambda: tasks.sample_median(N),
     "linear_regression_fresh": lambda: tasks.linear_regression(3, N, covariates="fresh"),
 }
@@ -165,3 +166,83 @@ def test_warm_start_hands_over_the_previous_model():
     out = cj.run(jax.random.key(0), counting, workflows.replace(), T, warm_start=True, host=host)
     np.testing.assert_allclose(out["count"], [1, 2, 3, 4])
   np.testing.assert_allclose(cj.run(jax.random.key(0), counting, workflows.replace(), T)["count"], 1)
+
+
+def test_mix_emits_one_number_wherever_it_is_decided():
+  """n (1 - f) / f, in float64: what a run emits, what a sweep hands to its program, and what theory assumes."""
+  shares = [*np.round(np.arange(0.01, 1.0, 0.01), 2), 1 / 3, 2 / 3]
+  differing = 0
+  for n in range(2, 201):
+    for f in shares:
+      right = round(n * (1 - f) / f)
+      workflow = workflows.mix(f)
+      handed = sweeps._emitted(workflow, n, 3)
+      assert workflow.emit(n, 1) == right == handed, (n, f)
+      assert workflows.mix(np.float64(f)).emit(np.int64(n), 1) == right
+      differing += right != np.round(np.float32(n) * (1 - np.float32(f)) / np.float32(f))
+  assert differing > 100  # the twin: in float32
+
+
+def test_mix_trains_on_as_many_rows_in_a_sweep_as_in_a_run():
+  pairs = [(3, 2 / 3), (2, 0.16), (5, 2 / 3), (7, 0.4), (4, 0.5)]
+  for traced in ("both", "share"):
+    axes = {"num_samples": sorted({n for n, _ in pairs}), "real_fraction": sorted({f for _, f in pairs})}
+    task = lambda num_samples: tasks.exponential_family("gaussian", num_samples)
+    options = {"static_axes": ["num_samples"]} if traced == "share" else {}
+    out = cj.sweep(task, {"mix": workflows.mix}, axes, num_generations=2, num_seeds=1, **options)
+    for n, f in pairs:
+      one = cj.run(jax.random.key(0), task(n), workflows.mix(f), 2)
+      found = out.train_size.sel(num_samples=n, real_fraction=f).values.squeeze()
+      np.testing.assert_array_equal(found, one["train_size"])
+      assert found[1] == n + round(n * (1 - f) / f)
+
+
+def test_a_task_that_relabels_its_rows_runs_in_a_sweep_where_it_runs_alone():
+  """mix(0.5) emits as many rows as there are, also where the number is traced."""
+  axes = {"dim": [3], "num_samples": [20, 30]}
+  task = lambda dim, num_samples: tasks.linear_regression(dim, num_samples)
+  out = cj.sweep(task, ["mix(0.5)", "mix(0.2)"], axes, num_generations=3, num_seeds=2)
+  assert (out.cell_status.sel(workflow="mix(0.5)") == "ok").all()
+  assert out.cell_status.sel(workflow="mix(0.2)").str.contains("relabels").all()
+  one = cj.run(jax.random.fold_in(jax.random.key(0), 1), task(3, 30), workflows.mix(0.5), 3)
+  found = out.test_mse.sel(workflow="mix(0.5)", num_samples=30, seed=1).values.squeeze()
+  np.testing.assert_allclose(found, one["test_mse"], rtol=1e-5)
+  by_share = cj.sweep(task, {"mix": workflows.mix}, axes | {"real_fraction": [0.5]}, num_generations=3, num_seeds=2)
+  np.testing.assert_allclose(by_share.test_mse.values.ravel(), out.test_mse.sel(workflow="mix(0.5)").values.ravel(), rtol=1e-5)
+
+
+def _rejecting_some(task):
+  return transforms.verify(task, lambda key, problem, rows: jax.random.uniform(key, (store.num_rows(rows),)) < 0.7)
+
+
+GROWING = {
+    "kde": lambda: tasks.kde("blobs", N, 0.3, num_test=20),
+    "kde_tophat": lambda: tasks.kde("normal", N, 6.0, "tophat", num_test=20),
+    "poisson": lambda: tasks.exponential_family("poisson", N, draws="rows"),
+    "gaussian_rows": lambda: tasks.gaussian(2, N, draws="rows"),
+    "linear_regression_fresh": lambda: tasks.linear_regression(2, N, covariates="fresh"),
+    "discrete": lambda: tasks.discrete(10, N, temperature=1.5),
+    "ngram": lambda: tasks.ngram(N, 4, length=6),
+    "gaussian_mixture": lambda: tasks.gaussian_mixture("ring", N, 2, num_steps=2, num_test=20),
+    "verified": lambda: _rejecting_some(tasks.classification(2, N)),
+    "curated": lambda: transforms.curate(tasks.sample_median(N), 3, lambda rows: -rows ** 2),
+    "nearest": lambda: transforms.select_nearest(tasks.kde("normal", N, 0.3, num_test=20), 0.7),
+    "nearest_of_few": lambda: transforms.select_nearest(tasks.kde("normal", N, 0.3, num_test=20), 0.7, oversample=False),
+}
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_draws_do_not_depend_on_the_horizon_where_batches_grow(name):
+  """Where the largest batch of the horizon is drawn, its first rows are those of a smaller one, and metrics are of them only."""
+  task = GROWING[name]()
+  short, long = (cj.run(jax.random.key(7), task, workflows.grown_replace(), num) for num in (3, 6))
+  for metric, value in short.items():
+    np.testing.assert_allclose(value, long[metric][:3], rtol=2e-4, atol=1e-5, err_msg=metric)
+
+
+def test_selection_keeps_its_share_where_batches_grow():
+  """Twin: the nearest of the largest batch of the horizon."""
+  task = transforms.select_nearest(tasks.sample_median(50), 0.5)
+  grown = cj.run(jax.random.key(0), task, workflows.grown_replace(), 6)
+  alone = jax.vmap(lambda key: cj.run(key, task, workflows.replace(), 1)["kept_radius"][0])(jax.random.split(jax.random.key(1), 200))
+  assert abs(grown["kept_radius"][0] - alone.mean()) < 5 * alone.std()

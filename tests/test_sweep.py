@@ -335,3 +335,29 @@ def test_the_papers_matrix_is_enumerated():
 def test_parsing_imports_no_jax():
   code = "import sys; import experiments.common; sys.exit('jax' in sys.modules)"
   assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_numbers_of_numpy_and_arrays_as_values():
+  """Whatever counts as an integer is one; data sets of the user's own are values of an axis; no two labels are alike."""
+  rng = np.random.default_rng(0)
+  sets = [rng.normal(size=(60, 2)), rng.normal(size=(60, 2)), (rng.normal(size=(40, 2)), rng.normal(size=(9, 2)))]
+  out = cj.sweep(lambda dataset, bandwidth: tasks.kde(dataset, 10, bandwidth), ["replace"],
+                 {"dataset": [*sets, "moons"], "bandwidth": [0.1234567, 0.1234568]}, num_generations=np.int64(2), num_seeds=np.int32(3),
+                 record_every=np.uint8(1), chunk_size=np.int64(2), seed=np.int64(0), text_axes=["bandwidth"])
+  assert (out.cell_status == "ok").all() and out.finite.all()
+  assert list(out.dataset.values) == ["array of 60 x 2", "array of 60 x 2 (2)", "array of 40 x 2 and 9 x 2", "moons"]
+  assert list(out.bandwidth.values) == ["0.1234567", "0.1234568"]
+  np.testing.assert_array_equal(out.bandwidth_value, [0.1234567, 0.1234568])
+  first, second = (out.test_nll.sel(dataset=name) for name in out.dataset.values[:2])
+  assert (np.abs(first.values - second.values) > 1e-3).all()
+  with pytest.raises(ValueError, match="names a value twice"):
+    cj.sweep(lambda dataset: tasks.kde(dataset, 10, 0.3), ["replace"], {"dataset": [sets[0], sets[0].copy()]}, num_generations=2, num_seeds=2)
+  for wrong in (2.0, "3", None):
+    with pytest.raises(ValueError, match="num_seeds must be an integer"):
+      cj.sweep(tasks.sample_median(4), ["replace"], {}, num_generations=2, num_seeds=wrong)
+
+
+def test_labels_are_unique():
+  assert sweeps.labels([0.5, "scott", 2, np.float64(1e-9)]) == ["0.5", "scott", "2", "1e-09"]
+  assert sweeps.labels([1 / 3, 0.333333]) == [str(1 / 3), "0.333333"]
+  assert sweeps.labels(["0.5", 0.5, "0.5 (2)"]) == ["0.5", "0.5 (3)", "0.5 (2)"]

@@ -102,6 +102,7 @@ RUN = lambda task, workflow=None: jax.jit(lambda key: cj.run(key, task, workflow
     (lambda: transforms.edit_tokens(NGRAM(), 0.5, 3, mask="some"), "mask must be one of"),
     (lambda: transforms.edit_tokens(tasks.gaussian(1, 10), 0.5, 3), "needs a task with next_token"),
     (lambda: transforms.edit_labels(tasks.linear_regression(2, 10), -0.1), "share must be from 0 to 1"),
+    (lambda: RUN(transforms.edit_labels(tasks.logistic_regression("breast_cancer", 40), 0.5, noise="additive")), "noise of known size"),
     (lambda: transforms.ensemble(tasks.gaussian(1, 10), 1), "num_members"),
     (lambda: transforms.ensemble(tasks.gaussian(1, 10), 2, "jackknife"), "resample_real must be one of"),
     (lambda: RUN(transforms.ensemble(tasks.gaussian(1, 10), 3)), "num_members must divide"),

@@ -28,6 +28,7 @@ class Recipe(NamedTuple):
     micro_batch_size: rows of a forward pass, dividing batch_size; gradients accumulate. None: all at once.
     warmup_share: share of the steps in which the learning rate rises linearly.
     clip_norm: of the gradient, over all parameters.
+    weight_decay: of matrices and embeddings; as is the convention, norms, biases and other vectors do not decay.
   """
   learning_rate: Any = 1e-3
   budget: str = "epochs"
@@ -47,7 +48,7 @@ class Fitted(NamedTuple):
   Attributes:
     weights: the trained parameters: all of them, or adapters.
     learning_curve: [points] loss on held-out rows after equal parts of the budget, nats per token.
-    train_loss: mean over the last of these parts, nats per token.
+    train_loss: mean over the last of these parts that has a step, nats per token, tokens counted with the weights of their rows.
     num_steps: optimiser steps.
     num_tokens: tokens that were trained on.
   """
@@ -115,7 +116,7 @@ def fit(key: Array, logits: Logits, recipe: Recipe, weights: Params, tokens: Arr
     key: of the order of rows: each epoch a new permutation.
     logits: (weights, tokens [B, L]) -> [B, L, V].
     weights: to start from. They are trained in float32 and used in `dtype`.
-    tokens, length, row_weight: [R, L], [R], [R]; a row's tokens count `row_weight` times in the loss.
+    tokens, length, row_weight: [R, L], [R], [R]; a row's tokens count `row_weight` times in the loss, which is a mean.
     held_out: loss of weights on other rows, for the learning curve.
     mesh: devices over which weights, gradients and moments are split.
   """
@@ -124,7 +125,7 @@ def fit(key: Array, logits: Logits, recipe: Recipe, weights: Params, tokens: Arr
   own_steps, epoch_steps = num_steps(recipe, used, length)
   optimiser = optax.chain(optax.clip_by_global_norm(recipe.clip_norm),
                           optax.scale_by_adam(recipe.beta1, recipe.beta2),
-                          optax.add_decayed_weights(recipe.weight_decay))
+                          optax.add_decayed_weights(recipe.weight_decay, _decays))
   micro = recipe.micro_batch_size or recipe.batch_size
   warmup = jnp.maximum(recipe.warmup_share * own_steps, 1.0)
   split = functools.partial(constrain, mesh=mesh)
@@ -133,52 +134,60 @@ def fit(key: Array, logits: Logits, recipe: Recipe, weights: Params, tokens: Arr
   def loss_sum(weights, rows):
     tokens, length, weight = rows
     loss, counts = token_losses(logits, cast(weights), tokens, length)
-    return jnp.sum(weight[:, None] * jnp.where(counts, loss, 0.0)), jnp.sum(counts & (weight > 0)[:, None])
+    each = weight[:, None] * counts
+    return jnp.sum(each * jnp.where(counts, loss, 0.0)), (jnp.sum(each), jnp.sum(each > 0))
 
   def gradient(weights, rows):
-    """Of the mean over the batch's tokens: sums over micro-batches, divided once."""
+    """Of the mean over the batch's tokens, weighted: sums over micro-batches, divided once."""
     value_and_grad = jax.value_and_grad(loss_sum, has_aux=True)
     if micro == recipe.batch_size:
-      (loss, count), total = value_and_grad(weights, rows)
+      (loss, (mass, count)), total = value_and_grad(weights, rows)
     else:
       parts = jax.tree.map(lambda x: x.reshape(-1, micro, *x.shape[1:]), rows)
 
       def add(carry, part):
-        (loss, count), one = value_and_grad(weights, part)
-        return jax.tree.map(jnp.add, carry, (loss, count, one)), None
-      zero = (jnp.zeros(()), jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, weights))
-      (loss, count, total), _ = jax.lax.scan(add, zero, parts)
-    scale = 1 / jnp.maximum(count, 1)
-    return loss, count, split(jax.tree.map(lambda g: g * scale, total))
+        (loss, (mass, count)), one = value_and_grad(weights, part)
+        return jax.tree.map(jnp.add, carry, (loss, mass, count, one)), None
+      zero = (jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, weights))
+      (loss, mass, count, total), _ = jax.lax.scan(add, zero, parts)
+    scale = jnp.where(mass > 0, 1 / mass, 0.0)
+    return loss, mass, count, split(jax.tree.map(lambda g: g * scale, total))
 
   def step(target, state):
-    i, weights, moments, losses, counted, seen = state
+    i, weights, moments, losses, masses, seen = state
     active = i < target  # under vmap, runs with fewer steps wait for the longest
     order = jnp.argsort(jnp.where(used, jax.random.uniform(jax.random.fold_in(key, i // epoch_steps), used.shape), 2.0))
     place = (i % epoch_steps) * recipe.batch_size + jnp.arange(recipe.batch_size)
     row = order[jnp.minimum(place, used.shape[0] - 1)]
     weight = jnp.where((place < num) & active, row_weight[row], 0.0)
-    loss, count, grads = gradient(weights, (tokens[row], length[row], weight))
+    loss, mass, count, grads = gradient(weights, (tokens[row], length[row], weight))
     updates, new_moments = optimiser.update(grads, moments, weights)
     rate = recipe.learning_rate * jnp.minimum((i + 1) / warmup, 1.0)
     new_weights = jax.tree.map(lambda w, u: w - rate * u, weights, updates)
     keep = functools.partial(jax.tree.map, functools.partial(jnp.where, active))
     new_weights, new_moments = split(keep(new_weights, weights)), split(keep(new_moments, moments))
-    return i + active, new_weights, new_moments, losses + loss, counted + count, seen + count
+    return i + active, new_weights, new_moments, losses + loss, masses + mass, seen + count
 
   def part(carry, share):
-    i, weights, moments, seen = carry
+    i, weights, moments, seen, latest = carry
     target = jnp.round(share * own_steps).astype(jnp.int32)
-    state = i, weights, moments, jnp.zeros(()), jnp.zeros((), jnp.int32), seen
+    state = i, weights, moments, jnp.zeros(()), jnp.zeros(()), seen
     state = jax.lax.while_loop(lambda s: largest(target - s[0]) > 0, functools.partial(step, target), state)
-    i, weights, moments, losses, counted, seen = state
-    return (i, weights, moments, seen), (held_out(cast(weights)), losses / jnp.maximum(counted, 1))
+    i, weights, moments, losses, masses, seen = state
+    latest = jnp.where(masses > 0, losses / masses, latest)
+    return (i, weights, moments, seen, latest), held_out(cast(weights))
 
   weights = split(jax.tree.map(lambda x: x.astype(jnp.float32), weights))
-  start = (jnp.zeros((), jnp.int32), weights, split(optimiser.init(weights)), jnp.zeros((), jnp.int32))
+  start = (jnp.zeros((), jnp.int32), weights, split(optimiser.init(weights)), jnp.zeros((), jnp.int32), jnp.full((), jnp.nan))
   shares = jnp.arange(1, curve_points + 1) / curve_points
-  (_, weights, _, seen), (curve, losses) = jax.lax.scan(part, start, shares)
-  return Fitted(cast(weights), curve, losses[-1], own_steps, seen)
+  (_, weights, _, seen, train_loss), curve = jax.lax.scan(part, start, shares)
+  return Fitted(cast(weights), curve, train_loss, own_steps, seen)
+
+
+def _decays(weights: Params):
+  """Which parameters are matrices; those of norms and biases may be stacked, a row a layer, and are known by their names."""
+  name = lambda path: jax.tree_util.keystr(path[-1:], simple=True)
+  return jax.tree_util.tree_map_with_path(lambda path, x: jnp.ndim(x) > 1 and name(path) not in ("scale", "bias"), weights)
 
 
 @jax.custom_batching.custom_vmap

@@ -77,7 +77,7 @@ def classification(dim: int, num_samples: int, separation=1.0, *, inputs: str = 
 
   def fit(key, problem, context: Context) -> Array:
     rows, weight = storage.flat(context.data)
-    count = jnp.sum(weight)  # 0 where a verifier rejected all rows: no model, recorded as not finite
+    count = jnp.sum(weight)
     mean = matmul(weight * rows["label"], rows["x"]) / count
     if classifier == "mean":
       return mean

@@ -26,10 +26,12 @@ class Mixture(NamedTuple):
 
 
 class MixtureProblem(NamedTuple):
-  """test [num_test, dim], of the truth; centers [j, dim] of its modes, or None where they are not known."""
+  """test [num_test, dim], of the truth; centers [j, dim] of its modes, or None where they are not known; words [2] uint32, of the
+  key of the points by which models are judged: a run's own, so that their chance is in the spread over runs."""
   truth: Any
   test: Any
   centers: Any
+  words: Any
 
 
 def gaussian_mixture(dataset, num_samples: int, num_components: int, *, num_steps: int = 30, num_test: int = 500,
@@ -55,10 +57,11 @@ def gaussian_mixture(dataset, num_samples: int, num_components: int, *, num_step
   datasets.check_size(source, num_samples)
 
   def init(key):
-    truth_key, split_key = jax.random.split(key)
+    truth_key, split_key, point_key = jax.random.split(key, 3)
     truth = source.init(truth_key)
     train, test = source.split(split_key, truth, num_samples, num_test)
-    return MixtureProblem(truth, test, None if source.centers is None else source.centers(truth)), batch(train)
+    centers = None if source.centers is None else source.centers(truth)
+    return MixtureProblem(truth, test, centers, jax.random.bits(point_key, (2,), np.uint32)), batch(train)
 
   def fit(key, problem, context: Context) -> Mixture:
     return fit_mixture(key, *storage.flat(context.data), num_components, num_steps, context.previous)
@@ -74,7 +77,7 @@ def gaussian_mixture(dataset, num_samples: int, num_components: int, *, num_step
     metrics = {"test_nll": -jnp.mean(log_density(params, problem.test)),
                "model_variance": matmul(share, spread) / source.dim}
     if problem.centers is not None or source.log_density is not None:
-      rows = draw(jax.random.key(0), params, NUM_POINTS)
+      rows = draw(jax.random.wrap_key_data(problem.words, impl="threefry2x32"), params, NUM_POINTS)
     if source.log_density is not None:
       metrics["kl_from_truth"] = jnp.mean(log_density(params, rows) - source.log_density(problem.truth, rows))
     if problem.centers is not None:
@@ -122,7 +125,7 @@ def fit_mixture(key: Array, rows: Array, weight: Array, num_components: int, num
     previous: where to start; None: at rows that k-means++ picks, with the covariance of all.
   """
   dim = rows.shape[1]
-  share = weight / jnp.maximum(jnp.sum(weight), 1e-30)
+  share = weight / jnp.sum(weight)
   centre = matmul(share, rows)
   centred = jnp.where(share[:, None] > 0, rows - centre[None], 0.0)
   floor = _FLOOR * jnp.sum(share[:, None] * centred ** 2) / dim + 1e-30

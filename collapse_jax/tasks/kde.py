@@ -136,6 +136,7 @@ def kde(dataset, num_samples: int, bandwidth, kernel: str = "gaussian", *, num_t
 
   def fit(key, problem, context: Context) -> KdeParams:
     stats, width = pooled(problem, context.data) if rule else (context.data.summary, problem.bandwidth)
+    stats = stats._replace(count=storage.size(context.data))  # which a running sum in float32 loses
     log_norm = jnp.log(stats.count) + log_kernel_volume(kernel, dim) + dim * jnp.log(width)
     variance = stats.scatter / stats.count / dim + width ** 2 * kernel_variance(kernel, dim)
     return KdeParams(stats.log_kernel_sum - log_norm, width, variance)
@@ -145,7 +146,7 @@ def kde(dataset, num_samples: int, bandwidth, kernel: str = "gaussian", *, num_t
     rows = storage.draw_rows(row_key, context.data, context.num)
     width = params.bandwidth * jnp.sqrt(jnp.asarray(temperature, float))
     rows = rows + width * kernel_noise(noise_key, kernel, context.num, dim)
-    return batch(rows), {} if problem.centers is None else {"far_share": _far_share(rows, problem.centers)}
+    return batch(rows), {} if problem.centers is None else {"far_share": _far_share(rows, problem.centers, storage.in_use(context))}
 
   def evaluate(problem, params: KdeParams):
     log_density = params.log_density
@@ -219,15 +220,20 @@ def _direct(points, rows, row_weight, bandwidth, kernel):
   axes = [points[:, k] for k in range(dim)]
   squared = lambda row: sum((axis - row[k]) ** 2 for k, axis in enumerate(axes))
   slope = -0.5 / bandwidth ** 2
+  if dim == 1:  # in one dimension a compiler fuses the square with what is subtracted, and leaves its rounding in the exponent
+    far = lambda row: jnp.abs(axes[0] - row[0])
+    beyond = lambda row, offset: (far(row) - offset) * (far(row) + offset)
+  else:
+    far, beyond = squared, lambda row, offset: squared(row) - offset
 
   def nearest(so_far, some):
-    return functools.reduce(jnp.minimum, [squared(some[i]) for i in range(block)], so_far), None
+    return functools.reduce(jnp.minimum, [far(some[i]) for i in range(block)], so_far), None
 
   def add(so_far, some):
     some, weights = some
     for i in range(block):
       if kernel == "gaussian":
-        one = jnp.exp(slope * (squared(some[i]) - offset))
+        one = jnp.exp(slope * beyond(some[i], offset))
       else:
         one = (squared(some[i]) < bandwidth ** 2).astype(float)
       so_far = so_far + (one if weights is None else weights[i] * one)
@@ -238,7 +244,7 @@ def _direct(points, rows, row_weight, bandwidth, kernel):
   if kernel == "gaussian":
     offset = jax.lax.scan(nearest, jnp.full_like(axes[0], jnp.inf), rows)[0]
   sums = jax.lax.scan(add, jnp.zeros_like(axes[0]), (rows, weight))[0]
-  return jnp.log(sums) + slope * offset if kernel == "gaussian" else jnp.log(sums)
+  return jnp.log(sums) + slope * (offset ** 2 if dim == 1 else offset) if kernel == "gaussian" else jnp.log(sums)
 
 
 def _by_difference(points, rows, row_weight, bandwidth, gaussian):
@@ -295,9 +301,9 @@ def _midpoints(centers):
   return 0.5 * (centers[first] + centers[second])
 
 
-def _far_share(rows, centers):
+def _far_share(rows, centers, weight):
   squared = jnp.sum((rows[:, None] - centers[None]) ** 2, axis=-1)
-  return jnp.sum(jnp.min(squared, axis=1) > FAR ** 2) / max(len(rows), 1)
+  return jnp.sum(weight * (jnp.min(squared, axis=1) > FAR ** 2)) / jnp.sum(weight)
 
 
 def _moments(rows, row_weight):

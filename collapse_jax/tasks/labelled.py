@@ -73,7 +73,7 @@ def labelled(dataset, num_samples: int, generator: str = "gaussian_mixture", *, 
   def fit(key, problem, context: Context):
     flat, weight = storage.flat(context.data)
     of_class = jnp.stack([weight * (1 - flat["label"]), weight * flat["label"]])
-    share = jnp.sum(of_class, axis=1) / jnp.maximum(jnp.sum(weight), 1e-30)
+    share = jnp.sum(of_class, axis=1) / jnp.sum(weight)
     test = problem.test["x"]
     if generator == "kde":
       kernels = jnp.stack([log_kernel_sum(test, flat["x"], one, bandwidth) - jnp.log(jnp.maximum(jnp.sum(one), 1e-30))

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from collapse_jax.lm import checkpoint, decoder, sampling, text, training
 from collapse_jax.lm.checkpoint import LanguageModel
 from collapse_jax.lm.training import Recipe
-from collapse_jax.store import batch, flat
+from collapse_jax.store import batch, flat, in_use
 from collapse_jax.tasks.parts import check_integer
 from collapse_jax.types import Context, MetricInfo, TaskSetting
 
@@ -135,8 +135,10 @@ def language_model(model: LanguageModel, train: text.Rows, test: text.Rows, num_
     drawn = sampling.sample(key, draw, wellformed, context.num, max_length, min(size, -(-context.num // parts) * parts),
                             max_attempts)
     tokens, length, filled = drawn.tokens, drawn.length, drawn.filled
+    if context.used is not None:
+      filled &= in_use(context) > 0
     num = jnp.sum(filled)
-    metrics = {"rejection_rate": drawn.rejection_rate, "num_missing": context.num - num,
+    metrics = {"rejection_rate": drawn.rejection_rate, "num_missing": (context.num if context.used is None else context.used) - num,
                "duplicate_rate": sampling.duplicate_rate(tokens, length, filled),
                "mean_length": jnp.sum(jnp.where(filled, length, 0)) / jnp.maximum(num, 1)}
     for order in (1, 2, 3):

@@ -42,14 +42,16 @@ class RegressionProblem(NamedTuple):
     test_factor: [dim, dim]; the mean squared error of w is |test_factor (w - w*)|^2.
     noise_std: [] of the labels.
     design: [num_samples, dim] covariates; None where they are drawn anew or only their law matters.
+    basis: [num_samples, min(num_samples, dim)] orthonormal columns that span those of the design; None as above.
     inverse: [dim, num_samples] pseudo-inverse of the design; None as above.
-    noise_factor: [dim, dim] under draws="law": the estimate from one batch errs by noise_std * noise_factor z; else None.
-    seen: [dim] under draws="law": 1 for the num_samples coordinates that labels show; else None.
+    noise_factor: [dim, dim]: the estimate from one batch errs by noise_std * noise_factor z; None where covariates are drawn anew.
+    seen: [dim] 1 for the num_samples coordinates that labels show; None as above.
   """
   coefficients: Any
   test_factor: Any
   noise_std: Any
   design: Any = None
+  basis: Any = None
   inverse: Any = None
   noise_factor: Any = None
   seen: Any = None
@@ -87,22 +89,26 @@ def linear_regression(dim: int, num_samples: int, noise_var=1.0, *, covariates: 
     num_test = max(NUM_TEST, dim)
     problem = RegressionProblem(normal(truth_key, (dim,)), bartlett(test_key, dim, num_test) / np.sqrt(num_test),
                                 jnp.sqrt(jnp.asarray(noise_var, float)))
-    if law:
-      factor, seen = _estimate_law(design_key, dim, num_samples)
-      problem = problem._replace(noise_factor=factor, seen=seen)
-    elif same:
-      design = normal(design_key, (num_samples, dim))
-      problem = problem._replace(design=design, inverse=_pseudo_inverse(design))
+    if same:
+      factor, noise_factor, seen = _estimate_law(design_key, dim, num_samples)
+      problem = problem._replace(noise_factor=noise_factor, seen=seen)
+    if same and not law:
+      basis = _orthonormal(jax.random.fold_in(design_key, 1), num_samples, min(num_samples, dim))
+      rank = basis.shape[1]
+      problem = problem._replace(design=matmul(basis, factor[:rank] * seen[None]), basis=basis,
+                                 inverse=matmul(noise_factor[:, :rank], basis.T))
     return problem, draw(batch_key, problem, problem.coefficients, problem.noise_std, num_samples)
 
   def draw(key, problem, coefficients, noise_std, num) -> Data:
     if law:
       estimate = problem.seen * coefficients + noise_std * matmul(problem.noise_factor, normal(key, (dim,)))
       return batch(summary=MeanStats(jnp.asarray(num_samples, float), estimate), count=num_samples)
-    design_key, label_key = jax.random.split(key)
-    if same:
-      labels = matmul(problem.design, coefficients) + noise_std * normal(label_key, (num_samples,))
+    if same:  # the noise within the span of the design is that by which the law's estimate errs, so that both are paired
+      noise, inside = normal(jax.random.fold_in(key, 1), (num_samples,)), normal(key, (dim,))[:problem.basis.shape[1]]
+      noise = noise + matmul(problem.basis, inside - matmul(problem.basis.T, noise))
+      labels = matmul(problem.design, coefficients) + noise_std * noise
       return batch({"index": jnp.arange(num_samples, dtype=jnp.int32), "label": labels})
+    design_key, label_key = jax.random.split(key)
     x = normal(design_key, (num, dim))
     return batch({"x": x, "label": matmul(x, coefficients) + noise_std * normal(label_key, (num,))})
 
@@ -134,8 +140,9 @@ def _of_estimates(problem, rows, row_weight):
   raise ValueError("draws='law' keeps no rows.")
 
 
-def _estimate_law(key, dim, num_samples) -> tuple[Array, Array]:
-  """Factor [dim, dim] of an estimate's error for noise of variance 1, and the coordinates [dim] that labels show.
+def _estimate_law(key, dim, num_samples) -> tuple[Array, Array, Array]:
+  """R [dim, dim] of a design, the factor [dim, dim] of an estimate's error for noise of variance 1, and the coordinates [dim] that
+  labels show.
 
   A design of n normal rows is X = Q R with R from Bartlett's law; the error of least squares is R^-1 z. With fewer rows than
   dim, R is [n, n] and has dim degrees of freedom, and the span of the rows is a uniform subspace: by the rotation invariance
@@ -145,17 +152,13 @@ def _estimate_law(key, dim, num_samples) -> tuple[Array, Array]:
   seen = (jnp.arange(dim) < num).astype(float)
   both = seen[:, None] * seen[None]
   factor = bartlett(key, dim, jnp.maximum(num, dim)) * both + jnp.diag(1 - seen)
-  return solve_triangular(factor, jnp.eye(dim)) * both, seen
+  return factor, solve_triangular(factor, jnp.eye(dim)) * both, seen
 
 
-def _pseudo_inverse(design) -> Array:
-  """Pseudo-inverse [dim, n] of a design of full rank."""
-  n, dim = design.shape
-  if n >= dim:
-    q, r = jnp.linalg.qr(design)
-    return solve_triangular(r, q.T)
-  q, r = jnp.linalg.qr(design.T)
-  return matmul(q, solve_triangular(r, jnp.eye(n), trans="T"))
+def _orthonormal(key, num: int, rank: int) -> Array:
+  """[num, rank] uniform over matrices of orthonormal columns: Q of a QR with a positive diagonal, as other signs would not be."""
+  q, r = jnp.linalg.qr(normal(key, (num, rank)))
+  return q * jnp.where(jnp.diag(r) < 0, -1.0, 1.0)[None]
 
 
 # ----------------------------------------------------------------------------------------- rows of one design

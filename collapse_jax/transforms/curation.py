@@ -37,7 +37,8 @@ def curate(task: TaskSetting, num_candidates: int, reward: Callable, *, flip_sha
 
   def sample(key, problem, params, context):
     candidates_key, choice_key, flip_key = jax.random.split(key, 3)
-    wide = context._replace(num=context.num * num_candidates)
+    used = None if context.used is None else context.used * num_candidates
+    wide = context._replace(num=context.num * num_candidates, used=used)
     candidates, metrics = task.sample(candidates_key, problem, params, wide)
     require_plain(candidates, "curate")
     rows = jax.tree.map(lambda x: x[0], candidates.rows)
@@ -48,12 +49,15 @@ def curate(task: TaskSetting, num_candidates: int, reward: Callable, *, flip_sha
     odds = jnp.where(odds == best, 0.0, odds - best)  # also among infinite ones
     chosen = jax.random.categorical(choice_key, odds, mode="high")
     flat_index = jnp.arange(context.num) * num_candidates + chosen
-    kept_reward = jnp.mean(jnp.take_along_axis(rewards, chosen[:, None], axis=1))
-    kept_reward = jnp.where(jnp.any(jnp.isnan(rewards)), jnp.nan, kept_reward)
-    largest = jnp.max(rewards)  # out of the exponent, where large rewards overflow
-    log_variance = 2 * largest + jnp.log(jnp.var(jnp.exp(jnp.where(rewards == largest, 0.0, rewards - largest))))
+    used = storage.in_use(context)[:, None] > 0
+    mean = lambda values: jnp.mean(values, where=used)
+    kept_reward = mean(jnp.take_along_axis(rewards, chosen[:, None], axis=1))
+    kept_reward = jnp.where(jnp.any(jnp.isnan(rewards) & used), jnp.nan, kept_reward)
+    largest = jnp.max(rewards, where=used, initial=-jnp.inf)  # out of the exponent, where large rewards overflow
+    scaled = jnp.exp(jnp.where(rewards == largest, 0.0, rewards - largest))
+    log_variance = 2 * largest + jnp.log(mean((scaled - mean(scaled)) ** 2))
     variance = jnp.minimum(jnp.exp(log_variance), jnp.finfo(log_variance.dtype).max)
-    found = {"mean_reward": kept_reward, "candidate_reward": jnp.mean(rewards, where=rewards != -jnp.inf),
+    found = {"mean_reward": kept_reward, "candidate_reward": jnp.mean(rewards, where=used & (rewards != -jnp.inf)),
              "variance_of_exp_reward": variance}
     return storage.batch(jax.tree.map(lambda x: x[flat_index], rows)), metrics | found
 
@@ -80,7 +84,7 @@ def class_shares(task: TaskSetting, log_probability: Callable, num_classes: int)
     score = log_probability(jax.tree.map(lambda x: x[0], data.rows))
     if score.ndim != 2 or score.shape[1] != num_classes:
       raise ValueError(f"log_probability must return {num_classes} scores per row, got shape {score.shape}.")
-    weight = jnp.ones(len(score)) if data.row_weight is None else data.row_weight[0]
+    weight = storage.in_use(context) * (1.0 if data.row_weight is None else data.row_weight[0])
     shares = jnp.zeros(num_classes).at[jnp.argmax(score, axis=1)].add(weight / jnp.sum(weight))
     return data, metrics | {"class_share": shares, "largest_class_share": jnp.max(shares)}
 

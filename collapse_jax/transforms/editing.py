@@ -95,11 +95,12 @@ def edit_labels(task: TaskSetting, share, *, base: str = "anchor", mask: str = "
     base, mask: as in `edit_tokens`. "fresh" draws a random mask in each generation, "fixed" one for all; "disjoint" takes
       labels that have not been edited, until all have been.
     noise: "regenerated": a label becomes what the model emits for that row; "additive": fresh noise is added to it, and the
-      model has no part in it (the form of the paper's theorem).
+      model has no part in it (the form of the paper's theorem); for `tasks.linear_regression`, and others whose problem has the
+      deviation `noise_std` of labels.
   Returns:
     the task, with metric `edited_share`. Its rows have another part, "edited" [n].
   Raises:
-    ValueError: an argument out of range; as in `edit_tokens`.
+    ValueError: an argument out of range; as in `edit_tokens`; additive noise for labels without (when a run starts).
   """
   if known(share) and not 0 <= share <= 1:
     raise ValueError(f"share must be from 0 to 1, got {share}.")
@@ -107,6 +108,14 @@ def edit_labels(task: TaskSetting, share, *, base: str = "anchor", mask: str = "
   if noise not in ("regenerated", "additive"):
     raise ValueError(f"noise must be regenerated or additive, got {noise!r}.")
   task = with_rows(task, "edit_labels")
+  draw_real = task.init
+
+  def begin(key):
+    problem, real = draw_real(key)
+    if noise == "additive" and not hasattr(problem, "noise_std"):
+      raise ValueError("noise='additive' needs labels with noise of known size, as tasks.linear_regression has: others take "
+                       "'regenerated'.")
+    return problem, real
 
   def sample(key, problem, params, context: Context):
     emit_key, mask_key, noise_key = jax.random.split(key, 3)
@@ -127,7 +136,8 @@ def edit_labels(task: TaskSetting, share, *, base: str = "anchor", mask: str = "
     rows = rows | {"label": jnp.where(chosen, new, rows["label"]), "edited": edited}
     return storage.batch(rows, row_weight), metrics | {"edited_share": jnp.mean(chosen)}
 
-  return _with_memory(task, sample, {"edited_share": MetricInfo("share of labels edited")}, ("label", "index"), "edit_labels")
+  info = {"edited_share": MetricInfo("share of labels edited")}
+  return _with_memory(task._replace(init=begin), sample, info, ("label", "index"), "edit_labels")
 
 
 def _check(base, mask):

@@ -26,7 +26,8 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
   Returns:
     the task; metrics are means over members, and `member_spread` is the standard deviation of the first one of the model.
   Raises:
-    ValueError: an argument out of range, a task without rows, or rows to emit that K does not divide (while tracing).
+    ValueError: an argument out of range, a task without rows, or, while tracing, rows to emit that K does not divide, or as many
+      as the generation has it (`grown_replace`).
   """
   check_integer("num_members", num_members, 2)
   if resample_real not in RESAMPLING:
@@ -57,6 +58,8 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
     return jax.vmap(one)(jax.random.split(key, num_members), previous)
 
   def sample(key, problem, params, context: Context):
+    if context.used is not None:
+      raise ValueError("ensemble needs a workflow that asks for the same number of rows in every generation.")
     if context.num % num_members:
       raise ValueError(f"num_members must divide the {context.num} rows to emit, got {num_members}.")
     part = context._replace(num=context.num // num_members, previous=None)
@@ -104,7 +107,7 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
     is trained on all their rows, after `pooled_`, and `downstream_coverage`, the share of test rows where the real one's
     probability lies within 1.96 deviations of members.
   Raises:
-    ValueError: num_members below 1, or rows that it does not divide (while tracing).
+    ValueError: num_members below 1, or, while tracing, rows that it does not divide or whose number grows.
   """
   check_integer("num_members", num_members, 1)
   task = with_rows(task, "train_on_synthetic")
@@ -118,7 +121,9 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
     num = storage.num_rows(rows)
     if num % num_members:
       raise ValueError(f"num_members must divide the {num} rows to train on, got {num_members}.")
-    weight = jnp.ones(num) if data.row_weight is None else data.row_weight[0]
+    if context.used is not None and num_members > 1:
+      raise ValueError("parts of rows need a workflow that asks for the same number of rows in every generation.")
+    weight = storage.in_use(context) * (1.0 if data.row_weight is None else data.row_weight[0])
     parts = (v.reshape(num_members, -1, *v.shape[1:]) for v in (rows["x"], rows["label"], weight))
     test, test_label = problem.test["x"], problem.test["label"]
     centre = downstream.scaling(context.real.rows["x"][0])

@@ -28,7 +28,8 @@ def select_nearest(task: TaskSetting, keep_fraction: float, embed: Callable | No
     embed: (rows with leaves [n, ...]) -> [n, features] float; default the rows themselves, an array [n, ...].
     num_neighbors: a sample's distance is that to the num_neighbors-th nearest real row.
     oversample: True: num / keep_fraction samples are drawn, so that num are kept; False: num are drawn, and what is not kept
-      has weight 0, so that the less is kept, the fewer rows are trained on (as in the paper).
+      has weight 0, so that the less is kept, the fewer rows are trained on (as in the paper). Of samples that are equally
+      near, the first drawn are kept, so that the number kept is the one that was asked for.
   Returns:
     the task, with metrics `nearest_distance` (mean over what is kept) and `kept_radius` (the largest kept).
   Raises:
@@ -50,21 +51,29 @@ def select_nearest(task: TaskSetting, keep_fraction: float, embed: Callable | No
     return found.astype(float)
 
   def sample(key, problem, params, context):
-    num = num_candidates(context.num, keep_fraction) if oversample else context.num
-    data, metrics = task.sample(key, problem, params, context._replace(num=num))
+    num, used = context.num, context.used
+    if oversample:
+      num = num_candidates(context.num, keep_fraction)
+      used = None if used is None else jnp.minimum(jnp.ceil(used / keep_fraction * (1 - 1e-6)), num)
+    wide = context._replace(num=num, used=used)
+    data, metrics = task.sample(key, problem, params, wide)
     require_plain(data, "select_nearest")
     rows = jax.tree.map(lambda x: x[0], data.rows)
     real = features(jax.tree.map(lambda x: x[0], context.real.rows))
     in_use = None if context.real.row_weight is None else context.real.row_weight[0] > 0
     distance = neighbor_distance(features(rows), real, num_neighbors, in_use)
+    there = storage.in_use(wide) > 0
+    distance = jnp.where(there, distance, jnp.inf)
     if oversample:
-      kept_distance, index = jax.lax.top_k(-distance, context.num)
-      found = {"nearest_distance": -jnp.mean(kept_distance), "kept_radius": -kept_distance[-1]}
-      return storage.batch(jax.tree.map(lambda x: x[index], rows)), metrics | found
-    radius = kth_smallest(distance, jnp.maximum(jnp.round(keep_fraction * num), 1))
-    kept = (distance <= radius).astype(float)
-    found = {"nearest_distance": jnp.sum(kept * distance) / jnp.sum(kept), "kept_radius": radius}
-    return storage.batch(rows, kept), metrics | found
+      negative, index = jax.lax.top_k(-distance, context.num)
+      rows, distance, kept = jax.tree.map(lambda x: x[index], rows), -negative, storage.in_use(context) > 0
+    else:
+      wanted = jnp.maximum(jnp.round(keep_fraction * jnp.sum(there)), 1)
+      radius = kth_smallest(distance, wanted)
+      nearer, tied = distance < radius, distance == radius  # of those that tie at the edge, the first are kept
+      kept = nearer | (tied & (jnp.cumsum(tied) <= wanted - jnp.sum(nearer)))
+    found = {"nearest_distance": jnp.mean(distance, where=kept), "kept_radius": jnp.max(distance, where=kept, initial=0.0)}
+    return storage.batch(rows, None if oversample else kept.astype(float)), metrics | found
 
   info = {"nearest_distance": MetricInfo("mean distance of kept samples to the nearest real row", "units of the embedding"),
           "kept_radius": MetricInfo("largest distance that was kept", "units of the embedding")}

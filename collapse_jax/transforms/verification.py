@@ -21,6 +21,8 @@ PROBES = {
 def verify(task: TaskSetting, keep: Callable, is_right: Callable | None = None) -> TaskSetting:
   """Samples that a verifier rejects stay in place with weight 0 (Feng et al. 2406.07515).
 
+  Where it rejects all that a generation would be fitted to there is no model: nothing is finite from then on.
+
   Args:
     task: any task that draws rows and whose `fit` honours row weights.
     keep: (key, problem, rows with leaves [n, ...]) -> [n] bool, or weights in [0, 1], others of which make the run
@@ -44,20 +46,22 @@ def verify(task: TaskSetting, keep: Callable, is_right: Callable | None = None) 
     kept = jnp.where((kept >= 0) & (kept <= 1), kept, jnp.nan)
     weight = data.row_weight * kept[None]
     data = data._replace(row_weight=weight, count=jnp.sum(weight, axis=1), summary=None, draw=None)
-    found = {"kept_share": jnp.mean(kept)}
+    used = storage.in_use(context)
+    found = {"kept_share": jnp.sum(used * kept) / jnp.sum(used)}
     if is_right is not None:
-      found |= _probes(per_row(is_right(problem, rows), storage.num_rows(rows), "is_right").astype(float), kept)
+      found |= _probes(per_row(is_right(problem, rows), storage.num_rows(rows), "is_right").astype(float), kept, used)
     elif isinstance(rows, dict) and {"label", "truth"} <= set(rows):
-      found |= _probes((rows["label"] == rows["truth"]).astype(float), kept)
+      found |= _probes((rows["label"] == rows["truth"]).astype(float), kept, used)
     return data, metrics | found
 
   info = {"kept_share": MetricInfo("share of samples that the verifier kept"), **PROBES}
   return task._replace(sample=sample, metrics={**task.metrics, **info})
 
 
-def _probes(right, kept):
-  """See PROBES; arguments [n] of 0.0 to 1.0."""
+def _probes(right, kept, used):
+  """See PROBES; arguments [n] of 0.0 to 1.0, the last of them of rows that count at all."""
+  right, wrong, kept = used * right, used * (1 - right), used * kept
   share = lambda part, whole: jnp.where(jnp.sum(whole) > 0, jnp.sum(part) / jnp.maximum(jnp.sum(whole), 1e-30), 1.0)
-  phi, psi = share(kept * right, right), share(kept * (1 - right), 1 - right)
-  return {"error_rate": 1 - jnp.mean(right), "kept_if_right": phi, "kept_if_wrong": psi,
+  phi, psi = share(kept * right, right), share(kept * wrong, wrong)
+  return {"error_rate": jnp.sum(wrong) / jnp.sum(used), "kept_if_right": phi, "kept_if_wrong": psi,
           "kept_error_rate": 1 - share(kept * right, kept), "breakdown_point": phi / jnp.maximum(phi + psi, 1e-30)}
