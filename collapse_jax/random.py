@@ -106,7 +106,7 @@ def uniform(key: Array, num: int) -> Array:
   Those of `jax.random.uniform` are multiples of 2^-23, so that events of probability 1e-8 never happen.
   """
   words = bits(key, 2 * num)
-  value = words[:num].astype(float) * 2.0 ** -32 + (words[num:].astype(float) + 0.5) * 2.0 ** -64
+  value = words[::2].astype(float) * 2.0 ** -32 + (words[1::2].astype(float) + 0.5) * 2.0 ** -64
   return jnp.minimum(value, 1 - jnp.finfo(value.dtype).epsneg)
 
 

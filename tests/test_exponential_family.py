@@ -58,7 +58,8 @@ def test_absorption_and_temperature():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_any_number_of_rows(family):
   """To 1e12 rows the error has its law, and neither it nor the variance of the model drifts."""
-  last, nums, truth, one = 20, np.array([1e6, 1e9, 1e12]), MEANS[family], FAMILIES[family]
+  last, nums, one = 20, np.array([1e6, 1e9, 1e12]), FAMILIES[family]
+  truth = 1000.0 if family == "gaussian" else MEANS[family]  # far above what there is to resolve
 
   def run(num, i):
     task = tasks.exponential_family(family, num, truth, draws="law")
@@ -68,7 +69,7 @@ def test_any_number_of_rows(family):
   variance = float(one.variance(jnp.float32(truth)))
   for i, num in enumerate(nums):
     expected = variance * theory.quadratic_family(workflows.accumulate().weights(last), num, one.curvature)
-    assert np.abs(z_score(np.asarray(errors[i]) / expected[None], 1.0)).max() < 5, num
+    assert np.abs(z_score(np.asarray(errors[i]) / expected[None], 1.0, 2.0)).max() < 5, num  # a squared normal variate
     if family != "gaussian":  # E[V(mean)] / V(truth) - 1 = curvature E[deviation^2] / V(truth), below what a float resolves
       drift = one.curvature * expected / variance
       spread = np.asarray(change[i]).std(axis=0) / np.sqrt(600)

@@ -90,33 +90,6 @@ def test_random_numbers():
   assert abs(np.corrcoef(draws[:half - 1], draws[half:2 * half - 1])[0, 1]) < 5 / np.sqrt(half)
 
 
-def test_counts_beyond_what_float32_can_add():
-  """Training data of 10,000 batches of 10,007 rows, which a running sum in float32 counts with an error of 1e-4."""
-  num, each = 10_000, 10_007
-  data = Data(count=jnp.full(num, float(each)), origin=jnp.arange(num))
-  assert float(store.size(data)) == np.float32(num * each)
-  running = np.cumsum(np.full(num, each, np.float32), dtype=np.float32)[-1]
-  assert abs(running / (num * each) - 1) > 1e-5  # the twin
-  billion = Data(count=jnp.full(1000, 1e9).at[900:].set(0.0), origin=jnp.arange(1000))
-  assert float(store.size(billion)) == np.float32(9e11)
-  uneven = Data(count=jnp.asarray([0.0, 3, 5]), weight=jnp.asarray([1.0, 2, 1]), origin=jnp.arange(3))
-  assert float(store.size(uneven)) == 11
-
-
-def test_rows_are_the_first_of_more():
-  key = jax.random.key(3)
-  words = random.bits(key, 101)
-  for num in (1, 2, 3, 8, 100):
-    np.testing.assert_array_equal(random.bits(key, num), words[:num])
-  np.testing.assert_array_equal(random.normal(key, (7, 3)), random.normal(key, (40, 3))[:7])
-
-
-@pytest.mark.filterwarnings("error")
-def test_subsets_in_double_precision():
-  """No index of 64 bits is written among those of 32, which JAX only warns of for now."""
-  with jax.enable_x64(True):
-    out = cj.run(jax.random.key(0), tasks.sample_median(6), workflows.accumulate_subsample(), 4)
-    assert out["fitted_mean"].dtype == np.float64 and out["finite"].all()
 def test_outcomes_are_found_by_64_bits():
   """`choose` against whole numbers of any size: also in a long tail that the first 32 bits do not tell apart."""
   key, num = jax.random.key(1), 20_000
@@ -191,3 +164,32 @@ def test_moments_of_totals():
   assert np.abs(np.concatenate(scores)).max() < 5
   other = np.asarray(jax.random.poisson(jax.random.key(0), 1e8, (50_000,)), np.float64)
   assert (((other - 1e8) / 1e4).var() - 1) * np.sqrt(2.5e4) > 5
+
+
+def test_counts_beyond_what_float32_can_add():
+  """Training data of 10,000 batches of 10,007 rows, which a running sum in float32 counts with an error of 1e-4."""
+  num, each = 10_000, 10_007
+  data = Data(count=jnp.full(num, float(each)), origin=jnp.arange(num))
+  assert float(store.size(data)) == np.float32(num * each)
+  running = np.cumsum(np.full(num, each, np.float32), dtype=np.float32)[-1]
+  assert abs(running / (num * each) - 1) > 1e-5  # the twin
+  billion = Data(count=jnp.full(1000, 1e9).at[900:].set(0.0), origin=jnp.arange(1000))
+  assert float(store.size(billion)) == np.float32(9e11)
+  uneven = Data(count=jnp.asarray([0.0, 3, 5]), weight=jnp.asarray([1.0, 2, 1]), origin=jnp.arange(3))
+  assert float(store.size(uneven)) == 11
+
+
+def test_rows_are_the_first_of_more():
+  key = jax.random.key(3)
+  words = random.bits(key, 101)
+  for num in (1, 2, 3, 8, 100):
+    np.testing.assert_array_equal(random.bits(key, num), words[:num])
+  np.testing.assert_array_equal(random.normal(key, (7, 3)), random.normal(key, (40, 3))[:7])
+
+
+@pytest.mark.filterwarnings("error")
+def test_subsets_in_double_precision():
+  """No index of 64 bits is written among those of 32, which JAX only warns of for now."""
+  with jax.enable_x64(True):
+    out = cj.run(jax.random.key(0), tasks.sample_median(6), workflows.accumulate_subsample(), 4)
+    assert out["fitted_mean"].dtype == np.float64 and out["finite"].all()

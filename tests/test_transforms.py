@@ -98,6 +98,6 @@ def test_rewards_and_verifiers_at_extreme_scales():
   np.testing.assert_allclose(rewards.quadratic(1.0, 1e-3)(rows)[:3], [-5e5, -5e5, 0], rtol=1e-5)
   assert np.isfinite(rewards.quadratic(0.0, 1e-25)(rows)).all()
   np.testing.assert_allclose(rewards.near([0.0], 2.0, 8.0)(rows), [0, 0, -0.5, -4], rtol=1e-5, atol=1e-20)
-  assert np.isfinite(rewards.near([0.0], 1e-38, 8.0)(rows)).all()
+  assert np.isfinite(rewards.near([0.0], 1e-37, 8.0)(rows)).all()
   np.testing.assert_array_equal(verifiers.within(0.0, 2e-25)(None, None, rows), [True, False, False, False])
   np.testing.assert_array_equal(verifiers.within(0.0, 2e25)(None, None, rows), [True] * 4)
