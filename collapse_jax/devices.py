@@ -28,7 +28,7 @@ def check() -> None:
   try:
     jax.devices()
   except Exception as error:  # of several kinds, an AssertionError among them
-    asked = jax.config.jax_platforms
+    asked = getattr(jax.config, "jax_platforms", None)
     first = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
     raise ValueError(f"JAX finds no device{f' of JAX_PLATFORMS={asked}' if asked else ''}: {first}.") from None
 

@@ -93,8 +93,9 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
     num_workers: threads; default the cores, on an accelerator 1.
     directory: finished chunks are written there, so that a sweep that was killed can go on; None: none are written. One
       sweep at a time may write there.
-    resume: go on from the chunks in `directory`, whatever number of processes wrote them; else they are deleted. Damaged ones
-      are computed again. What was computed by a program that differs, or from other data, is refused.
+    resume: go on from the chunks in `directory`, whatever number of processes wrote them; else they are deleted, which is
+      logged. Damaged or misplaced ones are computed again. What a program that differs computed, or one under other settings of
+      JAX or from other data, is refused.
     on_cell: called with name -> value of a cell and its metrics [num_seeds, recorded, ...] once all its runs are done; with
       several processes in the first one, at the end.
     progress: show a progress bar on standard error.
