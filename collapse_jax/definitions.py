@@ -14,7 +14,7 @@ from scipy import special, stats
 from collapse_jax import diagnostics, verdicts
 
 _FEWEST_RUNS = 5  # fewer cannot be significant at 5%
-_ROUNDING = 1e-5  # of the log of a float32
+_LEAST = 1e-3  # a change of a log that counts: less is rounding, or too small to name
 
 
 class Finding(NamedTuple):
@@ -147,9 +147,10 @@ def _trend(values, generations, alpha, worse) -> Finding:
     return _change(values, alpha, sign=sign)  # of all runs: those that ended at infinity changed most
   if not found.possible:
     return undefined("needs four generations, and two runs and half of them finite")
-  how = {("bounded",): "levels off, or no trend in the last half", ("growing",): "goes on, slower than t",
-         ("diverging",): "goes on, like t or faster"}.get(
-             found.possible, "goes on" if endless else "undecided whether it levels off or goes on")
+  hows: dict[tuple[str, ...], str] = {
+      ("bounded",): "levels off, or no trend in the last half", ("growing",): "goes on, slower than t",
+      ("diverging",): "goes on, like t or faster"}
+  how = hows.get(found.possible, "goes on" if endless else "undecided whether it levels off or goes on")
   lost = found.num_runs - found.num_finite
   statement = f"{how}; {found.slope:+.2g} nats per generation" + (f"; {lost} runs not finite" if lost else "")
   return Finding(True, endless, found.p_value, statement)
@@ -157,7 +158,7 @@ def _trend(values, generations, alpha, worse) -> Finding:
 
 def _signed_rank(change) -> float:
   """One-sided p of change > 0; 1 where nothing changed."""
-  change = change[np.abs(change) > _ROUNDING]
+  change = change[np.abs(change) > _LEAST]
   if not len(change):
     return 1.0
   ranks = stats.rankdata(np.abs(change))  # also of infinities

@@ -130,8 +130,8 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
     clock.start()
     problem, real, synthetic, missing, loss = clock.call(begin, base.params, keys)
     if made and int(missing.max()):
-      what = "text that ends" if plain else "the format"
-      raise common.UsageError(f"the generator does not produce {what}: {int(missing.max())} synthetic rows are missing.")
+      wanted = "text that ends" if plain else "the format"
+      raise common.UsageError(f"the generator does not produce {wanted}: {int(missing.max())} synthetic rows are missing.")
     for index in left:
       r, f = cells[index]
       metrics = clock.call(cell, base.params, keys, problem, real, synthetic, r, f) | {"generator_test_loss": loss}

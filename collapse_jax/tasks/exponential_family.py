@@ -178,8 +178,9 @@ def exponential_family(family: str, num_samples, mean=None, *, temperature=1.0, 
     return batch(summary=MeanStats(jnp.asarray(num, float), at), count=num)
 
   def fresh(key, problem):
-    at = pooled(key, Mean(problem, 1 - problem if family == "bernoulli" else None, jnp.zeros(())), num_samples)
-    return summary_of(at, num_samples) if law else batch(one.given(jax.random.fold_in(key, 1), at.mean, num_samples))
+    law_key, rows_key = jax.random.split(key)
+    at = pooled(law_key, Mean(problem, 1 - problem if family == "bernoulli" else None, jnp.zeros(())), num_samples)
+    return summary_of(at, num_samples) if law else batch(one.given(rows_key, at.mean, num_samples))
 
   def init(key):
     problem = jnp.asarray(truth, float)

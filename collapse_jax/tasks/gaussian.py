@@ -148,8 +148,9 @@ def gaussian(dim: int, num_samples, noise_var=1.0, *, mean=None, covariance=None
 
   def fresh(key, problem):
     """The real batch has the statistics of the exact law also where it has rows: runs are paired across workflows."""
-    stats = _law(key, num_samples, _truth(dim))
-    rows = None if law else _to_data(problem, _rows_given(jax.random.fold_in(key, 1), stats, num_samples))
+    law_key, rows_key = jax.random.split(key)
+    stats = _law(law_key, num_samples, _truth(dim))
+    rows = None if law else _to_data(problem, _rows_given(rows_key, stats, num_samples))
     return batch(rows, summary=stats, count=num_samples)
 
   def init(key):

@@ -90,27 +90,28 @@ def linear_regression(dim: int, num_samples: int, noise_var=1.0, *, covariates: 
     problem = RegressionProblem(normal(truth_key, (dim,)), bartlett(test_key, dim, num_test) / np.sqrt(num_test),
                                 jnp.sqrt(jnp.asarray(noise_var, float)))
     if same:
-      factor, noise_factor, seen = _estimate_law(design_key, dim, num_samples)
+      law_key, basis_key = jax.random.split(design_key)
+      factor, noise_factor, seen = _estimate_law(law_key, dim, num_samples)
       problem = problem._replace(noise_factor=noise_factor, seen=seen)
     if same and not law:
-      basis = _orthonormal(jax.random.fold_in(design_key, 1), num_samples, min(num_samples, dim))
+      basis = _orthonormal(basis_key, num_samples, min(num_samples, dim))
       rank = basis.shape[1]
       problem = problem._replace(design=matmul(basis, factor[:rank] * seen[None]), basis=basis,
                                  inverse=matmul(noise_factor[:, :rank], basis.T))
     return problem, draw(batch_key, problem, problem.coefficients, problem.noise_std, num_samples)
 
   def draw(key, problem, coefficients, noise_std, num) -> Data:
+    law_key, rest_key = jax.random.split(key)
     if law:
-      estimate = problem.seen * coefficients + noise_std * matmul(problem.noise_factor, normal(key, (dim,)))
+      estimate = problem.seen * coefficients + noise_std * matmul(problem.noise_factor, normal(law_key, (dim,)))
       return batch(summary=MeanStats(jnp.asarray(num_samples, float), estimate), count=num_samples)
     if same:  # the noise within the span of the design is that by which the law's estimate errs, so that both are paired
-      noise, inside = normal(jax.random.fold_in(key, 1), (num_samples,)), normal(key, (dim,))[:problem.basis.shape[1]]
+      noise, inside = normal(rest_key, (num_samples,)), normal(law_key, (dim,))[:problem.basis.shape[1]]
       noise = noise + matmul(problem.basis, inside - matmul(problem.basis.T, noise))
       labels = matmul(problem.design, coefficients) + noise_std * noise
       return batch({"index": jnp.arange(num_samples, dtype=jnp.int32), "label": labels})
-    design_key, label_key = jax.random.split(key)
-    x = normal(design_key, (num, dim))
-    return batch({"x": x, "label": matmul(x, coefficients) + noise_std * normal(label_key, (num,))})
+    x = normal(law_key, (num, dim))
+    return batch({"x": x, "label": matmul(x, coefficients) + noise_std * normal(rest_key, (num,))})
 
   def fresh(key, problem):
     return draw(key, problem, problem.coefficients, problem.noise_std, num_samples)
