@@ -153,7 +153,7 @@ def draw_rows(key: Array, data: Data, num: int) -> PyTree:
     slot = index(slot_key, num, slots)
   else:
     slot = choose(slot_key, table(mass(data)), num, fine=False)
-  row = index(row_key, num, n) if data.row_weight is None else choose(row_key, table(data.row_weight), num, slot, fine=False)
+  row = index(row_key, num, n) if data.row_weight is None else choose(row_key, table(data.row_weight), num, slot)
   return jax.tree.map(lambda x: x[slot, row], data.rows)
 
 

@@ -305,23 +305,27 @@ def related_options() -> dict[str, Any]:
   return common_options() | {"compare": FLAGS.compare}
 
 
-def output_dir(default: str, compared: Sequence[str] = (), folders: Sequence[str] = ("",)) -> Path:
+def output_dir(default: str, compared: Sequence[str] = ()) -> Path:
   """The directory to write, checked but not yet made.
 
   Args:
     compared: flags that a sweep to resume must share, beside those that fix its numbers.
-    folders: of the experiments in it.
   """
   path = Path(FLAGS.output_dir or default)
   _check_writable("output_dir", path)
-  _check_held(path, compared, folders)
+  _check_held(path, compared)
   return path
 
 
-def _check_held(path: Path, compared: Sequence[str], folders: Sequence[str]) -> None:
+def _beside() -> list[Path]:
+  """Where the curves of this run are, which may be below its output directory."""
+  return [Path(FLAGS.log_dir)] if flag("log_dir", None) else []
+
+
+def _check_held(path: Path, compared: Sequence[str]) -> None:
   """What is there may be gone on with, or replaced, where flags say so."""
   what, flags_of = _held(path)
-  strange = "" if FLAGS.overwrite or (what and FLAGS.resume) else directory.strange(path, folders)
+  strange = "" if FLAGS.overwrite or (what and FLAGS.resume) else directory.strange(path, _beside())
   if what and FLAGS.resume:
     if flags_of is not None:
       _check_same(flags_of, f"{path} holds {what} made", compared)
@@ -412,7 +416,7 @@ def simulate_and_write(default_dir: str, simulate: Callable[..., Any], options: 
     compared: see `output_dir`.
   """
   check_machine()
-  path = output_dir(default_dir, compared, folders)
+  path = output_dir(default_dir, compared)
   if FLAGS.dry_run:
     simulate(**options)
     return
@@ -467,7 +471,7 @@ def _unfinished(path: Path, compared: Sequence[str], folders: Sequence[str]) -> 
     raise UsageError(f"--output_dir={path} is being written by another process.") from None
   marker, begun = path / UNFINISHED, False
   try:
-    _check_held(path, compared, folders)  # again, for another process may have ended since
+    _check_held(path, compared)  # again, for another process may have ended since
     what, _ = _held(path)
     if FLAGS.resume and what == "results":
       directory.tidy(path)

@@ -63,26 +63,26 @@ def is_marked(path: Path) -> bool:
   return _is_config(marker) or (marker.is_file() and not marker.stat().st_size)
 
 
-def strange(path: Path, folders: Sequence[str] = ("",)) -> str:
-  """A file that the program did not make, where it would write; "" if there is none.
+def strange(path: Path, beside: Sequence[Path] = ()) -> str:
+  """A file that the program did not make, hidden ones left out; "" if there is none.
 
   Args:
-    folders: of experiments.
+    beside: files and folders below the directory that are for something else, such as the curves of this run.
   """
   mine = set(made(path))
   if os.path.lexists(path / UNFINISHED) and not is_marked(path):
     return UNFINISHED
   if CHUNKS in mine or is_marked(path):
     mine |= {str(file.relative_to(path)) for file in _chunk_files(path / CHUNKS)}
-  places = [CHUNKS, *(str(Path(folder, name)) for folder in folders for name in (FIGURES, *KEPT))]
-  for place in [*places, *filter(None, folders)]:
-    if (path / place).is_file() and place not in mine:
-      return place
-    for folder, _, files in os.walk(path / place):
-      for name in sorted(files):
-        file = str(Path(folder, name).relative_to(path))
-        if file not in mine and name != LOCK:
-          return file
+  mine |= {UNFINISHED}
+  others = {one.absolute() for one in beside}
+  for place in sorted(path.iterdir()) if path.is_dir() else ():
+    below = (Path(folder, name) for folder, _, files in os.walk(place) for name in sorted(files))  # also behind a link
+    for file in below if place.is_dir() else [place]:
+      relative = file.relative_to(path)
+      hidden = relative.parts[0].startswith(".") or file.name == LOCK
+      if not hidden and str(relative) not in mine and not others & {file.absolute(), *file.absolute().parents}:
+        return str(relative)
   return ""
 
 
