@@ -571,8 +571,8 @@ def two_sample(a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
   both = np.concatenate([a, b])
   low, high = np.quantile(both, [0.005, 0.995], axis=0)  # squares of heavy tails have no z
   a_cut, b_cut = np.clip(a, low, high), np.clip(b, low, high)
-  centre = np.concatenate([a_cut, b_cut]).mean(axis=0)
-  found["variance"] = np.where(coarse, np.nan, welch((a_cut - centre) ** 2, (b_cut - centre) ** 2))
+  centre, spread = (f(np.concatenate([a_cut, b_cut]), axis=0) for f in (np.mean, np.std))
+  found["variance"] = np.where(spread < RESOLUTION * size, np.nan, welch((a_cut - centre) ** 2, (b_cut - centre) ** 2))
   for quantile in QUANTILES:
     at = np.quantile(both, quantile, axis=0)
     slack = 1e-5 * np.maximum(np.abs(at), np.median(np.abs(both), axis=0))  # float32 ties
@@ -614,7 +614,8 @@ def audit(name: str, flow_name: str, runs: int, seed: int = 0, sizes=None, tempe
         at = np.array(shown) - 1
         ours, theirs = cell[metric].transpose("seed", "generation").values.astype(float)[:, at], expected[:, at]
         if metric in reference.log:
-          ours, theirs = np.log(np.maximum(ours, 1e-37)), np.log(np.maximum(theirs, 1e-37))
+          least = np.maximum(1e-37, 1e-9 * np.median(theirs, axis=0))  # an error that is 0 but for rounding has no log
+          ours, theirs = np.log(np.maximum(ours, least)), np.log(np.maximum(theirs, least))
         for statistic, z in two_sample(ours, theirs).items() if shown else ():
           rows += [{"task": name, "workflow": flow_name, "n": n, "temperature": temperature, "metric": metric, "t": t,
                     "statistic": statistic, "z": float(one)} for t, one in zip(shown, z)
