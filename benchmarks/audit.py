@@ -204,13 +204,17 @@ def gaussian_moments(dim: int) -> Moments:
     return mean, sum(s * (moments[1] + outer(moments[0] - mean)) for s, (moments, _, _) in zip(share, batches))
 
   def sample(rng, model, num, temperature):
-    root = np.linalg.cholesky(model[1] * temperature)
+    values, vectors = np.linalg.eigh(model[1] * temperature)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))[:, None]
     mean, lower = standard(rng, len(root), num)
     factor = root @ lower
     return model[0] + np.einsum("rij,rj->ri", root, mean), factor @ factor.transpose(0, 2, 1)
 
   def metrics(model):
     mean, covariance = model
+    values = np.linalg.eigvalsh(covariance)
+    if np.min(values[:, 0] / values[:, -1]) < 1e-9:  # the reference has lost its smallest direction
+      covariance = covariance * np.nan
     return {"squared_error_of_mean": np.sum(mean ** 2, axis=1),
             "covariance_trace_ratio": np.trace(covariance, axis1=1, axis2=2) / dim,
             "covariance_log_det_ratio": np.linalg.slogdet(covariance)[1], "marginal_mean": mean[:, 0],
