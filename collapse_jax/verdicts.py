@@ -7,8 +7,8 @@ import numpy as np
 from scipy import stats
 
 NUM_WINDOWS = 10
-EVIDENCE = 8.0  # twice the log of the likelihood ratio at which a curve is ruled out; less where `alpha` is above 0.5%
-HINT = 0.05  # a rise at this level, though not at `alpha`, stands against "bounded"
+EVIDENCE = 6.0  # twice the log of the likelihood ratio at which a curve is ruled out; less where `alpha` is above 1.4%
+HINT = 0.005  # a rise, or a trend, at this level stands against "bounded"
 
 
 class Verdict(NamedTuple):
@@ -44,8 +44,8 @@ def verdict(values, generations, worse: str = "higher", alpha: float = 0.001, re
   other labels; the misfit of the best curve counts as noise, so that what fits none is undecided.
 
   - Growing and diverging need, besides, a slope over the last half above zero at level `alpha`.
-  - Bounded without such a curve (flat) needs that there is no hint of a rise (p >= 0.05), and that the rise over the last half,
-    and its mean above that of the quarter before, are at 97.5% confidence below a twentieth of what has changed so far or,
+  - Bounded without such a curve (flat) needs that there is no hint of a rise (p >= 0.005), and that the rise over the last half,
+    and its mean above that of the quarter before, are at 97.5% confidence below a tenth of what has changed so far or,
     where nothing goes on changing, half a standard deviation between runs; or below `resolution`. Two runs do not show it.
   - Runs that went from a finite value to an infinitely bad one: if more than half did, it is diverging, and if any did, it is
     not bounded. With fewer than half of the runs left, or fewer than two, it is undecided: survivors are no fair sample.
@@ -105,14 +105,14 @@ def _flat(values, generations, most, resolution) -> bool:
   windows = values @ _design(tuple(generations))[0]
   noise = windows.std(axis=0, ddof=1).max() / np.sqrt(len(values))
   trend = _slopes(windows, np.arange(windows.shape[1]))
-  if np.ptp(windows.mean(axis=0)) > 4 * noise or abs(trend.mean()) > _interval(trend):
-    return most < max(resolution, 0.05 * np.abs(windows.mean(axis=0) - values[:, 0].mean()).max())
-  return most < max(resolution, 0.5 * values[:, last].std(axis=0, ddof=1).max())
+  if np.ptp(windows.mean(axis=0)) > 4 * noise or abs(trend.mean()) > _interval(trend, 1 - HINT):
+    return most < max(resolution, 0.1 * np.abs(windows.mean(axis=0) - values[:, 0].mean()).max())
+  return most < max(resolution, 0.5 * np.sqrt(values[:, last].var(axis=0, ddof=1).mean()))
 
 
-def _interval(sample) -> float:
-  """Half the width of the 95% interval of a mean."""
-  return float(stats.t.ppf(0.975, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample)))
+def _interval(sample, level=0.95) -> float:
+  """Half the width of the interval of a mean."""
+  return float(stats.t.ppf(0.5 + level / 2, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample)))
 
 
 def _slopes(values, x):

@@ -580,6 +580,13 @@ def is_first_process() -> bool:
   return jax.process_index() == 0
 
 
+def _has_home() -> bool:
+  try:
+    return bool(Path.home())
+  except RuntimeError:
+    return False
+
+
 @functools.cache
 def prepare_jax() -> None:
   """Precision, devices, other processes, and a compilation cache on disk that makes the second start fast."""
@@ -587,6 +594,9 @@ def prepare_jax() -> None:
   jax.config.update("jax_enable_x64", FLAGS.enable_x64 if "enable_x64" in FLAGS else False)
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     harmless("a cache of compiled programs", lambda: jax.config.update("jax_compilation_cache_dir", str(caches.directory())))
+  if not _has_home():  # older versions of Matplotlib ask for one
+    with contextlib.suppress(OSError):
+      os.environ.setdefault("MPLCONFIGDIR", str(caches.directory("matplotlib")))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
   if "devices" in FLAGS and FLAGS.devices != "auto" and integer("devices") > 1:

@@ -73,7 +73,8 @@ def test_signals_are_not_swallowed(number, status, said):
     except BaseException:
       pass"""
   process = subprocess.Popen([sys.executable, "-c", BINARY.format(body=body)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                             env=os.environ | {"PYTHONPATH": str(ROOT)})
+                             env=os.environ | {"PYTHONPATH": str(ROOT)},
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # tests may run in the background
   assert process.stdout.readline() == "ready\n"
   process.send_signal(number)
   assert process.wait(20) == status and process.stderr.read() == f"{said}\n"

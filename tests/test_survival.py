@@ -143,7 +143,7 @@ def test_language_model(disk, language, tmp_path):
   names = checkpoints(log)
   assert len(names) == len(set(names))
   xarray.testing.assert_identical(dataset(out), dataset(language))
-  assert texts(out) == texts(language) and len(texts(out)) == 12
+  assert texts(out) == texts(language) and len(texts(out)) == 24  # and their checksums
   shown = [json.loads(cj.load(one).attrs["samples"]) for one in (out, language)]
   assert shown[0] == shown[1] and [len(one) for one in shown[0].values()] == [3, 3]
   curves = {name: [(tag, step) for tag, step, _ in points] for name, points in values(tmp_path / "logs").items() if name != "figures"}

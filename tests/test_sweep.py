@@ -108,18 +108,19 @@ def test_theory_rows(results):
 @pytest.mark.parametrize(("shape", "label"), [("flat", "bounded"), ("limit", "bounded"), ("fall", "bounded"),
                                               ("log", "growing"), ("root", "growing"), ("linear", "diverging")])
 def test_verdicts(shape, label):
-  """At most 4 of 200 noisy repetitions (one-sided 99.9% test) may be labelled wrong."""
+  """Of 200 noisy repetitions (tests at 99.9%) at most one may be labelled wrong, and a tenth undecided."""
   t = np.arange(1, 101.0)
   curve = {"flat": 0 * t, "limit": 1 - 1 / t, "fall": 1 / t, "log": np.log(t), "linear": t / 10, "root": np.sqrt(t)}[shape]
   rng = np.random.default_rng(0)
   for noise, seeds in ((0.1, 100), (0.3, 30)):
-    wrong = sum(diagnostics.verdict(curve + noise * rng.normal(size=(seeds, 100)), t).label != label for _ in range(200))
-    assert wrong <= 4
+    found = [diagnostics.verdict(curve + noise * rng.normal(size=(seeds, 100)), t).label for _ in range(200)]
+    assert found.count(label) >= 180 and found.count(label) + found.count("undecided") >= 199
   mirrored = diagnostics.verdict(-curve + 0.1 * rng.normal(size=(100, 100)), t, worse="lower")
   assert mirrored.label == label
   broken = curve + 0.1 * rng.normal(size=(100, 100))
   broken[:7, 50] = np.nan
-  assert diagnostics.verdict(broken, t)[-2:] == (93, 100)
+  found = diagnostics.verdict(broken, t)
+  assert (found.num_finite, found.num_runs) == (93, 100)
 
 
 def test_plan_and_bad_sweeps():
