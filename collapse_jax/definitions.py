@@ -157,7 +157,9 @@ def _trend(values, generations, alpha, worse) -> Finding:
 
 
 def _signed_rank(change) -> float:
-  """One-sided p of change > 0; 1 where nothing changed."""
+  """One-sided p of change > 0; 1 where the typical run did not change, and none became infinite."""
+  if not (np.median(np.abs(change)) > _LEAST or np.isinf(change).any()):
+    return 1.0
   change = change[np.abs(change) > _LEAST]
   if not len(change):
     return 1.0

@@ -201,7 +201,7 @@ def _verification(results):
       heat_map(figure, axis, np.sort(psi), np.sort(error), last.values, "accuracy on real data")
       limits = axis.get_xlim(), axis.get_ylim()
       curve = np.linspace(limits[0][0], limits[0][1], 200)
-      axis.plot(curve, theory.breakdown_point(float(part.attrs["phi"]), np.maximum(curve, 0)), "w--", linewidth=2,
+      axis.plot(curve, theory.breakdown_point(float(part.attrs["phi"]), np.clip(curve, 0, 1)), "w--", linewidth=2,
                 label="predicted frontier p = 1 / (1 + ψ/φ)")
       axis.set(xlim=limits[0], ylim=limits[1])
       axis.set_xlabel("psi, chance that a wrong label is kept")

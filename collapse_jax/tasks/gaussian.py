@@ -254,12 +254,14 @@ def _fitted(stats: GaussianStats) -> GaussianModel:
   same_rank = lambda: model.log_det + 2 * _log_diagonal(stats.excess, rank)
   lower_rank = lambda: 2 * rank * model.log_scale + _log_pseudo_det(factor, rank)
   log_det = same_rank() if factor.shape[0] == 1 else jax.lax.cond(rank == model.rank, same_rank, lower_rank)
-  return _normalised(mean, factor, low, model.exponent, log_det, rank)
+  # That of a product of triangles is the product of theirs: known before the factor, it is scaled in the same pass.
+  diagonal = jnp.diag(model.factor) * (1 + jnp.diag(stats.excess))
+  return _normalised(mean, factor, low, diagonal, model.exponent, log_det, rank)
 
 
-def _normalised(mean, factor, low, exponent, log_det, rank) -> GaussianModel:
-  """The size of the factor goes into the exponent, without rounding."""
-  size = jnp.max(jnp.abs(jnp.diag(factor)))
+def _normalised(mean, factor, low, diagonal, exponent, log_det, rank) -> GaussianModel:
+  """The size of the factor, as its diagonal tells it, goes into the exponent, without rounding."""
+  size = jnp.max(jnp.abs(jnp.where(jnp.arange(len(diagonal)) < rank, diagonal, 0.0)))
   shift = jnp.where(size > 0, jnp.round(jnp.log2(size)), 0.0).astype(jnp.int32)
   back = _power(-shift)
   return GaussianModel(mean, factor * back, low * back, exponent + shift, jnp.where(rank > 0, log_det, -jnp.inf), rank)
@@ -398,7 +400,7 @@ def _statistics(white, row_weight) -> GaussianStats:
   exponent = jnp.where(size > 0, jnp.round(jnp.log2(size)), 0.0).astype(jnp.int32)
   factor = _leading_columns(_lower(centred * _power(-exponent)), rank)
   log_det = _log_pseudo_det(factor, rank) + 2 * rank * exponent * math.log(2)
-  model = _normalised(mean, factor, jnp.zeros((dim, dim)), exponent, log_det, rank)
+  model = _normalised(mean, factor, jnp.zeros((dim, dim)), jnp.diag(factor), exponent, log_det, rank)
   return GaussianStats(count, jnp.zeros(dim), jnp.zeros((dim, dim)), rank, model)
 
 
