@@ -272,12 +272,14 @@ def _trace_ratio(scale, model: GaussianModel):
 
   Near 1 it is rounded once: with M = I + D it is 1 + (2 sum A o (A D) + sum (A D)^2) / sum A^2.
   """
-  identity = jnp.eye(model.mean.shape[0])
-  true, change = identity, (model.factor - identity) + model.low
+  dim = model.mean.shape[0]
+  change = (model.factor - jnp.eye(dim)) + model.low
   if jnp.ndim(scale):
-    true, change = scale, matmul(scale, change)
-  excess = (2 * jnp.sum(true * change) + _sum_of_squares(change)) / jnp.sum(true ** 2)
-  return _power(model.exponent) ** 2 * (1 + excess)
+    change = matmul(scale, change)
+    along, true = jnp.sum(scale * change), jnp.sum(scale ** 2)
+  else:
+    along, true = jnp.trace(change), dim
+  return _power(model.exponent) ** 2 * (1 + (2 * along + _sum_of_squares(change)) / true)
 
 
 def _same(a: GaussianModel, b: GaussianModel):
@@ -333,8 +335,11 @@ def _log_diagonal(excess, rank):
 
 
 def _log_pseudo_det(factor, rank):
-  """log det(factor^T factor) over the leading `rank` columns."""
-  return 2 * _log_diagonal(jnp.abs(jnp.linalg.qr(factor, mode="r")) - jnp.eye(factor.shape[0]), rank)
+  """log det(factor^T factor) over the leading `rank` columns of a lower triangular factor."""
+  identity = jnp.eye(factor.shape[0])
+  own = lambda: 2 * _log_diagonal(jnp.abs(factor) - identity, rank)
+  tall = lambda: 2 * _log_diagonal(jnp.abs(jnp.linalg.qr(factor, mode="r")) - identity, rank)
+  return own() if factor.shape[0] == 1 else jax.lax.cond(rank == factor.shape[0], own, tall)
 
 
 def _gram_excess(excess):
