@@ -188,8 +188,9 @@ class Moments(NamedTuple):
 def gaussian_moments(dim: int) -> Moments:
   """Mean and covariance, by Bartlett's decomposition of Wishart's law."""
   def standard(rng, runs, num):
-    lower = np.tril(rng.standard_normal((runs, dim, dim)), -1)
-    lower[:, np.arange(dim), np.arange(dim)] = np.sqrt(rng.chisquare(num - 1 - np.arange(dim), (runs, dim)))
+    lower, freedom = np.tril(rng.standard_normal((runs, dim, dim)), -1), num - 1 - np.arange(dim)
+    lower[:, np.arange(dim), np.arange(dim)] = np.sqrt(rng.chisquare(np.maximum(freedom, 1), (runs, dim)))
+    lower = lower * (freedom > 0)
     return rng.standard_normal((runs, dim)) / np.sqrt(num), lower / np.sqrt(num)
 
   def real(rng, runs, n):
