@@ -466,7 +466,7 @@ def mixture() -> Reference:
   return Reference(truth, one.fresh, fit, sample, metrics,
                    lambda num_samples, temperature: tasks.gaussian_mixture("normal", num_samples, 1, num_steps=2,
                                                                            temperature=temperature),
-                   (3, 30), log=("test_nll", "model_variance"))
+                   (30,), log=("test_nll", "model_variance"))
 
 
 def classification() -> Reference:
