@@ -458,7 +458,7 @@ def mixture() -> Reference:
 
   def metrics(test, model, state):
     mean, covariance = model
-    if np.trace(covariance, axis1=1, axis2=2).min() < 1e-11:  # rows are held about 0 here, and in float32 there: a limit of the task
+    if np.trace(covariance, axis1=1, axis2=2).min() < 1e-11:  # float32 rows about a mean do not resolve that
       covariance = covariance * np.nan
     apart = test - mean[:, None]
     squared = np.einsum("rni,rij,rnj->rn", apart, np.linalg.inv(covariance), apart)
