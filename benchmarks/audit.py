@@ -133,10 +133,7 @@ def _rank(reference, state, batches):
     return None
   dim, n, t = x.shape[2], state["n"], state["t"]
   if not state["fresh"] or t == 1:
-    emitted = [state["emits"](n, s) for s in range(1, t)]
-    alone = n - 1 if t == 1 or state["before"] is None else state["before"]
-    del emitted
-    return min(dim, alone)
+    return min(dim, n - 1)
   num = state["emits"](n, t - 1)
   return min(dim, n - 1 + min(num, state["before"] + 1))
 
