@@ -31,7 +31,8 @@ for _t in range(1, NUM_GENERATIONS):  # the real batch, the last two, and one in
 
 class Flow(NamedTuple):
   """A workflow in words of this file: `shares(t, sizes)` is the weight of a row of each batch in generation t, 0 = not used."""
-  emits: Callable[[int, int], int]                      # (n, t) -> rows that model t writes
+
+  emits: Callable[[int, int], int]  # (n, t) -> rows that model t writes
   row_weights: Callable[[int, list[int]], list[float]]  # (t, rows of batches 0..t-1) -> weight of each batch's rows
   fresh: bool = False
   redrawn: bool = False
@@ -45,6 +46,7 @@ def mix(share: float, fresh=False, real_weight=None) -> Flow:
     if real_weight is not None and sizes[-1]:
       latest = (1 - real_weight) / real_weight * sizes[0] / sizes[-1]
     return [1.0, *[0.0] * (t - 2), latest]
+
   return Flow(lambda n, t: int(np.rint(n * (1 - share) / share)), row_weights, fresh)
 
 
@@ -56,21 +58,23 @@ everything = lambda t, sizes: [1.0] * t
 same = lambda n, t: n
 
 FLOWS = {
-    "replace": Flow(same, latest(1)),
-    "replace(5)": Flow(lambda n, t: 5, latest(1)),
-    "accumulate": Flow(same, everything),
-    "accumulate(5)": Flow(lambda n, t: 5, everything),
-    "accumulate_subsample": Flow(same, everything, redrawn=True),
-    "mix(0.2)": mix(0.2),
-    "mix(0.56)": mix(0.56),
-    "mix(0.5, fresh=True)": mix(0.5, fresh=True),
-    "mix(0.5, real_weight=0.2)": mix(0.5, real_weight=0.2),
-    "mix(0.3, fresh=True, real_weight=0.6)": mix(0.3, fresh=True, real_weight=0.6),
-    "mix(1.0)": mix(1.0),
-    "grown_replace": Flow(lambda n, t: n * (t + 1), latest(1)),
-    "sliding_window(2)": Flow(same, latest(2)),
-    "sliding_window(3)": Flow(same, latest(3)),
-    f"weights({TABLE})": Flow(same, lambda t, sizes: [TABLE[t - 1][j] * sum(s > 0 for s in TABLE[t - 1]) for j in range(t)]),
+  "replace": Flow(same, latest(1)),
+  "replace(5)": Flow(lambda n, t: 5, latest(1)),
+  "accumulate": Flow(same, everything),
+  "accumulate(5)": Flow(lambda n, t: 5, everything),
+  "accumulate_subsample": Flow(same, everything, redrawn=True),
+  "mix(0.2)": mix(0.2),
+  "mix(0.56)": mix(0.56),
+  "mix(0.5, fresh=True)": mix(0.5, fresh=True),
+  "mix(0.5, real_weight=0.2)": mix(0.5, real_weight=0.2),
+  "mix(0.3, fresh=True, real_weight=0.6)": mix(0.3, fresh=True, real_weight=0.6),
+  "mix(1.0)": mix(1.0),
+  "grown_replace": Flow(lambda n, t: n * (t + 1), latest(1)),
+  "sliding_window(2)": Flow(same, latest(2)),
+  "sliding_window(3)": Flow(same, latest(3)),
+  f"weights({TABLE})": Flow(
+    same, lambda t, sizes: [TABLE[t - 1][j] * sum(s > 0 for s in TABLE[t - 1]) for j in range(t)]
+  ),
 }
 OTHER_SIZES = [name for name, flow in FLOWS.items() if any(flow.emits(7, t) != 7 for t in (1, 2))]
 
@@ -89,6 +93,7 @@ class Reference(NamedTuple):
     skip: workflows that the task refuses.
     temperatures: that it takes.
   """
+
   truth: Callable
   fresh: Callable | None
   fit: Callable
@@ -158,32 +163,45 @@ def gaussian(dim: int) -> Reference:
   def metrics(truth, model, state):
     mean, deviation = model
     size = np.abs(deviation).max(axis=(1, 2)) + 1e-300
-    singular = np.linalg.svd(deviation / size[:, None, None], compute_uv=False)[:, :state["rank"]]
-    variance = np.sum(deviation ** 2, axis=1)
+    singular = np.linalg.svd(deviation / size[:, None, None], compute_uv=False)[:, : state["rank"]]
+    variance = np.sum(deviation**2, axis=1)
     # Rows are numbers of 53 bits: where a run's smallest direction comes near that, the reference has lost it.
     if np.min(singular[:, -1] * size / np.maximum(1e-300, np.abs(mean).max(axis=1) + size)) < 1e-10:
       singular, variance = singular * np.nan, variance * np.nan
-    return {"squared_error_of_mean": np.sum(mean ** 2, axis=1), "covariance_trace_ratio": variance.sum(axis=1) / dim,
-            "covariance_log_det_ratio": 2 * np.sum(np.log(singular) + np.log(size)[:, None], axis=1),
-            "marginal_mean": mean[:, 0], "marginal_log_variance": np.log(variance[:, 0])}
+    return {
+      "squared_error_of_mean": np.sum(mean**2, axis=1),
+      "covariance_trace_ratio": variance.sum(axis=1) / dim,
+      "covariance_log_det_ratio": 2 * np.sum(np.log(singular) + np.log(size)[:, None], axis=1),
+      "marginal_mean": mean[:, 0],
+      "marginal_log_variance": np.log(variance[:, 0]),
+    }
 
-  return Reference(lambda rng, runs, n: (None, real(rng, None, runs, n)), real, fit, sample, metrics,
-                   lambda num_samples, temperature: tasks.gaussian(dim, num_samples, temperature=temperature),
-                   tuple(sorted({2, 3, dim, dim + 1, 100})), moments=gaussian_moments(dim),
-                   log=("squared_error_of_mean", "covariance_trace_ratio"))
+  return Reference(
+    lambda rng, runs, n: (None, real(rng, None, runs, n)),
+    real,
+    fit,
+    sample,
+    metrics,
+    lambda num_samples, temperature: tasks.gaussian(dim, num_samples, temperature=temperature),
+    tuple(sorted({2, 3, dim, dim + 1, 100})),
+    moments=gaussian_moments(dim),
+    log=("squared_error_of_mean", "covariance_trace_ratio"),
+  )
 
 
 class Moments(NamedTuple):
   """The same of batches too large for rows: a batch is its moments; `pool(list of (moments, rows, row weight))`."""
-  real: Callable     # (rng, runs, n) -> moments
+
+  real: Callable  # (rng, runs, n) -> moments
   pool: Callable
-  sample: Callable   # (rng, model, num, temperature) -> moments
+  sample: Callable  # (rng, model, num, temperature) -> moments
   metrics: Callable
-  sizes: tuple[int, ...] = (10 ** 6, 10 ** 9)
+  sizes: tuple[int, ...] = (10**6, 10**9)
 
 
 def gaussian_moments(dim: int) -> Moments:
   """Mean and covariance, by Bartlett's decomposition of Wishart's law."""
+
   def standard(rng, runs, num):
     lower, freedom = np.tril(rng.standard_normal((runs, dim, dim)), -1), num - 1 - np.arange(dim)
     lower[:, np.arange(dim), np.arange(dim)] = np.sqrt(rng.chisquare(np.maximum(freedom, 1), (runs, dim)))
@@ -213,10 +231,14 @@ def gaussian_moments(dim: int) -> Moments:
     values = np.linalg.eigvalsh(covariance)
     if np.min(values[:, 0] / values[:, -1]) < 1e-9:  # the reference has lost its smallest direction
       covariance = covariance * np.nan
-    return {"squared_error_of_mean": np.sum(mean ** 2, axis=1),
-            "covariance_trace_ratio": np.trace(covariance, axis1=1, axis2=2) / dim,
-            "covariance_log_det_ratio": np.linalg.slogdet(covariance)[1], "marginal_mean": mean[:, 0],
-            "marginal_log_variance": np.log(covariance[:, 0, 0])}
+    return {
+      "squared_error_of_mean": np.sum(mean**2, axis=1),
+      "covariance_trace_ratio": np.trace(covariance, axis1=1, axis2=2) / dim,
+      "covariance_log_det_ratio": np.linalg.slogdet(covariance)[1],
+      "marginal_mean": mean[:, 0],
+      "marginal_log_variance": np.log(covariance[:, 0, 0]),
+    }
+
   return Moments(real, pool, sample, metrics)
 
 
@@ -234,13 +256,18 @@ def simulate_moments(moments: Moments, flow: Flow, n: int, temperature: float, r
 
 
 def exponential_family(family: str, truth: float) -> Reference:
-  draw = {"bernoulli": lambda rng, mean, shape: (rng.random(shape) < mean[:, None]).astype(float),
-          "poisson": lambda rng, mean, shape: rng.poisson(np.broadcast_to(mean[:, None], shape)).astype(float),
-          "exponential": lambda rng, mean, shape: mean[:, None] * rng.standard_exponential(shape),
-          "gaussian": lambda rng, mean, shape: mean[:, None] + rng.standard_normal(shape)}[family]
-  total = {"bernoulli": lambda rng, mean, num: rng.binomial(num, mean), "poisson": lambda rng, mean, num: rng.poisson(num * mean),
-           "exponential": lambda rng, mean, num: mean * rng.standard_gamma(float(num), mean.shape),
-           "gaussian": lambda rng, mean, num: num * mean + np.sqrt(num) * rng.standard_normal(mean.shape)}[family]
+  draw = {
+    "bernoulli": lambda rng, mean, shape: (rng.random(shape) < mean[:, None]).astype(float),
+    "poisson": lambda rng, mean, shape: rng.poisson(np.broadcast_to(mean[:, None], shape)).astype(float),
+    "exponential": lambda rng, mean, shape: mean[:, None] * rng.standard_exponential(shape),
+    "gaussian": lambda rng, mean, shape: mean[:, None] + rng.standard_normal(shape),
+  }[family]
+  total = {
+    "bernoulli": lambda rng, mean, num: rng.binomial(num, mean),
+    "poisson": lambda rng, mean, num: rng.poisson(num * mean),
+    "exponential": lambda rng, mean, num: mean * rng.standard_gamma(float(num), mean.shape),
+    "gaussian": lambda rng, mean, num: num * mean + np.sqrt(num) * rng.standard_normal(mean.shape),
+  }[family]
 
   def warmed(mean, temperature):
     if family == "bernoulli":
@@ -249,25 +276,41 @@ def exponential_family(family: str, truth: float) -> Reference:
     return mean * temperature if family == "exponential" else mean
 
   def of(mean):
-    spread = {"bernoulli": lambda m: m * (1 - m), "poisson": lambda m: m, "exponential": lambda m: m ** 2,
-              "gaussian": np.ones_like}[family]
-    return {"squared_error_of_mean": (mean - truth) ** 2, "fitted_mean": mean,
-            "variance_ratio": spread(mean) / spread(np.asarray(truth))}
+    spread = {
+      "bernoulli": lambda m: m * (1 - m),
+      "poisson": lambda m: m,
+      "exponential": lambda m: m**2,
+      "gaussian": np.ones_like,
+    }[family]
+    return {
+      "squared_error_of_mean": (mean - truth) ** 2,
+      "fitted_mean": mean,
+      "variance_ratio": spread(mean) / spread(np.asarray(truth)),
+    }
 
   start = lambda runs: np.full(runs, truth)
   real = lambda rng, _, runs, n: {"x": draw(rng, start(runs), (runs, n))}
   return Reference(
-      lambda rng, runs, n: (None, real(rng, None, runs, n)), real,
-      lambda _, rows, weight: np.sum(weight * rows["x"], axis=1) / weight.sum(axis=1),
-      lambda rng, _, model, rows, weight, num, temperature: {"x": draw(rng, warmed(model, temperature), (len(model), num))},
-      lambda _, model, state: of(model),
-      lambda num_samples, temperature=1.0: tasks.exponential_family(family, num_samples, truth, temperature=temperature),
-      (2, 3, 100), temperatures=(1.0,) if family in ("poisson", "gaussian") else TEMPERATURES,
-      moments=Moments(
-          lambda rng, runs, n: total(rng, start(runs), n) / n,
-          lambda batches: sum(s * w * m for m, s, w in batches) / sum(s * w for _, s, w in batches),
-          lambda rng, model, num, temperature: total(rng, warmed(model, temperature), num) / num, of),
-      log=("squared_error_of_mean",) if family != "exponential" else ("squared_error_of_mean", "variance_ratio", "fitted_mean"))
+    lambda rng, runs, n: (None, real(rng, None, runs, n)),
+    real,
+    lambda _, rows, weight: np.sum(weight * rows["x"], axis=1) / weight.sum(axis=1),
+    lambda rng, _, model, rows, weight, num, temperature: {
+      "x": draw(rng, warmed(model, temperature), (len(model), num))
+    },
+    lambda _, model, state: of(model),
+    lambda num_samples, temperature=1.0: tasks.exponential_family(family, num_samples, truth, temperature=temperature),
+    (2, 3, 100),
+    temperatures=(1.0,) if family in ("poisson", "gaussian") else TEMPERATURES,
+    moments=Moments(
+      lambda rng, runs, n: total(rng, start(runs), n) / n,
+      lambda batches: sum(s * w * m for m, s, w in batches) / sum(s * w for _, s, w in batches),
+      lambda rng, model, num, temperature: total(rng, warmed(model, temperature), num) / num,
+      of,
+    ),
+    log=("squared_error_of_mean",)
+    if family != "exponential"
+    else ("squared_error_of_mean", "variance_ratio", "fitted_mean"),
+  )
 
 
 def discrete(num_outcomes: int, probabilities=None) -> Reference:
@@ -290,15 +333,25 @@ def discrete(num_outcomes: int, probabilities=None) -> Reference:
     return draw(rng, power / power.sum(axis=1, keepdims=True), num)
 
   def metrics(_, model, state):
-    return {"entropy": entropy_of(model), "support_ratio": np.sum(model > 0, axis=1) / np.sum(share > 0),
-            "heterozygosity": 1 - np.sum(model ** 2, axis=1), "total_variation": 0.5 * np.sum(np.abs(model - share), axis=1)}
+    return {
+      "entropy": entropy_of(model),
+      "support_ratio": np.sum(model > 0, axis=1) / np.sum(share > 0),
+      "heterozygosity": 1 - np.sum(model**2, axis=1),
+      "total_variation": 0.5 * np.sum(np.abs(model - share), axis=1),
+    }
 
   real = lambda rng, _, runs, n: draw(rng, np.tile(share, (runs, 1)), n)
   few = num_outcomes > 8  # then fewer rows are renumbered, and fresh ones are refused
-  return Reference(lambda rng, runs, n: (None, real(rng, None, runs, n)), real, fit, sample, metrics,
-                   lambda num_samples, temperature: tasks.discrete(num_outcomes, num_samples, probabilities,
-                                                                   temperature=temperature),
-                   (2, 3, 100), skip=tuple(name for name, flow in FLOWS.items() if flow.fresh and few))
+  return Reference(
+    lambda rng, runs, n: (None, real(rng, None, runs, n)),
+    real,
+    fit,
+    sample,
+    metrics,
+    lambda num_samples, temperature: tasks.discrete(num_outcomes, num_samples, probabilities, temperature=temperature),
+    (2, 3, 100),
+    skip=tuple(name for name, flow in FLOWS.items() if flow.fresh and few),
+  )
 
 
 def kde(bandwidth) -> Reference:
@@ -328,7 +381,7 @@ def kde(bandwidth) -> Reference:
     kernels = np.log(np.sum(share[:, None] * np.exp(exponent - top[..., None]), axis=2)) + top
     mean = np.einsum("rn,rnd->rd", share, x)
     spread = np.einsum("rn,rnd->r", share, (x - mean[:, None]) ** 2) / dim
-    return kernels - dim / 2 * np.log(2 * np.pi) - dim * np.log(width)[:, None], width, spread + width ** 2
+    return kernels - dim / 2 * np.log(2 * np.pi) - dim * np.log(width)[:, None], width, spread + width**2
 
   def sample(rng, test, model, rows, weight, num, temperature):
     below = np.cumsum(weight, axis=1)
@@ -337,11 +390,18 @@ def kde(bandwidth) -> Reference:
     x = np.take_along_axis(rows["x"], np.minimum(chosen, weight.shape[1] - 1)[..., None], axis=1)
     return {"x": x + np.sqrt(temperature) * model[1][:, None, None] * rng.standard_normal(x.shape)}
 
-  return Reference(truth, lambda rng, _, runs, n: {"x": rng.standard_normal((runs, n, dim))}, fit, sample,
-                   lambda _, model, state: {"test_nll": -model[0].mean(axis=1), "model_variance": model[2]},
-                   lambda num_samples, temperature: tasks.kde("normal", num_samples, bandwidth, num_test=num_test,
-                                                              temperature=temperature),
-                   (2, 3, 30), log=("model_variance",))
+  return Reference(
+    truth,
+    lambda rng, _, runs, n: {"x": rng.standard_normal((runs, n, dim))},
+    fit,
+    sample,
+    lambda _, model, state: {"test_nll": -model[0].mean(axis=1), "model_variance": model[2]},
+    lambda num_samples, temperature: tasks.kde(
+      "normal", num_samples, bandwidth, num_test=num_test, temperature=temperature
+    ),
+    (2, 3, 30),
+    log=("model_variance",),
+  )
 
 
 def linear_regression(dim: int, covariates: str) -> Reference:
@@ -367,10 +427,19 @@ def linear_regression(dim: int, covariates: str) -> Reference:
     return {"test_mse": np.einsum("rd,rde,re->r", error, truth[2], error)}
 
   skip = (*OTHER_SIZES,) if covariates == "same" else ()
-  return Reference(truth, fresh, fit, sample, metrics,
-                   lambda num_samples, temperature: tasks.linear_regression(dim, num_samples, covariates=covariates,
-                                                                            temperature=temperature),
-                   (2, 3, 4, 40), skip, log=("test_mse",))
+  return Reference(
+    truth,
+    fresh,
+    fit,
+    sample,
+    metrics,
+    lambda num_samples, temperature: tasks.linear_regression(
+      dim, num_samples, covariates=covariates, temperature=temperature
+    ),
+    (2, 3, 4, 40),
+    skip,
+    log=("test_mse",),
+  )
 
 
 def sample_median() -> Reference:
@@ -383,12 +452,18 @@ def sample_median() -> Reference:
     return 0.5 * (pick(below >= half * (1 - 1e-9)) + pick(below > half * (1 + 1e-9)))
 
   real = lambda rng, _, runs, n: {"x": rng.standard_normal((runs, n))}
-  return Reference(lambda rng, runs, n: (None, real(rng, None, runs, n)), real, fit,
-                   lambda rng, _, model, rows, weight, num, temperature: {
-                       "x": model[:, None] + np.sqrt(temperature) * rng.standard_normal((len(model), num))},
-                   lambda _, model, state: {"squared_error_of_mean": model ** 2, "fitted_mean": model},
-                   lambda num_samples, temperature: tasks.sample_median(num_samples, temperature=temperature),
-                   (2, 3, 30), log=("squared_error_of_mean",))
+  return Reference(
+    lambda rng, runs, n: (None, real(rng, None, runs, n)),
+    real,
+    fit,
+    lambda rng, _, model, rows, weight, num, temperature: {
+      "x": model[:, None] + np.sqrt(temperature) * rng.standard_normal((len(model), num))
+    },
+    lambda _, model, state: {"squared_error_of_mean": model**2, "fitted_mean": model},
+    lambda num_samples, temperature: tasks.sample_median(num_samples, temperature=temperature),
+    (2, 3, 30),
+    log=("squared_error_of_mean",),
+  )
 
 
 def ngram() -> Reference:
@@ -411,8 +486,15 @@ def ngram() -> Reference:
   def fit(_, rows, weight):
     x = rows["x"]
     first = np.stack([np.sum(weight * (x[:, :, 0] == k), axis=1) for k in range(vocab)], axis=1) + smoothing
-    counts = np.array([[np.sum(weight * np.sum((x[:, :, :-1] == a) & (x[:, :, 1:] == b), axis=2), axis=1)
-                        for b in range(vocab)] for a in range(vocab)]).transpose(2, 0, 1) + smoothing
+    counts = (
+      np.array(
+        [
+          [np.sum(weight * np.sum((x[:, :, :-1] == a) & (x[:, :, 1:] == b), axis=2), axis=1) for b in range(vocab)]
+          for a in range(vocab)
+        ]
+      ).transpose(2, 0, 1)
+      + smoothing
+    )
     return first / first.sum(axis=1, keepdims=True), counts / counts.sum(axis=2, keepdims=True)
 
   def sample(rng, _, model, rows, weight, num, temperature):
@@ -426,13 +508,22 @@ def ngram() -> Reference:
     for _ in range(400):
       own = np.einsum("rv,rvw->rw", own, following)
     cross = -np.sum(table * np.log(following), axis=2)
-    return {"test_nll": cross @ law, "entropy": -np.sum(own * np.sum(following * np.log(following), axis=2), axis=1),
-            "total_variation": 0.5 * np.sum(np.abs(following - table), axis=2) @ law}
+    return {
+      "test_nll": cross @ law,
+      "entropy": -np.sum(own * np.sum(following * np.log(following), axis=2), axis=1),
+      "total_variation": 0.5 * np.sum(np.abs(following - table), axis=2) @ law,
+    }
 
   real = lambda rng, _, runs, n: draw(rng, np.tile(law, (runs, 1)), np.tile(table, (runs, 1, 1)), n)
-  return Reference(lambda rng, runs, n: (None, real(rng, None, runs, n)), real, fit, sample, metrics,
-                   lambda num_samples, temperature: tasks.ngram(num_samples, truth=table, length=length, temperature=temperature),
-                   (2, 3, 30))
+  return Reference(
+    lambda rng, runs, n: (None, real(rng, None, runs, n)),
+    real,
+    fit,
+    sample,
+    metrics,
+    lambda num_samples, temperature: tasks.ngram(num_samples, truth=table, length=length, temperature=temperature),
+    (2, 3, 30),
+  )
 
 
 def mixture() -> Reference:
@@ -459,13 +550,23 @@ def mixture() -> Reference:
       covariance = covariance * np.nan
     apart = test - mean[:, None]
     squared = np.einsum("rni,rij,rnj->rn", apart, np.linalg.inv(covariance), apart)
-    return {"test_nll": 0.5 * squared.mean(axis=1) + 0.5 * np.linalg.slogdet(covariance)[1] + np.log(2 * np.pi),
-            "model_variance": np.trace(covariance, axis1=1, axis2=2) / 2}
+    return {
+      "test_nll": 0.5 * squared.mean(axis=1) + 0.5 * np.linalg.slogdet(covariance)[1] + np.log(2 * np.pi),
+      "model_variance": np.trace(covariance, axis1=1, axis2=2) / 2,
+    }
 
-  return Reference(truth, one.fresh, fit, sample, metrics,
-                   lambda num_samples, temperature: tasks.gaussian_mixture("normal", num_samples, 1, num_steps=2,
-                                                                           temperature=temperature),
-                   (30,), log=("test_nll", "model_variance"))
+  return Reference(
+    truth,
+    one.fresh,
+    fit,
+    sample,
+    metrics,
+    lambda num_samples, temperature: tasks.gaussian_mixture(
+      "normal", num_samples, 1, num_steps=2, temperature=temperature
+    ),
+    (30,),
+    log=("test_nll", "model_variance"),
+  )
 
 
 def classification() -> Reference:
@@ -483,14 +584,21 @@ def classification() -> Reference:
 
   def metrics(_, model, state):
     from scipy.special import ndtr
+
     norm = np.linalg.norm(model, axis=1)
     return {"accuracy": ndtr(model[:, 0] / norm), "angle_to_truth": np.arccos(np.clip(model[:, 0] / norm, -1, 1))}
 
   real = lambda rng, _, runs, n: labelled(rng, runs, n, None)
-  return Reference(lambda rng, runs, n: (None, real(rng, None, runs, n)), real,
-                   lambda _, rows, weight: np.einsum("rn,rnd->rd", weight * rows["y"], rows["x"]) / weight.sum(axis=1)[:, None],
-                   lambda rng, _, model, rows, weight, num, temperature: labelled(rng, len(model), num, model), metrics,
-                   lambda num_samples: tasks.classification(dim, num_samples, label_error=wrong), (2, 3, 30), temperatures=(1.0,))
+  return Reference(
+    lambda rng, runs, n: (None, real(rng, None, runs, n)),
+    real,
+    lambda _, rows, weight: np.einsum("rn,rnd->rd", weight * rows["y"], rows["x"]) / weight.sum(axis=1)[:, None],
+    lambda rng, _, model, rows, weight, num, temperature: labelled(rng, len(model), num, model),
+    metrics,
+    lambda num_samples: tasks.classification(dim, num_samples, label_error=wrong),
+    (2, 3, 30),
+    temperatures=(1.0,),
+  )
 
 
 def logistic() -> Reference:
@@ -532,30 +640,39 @@ def logistic() -> Reference:
     return {"excess_risk": np.mean(p * (true - odds) - np.logaddexp(0, true) + np.logaddexp(0, odds), axis=1)}
 
   relabel = lambda rng, made, model, rows, weight, num, temperature: draw(rng, made[0], model, temperature)
-  return Reference(truth, fresh, fit, relabel, metrics,
-                   lambda num_samples: tasks.logistic_regression((pool, labels), num_samples, num_features=None, coefficients=w),
-                   (60,), (*OTHER_SIZES, "replace"), (1.0,), log=("excess_risk",))
+  return Reference(
+    truth,
+    fresh,
+    fit,
+    relabel,
+    metrics,
+    lambda num_samples: tasks.logistic_regression((pool, labels), num_samples, num_features=None, coefficients=w),
+    (60,),
+    (*OTHER_SIZES, "replace"),
+    (1.0,),
+    log=("excess_risk",),
+  )
 
 
 REFERENCES: dict[str, Callable[[], Reference]] = {
-    "gaussian": lambda: gaussian(3),
-    "gaussian of 10": lambda: gaussian(10),
-    "bernoulli": lambda: exponential_family("bernoulli", 0.3),
-    "poisson": lambda: exponential_family("poisson", 2.5),
-    "exponential": lambda: exponential_family("exponential", 1.0),
-    "normal mean": lambda: exponential_family("gaussian", 0.0),
-    "discrete": lambda: discrete(6),
-    "discrete, unequal": lambda: discrete(5, [0.5, 0.3, 0.15, 0.05, 0.0]),
-    "discrete, renumbered": lambda: discrete(500),
-    "kde": lambda: kde(0.4),
-    "kde, rule": lambda: kde("silverman_scaled"),
-    "linear regression": lambda: linear_regression(3, "same"),
-    "linear regression, fresh": lambda: linear_regression(3, "fresh"),
-    "logistic regression": logistic,
-    "sample median": sample_median,
-    "n-gram": ngram,
-    "mixture": mixture,
-    "classification": classification,
+  "gaussian": lambda: gaussian(3),
+  "gaussian of 10": lambda: gaussian(10),
+  "bernoulli": lambda: exponential_family("bernoulli", 0.3),
+  "poisson": lambda: exponential_family("poisson", 2.5),
+  "exponential": lambda: exponential_family("exponential", 1.0),
+  "normal mean": lambda: exponential_family("gaussian", 0.0),
+  "discrete": lambda: discrete(6),
+  "discrete, unequal": lambda: discrete(5, [0.5, 0.3, 0.15, 0.05, 0.0]),
+  "discrete, renumbered": lambda: discrete(500),
+  "kde": lambda: kde(0.4),
+  "kde, rule": lambda: kde("silverman_scaled"),
+  "linear regression": lambda: linear_regression(3, "same"),
+  "linear regression, fresh": lambda: linear_regression(3, "fresh"),
+  "logistic regression": logistic,
+  "sample median": sample_median,
+  "n-gram": ngram,
+  "mixture": mixture,
+  "classification": classification,
 }
 
 
@@ -582,7 +699,9 @@ def two_sample(a: np.ndarray, b: np.ndarray, least_size=0.0) -> dict[str, np.nda
   found["variance"] = np.where(spread < RESOLUTION * size, np.nan, welch((a_cut - centre) ** 2, (b_cut - centre) ** 2))
   for quantile in QUANTILES:
     at = np.quantile(both, quantile, axis=0)
-    slack = np.maximum(1e-5 * np.maximum(np.abs(at), np.median(np.abs(both), axis=0)), RESOLUTION * least_size)  # float32 ties
+    slack = np.maximum(
+      1e-5 * np.maximum(np.abs(at), np.median(np.abs(both), axis=0)), RESOLUTION * least_size
+    )  # float32 ties
     below = [((x < at - slack).mean(axis=0), (x <= at + slack).mean(axis=0)) for x in (a, b)]
     share = (below[0][0] * len(a) + below[1][0] * len(b)) / len(both)
     error = np.sqrt(np.maximum(share * (1 - share), 1 / len(both)) * (1 / len(a) + 1 / len(b)))
@@ -610,12 +729,25 @@ def audit(name: str, flow_name: str, runs: int, seed: int = 0, sizes=None, tempe
     for temperature in axes.get("temperature", [1.0]):
       cell = results.sel({"num_samples": n} | ({"temperature": temperature} if "temperature" in axes else {}))
       if str(cell.cell_status.values) != "ok":
-        rows.append({"task": name, "workflow": flow_name, "n": n, "temperature": temperature, "metric": "", "t": 0,
-                     "statistic": str(cell.cell_status.values), "z": np.nan})
+        rows.append(
+          {
+            "task": name,
+            "workflow": flow_name,
+            "n": n,
+            "temperature": temperature,
+            "metric": "",
+            "t": 0,
+            "statistic": str(cell.cell_status.values),
+            "z": np.nan,
+          }
+        )
         continue
-      large = reference.moments is not None and n > 10 ** 4
-      simulated = (simulate_moments(reference.moments, flow, n, temperature, runs, rng) if large
-                   else simulate(reference, flow, n, temperature, runs, rng))
+      large = reference.moments is not None and n > 10**4
+      simulated = (
+        simulate_moments(reference.moments, flow, n, temperature, runs, rng)
+        if large
+        else simulate(reference, flow, n, temperature, runs, rng)
+      )
       for metric, expected in simulated.items():
         # The reference knows its limits, and float32 has a range.
         shown = [t for t in SHOWN if np.abs(expected[:, t - 1]).max() < 1e34]
@@ -625,9 +757,20 @@ def audit(name: str, flow_name: str, runs: int, seed: int = 0, sizes=None, tempe
           least = np.maximum(1e-37, 1e-9 * np.median(theirs, axis=0))  # an error that is 0 but for rounding has no log
           ours, theirs = np.log(np.maximum(ours, least)), np.log(np.maximum(theirs, least))
         for statistic, z in two_sample(ours, theirs, float(metric in reference.log)).items() if shown else ():
-          rows += [{"task": name, "workflow": flow_name, "n": n, "temperature": temperature, "metric": metric, "t": t,
-                    "statistic": statistic, "z": float(one)} for t, one in zip(shown, z)
-                   if not (np.isnan(one) and np.isfinite(ours).all())]
+          rows += [
+            {
+              "task": name,
+              "workflow": flow_name,
+              "n": n,
+              "temperature": temperature,
+              "metric": metric,
+              "t": t,
+              "statistic": statistic,
+              "z": float(one),
+            }
+            for t, one in zip(shown, z)
+            if not (np.isnan(one) and np.isfinite(ours).all())
+          ]
   return rows
 
 

@@ -18,11 +18,25 @@ import collapse_jax as cj
 
 ROOT = Path(__file__).parent.parent
 SWEEPS = {
-    "gaussian": ("--dims=2,3", "--num_samples=10,20", "--num_generations=20", "--num_seeds=40", "--chunk_size=4"),
-    "kde": ("--datasets=moons", "--bandwidths=0.1,0.5", "--num_samples=20", "--num_generations=20", "--num_seeds=40",
-            "--chunk_size=4", "--num_test=100"),
-    "language_model": ("--num_samples=16", "--num_generations=4", "--num_seeds=2", "--chunk_size=1",
-                       "--workflows=replace,accumulate", "--max_test_rows=16", "--on_malformed=keep"),
+  "gaussian": ("--dims=2,3", "--num_samples=10,20", "--num_generations=20", "--num_seeds=40", "--chunk_size=4"),
+  "kde": (
+    "--datasets=moons",
+    "--bandwidths=0.1,0.5",
+    "--num_samples=20",
+    "--num_generations=20",
+    "--num_seeds=40",
+    "--chunk_size=4",
+    "--num_test=100",
+  ),
+  "language_model": (
+    "--num_samples=16",
+    "--num_generations=4",
+    "--num_seeds=2",
+    "--chunk_size=1",
+    "--workflows=replace,accumulate",
+    "--max_test_rows=16",
+    "--on_malformed=keep",
+  ),
 }
 COMMITTED = {"gaussian": ".chunk", "kde": ".chunk", "language_model": ".npz"}
 KILLS = {"gaussian": (4, 3), "kde": (4, 3), "language_model": (3, 3)}  # at random moments, in a write
@@ -30,8 +44,17 @@ KILLS = {"gaussian": (4, 3), "kde": (4, 3), "language_model": (3, 3)}  # at rand
 
 def start(name: str, out: Path, log: Path, when: str = "0", how: str = "kill", *flags: str):
   """A binary that notes what it commits, and dies as tests/killed.py says."""
-  arguments = [sys.executable, ROOT / "tests" / "killed.py", log, when, how, f"experiments.{name}", *SWEEPS[name],
-               f"--output_dir={out}", *flags]
+  arguments = [
+    sys.executable,
+    ROOT / "tests" / "killed.py",
+    log,
+    when,
+    how,
+    f"experiments.{name}",
+    *SWEEPS[name],
+    f"--output_dir={out}",
+    *flags,
+  ]
   with open(f"{log}.out", "a") as said:
     return subprocess.Popen(list(map(str, arguments)), cwd=ROOT, stdout=said, stderr=said)
 
@@ -70,8 +93,11 @@ def main():
         same &= all(resumed[metric].equals(whole[metric]) for metric in whole.data_vars)
         num_commits += len(set(commits(name, log)))
         twice += [one for one, num in collections.Counter(commits(name, log)).items() if num > 1]
-      print(f"{name}: {killed} kills, {in_writes} of them in a write, in {sweeps} sweeps; numbers "
-            f"{'equal' if same else 'DIFFER'}; {num_commits} commits, {len(twice)} computed twice {twice[:3]}", flush=True)
+      print(
+        f"{name}: {killed} kills, {in_writes} of them in a write, in {sweeps} sweeps; numbers "
+        f"{'equal' if same else 'DIFFER'}; {num_commits} commits, {len(twice)} computed twice {twice[:3]}",
+        flush=True,
+      )
       wrong |= not same or bool(twice)
   return int(wrong)
 

@@ -37,10 +37,20 @@ def fitting(model, recipe, tokens, dtype=None):
   import jax.numpy as jnp
 
   from collapse_jax.lm import training
+
   rows = jnp.asarray(tokens), jnp.full(len(tokens), tokens.shape[1]), jnp.ones(len(tokens))
-  run = jax.jit(lambda params: training.fit(
-      jax.random.key(0), model.apply, recipe, params, *rows, lambda weights: jnp.zeros(()), curve_points=1,
-      dtype=dtype or jnp.float32))
+  run = jax.jit(
+    lambda params: training.fit(
+      jax.random.key(0),
+      model.apply,
+      recipe,
+      params,
+      *rows,
+      lambda weights: jnp.zeros(()),
+      curve_points=1,
+      dtype=dtype or jnp.float32,
+    )
+  )
   return lambda: jax.block_until_ready(run(model.params))
 
 
@@ -55,9 +65,10 @@ def on_cpu(path, pairs):
   from benchmarks import torch_reference as reference
   from collapse_jax import lm
   from collapse_jax.lm import checkpoint, sampling, text, training
+
   model = lm.load(path)
   ids = model.tokenizer("\n".join(one.text for one in text.load("pydocs", "train")[:200])).input_ids
-  tokens = np.asarray(ids[:BATCH * LENGTH], np.int32).reshape(BATCH, LENGTH)
+  tokens = np.asarray(ids[: BATCH * LENGTH], np.int32).reshape(BATCH, LENGTH)
   recipe = training.Recipe(learning_rate=1e-4, budget="steps", amount=STEPS, batch_size=BATCH, warmup_share=0.0)
   fit = fitting(model, recipe, tokens)
   full = jnp.full(BATCH, LENGTH)
@@ -68,7 +79,10 @@ def on_cpu(path, pairs):
   generate = jax.jit(lambda params, keys: sampling.generate(keys, functions, params, NEW_TOKENS + 1, begin, never))
   sample = lambda: jax.block_until_ready(generate(model.params, jax.random.split(jax.random.key(0), SEQUENCES)))
   context = multiprocessing.get_context("spawn")
-  with tempfile.TemporaryDirectory() as directory, concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+  with (
+    tempfile.TemporaryDirectory() as directory,
+    concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool,
+  ):
     lm.save(model, directory)
     theirs = lambda function, *arguments: pool.submit(function, *arguments).result()
     theirs(reference.open_model, directory, recipe.learning_rate)
@@ -79,11 +93,22 @@ def on_cpu(path, pairs):
     if abs(before[0] - before[1]) > 1e-3 or abs(after[0] - after[1]) > 0.02 * (before[0] - after[0]):
       raise SystemExit("the two do not compute the same; nothing is timed")
     theirs(reference.restart)
-    print(paired(f"{STEPS} training steps, {BATCH} x {LENGTH} tokens", fit,
-                 lambda: theirs(reference.train, tokens, STEPS), pairs), flush=True)
+    print(
+      paired(
+        f"{STEPS} training steps, {BATCH} x {LENGTH} tokens", fit, lambda: theirs(reference.train, tokens, STEPS), pairs
+      ),
+      flush=True,
+    )
     theirs(reference.restart)
-    print(paired(f"sampling {SEQUENCES} x {NEW_TOKENS} tokens", sample,
-                 lambda: theirs(reference.sample, begin, SEQUENCES, NEW_TOKENS), pairs), flush=True)
+    print(
+      paired(
+        f"sampling {SEQUENCES} x {NEW_TOKENS} tokens",
+        sample,
+        lambda: theirs(reference.sample, begin, SEQUENCES, NEW_TOKENS),
+        pairs,
+      ),
+      flush=True,
+    )
 
 
 def on_accelerator(path):
@@ -95,32 +120,53 @@ def on_accelerator(path):
 
   from collapse_jax import lm
   from collapse_jax.lm import checkpoint, decoder, tiny, training
+
   device = jax.devices()[0].device_kind
   side, repeats = 8192, 20
   square = jnp.ones((side, side), jnp.bfloat16)
   chain = jax.jit(lambda x: jax.lax.fori_loop(0, repeats, lambda _, y: (y @ x) * (1 / side), x))
   call = lambda: jax.block_until_ready(chain(square))
   call()
-  peak = 2 * side ** 3 * repeats / min(timed(call) for _ in range(5))
+  peak = 2 * side**3 * repeats / min(timed(call) for _ in range(5))
   model = lm.load(path, jnp.bfloat16)
   arch = decoder.architecture(model.config)
   for rows, length in ((64, 512), (32, 1024)):
     tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, (rows, length)).astype(np.int32)
-    few, many = (fitting(model, training.Recipe(learning_rate=1e-5, budget="steps", amount=steps, batch_size=rows), tokens,
-                         jnp.bfloat16) for steps in (5, 25))
+    few, many = (
+      fitting(
+        model, training.Recipe(learning_rate=1e-5, budget="steps", amount=steps, batch_size=rows), tokens, jnp.bfloat16
+      )
+      for steps in (5, 25)
+    )
     few(), many()
     seconds = (min(timed(many) for _ in range(3)) - min(timed(few) for _ in range(3))) / 20
     weights = checkpoint.num_params(model.params)
     work = rows * length * (6 * weights + 12 * arch.num_layers * arch.num_heads * arch.head_dim * length / 2)
-    print(f"| {device}: full fine-tuning, bfloat16, {rows} x {length} | {seconds * 1e3:.0f} ms a step | "
-          f"{work / seconds / 1e12:.0f} of {peak / 1e12:.0f} Tflop/s, {work / seconds / peak:.0%} |", flush=True)
+    print(
+      f"| {device}: full fine-tuning, bfloat16, {rows} x {length} | {seconds * 1e3:.0f} ms a step | "
+      f"{work / seconds / 1e12:.0f} of {peak / 1e12:.0f} Tflop/s, {work / seconds / peak:.0%} |",
+      flush=True,
+    )
   small = tiny.load()
   tokens = jnp.asarray(np.random.default_rng(0).integers(0, 1024, (256, 64)), jnp.int32)
 
   def fit(seeds, params):
-    return jax.vmap(lambda key: training.fit(
-        key, small.apply, tiny.RECIPE._replace(amount=4.0), params, tokens, jnp.full(256, 64), jnp.ones(256),
-        lambda weights: jnp.zeros(()), curve_points=1).weights)(jax.random.split(jax.random.key(0), seeds))
+    return jax.vmap(
+      lambda key: (
+        training.fit(
+          key,
+          small.apply,
+          tiny.RECIPE._replace(amount=4.0),
+          params,
+          tokens,
+          jnp.full(256, 64),
+          jnp.ones(256),
+          lambda weights: jnp.zeros(()),
+          curve_points=1,
+        ).weights
+      )
+    )(jax.random.split(jax.random.key(0), seeds))
+
   times = {}
   for seeds in (1, 8):
     run = jax.jit(functools.partial(fit, seeds))
@@ -136,6 +182,7 @@ def main():
   parser.add_argument("--pairs", type=int, default=5)
   arguments = parser.parse_args()
   import jax
+
   if jax.devices()[0].platform != "cpu":
     on_accelerator(arguments.model)
     return

@@ -36,7 +36,9 @@ def kde(workflow: str, bandwidth: float, num_samples: int, num_generations: int,
   return {"test_nll": np.array(nll)}
 
 
-def linear_regression(workflow: str, dim: int, num_samples: int, num_generations: int, seed: int) -> dict[str, np.ndarray]:
+def linear_regression(
+  workflow: str, dim: int, num_samples: int, num_generations: int, seed: int
+) -> dict[str, np.ndarray]:
   """One run: np.linalg.lstsq on the training rows; every batch relabels the same covariates, noise variance 1."""
   rng = np.random.default_rng(seed)
   design, test, truth = (rng.standard_normal(shape) for shape in ((num_samples, dim), (1000, dim), dim))
@@ -51,8 +53,9 @@ def linear_regression(workflow: str, dim: int, num_samples: int, num_generations
   return {"test_mse": np.array(error)}
 
 
-def discrete(workflow: str, num_outcomes: int, num_samples: int, num_generations: int | None,
-             seed: int) -> dict[str, np.ndarray]:
+def discrete(
+  workflow: str, num_outcomes: int, num_samples: int, num_generations: int | None, seed: int
+) -> dict[str, np.ndarray]:
   """One run: multinomial counts of all outcomes; without num_generations until one outcome is left."""
   rng = np.random.default_rng(seed)
   counts = rng.multinomial(num_samples, np.full(num_outcomes, 1 / num_outcomes))
@@ -64,7 +67,7 @@ def discrete(workflow: str, num_outcomes: int, num_samples: int, num_generations
       p = pool / pool.sum()
     positive = p[p > 0]
     entropy.append(-(positive * np.log(positive)).sum())
-    heterozygosity.append(1 - (positive ** 2).sum())
+    heterozygosity.append(1 - (positive**2).sum())
     if num_generations is None and entropy[-1] < 1e-8:
       break
     counts = rng.multinomial(num_samples, p)

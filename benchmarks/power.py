@@ -22,13 +22,30 @@ import collapse_jax as cj
 ROOT = Path(__file__).parent.parent
 MEGABYTES = 200
 SWEEPS = {
-    "gaussian": ("--dims=2", "--num_samples=10", "--workflows=replace", "--num_generations=5", "--num_seeds=20", "--chunk_size=2"),
-    "language_model": ("--num_samples=16", "--num_generations=4", "--num_seeds=1", "--workflows=replace", "--max_test_rows=16",
-                       "--on_malformed=keep"),
-    "real_data_value": ("--num_real=0,8", "--num_synthetic=0,8", "--num_seeds=1", "--max_test_rows=16"),
+  "gaussian": (
+    "--dims=2",
+    "--num_samples=10",
+    "--workflows=replace",
+    "--num_generations=5",
+    "--num_seeds=20",
+    "--chunk_size=2",
+  ),
+  "language_model": (
+    "--num_samples=16",
+    "--num_generations=4",
+    "--num_seeds=1",
+    "--workflows=replace",
+    "--max_test_rows=16",
+    "--on_malformed=keep",
+  ),
+  "real_data_value": ("--num_real=0,8", "--num_synthetic=0,8", "--num_seeds=1", "--max_test_rows=16"),
 }
 COMMITTED = {"gaussian": ".chunk", "language_model": ".npz", "real_data_value": ".chunk"}
-KILLED = {"gaussian": (3, 8), "language_model": (2, 3), "real_data_value": (2,)}  # in the write of which chunk or checkpoint
+KILLED = {
+  "gaussian": (3, 8),
+  "language_model": (2, 3),
+  "real_data_value": (2,),
+}  # in the write of which chunk or checkpoint
 
 
 class Disk:
@@ -74,11 +91,26 @@ def can_mount(folder: Path) -> str:
 
 
 def start(name: str, out: Path, log: Path, when: str = "0", *flags: str) -> int:
-  arguments = [sys.executable, ROOT / "tests" / "killed.py", log, when, "kill", f"experiments.{name}", *SWEEPS[name],
-               f"--output_dir={out}", *flags]
+  arguments = [
+    sys.executable,
+    ROOT / "tests" / "killed.py",
+    log,
+    when,
+    "kill",
+    f"experiments.{name}",
+    *SWEEPS[name],
+    f"--output_dir={out}",
+    *flags,
+  ]
   with open(f"{log}.out", "a") as said:
-    return subprocess.run(list(map(str, arguments)), cwd=ROOT, stdout=said, stderr=said, check=False,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode
+    return subprocess.run(
+      list(map(str, arguments)),
+      cwd=ROOT,
+      stdout=said,
+      stderr=said,
+      check=False,
+      env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ).returncode
 
 
 def commits(name: str, log: Path) -> set[str]:
@@ -118,8 +150,11 @@ def main():
           resumed = cj.load(out)
         same = all(resumed[metric].equals(whole[metric]) for metric in whole.data_vars)
         twice = commits(name, log) & commits(name, again)
-        print(f"{name}, killed in write {nth}: of {len(commits(name, log))} that were committed {len(twice)} computed again; "
-              f"numbers {'equal' if same else 'DIFFER'}", flush=True)
+        print(
+          f"{name}, killed in write {nth}: of {len(commits(name, log))} that were committed {len(twice)} computed again; "
+          f"numbers {'equal' if same else 'DIFFER'}",
+          flush=True,
+        )
         wrong |= not same or bool(twice)
   return int(wrong)
 

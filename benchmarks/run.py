@@ -31,6 +31,7 @@ WORKFLOWS = ("replace", "accumulate", "accumulate_subsample")
 
 class Case(NamedTuple):
   """A task at several sizes: (first, num_samples), where first is dim, bandwidth or num_outcomes."""
+
   name: str
   task: Callable[[Any, Any], Any]
   loop: Callable[..., dict[str, np.ndarray]]
@@ -41,15 +42,40 @@ class Case(NamedTuple):
 
 def cases() -> list[Case]:
   from collapse_jax import tasks
+
   return [
-      Case("gaussian", lambda dim, n: tasks.gaussian(dim, n), plain.gaussian, "dim {}, n = {}", (3, 50),
-           ((3, 32), (10, 316), (100, 1000))),
-      Case("kde", lambda h, n: tasks.kde("moons", n, h), plain.kde, "moons, h = {}, n = {}", (0.5, 50),
-           ((0.5, 32), (0.5, 316), (0.5, 1000))),
-      Case("linear_regression", lambda dim, n: tasks.linear_regression(dim, n), plain.linear_regression, "dim {}, n = {}",
-           (3, 50), ((3, 32), (10, 316), (100, 1000))),
-      Case("discrete", lambda k, n: tasks.discrete(k, n), plain.discrete, "{} outcomes, n = {}", (12, 50),
-           ((10, 10), (1000, 100), (100_000, 1000))),
+    Case(
+      "gaussian",
+      lambda dim, n: tasks.gaussian(dim, n),
+      plain.gaussian,
+      "dim {}, n = {}",
+      (3, 50),
+      ((3, 32), (10, 316), (100, 1000)),
+    ),
+    Case(
+      "kde",
+      lambda h, n: tasks.kde("moons", n, h),
+      plain.kde,
+      "moons, h = {}, n = {}",
+      (0.5, 50),
+      ((0.5, 32), (0.5, 316), (0.5, 1000)),
+    ),
+    Case(
+      "linear_regression",
+      lambda dim, n: tasks.linear_regression(dim, n),
+      plain.linear_regression,
+      "dim {}, n = {}",
+      (3, 50),
+      ((3, 32), (10, 316), (100, 1000)),
+    ),
+    Case(
+      "discrete",
+      lambda k, n: tasks.discrete(k, n),
+      plain.discrete,
+      "{} outcomes, n = {}",
+      (12, 50),
+      ((10, 10), (1000, 100), (100_000, 1000)),
+    ),
   ]
 
 
@@ -57,6 +83,7 @@ def threads(function, parts):
   """Parts side by side, as `sweep` runs chunks."""
   import scipy.linalg  # noqa: F401  so that its threads are limited
   from threadpoolctl import threadpool_limits
+
   with threadpool_limits(1, "blas"), concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
     return list(pool.map(function, parts))
 
@@ -64,12 +91,14 @@ def threads(function, parts):
 def accelerator():
   """The first device that is no CPU, or None."""
   import jax
+
   return None if jax.devices()[0].platform == "cpu" else jax.devices()[0]
 
 
 def halves(num_seeds, device=None):
   """Seed indices, one array per core, or one on the device."""
   import jax
+
   chunk = num_seeds if device else -(-num_seeds // (os.cpu_count() or 1))
   parts = [np.arange(first, first + chunk) for first in range(0, num_seeds, chunk)]
   return jax.device_put(parts, device or jax.devices("cpu")[0])
@@ -80,6 +109,7 @@ def product(task, workflow, num_generations, num_seeds=100, device=None):
   import jax
 
   import collapse_jax as cj
+
   parts = halves(num_seeds, device)
   one = lambda i: cj.run(jax.random.fold_in(jax.random.key(0), i), task, workflow, num_generations)
   begun = time.perf_counter()
@@ -92,7 +122,7 @@ def product(task, workflow, num_generations, num_seeds=100, device=None):
     found = threads(lambda part: jax.tree.map(np.asarray, compiled(part)), parts)
     return {name: np.concatenate([part[name] for part in found])[:num_seeds] for name in found[0]}
 
-  return run_all, seconds, (memory.temp_size_in_bytes + memory.output_size_in_bytes) / 2 ** 20
+  return run_all, seconds, (memory.temp_size_in_bytes + memory.output_size_in_bytes) / 2**20
 
 
 def timed(function):
@@ -146,9 +176,11 @@ def row(label, ours, plains, compiling, memory, worst, on_device=None):
   """A line of the table; `on_device` is the time of a run on the accelerator, where there is one."""
   memory = "-" if memory is None else f"{memory:.1f} MiB"
   ratios = plains / ours
-  return (f"| {label} | {seconds(np.median(ours))} | {seconds(np.median(plains))} | {np.median(ratios):,.0f} "
-          f"({ratios.min():,.0f} to {ratios.max():,.0f}) | {compiling:.1f} s | {memory} | {worst:.1f} |"
-          + (f" {'-' if on_device is None else seconds(on_device)} |" if accelerator() else ""))
+  return (
+    f"| {label} | {seconds(np.median(ours))} | {seconds(np.median(plains))} | {np.median(ratios):,.0f} "
+    f"({ratios.min():,.0f} to {ratios.max():,.0f}) | {compiling:.1f} s | {memory} | {worst:.1f} |"
+    + (f" {'-' if on_device is None else seconds(on_device)} |" if accelerator() else "")
+  )
 
 
 def seconds(value):
@@ -158,6 +190,7 @@ def seconds(value):
 def compare(case, name, pairs, pool, only):
   """Rows of the table, one per size."""
   from collapse_jax import workflows
+
   wanted = [size for size in case.sizes if only in f"{case.name} {case.label.format(*size)}, {name}"]
   if not wanted:
     return
@@ -182,6 +215,7 @@ def to_collapse(pairs, pool):
   """A row: discrete drift until one outcome is left, in which the sweep stops absorbed runs."""
   from collapse_jax import tasks, workflows
   from collapse_jax.stopping import Stopping
+
   size = (100_000, 1000)
   task = tasks.discrete(*size)
   execute = Stopping(lambda traced: (task, workflows.replace()), 12_000, 0, 1)
@@ -199,8 +233,14 @@ def to_collapse(pairs, pool):
   for pair in range(pairs):
     times.append(timed(lambda: threads(lambda part: execute(part, {}), parts)) / 100)
     plains.append(timed(lambda pair=pair: both_cores(pool, loop, (*size, None), range(20 * pair, 20 * pair + 20))) / 20)
-  return row("discrete 100000 outcomes, n = 1000, replace, to collapse", np.array(times), np.array(plains), compiling,
-             None, worst)
+  return row(
+    "discrete 100000 outcomes, n = 1000, replace, to collapse",
+    np.array(times),
+    np.array(plains),
+    compiling,
+    None,
+    worst,
+  )
 
 
 def exponent(make, values, pairs=3):
@@ -216,10 +256,13 @@ def exponent(make, values, pairs=3):
 def scaling(case: Case, name: str) -> str:
   """Table row of fitted exponents of the product's run time, compilation excluded."""
   from collapse_jax import tasks, workflows
+
   workflow = workflows.parse(name)()
   first, n = {"kde": (0.5, 316), "discrete": (1000, 1000)}.get(case.name, (10, 316))
-  with_rows = {"gaussian": lambda dim, n: tasks.gaussian(dim, n, draws="rows"),
-               "linear_regression": lambda dim, n: tasks.linear_regression(dim, n, draws="rows")}.get(case.name, case.task)
+  with_rows = {
+    "gaussian": lambda dim, n: tasks.gaussian(dim, n, draws="rows"),
+    "linear_regression": lambda dim, n: tasks.linear_regression(dim, n, draws="rows"),
+  }.get(case.name, case.task)
   # Where a generation costs microseconds, starting it does too, unless there are many of them and of seeds.
   exact = name != "accumulate_subsample" and case.name in ("gaussian", "linear_regression")
   generations = (2000, 4000, 8000) if exact else (500, 1000, 2000)
@@ -227,10 +270,11 @@ def scaling(case: Case, name: str) -> str:
   sizes = (1000, 3162, 10_000) if case.name == "discrete" else (316, 1000, 3162)
   run = lambda make, first, n, T, seeds: product(make(first, n), workflow, T, seeds)[0]
   powers = [
-      exponent(lambda T: run(case.task, first, n, T, seeds), generations),
-      exponent(lambda n: run(with_rows, first, n, 200, 20), sizes),
-      exponent(lambda dim: run(case.task, dim, 1000, generations[0] // 4, 20), (25, 50, 100)) if first == 10 else np.nan,
-      exponent(lambda seeds: run(case.task, first, n, 200, seeds), (50, 200, 800))]
+    exponent(lambda T: run(case.task, first, n, T, seeds), generations),
+    exponent(lambda n: run(with_rows, first, n, 200, 20), sizes),
+    exponent(lambda dim: run(case.task, dim, 1000, generations[0] // 4, 20), (25, 50, 100)) if first == 10 else np.nan,
+    exponent(lambda seeds: run(case.task, first, n, 200, seeds), (50, 200, 800)),
+  ]
   return f"| {case.name}, {name} | " + " | ".join("-" if np.isnan(power) else f"{power:.2f}" for power in powers) + " |"
 
 
@@ -240,12 +284,17 @@ def roofline(device):
   import jax.numpy as jnp
 
   from collapse_jax import tasks, workflows
+
   on_cpu = device.platform == "cpu"
   workers = (os.cpu_count() or 1) if on_cpu else 1
   side, size, passes = (1024, 1 << 16, 100) if on_cpu else (8192, 1 << 24, 20)  # small enough for the cache of a core
   over = lambda step: lambda x: jax.lax.fori_loop(0, passes, lambda i, total: total + step(x, i), jnp.zeros_like(x))
-  bits = lambda key: jax.lax.fori_loop(0, passes, lambda i, total: total ^ jax.random.bits(
-      jax.random.fold_in(key, i), (size,)), jnp.zeros(size, jnp.uint32))
+  bits = lambda key: jax.lax.fori_loop(
+    0,
+    passes,
+    lambda i, total: total ^ jax.random.bits(jax.random.fold_in(key, i), (size,)),
+    jnp.zeros(size, jnp.uint32),
+  )
 
   def peak(function, argument, amount):
     """Amount a second with all cores, or the device, at work."""
@@ -254,33 +303,41 @@ def roofline(device):
       call = lambda _: jax.block_until_ready(compiled(argument))
       call(0)
       rate = lambda calls: len(calls) * amount / timed(lambda: threads(call, calls))
-      return max(rate(calls) for calls in (range(1), range(workers)) for _ in range(7))  # one call may use several cores
+      return max(
+        rate(calls) for calls in (range(1), range(workers)) for _ in range(7)
+      )  # one call may use several cores
 
   with jax.default_device(device):
     x, square, key = jnp.linspace(-9.0, 0.0, size), jnp.ones((side, side)), jax.random.key(0)
   peak_exp = peak(over(lambda x, i: sum(jnp.exp(x - (16 * i + j) * 1e-3) for j in range(16))), x, 16 * size * passes)
-  peak_flop = peak(lambda square: square @ square, square, 2 * side ** 3)
+  peak_flop = peak(lambda square: square @ square, square, 2 * side**3)
   peak_bits = peak(bits, key, size * passes)
   on = None if on_cpu else device
   seeds, T = 100, 100
-  time_of = lambda task: min(timed(run) for run in [product(task, workflows.replace(), T, seeds, on)[0]] for _ in range(4))
+  time_of = lambda task: min(
+    timed(run) for run in [product(task, workflows.replace(), T, seeds, on)[0]] for _ in range(4)
+  )
   kde, gaussian = time_of(tasks.kde("moons", 1000, 0.5)), time_of(tasks.gaussian(100, 1000))
-  kernels, normals, flop = 500 * 1000, 100 * 101 / 2 + 100, 2 * 100 ** 3
+  kernels, normals, flop = 500 * 1000, 100 * 101 / 2 + 100, 2 * 100**3
   name = device.device_kind
   for label, amount, limit, unit in (
-      ("KDE n = 1000: kernel values at 500 test points", seeds * T * kernels / kde, peak_exp, "exp"),
-      ("Gaussian dim 100: products of 100 x 100 matrices", seeds * T * flop / gaussian, peak_flop, "flop"),
-      ("Gaussian dim 100: random numbers", seeds * T * normals / gaussian, peak_bits, "32-bit words")):
+    ("KDE n = 1000: kernel values at 500 test points", seeds * T * kernels / kde, peak_exp, "exp"),
+    ("Gaussian dim 100: products of 100 x 100 matrices", seeds * T * flop / gaussian, peak_flop, "flop"),
+    ("Gaussian dim 100: random numbers", seeds * T * normals / gaussian, peak_bits, "32-bit words"),
+  ):
     yield f"| {name} | {label} | {amount / 1e9:.3g} | {limit / 1e9:.3g} G{unit}/s | {amount / limit:.0%} |"
 
 
 def single_lines():
   """Costs that are promised: one billion samples, and T = 1000 of a KDE."""
   from collapse_jax import tasks, workflows
+
   accumulate = workflows.accumulate()
   law = lambda n: product(tasks.gaussian(10, n, draws="law"), accumulate, 100)[0]
-  yield (f"- Exact law, dim 10, `accumulate`: num_samples = 1e9 costs {paired_ratio(law(1e9), law(100.0), 9):.2f} times "
-         "num_samples = 100.")
+  yield (
+    f"- Exact law, dim 10, `accumulate`: num_samples = 1e9 costs {paired_ratio(law(1e9), law(100.0), 9):.2f} times "
+    "num_samples = 100."
+  )
   kde = {T: product(tasks.kde("moons", 1000, 0.5), accumulate, T, 20)[0] for T in (100, 1000)}
   ratio = paired_ratio(kde[1000], kde[100], 5)
   yield f"- KDE moons, n = 1000, h = 0.5, `accumulate`: T = 1000 costs {ratio:.2f} times T = 100."
@@ -290,21 +347,27 @@ def main():
   parser = argparse.ArgumentParser()
   parser.add_argument("--pairs", type=int, default=5)
   parser.add_argument("--only", default="", help="run cases whose label contains this, and write nothing")
-  parser.add_argument("--tail", action="store_true", help="only exponents, promised lines and the roofline; write nothing")
+  parser.add_argument(
+    "--tail", action="store_true", help="only exponents, promised lines and the roofline; write nothing"
+  )
   arguments = parser.parse_args()
   only = arguments.only
   one_thread()
   import jax
+
   lines = [
-      "# Benchmarks", "",
-      f"`python -m benchmarks.run --pairs={arguments.pairs}` on {os.cpu_count()} CPU cores; "
-      f"JAX {jax.__version__}, NumPy {np.__version__},",
-      f"scikit-learn {version('scikit-learn')}. T = 100; times are per run: the product in a sweep of 100 seeds, the plain",
-      "loop (NumPy, scikit-learn) in two processes. Medians over pairs, with the range of the ratio; memory is that of the",
-      "compiled program for the seeds of one core; agreement is the largest |z| between the two, at small size.", "",
-      "| case | product | plain loop | ratio | compilation | memory | agreement |"
-      + (f" product on {accelerator().device_kind} |" if accelerator() else ""),
-      "| --- | --- | --- | --- | --- | --- | --- |" + (" --- |" if accelerator() else "")]
+    "# Benchmarks",
+    "",
+    f"`python -m benchmarks.run --pairs={arguments.pairs}` on {os.cpu_count()} CPU cores; "
+    f"JAX {jax.__version__}, NumPy {np.__version__},",
+    f"scikit-learn {version('scikit-learn')}. T = 100; times are per run: the product in a sweep of 100 seeds, the plain",
+    "loop (NumPy, scikit-learn) in two processes. Medians over pairs, with the range of the ratio; memory is that of the",
+    "compiled program for the seeds of one core; agreement is the largest |z| between the two, at small size.",
+    "",
+    "| case | product | plain loop | ratio | compilation | memory | agreement |"
+    + (f" product on {accelerator().device_kind} |" if accelerator() else ""),
+    "| --- | --- | --- | --- | --- | --- | --- |" + (" --- |" if accelerator() else ""),
+  ]
 
   def add(line):
     lines.append(line)
@@ -318,7 +381,9 @@ def main():
           add(line)
     if not arguments.tail and only in "discrete 100000 outcomes, n = 1000, replace, to collapse":
       add(to_collapse(min(arguments.pairs, 3), pool))
-  add("\nRun time without compilation grows with these powers (least squares, three sizes; for num_samples with rows):\n")
+  add(
+    "\nRun time without compilation grows with these powers (least squares, three sizes; for num_samples with rows):\n"
+  )
   add("| case | T | num_samples | dim | seeds |\n| --- | --- | --- | --- | --- |")
   for case in cases():
     for name in WORKFLOWS:

@@ -1,6 +1,6 @@
 """How often each verdict is given on curves whose truth is known: the table in docs/benchmarks.md.
 
-  python -m benchmarks.verdicts
+python -m benchmarks.verdicts
 """
 
 import collections
@@ -11,19 +11,19 @@ import numpy as np
 from collapse_jax.verdicts import verdict
 
 CURVES = {  # of s = t / T, or of t; what is right
-    "flat": (lambda t, s: 0 * s, "bounded"),
-    "1 - 1/t": (lambda t, s: 1 - 1 / t, "bounded"),
-    "1 - 1/sqrt(t)": (lambda t, s: 1 - t ** -0.5, "bounded"),
-    "1 - t^-1/4": (lambda t, s: 1 - t ** -0.25, "bounded"),
-    "1 - exp(-3 t/T)": (lambda t, s: 1 - np.exp(-3 * s), "bounded"),
-    "a rise that ends at 0.7 T": (lambda t, s: np.minimum(s, 0.7) / 0.7, "bounded"),
-    "log t": (lambda t, s: np.log(t) / np.log(t[-1]), "growing"),
-    "sqrt(t)": (lambda t, s: s ** 0.5, "growing"),
-    "t": (lambda t, s: s, "diverging"),
-    "t^2": (lambda t, s: s ** 2, "diverging"),
-    "t, and an oscillation": (lambda t, s: s + 0.15 * np.sin(8 * np.pi * s), "diverging"),
-    "t, and a large oscillation": (lambda t, s: s + 0.5 * np.sin(8 * np.pi * s), "diverging"),
-    "t, and a slow oscillation": (lambda t, s: s + 0.1 * np.sin(3 * np.pi * s), "diverging"),
+  "flat": (lambda t, s: 0 * s, "bounded"),
+  "1 - 1/t": (lambda t, s: 1 - 1 / t, "bounded"),
+  "1 - 1/sqrt(t)": (lambda t, s: 1 - t**-0.5, "bounded"),
+  "1 - t^-1/4": (lambda t, s: 1 - t**-0.25, "bounded"),
+  "1 - exp(-3 t/T)": (lambda t, s: 1 - np.exp(-3 * s), "bounded"),
+  "a rise that ends at 0.7 T": (lambda t, s: np.minimum(s, 0.7) / 0.7, "bounded"),
+  "log t": (lambda t, s: np.log(t) / np.log(t[-1]), "growing"),
+  "sqrt(t)": (lambda t, s: s**0.5, "growing"),
+  "t": (lambda t, s: s, "diverging"),
+  "t^2": (lambda t, s: s**2, "diverging"),
+  "t, and an oscillation": (lambda t, s: s + 0.15 * np.sin(8 * np.pi * s), "diverging"),
+  "t, and a large oscillation": (lambda t, s: s + 0.5 * np.sin(8 * np.pi * s), "diverging"),
+  "t, and a slow oscillation": (lambda t, s: s + 0.1 * np.sin(3 * np.pi * s), "diverging"),
 }
 NOISES = ("white", "walk")  # independent in each generation, or a random walk of each run
 
@@ -57,7 +57,9 @@ def main():
     clear = [at for at in grid if at[0] >= 30 and at[2] <= 0.1]
     mean = [np.mean([found[at].get(right, 0.0) for at in clear if at[1] == num]) for num in (5, 20, 100)]
     where = f" (T {worst[0]}, {worst[1]} runs, {worst[3]} noise {worst[2]})" if wrong[worst] > 0 else ""
-    print(f"| {curve} | {right} | {100 * wrong[worst]:.0f}%{where} | {' | '.join(f'{100 * one:.0f}%' for one in mean)} |")
+    print(
+      f"| {curve} | {right} | {100 * wrong[worst]:.0f}%{where} | {' | '.join(f'{100 * one:.0f}%' for one in mean)} |"
+    )
 
 
 if __name__ == "__main__":

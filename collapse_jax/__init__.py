@@ -21,8 +21,17 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOME = {"diagnose": "definitions", "advance": "generation", "run": "generation", "start": "generation", "load": "sweeps",
-         "sweep": "sweeps", "Data": "types", "TaskSetting": "types", "Workflow": "types"}
+_HOME = {
+  "diagnose": "definitions",
+  "advance": "generation",
+  "run": "generation",
+  "start": "generation",
+  "load": "sweeps",
+  "sweep": "sweeps",
+  "Data": "types",
+  "TaskSetting": "types",
+  "Workflow": "types",
+}
 
 
 def __getattr__(name: str):

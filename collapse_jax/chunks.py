@@ -27,6 +27,7 @@ _DIGEST, _LENGTH = hashlib.sha256().digest_size, 8
 
 class Saved(NamedTuple):
   """A committed chunk: metrics [num, ...] of runs of a cell, from seed number `first` on, and the program that computed them."""
+
   cell: tuple[int, ...]
   first: int
   num: int
@@ -57,6 +58,7 @@ class Chunks:
 
   def __init__(self, directory, about: Mapping[str, Any], resume: bool, process: int = 0, num_processes: int = 1):
     import filelock
+
     self._resume, self._closed, self._committing = resume, False, threading.Lock()
     self._about = json.loads(json.dumps({"chunk_format": _FORMAT, **about}, default=str))
     self.directory = Path(directory) / f"process_{process}"
@@ -131,7 +133,9 @@ class Chunks:
     Raises:
       ValueError: another program than the expected one computed it.
     """
-    for file in [file for folder in (self._folders() if self._resume else [self.directory]) for file in _chunks(folder)]:
+    for file in [
+      file for folder in (self._folders() if self._resume else [self.directory]) for file in _chunks(folder)
+    ]:
       try:
         about, metrics = _unpacked(file.read_bytes())
         cell, seeds = file.stem.removeprefix("cell_").split(",seeds_")
@@ -150,7 +154,9 @@ class Chunks:
         file.unlink(missing_ok=True)
         continue
       if not same_program:
-        raise ValueError(f"resume: the chunks in {file.parent.parent} were made by another task or workflow, or from other data.")
+        raise ValueError(
+          f"resume: the chunks in {file.parent.parent} were made by another task or workflow, or from other data."
+        )
       yield Saved(index, first, num, str(about.get("program")), metrics)
 
 

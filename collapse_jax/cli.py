@@ -21,7 +21,9 @@ def _package() -> str:
 def main() -> None:
   """The command line."""
   package = _package()
-  names = sorted(one.name for one in pkgutil.iter_modules(importlib.import_module(package).__path__) if one.name not in _NOT_RUN)
+  names = sorted(
+    one.name for one in pkgutil.iter_modules(importlib.import_module(package).__path__) if one.name not in _NOT_RUN
+  )
   command, name = [*sys.argv[1:3], "", ""][:2]
   if command in ("-h", "--help", "help"):
     print(f"collapse run NAME --FLAG=VALUE ...\n\nNAME: {', '.join(names)}\ncollapse run NAME --help lists the flags.")

@@ -20,11 +20,43 @@ REFERENCE_NS = 6.0  # of one core, an element of the kernel that `slowness` time
 
 # Nanoseconds of one core an element of the result, where that is not the cost of simple arithmetic.
 _SIMPLE = 0.06
-_FREE = {"broadcast_in_dim", "reshape", "squeeze", "transpose", "iota", "copy", "convert_element_type", "slice", "rev",
-         "stop_gradient", "random_wrap", "random_unwrap", "random_clone", "bitcast_convert_type"}
-_PER_ELEMENT = {"exp": 0.5, "log": 1.2, "log1p": 1.5, "logistic": 1.2, "tanh": 1.5, "erf_inv": 4.0, "pow": 4.0, "sin": 2.0,
-                "cos": 2.0, "sqrt": 0.5, "div": 0.3, "gather": 6.0, "dynamic_slice": 0.3,
-                "threefry2x32": 2.5, "random_bits": 2.5, "cumsum": 1.0, "cummax": 1.0, "lgamma": 10.0, "digamma": 10.0}
+_FREE = {
+  "broadcast_in_dim",
+  "reshape",
+  "squeeze",
+  "transpose",
+  "iota",
+  "copy",
+  "convert_element_type",
+  "slice",
+  "rev",
+  "stop_gradient",
+  "random_wrap",
+  "random_unwrap",
+  "random_clone",
+  "bitcast_convert_type",
+}
+_PER_ELEMENT = {
+  "exp": 0.5,
+  "log": 1.2,
+  "log1p": 1.5,
+  "logistic": 1.2,
+  "tanh": 1.5,
+  "erf_inv": 4.0,
+  "pow": 4.0,
+  "sin": 2.0,
+  "cos": 2.0,
+  "sqrt": 0.5,
+  "div": 0.3,
+  "gather": 6.0,
+  "dynamic_slice": 0.3,
+  "threefry2x32": 2.5,
+  "random_bits": 2.5,
+  "cumsum": 1.0,
+  "cummax": 1.0,
+  "lgamma": 10.0,
+  "digamma": 10.0,
+}
 _PER_FLOP = 0.015
 _LAPACK_FLOP = 0.045
 _OVERHEAD = 3.0  # an equation
@@ -78,8 +110,12 @@ def _equation(equation, fallbacks: bool) -> float:
     operand = _shape(equation.invars[0])
     batch, rows, columns = operand[:-2], operand[-2], operand[-1]
     short = min(rows, columns)
-    flops = {"cholesky": short ** 3 / 3, "triangular_solve": short * size / math.prod(batch), "eigh": 9 * short ** 3,
-             "svd": 20 * rows * columns * short}.get(name, 2 * rows * columns * short)
+    flops = {
+      "cholesky": short**3 / 3,
+      "triangular_solve": short * size / math.prod(batch),
+      "eigh": 9 * short**3,
+      "svd": 20 * rows * columns * short,
+    }.get(name, 2 * rows * columns * short)
     return math.prod(batch) * (_LAPACK_FLOP * flops + 500)
   if name == "sort":
     return 2.0 * size * math.log2(max(size, 2))

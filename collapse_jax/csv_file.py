@@ -52,7 +52,7 @@ def read(path) -> tuple[np.ndarray, list[str], str]:
   columns = np.arange(table.width)  # that are kept
   if table.width > 1 and table.num and table.empty == table.num and (len(first) < table.width or first[-1] == ""):
     columns = columns[:-1]  # a delimiter at the end of each line
-    first, above = first[:len(columns)], above[:len(columns)]
+    first, above = first[: len(columns)], above[: len(columns)]
   is_label = 0 in table.text or (table.num > 0 and _are_row_numbers(rows[:, 0]))
   if len(first) < len(columns):  # as R writes row names; "1,5" below one name may be a decimal comma
     if not is_label or (len(first) == 1 and 0 not in table.text) or any(map(_is_number, first)):
@@ -68,13 +68,20 @@ def read(path) -> tuple[np.ndarray, list[str], str]:
   elif words:
     has_header = not any(map(_is_number, first)) or any(columns[j] not in table.text for j in words)
   else:
-    has_header = not table.bad and _is_header(shown, first_line, first, above, rows[:, columns], table.integers[columns])
+    has_header = not table.bad and _is_header(
+      shown, first_line, first, above, rows[:, columns], table.integers[columns]
+    )
   if has_header and "" in first:
-    raise ValueError(f"{shown}: column {int(columns[first.index('')]) + 1} has no name in the header (a row number, or a "
-                     "delimiter at the end?); name it or remove it.")
+    raise ValueError(
+      f"{shown}: column {int(columns[first.index('')]) + 1} has no name in the header (a row number, or a "
+      "delimiter at the end?); name it or remove it."
+    )
   if has_header and not words:
     notes.append(f"first line {files.shown(', '.join(first), 40)} read as names of columns")
-  rows, bad = rows[:, columns], {j: table.bad[column] for j, column in enumerate(columns.tolist()) if column in table.bad}
+  rows, bad = (
+    rows[:, columns],
+    {j: table.bad[column] for j, column in enumerate(columns.tolist()) if column in table.bad},
+  )
   if not has_header:
     rows = np.concatenate([above[None], rows])
     bad |= {int(j): (first_line, first[j]) for j in np.flatnonzero(~np.isfinite(above))}
@@ -86,7 +93,9 @@ def read(path) -> tuple[np.ndarray, list[str], str]:
     line, cell = bad[min(bad)]
     raise ValueError(f"{shown}: column {names[min(bad)]!r}, line {line} {_complaint(cell)}")
   if table.comma and table.point:
-    raise ValueError(f"{shown} has decimal commas ({table.comma!r}) and decimal points ({table.point!r}); write all alike.")
+    raise ValueError(
+      f"{shown} has decimal commas ({table.comma!r}) and decimal points ({table.point!r}); write all alike."
+    )
   if table.comma and delimiter == "\t" and table.all_thousands:
     raise ValueError(f"{shown}: {table.comma!r} may have a decimal comma or a separator of thousands; write neither.")
   return rows, names, "; ".join(notes)
@@ -157,8 +166,10 @@ def _is_header(shown, line, first, above, rows, integers) -> bool:
     return False
   if probability < HEADER and len(above) > 1:
     return True
-  raise ValueError(f"{shown}: line {line} ({files.shown(', '.join(first), 40)}) may be names of columns or a row of numbers; put "
-                   "a line of names with letters above it or in its place.")
+  raise ValueError(
+    f"{shown}: line {line} ({files.shown(', '.join(first), 40)}) may be names of columns or a row of numbers; put "
+    "a line of names with letters above it or in its place."
+  )
 
 
 def _probability_of_row(first: list[str], above: np.ndarray, rows: np.ndarray, integers: np.ndarray) -> float:
@@ -189,7 +200,9 @@ def _probability_of_row(first: list[str], above: np.ndarray, rows: np.ndarray, i
 
 
 def _are_row_numbers(column: np.ndarray) -> bool:
-  return bool(np.isfinite(column).all() and (column == np.round(column)).all() and len(np.unique(column)) == len(column))
+  return bool(
+    np.isfinite(column).all() and (column == np.round(column)).all() and len(np.unique(column)) == len(column)
+  )
 
 
 def _may_be_name(cell: str) -> bool:
@@ -222,7 +235,9 @@ def _records(path) -> tuple[str, Iterator[tuple[int, list[str]]]]:
     texts += filter(None, [line.strip()])
     if len(texts) == 2:
       break
-  said = re.fullmatch(r'"?sep=([,;|:\t])"?\1*', next((line.strip(" \r\n") for line in seen if line.strip()), ""), re.IGNORECASE)
+  said = re.fullmatch(
+    r'"?sep=([,;|:\t])"?\1*', next((line.strip(" \r\n") for line in seen if line.strip()), ""), re.IGNORECASE
+  )
   if said:
     delimiter = said.group(1)
     at = next(i for i, line in enumerate(seen) if line.strip())
@@ -237,8 +252,12 @@ def _records(path) -> tuple[str, Iterator[tuple[int, list[str]]]]:
     line = 1
     empty: list[tuple[int, list[str]]] = []
     text = itertools.chain(seen, rest)
-    reader = csv.reader((one.strip(" ") for one in text) if delimiter == " " else text,
-                        delimiter=delimiter, strict=True, skipinitialspace=True)
+    reader = csv.reader(
+      (one.strip(" ") for one in text) if delimiter == " " else text,
+      delimiter=delimiter,
+      strict=True,
+      skipinitialspace=True,
+    )
     try:
       for record in reader:
         record = [cell.strip() for cell in record]
@@ -251,18 +270,23 @@ def _records(path) -> tuple[str, Iterator[tuple[int, list[str]]]]:
         line = reader.line_num + 1
     except csv.Error as error:
       raise ValueError(f"{shown} line {line} cannot be read as CSV: {error}.") from None
+
   return delimiter, records()
 
 
 def _uneven(shown, line, record, first) -> ValueError:
-  return ValueError(f"{shown} line {line} has {len(record)} columns where the first has {len(first)}; give every line as many.")
+  return ValueError(
+    f"{shown} line {line} has {len(record)} columns where the first has {len(first)}; give every line as many."
+  )
 
 
 def _complaint(cell: str) -> str:
   if cell.lower() in MISSING:
     return "is missing; fill it, or remove the column or the row."
   if re.fullmatch(r"[-+]?\d+,\d+", cell):
-    return f"is not a finite number: {files.shown(cell, 40)!r}; write decimals with a point and no thousands separators."
+    return (
+      f"is not a finite number: {files.shown(cell, 40)!r}; write decimals with a point and no thousands separators."
+    )
   return f"is not a finite number: {files.shown(cell, 40)!r}; remove the column or the row."
 
 

@@ -32,6 +32,7 @@ class Dataset(NamedTuple):
     centers: (truth) -> [k, dim] modes of the truth, of standard deviation 1 each; None where they are not known.
     log_density: (truth, points [m, dim]) -> [m] nats; None where it is not known.
   """
+
   name: str
   dim: int
   init: Callable[[Array], Any]
@@ -48,8 +49,9 @@ def moons(key: Array, num: int, noise=0.05) -> Array:
   """Two interleaving half circles [num, 2] (scikit-learn's make_moons)."""
   outer = num // 2
   angle, inner_angle = np.linspace(0, np.pi, outer), np.linspace(0, np.pi, num - outer)
-  grid = np.stack([np.append(np.cos(angle), 1 - np.cos(inner_angle)),
-                   np.append(np.sin(angle), 0.5 - np.sin(inner_angle))], axis=1)
+  grid = np.stack(
+    [np.append(np.cos(angle), 1 - np.cos(inner_angle)), np.append(np.sin(angle), 0.5 - np.sin(inner_angle))], axis=1
+  )
   return _noisy(key, grid, noise)
 
 
@@ -58,8 +60,10 @@ def circles(key: Array, num: int, noise=0.05, factor: float = 0.8) -> Array:
   outer = num // 2
   angle = np.linspace(0, 2 * np.pi, outer, endpoint=False)
   inner_angle = np.linspace(0, 2 * np.pi, num - outer, endpoint=False)
-  grid = np.stack([np.append(np.cos(angle), factor * np.cos(inner_angle)),
-                   np.append(np.sin(angle), factor * np.sin(inner_angle))], axis=1)
+  grid = np.stack(
+    [np.append(np.cos(angle), factor * np.cos(inner_angle)), np.append(np.sin(angle), factor * np.sin(inner_angle))],
+    axis=1,
+  )
   return _noisy(key, grid, noise)
 
 
@@ -122,24 +126,30 @@ def check_size(dataset: Dataset, num_samples: int) -> None:
 def _log_density_on_curves(curves: np.ndarray, noise: float) -> Callable[[Any, Array], Array]:
   """Of points on curves [k, 2], uniform over them, plus normal noise: a sum over the curves' points, which must be denser
   than the noise."""
+
   def log_density(truth, points):
     squared = jnp.sum((points[:, None] - jnp.asarray(curves, float)[None]) ** 2, axis=-1)
-    return jax.nn.logsumexp(-0.5 * squared / noise ** 2, axis=1) - np.log(len(curves) * 2 * np.pi * noise ** 2)
+    return jax.nn.logsumexp(-0.5 * squared / noise**2, axis=1) - np.log(len(curves) * 2 * np.pi * noise**2)
+
   return log_density
 
 
 def _normal() -> Dataset:
   """Rows of N(0, I) in two dimensions."""
   draw = lambda key, num: normal(key, (num, 2))
-  return _without_truth("normal", 2, draw, lambda truth, points: -0.5 * jnp.sum(points ** 2, axis=1) - np.log(2 * np.pi))
+  return _without_truth("normal", 2, draw, lambda truth, points: -0.5 * jnp.sum(points**2, axis=1) - np.log(2 * np.pi))
 
 
 def _ring() -> Dataset:
   """Eight Gaussians of standard deviation 1 on a circle of radius 8, of equal counts."""
   angle = np.arange(8) * np.pi / 4
   centers = 8 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-  source = _without_truth("ring", 2, lambda key, num: blobs(key, num, jnp.asarray(centers, float)),
-                          lambda truth, points: _log_density_of_blobs({"train": jnp.asarray(centers, float)}, points))
+  source = _without_truth(
+    "ring",
+    2,
+    lambda key, num: blobs(key, num, jnp.asarray(centers, float)),
+    lambda truth, points: _log_density_of_blobs({"train": jnp.asarray(centers, float)}, points),
+  )
   return source._replace(centers=lambda truth: jnp.asarray(centers, float))
 
 
@@ -149,9 +159,11 @@ def _noisy(key, grid, noise):
 
 def _without_truth(name, dim, draw, log_density=None) -> Dataset:
   """A generator whose law has no random part."""
+
   def split(key, truth, num_train, num_test):
     train_key, test_key = jax.random.split(key)
     return draw(train_key, num_train), draw(test_key, num_test)
+
   return Dataset(name, dim, lambda key: None, split, lambda key, truth, num: draw(key, num), log_density=log_density)
 
 
@@ -165,11 +177,16 @@ def _blobs(mismatched: bool) -> Dataset:
     train_key, test_key = jax.random.split(key)
     return blobs(train_key, num_train, truth["train"]), blobs(test_key, num_test, truth["test"])
 
-  return Dataset("blobs_mismatched" if mismatched else "blobs", 2, init, split,
-                 lambda key, truth, num: blobs(key, num, truth["train"]),
-                 note="training and test blobs have different centres, as published" if mismatched else "",
-                 centers=None if mismatched else lambda truth: truth["train"],
-                 log_density=None if mismatched else _log_density_of_blobs)
+  return Dataset(
+    "blobs_mismatched" if mismatched else "blobs",
+    2,
+    init,
+    split,
+    lambda key, truth, num: blobs(key, num, truth["train"]),
+    note="training and test blobs have different centres, as published" if mismatched else "",
+    centers=None if mismatched else lambda truth: truth["train"],
+    log_density=None if mismatched else _log_density_of_blobs,
+  )
 
 
 def _log_density_of_blobs(truth, points):
@@ -190,16 +207,19 @@ def _real(data: real_data.RealData) -> Dataset:
 
 
 _ANGLES = np.linspace(0, np.pi, 257)
-_MOONS = np.stack([np.append(np.cos(_ANGLES), 1 - np.cos(_ANGLES)),
-                   np.append(np.sin(_ANGLES), 0.5 - np.sin(_ANGLES))], axis=1)
+_MOONS = np.stack(
+  [np.append(np.cos(_ANGLES), 1 - np.cos(_ANGLES)), np.append(np.sin(_ANGLES), 0.5 - np.sin(_ANGLES))], axis=1
+)
 _CIRCLE = np.stack([np.cos(2 * _ANGLES[1:]), np.sin(2 * _ANGLES[1:])], axis=1)
 
 _SYNTHETIC = {
-    "blobs": _blobs(mismatched=False),
-    "blobs_mismatched": _blobs(mismatched=True),
-    "circles": _without_truth("circles", 2, circles, _log_density_on_curves(np.concatenate([_CIRCLE, 0.8 * _CIRCLE]), 0.05)),
-    "moons": _without_truth("moons", 2, moons, _log_density_on_curves(_MOONS, 0.05)),
-    "normal": _normal(),
-    "ring": _ring(),
-    "swiss_roll": _without_truth("swiss_roll", 3, swiss_roll),
+  "blobs": _blobs(mismatched=False),
+  "blobs_mismatched": _blobs(mismatched=True),
+  "circles": _without_truth(
+    "circles", 2, circles, _log_density_on_curves(np.concatenate([_CIRCLE, 0.8 * _CIRCLE]), 0.05)
+  ),
+  "moons": _without_truth("moons", 2, moons, _log_density_on_curves(_MOONS, 0.05)),
+  "normal": _normal(),
+  "ring": _ring(),
+  "swiss_roll": _without_truth("swiss_roll", 3, swiss_roll),
 }

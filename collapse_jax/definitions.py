@@ -26,6 +26,7 @@ class Finding(NamedTuple):
     p_value: of the test; NaN where the definition does not apply.
     statement: the size of the effect in words, or why the definition does not apply.
   """
+
   applies: bool
   fires: bool
   p_value: float
@@ -78,8 +79,10 @@ def changed_scaling(values, num_samples, alpha: float = 0.05) -> Finding:
   if _too_few(kept, change, 6):  # two-sided
     return undefined(_too_few(kept, change, 6))
   p_value = min(1.0, 2 * min(_signed_rank(kept), _signed_rank(-kept)))
-  statement = (f"risk goes like num_samples^{np.nanmedian(first):.2f} at the first generation and "
-               f"num_samples^{np.nanmedian(last):.2f} at the last")
+  statement = (
+    f"risk goes like num_samples^{np.nanmedian(first):.2f} at the first generation and "
+    f"num_samples^{np.nanmedian(last):.2f} at the last"
+  )
   return Finding(True, p_value < alpha, p_value, statement + _lost(kept, change))
 
 
@@ -105,19 +108,20 @@ def hallucination(values, generations, alpha: float = 0.05) -> Finding:
 
 class Definition(NamedTuple):
   """A definition: the measure that it reads (`MetricInfo.measures`) and its test."""
+
   measures: str
   test: Callable[..., Finding]
 
 
 DEFINITIONS = {
-    "catastrophic increase of population risk": Definition("risk", catastrophic_increase),
-    "any increase of population risk": Definition("risk", any_increase),
-    "asymptotically diverging population risk": Definition("risk", diverging),
-    "change in scaling law": Definition("risk", changed_scaling),
-    "collapsing variance": Definition("variance", collapsing_variance),
-    "entanglement of real modes": Definition("modes", entangled_modes),
-    "disappearance of real tail": Definition("tail", lost_tail),
-    "appearance of hallucinated data": Definition("hallucination", hallucination),
+  "catastrophic increase of population risk": Definition("risk", catastrophic_increase),
+  "any increase of population risk": Definition("risk", any_increase),
+  "asymptotically diverging population risk": Definition("risk", diverging),
+  "change in scaling law": Definition("risk", changed_scaling),
+  "collapsing variance": Definition("variance", collapsing_variance),
+  "entanglement of real modes": Definition("modes", entangled_modes),
+  "disappearance of real tail": Definition("tail", lost_tail),
+  "appearance of hallucinated data": Definition("hallucination", hallucination),
 }
 
 
@@ -148,8 +152,10 @@ def _trend(values, generations, alpha, worse) -> Finding:
   if not found.possible:
     return undefined("needs four generations, and two runs and half of them finite")
   hows: dict[tuple[str, ...], str] = {
-      ("bounded",): "levels off, or no trend in the last half", ("growing",): "goes on, slower than t",
-      ("diverging",): "goes on, like t or faster"}
+    ("bounded",): "levels off, or no trend in the last half",
+    ("growing",): "goes on, slower than t",
+    ("diverging",): "goes on, like t or faster",
+  }
   how = hows.get(found.possible, "goes on" if endless else "undecided whether it levels off or goes on")
   lost = found.num_runs - found.num_finite
   statement = f"{how}; {found.slope:+.2g} nats per generation" + (f"; {lost} runs not finite" if lost else "")
@@ -187,12 +193,15 @@ def _factor(change) -> str:
 
 # -------------------------------------------------------------------------------------------- result Datasets
 _WHY_NOT = {  # task, measure -> why there is nothing to measure
-    **{(task, measure): "a regression has no law of its covariates" for task in ("linear_regression", "logistic_regression")
-       for measure in ("variance", "modes", "tail", "hallucination")},
-    ("gaussian", "modes"): "a Gaussian has one mode",
-    ("discrete", "risk"): "the log-likelihood is infinite once an outcome is lost",
-    ("discrete", "modes"): "outcomes do not mix",
-    ("discrete", "hallucination"): "a resampled outcome is always a real one",
+  **{
+    (task, measure): "a regression has no law of its covariates"
+    for task in ("linear_regression", "logistic_regression")
+    for measure in ("variance", "modes", "tail", "hallucination")
+  },
+  ("gaussian", "modes"): "a Gaussian has one mode",
+  ("discrete", "risk"): "the log-likelihood is infinite once an outcome is lost",
+  ("discrete", "modes"): "outcomes do not mix",
+  ("discrete", "hallucination"): "a resampled outcome is always a real one",
 }
 
 
@@ -227,13 +236,20 @@ def diagnose(results, alpha: float = 0.05) -> list[dict[str, Any]]:
       elif scaling:
         found = _scaling_of(results, name, alpha)
       else:
-        found = [(cell, _found(test, results, name, values, alpha)) for cell, values in diagnostics.cells(results, name)]
+        found = [
+          (cell, _found(test, results, name, values, alpha)) for cell, values in diagnostics.cells(results, name)
+        ]
       rows += [{**cell, "definition": definition, "metric": name, **finding._asdict()} for cell, finding in found]
   return rows
 
 
-_WHAT = {"risk": "population risk", "variance": "variance", "modes": "how far modes are apart", "tail": "the tail",
-         "hallucination": "hallucinated data"}
+_WHAT = {
+  "risk": "population risk",
+  "variance": "variance",
+  "modes": "how far modes are apart",
+  "tail": "the tail",
+  "hallucination": "hallucinated data",
+}
 
 
 def _without_size(cells) -> list[dict[str, Any]]:
@@ -246,8 +262,11 @@ def _scaling_of(results, name, alpha) -> list[tuple[dict[str, Any], Finding]]:
   cells = list(diagnostics.cells(results, name))
   found = []
   for rest in _without_size([cell for cell, _ in cells]):
-    sizes = {float(cell["num_samples"]): values for cell, values in cells
-             if "num_samples" in cell and all(cell[dim] == value for dim, value in rest.items())}
+    sizes = {
+      float(cell["num_samples"]): values
+      for cell, values in cells
+      if "num_samples" in cell and all(cell[dim] == value for dim, value in rest.items())
+    }
     test = lambda values, generations, alpha, sizes=tuple(sizes): changed_scaling(values, sizes, alpha)
     found.append((rest, _found(test, results, name, np.array(list(sizes.values())), alpha)))
   return found
@@ -288,17 +307,26 @@ def with_first_coordinate(results):
     below, above = (lambda x: mass(x + mean)), (lambda x: mass(x - mean))
     of_truth = special.ndtr(-TAIL)
     apart = np.where(mean == 0, 0.0, np.exp(2 * np.log(np.abs(mean)) - log_variance))
-    wider = np.where(np.abs(log_variance) < 1e-3, log_variance ** 2 * (1 / 2 - log_variance * (1 / 6 - log_variance / 24)),
-                     np.expm1(-log_variance) + log_variance)
+    wider = np.where(
+      np.abs(log_variance) < 1e-3,
+      log_variance**2 * (1 / 2 - log_variance * (1 / 6 - log_variance / 24)),
+      np.expm1(-log_variance) + log_variance,
+    )
     risk = 0.5 * (apart + np.where(np.isinf(log_variance), np.inf, wider))
     tail = (np.minimum(below(TAIL), of_truth) + np.minimum(above(TAIL), of_truth)) / (2 * of_truth)
     far = below(FAR) + above(FAR)
-  added = {"first_coordinate_risk": (risk, "risk", "excess negative log-likelihood of the first coordinate"),
-           "first_coordinate_tail": (tail, "tail", f"covered share of the truth's mass beyond {TAIL:g} standard deviations"),
-           "first_coordinate_far": (far, "hallucination", f"mass of the model beyond {FAR:g} standard deviations")}
+  added = {
+    "first_coordinate_risk": (risk, "risk", "excess negative log-likelihood of the first coordinate"),
+    "first_coordinate_tail": (tail, "tail", f"covered share of the truth's mass beyond {TAIL:g} standard deviations"),
+    "first_coordinate_far": (far, "hallucination", f"mass of the model beyond {FAR:g} standard deviations"),
+  }
   dims = results.standard_mean.dims
-  return results.assign({name: (dims, values, {"long_name": label, "units": "1", "measures": measure})
-                         for name, (values, measure, label) in added.items()})
+  return results.assign(
+    {
+      name: (dims, values, {"long_name": label, "units": "1", "measures": measure})
+      for name, (values, measure, label) in added.items()
+    }
+  )
 
 
 def summary(rows) -> list[dict[str, Any]]:

@@ -66,7 +66,9 @@ def over_runs(function: Callable[..., Any], mesh: Mesh | None, *split: bool) -> 
   if mesh is None:
     return jax.jit(function)
   specs = tuple(PartitionSpec(mesh.axis_names) if one else PartitionSpec() for one in split)
-  divided = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(mesh.axis_names), check_vma=False)
+  divided = jax.shard_map(
+    function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(mesh.axis_names), check_vma=False
+  )
   return jax.jit(divided, in_shardings=tuple(NamedSharding(mesh, spec) for spec in specs))
 
 
@@ -103,7 +105,9 @@ def num_cores() -> int:
   return cores
 
 
-def _groups(controller: str, mounted: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[Path]:
+def _groups(
+  controller: str, mounted: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> Iterator[Path]:
   """The control groups, of both versions, that this process is in: its own, and all above it, which limit it too.
 
   In a container their paths may be those of the host; then the root is what is seen of them.
@@ -158,16 +162,17 @@ def gather(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
   each = min(max(sizes), max(1, GATHERED_BYTES // jax.process_count()))
   found = [io.BytesIO() for _ in sizes]
   for first in range(0, max(sizes), each):
-    piece = mine[first:first + each]
+    piece = mine[first : first + each]
     everyone = _allgather(np.pad(piece, (0, each - len(piece))))
     for whole, one, num in zip(found, everyone, sizes):
-      whole.write(one[:max(0, num - first)])
+      whole.write(one[: max(0, num - first)])
   return [dict(np.load(io.BytesIO(one.getbuffer()), allow_pickle=False)) for one in found]
 
 
 def _allgather(array: np.ndarray) -> np.ndarray:
   """What all processes handed in, stacked; a ConnectionError where one of them has gone."""
   from jax.experimental import multihost_utils
+
   try:
     return multihost_utils.process_allgather(array)
   except (ValueError, jax.errors.JaxRuntimeError) as error:

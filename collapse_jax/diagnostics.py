@@ -23,6 +23,7 @@ def complete(results):
     ValueError: no variable has the dims workflow, seed and generation.
   """
   import xarray
+
   lost = [name for name, value in results.coords.items() if value.ndim == 0]
   status = results.get("cell_status", xarray.DataArray("ok"))
   results = results.drop_vars("cell_status", errors="ignore").expand_dims(lost)
@@ -117,6 +118,7 @@ class Expected(NamedTuple):
     least_variance: [T] lower bound of it, else None.
     first_order: True where only the leading term in 1 / num_samples is known: drawn, but no ground for a z-score.
   """
+
   mean: np.ndarray
   variance: np.ndarray | None = None
   least_variance: np.ndarray | None = None
@@ -133,6 +135,7 @@ class _Unknown(Exception):
 class _Cell(NamedTuple):
   """A cell of results, and what is known of its task and workflow. A parameter is a coordinate, an attribute of the results,
   or the default of a task's own factory; what a factory of the user's own sets is known only if an attribute says so."""
+
   results: Any
   at: dict[str, Any]
 
@@ -172,11 +175,14 @@ class _Cell(NamedTuple):
   def schedule(self) -> theory.Schedule:
     """The schedule of its workflow, up to the last generation."""
     from collapse_jax import workflows
+
     text, axes = self.workflow()
     try:
       name, arguments, keywords = parse_call(text)
       make = functools.partial(workflows.FACTORIES[name], *arguments, **keywords)
-      axes |= {axis: self.at[axis] for axis in inspect.signature(make).parameters if axis in self.at and axis not in axes}
+      axes |= {
+        axis: self.at[axis] for axis in inspect.signature(make).parameters if axis in self.at and axis not in axes
+      }
       schedule = make(**axes).schedule
       if schedule is None:
         raise _Unknown
@@ -217,7 +223,11 @@ def predicted_collapse_time(results, cell: dict[str, Any]) -> float | None:
   """Mean generations until one outcome is left, diffusion limit: uniform outcomes, as many rows a generation as are real."""
   one = _Cell(results, cell)
   try:
-    if results.attrs.get("task", "discrete") != "discrete" or float(one.known("temperature", 1.0)) != 1 or not _drifts(one):
+    if (
+      results.attrs.get("task", "discrete") != "discrete"
+      or float(one.known("temperature", 1.0)) != 1
+      or not _drifts(one)
+    ):
       return None
     return theory.drift_collapse_time(int(cell["num_outcomes"]), one.num_samples()) if _uniform(one) else None
   except _Unknown:
@@ -255,7 +265,10 @@ def _gaussian(cell: _Cell, name) -> Expected | None:
   pick, dim = cell.generations - 1, int(cell.at["dim"])
   if name not in ("covariance_log_det_ratio", "covariance_trace_ratio", "squared_error_of_mean"):
     return None
-  how: dict[str, Any] = {"unbiased": bool(cell.known("unbiased", 0)), "temperature": float(cell.known("temperature", 1.0))}
+  how: dict[str, Any] = {
+    "unbiased": bool(cell.known("unbiased", 0)),
+    "temperature": float(cell.known("temperature", 1.0)),
+  }
   schedule = cell.schedule()
   if name == "covariance_log_det_ratio":
     mean, variance = theory.schedule_log_det(schedule, dim, **how)
@@ -267,7 +280,7 @@ def _gaussian(cell: _Cell, name) -> Expected | None:
     return Expected(moments.trace_ratio[pick], least_variance=spread[pick] if standard and spread is not None else None)
   mean = moments.mean_error[pick] * _true_trace(cell)
   # Given the past, each step of the mean is Gaussian with dim coordinates; a random variance only adds to this.
-  return Expected(mean, least_variance=2 * mean ** 2 / dim)
+  return Expected(mean, least_variance=2 * mean**2 / dim)
 
 
 def _true_trace(cell: _Cell) -> float:
@@ -314,8 +327,11 @@ def _exponential_family(cell: _Cell, name) -> Expected | None:
 def _family_variance(cell: _Cell, family) -> float:
   """Variance of the truth: of any run, that of the fitted mean over the ratio of the two."""
   variances: dict[str, Callable[[Any], Any]] = {
-      "bernoulli": lambda mean: mean * (1 - mean), "poisson": lambda mean: mean, "exponential": lambda mean: mean ** 2,
-      "gaussian": np.ones_like}
+    "bernoulli": lambda mean: mean * (1 - mean),
+    "poisson": lambda mean: mean,
+    "exponential": lambda mean: mean**2,
+    "gaussian": np.ones_like,
+  }
   if not {"variance_ratio", "fitted_mean"} <= set(cell.results.data_vars):
     return {"bernoulli": 0.25}.get(family, 1.0)
   mean, ratio = (_values(cell.results, cell.at, name) for name in ("fitted_mean", "variance_ratio"))
@@ -361,8 +377,10 @@ def _kde(cell: _Cell, name) -> Expected | None:
   h, schedule, tempered = _bandwidth(cell), cell.schedule(), float(cell.known("temperature", 1.0))
   if schedule.fresh:
     return None
-  curves = [theory.schedule_kde_variance(schedule, lambda rows: h ** 2, temperature=tempered, first=v)[cell.generations - 1]
-            for v in (0.0, 1.0)]
+  curves = [
+    theory.schedule_kde_variance(schedule, lambda rows: h**2, temperature=tempered, first=v)[cell.generations - 1]
+    for v in (0.0, 1.0)
+  ]
   return Expected(curves[0] + (cell.first(name)[:, None] - curves[0][0]) * (curves[1] - curves[0]))
 
 
@@ -380,8 +398,14 @@ def _values(results, cell, name) -> np.ndarray:
   return results[name].sel(cell).transpose("seed", "generation").values.astype(np.float64)
 
 
-_LAWS = {"gaussian": _gaussian, "kde": _kde, "linear_regression": _linear_regression, "discrete": _discrete,
-         "logistic_regression": _logistic_regression, "exponential_family": _exponential_family}
+_LAWS = {
+  "gaussian": _gaussian,
+  "kde": _kde,
+  "linear_regression": _linear_regression,
+  "discrete": _discrete,
+  "logistic_regression": _logistic_regression,
+  "exponential_family": _exponential_family,
+}
 
 
 def compare_with_theory(results, generations=(1, 2, 10, 100)) -> list[dict[str, Any]]:
@@ -396,8 +420,14 @@ def compare_with_theory(results, generations=(1, 2, 10, 100)) -> list[dict[str, 
   """
   results = complete(results)
   rows = []
-  for name in ("squared_error_of_mean", "covariance_trace_ratio", "covariance_log_det_ratio", "model_variance", "test_mse",
-               "heterozygosity"):
+  for name in (
+    "squared_error_of_mean",
+    "covariance_trace_ratio",
+    "covariance_log_det_ratio",
+    "model_variance",
+    "test_mse",
+    "heterozygosity",
+  ):
     if name not in results or results.sizes["seed"] < FEW_RUNS:
       continue
     for cell, values in cells(results, name):
@@ -418,7 +448,12 @@ def _heavy_tailed(cell: _Cell, name) -> np.ndarray:
   n, none = cell.num_samples(), np.zeros(len(cell.generations), bool)
   if name == "test_mse":  # inverse Wishart over designs
     return none | (n < 2 * cell.at["dim"] + 10 and cell.at["dim"] < 2 * n + 10)
-  most = {"covariance_trace_ratio": 0.2, "model_variance": 0.2, "heterozygosity": 1.0, "squared_error_of_mean": 0.1}.get(name)
+  most = {
+    "covariance_trace_ratio": 0.2,
+    "model_variance": 0.2,
+    "heterozygosity": 1.0,
+    "squared_error_of_mean": 0.1,
+  }.get(name)
   if most is None:
     return none
   error = theory.schedule_noise(cell.schedule())[cell.generations - 1] / n
@@ -439,8 +474,13 @@ def _compared(sample, expected: Expected, at) -> dict[str, Any] | None:
     return None
   error = np.sqrt(spread / len(sample))
   ratio = float((sample - mean).mean() / error)
-  return {"simulated": float(sample.mean()), "standard_error": float(error), "predicted": float(mean.mean()),
-          "z": ratio if expected.variance is not None else normal_deviate(ratio, len(sample) - 1), "num_finite": len(sample)}
+  return {
+    "simulated": float(sample.mean()),
+    "standard_error": float(error),
+    "predicted": float(mean.mean()),
+    "z": ratio if expected.variance is not None else normal_deviate(ratio, len(sample) - 1),
+    "num_finite": len(sample),
+  }
 
 
 def normal_deviate(t: float, freedom: int) -> float:

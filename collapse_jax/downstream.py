@@ -10,7 +10,7 @@ from collapse_jax.tasks.parts import matmul
 from collapse_jax.types import Array
 
 NUM_WAVES = 64  # random Fourier features beside linear and quadratic ones
-_RIDGE = 1e-3   # penalty of a coefficient's square, per row
+_RIDGE = 1e-3  # penalty of a coefficient's square, per row
 _STEPS = 12
 
 
@@ -43,7 +43,7 @@ def fit_classifier(features: Array, label: Array, weight: Array) -> Array:
 
   def loss(w):
     odds = matmul(features, w)
-    return jnp.sum(share * (jax.nn.softplus(odds) - label * odds)) + 0.5 * _RIDGE * jnp.sum(w ** 2)
+    return jnp.sum(share * (jax.nn.softplus(odds) - label * odds)) + 0.5 * _RIDGE * jnp.sum(w**2)
 
   def step(_, w):
     p = jax.nn.sigmoid(matmul(features, w))
@@ -51,7 +51,9 @@ def fit_classifier(features: Array, label: Array, weight: Array) -> Array:
     curvature = matmul(features.T * (share * p * (1 - p))[None], features) + _RIDGE * jnp.eye(len(w))
     direction = cho_solve((jnp.linalg.cholesky(curvature), True), gradient)
     losses = jax.vmap(lambda length: loss(w - length * direction))(lengths)
-    near = jnp.max(jnp.abs(matmul(features, direction))) < 0.1  # then whole steps are right, and differences of losses are rounding
+    near = (
+      jnp.max(jnp.abs(matmul(features, direction))) < 0.1
+    )  # then whole steps are right, and differences of losses are rounding
     return w - jnp.where(near, 1.0, lengths[jnp.argmin(losses)]) * direction
 
   return jax.lax.fori_loop(0, _STEPS, step, jnp.zeros(features.shape[1]))

@@ -99,7 +99,7 @@ def home(path):
 def shown(name, most: int = 200) -> str:
   """A name that comes from a file, or a path, for a message: printable, and not longer than `most` characters."""
   text = os.fspath(name) if isinstance(name, os.PathLike) else str(name)
-  text = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text[:most + 1])
+  text = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text[: most + 1])
   return text if len(text) <= most else text[:most] + "..."
 
 

@@ -18,5 +18,7 @@ os.register_at_fork(after_in_child=_note)
 def check() -> None:
   """Raises a RuntimeError in a process that lacks the threads of JAX, for which it would wait for ever."""
   if _without_threads:
-    raise RuntimeError("this process was forked from one that had used JAX, whose threads it lacks: start it with "
-                       "multiprocessing.get_context('spawn'), or fork before JAX is used.")
+    raise RuntimeError(
+      "this process was forked from one that had used JAX, whose threads it lacks: start it with "
+      "multiprocessing.get_context('spawn'), or fork before JAX is used."
+    )

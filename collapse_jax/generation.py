@@ -44,8 +44,16 @@ def start(key: Array, task: TaskSetting, workflow: Workflow, num_generations: in
   return Run(run_key, problem, real, workflow.init(task, problem, real, num_generations), None, absorbed_at)
 
 
-def generation(task: TaskSetting, workflow: Workflow, run: Run, t, *, num_generations: int, warm_start: bool = False,
-               evaluate: bool = True) -> tuple[Run, Metrics]:
+def generation(
+  task: TaskSetting,
+  workflow: Workflow,
+  run: Run,
+  t,
+  *,
+  num_generations: int,
+  warm_start: bool = False,
+  evaluate: bool = True,
+) -> tuple[Run, Metrics]:
   """Select, fit, evaluate, sample, update: the body of both drivers.
 
   Args:
@@ -100,8 +108,9 @@ def _where_data(context: Context, tree, other):
   return jax.tree.map(lambda x: jnp.where(there, x, other) if is_float(x) else x, tree)
 
 
-def emit(task: TaskSetting, workflow: Workflow, run: Run, params, context: Context, *,
-         num_generations: int) -> tuple[Data, Metrics]:
+def emit(
+  task: TaskSetting, workflow: Workflow, run: Run, params, context: Context, *, num_generations: int
+) -> tuple[Data, Metrics]:
   """The batch that a fitted model writes, and metrics of the sampling. What there is no model of writes no row."""
   t = context.t
   num = workflow.emit(task.num_samples, t)
@@ -132,8 +141,17 @@ def with_health(metrics: Metrics) -> Metrics:
   return metrics | {"finite": functools.reduce(jnp.logical_and, healthy)}
 
 
-def advance(task: TaskSetting, workflow: Workflow, run: Run, generations: Sequence[int], *, num_generations: int,
-            warm_start: bool = False, host: bool = False, record_every: int = 1) -> tuple[Run, Metrics]:
+def advance(
+  task: TaskSetting,
+  workflow: Workflow,
+  run: Run,
+  generations: Sequence[int],
+  *,
+  num_generations: int,
+  warm_start: bool = False,
+  host: bool = False,
+  record_every: int = 1,
+) -> tuple[Run, Metrics]:
   """Takes a run through the given generations; calls chain.
 
   Args:
@@ -167,8 +185,9 @@ def advance(task: TaskSetting, workflow: Workflow, run: Run, generations: Sequen
   outputs: Metrics = jax.tree.map(lambda x: jnp.asarray(x)[None], first[0]) if first else {}
   if generations:
     steps = jnp.asarray(generations, jnp.int32)
-    run, outputs = scan_generations(task, workflow, run, steps, num_generations=num_generations, warm_start=warm_start,
-                                    record_every=record_every)
+    run, outputs = scan_generations(
+      task, workflow, run, steps, num_generations=num_generations, warm_start=warm_start, record_every=record_every
+    )
     if first:
       outputs = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first[0], outputs)
   if len(kept) < len(generations) + len(first):
@@ -176,8 +195,16 @@ def advance(task: TaskSetting, workflow: Workflow, run: Run, generations: Sequen
   return run, outputs
 
 
-def scan_generations(task: TaskSetting, workflow: Workflow, run: Run, generations, *, num_generations: int,
-                     warm_start: bool = False, record_every: int = 1) -> tuple[Run, Metrics]:
+def scan_generations(
+  task: TaskSetting,
+  workflow: Workflow,
+  run: Run,
+  generations,
+  *,
+  num_generations: int,
+  warm_start: bool = False,
+  record_every: int = 1,
+) -> tuple[Run, Metrics]:
   """`lax.scan` over traced generations [k] int32: the run, and metrics [k], zero where they are not `recorded`."""
   step = functools.partial(generation, task, workflow, num_generations=num_generations, warm_start=warm_start)
 
@@ -190,8 +217,9 @@ def scan_generations(task: TaskSetting, workflow: Workflow, run: Run, generation
     # t is the same for all runs, so this stays a branch under vmap: unrecorded metrics cost nothing.
     shape = jax.eval_shape(body, carry, t)[1]
     empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
-    return jax.lax.cond((t == 1) | (t % record_every == 0), lambda: body(carry, t),
-                        lambda: (body(carry, t, evaluate=False)[0], empty))
+    return jax.lax.cond(
+      (t == 1) | (t % record_every == 0), lambda: body(carry, t), lambda: (body(carry, t, evaluate=False)[0], empty)
+    )
 
   carry = run.store, run.params, run.absorbed_at
   carry, outputs = jax.lax.scan(body if record_every == 1 else sparse_body, carry, generations)

@@ -52,13 +52,28 @@ class Stop(Exception):
 
 
 @interrupts.kept()
-def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[str, Any],
-          axes: Mapping[str, Sequence[Any]], *, num_generations: int, num_seeds: int, seed: int = 0, shared: Any = None,
-          warm_start: bool = False, chunk_size: int | None = None, directory: Path | None = None, resume: bool = False,
-          about: Mapping[str, Any] | None = None, keep_all: bool = False,
-          place: Callable[[Any], Any] = lambda params: params, on_batch: OnBatch | None = None,
-          on_metrics: OnMetrics | None = None, primary_metric: str = "",
-          text_axes: Sequence[str] = (), progress: bool = False) -> "xarray.Dataset":
+def sweep(
+  task: Callable[..., TaskSetting],
+  workflows: Sequence[str] | Mapping[str, Any],
+  axes: Mapping[str, Sequence[Any]],
+  *,
+  num_generations: int,
+  num_seeds: int,
+  seed: int = 0,
+  shared: Any = None,
+  warm_start: bool = False,
+  chunk_size: int | None = None,
+  directory: Path | None = None,
+  resume: bool = False,
+  about: Mapping[str, Any] | None = None,
+  keep_all: bool = False,
+  place: Callable[[Any], Any] = lambda params: params,
+  on_batch: OnBatch | None = None,
+  on_metrics: OnMetrics | None = None,
+  primary_metric: str = "",
+  text_axes: Sequence[str] = (),
+  progress: bool = False,
+) -> "xarray.Dataset":
   """`collapse_jax.sweep` with a host loop over generations.
 
   Once `jax.distributed` is initialised, cells and chunks of seeds are dealt to the processes, and all return the whole.
@@ -98,7 +113,9 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   chunk = min(chunk_size or num_seeds, num_seeds)
   clock = Clock(math.ceil(status.size * math.ceil(num_seeds / chunk) / jax.process_count()) * num_generations)
   programs: dict[Any, Any] = {}
-  about = {**(about or {}), "jax": jax.__version__, "collapse_jax": version()} | fingerprint.settings() if directory else {}
+  about = (
+    {**(about or {}), "jax": jax.__version__, "collapse_jax": version()} | fingerprint.settings() if directory else {}
+  )
   if directory is not None and shared is not None:
     about["shared"] = fingerprint.of_values(shared)
   for index in np.ndindex(*status.shape):
@@ -126,9 +143,27 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
         continue
       seeds = range(first, min(first + chunk, num_seeds))
       folder = None if directory is None else Path(directory) / _folder(cell, seeds)
-      metrics, reason = _run_cell(make, workflow, programs[program], shared, cell, seeds, num_generations, seed, warm_start,
-                                  folder, resume, about, keep_all, place, on_batch, on_metrics, primary_metric, clock,
-                                  progress)
+      metrics, reason = _run_cell(
+        make,
+        workflow,
+        programs[program],
+        shared,
+        cell,
+        seeds,
+        num_generations,
+        seed,
+        warm_start,
+        folder,
+        resume,
+        about,
+        keep_all,
+        place,
+        on_batch,
+        on_metrics,
+        primary_metric,
+        clock,
+        progress,
+      )
       stopped += [reason] if reason else []
       results.write(index, first, {name: _padded(value, num_generations) for name, value in metrics.items()})
   results = merged(results)
@@ -137,11 +172,20 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   everywhere = devices.gather({"stopped": np.frombuffer("; ".join(stopped).encode(), np.uint8)})
   stopped = [one["stopped"].tobytes().decode() for one in everywhere if one["stopped"].size]
   attributes = {
-      "jax_version": jax.__version__, "device": devices.name(), "wall_seconds": time.perf_counter() - begun,
-      "num_processes": jax.process_count(), "compile_seconds": clock.compiling, "num_compilations": clock.num_compilations,
-      "num_runs": int(np.sum(status == "ok")) * num_seeds, "seed": seed, "record_every": 1, "stopped": "; ".join(stopped),
-      **fingerprint.settings(), **made_by(task, workflows),
-      "primary_metric": primary_metric or next((name for name in info if name not in COMMON_METRICS), "")}
+    "jax_version": jax.__version__,
+    "device": devices.name(),
+    "wall_seconds": time.perf_counter() - begun,
+    "num_processes": jax.process_count(),
+    "compile_seconds": clock.compiling,
+    "num_compilations": clock.num_compilations,
+    "num_runs": int(np.sum(status == "ok")) * num_seeds,
+    "seed": seed,
+    "record_every": 1,
+    "stopped": "; ".join(stopped),
+    **fingerprint.settings(),
+    **made_by(task, workflows),
+    "primary_metric": primary_metric or next((name for name in info if name not in COMMON_METRICS), ""),
+  }
   generations = list(range(1, num_generations + 1))
   return to_dataset(results, list(makers), axes, text_axes, generations, status, info, attributes)
 
@@ -189,6 +233,7 @@ def _prepared(make, workflow, shared):
 
 def _programs(make, workflow: Workflow, num: int, num_generations: int):
   """The costly programs, which do not depend on how a workflow stores data: fit, and evaluate with sampling."""
+
   def fit(shared, keys, problems, contexts, previous):
     one = lambda key, problem, context, old: fitted(make(shared), key, problem, context._replace(num=num, previous=old))
     return jax.vmap(one, in_axes=(0, 0, _axes(contexts), 0))(keys, problems, contexts, previous)
@@ -200,12 +245,15 @@ def _programs(make, workflow: Workflow, num: int, num_generations: int):
       run = Run(key, problem, context.real, None, None)
       batch, sampling = emit(task, workflow, run, params, context._replace(num=num), num_generations=num_generations)
       return batch, assess(task, problem, params, sampling, context)
+
     return jax.vmap(one, in_axes=(0, 0, 0, _axes(contexts)))(keys, problems, params, contexts)
+
   return jax.jit(fit), jax.jit(evaluate_and_emit)
 
 
 def _cheap_programs(make, workflow: Workflow, num_generations, seed):
   """The other programs: begin runs, choose training data, update the store."""
+
   def begin(shared, seeds):
     one = lambda i: start(jax.random.fold_in(new_key(seed), i), make(shared), workflow, num_generations)
     return jax.vmap(one)(seeds)
@@ -218,6 +266,7 @@ def _cheap_programs(make, workflow: Workflow, num_generations, seed):
       latest = None if context.data.rows is None else storage.latest(context.data)
       pooled = _pooled(task, context.data, num_generations)
       return context._replace(t=None, num=None, data=pooled, previous=None, latest=latest), provenance(context.data)
+
     return jax.vmap(one)(runs)
 
   def update(shared, runs, batches, t):
@@ -226,12 +275,21 @@ def _cheap_programs(make, workflow: Workflow, num_generations, seed):
     def one(run, batch):
       keys = role_keys(run.key, t)
       return run._replace(store=workflow.update(task, run.problem, keys["update"], run.store, batch, t))
+
     return jax.vmap(one)(runs, batches)
+
   return begin, choose, update
 
 
-def memory_per_device(task: Callable[..., TaskSetting], workflow: str, values: Mapping[str, Any], *, num_generations: int,
-                      num_seeds: int, shared: Any) -> dict[str, float]:
+def memory_per_device(
+  task: Callable[..., TaskSetting],
+  workflow: str,
+  values: Mapping[str, Any],
+  *,
+  num_generations: int,
+  num_seeds: int,
+  shared: Any,
+) -> dict[str, float]:
   """Bytes that fitting, and sampling with evaluation, take on each device: compiled from shapes, nothing is allocated.
 
   Args:
@@ -250,8 +308,9 @@ def memory_per_device(task: Callable[..., TaskSetting], workflow: str, values: M
   contexts = contexts._replace(t=jax.ShapeDtypeStruct((), jnp.int32))
   fitting = fit.lower(shared, runs.key, runs.problem, contexts, None).compile()
   params = jax.eval_shape(fit, shared, runs.key, runs.problem, contexts, None)
-  params = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), params,
-                        fitting.output_shardings)
+  params = jax.tree.map(
+    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), params, fitting.output_shardings
+  )
   sampling = evaluate_and_emit.lower(shared, runs.key, runs.problem, params, contexts).compile()
   return {"fit": devices.bytes_used(fitting), "sample": devices.bytes_used(sampling)}
 
@@ -261,8 +320,27 @@ def _axes(context):
   return context._replace(t=None, num=None, data=0, real=0, previous=0, latest=0)
 
 
-def _run_cell(make, workflow: Workflow, programs, shared, cell, seeds: range, num_generations, seed, warm_start, folder,
-              resume, about, keep_all, place, on_batch, on_metrics, primary, clock, progress) -> tuple[Metrics, str]:
+def _run_cell(
+  make,
+  workflow: Workflow,
+  programs,
+  shared,
+  cell,
+  seeds: range,
+  num_generations,
+  seed,
+  warm_start,
+  folder,
+  resume,
+  about,
+  keep_all,
+  place,
+  on_batch,
+  on_metrics,
+  primary,
+  clock,
+  progress,
+) -> tuple[Metrics, str]:
   """All generations of some runs of one cell: metrics [seeds, generations done, ...], and why it stopped early or ""."""
   fit, evaluate_and_emit = programs
   begin, choose, update = _cheap_programs(make, workflow, num_generations, seed)
@@ -271,11 +349,19 @@ def _run_cell(make, workflow: Workflow, programs, shared, cell, seeds: range, nu
   runs, params, seen = clock.call(begin, shared, jnp.asarray(seeds)), None, []
   done, reason, checkpoints = 0, "", None
   if folder is not None:
-    program, params_like, metrics_like = _traced(begin, choose, fit, evaluate_and_emit, update, shared, runs, seeds, warm_start)
+    program, params_like, metrics_like = _traced(
+      begin, choose, fit, evaluate_and_emit, update, shared, runs, seeds, warm_start
+    )
     about = dict(about) | {
-        "cell": cell, "seeds": [seeds.start, seeds.stop], "num_generations": num_generations, "seed": seed,
-        "warm_start": warm_start, "shapes": [list(x.shape) for x in jax.tree.leaves(runs)], "program": program,
-        "num_devices": _num_devices(shared)}
+      "cell": cell,
+      "seeds": [seeds.start, seeds.stop],
+      "num_generations": num_generations,
+      "seed": seed,
+      "warm_start": warm_start,
+      "shapes": [list(x.shape) for x in jax.tree.leaves(runs)],
+      "program": program,
+      "num_devices": _num_devices(shared),
+    }
     checkpoints = _Checkpoints(folder, keep_all, resume, about)
     done, runs, params, metrics = checkpoints.restore(runs, params_like if warm_start else None, metrics_like)
     params = place(params) if done and warm_start else None
@@ -332,7 +418,9 @@ def _traced(begin, choose, fit, evaluate_and_emit, update, shared, runs, seeds: 
 
 def _num_devices(shared) -> int:
   """Over which what is shared is split."""
-  return max((len(leaf.sharding.device_set) for leaf in jax.tree.leaves(shared) if isinstance(leaf, jax.Array)), default=1)
+  return max(
+    (len(leaf.sharding.device_set) for leaf in jax.tree.leaves(shared) if isinstance(leaf, jax.Array)), default=1
+  )
 
 
 def _checked(metrics: Metrics) -> Metrics:
@@ -370,8 +458,11 @@ def _folder(cell, seeds: range) -> str:
 def _report(cell, seeds, t, metrics, primary, pace):
   first = primary if primary in metrics else None
   value = "" if first is None else f"{first} {np.mean(metrics[first]):.4g}, "
-  print(f"  {', '.join(f'{k} {v}' for k, v in cell.items())}, seeds {seeds.start} to {seeds.stop - 1}, generation {t}: "
-        f"{value}{pace}", flush=True)
+  print(
+    f"  {', '.join(f'{k} {v}' for k, v in cell.items())}, seeds {seeds.start} to {seeds.stop - 1}, generation {t}: "
+    f"{value}{pace}",
+    flush=True,
+  )
 
 
 class _Checkpoints:
@@ -417,9 +508,13 @@ class _Checkpoints:
       chunks.check_same(_fixed(theirs), _fixed(self._about), f"the checkpoints in {self._folder} were made")
       if theirs.get("program") != self._about.get("program"):
         if theirs.get("num_devices") == self._about.get("num_devices"):
-          raise ValueError(f"resume: the checkpoints in {self._folder} were made by another task or workflow, or from other data.")
-        _log.warning("%s: whether code is the same cannot be told, for its programs are split over another number of devices",
-                     self._folder)
+          raise ValueError(
+            f"resume: the checkpoints in {self._folder} were made by another task or workflow, or from other data."
+          )
+        _log.warning(
+          "%s: whether code is the same cannot be told, for its programs are split over another number of devices",
+          self._folder,
+        )
     return found
 
   def _files(self) -> dict[int, Path]:
@@ -438,6 +533,7 @@ class _Checkpoints:
         for name, leaf in leaves.items():
           with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array(member, np.asarray(leaf), allow_pickle=False)
+
     older = [file for at, file in self._newest_first() if at < t]
     chunks.write(self._folder / f"{t}.npz", into)
     chunks.discard(() if self._keep_all else older[1:], self._folder / f"{t}.npz")
@@ -450,15 +546,20 @@ class _Checkpoints:
       metrics: the same, of one generation.
     """
     for t, file in self._newest_first():
-      like = {"run": _plain(run), "params": params,
-              "metrics": {name: jax.ShapeDtypeStruct((x.shape[0], t, *x.shape[1:]), x.dtype) for name, x in metrics.items()}}
+      like = {
+        "run": _plain(run),
+        "params": params,
+        "metrics": {name: jax.ShapeDtypeStruct((x.shape[0], t, *x.shape[1:]), x.dtype) for name, x in metrics.items()},
+      }
       try:
         with np.load(file, allow_pickle=False) as arrays:
           if arrays.zip.testzip() is not None:  # arrays that are not read here are looked at too
             raise ValueError("a checksum is wrong")
           if _fixed(_description(arrays)) != _fixed(self._about) | {"t": t}:
             raise ValueError("it belongs elsewhere")
-          found = jax.tree.unflatten(jax.tree.structure(like), [_of_kind(arrays[name], x) for name, x in _named(like).items()])
+          found = jax.tree.unflatten(
+            jax.tree.structure(like), [_of_kind(arrays[name], x) for name, x in _named(like).items()]
+          )
       except Exception as error:  # damage has as many names as a zip file has fields
         if isinstance(error, MemoryError) or getattr(error, "filename", None):  # that is the machine's
           raise
@@ -481,7 +582,10 @@ def _fixed(about: Mapping[str, Any]) -> dict[str, Any]:
 
 def _named(tree) -> dict[str, Any]:
   """Its leaves, by names such as run/problem/weights."""
-  return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
 
 
 def _of_kind(value: np.ndarray, like) -> np.ndarray:

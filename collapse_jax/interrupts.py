@@ -15,13 +15,17 @@ def kept() -> Iterator[None]:
   Python drops what is raised in a callback of its garbage collector, and JAX has one. Nothing changes outside the main thread, and
   where the program handles SIGINT itself.
   """
-  if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+  if (
+    threading.current_thread() is not threading.main_thread()
+    or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+  ):
     yield
     return
 
   def handle(number, frame):
     _interrupted.set()
     raise KeyboardInterrupt
+
   signal.signal(signal.SIGINT, handle)
   try:
     yield

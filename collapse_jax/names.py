@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-LARGEST = 2 ** 31 - 1  # of integers: more would not count in int32
+LARGEST = 2**31 - 1  # of integers: more would not count in int32
 LONGEST = 100  # bytes of a file's name; file systems take 143 (eCryptfs) to 255, and there are endings to add
 
 
 def parse_call(text: str) -> tuple[str, tuple, dict[str, Any]]:
-  """"mix(0.2, fresh=True)" -> ("mix", (0.2,), {"fresh": True}); "mix" -> ("mix", (), {}).
+  """ "mix(0.2, fresh=True)" -> ("mix", (0.2,), {"fresh": True}); "mix" -> ("mix", (), {}).
 
   Raises:
     ValueError: neither a name nor a call with literal arguments.
@@ -58,7 +58,7 @@ def file_name(label: str) -> str:
   if plain == label and len(label) <= LONGEST and re.fullmatch(r"[A-Za-z0-9_(\[](.*[^. ])?", label):
     return label
   digest = hashlib.sha256(label.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-  return f"{plain[:LONGEST - 17].lstrip('. -')}~{digest}"
+  return f"{plain[: LONGEST - 17].lstrip('. -')}~{digest}"
 
 
 def check_num_emitted(num_emitted=None) -> None:
@@ -83,10 +83,17 @@ def check_table(table) -> None:
     shares = np.asarray(table, float)
   except (TypeError, ValueError):
     shares = np.zeros(0)
-  if (shares.ndim != 2 or shares.shape[0] != shares.shape[1] or not (shares >= 0).all()
-      or not np.allclose(shares, np.tril(shares)) or not np.allclose(shares.sum(axis=1), 1, atol=1e-6)):
-    raise ValueError("weights must be a square table of shares: row t - 1 for generation t, zero right of the diagonal, "
-                     "each row summing to 1.")
+  if (
+    shares.ndim != 2
+    or shares.shape[0] != shares.shape[1]
+    or not (shares >= 0).all()
+    or not np.allclose(shares, np.tril(shares))
+    or not np.allclose(shares.sum(axis=1), 1, atol=1e-6)
+  ):
+    raise ValueError(
+      "weights must be a square table of shares: row t - 1 for generation t, zero right of the diagonal, "
+      "each row summing to 1."
+    )
 
 
 def _check_count(name, value) -> None:
@@ -100,11 +107,11 @@ def _is_number(value) -> bool:
 
 # What the factories of these names take.
 ARGUMENTS: dict[str, Callable[..., None]] = {
-    "replace": check_num_emitted,
-    "accumulate": check_num_emitted,
-    "accumulate_subsample": lambda: None,
-    "mix": check_real_fraction,
-    "grown_replace": lambda: None,
-    "sliding_window": check_size,
-    "weights": check_table,
+  "replace": check_num_emitted,
+  "accumulate": check_num_emitted,
+  "accumulate_subsample": lambda: None,
+  "mix": check_real_fraction,
+  "grown_replace": lambda: None,
+  "sliding_window": check_size,
+  "weights": check_table,
 }

@@ -26,17 +26,23 @@ def _plain_figure():
     """Its texts mean what they say: a name with dollar signs is no formula. Numbers of axes are set by matplotlib, as ever."""
 
     def draw(self, renderer):
-      ticks = {id(label) for axes in self.axes for axis in (axes.xaxis, axes.yaxis)
-               for label in (*axis.get_ticklabels(which="both"), axis.offsetText)}
+      ticks = {
+        id(label)
+        for axes in self.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        for label in (*axis.get_ticklabels(which="both"), axis.offsetText)
+      }
       for text in self.findobj(Text):
         if id(text) not in ticks:
           text.set_parse_math(False)
       super().draw(renderer)
+
   return PlainFigure
 
 
 def panels(rows, columns, share_x=True, share_y=False):
   from matplotlib.backends.backend_agg import FigureCanvasAgg
+
   figure = _plain_figure()(figsize=(max(6.5, 2.2 + 3.2 * columns), 1.2 + 2.5 * rows), layout="constrained")
   FigureCanvasAgg(figure)
   axes = figure.subplots(rows, columns, squeeze=False, sharex=share_x, sharey=share_y)
@@ -47,6 +53,7 @@ def panels(rows, columns, share_x=True, share_y=False):
 
 def viridis(num):
   from matplotlib import colormaps
+
   return colormaps["viridis"](np.linspace(0.0, 0.85, num))
 
 
@@ -61,7 +68,9 @@ def band(axis, x, values, shade, label, log_scale, marker=None) -> int:
     x, values, finite, label = x[:num], values[:, :num], ~finite, f"{label}, ended at t = {x[num - 1]}"
   kept = values[finite].astype(np.float64)
   mean = kept.mean(axis=0)
-  axis.plot(x, mean, color=shade, label=label, linewidth=1.6, marker=marker or ("o" if len(x) == 1 else None), markersize=4)
+  axis.plot(
+    x, mean, color=shade, label=label, linewidth=1.6, marker=marker or ("o" if len(x) == 1 else None), markersize=4
+  )
   if len(kept) > 1:
     half = 1.96 * kept.std(axis=0, ddof=1) / np.sqrt(len(kept))
     # On a log axis an interval that reaches below zero would fill the panel: show it down to a tenth of the mean.
@@ -74,6 +83,7 @@ def band(axis, x, values, shade, label, log_scale, marker=None) -> int:
 
 def finish(figure, axes, title, results, non_finite, missing, theory_drawn, note=""):
   from matplotlib.ticker import MaxNLocator
+
   seen: dict[str, Any] = {}
   for axis in axes.flat:
     if axis.get_xlabel() == "generation t" and axis.get_xscale() == "linear":
@@ -82,6 +92,7 @@ def finish(figure, axes, title, results, non_finite, missing, theory_drawn, note
       seen.setdefault(label, handle)
   if theory_drawn:
     from matplotlib.lines import Line2D
+
     seen["theory"] = Line2D([], [], color="black", linestyle="--", linewidth=1)
   if seen:
     figure.legend(seen.values(), seen.keys(), loc="outside right upper", fontsize=9, frameon=False)

@@ -25,8 +25,15 @@ def workflow_colours(names) -> dict[str, str]:
   return {name: WORKFLOW_COLOURS.get(name) or next(others) for name in names}
 
 
-def trajectories(results, metric: str, *, rows: str | None = None, columns: str = "workflow", colour: str | None = None,
-                 title: str = ""):
+def trajectories(
+  results,
+  metric: str,
+  *,
+  rows: str | None = None,
+  columns: str = "workflow",
+  colour: str | None = None,
+  title: str = "",
+):
   """Metric against generation, with theory where it is known; every panel has its own vertical scale.
 
   Args:
@@ -44,7 +51,9 @@ def trajectories(results, metric: str, *, rows: str | None = None, columns: str 
     free = results.sizes.get("num_samples", 1) > 1 and "num_samples" not in (rows, columns)
     colour = "num_samples" if free else "workflow"
   row_values = results[rows].values if rows else [None]
-  column_values = results[columns].values[:1] if colour == columns else results[columns].values  # one panel has all curves
+  column_values = (
+    results[columns].values[:1] if colour == columns else results[columns].values
+  )  # one panel has all curves
   figure, axes = panels(len(row_values), len(column_values))
   about = results[metric].attrs
   missing = non_finite = 0
@@ -90,7 +99,9 @@ def _curves(results, colour, panel) -> dict[Any, tuple[Any, str | None]]:
     return {value: (workflows[value], str(value)) for value in values}
   if len(values) == 1:
     return {values[0]: (workflows[panel["workflow"]], None)}
-  return {value: (shade, f"{colour} = {text}") for value, text, shade in zip(values, labels(values), viridis(len(values)))}
+  return {
+    value: (shade, f"{colour} = {text}") for value, text, shade in zip(values, labels(values), viridis(len(values)))
+  }
 
 
 def _heading(results, panel, rows, columns) -> str:
@@ -106,6 +117,7 @@ def fitted_densities(results, num_samples=None, seed: int = 0):
   from matplotlib import colormaps
   from matplotlib.cm import ScalarMappable
   from matplotlib.colors import LogNorm
+
   workflows = results.workflow.values
   figure, axes = panels(1, len(workflows))
   num_samples = results.num_samples.values[0] if num_samples is None else num_samples
@@ -115,14 +127,17 @@ def fitted_densities(results, num_samples=None, seed: int = 0):
   noise_var = float(results.noise_var.values[0]) if "noise_var" in results else 1.0
   x = np.linspace(-3.5, 3.5, 701) * np.sqrt(noise_var)
   for axis, workflow in zip(axes[0], workflows):
-    at = {d: results[d].values[0] for d in results.cell_status.dims} | {"workflow": workflow, "num_samples": num_samples}
+    at = {d: results[d].values[0] for d in results.cell_status.dims} | {
+      "workflow": workflow,
+      "num_samples": num_samples,
+    }
     one = results.sel(at).isel(seed=seed)
     for k in shown:
       mean, std = float(one.marginal_mean.values[k]), np.exp(0.5 * float(one.marginal_log_variance.values[k]))
       points = np.union1d(x, mean + np.linspace(-5, 5, 101) * std)  # a collapsed density is narrower than any grid
       density = np.exp(-0.5 * ((points - mean) / std) ** 2) / np.sqrt(2 * np.pi) / std
       axis.plot(points, density, color=colormaps["viridis"](norm(generations[k])), linewidth=1.5)
-    axis.plot(x, np.exp(-0.5 * x ** 2 / noise_var) / np.sqrt(2 * np.pi * noise_var), "k--", linewidth=1, label="truth")
+    axis.plot(x, np.exp(-0.5 * x**2 / noise_var) / np.sqrt(2 * np.pi * noise_var), "k--", linewidth=1, label="truth")
     axis.set_ylim(0, 4 / np.sqrt(2 * np.pi * noise_var))
     axis.set_title(str(workflow), fontsize=10)
     axis.set_xlabel("first coordinate (data units)")
@@ -165,8 +180,16 @@ def collapse_times(results, title: str = ""):
     axis.set_title(str(workflow), fontsize=9)
     axis.set_xlabel("num_samples")
   axes[0][0].set_ylabel("generations until one outcome is left")
-  finish(figure, axes, title, results, 0, 0, theory_drawn,
-          f"{missing} cells with runs that did not end are left out" if missing else "")
+  finish(
+    figure,
+    axes,
+    title,
+    results,
+    0,
+    0,
+    theory_drawn,
+    f"{missing} cells with runs that did not end are left out" if missing else "",
+  )
   return figure
 
 
@@ -224,11 +247,14 @@ def render(results) -> dict[str, tuple[bytes, bytes]]:
 @contextlib.contextmanager
 def _own_style():
   import matplotlib
+
   kept = ("backend", "interactive", "toolbar", "timezone")  # no figure depends on them
   with warnings.catch_warnings():
     warnings.filterwarnings("ignore", category=matplotlib.MatplotlibDeprecationWarning)
     warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box stands for it
-    with matplotlib.rc_context({name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith(kept)}):
+    with matplotlib.rc_context(
+      {name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith(kept)}
+    ):
       yield
 
 
@@ -285,7 +311,9 @@ def learning_curves(results, title: str = ""):
   shown = generations[np.unique(np.linspace(0, len(generations) - 1, 8).round().astype(int))]
   share = np.arange(1, results.sizes["training_progress"] + 1) / results.sizes["training_progress"]
   for axis, workflow in zip(axes[0], workflows):
-    one = results.learning_curve.sel({"workflow": workflow, **rest}).transpose("generation", "seed", "training_progress")
+    one = results.learning_curve.sel({"workflow": workflow, **rest}).transpose(
+      "generation", "seed", "training_progress"
+    )
     for t in shown:
       axis.plot(share, one.sel(generation=t).mean("seed"), "o-", color=shades[t], markersize=3, label=f"generation {t}")
     axis.set_title(str(workflow), fontsize=9)

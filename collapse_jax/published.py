@@ -19,8 +19,15 @@ def values() -> list[dict[str, Any]]:
   rows: list[dict[str, Any]] = []
   for row in csv.DictReader(text.splitlines()):
     select = dict(item.split("=") for item in row["select"].split(";"))
-    rows.append({**row, "select": select, "generation": int(row["generation"]) if row["generation"] else None,
-                 "value": float(row["value"]), "tolerance": float(row["tolerance"])})
+    rows.append(
+      {
+        **row,
+        "select": select,
+        "generation": int(row["generation"]) if row["generation"] else None,
+        "value": float(row["value"]),
+        "tolerance": float(row["tolerance"]),
+      }
+    )
   return rows
 
 
@@ -36,8 +43,11 @@ def compare(experiments: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
   rows, unmatched = [], 0
   experiments = {name: diagnostics.complete(results) for name, results in experiments.items()}
   for one in values():
-    found = [{**one, "experiment": name, **measured} for name, results in experiments.items()
-             if (measured := _measured(results, one)) is not None]
+    found = [
+      {**one, "experiment": name, **measured}
+      for name, results in experiments.items()
+      if (measured := _measured(results, one)) is not None
+    ]
     unmatched += not found
     rows += found
   return rows, unmatched

@@ -31,8 +31,10 @@ def checked_key(key: Array) -> Array:
     return jax.random.wrap_key_data(key, impl=PRNG)
   else:
     kind = f"{key.dtype}{list(key.shape)}"
-  raise ValueError(f"key must be a threefry key, for draws of others change under vmap: jax.random.key(seed, impl={PRNG!r}); "
-                   f"got {kind}.")
+  raise ValueError(
+    f"key must be a threefry key, for draws of others change under vmap: jax.random.key(seed, impl={PRNG!r}); "
+    f"got {kind}."
+  )
 
 
 def bits(key: Array, num: int) -> Array:
@@ -63,10 +65,28 @@ def _symmetric(words):
   return jnp.maximum(2 * one_to_two - 3, _ABOVE_MINUS_ONE)
 
 
-_CENTRE = (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087, -0.00125372503, -0.00417768164,
-           0.246640727, 1.50140941)
-_TAIL = (-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773, -0.0076224613, 0.00943887047,
-         1.00167406, 2.83297682)
+_CENTRE = (
+  2.81022636e-08,
+  3.43273939e-07,
+  -3.5233877e-06,
+  -4.39150654e-06,
+  0.00021858087,
+  -0.00125372503,
+  -0.00417768164,
+  0.246640727,
+  1.50140941,
+)
+_TAIL = (
+  -0.000200214257,
+  0.000100950558,
+  0.00134934322,
+  -0.00367342844,
+  0.00573950773,
+  -0.0076224613,
+  0.00943887047,
+  1.00167406,
+  2.83297682,
+)
 
 
 def _normal_quantile(x):
@@ -106,18 +126,19 @@ def uniform(key: Array, num: int) -> Array:
   Those of `jax.random.uniform` are multiples of 2^-23, so that events of probability 1e-8 never happen.
   """
   words = bits(key, 2 * num)
-  value = words[::2].astype(float) * 2.0 ** -32 + (words[1::2].astype(float) + 0.5) * 2.0 ** -64
+  value = words[::2].astype(float) * 2.0**-32 + (words[1::2].astype(float) + 0.5) * 2.0**-64
   return jnp.minimum(value, 1 - jnp.finfo(value.dtype).epsneg)
 
 
 # ----------------------------------------------------------------------------------------- outcomes of given weights
 class Table(NamedTuple):
   """Cumulative weights [..., k] as integers of 64 bits, in two words each."""
+
   high: Any
   low: Any
 
 
-_WHOLE = 2.0 ** 32 - 2.0 ** 20  # sum of the high words: less than 2^32 also where rounding adds to it
+_WHOLE = 2.0**32 - 2.0**20  # sum of the high words: less than 2^32 also where rounding adds to it
 
 
 def table(weight: Array) -> Table:
@@ -125,7 +146,7 @@ def table(weight: Array) -> Table:
   total = jnp.sum(weight, axis=-1, keepdims=True)
   share = jnp.where(total > 0, weight / jnp.where(total > 0, total, 1.0), 0.0) * _WHOLE
   whole = jnp.floor(share)
-  each = ((share - whole) * 2.0 ** 32).astype(np.uint32)
+  each = ((share - whole) * 2.0**32).astype(np.uint32)
   low = jnp.cumsum(each, axis=-1, dtype=np.uint32)
   carry = (low < each).astype(np.uint32)  # a sum that went round is below what was added last
   return Table(jnp.cumsum(whole.astype(np.uint32) + carry, axis=-1, dtype=np.uint32), low)
@@ -134,7 +155,7 @@ def table(weight: Array) -> Table:
 def exact_table(weight: np.ndarray) -> Table:
   """Of known weights [k], float64, on the host; every positive one counts."""
   share = np.asarray(weight, np.float64) / np.sum(weight, dtype=np.float64)
-  each = np.maximum((share * _WHOLE * 2.0 ** 32).astype(np.uint64), share > 0)
+  each = np.maximum((share * _WHOLE * 2.0**32).astype(np.uint64), share > 0)
   below = np.cumsum(each, dtype=np.uint64)
   return Table((below >> np.uint64(32)).astype(np.uint32), (below & np.uint64(0xFFFFFFFF)).astype(np.uint32))
 
@@ -158,11 +179,13 @@ def choose(key: Array, weights: Table, num: int, which: Array | None = None, fin
 
   def search(above):
     """A step towards the first outcome in [begin, end) whose cumulative weight is above a position; else it is `end`."""
+
     def halve(bounds):
       begin, end = bounds
       middle = (begin + end) // 2
       found = above(start + jnp.minimum(middle, size - 1))
       return jnp.where(found, begin, jnp.minimum(middle + 1, end)), jnp.where(found, middle, end)
+
     return halve
 
   none = jnp.zeros(num, np.int32)
@@ -175,6 +198,7 @@ def choose(key: Array, weights: Table, num: int, which: Array | None = None, fin
   def finer(bounds):
     position = _below((first, bits(jax.random.fold_in(key, 1), num)), *total)
     return search(lambda at: (high[at] > position[0]) | ((high[at] == position[0]) & (low[at] > position[1])))(bounds)
+
   unsettled = begin, jnp.where(settled, begin, size)
   return jnp.minimum(jax.lax.while_loop(lambda bounds: jnp.any(bounds[0] < bounds[1]), finer, unsettled)[0], size - 1)
 
@@ -197,17 +221,22 @@ def _below(words, high, low):
 
 # --------------------------------------------------------------------------------------------------- laws of totals
 _SPREAD = 100.0  # variance from which a total is drawn by its expansion, and below which by its probabilities
-_WIDTH = 160     # of these as many as lie within 8 standard deviations
+_WIDTH = 160  # of these as many as lie within 8 standard deviations
 
 
 def cornish_fisher(z: Array, variance, third, fourth, fifth) -> Array:
   """What has the given cumulants and mean 0, where z is standard normal (Cornish and Fisher 1938, to third order)."""
   std = jnp.sqrt(variance)
-  skewness, kurtosis, fifth = third / std ** 3, fourth / variance ** 2, fifth / std ** 5
-  square = z ** 2
-  change = (skewness * (square - 1) / 6 + kurtosis * z * (square - 3) / 24 - skewness ** 2 * z * (2 * square - 5) / 36
-            + fifth * ((square - 6) * square + 3) / 120 - skewness * kurtosis * ((square - 5) * square + 2) / 24
-            + skewness ** 3 * ((12 * square - 53) * square + 17) / 324)
+  skewness, kurtosis, fifth = third / std**3, fourth / variance**2, fifth / std**5
+  square = z**2
+  change = (
+    skewness * (square - 1) / 6
+    + kurtosis * z * (square - 3) / 24
+    - skewness**2 * z * (2 * square - 5) / 36
+    + fifth * ((square - 6) * square + 3) / 120
+    - skewness * kurtosis * ((square - 5) * square + 2) / 24
+    + skewness**3 * ((12 * square - 53) * square + 17) / 324
+  )
   return std * (z + change)
 
 
@@ -227,8 +256,9 @@ def binomial(key: Array, num: Array, chance: Array, other: Array) -> tuple[Array
   """
   both = chance * other
   skewed = other - chance
-  return _lattice(key, num, chance, num * both, lambda k: (num - k) * (chance / other),
-                  skewed, 1 - 6 * both, skewed * (1 - 12 * both))
+  return _lattice(
+    key, num, chance, num * both, lambda k: (num - k) * (chance / other), skewed, 1 - 6 * both, skewed * (1 - 12 * both)
+  )
 
 
 def poisson(key: Array, num: Array, mean: Array) -> tuple[Array, Array]:
@@ -254,7 +284,7 @@ def _lattice(key, num, mean, variance, next_over, third, fourth, fifth):
   whole, part = _product(num, mean)
   least, weight = _weights(whole, next_over)
   below = jnp.cumsum(weight)
-  few = least + jnp.sum(below < (words[0].astype(float) + 0.5) * 2.0 ** -32 * below[-1])
+  few = least + jnp.sum(below < (words[0].astype(float) + 0.5) * 2.0**-32 * below[-1])
   z = _normal_quantile(_symmetric(words[1])) if jnp.result_type(float) == np.float32 else normal(key)
   spread = jnp.maximum(variance, _SPREAD)
   above = _rounded(z, part, spread, third * spread, fourth * spread, fifth * spread)
@@ -283,7 +313,9 @@ def _product(a, b):
   """Whole and fractional part of a product, as if it had been taken in double precision."""
   high = a * b
   if high.dtype == np.float32:
-    top = lambda x: jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(x, np.uint32) & np.uint32(0xFFFFF000), np.float32)
+    top = lambda x: jax.lax.bitcast_convert_type(
+      jax.lax.bitcast_convert_type(x, np.uint32) & np.uint32(0xFFFFF000), np.float32
+    )
     a_top, b_top = top(a), top(b)
     a_rest, b_rest = a - a_top, b - b_top
     low = ((a_top * b_top - high) + a_top * b_rest + a_rest * b_top) + a_rest * b_rest
@@ -335,11 +367,13 @@ def chi_squares(key: Array, freedom: Array) -> tuple[Array, Array]:
   x = jax.lax.while_loop(lambda state: jnp.any(jnp.isnan(state[1])), propose, (0, jnp.full_like(freedom, jnp.nan)))[1]
   y = jnp.maximum(c * x, -1 + 1e-7)
   cubed = (1 + y) ** 3
-  return (jnp.where(single, x ** 2, 2 * d * cubed),
-          jnp.where(single, (x - 1) * (x + 1), y * (3 + y * (3 + y)) - 2 / (3 * freedom) * cubed))
+  return (
+    jnp.where(single, x**2, 2 * d * cubed),
+    jnp.where(single, (x - 1) * (x + 1), y * (3 + y * (3 + y)) - 2 / (3 * freedom) * cubed),
+  )
 
 
 def _log_remainder(y):
   """3 (log(1 + y) - y + y^2 / 2 - y^3 / 3), by its series where that would cancel."""
-  series = y ** 4 * _polynomial([3 * (-1) ** (k + 1) / k for k in range(13, 3, -1)], jnp.clip(y, -0.25, 0.25))
-  return jnp.where(jnp.abs(y) < 0.25, series, 3 * (jnp.log1p(jnp.maximum(y, -1 + 1e-7)) - y + y ** 2 / 2 - y ** 3 / 3))
+  series = y**4 * _polynomial([3 * (-1) ** (k + 1) / k for k in range(13, 3, -1)], jnp.clip(y, -0.25, 0.25))
+  return jnp.where(jnp.abs(y) < 0.25, series, 3 * (jnp.log1p(jnp.maximum(y, -1 + 1e-7)) - y + y**2 / 2 - y**3 / 3))

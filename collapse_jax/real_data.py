@@ -19,6 +19,7 @@ BUNDLED = ("wine", "breast_cancer", "iris", "digits")
 class RealData(NamedTuple):
   """Standardised rows: train [num_train, dim], test [num_test, dim] float32, the names of dropped columns, and what was
   concluded about the layout of a file."""
+
   name: str
   train: np.ndarray
   test: np.ndarray
@@ -40,6 +41,7 @@ def load(name: str, num_test: int = 500) -> RealData:
   """
   if name in BUNDLED:
     from sklearn import datasets
+
     rows = getattr(datasets, f"load_{name}")(return_X_y=True)[0]
     return split(name, rows, [f"column {i + 1}" for i in range(rows.shape[1])], num_test)
   looks_like_a_name = Path(name).suffix == "" and "/" not in name
@@ -51,6 +53,7 @@ def load(name: str, num_test: int = 500) -> RealData:
 
 class LabelledData(NamedTuple):
   """Covariates [rows, 1 + features] float64, the first column 1, the others standardised; labels [rows] of 0.0 and 1.0."""
+
   name: str
   covariates: np.ndarray
   labels: np.ndarray
@@ -86,6 +89,7 @@ def load_labelled(dataset, num_features: int | None = None) -> LabelledData:
 def digits(num_features: int) -> tuple[np.ndarray, np.ndarray]:
   """scikit-learn's digits: leading principal components [1797, num_features], each of variance 1, and labels [1797] 0 to 9."""
   from sklearn import datasets
+
   rows, labels = datasets.load_digits(return_X_y=True)
   rows = rows - rows.mean(axis=0)
   loadings = np.linalg.svd(rows, full_matrices=False)[2][:num_features]
@@ -102,6 +106,7 @@ def _labelled_rows(dataset):
   name = os.fspath(dataset)
   if name in LABELLED:
     from sklearn import datasets
+
     rows, classes = getattr(datasets, f"load_{name}")(return_X_y=True)
     pair = {"wine": (0, 1), "digits": (3, 8)}.get(name)
     kept = np.ones(len(rows), bool) if pair is None else np.isin(classes, pair)
@@ -123,13 +128,16 @@ def logistic_fit(data: LabelledData) -> np.ndarray:
   import warnings
 
   from sklearn.linear_model import LogisticRegression
+
   model = LogisticRegression(C=np.inf, solver="newton-cholesky", fit_intercept=False, tol=1e-10, max_iter=200)
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of convergence, where labels are separable: found below
     w = model.fit(data.covariates, data.labels).coef_[0]
   if ((data.covariates @ w > 0) == (data.labels == 1)).all():
-    raise ValueError(f"num_features must be smaller for {data.name}: its covariates separate the labels, so that no "
-                     "unpenalised fit exists.")
+    raise ValueError(
+      f"num_features must be smaller for {data.name}: its covariates separate the labels, so that no "
+      "unpenalised fit exists."
+    )
   return w
 
 
@@ -170,8 +178,10 @@ def standardise(name: str, train: np.ndarray, test: np.ndarray, columns: list[st
     mean, std = train.mean(axis=0), train.std(axis=0)
     varies = (np.ptp(train, axis=0) > 0) & ~(std <= 1e-12 * np.abs(mean))
     if not varies.any():
-      raise ValueError(f"{name}: every column is constant in the training rows, so that there is no density to estimate; "
-                       "add a column or rows that vary.")
+      raise ValueError(
+        f"{name}: every column is constant in the training rows, so that there is no density to estimate; "
+        "add a column or rows that vary."
+      )
     scale = lambda x: ((x - mean) / np.where(varies, std, 1))[:, varies].astype(np.float32)
     train, test = scale(train), scale(test)
   dropped = tuple(column for column, keep in zip(columns, varies) if not keep)

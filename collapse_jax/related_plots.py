@@ -16,9 +16,16 @@ _THEORY: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1, 
 
 def figures_for(results) -> dict[str, Any] | None:
   """Figures of a complete Dataset by file name; None where it is not of a related system."""
-  draw = {"token_editing": _token_editing, "label_editing": _label_editing, "curation": _curation, "verification": _verification,
-          "temperature": _temperature, "mixtures": _mixtures, "selection": _selection,
-          "ensembles": _ensembles}.get(str(results.attrs.get("task")))
+  draw = {
+    "token_editing": _token_editing,
+    "label_editing": _label_editing,
+    "curation": _curation,
+    "verification": _verification,
+    "temperature": _temperature,
+    "mixtures": _mixtures,
+    "selection": _selection,
+    "ensembles": _ensembles,
+  }.get(str(results.attrs.get("task")))
   return None if draw is None else draw(results)
 
 
@@ -34,8 +41,15 @@ def _curves(axis, results, metric, cell, shade, label, **options) -> int:
   if str(one.cell_status.values) != "ok":
     return 0
   about = results[metric].attrs
-  return band(axis, results.generation.values, one[metric].transpose("seed", "generation").values, shade, label,
-              about.get("log_scale"), **options)
+  return band(
+    axis,
+    results.generation.values,
+    one[metric].transpose("seed", "generation").values,
+    shade,
+    label,
+    about.get("log_scale"),
+    **options,
+  )
 
 
 def _points(axis, x, values, shade, label, log_scale=False) -> int:
@@ -52,6 +66,7 @@ def _name(axes, results, metrics):
 
 def _token_editing(results):
   """Loss, entropy and what is changed, over generations: a column a workflow, a curve an edited base."""
+
   def draw(part):
     metrics = [name for name in ("test_nll", "entropy", "changed_share") if name in part]
     figure, axes = panels(len(metrics), part.sizes["workflow"], share_y="row")
@@ -71,11 +86,13 @@ def _token_editing(results):
     _name(axes, part, metrics)
     finish(figure, axes, "", part, left_out, 0, False)
     return figure
+
   return _sliced("token_editing", results, ("base", "threshold", "workflow"), draw)
 
 
 def _label_editing(results):
   """Error over that of the first fit: a row a form of noise, a column a mask, a curve a base and share; the paper's bound."""
+
   def draw(part):
     figure, axes = panels(part.sizes["noise"], part.sizes["mask"], share_y="row")
     cells = list(itertools.product(part.base.values, part.share.values))
@@ -101,8 +118,11 @@ def _label_editing(results):
       row[0].set_ylabel("test error / expected\nerror of the first fit")
     for axis in axes[-1]:
       axis.set_xlabel("generation t")
-    finish(figure, axes, "", part, left_out, 0, known, "dotted: the paper's bound, for additive noise and disjoint masks")
+    finish(
+      figure, axes, "", part, left_out, 0, known, "dotted: the paper's bound, for additive noise and disjoint masks"
+    )
     return figure
+
   return _sliced("label_editing", results, ("noise", "base", "mask", "share"), draw)
 
 
@@ -136,6 +156,7 @@ def _curation(results):
     _name(axes, part, metrics)
     finish(figure, axes, "", part, left_out, 0, known, "dotted: bound on the divergence" if bounded else "")
     return figure
+
   figures = _sliced("curation", results, ("real_fraction", "num_candidates", "flip_share"), draw)
   for metric in ("component_share", "class_share"):
     if metric in results:
@@ -149,27 +170,44 @@ def _curation_law(about, metric, num_candidates, flip_share, synthetic_per_real,
     return None
   if about["setting"] == "two_types":
     share, gap = float(about["share"]), float(about["gap"])
-    p = np.array([share, *theory.curation_two_types(share, gap, num_candidates, T - 1, flip_share=flip_share,
-                                                    synthetic_per_real=synthetic_per_real)])
+    p = np.array(
+      [
+        share,
+        *theory.curation_two_types(
+          share, gap, num_candidates, T - 1, flip_share=flip_share, synthetic_per_real=synthetic_per_real
+        ),
+      ]
+    )
     divergence = p * np.log(p / share) + (1 - p) * np.log(np.maximum(1 - p, 1e-300) / (1 - share))
-    return {"candidate_reward": gap * p, "variance_of_exp_reward": p * (1 - p) * np.expm1(gap) ** 2,
-            "kl_from_truth": divergence}.get(metric)
+    return {
+      "candidate_reward": gap * p,
+      "variance_of_exp_reward": p * (1 - p) * np.expm1(gap) ** 2,
+      "kl_from_truth": divergence,
+    }.get(metric)
   if about["setting"] == "gaussian" and flip_share == 0 and np.isinf(synthetic_per_real):
     means, variances = theory.curation_gaussian(float(about["centre"]), float(about["width"]), num_candidates, T - 1)
     mean, variance = np.array([0, *means]), np.array([1, *variances])
-    return {"marginal_mean": mean, "covariance_trace_ratio": variance,
-            "kl_from_truth": 0.5 * (variance + mean ** 2 - 1 - np.log(variance))}.get(metric)
+    return {
+      "marginal_mean": mean,
+      "covariance_trace_ratio": variance,
+      "kl_from_truth": 0.5 * (variance + mean**2 - 1 - np.log(variance)),
+    }.get(metric)
   return None
 
 
 def _shares(metric, part):
   """Stacked shares over generations: a row a number of candidates, a column a share of real data."""
   from matplotlib import colormaps
+
   figure, axes = panels(part.sizes["num_candidates"], part.sizes["real_fraction"], share_y=True)
   dim = next(dim for dim in part[metric].dims if dim in ("component", "class_label"))
   shades = colormaps["tab10"](np.arange(part.sizes[dim]) % 10)
-  for (i, num), (j, fraction) in itertools.product(enumerate(part.num_candidates.values), enumerate(part.real_fraction.values)):
-    shares = part[metric].sel(num_candidates=num, real_fraction=fraction).mean("seed").transpose(dim, "generation").values
+  for (i, num), (j, fraction) in itertools.product(
+    enumerate(part.num_candidates.values), enumerate(part.real_fraction.values)
+  ):
+    shares = (
+      part[metric].sel(num_candidates=num, real_fraction=fraction).mean("seed").transpose(dim, "generation").values
+    )
     names = [f"{'mode' if metric == 'component_share' else 'class'} {k}" for k in range(len(shares))]
     axes[i][j].stackplot(part.generation.values, shares, colors=shades, labels=names)
     axes[i][j].set_title(f"K = {num}, real share {text_of(fraction)}", fontsize=9)
@@ -201,8 +239,13 @@ def _verification(results):
       heat_map(figure, axis, np.sort(psi), np.sort(error), last.values, "accuracy on real data")
       limits = axis.get_xlim(), axis.get_ylim()
       curve = np.linspace(limits[0][0], limits[0][1], 200)
-      axis.plot(curve, theory.breakdown_point(float(part.attrs["phi"]), np.clip(curve, 0, 1)), "w--", linewidth=2,
-                label="predicted frontier p = 1 / (1 + ψ/φ)")
+      axis.plot(
+        curve,
+        theory.breakdown_point(float(part.attrs["phi"]), np.clip(curve, 0, 1)),
+        "w--",
+        linewidth=2,
+        label="predicted frontier p = 1 / (1 + ψ/φ)",
+      )
       axis.set(xlim=limits[0], ylim=limits[1])
       axis.set_xlabel("psi, chance that a wrong label is kept")
       axis.set_ylabel("p, share of wrong labels")
@@ -211,14 +254,23 @@ def _verification(results):
     else:
       along = "label_error" if len(error) >= len(psi) else "psi"
       values = part.accuracy.isel(generation=-1).squeeze(drop=True)
-      _points(axis, part[along].values, np.atleast_2d(values.transpose("seed", along).values) if along in values.dims
-              else values.values[:, None], _SHADES[0], None)
-      axis.set_xlabel({"label_error": "p, share of wrong labels", "psi": "psi, chance that a wrong label is kept"}[along])
+      _points(
+        axis,
+        part[along].values,
+        np.atleast_2d(values.transpose("seed", along).values) if along in values.dims else values.values[:, None],
+        _SHADES[0],
+        None,
+      )
+      axis.set_xlabel(
+        {"label_error": "p, share of wrong labels", "psi": "psi, chance that a wrong label is kept"}[along]
+      )
       axis.set_ylabel("accuracy on real data")
     rounds = int(part.generation.values[-1]) - 1
-    figure.supxlabel(f"after {rounds} round{'s' * (rounds > 1)}; means over {part.sizes['seed']} seeds", fontsize=8,
-                     color="0.35")
+    figure.supxlabel(
+      f"after {rounds} round{'s' * (rounds > 1)}; means over {part.sizes['seed']} seeds", fontsize=8, color="0.35"
+    )
     return figure
+
   return _sliced("accuracy", noisy, ("label_error", "psi"), draw)
 
 
@@ -251,11 +303,16 @@ def _verified_loops(part):
     return _angles(part)
   figure, axes = panels(part.sizes["label_error"], part.sizes["workflow"], share_y=True)
   left_out = 0
-  for (i, error), (j, workflow) in itertools.product(enumerate(part.label_error.values), enumerate(part.workflow.values)):
+  for (i, error), (j, workflow) in itertools.product(
+    enumerate(part.label_error.values), enumerate(part.workflow.values)
+  ):
     axis = axes[i][j]
     axis.set_title(f"{workflow}, first labels wrong: {100 * error:.0f} %", fontsize=9)
-    curves = [(name, psi) for name in part.verifier.values
-              for psi in (part.psi.values if name == "noisy" else part.psi.values[:1])]
+    curves = [
+      (name, psi)
+      for name in part.verifier.values
+      for psi in (part.psi.values if name == "noisy" else part.psi.values[:1])
+    ]
     for (name, psi), shade in zip(curves, viridis(len(curves))):
       label = {"none": "no verifier", "noisy": f"noisy, psi = {text_of(psi)}"}.get(str(name), str(name))
       cell = {"label_error": error, "workflow": workflow, "verifier": name, "psi": psi}
@@ -267,6 +324,7 @@ def _verified_loops(part):
 
 def _entropies(results):
   """Entropy over generations, a column a workflow, a curve a temperature, with the law for many rows."""
+
   def draw(part):
     figure, axes = panels(1, part.sizes["workflow"], share_y=True)
     T, left_out, known = int(part.generation.values[-1]), 0, False
@@ -276,7 +334,9 @@ def _entropies(results):
         cell = {"workflow": workflow, "temperature": temperature}
         left_out += _curves(axis, part, "entropy", cell, shade, f"temperature {text_of(temperature)}")
         if "probabilities" in part.attrs and workflow in ("replace", "accumulate"):
-          law = theory.heat_death(part.attrs["probabilities"], float(temperature), T, accumulate=workflow == "accumulate")
+          law = theory.heat_death(
+            part.attrs["probabilities"], float(temperature), T, accumulate=workflow == "accumulate"
+          )
           entropy = -np.sum(law * np.log(np.maximum(law, 1e-300)), axis=1)
           axis.plot(part.generation.values, entropy[part.generation.values - 1], **_THEORY)
           known = True
@@ -284,6 +344,7 @@ def _entropies(results):
     _name(axes, part, ["entropy"])
     finish(figure, axes, "", part, left_out, 0, known, "theory: many rows" if known else "")
     return figure
+
   return _sliced("entropy", results, ("workflow", "temperature"), draw)
 
 
@@ -298,21 +359,30 @@ def _temperature(results):
     one = part.total_variation.isel(generation=-1).mean("seed").transpose("temperature", "real_fraction")
     rows, columns = np.argsort(part.temperature.values), np.argsort(share)
     if min(one.shape) > 1:
-      heat_map(figure, axis, share[columns], part.temperature.values[rows], one.values[np.ix_(rows, columns)],
-               f"total variation at t = {int(part.generation.values[-1])}")
+      heat_map(
+        figure,
+        axis,
+        share[columns],
+        part.temperature.values[rows],
+        one.values[np.ix_(rows, columns)],
+        f"total variation at t = {int(part.generation.values[-1])}",
+      )
       limits = axis.get_xlim(), axis.get_ylim()
       axis.plot(limits[0], limits[0], "w--", linewidth=2, label="predicted frontier: temperature = synthetic share")
       axis.set(xlim=limits[0], ylim=limits[1])
       axis.legend(fontsize=8, facecolor=_GREY, labelcolor="white", loc="upper left")
     else:
       for value, shade in zip(part.real_fraction.values, viridis(len(share))):
-        values = part.total_variation.isel(generation=-1).sel(real_fraction=value).transpose("seed", "temperature").values
+        values = (
+          part.total_variation.isel(generation=-1).sel(real_fraction=value).transpose("seed", "temperature").values
+        )
         _points(axis, part.temperature.values, values, shade, f"real share {text_of(value)}")
       axis.legend(fontsize=8, frameon=False)
     axis.set_xlabel("synthetic share of the training rows" if min(one.shape) > 1 else "temperature")
     axis.set_ylabel("temperature" if min(one.shape) > 1 else wrapped(part.total_variation.attrs))
     figure.supxlabel(f"means over {part.sizes['seed']} seeds", fontsize=8, color="0.35")
     return figure
+
   return _sliced("phase_diagram", results, ("temperature", "real_fraction"), draw)
 
 
@@ -320,8 +390,12 @@ def _mixtures(results):
   """Error against synthetic items per real item, or against the weight of fresh real rows; laws and bound."""
   fresh = bool(results.attrs.get("fresh"))
   by_weight = results.sizes["real_weight"] > 1
-  return _sliced("mixtures", results, ("real_fraction", "real_weight"),
-                 lambda part: _by_weight(part, fresh) if by_weight else _by_ratio(part, fresh))
+  return _sliced(
+    "mixtures",
+    results,
+    ("real_fraction", "real_weight"),
+    lambda part: _by_weight(part, fresh) if by_weight else _by_ratio(part, fresh),
+  )
 
 
 def _at_end(part, metric, **at):
@@ -341,7 +415,13 @@ def _by_ratio(part, fresh):
   left, right = axes[0][0], axes[0][-1]
   known, left_out = gaussian and weight == 0, 0
   if gaussian:
-    errors = n * _at_end(part, "squared_error_of_mean", **at).sel(real_fraction=fraction).transpose("seed", "real_fraction").values
+    errors = (
+      n
+      * _at_end(part, "squared_error_of_mean", **at)
+      .sel(real_fraction=fraction)
+      .transpose("seed", "real_fraction")
+      .values
+    )
     left_out = _points(left, ratio, errors, _SHADES[0], "simulated")
     left.set_ylabel(f"n * squared error of the mean at t = {T}")
   if known:
@@ -349,7 +429,9 @@ def _by_ratio(part, fresh):
     left.plot(ratio, law, **_THEORY)
     if not fresh and T > 2:
       left.axvline(float(theory.mix_first_order_peak(T)), color=_GREY, linestyle=":", linewidth=1)
-  distance = _at_end(part, "total_variation", **at).sel(real_fraction=fraction).transpose("seed", "real_fraction").values
+  distance = (
+    _at_end(part, "total_variation", **at).sel(real_fraction=fraction).transpose("seed", "real_fraction").values
+  )
   _points(right, ratio, distance, _SHADES[0], None if gaussian else "simulated")
   if "total_variation_error" in part and not gaussian:  # of each run's estimate
     error = float(_at_end(part, "total_variation_error", **at).mean())
@@ -382,7 +464,9 @@ def _by_weight(part, fresh):
   weights, fractions, left_out = np.sort(part.real_weight.values), np.sort(part.real_fraction.values), 0
   inner = fractions[(fractions > 0) & (fractions < 1)]
   for fraction, shade in zip(inner, viridis(len(inner))):
-    values = scale * _at_end(part, metric, real_fraction=fraction, real_weight=weights).transpose("seed", "real_weight").values
+    values = (
+      scale * _at_end(part, metric, real_fraction=fraction, real_weight=weights).transpose("seed", "real_weight").values
+    )
     left_out += _points(left, weights, values, shade, f"real share {text_of(fraction)}")
     best, error = _lowest(weights, values)
     right.errorbar(fraction, best, 1.96 * error, color=shade, marker="o", markersize=4, capsize=3)
@@ -392,10 +476,21 @@ def _by_weight(part, fresh):
   if known:
     fine = np.linspace(0.02, 0.98, 200)
     right.plot(fine, theory.golden_weight(fine / (1 - fine)), **_THEORY)
-  left.set_ylabel(f"n * squared error of the mean at t = {T}" if gaussian else f"total variation from the truth at t = {T}")
+  left.set_ylabel(
+    f"n * squared error of the mean at t = {T}" if gaussian else f"total variation from the truth at t = {T}"
+  )
   left.set_xlabel("weight of the real rows")
   right.set(xlabel="real share of the rows", ylabel="best weight of the real rows", xlim=(0, 1), ylim=(0, 1.02))
-  finish(figure, axes, "", part, left_out, 0, known, "best weights: least of a parabola in log weight, 95% interval by jackknife")
+  finish(
+    figure,
+    axes,
+    "",
+    part,
+    left_out,
+    0,
+    known,
+    "best weights: least of a parabola in log weight, 95% interval by jackknife",
+  )
   return figure
 
 
@@ -407,7 +502,7 @@ def _lowest(x, values, num_blocks: int = 20) -> tuple[float, float]:
     i = int(np.clip(np.argmin(mean), 1, len(x) - 2)) if len(x) > 2 else int(np.argmin(mean))
     if len(x) < 3:
       return x[i]
-    a, b, _ = np.polyfit(np.log(x[i - 1:i + 2]), mean[i - 1:i + 2], 2)
+    a, b, _ = np.polyfit(np.log(x[i - 1 : i + 2]), mean[i - 1 : i + 2], 2)
     return float(np.exp(np.clip(-b / (2 * a), *np.log(x[[i - 1, i + 1]])))) if a > 0 else float(x[np.argmin(mean)])
 
   whole, blocks = least(values.mean(axis=0)), np.array_split(np.arange(len(values)), min(num_blocks, len(values)))
@@ -420,8 +515,12 @@ def _lowest(x, values, num_blocks: int = 20) -> tuple[float, float]:
 def _selection(results):
   """Gaussian: variance over generations by kept share; unrealistic samples: accuracy and purity against it."""
   gaussian = results.attrs["setting"] == "gaussian"
-  return _sliced("selection", results, ("keep_fraction", "workflow") if gaussian else ("keep_fraction", "selection"),
-                 _kept_variance if gaussian else _kept_accuracy)
+  return _sliced(
+    "selection",
+    results,
+    ("keep_fraction", "workflow") if gaussian else ("keep_fraction", "selection"),
+    _kept_variance if gaussian else _kept_accuracy,
+  )
 
 
 def _kept_variance(part):
@@ -436,7 +535,9 @@ def _kept_variance(part):
       if str(workflow) == "replace" and str(part.selection.values) == "nearest":
         law = theory.nearest_loop(float(keep), T, num_neighbors, n) if keep < 1 else np.ones(T)
         known = 1
-        axis.plot(part.generation.values, (law * (1 - 1 / n) ** np.arange(1, T + 1))[part.generation.values - 1], **_THEORY)
+        axis.plot(
+          part.generation.values, (law * (1 - 1 / n) ** np.arange(1, T + 1))[part.generation.values - 1], **_THEORY
+        )
     axis.set_yscale("log")
   _name(axes, part, ["covariance_trace_ratio"])
   finish(figure, axes, "", part, left_out, 0, bool(known))
@@ -451,8 +552,12 @@ def _kept_accuracy(part):
   left_out = 0
   for axis, metric in zip(axes[0], metrics):
     for selection, shade in zip(part.selection.values, (_SHADES[0], _GREY)):
-      values = part[metric].isel(generation=-1).sel(selection=selection, keep_fraction=keep).transpose("seed", "keep_fraction")
-      left_out += _points(axis, keep, values.values, shade, {"nearest": "nearest to real rows"}.get(str(selection), "at random"))
+      values = (
+        part[metric].isel(generation=-1).sel(selection=selection, keep_fraction=keep).transpose("seed", "keep_fraction")
+      )
+      left_out += _points(
+        axis, keep, values.values, shade, {"nearest": "nearest to real rows"}.get(str(selection), "at random")
+      )
     axis.set_xscale("log")
     axis.set_xlabel("kept share of the samples")
     axis.set_ylabel(wrapped(part[metric].attrs))
@@ -462,6 +567,7 @@ def _kept_accuracy(part):
 
 def _ensembles(results):
   """Classifiers by their training rows: a row a score, a column a data set, real rows as a grey line."""
+
   def draw(part):
     metrics = [f"downstream_{name}" for name in ("auc", "nll", "brier", "coverage") if f"downstream_{name}" in part]
     figure, axes = panels(len(metrics), part.sizes["dataset"])
@@ -477,15 +583,23 @@ def _ensembles(results):
           continue
         values = part[metric].sel(dataset=dataset, generator=generator, generation=t, num_members=members)
         name = str(generator).replace("_", " ")
-        left_out += _points(row[j], members, values.transpose("seed", "num_members").values, shade, f"{name}, generation {t}")
+        left_out += _points(
+          row[j], members, values.transpose("seed", "num_members").values, shade, f"{name}, generation {t}"
+        )
         pooled, several = metric.replace("downstream", "pooled"), members[members > 1]
         if pooled in part and len(several):
-          values = part[pooled].sel(dataset=dataset, generator=generator, generation=t, num_members=several).mean("seed")
+          values = (
+            part[pooled].sel(dataset=dataset, generator=generator, generation=t, num_members=several).mean("seed")
+          )
           row[j].plot(several, values, "x:", color=shade, linewidth=1, markersize=5)
       oracle = metric.replace("downstream", "oracle")
       if oracle in part:
-        row[j].axhline(float(part[oracle].sel(dataset=dataset).isel(generation=0).mean()), color=_GREY, linewidth=1.2,
-                       label="trained on real rows")
+        row[j].axhline(
+          float(part[oracle].sel(dataset=dataset).isel(generation=0).mean()),
+          color=_GREY,
+          linewidth=1.2,
+          label="trained on real rows",
+        )
       row[j].set_xticks(part.num_members.values)
     for row, metric in zip(axes, metrics):
       row[0].set_ylabel(wrapped(part[metric].attrs))
@@ -494,4 +608,5 @@ def _ensembles(results):
     axes[0][0].plot([], [], "x:", color="black", linewidth=1, markersize=5, label="one classifier for all rows")
     finish(figure, axes, "", part, left_out, 0, False)
     return figure
+
   return _sliced("ensembles", results, ("dataset", "generator", "num_members"), draw)

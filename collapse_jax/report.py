@@ -129,6 +129,7 @@ def write_report(results, path, figures=None) -> None:
 def page(results, figures=None) -> str:
   """The page of `write_report`."""
   import jinja2
+
   if not isinstance(results, dict):
     results = {str(results.attrs.get("task", "results")): results}
   results = {name: diagnostics.complete(one) if "generation" in one.sizes else one for name, one in results.items()}
@@ -138,10 +139,12 @@ def page(results, figures=None) -> str:
   attributes = [one.attrs for one in results.values()]
   parts = [_part(name, one, figures[name]) for name, one in results.items()]
   text = environment.from_string(_TEMPLATE).render(
-      parts=parts, agreement=_agreement({part["name"]: part.get("z_scores", []) for part in parts}),
-      commands=sorted({str(a["command"]) for a in attributes if "command" in a}),
-      versions=f"collapse_jax {attributes[0].get('package_version', '?')}, JAX {attributes[0].get('jax_version', '?')}, "
-               f"{attributes[0].get('device', '')}; seed {attributes[0].get('seed', '?')}")
+    parts=parts,
+    agreement=_agreement({part["name"]: part.get("z_scores", []) for part in parts}),
+    commands=sorted({str(a["command"]) for a in attributes if "command" in a}),
+    versions=f"collapse_jax {attributes[0].get('package_version', '?')}, JAX {attributes[0].get('jax_version', '?')}, "
+    f"{attributes[0].get('device', '')}; seed {attributes[0].get('seed', '?')}",
+  )
   return text.encode("utf-8", "replace").decode()
 
 
@@ -149,14 +152,22 @@ def _part(name, results, figures) -> dict[str, Any]:
   attrs = results.attrs
   drawn = [{"name": title, "png": base64.b64encode(png).decode()} for title, png in figures.items()]
   if "generation" not in results.sizes:  # no trajectory to judge
-    what = (f"{attrs.get('num_runs', '?')} runs, one generation each, in {float(attrs.get('wall_seconds', np.nan)):.0f} s.")
+    what = (
+      f"{attrs.get('num_runs', '?')} runs, one generation each, in {float(attrs.get('wall_seconds', np.nan)):.0f} s."
+    )
     return {"name": name, "what": what, "finding": attrs.get("finding", ""), "figures": drawn}
   sizes = " x ".join(f"{results.sizes[d]} {d}" for d in results.cell_status.dims if results.sizes[d] > 1)
-  bad = int((~results.finite.where(results.cell_status == "ok", True).all("generation")).sum()) if "finite" in results else 0
-  what = (f"{attrs.get('num_runs', '?')} runs ({sizes or '1 cell'} x {results.sizes['seed']} seeds), "
-          f"{int(results.generation.values[-1])} generations, in {float(attrs.get('wall_seconds', np.nan)):.0f} s; "
-          f"{attrs.get('num_compilations', '?')} programs took {float(attrs.get('compile_seconds', np.nan)):.0f} "
-          "thread-seconds to compile (several compile side by side).")
+  bad = (
+    int((~results.finite.where(results.cell_status == "ok", True).all("generation")).sum())
+    if "finite" in results
+    else 0
+  )
+  what = (
+    f"{attrs.get('num_runs', '?')} runs ({sizes or '1 cell'} x {results.sizes['seed']} seeds), "
+    f"{int(results.generation.values[-1])} generations, in {float(attrs.get('wall_seconds', np.nan)):.0f} s; "
+    f"{attrs.get('num_compilations', '?')} programs took {float(attrs.get('compile_seconds', np.nan)):.0f} "
+    "thread-seconds to compile (several compile side by side)."
+  )
   rows = diagnostics.verdicts(results)
   verdicts = [_verdict_row(results, row) for row in rows]
   findings = definitions.diagnose(results)
@@ -166,24 +177,31 @@ def _part(name, results, figures) -> dict[str, Any]:
   summary: dict[tuple[str, str], dict[str, Any]] = {}
   for row in rows:
     key = (str(row["workflow"]), row["metric"])
-    entry = summary.setdefault(key, {"workflow": key[0], "metric": key[1], "diverging": 0, "growing": 0, "bounded": 0,
-                                     "undecided": 0})
+    entry = summary.setdefault(
+      key, {"workflow": key[0], "metric": key[1], "diverging": 0, "growing": 0, "bounded": 0, "undecided": 0}
+    )
     entry[row["verdict"].label] += 1
   status = results.cell_status.values.ravel()
   reasons = sorted({reason for reason in status if reason != "ok"})
   return {
-      "name": name, "what": what, "finding": attrs.get("finding", ""),
-      "health": "Every run stayed finite." if not bad else f"{bad} runs became non-finite and are left out of the means.",
-      "refused": [f"{reason} ({int((status == reason).sum())} cells)" for reason in reasons],
-      "summary": list(summary.values()), "verdicts": verdicts, "limits": any(row["limit"] for row in verdicts),
-      "workflows": [str(name) for name in results.workflow.values],
-      "definitions": [_definition_row(row) for row in definitions.summary(findings)],
-      "findings": [_finding_row(results, row) for row in findings if row["applies"]],
-      "figures": drawn,
-      "theory": [_theory_row(results, row) for row in theory], "z_scores": [*theory, *set_beside],
-      "comparisons": [_comparison_row(row) for row in comparisons],
-      "worst_comparison": f"{max((abs(row['z']) for row in comparisons), default=0):.1f}",
-      "samples": _samples(attrs.get("samples", "")), "worst": f"{max((abs(row['z']) for row in theory), default=0):.1f}",
+    "name": name,
+    "what": what,
+    "finding": attrs.get("finding", ""),
+    "health": "Every run stayed finite." if not bad else f"{bad} runs became non-finite and are left out of the means.",
+    "refused": [f"{reason} ({int((status == reason).sum())} cells)" for reason in reasons],
+    "summary": list(summary.values()),
+    "verdicts": verdicts,
+    "limits": any(row["limit"] for row in verdicts),
+    "workflows": [str(name) for name in results.workflow.values],
+    "definitions": [_definition_row(row) for row in definitions.summary(findings)],
+    "findings": [_finding_row(results, row) for row in findings if row["applies"]],
+    "figures": drawn,
+    "theory": [_theory_row(results, row) for row in theory],
+    "z_scores": [*theory, *set_beside],
+    "comparisons": [_comparison_row(row) for row in comparisons],
+    "worst_comparison": f"{max((abs(row['z']) for row in comparisons), default=0):.1f}",
+    "samples": _samples(attrs.get("samples", "")),
+    "worst": f"{max((abs(row['z']) for row in theory), default=0):.1f}",
   }
 
 
@@ -206,8 +224,17 @@ def _agreement(z_scores: dict[str, list[dict[str, Any]]]) -> dict[str, Any] | No
   every = np.concatenate([np.zeros(0), *groups.values()])
   if not len(every):
     return None
-  table = [{"name": name, "metric": metric, "workflow": workflow, "num": len(z), "worst": f"{max(z):.1f}",
-            "rms": f"{np.sqrt(np.mean(np.square(z))):.2f}"} for (name, metric, workflow), z in groups.items()]
+  table = [
+    {
+      "name": name,
+      "metric": metric,
+      "workflow": workflow,
+      "num": len(z),
+      "worst": f"{max(z):.1f}",
+      "rms": f"{np.sqrt(np.mean(np.square(z))):.2f}",
+    }
+    for (name, metric, workflow), z in groups.items()
+  ]
   usual = stats.norm.isf(0.5 / len(every) / 2)
   return {"rows": table, "total": len(every), "worst": f"{every.max():.1f}", "expected": f"{usual:.1f}"}
 
@@ -219,9 +246,16 @@ def _cell(results, row) -> str:
 
 def _verdict_row(results, row) -> dict[str, str]:
   v = row["verdict"]
-  return {"cell": _cell(results, row), "metric": row["metric"], "final": f"{v.final_mean:.4g} ± {v.final_sem:.2g}",
-          "slope": f"{v.slope:.3g} [{v.slope_low:.3g}, {v.slope_high:.3g}]", "finite": f"{v.num_finite}/{v.num_runs}",
-          "label": v.label, "possible": " or ".join(v.possible) if 1 < len(v.possible) < 3 else "", "limit": _limit(results, row)}
+  return {
+    "cell": _cell(results, row),
+    "metric": row["metric"],
+    "final": f"{v.final_mean:.4g} ± {v.final_sem:.2g}",
+    "slope": f"{v.slope:.3g} [{v.slope_low:.3g}, {v.slope_high:.3g}]",
+    "finite": f"{v.num_finite}/{v.num_runs}",
+    "label": v.label,
+    "possible": " or ".join(v.possible) if 1 < len(v.possible) < 3 else "",
+    "limit": _limit(results, row),
+  }
 
 
 def _limit(results, row) -> str:
@@ -237,23 +271,44 @@ def _limit(results, row) -> str:
 
 
 def _definition_row(row) -> dict[str, Any]:
-  counts = {workflow: f"{fires} of {applies}" if applies else "" for workflow, (fires, applies) in row["counts"].items()}
+  counts = {
+    workflow: f"{fires} of {applies}" if applies else "" for workflow, (fires, applies) in row["counts"].items()
+  }
   return row | {"counts": counts}
 
 
 def _finding_row(results, row) -> dict[str, str]:
-  return {"cell": _cell(results, row), "definition": row["definition"], "metric": row["metric"],
-          "fires": "fires" if row["fires"] else "", "p": f"{row['p_value']:.2g}", "statement": row["statement"]}
+  return {
+    "cell": _cell(results, row),
+    "definition": row["definition"],
+    "metric": row["metric"],
+    "fires": "fires" if row["fires"] else "",
+    "p": f"{row['p_value']:.2g}",
+    "statement": row["statement"],
+  }
 
 
 def _theory_row(results, row) -> dict[str, str]:
-  return {"cell": _cell(results, row), "metric": row["metric"], "generation": str(row["generation"]),
-          "simulated": f"{row['simulated']:.5g} ± {row['standard_error']:.2g}", "predicted": f"{row['predicted']:.5g}",
-          "runs": str(row["num_finite"]), "z": f"{row['z']:.2f}"}
+  return {
+    "cell": _cell(results, row),
+    "metric": row["metric"],
+    "generation": str(row["generation"]),
+    "simulated": f"{row['simulated']:.5g} ± {row['standard_error']:.2g}",
+    "predicted": f"{row['predicted']:.5g}",
+    "runs": str(row["num_finite"]),
+    "z": f"{row['z']:.2f}",
+  }
 
 
 def _comparison_row(row) -> dict[str, str]:
   optional = lambda value, form: "" if value is None else format(value, form)
-  return {"system": row["system"], "source": row["source"], "quantity": row["quantity"], "predicted": f"{row['predicted']:.4g}",
-          "simulated": f"{row['simulated']:.4g} ± {row['standard_error']:.2g}", "z": f"{row['z']:.2f}",
-          "twin_z": optional(row["twin_z"], ".0f"), "reference": optional(row["reference"], ".4g")}
+  return {
+    "system": row["system"],
+    "source": row["source"],
+    "quantity": row["quantity"],
+    "predicted": f"{row['predicted']:.4g}",
+    "simulated": f"{row['simulated']:.4g} ± {row['standard_error']:.2g}",
+    "z": f"{row['z']:.2f}",
+    "twin_z": optional(row["twin_z"], ".0f"),
+    "reference": optional(row["reference"], ".4g"),
+  }

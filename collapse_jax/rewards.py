@@ -21,6 +21,7 @@ def near(centre, scale: float = 2.0, limit: float = 8.0):
       raise ValueError(f"centre must have the shape of a row, {rows.shape[1:]}, got {np.shape(centre)}.")
     distance = limit * jnp.sqrt(jnp.sum(((rows - jnp.asarray(centre, float)[None]) / limit) ** 2, axis=1))
     return jnp.maximum(-jnp.minimum(distance, limit) / scale, -np.finfo(np.float32).max)
+
   return reward
 
 
@@ -39,8 +40,11 @@ def classifier(rows, labels):
     labels: [m] integers from 0, of at least two classes.
   """
   from sklearn.linear_model import LogisticRegression
+
   model = LogisticRegression(max_iter=2000).fit(np.asarray(rows, np.float64), labels)
   slope, intercept = (np.asarray(x, np.float32) for x in (model.coef_.T, model.intercept_))
   if len(model.classes_) == 2:  # scikit-learn keeps the log-odds of the second class only
     slope, intercept = (np.concatenate([0 * x, x], axis=-1) for x in (slope, intercept))
-  return lambda rows: jax.nn.log_softmax(matmul(rows, jnp.asarray(slope, float)) + jnp.asarray(intercept, float)[None], axis=1)
+  return lambda rows: jax.nn.log_softmax(
+    matmul(rows, jnp.asarray(slope, float)) + jnp.asarray(intercept, float)[None], axis=1
+  )

@@ -52,14 +52,14 @@ class Stopping:
     last = np.zeros(width, int)
     for begin in range(1, self._num_generations + 1, self._size):
       runs, block = self._block(runs, traced)(runs, jnp.int32(begin), traced)
-      gone = np.asarray(runs.absorbed_at)[:len(lanes)] > 0
+      gone = np.asarray(runs.absorbed_at)[: len(lanes)] > 0
       inside = [(i, place[begin + k]) for i, k in enumerate(self._kept) if begin + k in place]
       if inside:
         here, there = (list(x) for x in zip(*inside))
         for name, value in block.items():
           value = np.asarray(value)
           every = metrics.setdefault(name, np.zeros((width, len(generations), *value.shape[2:]), value.dtype))
-          every[lanes[:, None], there] = value[:len(lanes), here]
+          every[lanes[:, None], there] = value[: len(lanes), here]
         last[lanes] = there[-1]
       if gone.all():
         break
@@ -71,7 +71,7 @@ class Stopping:
         lanes = lanes[left]
     for lane, end in enumerate(last):
       for value in metrics.values():
-        value[lane, end + 1:] = value[lane, end]
+        value[lane, end + 1 :] = value[lane, end]
     return metrics
 
   def _start(self, index, traced):
@@ -92,8 +92,14 @@ class Stopping:
     task, workflow = self._bind(traced)
 
     def one(run):
-      done, metrics = scan_generations(task, workflow, run, begin + jnp.arange(self._size), record_every=self._record_every,
-                                       num_generations=self._num_generations)
+      done, metrics = scan_generations(
+        task,
+        workflow,
+        run,
+        begin + jnp.arange(self._size),
+        record_every=self._record_every,
+        num_generations=self._num_generations,
+      )
       return done, jax.tree.map(lambda x: x[self._kept], metrics)
 
     return jax.vmap(one)(runs)

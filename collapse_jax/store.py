@@ -9,8 +9,15 @@ from collapse_jax.random import choose, index, table
 from collapse_jax.types import Array, Context, Data, Problem, PyTree, TaskSetting
 
 
-def batch(rows: PyTree = None, row_weight: Array | None = None, summary: PyTree = None, count=None, origin: int = 0,
-          draw: PyTree = None, latent: PyTree = None) -> Data:
+def batch(
+  rows: PyTree = None,
+  row_weight: Array | None = None,
+  summary: PyTree = None,
+  count=None,
+  origin: int = 0,
+  draw: PyTree = None,
+  latent: PyTree = None,
+) -> Data:
   """One slot.
 
   Args:
@@ -25,8 +32,16 @@ def batch(rows: PyTree = None, row_weight: Array | None = None, summary: PyTree 
   one = functools.partial(jax.tree.map, lambda x: jnp.asarray(x)[None])
   if count is None:
     count = num_rows(rows) if row_weight is None else jnp.sum(row_weight)
-  return Data(one(rows), one(row_weight), jnp.asarray(count, float)[None], jnp.ones(1),
-              jnp.full(1, origin, jnp.int32), one(summary), draw, one(latent))
+  return Data(
+    one(rows),
+    one(row_weight),
+    jnp.asarray(count, float)[None],
+    jnp.ones(1),
+    jnp.full(1, origin, jnp.int32),
+    one(summary),
+    draw,
+    one(latent),
+  )
 
 
 def num_rows(rows: PyTree, axis: int = 0) -> int:

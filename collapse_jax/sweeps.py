@@ -42,15 +42,16 @@ MAX_GENERATIONS = 20_000_000  # their numbers are listed
 _EMITTED = "/emitted"  # beside the values of a cell: rows that each model emits, decided on the host
 OnCell = Callable[[dict[str, Any], Metrics], None]
 COMMON_METRICS = {
-    "finite": MetricInfo("all metrics of this generation are finite"),
-    "train_size": MetricInfo("training rows, weighted", "items"),
-    "real_share": MetricInfo("share of real rows in the training data"),
+  "finite": MetricInfo("all metrics of this generation are finite"),
+  "train_size": MetricInfo("training rows, weighted", "items"),
+  "real_share": MetricInfo("share of real rows in the training data"),
 }
 
 
 @dataclasses.dataclass
 class Cell:
   """One point of the grid: where its results go and how its task and workflow are made."""
+
   index: tuple[int, ...]
   workflow: str
   static: dict[str, Any]
@@ -58,13 +59,28 @@ class Cell:
 
 
 @interrupts.kept()
-def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[str, Any],
-          axes: Mapping[str, Sequence[Any]], *, num_generations: int, num_seeds: int, seed: int = 0,
-          record_every: int = 1, warm_start: bool = False, text_axes: Sequence[str] = (),
-          static_axes: Sequence[str] = (), primary_metric: str = "", mesh: "jax.sharding.Mesh | None" = None,
-          chunk_size: int | None = None, memory_bytes: float | None = None, num_workers: int | None = None,
-          directory: Any = None, resume: bool = False, on_cell: OnCell | None = None,
-          progress: bool = False) -> "xarray.Dataset":
+def sweep(
+  task: Callable[..., TaskSetting],
+  workflows: Sequence[str] | Mapping[str, Any],
+  axes: Mapping[str, Sequence[Any]],
+  *,
+  num_generations: int,
+  num_seeds: int,
+  seed: int = 0,
+  record_every: int = 1,
+  warm_start: bool = False,
+  text_axes: Sequence[str] = (),
+  static_axes: Sequence[str] = (),
+  primary_metric: str = "",
+  mesh: "jax.sharding.Mesh | None" = None,
+  chunk_size: int | None = None,
+  memory_bytes: float | None = None,
+  num_workers: int | None = None,
+  directory: Any = None,
+  resume: bool = False,
+  on_cell: OnCell | None = None,
+  progress: bool = False,
+) -> "xarray.Dataset":
   """Runs every workflow on every cell of a grid for many seeds.
 
   Runs are split over the devices of `mesh`, and over processes once `jax.distributed` is initialised: each process
@@ -135,9 +151,17 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
     return _traced(task, makers[cell.workflow], cell, num_generations, warm_start, directory is not None)
 
   def begin() -> Chunks:
-    about = {"workflows": list(makers), "axes": axes, "num_generations": num_generations, "num_seeds": num_seeds,
-             "seed": seed, "record_every": record_every, "warm_start": warm_start,
-             "jax": jax.__version__, "collapse_jax": version()} | fingerprint.settings()
+    about = {
+      "workflows": list(makers),
+      "axes": axes,
+      "num_generations": num_generations,
+      "num_seeds": num_seeds,
+      "seed": seed,
+      "record_every": record_every,
+      "warm_start": warm_start,
+      "jax": jax.__version__,
+      "collapse_jax": version(),
+    } | fingerprint.settings()
     saved = Chunks(directory, about, resume, jax.process_index(), jax.process_count())
     try:
       _restore(saved, results, groups, traced, len(generations))
@@ -181,7 +205,7 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
     for first in range(0, num_seeds, width):
       turn = first // width + int(np.ravel_multi_index(cell.index, status.shape))
       if turn % jax.process_count() == jax.process_index():
-        seeds = first + np.flatnonzero(~results.done[cell.index][first:first + width])
+        seeds = first + np.flatnonzero(~results.done[cell.index][first : first + width])
         parts = np.split(seeds, np.flatnonzero(np.diff(seeds) > 1) + 1)
         yield from ((int(part[0]), len(part)) for part in parts if part.size)
 
@@ -238,7 +262,9 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   if not results.values:
     raise ValueError(str(status.flat[0]))
   if not results.done[status == "ok"].all():
-    raise RuntimeError("some runs were computed by no process: processes of one sweep must be given the same arguments.")
+    raise RuntimeError(
+      "some runs were computed by no process: processes of one sweep must be given the same arguments."
+    )
   if not alone and jax.process_index() == 0:
     for cell in itertools.chain(*groups):
       finished(cell)
@@ -246,13 +272,20 @@ def sweep(task: Callable[..., TaskSetting], workflows: Sequence[str] | Mapping[s
   info = COMMON_METRICS | _metric_info(task, groups)
   sizes = sorted({program.size for program in programs})
   attributes = {
-      "jax_version": jax.__version__, "device": devices.name(), "wall_seconds": wall,
-      "num_devices": devices.size(mesh), "num_processes": jax.process_count(),
-      "chunk_size": sizes[0] if len(sizes) == 1 else ",".join(map(str, sizes)),
-      "compile_seconds": float(sum(program.compile_seconds for program in programs)), "num_compilations": len(programs),
-      "num_runs": int(np.sum(status == "ok")) * num_seeds, "seed": seed, "record_every": record_every,
-      **fingerprint.settings(), **origin,
-      "primary_metric": primary_metric or next((name for name in info if name not in COMMON_METRICS), ""),
+    "jax_version": jax.__version__,
+    "device": devices.name(),
+    "wall_seconds": wall,
+    "num_devices": devices.size(mesh),
+    "num_processes": jax.process_count(),
+    "chunk_size": sizes[0] if len(sizes) == 1 else ",".join(map(str, sizes)),
+    "compile_seconds": float(sum(program.compile_seconds for program in programs)),
+    "num_compilations": len(programs),
+    "num_runs": int(np.sum(status == "ok")) * num_seeds,
+    "seed": seed,
+    "record_every": record_every,
+    **fingerprint.settings(),
+    **origin,
+    "primary_metric": primary_metric or next((name for name in info if name not in COMMON_METRICS), ""),
   }
   return to_dataset(results, list(makers), axes, text_axes, generations, status, info, attributes)
 
@@ -272,8 +305,17 @@ class Program:
     compile_seconds: of all sizes together.
   """
 
-  def __init__(self, bind: Callable[[Any], tuple[TaskSetting, Workflow]], num_generations: int, seed: int, record_every: int,
-               warm_start: bool, stops: bool, mesh, name: str = ""):
+  def __init__(
+    self,
+    bind: Callable[[Any], tuple[TaskSetting, Workflow]],
+    num_generations: int,
+    seed: int,
+    record_every: int,
+    warm_start: bool,
+    stops: bool,
+    mesh,
+    name: str = "",
+  ):
     self.size, self.compile_seconds, self.name = 0, 0.0, name
     self._mesh, self._lock = mesh, threading.RLock()
     self._compiled: dict[int, Callable[..., Any]] = {}
@@ -292,10 +334,12 @@ class Program:
       calls = math.ceil(num_seeds / (size * together))
       used = self.compile(math.ceil(num_seeds / calls / together), traced)  # all of one size
       if used <= memory or self.size == 1:
-        _log.info("chunks of %d runs use %.4g MiB on a device", self.size, used / 2 ** 20)
+        _log.info("chunks of %d runs use %.4g MiB on a device", self.size, used / 2**20)
         return
       size = max(1, min(self.size - 1, int(self.size * memory / used)))
-      _log.info("chunks of %d runs would use %.4g MiB of %.4g: trying %d", self.size, used / 2 ** 20, memory / 2 ** 20, size)
+      _log.info(
+        "chunks of %d runs would use %.4g MiB of %.4g: trying %d", self.size, used / 2**20, memory / 2**20, size
+      )
 
   def compile(self, size: int, traced) -> float:
     """For chunks of this size from now on, or smaller ones where memory runs out; the bytes that they use on a device."""
@@ -333,7 +377,7 @@ class Program:
       except (jax.errors.JaxRuntimeError, MemoryError) as error:
         self._halve(size, error)
         continue
-      yield first, {name: value[:end - first] for name, value in metrics.items()}
+      yield first, {name: value[: end - first] for name, value in metrics.items()}
       first += width
 
   def _halve(self, size: int, error: Exception) -> None:
@@ -341,8 +385,10 @@ class Program:
     if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
       raise error
     if size == 1:
-      raise MemoryError("memory does not suffice for one run: lower num_samples, num_generations or the dimension, "
-                        "or raise record_every.") from None
+      raise MemoryError(
+        "memory does not suffice for one run: lower num_samples, num_generations or the dimension, "
+        "or raise record_every."
+      ) from None
     with self._lock:
       self.size = min(self.size, math.ceil(size / 2))
     _log.warning("memory ran out for chunks of %d runs: going on with chunks of %d", size, self.size)
@@ -353,6 +399,7 @@ class Plan(NamedTuple):
 
   `refusals` says why cells cannot run.
   """
+
   cells: int
   cells_refused: int
   runs: int
@@ -365,16 +412,29 @@ class Plan(NamedTuple):
 
   def __str__(self):
     total = cost.text(self.compile_seconds + self.run_seconds)
-    lines = [f"cells: {self.cells}", f"cells that cannot run: {self.cells_refused}", f"runs: {self.runs}",
-             f"fits: {self.fits}", f"programs to compile: {self.programs}",
-             f"memory of the largest run: {self.memory_of_run / 2 ** 20:.1f} MiB",
-             f"time on this machine: about {total} (compiling {cost.text(self.compile_seconds)}, running "
-             f"{cost.text(self.run_seconds)}), good to a factor of two"]
+    lines = [
+      f"cells: {self.cells}",
+      f"cells that cannot run: {self.cells_refused}",
+      f"runs: {self.runs}",
+      f"fits: {self.fits}",
+      f"programs to compile: {self.programs}",
+      f"memory of the largest run: {self.memory_of_run / 2**20:.1f} MiB",
+      f"time on this machine: about {total} (compiling {cost.text(self.compile_seconds)}, running "
+      f"{cost.text(self.run_seconds)}), good to a factor of two",
+    ]
     return "\n".join([*lines, *(f"cannot run: {reason}" for reason in self.refusals)])
 
 
-def plan(task: Callable[..., TaskSetting], workflows, axes: Mapping[str, Sequence[Any]], *, num_generations: int,
-         num_seeds: int, record_every: int = 1, static_axes: Sequence[str] = ()) -> Plan:
+def plan(
+  task: Callable[..., TaskSetting],
+  workflows,
+  axes: Mapping[str, Sequence[Any]],
+  *,
+  num_generations: int,
+  num_seeds: int,
+  record_every: int = 1,
+  static_axes: Sequence[str] = (),
+) -> Plan:
   """What `sweep` would do, found by tracing alone: nothing of it is compiled or run. Raises as `sweep` does."""
   devices.check()
   task = task_maker(task)
@@ -398,13 +458,22 @@ def plan(task: Callable[..., TaskSetting], workflows, axes: Mapping[str, Sequenc
   cells = sum(map(len, groups))
   work = sum(len(group) * num_seeds * one for group, (one, _) in zip(groups, traced))
   compiling, running = cost.seconds(work, len(groups), devices.num_workers())
-  return Plan(cells, int(np.sum(status != "ok")), cells * num_seeds, cells * num_seeds * num_generations, len(groups),
-              max(size for _, size in traced), compiling, running,
-              tuple(sorted({str(reason) for reason in status.flat if reason != "ok"})))
+  return Plan(
+    cells,
+    int(np.sum(status != "ok")),
+    cells * num_seeds,
+    cells * num_seeds * num_generations,
+    len(groups),
+    max(size for _, size in traced),
+    compiling,
+    running,
+    tuple(sorted({str(reason) for reason in status.flat if reason != "ok"})),
+  )
 
 
 def _cost_of_run(task, maker, cell, num_generations, record_every) -> tuple[float, float]:
   """(nanoseconds of a reference core, bytes); zeros where task and workflow do not go together."""
+
   def begin(key, traced):
     return start(key, *_bind(task, maker, cell.static, traced), num_generations)
 
@@ -440,6 +509,7 @@ def load(directory) -> "xarray.Dataset":
   """
   import h5py
   import xarray
+
   path = pathlib.Path(directory)
   path = path / "results.nc" if path.is_dir() else path
   if not path.exists():
@@ -447,9 +517,13 @@ def load(directory) -> "xarray.Dataset":
   size = files.check_regular(path)
   try:
     with h5py.File(path) as file:
-      file.attrs.get("_nc3_strict")  # where that fails, h5netcdf leaves an object behind that complains when it is deleted
+      file.attrs.get(
+        "_nc3_strict"
+      )  # where that fails, h5netcdf leaves an object behind that complains when it is deleted
       claimed: list[int] = []
-      file.visititems(lambda name, one: claimed.append(one.size * one.dtype.itemsize) if isinstance(one, h5py.Dataset) else None)
+      file.visititems(
+        lambda name, one: claimed.append(one.size * one.dtype.itemsize) if isinstance(one, h5py.Dataset) else None
+      )
     if sum(claimed) > 1100 * size + files.MIB:  # zlib makes nothing smaller than that
       raise ValueError("its arrays are larger than such a file can hold")
     results = xarray.load_dataset(path, engine="h5netcdf")
@@ -463,15 +537,23 @@ def load(directory) -> "xarray.Dataset":
   with contextlib.suppress(OSError, ValueError):  # there is none, or it is somebody else's
     theirs = read_object(config).get("id", mine) if config.is_file() else mine
   if mine is not None and mine != theirs:
-    raise ValueError(f"{path} and {config} are of two runs, one of which was killed while it replaced the other; give --resume.")
+    raise ValueError(
+      f"{path} and {config} are of two runs, one of which was killed while it replaced the other; give --resume."
+    )
   return results
 
 
 def _run_seeds(bind, num_generations, seed, record_every, warm_start, seed_index, traced):
   """Metrics [chunk, T] of the runs `seed_index` of one cell: the program of a sweep."""
   one_task, workflow = bind(traced)
-  one = lambda i: run(jax.random.fold_in(new_key(seed), i), one_task, workflow, num_generations,
-                      warm_start=warm_start, record_every=record_every)
+  one = lambda i: run(
+    jax.random.fold_in(new_key(seed), i),
+    one_task,
+    workflow,
+    num_generations,
+    warm_start=warm_start,
+    record_every=record_every,
+  )
   return jax.vmap(one)(seed_index)
 
 
@@ -559,13 +641,18 @@ def _group(task, makers, axes, status, num_generations: int, static_axes=()) -> 
       for axis in values:
         if axis not in in_task and axis not in in_workflow:
           raise ValueError(f"neither the task nor the workflow {name} takes the axis {axis}.")
-      traced = {axis for axis, value in values.items()
-                if axis not in static_axes and _traceable(axis, value, one.law, axis in in_workflow)}
+      traced = {
+        axis
+        for axis, value in values.items()
+        if axis not in static_axes and _traceable(axis, value, one.law, axis in in_workflow)
+      }
       if "num_samples" in traced and not _takes_traced(task, in_task, "num_samples"):
         traced.remove("num_samples")
       static = {axis: value for axis, value in values.items() if axis not in traced}
       numbers = {axis: float(values[axis]) for axis in sorted(traced)}
-      if "num_samples" in traced or any(axis in traced for axis in in_workflow):  # else the workflow emits a static number
+      if "num_samples" in traced or any(
+        axis in traced for axis in in_workflow
+      ):  # else the workflow emits a static number
         num = _emitted(workflow, one.num_samples, num_generations)
         numbers |= {} if num is None else {_EMITTED: float(num)}
         whole |= {(w, *at)} if num == one.num_samples else set()
@@ -574,7 +661,9 @@ def _group(task, makers, axes, status, num_generations: int, static_axes=()) -> 
       groups.setdefault((name, fixed, tuple(numbers), one.law), []).append(cell)
   for key, cells in list(groups.items()):
     same, others = ([cell for cell in cells if (cell.index in whole) == wanted] for wanted in (True, False))
-    if same and not (others and _runs(task, makers[key[0]], others[0], num_generations)):  # a fact that the task may need to know
+    if same and not (
+      others and _runs(task, makers[key[0]], others[0], num_generations)
+    ):  # a fact that the task may need to know
       for cell in same:
         del cell.traced[_EMITTED]
         cell.static[_EMITTED] = None
@@ -586,9 +675,11 @@ def _group(task, makers, axes, status, num_generations: int, static_axes=()) -> 
 
 def _takes_traced(task, values, axis) -> bool:
   """Whether a factory takes a tracer for this axis; a design matrix, say, fixes its rows also under an exact law."""
+
   def make(x):
     task(**values | {axis: x})
     return x
+
   try:
     jax.eval_shape(make, jax.ShapeDtypeStruct((), np.float32))
   except (TypeError, ValueError):
@@ -609,6 +700,7 @@ class Traced(NamedTuple):
 
   Bytes are a generous estimate: the store twice (it may be copied once), and a few batches.
   """
+
   bytes_per_run: float
   name: str
   metrics: dict[str, jax.ShapeDtypeStruct]
@@ -619,8 +711,14 @@ def _traced(task, maker, cell, num_generations, warm_start, named: bool) -> Trac
     return start(key, *_bind(task, maker, cell.static, traced), num_generations)
 
   def go_on(state, traced):  # two generations, for the first of a warm-started run differs from all others
-    return advance(*_bind(task, maker, cell.static, traced), state, range(1, min(num_generations, 2) + 1),
-                   num_generations=num_generations, warm_start=warm_start)
+    return advance(
+      *_bind(task, maker, cell.static, traced),
+      state,
+      range(1, min(num_generations, 2) + 1),
+      num_generations=num_generations,
+      warm_start=warm_start,
+    )
+
   traced = jax.tree.map(_scalar, cell.traced)
   try:
     first, state = jax.make_jaxpr(begin, return_shape=True)(new_key(0), traced)
@@ -632,8 +730,9 @@ def _traced(task, maker, cell, num_generations, warm_start, named: bool) -> Trac
     return Traced(math.inf, "", {})
 
 
-def _restore(saved: Chunks, results: "Results", groups: list[list[Cell]], traced: Callable[[int], Traced],
-             num_recorded: int) -> None:
+def _restore(
+  saved: Chunks, results: "Results", groups: list[list[Cell]], traced: Callable[[int], Traced], num_recorded: int
+) -> None:
   """Reads what is committed; a ValueError where it was computed by a program that is not the cell's."""
   group_of = {cell.index: at for at, cells in enumerate(groups) for cell in cells}
   grid = set(np.ndindex(*results.shape[:-2]))
@@ -643,7 +742,9 @@ def _restore(saved: Chunks, results: "Results", groups: list[list[Cell]], traced
       return None
     with contextlib.suppress(ValueError):  # what cannot be traced did not compute this
       mine = traced(group_of[index]) if index in group_of else Traced(0.0, "", {})
-      return mine.name or None, {name: ((num, num_recorded, *one.shape[1:]), one.dtype) for name, one in mine.metrics.items()}
+      return mine.name or None, {
+        name: ((num, num_recorded, *one.shape[1:]), one.dtype) for name, one in mine.metrics.items()
+      }
     return None, {}
 
   for one in saved.saved(expected):
@@ -662,9 +763,11 @@ def _check_table(entries: int) -> None:
 
 
 def _too_large(what, needed, memory) -> str:
-  size = f"about {needed / 2 ** 30:.3g} GiB" if needed < math.inf else "more memory than can be counted"
-  return (f"{what} needs {size} and {memory / 2 ** 30:.3g} GiB may be used: lower num_samples, "
-          "num_generations or the dimension, or raise record_every.")
+  size = f"about {needed / 2**30:.3g} GiB" if needed < math.inf else "more memory than can be counted"
+  return (
+    f"{what} needs {size} and {memory / 2**30:.3g} GiB may be used: lower num_samples, "
+    "num_generations or the dimension, or raise record_every."
+  )
 
 
 def _scalar(value):
@@ -693,7 +796,7 @@ class Results:
     at = (*index, slice(first, min(self.shape[-2], first + len(metrics["finite"]))))
     num = int(np.sum(~self.done[at]))
     for name, value in metrics.items():
-      self.put(at, name, value[:at[-1].stop - first])
+      self.put(at, name, value[: at[-1].stop - first])
     return num
 
   def put(self, at, name, value) -> None:
@@ -735,7 +838,10 @@ def to_dataset(results, workflow_names, axes, text_axes, generations, status, in
     if name in text_axes or not all(numeric):
       coordinates[name] = labels(values)
       if any(numeric):
-        coordinates[f"{name}_value"] = (name, [float(value) if is_number else np.nan for value, is_number in zip(values, numeric)])
+        coordinates[f"{name}_value"] = (
+          name,
+          [float(value) if is_number else np.nan for value, is_number in zip(values, numeric)],
+        )
     else:
       coordinates[name] = values
   coordinates |= {"seed": np.arange(results.shape[-2]), "generation": np.asarray(generations)}
@@ -743,15 +849,23 @@ def to_dataset(results, workflow_names, axes, text_axes, generations, status, in
   ended = results.values.pop("collapse_generation", None)
   if ended is not None:
     last = ended[..., -1]
-    about_last = {"long_name": "first generation whose model knows one outcome; the last one where censored", "units": "1"}
+    about_last = {
+      "long_name": "first generation whose model knows one outcome; the last one where censored",
+      "units": "1",
+    }
     variables["collapse_generation"] = ((*grid, "seed"), np.where(last == 0, generations[-1], last), about_last)
     variables["censored"] = ((*grid, "seed"), last == 0, {"long_name": "drift had not ended at the last generation"})
   for name, value in results.values.items():
     about = info.get(name, MetricInfo(name.replace("_", " ")))
     extra = about.dims or tuple(f"{name}_{i}" for i in range(value.ndim - len(results.shape)))
     dims = (*grid, "seed", "generation", *extra)
-    notes = {"long_name": about.long_name, "units": about.units, "worse": about.worse,
-             "log_scale": int(about.log_scale), "measures": about.measures}
+    notes = {
+      "long_name": about.long_name,
+      "units": about.units,
+      "worse": about.worse,
+      "log_scale": int(about.log_scale),
+      "measures": about.measures,
+    }
     variables[name] = (dims, value, notes)
   variables["cell_status"] = (grid, status.astype(str), {"long_name": "ok, or why the cell cannot run"})
   return xarray.Dataset(variables, coordinates, {"package_version": version(), **attributes})
@@ -759,6 +873,7 @@ def to_dataset(results, workflow_names, axes, text_axes, generations, status, in
 
 def labels(values) -> list[str]:
   """Texts for the values of an axis, no two alike: numbers as short as they may be, other things by their name or shape."""
+
   def text(value, exact=False):
     if isinstance(value, str):
       return value
@@ -782,11 +897,13 @@ def labels(values) -> list[str]:
 
 def _progress_bar(total, done, show):
   from tqdm import tqdm
+
   return tqdm(total=total, initial=done, unit="run", disable=not show, smoothing=0.05, mininterval=0.5)
 
 
 def version() -> str:
   from collapse_jax import __version__
+
   return __version__
 
 
@@ -799,8 +916,12 @@ def check_grid(makers, axes, num_generations, num_seeds, record_every, chunk_siz
       raise ValueError(f"axis {name} is empty.")
     if len(set(map(_comparable, values))) < len(values):
       raise ValueError(f"axis {name} names a value twice: {', '.join(labels(values))}.")
-  numbers = {"num_generations": num_generations, "num_seeds": num_seeds, "record_every": record_every,
-             "chunk_size": 1 if chunk_size is None else chunk_size}
+  numbers = {
+    "num_generations": num_generations,
+    "num_seeds": num_seeds,
+    "record_every": record_every,
+    "chunk_size": 1 if chunk_size is None else chunk_size,
+  }
   for name, value in numbers.items():
     try:
       numbers[name] = operator.index(value)

@@ -34,6 +34,7 @@ class Data(NamedTuple):
     latent: leaves [slots, n, ...], what a sampler knows of its rows beside their values; chosen and weighted as they are, and
       read by `Summary.of_drawn`; never stored.
   """
+
   rows: PyTree = None
   row_weight: Any = None
   count: Any = None
@@ -80,6 +81,7 @@ class Summary(NamedTuple):
     of_drawn: optional `of` for rows that a sampler drew: more exact than their values are.
     move: optional, for statistics that are told relative to the latest model: called for what is stored in each generation.
   """
+
   of: SummaryOf
   add: SummaryAdd
   keep_rows: bool = False
@@ -101,6 +103,7 @@ class Context(NamedTuple):
     used: how many of the rows to emit will count, traced; None: all. Where generations emit different numbers of rows the largest
       is drawn and the first of them are used: metrics of the sampling look at these only, see `store.in_use`.
   """
+
   t: Any
   num: Any
   data: Data
@@ -122,6 +125,7 @@ class MetricInfo(NamedTuple):
     measures: what the definitions of collapse take it for: "risk", "variance", "modes" (how far they are apart), "tail" (how
       much of it is covered) or "hallucination"; "" for none.
   """
+
   long_name: str
   units: str = "1"
   dims: tuple[str, ...] = ()
@@ -184,6 +188,7 @@ class TaskSetting(NamedTuple):
     next_token: (problem, params, tokens) -> logits, where rows are {"tokens": [n, L] int32, "length": [n] int32}; None: rows
       are no sequences of tokens.
   """
+
   init: Init
   fit: Fit
   sample: Sample
@@ -209,7 +214,9 @@ class Select(Protocol):
 
 
 class Update(Protocol):
-  def __call__(self, task: TaskSetting, problem: Problem, key: Array, store: PyTree, batch: Data, t: Array, /) -> PyTree:
+  def __call__(
+    self, task: TaskSetting, problem: Problem, key: Array, store: PyTree, batch: Data, t: Array, /
+  ) -> PyTree:
     """The store after model t emitted `batch`."""
 
 
@@ -227,6 +234,7 @@ class Workflow(NamedTuple):
     absorbing: training data come from the last model alone and are always as many: after an absorbed model nothing changes.
     schedule: (num_samples, num_generations) -> `theory.Schedule`, what its laws are functions of; None: nothing is predicted.
   """
+
   init: StoreInit
   select: Select
   update: Update
@@ -242,6 +250,7 @@ class Run(NamedTuple):
 
   `absorbed_at` is the generation at which the run was absorbed, 0 before; None where the task cannot tell.
   """
+
   key: Array
   problem: Problem
   real: Data

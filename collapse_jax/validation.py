@@ -24,6 +24,7 @@ class Law(NamedTuple):
     variance: (num_samples, T) -> [T] over runs, where it is known.
     twins: which of "num_samples" and "generation" the quantity can tell; both, except where it depends on one only.
   """
+
   form: str
   values: Callable[[dict[str, np.ndarray]], np.ndarray]
   mean: Callable[[int, int], np.ndarray]
@@ -33,6 +34,7 @@ class Law(NamedTuple):
 
 class Cell(NamedTuple):
   """A simulation and the laws that it is held against."""
+
   setting: str
   task: Callable[[int], Any]
   workflow: str
@@ -58,8 +60,12 @@ PAPER = ("replace", "accumulate", "accumulate_subsample")
 WEIGHTS = "weights([[1,0,0,0],[.3,.7,0,0],[.2,.3,.5,0],[0,.4,0,.6]])"
 SCHEDULES = ("mix(0.2)", "mix(0.2, fresh=True)", "grown_replace", "sliding_window(3)", WEIGHTS)
 # Name, mean, variance, and curvature of the variance function.
-FAMILIES = (("bernoulli", 0.3, 0.21, -1.0), ("poisson", 2.5, 2.5, 0.0), ("exponential", 1.5, 2.25, 1.0),
-            ("gaussian", -1.0, 1.0, 0.0))
+FAMILIES = (
+  ("bernoulli", 0.3, 0.21, -1.0),
+  ("poisson", 2.5, 2.5, 0.0),
+  ("exponential", 1.5, 2.25, 1.0),
+  ("gaussian", -1.0, 1.0, 0.0),
+)
 
 
 def _metric(name: str):
@@ -68,6 +74,7 @@ def _metric(name: str):
 
 def _table(name: str, num_generations: int) -> np.ndarray:
   from collapse_jax import workflows
+
   workflow = workflows.parse(name)()
   assert workflow.weights is not None
   return workflow.weights(num_generations)
@@ -83,9 +90,11 @@ def _gaussian(name: str) -> Cell:
 
   trace, error = _metric("covariance_trace_ratio"), lambda out: out["squared_error_of_mean"] / 2
   det = lambda out: np.exp(out["covariance_log_det_ratio"])
-  laws = [Law("gaussian_moments, trace", trace, lambda n, T: moments(n, T).trace_ratio),
-          Law("gaussian_moments, error of the mean", error, lambda n, T: moments(n, T).mean_error),
-          Law("trace + error of the mean = 1", lambda out: trace(out) + error(out), lambda n, T: np.ones(T), twins=())]
+  laws = [
+    Law("gaussian_moments, trace", trace, lambda n, T: moments(n, T).trace_ratio),
+    Law("gaussian_moments, error of the mean", error, lambda n, T: moments(n, T).mean_error),
+    Law("trace + error of the mean = 1", lambda out: trace(out) + error(out), lambda n, T: np.ones(T), twins=()),
+  ]
   if name == "replace":
     laws += [_log_det_law(2), Law("gaussian_replace_det", det, lambda n, T: theory.gaussian_replace_det(2, n, T))]
   if name == "accumulate":
@@ -102,6 +111,7 @@ def _log_det_law(dim: int) -> Law:
 
 def _log_det(dim: int, num_samples: int) -> Cell:
   from collapse_jax import tasks
+
   return Cell(f"Gaussian, dim {dim}", lambda n: tasks.gaussian(dim, n), "replace", num_samples, (_log_det_law(dim),))
 
 
@@ -114,10 +124,19 @@ def _unbiased(name: str) -> Cell:
     return found
 
   std = lambda out: np.sqrt(out["covariance_trace_ratio"])
-  laws = [Law("gaussian_moments(unbiased), error of the mean", _metric("squared_error_of_mean"),
-              lambda n, T: moments(n, T).mean_error),
-          Law("gaussian_moments(unbiased), trace", _metric("covariance_trace_ratio"), lambda n, T: moments(n, T).trace_ratio,
-              twins=() if name == "replace" else ("num_samples", "generation"))]
+  laws = [
+    Law(
+      "gaussian_moments(unbiased), error of the mean",
+      _metric("squared_error_of_mean"),
+      lambda n, T: moments(n, T).mean_error,
+    ),
+    Law(
+      "gaussian_moments(unbiased), trace",
+      _metric("covariance_trace_ratio"),
+      lambda n, T: moments(n, T).trace_ratio,
+      twins=() if name == "replace" else ("num_samples", "generation"),
+    ),
+  ]
   if name == "replace":
     laws += [Law("unbiased_std_replace", std, theory.unbiased_std_replace)]
   return Cell("Gaussian, dim 1, unbiased", lambda n: tasks.gaussian(1, n, unbiased=True), name, 4, tuple(laws), 4)
@@ -125,16 +144,21 @@ def _unbiased(name: str) -> Cell:
 
 def _least_squares(dim: int, num_samples: int, name: str) -> Cell:
   from collapse_jax import tasks
-  law = Law("linear_regression_mse", _metric("test_mse"),
-            lambda n, T: theory.linear_regression_mse(_table(name, T), dim, n),
-            # With fewer rows than dim most of the error is what no label shows, the same in every generation.
-            twins=("num_samples", "generation") if dim < num_samples else ("num_samples",))
+
+  law = Law(
+    "linear_regression_mse",
+    _metric("test_mse"),
+    lambda n, T: theory.linear_regression_mse(_table(name, T), dim, n),
+    # With fewer rows than dim most of the error is what no label shows, the same in every generation.
+    twins=("num_samples", "generation") if dim < num_samples else ("num_samples",),
+  )
   task = lambda n: tasks.linear_regression(dim, n)
   return Cell(f"least squares, dim {dim}", task, name, num_samples, (law,), num_seeds=10_000)
 
 
 def _kde(name: str, bandwidth) -> Cell:
   from collapse_jax import tasks
+
   h = theory.scott_bandwidth if bandwidth == "scott" else bandwidth
 
   def variance(n, T) -> np.ndarray:
@@ -155,17 +179,31 @@ def _discrete(num_outcomes: int, name: str) -> Cell:
     assert found is not None
     return (1 - 1 / num_outcomes) * found.trace_ratio
 
-  return Cell(f"discrete, {num_outcomes} outcomes", lambda n: tasks.discrete(num_outcomes, n), name, 12,
-              (Law("gaussian_moments, heterozygosity", _metric("heterozygosity"), heterozygosity),), num_seeds=10_000)
+  return Cell(
+    f"discrete, {num_outcomes} outcomes",
+    lambda n: tasks.discrete(num_outcomes, n),
+    name,
+    12,
+    (Law("gaussian_moments, heterozygosity", _metric("heterozygosity"), heterozygosity),),
+    num_seeds=10_000,
+  )
 
 
 def _family(family: str, mean: float, variance: float, curvature: float, name: str) -> Cell:
   from collapse_jax import tasks
-  laws = (Law("quadratic_family", _metric("squared_error_of_mean"),
-              lambda n, T: variance * theory.quadratic_family(_table(name, T), n, curvature)),
-          Law("a martingale", _metric("fitted_mean"), lambda n, T: np.full(T, mean), twins=()))
+
+  laws = (
+    Law(
+      "quadratic_family",
+      _metric("squared_error_of_mean"),
+      lambda n, T: variance * theory.quadratic_family(_table(name, T), n, curvature),
+    ),
+    Law("a martingale", _metric("fitted_mean"), lambda n, T: np.full(T, mean), twins=()),
+  )
   num_seeds = 120_000 if family == "exponential" else 40_000  # products of its means have heavy tails
-  return Cell(f"{family}, mean {mean}", lambda n: tasks.exponential_family(family, n, mean), name, 20, laws, num_seeds=num_seeds)
+  return Cell(
+    f"{family}, mean {mean}", lambda n: tasks.exponential_family(family, n, mean), name, 20, laws, num_seeds=num_seeds
+  )
 
 
 def check(cell: Cell, generations=(1, 2, 5, 8), seed: int = 0) -> list[dict[str, Any]]:
@@ -175,10 +213,18 @@ def check(cell: Cell, generations=(1, 2, 5, 8), seed: int = 0) -> list[dict[str,
   import collapse_jax as cj
   from collapse_jax import workflows
   from collapse_jax.random import new_key
+
   n, T = cell.num_samples, cell.num_generations
   task, workflow = cell.task(n), workflows.parse(cell.workflow)()
-  names = ("covariance_trace_ratio", "squared_error_of_mean", "covariance_log_det_ratio", "test_mse", "model_variance",
-           "heterozygosity", "fitted_mean")
+  names = (
+    "covariance_trace_ratio",
+    "squared_error_of_mean",
+    "covariance_log_det_ratio",
+    "test_mse",
+    "model_variance",
+    "heterozygosity",
+    "fitted_mean",
+  )
 
   def one(i):
     out = cj.run(jax.random.fold_in(new_key(seed), i), task, workflow, T)
@@ -195,12 +241,25 @@ def check(cell: Cell, generations=(1, 2, 5, 8), seed: int = 0) -> list[dict[str,
     z_against = lambda mean, values=values, error=error: (values.mean(axis=0) - mean) / np.maximum(error, 1e-30)
     predicted = law.mean(n, T)[at]
     z = z_against(predicted)
-    wrong = {"num_samples": lambda law=law: law.mean(n - 1, T)[at], "generation": lambda law=law: law.mean(n, T + 1)[1:][at]}
+    wrong = {
+      "num_samples": lambda law=law: law.mean(n - 1, T)[at],
+      "generation": lambda law=law: law.mean(n, T + 1)[1:][at],
+    }
     twins = {twin: float(np.abs(z_against(wrong[twin]())).max()) for twin in law.twins}
     for i, t in enumerate(at + 1):
-      rows.append({"setting": f"{cell.setting}, num_samples {n}", "workflow": cell.workflow, "form": law.form,
-                   "generation": int(t), "simulated": float(values[:, i].mean()), "standard_error": float(error[i]),
-                   "predicted": float(predicted[i]), "z": float(z[i]), "twins": twins})
+      rows.append(
+        {
+          "setting": f"{cell.setting}, num_samples {n}",
+          "workflow": cell.workflow,
+          "form": law.form,
+          "generation": int(t),
+          "simulated": float(values[:, i].mean()),
+          "standard_error": float(error[i]),
+          "predicted": float(predicted[i]),
+          "z": float(z[i]),
+          "twins": twins,
+        }
+      )
   return rows
 
 

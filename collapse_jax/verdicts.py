@@ -23,6 +23,7 @@ class Verdict(NamedTuple):
     num_finite, num_runs: runs that stayed finite, and all.
     possible: the labels that the runs leave, more than one where the label is "undecided"; () where too few are left to say.
   """
+
   label: str
   final_mean: float
   final_sem: float
@@ -35,7 +36,9 @@ class Verdict(NamedTuple):
   possible: tuple[str, ...] = ()
 
 
-def verdict(values, generations, worse: str = "higher", alpha: float = 0.001, resolution: float | None = None) -> Verdict:
+def verdict(
+  values, generations, worse: str = "higher", alpha: float = 0.001, resolution: float | None = None
+) -> Verdict:
   """Whether a metric grows without bound, and how fast, or levels off.
 
   Families of curves a + b f(t) are compared, after the first eighth of the generations, by their likelihood given the noise
@@ -86,8 +89,18 @@ def verdict(values, generations, worse: str = "higher", alpha: float = 0.001, re
     possible = ("bounded", "diverging")
   label = possible[0] if len(possible) == 1 else "undecided"
   final = values[:, -1]
-  return Verdict(label, float(final.mean()), float(final.std(ddof=1) / np.sqrt(num)), float(slopes.mean()),
-                 float(slopes.mean() - half), float(slopes.mean() + half), p_value, num, num_runs, possible)
+  return Verdict(
+    label,
+    float(final.mean()),
+    float(final.std(ddof=1) / np.sqrt(num)),
+    float(slopes.mean()),
+    float(slopes.mean() - half),
+    float(slopes.mean() + half),
+    p_value,
+    num,
+    num_runs,
+    possible,
+  )
 
 
 def went_infinite(values) -> np.ndarray:
@@ -140,9 +153,11 @@ def _shapes(values, generations, alpha, resolution) -> tuple[str, ...]:
   basis = whiten @ np.stack([np.ones_like(curves), curves], axis=2)  # [curves, windows, 2]
   q, r = np.linalg.qr(basis)
   along = np.einsum("cwi,w->ci", q, y)
-  flat = (along[:, 1] * r[:, 1, 1] < 0) & (labels != "bounded")  # a fall is no growth: a constant is the best of these curves
+  flat = (along[:, 1] * r[:, 1, 1] < 0) & (
+    labels != "bounded"
+  )  # a fall is no growth: a constant is the best of these curves
   along = np.where(flat[:, None] & (np.arange(2) == 1), 0.0, along)
-  misfit = np.maximum(np.sum(y ** 2) - np.sum(along ** 2, axis=1), 0.0)
+  misfit = np.maximum(np.sum(y**2) - np.sum(along**2, axis=1), 0.0)
   unlikely = num * np.log1p(misfit * num / (num - 1))
   noise = max(1.0, unlikely.min() / max(k - 2, 1))
   evidence = min(EVIDENCE, stats.chi2.isf(alpha, 1)) * num / (num - 1)
@@ -168,10 +183,11 @@ def _design(generations: tuple[float, ...]):
   pool /= pool.sum(axis=0)
   s = t / t[-1]
   families = {
-      "bounded": [-s ** -power for power in (0.25, 0.5, 1.0, 2.0)] + [-np.exp(-s / rate) for rate in (0.05, 0.1, 0.2, 1 / 3)]
-                 + [np.minimum(s, end) for end in (0.3, 0.5, 0.7)],
-      "growing": [np.log(s), s ** 0.25, s ** 0.5, s ** 0.75],
-      "diverging": [s, s ** 1.5, s ** 2, s ** 3, np.exp(s / 0.2), np.exp(s / 0.1)],
+    "bounded": [-(s**-power) for power in (0.25, 0.5, 1.0, 2.0)]
+    + [-np.exp(-s / rate) for rate in (0.05, 0.1, 0.2, 1 / 3)]
+    + [np.minimum(s, end) for end in (0.3, 0.5, 0.7)],
+    "growing": [np.log(s), s**0.25, s**0.5, s**0.75],
+    "diverging": [s, s**1.5, s**2, s**3, np.exp(s / 0.2), np.exp(s / 0.1)],
   }
   curves = np.array([curve @ pool for family in families.values() for curve in family])
   curves = curves - curves.mean(axis=1, keepdims=True)

@@ -30,6 +30,7 @@ def noisy(phi=1.0, psi=0.0):
   def keep(key, problem, rows):
     right = _is_right(rows)
     return uniform(key, len(right)) < jnp.where(right, phi, psi)
+
   return keep
 
 
@@ -41,11 +42,13 @@ def linear(direction):
   Raises:
     ValueError: (while tracing) rows of another dimension, or without these parts.
   """
+
   def keep(key, problem, rows):
     require_parts(rows, ("x", "label"), "verifiers.linear")
     if np.shape(direction) != rows["x"].shape[1:]:
       raise ValueError(f"direction must have the shape of a row, {rows['x'].shape[1:]}, got {np.shape(direction)}.")
     return matmul(rows["x"], jnp.asarray(direction, float)) * rows["label"] > 0
+
   return keep
 
 
@@ -66,6 +69,7 @@ def within(centre, radius):
     centre_row = jnp.asarray(centre, float)
     off = (rows - (centre_row[None] if centre_row.ndim else centre_row)).reshape(len(rows), -1)
     return jnp.sum((off / radius) ** 2, axis=1) <= 1  # squares of tiny numbers are 0
+
   return keep
 
 

@@ -25,8 +25,9 @@ def replace(num_emitted: int | None = None) -> Workflow:
     ValueError: num_emitted is no integer of at least 1.
   """
   names.check_num_emitted(num_emitted)
-  return _scheduled(slots=lambda T: 1, slot=lambda t: 0, weights=lambda T: np.eye(T),
-                    emit=_always(num_emitted))._replace(absorbing=num_emitted is None)
+  return _scheduled(
+    slots=lambda T: 1, slot=lambda t: 0, weights=lambda T: np.eye(T), emit=_always(num_emitted)
+  )._replace(absorbing=num_emitted is None)
 
 
 def accumulate(num_emitted: int | None = None) -> Workflow:
@@ -60,9 +61,14 @@ def accumulate(num_emitted: int | None = None) -> Workflow:
     batch = storage.seal(task, problem, batch)
     return storage.put(store._replace(summary=None), batch._replace(summary=None), t)._replace(summary=total)
 
-  return Workflow(init, lambda task, problem, key, store, t: store, update, _always(num_emitted),
-                  _uniform_over_history if num_emitted is None else None,
-                  schedule=lambda n, T: _schedule(_always(num_emitted), n, T, lambda t: 0, pooled=True))
+  return Workflow(
+    init,
+    lambda task, problem, key, store, t: store,
+    update,
+    _always(num_emitted),
+    _uniform_over_history if num_emitted is None else None,
+    schedule=lambda n, T: _schedule(_always(num_emitted), n, T, lambda t: 0, pooled=True),
+  )
 
 
 def accumulate_subsample() -> Workflow:
@@ -96,7 +102,9 @@ def mix(real_fraction, fresh: bool = False, real_weight=None) -> Workflow:
       table[t, 0], table[t, t] = share, 1 - share
     return table
 
-  return _scheduled(slots=lambda T: 2, slot=lambda t: 1, weights=weights, emit=emit, fresh=fresh, real_weight=real_weight)
+  return _scheduled(
+    slots=lambda T: 2, slot=lambda t: 1, weights=weights, emit=emit, fresh=fresh, real_weight=real_weight
+  )
 
 
 def grown_replace() -> Workflow:
@@ -111,7 +119,9 @@ def sliding_window(size: int) -> Workflow:
     ValueError: size is no integer of at least 1.
   """
   names.check_size(size)
-  return _scheduled(slots=lambda T: min(size, T), slot=lambda t: t % size, weights=lambda T: theory.sliding_window(size, T))
+  return _scheduled(
+    slots=lambda T: min(size, T), slot=lambda t: t % size, weights=lambda T: theory.sliding_window(size, T)
+  )
 
 
 def weights(table) -> Workflow:
@@ -166,9 +176,16 @@ def _uniform_over_history(num_generations):
   return np.tril(np.ones((num_generations, num_generations))) / np.arange(1, num_generations + 1)[:, None]
 
 
-def _scheduled(slots: Callable[[int], int], slot: Callable[[Any], Any], weights: Callable[[int], Any],
-               emit: Callable[[Any, Any], Any] = lambda n, t: n, fresh: bool = False, redrawn: bool = False,
-               factor: np.ndarray | None = None, real_weight=None) -> Workflow:
+def _scheduled(
+  slots: Callable[[int], int],
+  slot: Callable[[Any], Any],
+  weights: Callable[[int], Any],
+  emit: Callable[[Any, Any], Any] = lambda n, t: n,
+  fresh: bool = False,
+  redrawn: bool = False,
+  factor: np.ndarray | None = None,
+  real_weight=None,
+) -> Workflow:
   """A schedule of whole batches.
 
   Args:
@@ -181,6 +198,7 @@ def _scheduled(slots: Callable[[int], int], slot: Callable[[Any], Any], weights:
     factor: [T, T] weight of the batch in slot j in generation t, in row t - 1; None: 1 for all that are kept.
     real_weight: share of slot 0 where there is another batch; None: every row counts alike.
   """
+
   def init(task: TaskSetting, problem, real: Data, num_generations: int):
     if fresh and task.fresh is None:
       raise ValueError("mix(fresh=True) needs a task that can draw fresh real data; this one has a finite set.")
@@ -208,7 +226,7 @@ def _scheduled(slots: Callable[[int], int], slot: Callable[[Any], Any], weights:
       store = jax.tree.map(lambda new, old: jnp.where(t > 1, new, old), anew, store)  # all workflows share model 1
     used = (store.origin >= 0).astype(float)
     if factor is not None:
-      used = used * jnp.asarray(factor, float)[t - 1, :used.shape[0]]
+      used = used * jnp.asarray(factor, float)[t - 1, : used.shape[0]]
     if real_weight is not None:
       share = used * jnp.stack([jnp.asarray(real_weight, float), jnp.asarray(1 - real_weight, float)])
       used = share / jnp.sum(share) * jnp.sum(used * store.count) / jnp.maximum(store.count, 1e-30)
@@ -248,19 +266,20 @@ def _rows_at(task, problem, stored, stamps, chosen) -> Data:
   if row_weight is None:
     data = Data(jax.tree.map(lambda x: x[:, None], rows), count=jnp.ones(chosen.shape), origin=origin)
   else:
-    data = Data(jax.tree.map(lambda x: x[:, None], rows), row_weight[:, None], row_weight, jnp.ones(chosen.shape),
-                origin)
+    data = Data(
+      jax.tree.map(lambda x: x[:, None], rows), row_weight[:, None], row_weight, jnp.ones(chosen.shape), origin
+    )
   if task.summary is None:
     return data
   return data._replace(summary=task.summary.of(problem, rows, row_weight))
 
 
 FACTORIES: dict[str, Callable[..., Workflow]] = {
-    "replace": replace,
-    "accumulate": accumulate,
-    "accumulate_subsample": accumulate_subsample,
-    "mix": mix,
-    "grown_replace": grown_replace,
-    "sliding_window": sliding_window,
-    "weights": weights,
+  "replace": replace,
+  "accumulate": accumulate,
+  "accumulate_subsample": accumulate_subsample,
+  "mix": mix,
+  "grown_replace": grown_replace,
+  "sliding_window": sliding_window,
+  "weights": weights,
 }

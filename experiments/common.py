@@ -33,8 +33,20 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch 
 SWEEP = "an unfinished sweep"
 _QUOTED = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)')\s*(?=,|$)""")  # an item of a comma list
 # Flags that change no number of the results.
-FREE = ("resume", "overwrite", "output_dir", "dry_run", "chunk_size", "devices", "distributed", "coordinator", "process_id",
-        "num_processes", "log_dir", "profile")
+FREE = (
+  "resume",
+  "overwrite",
+  "output_dir",
+  "dry_run",
+  "chunk_size",
+  "devices",
+  "distributed",
+  "coordinator",
+  "process_id",
+  "num_processes",
+  "log_dir",
+  "profile",
+)
 PATHS = ("output_dir", "log_dir", "dataset", "model")  # flags in which a shell leaves "~" as it is
 FLAG_FILES, FLAG_BYTES = 100, 1 << 20  # at most, one within another
 PARSED: set[str] = set()  # flags there were when they were parsed: libraries that are imported later add theirs
@@ -49,8 +61,14 @@ class UsageError(Exception):
   """A bad flag, file or combination: one line that names it and says what is allowed."""
 
 
-def define_common(num_samples: str = "10,32,100,316,1000", num_generations: int = 100, num_seeds: int = 100,
-                  workflows: str | None = PAPER_WORKFLOWS, record_every: int = 1, temperatures: bool = True) -> None:
+def define_common(
+  num_samples: str = "10,32,100,316,1000",
+  num_generations: int = 100,
+  num_seeds: int = 100,
+  workflows: str | None = PAPER_WORKFLOWS,
+  record_every: int = 1,
+  temperatures: bool = True,
+) -> None:
   """Flags that every simulation has, workflows and temperatures where they are asked for."""
   if workflows is not None:
     flags.DEFINE_string("workflows", workflows, "Comma list, e.g. replace,accumulate,mix(0.2).")
@@ -78,12 +96,15 @@ def define_shared() -> None:
   flags.DEFINE_boolean("enable_x64", False, "Compute in float64.")
   flags.DEFINE_string("chunk_size", "0", "Runs in one program on each device; 0: what memory allows.")
   flags.DEFINE_string("devices", "auto", "Devices that share the runs (CPU: simulated ones); auto: all accelerators.")
-  flags.DEFINE_boolean("distributed", False, "One of several processes: of SLURM, of a TPU pod, or as the next three say.")
+  flags.DEFINE_boolean(
+    "distributed", False, "One of several processes: of SLURM, of a TPU pod, or as the next three say."
+  )
   flags.DEFINE_string("coordinator", None, "host:port of process 0.")
   flags.DEFINE_string("process_id", None, "Which process this is, from 0.")
   flags.DEFINE_string("num_processes", None, "How many there are.")
-  flags.DEFINE_string("log_dir", None, "Write TensorBoard events there: curves as they come, figures at the end.",
-                      allow_override=True)  # absl's own, for log files, is not used
+  flags.DEFINE_string(
+    "log_dir", None, "Write TensorBoard events there: curves as they come, figures at the end.", allow_override=True
+  )  # absl's own, for log files, is not used
   flags.DEFINE_boolean("profile", False, "Write a trace of JAX's profiler into OUTPUT_DIR/profile.")
 
 
@@ -96,8 +117,12 @@ def main(define: Callable[[], None], run: Callable[..., None], arguments: bool =
     arguments: whether there may be any.
   """
   streams.prepare()
-  streams.on_signals({signal.SIGTERM: lambda: fail(f"terminated{kept()}", 143, at_once=True),
-                      signal.SIGINT: lambda: fail(f"interrupted{kept()}", 130, at_once=True)})
+  streams.on_signals(
+    {
+      signal.SIGTERM: lambda: fail(f"terminated{kept()}", 143, at_once=True),
+      signal.SIGINT: lambda: fail(f"interrupted{kept()}", 130, at_once=True),
+    }
+  )
   define()
   app.run(functools.partial(_guarded, run, arguments), flags_parser=functools.partial(parse, arguments=arguments))
 
@@ -141,14 +166,14 @@ def _with_flag_files(argv: list[str]) -> list[str]:
     if given is None:
       at += 1
       continue
-    name, used = (given[1], 1) if given[1] is not None else ("".join(argv[at + 1:at + 2]), 2)
+    name, used = (given[1], 1) if given[1] is not None else ("".join(argv[at + 1 : at + 2]), 2)
     path = Path(os.path.expanduser(name.strip("\"'")))
     own = Path(__file__).parent / "flags" / path.name
     read += 1
     if read > FLAG_FILES:
       raise ValueError(f"{path} is one of more than {FLAG_FILES}, one within another.")
     lines = files.read_text(own if not os.path.lexists(path) and own.is_file() else path, FLAG_BYTES).splitlines()
-    argv[at:at + used] = [line.strip() for line in lines if line.strip() and not line.strip().startswith(("#", "//"))]
+    argv[at : at + used] = [line.strip() for line in lines if line.strip() and not line.strip().startswith(("#", "//"))]
   return argv
 
 
@@ -184,7 +209,9 @@ def warn(message: str) -> None:
 
 def _line(message: str) -> str:
   """One line, of a bearable length, in which what a terminal would obey is shown."""
-  return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", " ".join(message[:4000].split()))[:2000]
+  return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", " ".join(message[:4000].split()))[
+    :2000
+  ]
 
 
 def fail(message: str, status: int = 2, at_once: bool = False) -> NoReturn:
@@ -296,8 +323,12 @@ def _number(name, text, kind, least, strict):
 
 def common_options() -> dict[str, Any]:
   """Validated values of the single-valued flags that `sweep` takes."""
-  return {"num_generations": integer("num_generations"), "num_seeds": integer("num_seeds"), "seed": integer("seed", 0),
-          "record_every": integer("record_every")}
+  return {
+    "num_generations": integer("num_generations"),
+    "num_seeds": integer("num_seeds"),
+    "seed": integer("seed", 0),
+    "record_every": integer("record_every"),
+  }
 
 
 def related_options() -> dict[str, Any]:
@@ -330,14 +361,18 @@ def _check_held(path: Path, compared: Sequence[str]) -> None:
     if flags_of is not None:
       _check_same(flags_of, f"{path} holds {what} made", compared)
     elif what != SWEEP:
-      raise UsageError(f"--resume: {path / CONFIG} is missing or damaged, so that nothing says what made the results; "
-                       "--overwrite begins anew.")
+      raise UsageError(
+        f"--resume: {path / CONFIG} is missing or damaged, so that nothing says what made the results; "
+        "--overwrite begins anew."
+      )
   elif what and not FLAGS.overwrite:
     ways = "--resume to go on, --overwrite to begin anew" if what == SWEEP else "--overwrite"
     raise UsageError(f"--output_dir={path} already holds {what}; give {ways}, or another directory.")
   elif strange:
-    raise UsageError(f"--output_dir={path} already holds {strange}, which this program did not make; name another directory, or "
-                     "give --overwrite: it stays there.")
+    raise UsageError(
+      f"--output_dir={path} already holds {strange}, which this program did not make; name another directory, or "
+      "give --overwrite: it stays there."
+    )
   busy = directory.writer(path)
   if busy is not None:
     raise UsageError(f"--output_dir={path}: {busy} is being written by another process.")
@@ -375,7 +410,9 @@ def _check_writable(name: str, path: Path) -> None:
   while not os.path.lexists(parent):
     parent = parent.parent
   if not parent.is_dir():
-    what = f"is {_kind(parent)}; name a directory" if parent == path else f"lies below {parent}, which is {_kind(parent)}"
+    what = (
+      f"is {_kind(parent)}; name a directory" if parent == path else f"lies below {parent}, which is {_kind(parent)}"
+    )
     raise UsageError(f"--{name}={path} {what}.")
   try:
     with tempfile.TemporaryFile(dir=parent):
@@ -396,14 +433,22 @@ def check_workflows(law: bool) -> list[str]:
     except ValueError as error:
       raise UsageError(f"--workflows: {error}") from None
   if law and any(name.startswith("accumulate_subsample") for name in items("workflows")):
-    raise UsageError("--draws=law keeps statistics only, and --workflows=accumulate_subsample needs rows: "
-                     "use --draws=auto or --draws=rows.")
+    raise UsageError(
+      "--draws=law keeps statistics only, and --workflows=accumulate_subsample needs rows: "
+      "use --draws=auto or --draws=rows."
+    )
   return items("workflows")
 
 
 # ------------------------------------------------------------------------------------------------------- running
-def simulate_and_write(default_dir: str, simulate: Callable[..., Any], options: dict[str, Any], *,
-                       folders: Sequence[str] = ("",), compared: Sequence[str] = ()) -> None:
+def simulate_and_write(
+  default_dir: str,
+  simulate: Callable[..., Any],
+  options: dict[str, Any],
+  *,
+  folders: Sequence[str] = ("",),
+  compared: Sequence[str] = (),
+) -> None:
   """Simulates and writes the results, or goes on with a sweep, or says what would run.
 
   Numbers are on disk before anything is drawn; a figure or report that fails is a warning, and --resume makes it.
@@ -448,6 +493,7 @@ def _agreed(decide: Callable[[], bool]) -> bool:
     import numpy as np
 
     from collapse_jax import devices
+
     said = devices.gather({"said": np.frombuffer(json.dumps([go, why, kind]).encode(), np.uint8)})[0]
     go, why, kind = json.loads(said["said"].tobytes())
   if why:
@@ -462,6 +508,7 @@ def _unfinished(path: Path, compared: Sequence[str], folders: Sequence[str]) -> 
   Yields whether there is anything to compute. After an error before which nothing was finished, the directory is as it was.
   """
   import filelock
+
   made = [one for one in (path, *path.parents) if not one.exists()]
   chunks.make_folder(path)
   lock = filelock.FileLock(path / directory.LOCK, blocking=False)
@@ -515,6 +562,7 @@ def _clear_chunks(path: Path) -> None:
 def _lost(path: Path, folders: Sequence[str]) -> str:
   """Which numbers cannot be read, or ""."""
   import collapse_jax
+
   for file in (path / folder / RESULTS for folder in folders):
     try:
       collapse_jax.load(file)
@@ -530,6 +578,7 @@ def _profiled(path: Path) -> Iterator[None]:
     return
   prepare_jax()
   import jax
+
   begun = harmless("--profile", jax.profiler.start_trace, str(path / "profile"))
   try:
     yield
@@ -558,8 +607,10 @@ def check_machine() -> None:
   if given and not FLAGS.distributed:
     raise UsageError(f"--{given[0]} needs --distributed.")
   if given and len(given) < 3:
-    raise UsageError("--coordinator, --process_id and --num_processes go together: give all three, or none where SLURM "
-                     "or a TPU pod tells them.")
+    raise UsageError(
+      "--coordinator, --process_id and --num_processes go together: give all three, or none where SLURM "
+      "or a TPU pod tells them."
+    )
   if given:
     if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^\s:]+):\d{1,5}", FLAGS.coordinator):
       raise UsageError(f"--coordinator must be host:port, got {FLAGS.coordinator!r}.")
@@ -577,6 +628,7 @@ def is_first_process() -> bool:
     return True
   prepare_jax()
   import jax
+
   return jax.process_index() == 0
 
 
@@ -591,9 +643,12 @@ def _has_home() -> bool:
 def prepare_jax() -> None:
   """Precision, devices, other processes, and a compilation cache on disk that makes the second start fast."""
   import jax
+
   jax.config.update("jax_enable_x64", FLAGS.enable_x64 if "enable_x64" in FLAGS else False)
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    harmless("a cache of compiled programs", lambda: jax.config.update("jax_compilation_cache_dir", str(caches.directory())))
+    harmless(
+      "a cache of compiled programs", lambda: jax.config.update("jax_compilation_cache_dir", str(caches.directory()))
+    )
   if not _has_home():  # older versions of Matplotlib ask for one
     with contextlib.suppress(OSError):
       os.environ.setdefault("MPLCONFIGDIR", str(caches.directory("matplotlib")))
@@ -602,15 +657,23 @@ def prepare_jax() -> None:
   if "devices" in FLAGS and FLAGS.devices != "auto" and integer("devices") > 1:
     jax.config.update("jax_num_cpu_devices", integer("devices"))
   if "distributed" in FLAGS and FLAGS.distributed:
-    given = {} if FLAGS.coordinator is None else {
-        "coordinator_address": FLAGS.coordinator, "num_processes": integer("num_processes"),
-        "process_id": integer("process_id", 0), "coordinator_bind_address": bind_address(FLAGS.coordinator)}
+    given = (
+      {}
+      if FLAGS.coordinator is None
+      else {
+        "coordinator_address": FLAGS.coordinator,
+        "num_processes": integer("num_processes"),
+        "process_id": integer("process_id", 0),
+        "coordinator_bind_address": bind_address(FLAGS.coordinator),
+      }
+    )
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
     try:
       jax.distributed.initialize(**given, heartbeat_timeout_seconds=30)
     except (RuntimeError, ValueError) as error:
       raise UsageError(f"--distributed: {error}") from None
   from collapse_jax import devices
+
   try:
     devices.check()
   except ValueError as error:
@@ -632,6 +695,7 @@ def mesh():
   import jax
 
   from collapse_jax import devices
+
   if flag("devices", "auto") != "auto":
     try:
       return devices.mesh_of(integer("devices")) if integer("devices") > 1 else None
@@ -644,17 +708,29 @@ def simulate(task, workflows, axes: dict[str, list], **options):
   """`collapse_jax.sweep` as the flags ask, with usage errors for what it refuses; None after a dry run."""
   prepare_jax()
   from collapse_jax.sweeps import plan, sweep
+
   try:
     if FLAGS.dry_run:
-      options = {name: value for name, value in options.items()
-                 if name in ("num_generations", "num_seeds", "record_every", "static_axes")}
+      options = {
+        name: value
+        for name, value in options.items()
+        if name in ("num_generations", "num_seeds", "record_every", "static_axes")
+      }
       PLANS.append(plan(task, workflows, axes, **options))
       print(PLANS[-1])
       return None
     if FLAGS.log_dir and is_first_process():
       options["on_cell"] = watching.on_cell(FLAGS.log_dir, options["num_generations"], options.get("record_every", 1))
-    return sweep(task, workflows, axes, progress=is_first_process(), mesh=mesh(), resume=FLAGS.resume,
-                 chunk_size=integer("chunk_size", 0) or None, **options)
+    return sweep(
+      task,
+      workflows,
+      axes,
+      progress=is_first_process(),
+      mesh=mesh(),
+      resume=FLAGS.resume,
+      chunk_size=integer("chunk_size", 0) or None,
+      **options,
+    )
   except ValueError as error:
     raise UsageError(name_flag(str(error))) from None
 
@@ -665,20 +741,32 @@ def related(results, experiment: str, pairs: str, compare: bool, **about):
     return None
   results.attrs |= {"task": experiment, **about}
   if compare and is_first_process():
-    rows = [row._asdict() | {"z": row.z, "twin_z": row.twin_z}
-            for row in importlib.import_module(f"collapse_jax.pairs.{pairs}").pairs()]
+    rows = [
+      row._asdict() | {"z": row.z, "twin_z": row.twin_z}
+      for row in importlib.import_module(f"collapse_jax.pairs.{pairs}").pairs()
+    ]
     results.attrs["comparisons"] = json.dumps(rows)
     worst = max(rows, key=lambda row: abs(row["z"]))
-    print(f"{len(rows)} predictions beside simulations: largest |z| {abs(worst['z']):.1f} ({worst['quantity']})", flush=True)
+    print(
+      f"{len(rows)} predictions beside simulations: largest |z| {abs(worst['z']):.1f} ({worst['quantity']})", flush=True
+    )
   return results
 
 
 def name_flag(message: str) -> str:
   """Library messages begin with the argument's name; on the command line that is a flag."""
   first = message.split(" ", 1)[0]
-  plural = {"dim": "dims", "noise_var": "noise_vars", "bandwidth": "bandwidths", "kernel": "kernels",
-            "temperature": "temperatures", "real_fraction": "real_fractions", "dataset": "datasets",
-            "size": "workflows", "weights": "workflows"}.get(first, f"{first}s" if f"{first}s" in FLAGS else first)
+  plural = {
+    "dim": "dims",
+    "noise_var": "noise_vars",
+    "bandwidth": "bandwidths",
+    "kernel": "kernels",
+    "temperature": "temperatures",
+    "real_fraction": "real_fractions",
+    "dataset": "datasets",
+    "size": "workflows",
+    "weights": "workflows",
+  }.get(first, f"{first}s" if f"{first}s" in FLAGS else first)
   return f"--{message.replace(first, plural, 1)}" if plural in FLAGS else message
 
 
@@ -711,7 +799,9 @@ def draw(path: Path, folders: Sequence[str]) -> None:
     if not directory.is_drawn(name):
       warn(f"{path / name} is missing or damaged; only --overwrite makes it again.")
   drawn = not any(map(directory.is_drawn, missing)) or harmless(
-      f"the numbers are in {path}, --resume tries again: drawing", lambda: directory.write_drawn(path, drawings(path, folders)))
+    f"the numbers are in {path}, --resume tries again: drawing",
+    lambda: directory.write_drawn(path, drawings(path, folders)),
+  )
   if log_dir := flag("log_dir", None):
     harmless(f"--log_dir={log_dir}", watching.figures, Path(log_dir), path)
   print(path / (REPORT if drawn else RESULTS), flush=True)
@@ -721,6 +811,7 @@ def drawings(path: Path, folders: Sequence[str]) -> dict[str, bytes]:
   """Figures of each folder, and one report over all, by relative name."""
   import collapse_jax
   from collapse_jax import plotting, report
+
   made: dict[str, bytes] = {}
   experiments, images = {}, {}
   for folder in folders:
@@ -752,8 +843,13 @@ def flag(name: str, otherwise):
 
 def config() -> dict[str, Any]:
   """All flags of this project and their values, and a name for those that fix numbers."""
-  mine = [flag for module, group in FLAGS.flags_by_module_dict().items() if not module.startswith("absl.") for flag in group
-          if flag.name in PARSED]
+  mine = [
+    flag
+    for module, group in FLAGS.flags_by_module_dict().items()
+    if not module.startswith("absl.")
+    for flag in group
+    if flag.name in PARSED
+  ]
   values = {flag.name: flag.value for flag in sorted(mine, key=lambda f: f.name)}
   fixed = {name: value for name, value in values.items() if name not in FREE}
   identity = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]

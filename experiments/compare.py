@@ -25,9 +25,12 @@ def load(directory: str) -> dict:
   hidden = lambda file: any(part.startswith(".") for part in file.relative_to(path).parts)  # half written
   files = sorted(file for file in path.rglob(common.RESULTS) if not hidden(file))
   if not files:
-    raise common.UsageError(f"{directory} holds no {common.RESULTS}; run an experiment with --output_dir={directory} first.")
+    raise common.UsageError(
+      f"{directory} holds no {common.RESULTS}; run an experiment with --output_dir={directory} first."
+    )
   import collapse_jax
   from collapse_jax import diagnostics
+
   found = {}
   for file in files:
     try:
@@ -45,9 +48,17 @@ def table(rows) -> str:
   lines = [head]
   for row in rows:
     cell = " ".join(f"{name}={value}" for name, value in row["select"].items())
-    lines.append((row["source"], f"{row['place']}, {row['metric']}", cell, str(row["generation"] or "-"),
-                  f"{row['value']:.4g} +- {row['tolerance']:.1%}", f"{row['measured']:.4g} +- {row['standard_error']:.2g}",
-                  "yes" if row["agrees"] else "NO"))
+    lines.append(
+      (
+        row["source"],
+        f"{row['place']}, {row['metric']}",
+        cell,
+        str(row["generation"] or "-"),
+        f"{row['value']:.4g} +- {row['tolerance']:.1%}",
+        f"{row['measured']:.4g} +- {row['standard_error']:.2g}",
+        "yes" if row["agrees"] else "NO",
+      )
+    )
   widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
   return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in lines)
 
@@ -57,14 +68,17 @@ def main(directories):
     raise common.UsageError("name a directory with results: python -m experiments.compare DIR")
   experiments = {name: results for directory in directories for name, results in load(directory).items()}
   from collapse_jax import published
+
   try:
     rows, unmatched = published.compare(experiments)
   except ValueError as error:
     raise common.UsageError(f"{directories[0]}: {error}") from None
   print(table(rows) if rows else "no cell of these results has a published value")
   agreeing = sum(row["agrees"] for row in rows)
-  print(f"{agreeing} of {len(rows)} agree (within the tolerance, or 4 standard errors); {unmatched} published values have "
-        "no cell in these results")
+  print(
+    f"{agreeing} of {len(rows)} agree (within the tolerance, or 4 standard errors); {unmatched} published values have "
+    "no cell in these results"
+  )
   if common.FLAGS.strict and agreeing < len(rows):
     raise SystemExit(1)
 

@@ -13,7 +13,10 @@ from absl import flags
 from . import common, real_share
 
 SETTINGS = ("ring", "digits", "gaussian", "two_types")
-ABOUT = {"two_types": {"share": 0.1, "gap": 1.0}, "gaussian": {"centre": 2.0, "width": 2.0}}  # what theory needs to know
+ABOUT = {
+  "two_types": {"share": 0.1, "gap": 1.0},
+  "gaussian": {"centre": 2.0, "width": 2.0},
+}  # what theory needs to know
 
 
 def define():
@@ -28,6 +31,7 @@ def define():
 
 def task_of(setting, num_candidates, num_samples, flip_share):
   from collapse_jax import rewards, tasks, transforms
+
   if setting == "ring":
     task, reward = tasks.gaussian_mixture("ring", num_samples, 8), rewards.near([8.0, 0.0])
   elif setting == "gaussian":
@@ -37,6 +41,7 @@ def task_of(setting, num_candidates, num_samples, flip_share):
     task, reward = tasks.discrete(2, num_samples, [1 - share, share]), lambda rows: gap * rows.astype(float)
   else:
     from collapse_jax import real_data
+
     rows, labels = real_data.digits(8)
     log_probability = rewards.classifier(rows, labels)
     task = tasks.gaussian_mixture((rows[::2], rows[1::2]), num_samples, 10)
@@ -47,20 +52,36 @@ def task_of(setting, num_candidates, num_samples, flip_share):
 
 def simulate(setting, num_candidates, real_fractions, flip_shares, num_samples, compare=True, **options):
   """The sweep behind this binary; None after a dry run."""
+
   def task(num_candidates, num_samples, flip_share):
     return task_of(setting, num_candidates, num_samples, flip_share)
-  axes = {"num_candidates": list(num_candidates), "flip_share": list(flip_shares), "num_samples": list(num_samples),
-          "real_fraction": list(real_fractions)}
-  results = common.simulate(task, {"mix": real_share.mixing(False)}, axes, static_axes=("real_fraction",),
-                            primary_metric="candidate_reward", **options)
+
+  axes = {
+    "num_candidates": list(num_candidates),
+    "flip_share": list(flip_shares),
+    "num_samples": list(num_samples),
+    "real_fraction": list(real_fractions),
+  }
+  results = common.simulate(
+    task,
+    {"mix": real_share.mixing(False)},
+    axes,
+    static_axes=("real_fraction",),
+    primary_metric="candidate_reward",
+    **options,
+  )
   return common.related(results, "curation", "curation", compare, setting=setting, **ABOUT.get(setting, {}))
 
 
 def read():
   """Options of `simulate`, from validated flags."""
-  return {"setting": common.choice("setting", SETTINGS), "num_candidates": common.integers("num_candidates", 2),
-          "real_fractions": common.shares("real_fractions"), "flip_shares": common.shares("flip_shares"),
-          "num_samples": common.integers("num_samples", 2)} | common.related_options()
+  return {
+    "setting": common.choice("setting", SETTINGS),
+    "num_candidates": common.integers("num_candidates", 2),
+    "real_fractions": common.shares("real_fractions"),
+    "flip_shares": common.shares("flip_shares"),
+    "num_samples": common.integers("num_samples", 2),
+  } | common.related_options()
 
 
 def main():

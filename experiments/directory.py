@@ -24,7 +24,15 @@ RESULTS, CONFIG, REPORT, FIGURES = "results.nc", "config.json", "report.html", "
 UNFINISHED, CHUNKS, LOCK = "unfinished.json", "chunks", ".lock"
 KEPT = ("samples", "checkpoints")  # of a language model: made among the chunks, kept beside the results
 COMMITTED = ("*.chunk", "*.npz")  # what a sweep goes on from
-_CHUNK_FILES = (*COMMITTED, "*.part", "sweep.json", "run.json", "seed_*_generation_*.jsonl", "seeds_*_generation_*.sha256", LOCK)
+_CHUNK_FILES = (
+  *COMMITTED,
+  "*.part",
+  "sweep.json",
+  "run.json",
+  "seed_*_generation_*.jsonl",
+  "seeds_*_generation_*.sha256",
+  LOCK,
+)
 _DEEPEST = 3  # folders of experiments below a directory: related/verification/loop
 _LONGEST_NAME, _LONGEST_PATH = 255, 4096 - 300  # bytes, without the names that come below
 
@@ -47,7 +55,9 @@ def made(path: Path) -> dict[str, int | None]:
   """Relative name -> size of the files that belong to the results of a directory; {} where nothing tells."""
   try:
     found = read(path / CONFIG)["made"]
-    return {name: size for name, size in found.items() if not os.path.isabs(name) and ".." not in PurePosixPath(name).parts}
+    return {
+      name: size for name, size in found.items() if not os.path.isabs(name) and ".." not in PurePosixPath(name).parts
+    }
   except (OSError, ValueError, KeyError, AttributeError):
     return {}
 
@@ -106,11 +116,15 @@ def _is_whole(file: Path, size: int | None) -> bool:
 
 def writer(path: Path) -> Path | None:
   """A directory above or below in which another process is writing."""
-  around = [parent for parent in path.absolute().parents if any((parent / name).is_file() for name in (UNFINISHED, CONFIG))]
+  around = [
+    parent for parent in path.absolute().parents if any((parent / name).is_file() for name in (UNFINISHED, CONFIG))
+  ]
   for folder, names, _ in os.walk(path):
     below = len(Path(folder).relative_to(path).parts)
     around += [Path(folder)] if below else []
-    names[:] = [name for name in names if below < _DEEPEST and name not in (FIGURES, CHUNKS, *KEPT) and not name.startswith(".")]
+    names[:] = [
+      name for name in names if below < _DEEPEST and name not in (FIGURES, CHUNKS, *KEPT) and not name.startswith(".")
+    ]
   return next((one for one in around if _is_locked(one / LOCK)), None)
 
 
@@ -132,7 +146,9 @@ def _is_locked(file: Path) -> bool:
 def write_numbers(path: Path, config: dict[str, Any], results: Mapping[str, bytes]) -> None:
   """Results by relative name, then config.json; only when both outlive a power failure does what they replace go."""
   earlier = made(path)
-  for folder in {PurePosixPath(name).parent for name in results} - {PurePosixPath()}:  # results of another run, in its place
+  for folder in {PurePosixPath(name).parent for name in results} - {
+    PurePosixPath()
+  }:  # results of another run, in its place
     nested = made(path / folder)
     earlier |= {str(folder / name): size for name, size in (nested | ({CONFIG: None} if nested else {})).items()}
   _put(path, results, earlier)
@@ -149,15 +165,24 @@ def write_drawn(path: Path, files: Mapping[str, bytes]) -> None:
   older = set(filter(is_drawn, earlier))
   _put(path, files, earlier)
   release(path, older - set(files))
-  _record(path, config, {name: size for name, size in earlier.items() if name not in older}
-          | {name: len(content) for name, content in files.items()})
+  _record(
+    path,
+    config,
+    {name: size for name, size in earlier.items() if name not in older}
+    | {name: len(content) for name, content in files.items()},
+  )
 
 
 def tidy(path: Path) -> None:
   """Keeps what belongs beside complete results, and removes what was needed to go on."""
   base = path / CHUNKS
-  moved = [file.relative_to(base) for name in KEPT for folder in base.rglob(name) for file in _chunk_files(folder)
-           if file.suffix != ".part" and file.name != LOCK]
+  moved = [
+    file.relative_to(base)
+    for name in KEPT
+    for folder in base.rglob(name)
+    for file in _chunk_files(folder)
+    if file.suffix != ".part" and file.name != LOCK
+  ]
   config, known = read(path / CONFIG), made(path)
   names = {str(one): (base / one).stat().st_size for one in moved}
   _make_room(path, names, known)
@@ -189,7 +214,9 @@ def release(path: Path, names: Iterable[str]) -> None:
 
 def set_aside(path: Path, name: str) -> None:
   """Renames what the program did not make and whose name it needs."""
-  aside = next(one for i in range(1, 1 << 30) if not os.path.lexists(one := path / f"{name}.before{i if i > 1 else ''}"))
+  aside = next(
+    one for i in range(1, 1 << 30) if not os.path.lexists(one := path / f"{name}.before{i if i > 1 else ''}")
+  )
   _log.warning("%s was not made by this program: it is now %s", path / name, aside)
   chunks.rename(path / name, aside)
 

@@ -20,11 +20,16 @@ def define():
 
 def simulate(workflows, num_outcomes, num_samples, temperatures=(1.0,), **options):
   """The sweep behind this binary; None after a dry run."""
+
   def task(num_outcomes, num_samples, temperature):
     from collapse_jax import tasks
+
     return tasks.discrete(num_outcomes, num_samples, temperature=temperature)
+
   axes = {"num_outcomes": list(num_outcomes), "num_samples": list(num_samples), "temperature": list(temperatures)}
-  results = common.simulate(task, workflows, axes, primary_metric="entropy_ratio", static_axes=("temperature",), **options)
+  results = common.simulate(
+    task, workflows, axes, primary_metric="entropy_ratio", static_axes=("temperature",), **options
+  )
   if results is not None:
     results.attrs["task"] = "discrete"
   return results
@@ -32,8 +37,11 @@ def simulate(workflows, num_outcomes, num_samples, temperatures=(1.0,), **option
 
 def read():
   """Options of `simulate`, from validated flags."""
-  options = {"num_outcomes": common.integers("num_outcomes", 2), "num_samples": common.integers("num_samples", 2),
-             "temperatures": common.positives("temperatures")} | common.common_options()
+  options = {
+    "num_outcomes": common.integers("num_outcomes", 2),
+    "num_samples": common.integers("num_samples", 2),
+    "temperatures": common.positives("temperatures"),
+  } | common.common_options()
   return options | {"workflows": common.check_workflows(law=False)}
 
 

@@ -21,13 +21,17 @@ def define():
   flags.DEFINE_string("datasets", "moons,circles,breast_cancer", f"Comma list among {', '.join(DATASETS)}.")
   flags.DEFINE_string("generators", "gaussian_mixture,kde", f"Comma list among {', '.join(GENERATORS)}.")
   flags.DEFINE_string("num_members", "1,5,20", "Comma list: generators, each with its own sample; 1: no ensemble.")
-  flags.DEFINE_string("resample_real", "none", "none, or bootstrap: each member is fitted to rows drawn with replacement.")
+  flags.DEFINE_string(
+    "resample_real", "none", "none, or bootstrap: each member is fitted to rows drawn with replacement."
+  )
 
 
 def simulate(datasets, generators, num_members, num_samples, resample_real="none", compare=True, **options):
   """The sweep behind this binary; None after a dry run."""
+
   def task(dataset, generator, num_members, num_samples):
     from collapse_jax import tasks, transforms
+
     one = tasks.labelled(dataset, num_samples, generator)
     if num_members > 1:
       one = transforms.ensemble(one, num_members, resample_real)
@@ -35,18 +39,28 @@ def simulate(datasets, generators, num_members, num_samples, resample_real="none
 
   def workflow(num_members, num_samples):
     from collapse_jax import workflows
+
     return workflows.replace(num_emitted=num_members * num_samples)
-  axes = {"dataset": list(datasets), "generator": list(generators), "num_members": list(num_members),
-          "num_samples": list(num_samples)}
+
+  axes = {
+    "dataset": list(datasets),
+    "generator": list(generators),
+    "num_members": list(num_members),
+    "num_samples": list(num_samples),
+  }
   results = common.simulate(task, {"replace": workflow}, axes, primary_metric="downstream_auc", **options)
   return common.related(results, "ensembles", "ensembles", compare)
 
 
 def read():
   """Options of `simulate`, from validated flags."""
-  return {"datasets": common.choices("datasets", DATASETS), "generators": common.choices("generators", GENERATORS),
-          "num_members": common.integers("num_members"), "num_samples": common.integers("num_samples", 2),
-          "resample_real": common.choice("resample_real", ("none", "bootstrap"))} | common.related_options()
+  return {
+    "datasets": common.choices("datasets", DATASETS),
+    "generators": common.choices("generators", GENERATORS),
+    "num_members": common.integers("num_members"),
+    "num_samples": common.integers("num_samples", 2),
+    "resample_real": common.choice("resample_real", ("none", "bootstrap")),
+  } | common.related_options()
 
 
 def main():

@@ -13,6 +13,7 @@ from . import common
 
 FAMILIES = ("bernoulli", "poisson", "exponential", "gaussian", "median")
 
+
 def define():
   """Flags of this binary."""
   common.define_common(num_samples="10,100,1000")
@@ -22,11 +23,14 @@ def define():
 
 def simulate(workflows, families, num_samples, temperatures=(1.0,), draws="auto", **options):
   """The sweep behind this binary; None after a dry run."""
+
   def task(family, num_samples, temperature):
     from collapse_jax import tasks
+
     if family == "median":
       return tasks.sample_median(num_samples, temperature=temperature)
     return tasks.exponential_family(family, num_samples, temperature=temperature, draws=draws)
+
   axes = {"family": list(families), "num_samples": list(num_samples), "temperature": list(temperatures)}
   results = common.simulate(task, workflows, axes, primary_metric="squared_error_of_mean", **options)
   if results is not None:
@@ -37,8 +41,12 @@ def simulate(workflows, families, num_samples, temperatures=(1.0,), draws="auto"
 def read():
   """Options of `simulate`, from validated flags."""
   draws = common.choice("draws", ("auto", "law", "rows"))
-  options = {"families": common.choices("families", FAMILIES), "num_samples": common.integers("num_samples", 2),
-             "temperatures": common.positives("temperatures"), "draws": draws} | common.common_options()
+  options = {
+    "families": common.choices("families", FAMILIES),
+    "num_samples": common.integers("num_samples", 2),
+    "temperatures": common.positives("temperatures"),
+    "draws": draws,
+  } | common.common_options()
   return options | {"workflows": common.check_workflows(draws == "law")}
 
 

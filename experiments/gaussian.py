@@ -21,15 +21,32 @@ def define():
   flags.DEFINE_boolean("wasserstein2", False, "Also the 2-Wasserstein distance to the truth (costly).")
 
 
-def simulate(workflows, dims, num_samples, noise_vars=(1.0,), temperatures=(1.0,), draws="auto", unbiased=False,
-             wasserstein2=False, **options):
+def simulate(
+  workflows,
+  dims,
+  num_samples,
+  noise_vars=(1.0,),
+  temperatures=(1.0,),
+  draws="auto",
+  unbiased=False,
+  wasserstein2=False,
+  **options,
+):
   """The sweep behind this binary; None after a dry run."""
+
   def task(dim, num_samples, noise_var, temperature):
     from collapse_jax import tasks
-    return tasks.gaussian(dim, num_samples, noise_var, temperature=temperature, draws=draws, unbiased=unbiased,
-                          wasserstein2=wasserstein2)
-  axes = {"dim": list(dims), "num_samples": list(num_samples), "noise_var": list(noise_vars),
-          "temperature": list(temperatures)}
+
+    return tasks.gaussian(
+      dim, num_samples, noise_var, temperature=temperature, draws=draws, unbiased=unbiased, wasserstein2=wasserstein2
+    )
+
+  axes = {
+    "dim": list(dims),
+    "num_samples": list(num_samples),
+    "noise_var": list(noise_vars),
+    "temperature": list(temperatures),
+  }
   results = common.simulate(task, workflows, axes, primary_metric="covariance_trace_ratio", **options)
   if results is not None:
     results.attrs |= {"task": "gaussian", "unbiased": int(unbiased)}
@@ -40,9 +57,15 @@ def read():
   """Options of `simulate`, from validated flags."""
   flag = common.FLAGS
   draws = common.choice("draws", ("auto", "law", "rows"))
-  options = {"dims": common.integers("dims"), "num_samples": common.integers("num_samples", 2),
-             "noise_vars": common.positives("noise_vars"), "temperatures": common.positives("temperatures"),
-             "draws": draws, "unbiased": flag.unbiased, "wasserstein2": flag.wasserstein2} | common.common_options()
+  options = {
+    "dims": common.integers("dims"),
+    "num_samples": common.integers("num_samples", 2),
+    "noise_vars": common.positives("noise_vars"),
+    "temperatures": common.positives("temperatures"),
+    "draws": draws,
+    "unbiased": flag.unbiased,
+    "wasserstein2": flag.wasserstein2,
+  } | common.common_options()
   return options | {"workflows": common.check_workflows(draws == "law")}
 
 

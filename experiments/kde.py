@@ -15,6 +15,7 @@ from . import common
 
 RULES = ("scott", "silverman", "scott_scaled", "silverman_scaled")
 
+
 def define():
   """Flags of this binary."""
   common.define_common()
@@ -28,6 +29,7 @@ def define():
 def factory(num_test: int = 500):
   """A task factory for `sweep` that reads each data set once, and the function that gives them."""
   from collapse_jax import datasets, tasks
+
   dataset_of = functools.cache(lambda name: datasets.get(name, num_test))
 
   def task(dataset, bandwidth, kernel, num_samples, temperature=1.0):
@@ -36,12 +38,18 @@ def factory(num_test: int = 500):
   return task, dataset_of
 
 
-def simulate(workflows, datasets, num_samples, bandwidths, kernels=("gaussian",), temperatures=(1.0,), num_test=500,
-             **options):
+def simulate(
+  workflows, datasets, num_samples, bandwidths, kernels=("gaussian",), temperatures=(1.0,), num_test=500, **options
+):
   """The sweep behind this binary; None after a dry run."""
   task, dataset_of = factory(num_test)
-  axes = {"dataset": list(datasets), "bandwidth": list(bandwidths), "kernel": list(kernels),
-          "num_samples": list(num_samples), "temperature": list(temperatures)}
+  axes = {
+    "dataset": list(datasets),
+    "bandwidth": list(bandwidths),
+    "kernel": list(kernels),
+    "num_samples": list(num_samples),
+    "temperature": list(temperatures),
+  }
   results = common.simulate(task, workflows, axes, primary_metric="test_nll", text_axes=("bandwidth",), **options)
   if results is None:
     return None
@@ -64,6 +72,7 @@ def bandwidths(name="bandwidths"):
 def check_datasets(names):
   """Loads real data before JAX starts, so that a bad file ends at once."""
   from collapse_jax import real_data
+
   for name in names:
     try:
       real_data.check(name)
@@ -75,12 +84,17 @@ def check_datasets(names):
 def read():
   """Options of `simulate`, from validated flags."""
   if common.choice("draws", ("auto", "rows", "law")) == "law":
-    raise common.UsageError("--draws=law is not possible: a kernel density estimate has no exact law of its batches; "
-                            "use auto or rows.")
-  options = {"datasets": common.items("datasets"), "num_samples": common.integers("num_samples", 2),
-             "bandwidths": bandwidths(), "kernels": common.choices("kernels", ("gaussian", "tophat")),
-             "temperatures": common.positives("temperatures"), "num_test": common.integer("num_test"),
-             } | common.common_options()
+    raise common.UsageError(
+      "--draws=law is not possible: a kernel density estimate has no exact law of its batches; use auto or rows."
+    )
+  options = {
+    "datasets": common.items("datasets"),
+    "num_samples": common.integers("num_samples", 2),
+    "bandwidths": bandwidths(),
+    "kernels": common.choices("kernels", ("gaussian", "tophat")),
+    "temperatures": common.positives("temperatures"),
+    "num_test": common.integer("num_test"),
+  } | common.common_options()
   check_datasets(options["datasets"])
   return options | {"workflows": common.check_workflows(law=False)}
 

@@ -27,13 +27,21 @@ def define():
 
 def simulate(workflows, bases, masks, noises, shares, dims, num_samples, compare=True, **options):
   """The sweep behind this binary; None after a dry run."""
+
   def task(base, mask, noise, share, dim, num_samples):
     from collapse_jax import tasks, transforms
+
     one = tasks.linear_regression(dim, num_samples, draws="rows")
     return transforms.edit_labels(one, share, base=base, mask=mask, noise=noise)
 
-  axes = {"noise": list(noises), "base": list(bases), "mask": list(masks), "share": list(shares), "dim": list(dims),
-          "num_samples": list(num_samples)}
+  axes = {
+    "noise": list(noises),
+    "base": list(bases),
+    "mask": list(masks),
+    "share": list(shares),
+    "dim": list(dims),
+    "num_samples": list(num_samples),
+  }
   results = common.simulate(task, workflows, axes, primary_metric="test_mse", **options)
   return common.related(results, "label_editing", "editing", compare)
 
@@ -43,9 +51,14 @@ def read():
   dims, num_samples = common.integers("dims"), common.integers("num_samples", 2)
   if max(dims) >= min(num_samples):
     raise common.UsageError(f"--dims must be below --num_samples, got {max(dims)}.")
-  options = {"bases": common.choices("bases", BASES), "masks": common.choices("masks", MASKS),
-             "noises": common.choices("noises", NOISES), "shares": common.shares("shares", zero=False), "dims": dims,
-             "num_samples": num_samples}
+  options = {
+    "bases": common.choices("bases", BASES),
+    "masks": common.choices("masks", MASKS),
+    "noises": common.choices("noises", NOISES),
+    "shares": common.shares("shares", zero=False),
+    "dims": dims,
+    "num_samples": num_samples,
+  }
   return options | common.related_options() | {"workflows": common.check_workflows(law=False)}
 
 

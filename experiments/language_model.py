@@ -32,13 +32,25 @@ OTHER: dict[str, Any] = {"max_seq_len": 512, "batch_size": 128, "learning_rate":
 
 def define_model(num_samples: bool = True) -> None:
   """Flags that say which model is trained how on what; shared with real_data_value."""
-  flags.DEFINE_string("model", "tiny", "tiny, a directory or hub id with safetensors, a .gguf file; or, with "
-                      "--mode=pretrain or --dry_run, gpt2_9m, llama2_12m, llama2_42m, llama2_126m, gemma2_2b, gemma2_9b or "
-                      "gemma2_27b.")
-  flags.DEFINE_string("dataset", "pydocs", "pydocs; a .jsonl, .json or .parquet file (prompt and response, or text); a folder with "
-                      "train.jsonl and validation.jsonl; or a hub data set, OWNER/NAME.")
-  flags.DEFINE_string("mode", "finetune", "finetune: pairs of prompt and response, or plain text where the rows are; or pretrain: "
-                      "random weights of the model's configuration, plain text.")
+  flags.DEFINE_string(
+    "model",
+    "tiny",
+    "tiny, a directory or hub id with safetensors, a .gguf file; or, with "
+    "--mode=pretrain or --dry_run, gpt2_9m, llama2_12m, llama2_42m, llama2_126m, gemma2_2b, gemma2_9b or "
+    "gemma2_27b.",
+  )
+  flags.DEFINE_string(
+    "dataset",
+    "pydocs",
+    "pydocs; a .jsonl, .json or .parquet file (prompt and response, or text); a folder with "
+    "train.jsonl and validation.jsonl; or a hub data set, OWNER/NAME.",
+  )
+  flags.DEFINE_string(
+    "mode",
+    "finetune",
+    "finetune: pairs of prompt and response, or plain text where the rows are; or pretrain: "
+    "random weights of the model's configuration, plain text.",
+  )
   if num_samples:
     flags.DEFINE_string("num_samples", "auto", "Comma list: rows per batch. auto: 256 for tiny, else 12531.")
   flags.DEFINE_string("max_seq_len", "auto", "Tokens per row; longer rows are dropped. auto: 64 for tiny, else 512.")
@@ -64,10 +76,14 @@ def define():
   flags.DEFINE_string("temperatures", "1", "Comma list: divides logits when sampling.")
   flags.DEFINE_boolean("warm_start", False, "Start from the last generation's model, not from the base.")
   flags.DEFINE_string("on_malformed", "reject", "reject: redraw samples without the format; keep: take raw text.")
-  flags.DEFINE_string("max_attempts", "8", "Candidates at most, as a multiple of num_samples, before format counts as lost.")
+  flags.DEFINE_string(
+    "max_attempts", "8", "Candidates at most, as a multiple of num_samples, before format counts as lost."
+  )
   flags.DEFINE_boolean("prompts", False, "Sample answers to prompts of held-out real rows instead of whole rows.")
   flags.DEFINE_boolean("keep_checkpoints", False, "Keep the checkpoints of every generation, not only the last two.")
-  flags.DEFINE_string("edit_threshold", "0", "Least probability of a token that is edited, nothing being generated; 0: generate.")
+  flags.DEFINE_string(
+    "edit_threshold", "0", "Least probability of a token that is edited, nothing being generated; 0: generate."
+  )
   flags.DEFINE_string("edit_top_k", "8", "Tokens that are drawn from.")
   flags.DEFINE_string("edit_beta", "1", "Divides their log probabilities.")
   flags.DEFINE_string("edit_base", "anchor", "anchor: the real text is edited each time; chain: what was edited last.")
@@ -82,6 +98,7 @@ def load_model(name: str, dtype: str, dataset: str, abstract: bool = False):
   documents = load_documents(dataset)
   from collapse_jax import lm
   from collapse_jax.lm import presets, text, tiny
+
   try:
     if name in presets.NAMES:
       return presets.build(name, documents.train, dtype, abstract)
@@ -97,6 +114,7 @@ def load_model(name: str, dtype: str, dataset: str, abstract: bool = False):
 def check_dataset(name: str) -> None:
   """Loads text before JAX is imported, so that a bad file ends at once; what lies on the hub waits."""
   from collapse_jax.lm import text
+
   try:
     if text.is_on_hub(name):
       return
@@ -109,13 +127,16 @@ def check_dataset(name: str) -> None:
 def load_documents(dataset: str):
   """`text.Splits`; a usage error where they cannot be had."""
   from collapse_jax.lm import text
+
   try:
     return text.splits(dataset)
   except ValueError as error:
     raise common.UsageError(f"--dataset={dataset}: {error}") from None
 
 
-def load_rows(model, dataset: str, max_seq_len: int, max_test_rows: int, pairs: bool, name: str, on_malformed: str = "reject"):
+def load_rows(
+  model, dataset: str, max_seq_len: int, max_test_rows: int, pairs: bool, name: str, on_malformed: str = "reject"
+):
   """(training rows, test rows, what to record of them). What is left out, or changed, is said.
 
   Args:
@@ -123,39 +144,65 @@ def load_rows(model, dataset: str, max_seq_len: int, max_test_rows: int, pairs: 
     on_malformed: "keep" keeps rows that come back from the tokenizer without the format as well.
   """
   from collapse_jax.lm import text, tiny
+
   documents = load_documents(dataset)
   sides = {"train": documents.train, "test": documents.test}
   plain = not (pairs and any(one.text.startswith(text.USER) for side in sides.values() for one in side))
   try:
-    rows = {split: text.to_rows(model.tokenizer, side, max_seq_len, model.config.vocab_size, not plain, on_malformed == "keep")
-            for split, side in sides.items()}
+    rows = {
+      split: text.to_rows(
+        model.tokenizer, side, max_seq_len, model.config.vocab_size, not plain, on_malformed == "keep"
+      )
+      for split, side in sides.items()
+    }
   except ValueError as error:
     raise common.UsageError(f"--dataset={dataset}: {error}") from None
   for split, one in rows.items():
     if not len(one.length):
-      raise common.UsageError(f"--dataset={dataset} gives no {split} rows: {_why_none(one, sides[split], max_seq_len, plain)}.")
+      raise common.UsageError(
+        f"--dataset={dataset} gives no {split} rows: {_why_none(one, sides[split], max_seq_len, plain)}."
+      )
   train, test = rows["train"], rows["test"]
   total = lambda field: sum(getattr(one, field) for one in rows.values())
-  about = {"model": name, "dataset": dataset, "max_seq_len": max_seq_len, "num_train_rows": len(train.length),
-           "num_test_rows": min(len(test.length), max_test_rows), "num_dropped_rows": total("num_dropped"),
-           "num_malformed_rows": total("num_unsplittable"), "num_changed_rows": total("num_changed"),
-           "num_lost_rows": total("num_lost"), "format": PLAIN if plain else "prompt and response", "split_by": documents.split_by,
-           "train_sha256": text.fingerprint(documents.train), "test_sha256": text.fingerprint(documents.test),
-           "base_sha256": "" if common.dry_run() else tiny.weights_hash(model)}
+  about = {
+    "model": name,
+    "dataset": dataset,
+    "max_seq_len": max_seq_len,
+    "num_train_rows": len(train.length),
+    "num_test_rows": min(len(test.length), max_test_rows),
+    "num_dropped_rows": total("num_dropped"),
+    "num_malformed_rows": total("num_unsplittable"),
+    "num_changed_rows": total("num_changed"),
+    "num_lost_rows": total("num_lost"),
+    "format": PLAIN if plain else "prompt and response",
+    "split_by": documents.split_by,
+    "train_sha256": text.fingerprint(documents.train),
+    "test_sha256": text.fingerprint(documents.test),
+    "base_sha256": "" if common.dry_run() else tiny.weights_hash(model),
+  }
   if common.is_first_process():
     changed = next((one.changed for one in rows.values() if one.num_changed), ("", ""))
-    print("".join(f"{files.shown(dataset)}: {line}\n" for line in _remarks(about, sum(map(len, sides.values())), pairs, changed)),
-          end="", flush=True)
+    print(
+      "".join(
+        f"{files.shown(dataset)}: {line}\n" for line in _remarks(about, sum(map(len, sides.values())), pairs, changed)
+      ),
+      end="",
+      flush=True,
+    )
   return train, test._replace(tokens=test.tokens[:max_test_rows], length=test.length[:max_test_rows]), about
 
 
 def _why_none(rows, documents, max_seq_len: int, plain: bool) -> str:
   if not documents:
     return "a split needs two different rows, and what comes split a row on each side"
-  reasons = [(rows.num_dropped, f"are longer than --max_seq_len={max_seq_len}"),
-             (rows.num_unsplittable, "are empty" if plain else f"have {MALFORMED}"),
-             (rows.num_lost, "have lost their format, or their end, when they come back from the tokenizer: "
-              + _quoted(rows.changed))]
+  reasons = [
+    (rows.num_dropped, f"are longer than --max_seq_len={max_seq_len}"),
+    (rows.num_unsplittable, "are empty" if plain else f"have {MALFORMED}"),
+    (
+      rows.num_lost,
+      "have lost their format, or their end, when they come back from the tokenizer: " + _quoted(rows.changed),
+    ),
+  ]
   return ", ".join(f"{'all ' if num == len(documents) else ''}{num} of them {what}" for num, what in reasons if num)
 
 
@@ -170,7 +217,9 @@ def _remarks(about, num: int, pairs: bool, changed) -> list[str]:
     what = "are empty" if about["format"] == PLAIN else f"have {MALFORMED}"
     lines.append(f"{about['num_malformed_rows']} of {num} rows {what}, and are left out.")
   if about["num_changed_rows"]:
-    lines.append(f"{about['num_changed_rows']} of {num} rows come back from the tokenizer as another text: {_quoted(changed)}.")
+    lines.append(
+      f"{about['num_changed_rows']} of {num} rows come back from the tokenizer as another text: {_quoted(changed)}."
+    )
   if about["num_lost_rows"]:
     lines[-1] += f" {about['num_lost_rows']} of them have lost the format, or their end, and are left out."
   return lines
@@ -180,10 +229,34 @@ def _quoted(changed) -> str:
   return " becomes ".join(repr(files.shown(one, 80)) for one in changed)
 
 
-def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generations=5, num_seeds=3, seed=0, model="tiny",
-             dataset="pydocs", mode="finetune", max_seq_len=64, recipe=None, lora_rank=0, lora_targets=(), dtype="float32",
-             remat=False, sample_batch_size=0, max_test_rows=256, warm_start=False, on_malformed="reject", max_attempts=8.0,
-             prompts=False, edit=None, chunk_size=0, directory=None, keep_checkpoints=False):
+def simulate(
+  workflows,
+  num_samples=(256,),
+  temperatures=(1.0,),
+  *,
+  num_generations=5,
+  num_seeds=3,
+  seed=0,
+  model="tiny",
+  dataset="pydocs",
+  mode="finetune",
+  max_seq_len=64,
+  recipe=None,
+  lora_rank=0,
+  lora_targets=(),
+  dtype="float32",
+  remat=False,
+  sample_batch_size=0,
+  max_test_rows=256,
+  warm_start=False,
+  on_malformed="reject",
+  max_attempts=8.0,
+  prompts=False,
+  edit=None,
+  chunk_size=0,
+  directory=None,
+  keep_checkpoints=False,
+):
   """The sweep behind this binary; None after a dry run.
 
   Args:
@@ -196,6 +269,7 @@ def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generati
   from collapse_jax import devices, host, tasks, transforms
   from collapse_jax.lm import sharding, text, training
   from collapse_jax.lm.checkpoint import num_params
+
   recipe = training.Recipe(**(recipe or {"learning_rate": TINY["learning_rate"], "batch_size": TINY["batch_size"]}))
   pretrain = mode == "pretrain"
   train, test, about = load_rows(base, dataset, max_seq_len, max_test_rows, not pretrain, model, on_malformed)
@@ -208,9 +282,22 @@ def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generati
 
   def task(shared, num_samples, temperature):
     one = tasks.language_model(
-        base._replace(params=shared), train, test, num_samples, recipe=recipe, temperature=temperature, adapters=adapters,
-        pretrain=pretrain, plain_text=about["format"] == PLAIN, prompts=given, on_malformed=on_malformed, max_attempts=max_attempts,
-        sample_batch_size=sample_batch_size or None, remat=remat, mesh=mesh)
+      base._replace(params=shared),
+      train,
+      test,
+      num_samples,
+      recipe=recipe,
+      temperature=temperature,
+      adapters=adapters,
+      pretrain=pretrain,
+      plain_text=about["format"] == PLAIN,
+      prompts=given,
+      on_malformed=on_malformed,
+      max_attempts=max_attempts,
+      sample_batch_size=sample_batch_size or None,
+      remat=remat,
+      mesh=mesh,
+    )
     return one if edit is None else transforms.edit_tokens(one, **edit, fixed_tokens=(end,))
 
   axes = {"num_samples": list(num_samples), "temperature": list(temperatures)}
@@ -224,13 +311,23 @@ def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generati
   steps = -(-max(num_samples) // recipe.batch_size)
   if common.dry_run():
     cells = len(workflows) * len(num_samples) * len(temperatures)
-    print(f"cells: {cells}\nruns: {cells * num_seeds}\nmodel: {num_params(base.params):,} parameters, {dtype}\n"
-          f"rows: {len(train.length)} for training, {len(test.length)} for test, {about['num_dropped_rows']} dropped as "
-          f"longer than {max_seq_len} tokens\nsteps of a generation: {steps} under replace, up to {steps * num_generations}")
-    used = host.memory_per_device(task, workflows[0], {"num_samples": max(num_samples), "temperature": 1.0}, num_seeds=chunk,
-                                  num_generations=num_generations, shared=sharding.abstract(base.params, mesh))
-    print(f"memory of each of {devices.size(mesh)} devices ({chunk} at once of the runs, as compiled for {devices.name()}): "
-          + ", ".join(f"{name} {size / 2 ** 30:.2f} GiB" for name, size in used.items()))
+    print(
+      f"cells: {cells}\nruns: {cells * num_seeds}\nmodel: {num_params(base.params):,} parameters, {dtype}\n"
+      f"rows: {len(train.length)} for training, {len(test.length)} for test, {about['num_dropped_rows']} dropped as "
+      f"longer than {max_seq_len} tokens\nsteps of a generation: {steps} under replace, up to {steps * num_generations}"
+    )
+    used = host.memory_per_device(
+      task,
+      workflows[0],
+      {"num_samples": max(num_samples), "temperature": 1.0},
+      num_seeds=chunk,
+      num_generations=num_generations,
+      shared=sharding.abstract(base.params, mesh),
+    )
+    print(
+      f"memory of each of {devices.size(mesh)} devices ({chunk} at once of the runs, as compiled for {devices.name()}): "
+      + ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in used.items())
+    )
     return None
   base = base._replace(params=sharding.place(base.params, mesh))
   saved = _Samples(base.tokenizer, directory)
@@ -238,7 +335,9 @@ def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generati
     chunk = min(chunk, num_seeds)
     parts = [range(first, min(first + chunk, num_seeds)) for first in range(0, num_seeds, chunk)]
     grid = [dict(zip(("workflow", *axes), values)) for values in itertools.product(workflows, *axes.values())]
-    common._agreed(lambda: all([saved.check(cell, seeds) for cell in grid for seeds in parts]))  # by one process for all
+    common._agreed(
+      lambda: all([saved.check(cell, seeds) for cell in grid for seeds in parts])
+    )  # by one process for all
   curves = watching.Curves(common.FLAGS.log_dir) if common.flag("log_dir", None) else None
 
   def judge(cell, t, seeds, metrics):
@@ -248,28 +347,51 @@ def simulate(workflows, num_samples=(256,), temperatures=(1.0,), *, num_generati
     missing = metrics["num_missing"].max() if "num_missing" in metrics else 0
     if missing > 0 and on_malformed == "reject":
       what = "text that ends" if about["format"] == PLAIN else "the format"
-      raise host.Stop(f"the model no longer produces {what}: {missing:.0f} samples are missing after {max_attempts:g} "
-                      "candidates for each that was asked for (--on_malformed=keep goes on with raw text)")
+      raise host.Stop(
+        f"the model no longer produces {what}: {missing:.0f} samples are missing after {max_attempts:g} "
+        "candidates for each that was asked for (--on_malformed=keep goes on with raw text)"
+      )
+
   try:
     results = host.sweep(
-        task, workflows, axes, num_generations=num_generations, num_seeds=num_seeds, seed=seed, shared=base.params,
-        warm_start=warm_start, chunk_size=chunk, place=functools.partial(sharding.place, mesh=mesh),
-        resume=common.flag("resume", False), about=about, keep_all=keep_checkpoints,
-        directory=None if directory is None else Path(directory) / "checkpoints",
-        on_batch=saved.write, on_metrics=judge, primary_metric="test_loss", progress=common.is_first_process())
+      task,
+      workflows,
+      axes,
+      num_generations=num_generations,
+      num_seeds=num_seeds,
+      seed=seed,
+      shared=base.params,
+      warm_start=warm_start,
+      chunk_size=chunk,
+      place=functools.partial(sharding.place, mesh=mesh),
+      resume=common.flag("resume", False),
+      about=about,
+      keep_all=keep_checkpoints,
+      directory=None if directory is None else Path(directory) / "checkpoints",
+      on_batch=saved.write,
+      on_metrics=judge,
+      primary_metric="test_loss",
+      progress=common.is_first_process(),
+    )
   except ValueError as error:
     raise common.UsageError(common.name_flag(str(error))) from None
   lines = findings(results)
   print("\n".join(lines))
   results.attrs |= about | {
-      "task": "language_model", "mode": mode, "budget": f"{recipe.amount:g} {recipe.budget}", "finding": "; ".join(lines),
-      "samples": json.dumps(saved.shown()), "temperature_of": "logits"}
+    "task": "language_model",
+    "mode": mode,
+    "budget": f"{recipe.amount:g} {recipe.budget}",
+    "finding": "; ".join(lines),
+    "samples": json.dumps(saved.shown()),
+    "temperature_of": "logits",
+  }
   return results
 
 
 def findings(results) -> list[str]:
   """A sentence per workflow: test loss at the end against the first generation's."""
   import numpy as np
+
   lines = [results.attrs["stopped"]] if results.attrs.get("stopped") else []
   for workflow in results.workflow.values:
     cell = results.sel(workflow=workflow).isel(num_samples=0, temperature=0)
@@ -278,8 +400,10 @@ def findings(results) -> list[str]:
       continue
     spread = f" +- {1.96 * loss[:, -1].std(ddof=1) / np.sqrt(len(loss)):.2g}" if len(loss) > 1 else ""
     seeds = f"95% interval, {len(loss)} seeds" if spread else "1 seed"
-    lines.append(f"{workflow}: test loss {loss[:, 0].mean():.3f} nats per token in generation 1, {loss[:, -1].mean():.3f}"
-                 f"{spread} in generation {loss.shape[1]} ({seeds})")
+    lines.append(
+      f"{workflow}: test loss {loss[:, 0].mean():.3f} nats per token in generation 1, {loss[:, -1].mean():.3f}"
+      f"{spread} in generation {loss.shape[1]} ({seeds})"
+    )
   return lines
 
 
@@ -301,6 +425,7 @@ class _Samples:
 
   def write(self, cell, t, seeds, batch):
     from collapse_jax.lm import text
+
     name, sums = _name(cell), []
     for i, seed in enumerate(seeds):
       rows = {key: value[i, 0] for key, value in batch.rows.items()}
@@ -327,6 +452,7 @@ class _Samples:
   def check(self, cell, seeds) -> bool:
     """Removes the checkpoints of generations from the first on whose text is not there, or not whole: it is computed again."""
     from collapse_jax import host
+
     folder = self.directory / "checkpoints" / host._folder(cell, seeds)
     checkpoints = {int(file.stem): file for file in folder.glob("*.npz") if file.stem.isdigit()}
     torn = next((t for t in range(1, max(checkpoints, default=0) + 1) if not self._is_whole(cell, t, seeds)), None)
@@ -340,8 +466,10 @@ class _Samples:
   def _is_whole(self, cell, t, seeds) -> bool:
     sums = self._sums(cell, t, seeds)
     try:
-      expected = "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in (
-          sums.with_name(f"seed_{seed}_generation_{t}.jsonl") for seed in seeds))
+      expected = "".join(
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n"
+        for file in (sums.with_name(f"seed_{seed}_generation_{t}.jsonl") for seed in seeds)
+      )
       return sums.read_bytes() == expected.encode()
     except FileNotFoundError:
       return False
@@ -349,6 +477,7 @@ class _Samples:
   def shown(self) -> dict[str, dict[int, list[str]]]:
     """cell -> generation -> first samples of seed 0, those that were written before a resume among them."""
     from collapse_jax.lm import text
+
     found = {name: dict(one) for name, one in self.first.items()}
     for file in sorted(self.directory.glob("samples/*/seed_0_generation_*.jsonl")) if self.directory else ():
       t = int(file.stem.rsplit("_", 1)[1])
@@ -357,7 +486,8 @@ class _Samples:
       try:
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[:NUM_SHOWN]]
         found.setdefault(file.parent.name, {})[t] = [
-            one["text"] if "text" in one else text.formatted(one["prompt"], one["response"]) for one in rows]
+          one["text"] if "text" in one else text.formatted(one["prompt"], one["response"]) for one in rows
+        ]
       except (OSError, ValueError, KeyError, TypeError):
         logging.warning("%s is damaged: the report does not show its text.", file)
     return {name: dict(sorted(one.items())) for name, one in found.items()}
@@ -370,7 +500,7 @@ def _name(cell) -> str:
 
 def _row(one, text):
   if text.is_formatted(one):
-    prompt, response = one[len(text.USER):].split(text.ASSISTANT)
+    prompt, response = one[len(text.USER) :].split(text.ASSISTANT)
     return {"prompt": prompt, "response": response}
   return {"text": one}
 
@@ -384,10 +514,16 @@ def recipe_of_flags():
   amounts = common.positives("budget_amount")
   micro = common.integer("micro_batch_size", 0)
   from collapse_jax.lm import presets
+
   if flag.model in presets.NAMES and flag.mode != "pretrain" and not flag.dry_run:
     raise common.UsageError(f"--model={flag.model} has no weights: use it with --mode=pretrain, or with --dry_run.")
-  values: dict[str, Any] = {"learning_rate": rates[0], "budget": common.choice("budget", ("epochs", "steps", "tokens")),
-            "amount": amounts[0], "batch_size": auto("batch_size", common.integer), "micro_batch_size": micro or None}
+  values: dict[str, Any] = {
+    "learning_rate": rates[0],
+    "budget": common.choice("budget", ("epochs", "steps", "tokens")),
+    "amount": amounts[0],
+    "batch_size": auto("batch_size", common.integer),
+    "micro_batch_size": micro or None,
+  }
   if values["batch_size"] % (micro or 1):
     raise common.UsageError(f"--micro_batch_size={micro} must divide --batch_size={values['batch_size']}.")
   targets = common.items("lora_targets")
@@ -396,10 +532,17 @@ def recipe_of_flags():
     if target not in known:
       raise common.UsageError(f"--lora_targets names {target!r}; allowed are {', '.join(known)}.")
   return values, {
-      "model": flag.model, "dataset": flag.dataset, "mode": common.choice("mode", ("finetune", "pretrain")),
-      "max_seq_len": auto("max_seq_len", lambda name: common.integer(name, 4)), "lora_rank": common.integer("lora_rank", 0),
-      "lora_targets": targets, "dtype": common.choice("dtype", ("float32", "bfloat16")), "remat": flag.remat,
-      "sample_batch_size": common.integer("sample_batch_size", 0), "max_test_rows": common.integer("max_test_rows")}
+    "model": flag.model,
+    "dataset": flag.dataset,
+    "mode": common.choice("mode", ("finetune", "pretrain")),
+    "max_seq_len": auto("max_seq_len", lambda name: common.integer(name, 4)),
+    "lora_rank": common.integer("lora_rank", 0),
+    "lora_targets": targets,
+    "dtype": common.choice("dtype", ("float32", "bfloat16")),
+    "remat": flag.remat,
+    "sample_batch_size": common.integer("sample_batch_size", 0),
+    "max_test_rows": common.integer("max_test_rows"),
+  }
 
 
 def read():
@@ -408,18 +551,34 @@ def read():
   recipe, options = recipe_of_flags()
   defaults = TINY if flag.model == "tiny" else OTHER
   options |= {
-      "num_samples": [defaults["num_samples"]] if flag.num_samples == "auto" else common.integers("num_samples", 2),
-      "temperatures": common.positives("temperatures"), "num_generations": common.integer("num_generations"),
-      "num_seeds": common.integer("num_seeds"), "seed": common.integer("seed", 0), "warm_start": flag.warm_start,
-      "on_malformed": common.choice("on_malformed", ("reject", "keep")), "max_attempts": common.positives("max_attempts")[0],
-      "prompts": flag.prompts, "chunk_size": common.integer("chunk_size", 0), "keep_checkpoints": flag.keep_checkpoints}
+    "num_samples": [defaults["num_samples"]] if flag.num_samples == "auto" else common.integers("num_samples", 2),
+    "temperatures": common.positives("temperatures"),
+    "num_generations": common.integer("num_generations"),
+    "num_seeds": common.integer("num_seeds"),
+    "seed": common.integer("seed", 0),
+    "warm_start": flag.warm_start,
+    "on_malformed": common.choice("on_malformed", ("reject", "keep")),
+    "max_attempts": common.positives("max_attempts")[0],
+    "prompts": flag.prompts,
+    "chunk_size": common.integer("chunk_size", 0),
+    "keep_checkpoints": flag.keep_checkpoints,
+  }
   threshold = common.share("edit_threshold")
-  edit = {"threshold": threshold, "top_k": common.integer("edit_top_k"), "beta": common.positive("edit_beta"),
-          "base": common.choice("edit_base", token_editing.BASES[1:]), "mask": common.choice("edit_mask", token_editing.MASKS)}
+  edit = {
+    "threshold": threshold,
+    "top_k": common.integer("edit_top_k"),
+    "beta": common.positive("edit_beta"),
+    "base": common.choice("edit_base", token_editing.BASES[1:]),
+    "mask": common.choice("edit_mask", token_editing.MASKS),
+  }
   if threshold and flag.prompts:
     raise common.UsageError("--prompts is for text that is generated, and --edit_threshold generates none.")
   check_dataset(flag.dataset)
-  return options | {"workflows": common.check_workflows(law=False), "recipe": recipe, "edit": edit if threshold else None}
+  return options | {
+    "workflows": common.check_workflows(law=False),
+    "recipe": recipe,
+    "edit": edit if threshold else None,
+  }
 
 
 def main():

@@ -16,18 +16,30 @@ def define():
   common.define_common()
   flags.DEFINE_string("dims", "1,3,10,32,100", "Comma list: dimensions.")
   flags.DEFINE_string("noise_vars", "0.1,1,10", "Comma list: variances of the labels.")
-  flags.DEFINE_string("covariates", "same", "same: every generation relabels the first one's rows; fresh: draws new ones.")
+  flags.DEFINE_string(
+    "covariates", "same", "same: every generation relabels the first one's rows; fresh: draws new ones."
+  )
   flags.DEFINE_string("draws", "auto", "law, rows, or auto: the exact law where a workflow does not need rows.")
 
 
-def simulate(workflows, dims, num_samples, noise_vars=(1.0,), temperatures=(1.0,), covariates="same", draws="auto",
-             **options):
+def simulate(
+  workflows, dims, num_samples, noise_vars=(1.0,), temperatures=(1.0,), covariates="same", draws="auto", **options
+):
   """The sweep behind this binary; None after a dry run."""
+
   def task(dim, num_samples, noise_var, temperature):
     from collapse_jax import tasks
-    return tasks.linear_regression(dim, num_samples, noise_var, covariates=covariates, temperature=temperature, draws=draws)
-  axes = {"dim": list(dims), "num_samples": list(num_samples), "noise_var": list(noise_vars),
-          "temperature": list(temperatures)}
+
+    return tasks.linear_regression(
+      dim, num_samples, noise_var, covariates=covariates, temperature=temperature, draws=draws
+    )
+
+  axes = {
+    "dim": list(dims),
+    "num_samples": list(num_samples),
+    "noise_var": list(noise_vars),
+    "temperature": list(temperatures),
+  }
   results = common.simulate(task, workflows, axes, primary_metric="test_mse", **options)
   if results is not None:
     results.attrs |= {"task": "linear_regression", "covariates": covariates}
@@ -39,10 +51,17 @@ def read():
   draws = common.choice("draws", ("auto", "law", "rows"))
   covariates = common.choice("covariates", ("same", "fresh"))
   if draws == "law" and covariates == "fresh":
-    raise common.UsageError("--draws=law needs --covariates=same: with fresh covariates the pooled estimate is no average.")
-  options = {"dims": common.integers("dims"), "num_samples": common.integers("num_samples", 2), "draws": draws,
-             "noise_vars": common.positives("noise_vars"), "temperatures": common.positives("temperatures"),
-             "covariates": covariates} | common.common_options()
+    raise common.UsageError(
+      "--draws=law needs --covariates=same: with fresh covariates the pooled estimate is no average."
+    )
+  options = {
+    "dims": common.integers("dims"),
+    "num_samples": common.integers("num_samples", 2),
+    "draws": draws,
+    "noise_vars": common.positives("noise_vars"),
+    "temperatures": common.positives("temperatures"),
+    "covariates": covariates,
+  } | common.common_options()
   return options | {"workflows": common.check_workflows(draws == "law")}
 
 

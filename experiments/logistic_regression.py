@@ -15,15 +15,23 @@ from . import common
 def define():
   """Flags of this binary."""
   common.define_common(num_samples="auto", num_generations=50)
-  flags.DEFINE_string("dataset", "breast_cancer", "breast_cancer, wine, digits, or a CSV whose last column is the label.")
-  flags.DEFINE_string("num_features", "1", "Leading principal components that are used, or all: the columns as they are.")
-  flags.DEFINE_string("labels", "model", "Of generation 1: model (drawn from the fit to all rows) or data (the real ones).")
+  flags.DEFINE_string(
+    "dataset", "breast_cancer", "breast_cancer, wine, digits, or a CSV whose last column is the label."
+  )
+  flags.DEFINE_string(
+    "num_features", "1", "Leading principal components that are used, or all: the columns as they are."
+  )
+  flags.DEFINE_string(
+    "labels", "model", "Of generation 1: model (drawn from the fit to all rows) or data (the real ones)."
+  )
 
 
-def simulate(workflows, dataset="breast_cancer", num_samples="auto", num_features=1, labels="model", temperatures=(1.0,),
-             **options):
+def simulate(
+  workflows, dataset="breast_cancer", num_samples="auto", num_features=1, labels="model", temperatures=(1.0,), **options
+):
   """The sweep behind this binary, with its finding; None after a dry run."""
   from collapse_jax import real_data
+
   try:
     num_rows = len(real_data.load_labelled(dataset, num_features).labels)
   except ValueError as error:
@@ -34,20 +42,29 @@ def simulate(workflows, dataset="breast_cancer", num_samples="auto", num_feature
 
   def task(dataset, num_samples, temperature):
     from collapse_jax import tasks
-    return tasks.logistic_regression(dataset, num_samples, num_features=num_features, labels=labels, temperature=temperature)
+
+    return tasks.logistic_regression(
+      dataset, num_samples, num_features=num_features, labels=labels, temperature=temperature
+    )
+
   axes = {"dataset": [dataset], "num_samples": list(num_samples), "temperature": list(temperatures)}
   results = common.simulate(task, workflows, axes, primary_metric="excess_risk", **options)
   if results is not None:
     lines = findings(results)
     print("\n".join(lines))
-    results.attrs |= {"task": "logistic_regression", "labels": labels, "num_features": str(num_features or "all"),
-                      "finding": "; ".join(lines)}
+    results.attrs |= {
+      "task": "logistic_regression",
+      "labels": labels,
+      "num_features": str(num_features or "all"),
+      "finding": "; ".join(lines),
+    }
   return results
 
 
 def findings(results) -> list[str]:
   """A sentence per workflow: excess risk against the first generation's, and whether the labels became separable."""
   import numpy as np
+
   lines = []
   for workflow in results.workflow.values:
     cell = results.sel(workflow=workflow).isel(num_samples=0, temperature=0, dataset=0)
@@ -62,12 +79,16 @@ def findings(results) -> list[str]:
     t = results.generation.values
     num = int((separated.max(axis=0) == 0).sum())
     ratio = last.mean() / first if last.size else np.inf
-    line = (f"{workflow}: at t = {t[-1]} the excess risk is {ratio:.3g} +- {error:.2g} times the first generation's "
-            f"(pi^2/6 = {np.pi ** 2 / 6:.3f})")
+    line = (
+      f"{workflow}: at t = {t[-1]} the excess risk is {ratio:.3g} +- {error:.2g} times the first generation's "
+      f"(pi^2/6 = {np.pi**2 / 6:.3f})"
+    )
     if separated[:, -1].any():
       slope = np.polyfit(t[:num], risk[:, :num].mean(axis=0) / first, 1)[0] if num > 1 else np.nan
-      line += (f"; it grows by {slope:.2g} a generation until, from t = {t[num]} on, labels become separable and the risk "
-               f"infinite: at the end in {separated[:, -1].mean():.0%} of runs, which are not in this mean")
+      line += (
+        f"; it grows by {slope:.2g} a generation until, from t = {t[num]} on, labels become separable and the risk "
+        f"infinite: at the end in {separated[:, -1].mean():.0%} of runs, which are not in this mean"
+      )
     lines.append(line)
   return lines
 
@@ -76,9 +97,13 @@ def read():
   """Options of `simulate`, from validated flags."""
   flag = common.FLAGS
   num_features = None if flag.num_features == "all" else common.integer("num_features")
-  options = {"dataset": flag.dataset, "num_features": num_features, "labels": common.choice("labels", ("model", "data")),
-             "num_samples": "auto" if flag.num_samples == "auto" else common.integers("num_samples", 2),
-             "temperatures": common.positives("temperatures")} | common.common_options()
+  options = {
+    "dataset": flag.dataset,
+    "num_features": num_features,
+    "labels": common.choice("labels", ("model", "data")),
+    "num_samples": "auto" if flag.num_samples == "auto" else common.integers("num_samples", 2),
+    "temperatures": common.positives("temperatures"),
+  } | common.common_options()
   return options | {"workflows": common.check_workflows(law=False)}
 
 

@@ -20,7 +20,9 @@ def define():
   """Flags of this binary."""
   common.define_common(num_samples="100", num_generations=10, num_seeds=2000, workflows=None, temperatures=False)
   common.define_compare()
-  flags.DEFINE_string("task", "gaussian", "gaussian: N(0, 1); kde: N(0, I) in two dimensions; discrete: uniform outcomes.")
+  flags.DEFINE_string(
+    "task", "gaussian", "gaussian: N(0, 1); kde: N(0, I) in two dimensions; discrete: uniform outcomes."
+  )
   flags.DEFINE_string("real_fractions", "0.01,0.02,0.05,0.1,0.15,0.2,0.3,0.5,0.7,1", "Comma list: share of real rows.")
   flags.DEFINE_string("real_weights", "0", "Comma list: weight of all real rows together; 0: every row counts alike.")
   flags.DEFINE_boolean("fresh", False, "Draw the real rows anew each generation.")
@@ -28,31 +30,54 @@ def define():
   flags.DEFINE_string("num_outcomes", "10", "discrete: of the truth.")
 
 
-def simulate(real_fractions, real_weights, num_samples, task="gaussian", fresh=False, bandwidth=0.4, num_outcomes=10,
-             compare=True, **options):
+def simulate(
+  real_fractions,
+  real_weights,
+  num_samples,
+  task="gaussian",
+  fresh=False,
+  bandwidth=0.4,
+  num_outcomes=10,
+  compare=True,
+  **options,
+):
   """The sweep behind this binary; None after a dry run."""
+
   def make(num_samples):
     from collapse_jax import tasks
+
     if task == "kde":
       return tasks.kde("normal", num_samples, bandwidth, distances=True)
-    return tasks.gaussian(1, num_samples, distances=True) if task == "gaussian" else tasks.discrete(num_outcomes, num_samples)
+    return (
+      tasks.gaussian(1, num_samples, distances=True)
+      if task == "gaussian"
+      else tasks.discrete(num_outcomes, num_samples)
+    )
 
   def workflow(real_fraction, real_weight):
     from collapse_jax import workflows
+
     return workflows.mix(real_fraction, fresh=fresh, real_weight=real_weight if weighted else None)
+
   weighted = 0.0 not in real_weights
   axes = {"num_samples": list(num_samples), "real_weight": list(real_weights), "real_fraction": list(real_fractions)}
-  results = common.simulate(make, {"mix(fresh=True)" if fresh else "mix": workflow}, axes,
-                            primary_metric="total_variation", **options)
+  results = common.simulate(
+    make, {"mix(fresh=True)" if fresh else "mix": workflow}, axes, primary_metric="total_variation", **options
+  )
   return common.related(results, "mixtures", "mixing", compare, fresh=int(fresh), model=task)
 
 
 def read():
   """Options of `simulate`, from validated flags."""
-  options = {"task": common.choice("task", TASKS), "real_fractions": sorted(common.shares("real_fractions", zero=False)),
-             "real_weights": common.shares("real_weights"), "num_samples": common.integers("num_samples", 2),
-             "fresh": common.FLAGS.fresh, "bandwidth": common.positive("bandwidth"),
-             "num_outcomes": common.integer("num_outcomes", 2)}
+  options = {
+    "task": common.choice("task", TASKS),
+    "real_fractions": sorted(common.shares("real_fractions", zero=False)),
+    "real_weights": common.shares("real_weights"),
+    "num_samples": common.integers("num_samples", 2),
+    "fresh": common.FLAGS.fresh,
+    "bandwidth": common.positive("bandwidth"),
+    "num_outcomes": common.integer("num_outcomes", 2),
+  }
   if 0.0 in options["real_weights"] and len(options["real_weights"]) > 1:
     raise common.UsageError("--real_weights=0, every row counts alike, goes alone.")
   if options["fresh"] and options["task"] == "discrete" and options["num_outcomes"] > 4 * min(options["num_samples"]):

@@ -24,9 +24,27 @@ def define():
   common.define_shared()
 
 
-def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, model="tiny", dataset="pydocs",
-             mode="finetune", max_seq_len=64, recipe=None, lora_rank=0, lora_targets=(), dtype="float32", remat=False,
-             sample_batch_size=0, max_test_rows=256, chunk_size=0, directory=None):
+def simulate(
+  num_real,
+  num_synthetic,
+  num_generator=0,
+  *,
+  num_seeds=3,
+  seed=0,
+  model="tiny",
+  dataset="pydocs",
+  mode="finetune",
+  max_seq_len=64,
+  recipe=None,
+  lora_rank=0,
+  lora_targets=(),
+  dtype="float32",
+  remat=False,
+  sample_batch_size=0,
+  max_test_rows=256,
+  chunk_size=0,
+  directory=None,
+):
   """One fit for each cell and seed; a Dataset, or None after a dry run.
 
   Args:
@@ -36,7 +54,9 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
   rows, made = max(num_real), max(num_synthetic)
   generator = num_generator or rows
   if generator < 2:
-    raise common.UsageError("--num_generator must be at least 2: synthetic rows come from a model of that many real ones.")
+    raise common.UsageError(
+      "--num_generator must be at least 2: synthetic rows come from a model of that many real ones."
+    )
   base = language_model.load_model(model, dtype, dataset, abstract=common.dry_run())
   import jax
   import jax.numpy as jnp
@@ -51,6 +71,7 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
   from collapse_jax.lm.checkpoint import num_params
   from collapse_jax.random import new_key
   from collapse_jax.types import Context, Data
+
   recipe = training.Recipe(**(recipe or {name: language_model.TINY[name] for name in ("learning_rate", "batch_size")}))
   train, test, about = language_model.load_rows(base, dataset, max_seq_len, max_test_rows, mode != "pretrain", model)
   plain = about["format"] == language_model.PLAIN
@@ -59,15 +80,26 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
       raise common.UsageError(f"--{name}={value} asks for more real rows than there are: {len(train.length)}.")
   num_cells = len(num_real) * len(num_synthetic)
   if common.dry_run():
-    print(f"cells: {num_cells}\nfits: {(num_cells + 1) * num_seeds}\nmodel: {num_params(base.params):,} parameters, {dtype}"
-          f"\nrows: {len(train.length)} for training, {len(test.length)} for test")
+    print(
+      f"cells: {num_cells}\nfits: {(num_cells + 1) * num_seeds}\nmodel: {num_params(base.params):,} parameters, {dtype}"
+      f"\nrows: {len(train.length)} for training, {len(test.length)} for test"
+    )
     return None
   adapters = tasks.Adapters(lora_rank, 2.0 * lora_rank, tuple(lora_targets)) if lora_rank else None
 
   def task(params, num):
-    return tasks.language_model(base._replace(params=params), train, test, num, recipe=recipe, adapters=adapters,
-                                remat=remat, pretrain=mode == "pretrain", plain_text=plain,
-                                sample_batch_size=sample_batch_size or None)
+    return tasks.language_model(
+      base._replace(params=params),
+      train,
+      test,
+      num,
+      recipe=recipe,
+      adapters=adapters,
+      remat=remat,
+      pretrain=mode == "pretrain",
+      plain_text=plain,
+      sample_batch_size=sample_batch_size or None,
+    )
 
   def begin(params, key):
     """Real rows, synthetic rows and how many of these could not be had."""
@@ -83,11 +115,19 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
   def cell(params, key, problem, real, synthetic, num_real, num_synthetic):
     def join(a, b):
       return jnp.concatenate([a, b], axis=1)
+
     size = real.row_weight.shape[1]
-    weight = join((jnp.arange(size) < num_real).astype(jnp.float32)[None],
-                  synthetic.row_weight * (jnp.arange(synthetic.row_weight.shape[1]) < num_synthetic)[None])
-    data = Data(jax.tree.map(join, real.rows, synthetic.rows), weight, jnp.sum(weight, axis=1), jnp.ones(1),
-                jnp.zeros(1, jnp.int32))
+    weight = join(
+      (jnp.arange(size) < num_real).astype(jnp.float32)[None],
+      synthetic.row_weight * (jnp.arange(synthetic.row_weight.shape[1]) < num_synthetic)[None],
+    )
+    data = Data(
+      jax.tree.map(join, real.rows, synthetic.rows),
+      weight,
+      jnp.sum(weight, axis=1),
+      jnp.ones(1),
+      jnp.zeros(1, jnp.int32),
+    )
     one = task(params, 2)
     fitted = one.fit(key, problem, Context(1, 2, data, real))
     metrics = one.evaluate(problem, fitted)
@@ -102,9 +142,21 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
   keys_of = jax.vmap(lambda i: jax.random.fold_in(new_key(seed), i))
   saved, grid, program = None, {}, ""
   if directory is not None:
-    what = {"num_real": num_real, "num_synthetic": num_synthetic, "num_generator": generator, "num_seeds": num_seeds,
-            "seed": seed, "chunk_size": chunk, "recipe": recipe, "mode": mode, "lora_rank": lora_rank,
-            "lora_targets": lora_targets, "dtype": dtype, "jax": jax.__version__, "collapse_jax": collapse_jax.__version__}
+    what = {
+      "num_real": num_real,
+      "num_synthetic": num_synthetic,
+      "num_generator": generator,
+      "num_seeds": num_seeds,
+      "seed": seed,
+      "chunk_size": chunk,
+      "recipe": recipe,
+      "mode": mode,
+      "lora_rank": lora_rank,
+      "lora_targets": lora_targets,
+      "dtype": dtype,
+      "jax": jax.__version__,
+      "collapse_jax": collapse_jax.__version__,
+    }
     keys = keys_of(jnp.arange(chunk))
     traces = [begin.trace(base.params, keys)]
     problem, real, synthetic, _, loss = traces[0].out_info
@@ -115,6 +167,7 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
     def expected(index, first, num):
       ours = index in cells and first in starts and num == min(chunk, num_seeds - first)
       return (program, {name: ((num,), dtype) for name, dtype in kinds.items()}) if ours else None
+
     try:
       saved = Chunks(directory, what | about | fingerprint.settings(), common.flag("resume", False))
       grid = {(one.cell, one.first): one.metrics for one in saved.saved(expected)}
@@ -131,32 +184,56 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
     problem, real, synthetic, missing, loss = clock.call(begin, base.params, keys)
     if made and int(missing.max()):
       wanted = "text that ends" if plain else "the format"
-      raise common.UsageError(f"the generator does not produce {wanted}: {int(missing.max())} synthetic rows are missing.")
+      raise common.UsageError(
+        f"the generator does not produce {wanted}: {int(missing.max())} synthetic rows are missing."
+      )
     for index in left:
       r, f = cells[index]
       metrics = clock.call(cell, base.params, keys, problem, real, synthetic, r, f) | {"generator_test_loss": loss}
       metrics = grid[index, start] = jax.tree.map(np.asarray, metrics)
       if saved is not None:
         saved.save(index, start, metrics, program)
-      print(f"  {r} real, {f} synthetic, seeds {start} to {start + len(seeds) - 1}: test loss "
-            f"{metrics['test_loss'].mean():.4f}, {clock.step()}", flush=True)
+      print(
+        f"  {r} real, {f} synthetic, seeds {start} to {start + len(seeds) - 1}: test loss "
+        f"{metrics['test_loss'].mean():.4f}, {clock.step()}",
+        flush=True,
+      )
       clock.start()
   if saved is not None:
     saved.close()
-  units = {"test_loss": ("cross entropy of held-out real text", "nats per token"), "num_steps": ("optimiser steps", "steps"),
-           "num_tokens": ("tokens trained on", "tokens")}
-  joined = lambda name: np.stack([np.concatenate([grid[index, start][name] for start in starts])
-                                  for index in cells]).reshape(len(num_real), len(num_synthetic), num_seeds)
-  variables = {name: (("num_real", "num_synthetic", "seed"), joined(name), {"long_name": one[0], "units": one[1]})
-               for name, one in units.items()}
-  results = xarray.Dataset(variables, {"num_real": list(num_real), "num_synthetic": list(num_synthetic),
-                                       "seed": np.arange(num_seeds)})
-  results.attrs = about | {
-      "package_version": collapse_jax.__version__, "jax_version": jax.__version__, "device": devices.name(), "seed": seed,
-      "task": "real_data_value", "mode": mode, "budget": f"{recipe.amount:g} {recipe.budget}", "num_generator": generator,
-      "generator_test_loss": float(joined("generator_test_loss").mean()), "num_runs": num_cells * num_seeds,
+  units = {
+    "test_loss": ("cross entropy of held-out real text", "nats per token"),
+    "num_steps": ("optimiser steps", "steps"),
+    "num_tokens": ("tokens trained on", "tokens"),
+  }
+  joined = lambda name: np.stack(
+    [np.concatenate([grid[index, start][name] for start in starts]) for index in cells]
+  ).reshape(len(num_real), len(num_synthetic), num_seeds)
+  variables = {
+    name: (("num_real", "num_synthetic", "seed"), joined(name), {"long_name": one[0], "units": one[1]})
+    for name, one in units.items()
+  }
+  results = xarray.Dataset(
+    variables, {"num_real": list(num_real), "num_synthetic": list(num_synthetic), "seed": np.arange(num_seeds)}
+  )
+  results.attrs = (
+    about
+    | {
+      "package_version": collapse_jax.__version__,
+      "jax_version": jax.__version__,
+      "device": devices.name(),
+      "seed": seed,
+      "task": "real_data_value",
+      "mode": mode,
+      "budget": f"{recipe.amount:g} {recipe.budget}",
+      "num_generator": generator,
+      "generator_test_loss": float(joined("generator_test_loss").mean()),
+      "num_runs": num_cells * num_seeds,
       "num_compilations": clock.num_compilations,
-      "wall_seconds": time.perf_counter() - begun} | fingerprint.settings()
+      "wall_seconds": time.perf_counter() - begun,
+    }
+    | fingerprint.settings()
+  )
   results.attrs["finding"] = finding(results)
   print(results.attrs["finding"])
   return results
@@ -165,14 +242,17 @@ def simulate(num_real, num_synthetic, num_generator=0, *, num_seeds=3, seed=0, m
 def finding(results) -> str:
   """What synthetic rows do at the fewest and at the most real rows."""
   import numpy as np
+
   loss = results.test_loss.mean("seed")
   sentences = []
   for r in (results.num_real.values[0], results.num_real.values[-1]):
     row = loss.sel(num_real=r)
     best = int(row.num_synthetic.values[np.argmin(row.values)])
-    sentences.append(f"with {r} real rows, test loss is {float(row[0]):.3f} nats per token with "
-                     f"{int(row.num_synthetic[0])} synthetic rows and {float(row[-1]):.3f} with "
-                     f"{int(row.num_synthetic[-1])} (lowest with {best})")
+    sentences.append(
+      f"with {r} real rows, test loss is {float(row[0]):.3f} nats per token with "
+      f"{int(row.num_synthetic[0])} synthetic rows and {float(row[-1]):.3f} with "
+      f"{int(row.num_synthetic[-1])} (lowest with {best})"
+    )
   return "; ".join(sentences)
 
 
@@ -181,10 +261,13 @@ def read():
   flag = common.FLAGS
   recipe, options = language_model.recipe_of_flags()
   options |= {
-      "num_real": common.integers("num_real", 0), "num_synthetic": common.integers("num_synthetic", 0),
-      "num_generator": 0 if flag.num_generator == "auto" else common.integer("num_generator", 2),
-      "num_seeds": common.integer("num_seeds"), "seed": common.integer("seed", 0),
-      "chunk_size": common.integer("chunk_size", 0)}
+    "num_real": common.integers("num_real", 0),
+    "num_synthetic": common.integers("num_synthetic", 0),
+    "num_generator": 0 if flag.num_generator == "auto" else common.integer("num_generator", 2),
+    "num_seeds": common.integer("num_seeds"),
+    "seed": common.integer("seed", 0),
+    "chunk_size": common.integer("chunk_size", 0),
+  }
   for name in ("num_real", "num_synthetic"):
     if len(set(options[name])) < len(options[name]):
       raise common.UsageError(f"--{name} names a value twice: {getattr(flag, name)}.")

@@ -15,11 +15,14 @@ from . import common, kde
 
 TASKS = ("gaussian", "kde")
 
+
 def define():
   """Flags of this binary."""
   common.define_common(num_samples="100", workflows=None)
   flags.DEFINE_string("task", "gaussian", "gaussian or kde.")
-  flags.DEFINE_string("real_fractions", "0,0.01,0.03,0.1,0.3,0.5", "Comma list: real share of the training rows, 0 to 1.")
+  flags.DEFINE_string(
+    "real_fractions", "0,0.01,0.03,0.1,0.3,0.5", "Comma list: real share of the training rows, 0 to 1."
+  )
   flags.DEFINE_string("dims", "1", "gaussian: comma list of dimensions.")
   flags.DEFINE_string("noise_vars", "1", "gaussian: comma list of variances of the truth per coordinate.")
   flags.DEFINE_string("datasets", "moons", "kde: comma list of names, or paths to CSV files.")
@@ -30,40 +33,72 @@ def define():
 
 def mixing(fresh: bool):
   """Workflow factory over the axis real_fraction; 0 is `replace`."""
+
   def workflow(real_fraction):
     from collapse_jax import workflows
+
     return workflows.mix(real_fraction, fresh=fresh) if real_fraction else workflows.replace()
+
   return workflow
 
 
 def _gaussian(dim, num_samples, noise_var):
   from collapse_jax import tasks
+
   return tasks.gaussian(dim, num_samples, noise_var)
 
 
-def simulate(task, real_fractions, num_samples, dims=(1,), noise_vars=(1.0,), datasets=("moons",), bandwidths=(0.5,),
-             kernels=("gaussian",), fresh=False, **options):
+def simulate(
+  task,
+  real_fractions,
+  num_samples,
+  dims=(1,),
+  noise_vars=(1.0,),
+  datasets=("moons",),
+  bandwidths=(0.5,),
+  kernels=("gaussian",),
+  fresh=False,
+  **options,
+):
   """The sweep behind this binary; None after a dry run."""
   make: Callable = _gaussian if task == "gaussian" else kde.factory()[0]
   if task == "gaussian":
     axes: dict[str, list] = {"dim": list(dims), "num_samples": list(num_samples), "noise_var": list(noise_vars)}
     metric = "squared_error_of_mean"
   else:
-    axes = {"dataset": list(datasets), "bandwidth": list(bandwidths), "kernel": list(kernels),
-            "num_samples": list(num_samples)}
+    axes = {
+      "dataset": list(datasets),
+      "bandwidth": list(bandwidths),
+      "kernel": list(kernels),
+      "num_samples": list(num_samples),
+    }
     metric = "test_nll"
   name = "mix(fresh=True)" if fresh else "mix"
-  results = common.simulate(make, {name: mixing(fresh)}, axes | {"real_fraction": list(real_fractions)},
-                            primary_metric=metric, text_axes=("bandwidth",), static_axes=("real_fraction",), **options)
+  results = common.simulate(
+    make,
+    {name: mixing(fresh)},
+    axes | {"real_fraction": list(real_fractions)},
+    primary_metric=metric,
+    text_axes=("bandwidth",),
+    static_axes=("real_fraction",),
+    **options,
+  )
   if results is not None:
     # What theory must know: the workflow is the one that its name says, and tasks have their defaults.
-    results.attrs |= {"task": task, "experiment": "real_share", "own_workflows": "[]", "unbiased": 0, "temperature": 1.0}
+    results.attrs |= {
+      "task": task,
+      "experiment": "real_share",
+      "own_workflows": "[]",
+      "unbiased": 0,
+      "temperature": 1.0,
+    }
   return results
 
 
 def findings(results) -> list[str]:
   """One line per cell: the smallest real share from which on the primary metric is bounded."""
   from collapse_jax import diagnostics
+
   lines = []
   for row in diagnostics.smallest_bounded_share(results):
     share = row.pop("share")
@@ -76,13 +111,20 @@ def findings(results) -> list[str]:
 def read():
   """Options of `simulate`, from validated flags."""
   task = common.choice("task", TASKS)
-  options = {"task": task, "num_samples": common.integers("num_samples", 2),
-             "real_fractions": sorted(common.shares("real_fractions")), "fresh": common.FLAGS.fresh}
+  options = {
+    "task": task,
+    "num_samples": common.integers("num_samples", 2),
+    "real_fractions": sorted(common.shares("real_fractions")),
+    "fresh": common.FLAGS.fresh,
+  }
   if task == "gaussian":
     options |= {"dims": common.integers("dims"), "noise_vars": common.positives("noise_vars")}
   else:
-    options |= {"datasets": common.items("datasets"), "bandwidths": kde.bandwidths(),
-                "kernels": common.choices("kernels", ("gaussian", "tophat"))}
+    options |= {
+      "datasets": common.items("datasets"),
+      "bandwidths": kde.bandwidths(),
+      "kernels": common.choices("kernels", ("gaussian", "tophat")),
+    }
   if task == "kde":
     kde.check_datasets(options["datasets"])
   return options | common.common_options()

@@ -15,31 +15,42 @@ import fnmatch
 from absl import flags
 
 from . import (
-    common,
-    curation,
-    discrete,
-    ensembles,
-    exponential_family,
-    gaussian,
-    kde,
-    label_editing,
-    language_model,
-    linear_regression,
-    logistic_regression,
-    mixtures,
-    real_share,
-    selection,
-    temperature,
-    token_editing,
-    verification,
+  common,
+  curation,
+  discrete,
+  ensembles,
+  exponential_family,
+  gaussian,
+  kde,
+  label_editing,
+  language_model,
+  linear_regression,
+  logistic_regression,
+  mixtures,
+  real_share,
+  selection,
+  temperature,
+  token_editing,
+  verification,
 )
 
 SCALES = ("smoke", "laptop", "paper")
 WORKFLOWS = common.PAPER_WORKFLOWS.split(",")
 RELATED = "related/"
-SMALLEST: dict = {"workflows": ["replace"], "bases": ["anchor"], "masks": ["fresh"], "noises": ["additive"], "num_candidates": [2],
-                  "real_fractions": [0.2], "real_weights": [0.0], "keep_fractions": [0.5], "selections": ["nearest"],
-                  "verifiers": ["noisy"], "datasets": ["moons"], "generators": ["kde"]}
+SMALLEST: dict = {
+  "workflows": ["replace"],
+  "bases": ["anchor"],
+  "masks": ["fresh"],
+  "noises": ["additive"],
+  "num_candidates": [2],
+  "real_fractions": [0.2],
+  "real_weights": [0.0],
+  "keep_fractions": [0.5],
+  "selections": ["nearest"],
+  "verifiers": ["noisy"],
+  "datasets": ["moons"],
+  "generators": ["kde"],
+}
 
 
 def define():
@@ -56,117 +67,282 @@ def experiments(scale: str) -> dict:
     size = {"num_generations": 100, "num_seeds": 100}
     long = {"num_generations": 1000, "num_seeds": 100}
     half_decades = [0.01, 0.0316, 0.1, 0.316, 1.0, 3.16, 10.0, 31.6, 100.0]
-    named: dict = {"gaussian": (gaussian.simulate, {"workflows": WORKFLOWS, "dims": [1, 3, 10, 31, 100],
-                                              "num_samples": paper_n} | size)}
+    named: dict = {
+      "gaussian": (
+        gaussian.simulate,
+        {"workflows": WORKFLOWS, "dims": [1, 3, 10, 31, 100], "num_samples": paper_n} | size,
+      )
+    }
     for name in ("blobs", "circles", "moons", "swiss_roll"):
       common_options = {"workflows": WORKFLOWS, "datasets": [name], "num_samples": paper_n}
       named[f"kde/{name}"] = (kde.simulate, common_options | {"bandwidths": [0.1, 0.5, 1.0]} | size)
       named[f"kde_bandwidth_swept/{name}"] = (kde.simulate, common_options | {"bandwidths": half_decades} | long)
       named[f"kde_bandwidth_estimated/{name}"] = (
-          kde.simulate, common_options | {"bandwidths": ["scott", "silverman"]} | long)
-    named["linear_regression"] = (linear_regression.simulate, {
-        "workflows": WORKFLOWS, "dims": [1, 3, 10, 32, 100], "noise_vars": [0.1, 1.0, 10.0], "num_samples": paper_n} | size)
+        kde.simulate,
+        common_options | {"bandwidths": ["scott", "silverman"]} | long,
+      )
+    named["linear_regression"] = (
+      linear_regression.simulate,
+      {"workflows": WORKFLOWS, "dims": [1, 3, 10, 32, 100], "noise_vars": [0.1, 1.0, 10.0], "num_samples": paper_n}
+      | size,
+    )
     for n in (10, 100, 1000, 10_000, 100_000):  # to collapse, which takes about 2 n generations
-      named[f"discrete/num_samples_{n}"] = (discrete.simulate, {
-          "workflows": ["replace"], "num_outcomes": [10, 100, 1000, 10_000, 100_000], "num_samples": [n], "num_seeds": 100,
-          "num_generations": 12 * n, "record_every": max(n // 20, 1)})
+      named[f"discrete/num_samples_{n}"] = (
+        discrete.simulate,
+        {
+          "workflows": ["replace"],
+          "num_outcomes": [10, 100, 1000, 10_000, 100_000],
+          "num_samples": [n],
+          "num_seeds": 100,
+          "num_generations": 12 * n,
+          "record_every": max(n // 20, 1),
+        },
+      )
     return named
   smoke = scale == "smoke"
   size = {"num_generations": 4 if smoke else 100, "num_seeds": 4 if smoke else 100}
   return {
-      "gaussian": (gaussian.simulate, {
-          "workflows": WORKFLOWS, "dims": [1, 3] if smoke else [1, 10], "num_samples": [10, 100]} | size),
-      "kde/moons": (kde.simulate, {
-          "workflows": WORKFLOWS, "datasets": ["moons"], "bandwidths": [0.5] if smoke else [0.1, 0.5],
-          "num_samples": [20] if smoke else [100]} | size),
-      "kde/wine": (kde.simulate, {
-          "workflows": WORKFLOWS, "datasets": ["wine"], "bandwidths": [1.0], "num_samples": [20 if smoke else 100]}
-                   | size),
-      "linear_regression": (linear_regression.simulate, {
-          "workflows": WORKFLOWS, "dims": [3] if smoke else [10], "num_samples": [20] if smoke else [100]} | size),
-      "discrete": (discrete.simulate, {
-          "workflows": WORKFLOWS, "num_outcomes": [100], "num_samples": [10] if smoke else [100]} | size),
-      "exponential_family": (exponential_family.simulate, {
-          "workflows": WORKFLOWS[:2], "families": ["poisson"] if smoke else ["bernoulli", "poisson"],
-          "num_samples": [10] if smoke else [100]} | size),
-      "logistic_regression": (logistic_regression.simulate, {
-          "workflows": WORKFLOWS, "num_generations": 4 if smoke else 50, "num_seeds": size["num_seeds"]}),
-      "real_share/gaussian": (real_share.simulate, {
-          "task": "gaussian", "real_fractions": [0.0, 0.5] if smoke else [0.0, 0.1, 0.5], "num_samples": [32],
-          "dims": [3]} | size),
-      "language_model": (language_model.simulate, {
-          "workflows": WORKFLOWS, "num_samples": [16 if smoke else 256], "num_generations": 2 if smoke else 5,
-          "num_seeds": 2 if smoke else 3}),
+    "gaussian": (
+      gaussian.simulate,
+      {"workflows": WORKFLOWS, "dims": [1, 3] if smoke else [1, 10], "num_samples": [10, 100]} | size,
+    ),
+    "kde/moons": (
+      kde.simulate,
+      {
+        "workflows": WORKFLOWS,
+        "datasets": ["moons"],
+        "bandwidths": [0.5] if smoke else [0.1, 0.5],
+        "num_samples": [20] if smoke else [100],
+      }
+      | size,
+    ),
+    "kde/wine": (
+      kde.simulate,
+      {"workflows": WORKFLOWS, "datasets": ["wine"], "bandwidths": [1.0], "num_samples": [20 if smoke else 100]} | size,
+    ),
+    "linear_regression": (
+      linear_regression.simulate,
+      {"workflows": WORKFLOWS, "dims": [3] if smoke else [10], "num_samples": [20] if smoke else [100]} | size,
+    ),
+    "discrete": (
+      discrete.simulate,
+      {"workflows": WORKFLOWS, "num_outcomes": [100], "num_samples": [10] if smoke else [100]} | size,
+    ),
+    "exponential_family": (
+      exponential_family.simulate,
+      {
+        "workflows": WORKFLOWS[:2],
+        "families": ["poisson"] if smoke else ["bernoulli", "poisson"],
+        "num_samples": [10] if smoke else [100],
+      }
+      | size,
+    ),
+    "logistic_regression": (
+      logistic_regression.simulate,
+      {"workflows": WORKFLOWS, "num_generations": 4 if smoke else 50, "num_seeds": size["num_seeds"]},
+    ),
+    "real_share/gaussian": (
+      real_share.simulate,
+      {"task": "gaussian", "real_fractions": [0.0, 0.5] if smoke else [0.0, 0.1, 0.5], "num_samples": [32], "dims": [3]}
+      | size,
+    ),
+    "language_model": (
+      language_model.simulate,
+      {
+        "workflows": WORKFLOWS,
+        "num_samples": [16 if smoke else 256],
+        "num_generations": 2 if smoke else 5,
+        "num_seeds": 2 if smoke else 3,
+      },
+    ),
   }
 
 
 def related(scale: str) -> dict:
   """The same of the systems of other papers; predictions stand beside simulations, once for each, but at smoke scale."""
   smoke, paper = scale == "smoke", scale == "paper"
-  size = lambda T, seeds: {"num_generations": 2 if smoke else T, "num_seeds": 2 if smoke else 10 * seeds if paper else seeds,
-                           "compare": not smoke}
+  size = lambda T, seeds: {
+    "num_generations": 2 if smoke else T,
+    "num_seeds": 2 if smoke else 10 * seeds if paper else seeds,
+    "compare": not smoke,
+  }
   again = lambda T, seeds: size(T, seeds) | {"compare": False}
   fractions = [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8]
   found = {
-      "token_editing": (token_editing.simulate, {
-          "workflows": WORKFLOWS[:2], "bases": ["none", "anchor", "chain"], "thresholds": [0.5], "num_samples": [200]}
-                        | size(12, 20)),
-      "label_editing": (label_editing.simulate, {
-          "workflows": ["replace"], "bases": ["anchor", "chain"], "masks": ["fresh", "fixed", "disjoint"],
-          "noises": ["regenerated", "additive"], "shares": [0.1, 0.25], "dims": [2], "num_samples": [400]} | again(12, 200)),
-      "curation/ring": (curation.simulate, {
-          "setting": "ring", "num_candidates": [2, 8], "real_fractions": [0.0, 0.5], "flip_shares": [0.0], "num_samples": [400]}
-                        | size(12, 10)),
-      "curation/digits": (curation.simulate, {
-          "setting": "digits", "num_candidates": [4], "real_fractions": [0.0, 0.5], "flip_shares": [0.0], "num_samples": [400]}
-                          | again(12, 10)),
-      "curation/flipped": (curation.simulate, {
-          "setting": "two_types", "num_candidates": [2], "real_fractions": [0.0, 0.5, 0.8], "flip_shares": [0.0, 0.3, 0.7],
-          "num_samples": [1000]} | again(12, 40)),
-      "verification/frontier": (verification.simulate, {
-          "workflows": ["replace"], "errors": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
-          "psis": [0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0], "num_samples": [4000]} | size(2, 10)),
-      "verification/loop": (verification.simulate, {
-          "workflows": WORKFLOWS[:2], "errors": [0.3], "psis": [0.2], "num_samples": [1000], "dim": 20, "labels": "model",
-          "verifiers": ["none", "noisy", "oracle"]} | again(10, 20)),
-      "verification/directions": (verification.simulate, {
-          "workflows": WORKFLOWS[:2], "errors": [0.0], "psis": [0.0], "num_samples": [4000], "labels": "model",
-          "angles": (1.2, 0.5, 1.234), "verifiers": ["none", "linear", "oracle"]} | again(8, 20)),
-      "temperature/frontier": (temperature.simulate, {
-          "temperatures": [0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2], "real_fractions": [0.1, 0.2, 0.4, 0.6, 0.8],
-          "num_outcomes": [10], "num_samples": [400]} | size(100, 10)),
-      "temperature/entropy": (temperature.simulate, {
-          "workflows": WORKFLOWS[:2], "temperatures": [0.8, 0.9, 1.0, 1.25, 1.6], "probabilities": [0.6, 0.4], "num_outcomes": [2],
-          "num_samples": [4000]} | again(100, 10)),
-      "mixtures/rise_and_fall": (mixtures.simulate, {
-          "real_fractions": fractions, "real_weights": [0.0], "num_samples": [100]} | size(10, 2000)),
-      "mixtures/discrete": (mixtures.simulate, {
-          "task": "discrete", "real_fractions": fractions, "real_weights": [0.0], "num_samples": [100]} | again(10, 400)),
-      "mixtures/weights": (mixtures.simulate, {
-          "real_fractions": [0.1, 0.2, 0.3, 0.5, 0.7], "num_samples": [100], "fresh": True,
-          "real_weights": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]} | again(10, 2000)),
-      "selection/variance": (selection.simulate, {
-          "workflows": ["replace"], "setting": "gaussian", "keep_fractions": [0.25, 0.5, 0.75, 0.9, 1.0], "num_samples": [300]}
-                             | size(8, 40)),
-      "selection/unrealistic": (selection.simulate, {
-          "workflows": ["replace"], "setting": "unrealistic", "keep_fractions": [0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0],
-          "selections": ["nearest", "random"], "num_samples": [300]} | again(2, 100)),
-      "ensembles": (ensembles.simulate, {
-          "datasets": ["moons", "circles", "breast_cancer"],
-          "generators": ["gaussian_mixture", "kde"], "num_members": [1, 5],
-          "num_samples": [200]} | size(3, 6)),
+    "token_editing": (
+      token_editing.simulate,
+      {"workflows": WORKFLOWS[:2], "bases": ["none", "anchor", "chain"], "thresholds": [0.5], "num_samples": [200]}
+      | size(12, 20),
+    ),
+    "label_editing": (
+      label_editing.simulate,
+      {
+        "workflows": ["replace"],
+        "bases": ["anchor", "chain"],
+        "masks": ["fresh", "fixed", "disjoint"],
+        "noises": ["regenerated", "additive"],
+        "shares": [0.1, 0.25],
+        "dims": [2],
+        "num_samples": [400],
+      }
+      | again(12, 200),
+    ),
+    "curation/ring": (
+      curation.simulate,
+      {
+        "setting": "ring",
+        "num_candidates": [2, 8],
+        "real_fractions": [0.0, 0.5],
+        "flip_shares": [0.0],
+        "num_samples": [400],
+      }
+      | size(12, 10),
+    ),
+    "curation/digits": (
+      curation.simulate,
+      {
+        "setting": "digits",
+        "num_candidates": [4],
+        "real_fractions": [0.0, 0.5],
+        "flip_shares": [0.0],
+        "num_samples": [400],
+      }
+      | again(12, 10),
+    ),
+    "curation/flipped": (
+      curation.simulate,
+      {
+        "setting": "two_types",
+        "num_candidates": [2],
+        "real_fractions": [0.0, 0.5, 0.8],
+        "flip_shares": [0.0, 0.3, 0.7],
+        "num_samples": [1000],
+      }
+      | again(12, 40),
+    ),
+    "verification/frontier": (
+      verification.simulate,
+      {
+        "workflows": ["replace"],
+        "errors": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
+        "psis": [0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0],
+        "num_samples": [4000],
+      }
+      | size(2, 10),
+    ),
+    "verification/loop": (
+      verification.simulate,
+      {
+        "workflows": WORKFLOWS[:2],
+        "errors": [0.3],
+        "psis": [0.2],
+        "num_samples": [1000],
+        "dim": 20,
+        "labels": "model",
+        "verifiers": ["none", "noisy", "oracle"],
+      }
+      | again(10, 20),
+    ),
+    "verification/directions": (
+      verification.simulate,
+      {
+        "workflows": WORKFLOWS[:2],
+        "errors": [0.0],
+        "psis": [0.0],
+        "num_samples": [4000],
+        "labels": "model",
+        "angles": (1.2, 0.5, 1.234),
+        "verifiers": ["none", "linear", "oracle"],
+      }
+      | again(8, 20),
+    ),
+    "temperature/frontier": (
+      temperature.simulate,
+      {
+        "temperatures": [0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2],
+        "real_fractions": [0.1, 0.2, 0.4, 0.6, 0.8],
+        "num_outcomes": [10],
+        "num_samples": [400],
+      }
+      | size(100, 10),
+    ),
+    "temperature/entropy": (
+      temperature.simulate,
+      {
+        "workflows": WORKFLOWS[:2],
+        "temperatures": [0.8, 0.9, 1.0, 1.25, 1.6],
+        "probabilities": [0.6, 0.4],
+        "num_outcomes": [2],
+        "num_samples": [4000],
+      }
+      | again(100, 10),
+    ),
+    "mixtures/rise_and_fall": (
+      mixtures.simulate,
+      {"real_fractions": fractions, "real_weights": [0.0], "num_samples": [100]} | size(10, 2000),
+    ),
+    "mixtures/discrete": (
+      mixtures.simulate,
+      {"task": "discrete", "real_fractions": fractions, "real_weights": [0.0], "num_samples": [100]} | again(10, 400),
+    ),
+    "mixtures/weights": (
+      mixtures.simulate,
+      {
+        "real_fractions": [0.1, 0.2, 0.3, 0.5, 0.7],
+        "num_samples": [100],
+        "fresh": True,
+        "real_weights": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
+      }
+      | again(10, 2000),
+    ),
+    "selection/variance": (
+      selection.simulate,
+      {
+        "workflows": ["replace"],
+        "setting": "gaussian",
+        "keep_fractions": [0.25, 0.5, 0.75, 0.9, 1.0],
+        "num_samples": [300],
+      }
+      | size(8, 40),
+    ),
+    "selection/unrealistic": (
+      selection.simulate,
+      {
+        "workflows": ["replace"],
+        "setting": "unrealistic",
+        "keep_fractions": [0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0],
+        "selections": ["nearest", "random"],
+        "num_samples": [300],
+      }
+      | again(2, 100),
+    ),
+    "ensembles": (
+      ensembles.simulate,
+      {
+        "datasets": ["moons", "circles", "breast_cancer"],
+        "generators": ["gaussian_mixture", "kde"],
+        "num_members": [1, 5],
+        "num_samples": [200],
+      }
+      | size(3, 6),
+    ),
   }
   few = SMALLEST if smoke else {}
-  return {f"{RELATED}{name}": (run, options | {flag: value for flag, value in few.items() if flag in options})
-          for name, (run, options) in found.items()}
+  return {
+    f"{RELATED}{name}": (run, options | {flag: value for flag, value in few.items() if flag in options})
+    for name, (run, options) in found.items()
+  }
 
 
 def read():
   """Options of `simulate`, from validated flags."""
   scale = common.choice("scale", SCALES)
   known, only = experiments(scale) | related(scale), common.FLAGS.only
-  chosen = {name: what for name, what in known.items()
-            if (fnmatch.fnmatch(name, only) if only is not None else not name.startswith(RELATED))}
+  chosen = {
+    name: what
+    for name, what in known.items()
+    if (fnmatch.fnmatch(name, only) if only is not None else not name.startswith(RELATED))
+  }
   if not chosen:
     raise common.UsageError(f"--only={only} matches none of {', '.join(known)}.")
   return {"chosen": chosen, "seed": common.integer("seed", 0)}
@@ -181,6 +357,7 @@ def simulate(chosen, seed, directory=None):
   if not common.FLAGS.dry_run:
     return results
   from collapse_jax import cost
+
   total = cost.text(sum(plan.compile_seconds + plan.run_seconds for plan in common.PLANS))
   rest = ", language models not counted" if "language_model" in chosen else ""
   print(f"in all: {sum(plan.runs for plan in common.PLANS)} runs, about {total}{rest}")

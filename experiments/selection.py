@@ -22,21 +22,32 @@ def define():
   common.define_compare()
   flags.DEFINE_string("setting", "gaussian", f"One of {', '.join(SETTINGS)}.")
   flags.DEFINE_string("keep_fractions", "0.1,0.2,0.3,0.5,0.75,0.9,1", "Comma list: share of samples that is kept.")
-  flags.DEFINE_string("selections", "auto", f"Comma list among {', '.join(SELECTIONS)}; auto: both in the setting unrealistic.")
+  flags.DEFINE_string(
+    "selections", "auto", f"Comma list among {', '.join(SELECTIONS)}; auto: both in the setting unrealistic."
+  )
   flags.DEFINE_string("num_neighbors", "1", "A sample's distance is that to so many nearest real rows.")
 
 
-def simulate(workflows, setting, keep_fractions, num_samples, selections=("nearest",), num_neighbors=1, compare=True, **options):
+def simulate(
+  workflows, setting, keep_fractions, num_samples, selections=("nearest",), num_neighbors=1, compare=True, **options
+):
   """The sweep behind this binary; None after a dry run."""
+
   def task(keep_fraction, selection, num_samples):
     import jax
 
     from collapse_jax import tasks, transforms
+
     gaussian = setting == "gaussian"
     one = tasks.gaussian(1, num_samples) if gaussian else tasks.unrealistic(num_samples, UNREALISTIC_SHARE, DISTANCE)
     if selection == "nearest":
-      return transforms.select_nearest(one, keep_fraction, None if gaussian else lambda rows: rows["x"],
-                                       num_neighbors=num_neighbors, oversample=gaussian)
+      return transforms.select_nearest(
+        one,
+        keep_fraction,
+        None if gaussian else lambda rows: rows["x"],
+        num_neighbors=num_neighbors,
+        oversample=gaussian,
+      )
     return transforms.verify(one, lambda key, problem, rows: jax.random.uniform(key, (num_samples,)) < keep_fraction)
 
   axes = {"selection": list(selections), "keep_fraction": list(keep_fractions), "num_samples": list(num_samples)}
@@ -51,8 +62,12 @@ def read():
   num_samples, num_neighbors = common.integers("num_samples", 2), common.integer("num_neighbors")
   if num_neighbors > min(num_samples):
     raise common.UsageError(f"--num_neighbors must be at most --num_samples, got {num_neighbors}.")
-  options = {"setting": common.choice("setting", SETTINGS), "keep_fractions": common.shares("keep_fractions", zero=False),
-             "num_samples": num_samples, "num_neighbors": num_neighbors}
+  options = {
+    "setting": common.choice("setting", SETTINGS),
+    "keep_fractions": common.shares("keep_fractions", zero=False),
+    "num_samples": num_samples,
+    "num_neighbors": num_neighbors,
+  }
   if common.FLAGS.selections == "auto":
     options["selections"] = ["nearest"] if options["setting"] == "gaussian" else list(SELECTIONS)
   else:

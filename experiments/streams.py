@@ -76,4 +76,5 @@ def on_signals(actions: Mapping[int, Callable[[], object]]) -> None:
     while True:
       for number in os.read(told, 1):
         actions.get(number, lambda: None)()
+
   threading.Thread(target=wait, daemon=True).start()

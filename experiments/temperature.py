@@ -18,24 +18,42 @@ def define():
   """Flags of this binary."""
   common.define_common(num_samples="400", num_generations=100, num_seeds=10, workflows="mix", temperatures=False)
   common.define_compare()
-  flags.DEFINE_string("temperatures", "0.2,0.4,0.6,0.7,0.8,0.9,1,1.2,1.5", "Comma list: samples follow p^(1/temperature).")
-  flags.DEFINE_string("real_fractions", "0,0.1,0.2,0.4,0.6,0.8", "mix: comma list, share of real rows in training; 0: none.")
+  flags.DEFINE_string(
+    "temperatures", "0.2,0.4,0.6,0.7,0.8,0.9,1,1.2,1.5", "Comma list: samples follow p^(1/temperature)."
+  )
+  flags.DEFINE_string(
+    "real_fractions", "0,0.1,0.2,0.4,0.6,0.8", "mix: comma list, share of real rows in training; 0: none."
+  )
   flags.DEFINE_string("num_outcomes", "10", "Comma list: outcomes of the uniform truth.")
   flags.DEFINE_string("probabilities", None, "Comma list: another truth, instead of --num_outcomes.")
   flags.DEFINE_boolean("fresh", True, "mix: draw the real rows anew each generation.")
 
 
-def simulate(temperatures, num_samples, workflows=("mix",), real_fractions=(), num_outcomes=(10,), probabilities=None, fresh=True,
-             compare=True, **options):
+def simulate(
+  temperatures,
+  num_samples,
+  workflows=("mix",),
+  real_fractions=(),
+  num_outcomes=(10,),
+  probabilities=None,
+  fresh=True,
+  compare=True,
+  **options,
+):
   """The sweep behind this binary; None after a dry run."""
+
   def task(num_outcomes, num_samples, temperature):
     from collapse_jax import tasks
+
     return tasks.discrete(num_outcomes, num_samples, probabilities, temperature=temperature)
+
   axes = {"num_outcomes": list(num_outcomes), "num_samples": list(num_samples), "temperature": list(temperatures)}
   if list(workflows) == ["mix"]:
     axes["real_fraction"] = list(real_fractions)
     workflows = {"mix(fresh=True)" if fresh else "mix": real_share.mixing(fresh)}
-  results = common.simulate(task, workflows, axes, static_axes=("real_fraction",), primary_metric="total_variation", **options)
+  results = common.simulate(
+    task, workflows, axes, static_axes=("real_fraction",), primary_metric="total_variation", **options
+  )
   about = {} if probabilities is None else {"probabilities": list(probabilities)}
   return common.related(results, "temperature", "temperature", compare, **about)
 
@@ -43,9 +61,13 @@ def simulate(temperatures, num_samples, workflows=("mix",), real_fractions=(), n
 def read():
   """Options of `simulate`, from validated flags."""
   flag = common.FLAGS
-  options = {"temperatures": common.positives("temperatures"), "real_fractions": sorted(common.shares("real_fractions")),
-             "num_outcomes": common.integers("num_outcomes", 2), "num_samples": common.integers("num_samples", 2),
-             "fresh": flag.fresh}
+  options = {
+    "temperatures": common.positives("temperatures"),
+    "real_fractions": sorted(common.shares("real_fractions")),
+    "num_outcomes": common.integers("num_outcomes", 2),
+    "num_samples": common.integers("num_samples", 2),
+    "fresh": flag.fresh,
+  }
   if flag.probabilities is not None:
     options["probabilities"] = _probabilities(flag.probabilities)
     options["num_outcomes"] = [len(options["probabilities"])]
@@ -54,7 +76,9 @@ def read():
   else:
     options["workflows"] = common.check_workflows(law=False)
     if "mix" in options["workflows"]:
-      raise common.UsageError("--workflows=mix takes --real_fractions and goes alone; name shares as in mix(0.2) beside others.")
+      raise common.UsageError(
+        "--workflows=mix takes --real_fractions and goes alone; name shares as in mix(0.2) beside others."
+      )
   if options["fresh"] and any(k > 4 * n for k in options["num_outcomes"] for n in options["num_samples"]):
     raise common.UsageError("--fresh needs --num_outcomes of at most 4 * --num_samples; use --nofresh.")
   return options | common.related_options()

@@ -19,7 +19,9 @@ BASES, MASKS = ("none", "anchor", "chain"), ("fresh", "fixed", "disjoint")
 
 def define():
   """Flags of this binary."""
-  common.define_common(num_samples="200", num_generations=12, num_seeds=20, workflows="replace,accumulate", temperatures=False)
+  common.define_common(
+    num_samples="200", num_generations=12, num_seeds=20, workflows="replace,accumulate", temperatures=False
+  )
   common.define_compare()
   flags.DEFINE_string("bases", "none,anchor,chain", f"Comma list among {', '.join(BASES)}: what is edited.")
   flags.DEFINE_string("thresholds", "0.5,0.9", "Comma list: least probability of a token that is edited.")
@@ -30,13 +32,25 @@ def define():
   flags.DEFINE_string("text", None, "A file whose characters the truth is fitted to.")
 
 
-def simulate(workflows, bases, thresholds, num_samples, mask="fresh", top_k=8, beta=1.0, vocab_size=30, text=None, compare=True,
-             **options):
+def simulate(
+  workflows,
+  bases,
+  thresholds,
+  num_samples,
+  mask="fresh",
+  top_k=8,
+  beta=1.0,
+  vocab_size=30,
+  text=None,
+  compare=True,
+  **options,
+):
   """The sweep behind this binary; None after a dry run."""
   table = None
   if text is not None:
     from collapse_jax.lm.text import read_text
     from collapse_jax.tasks.ngram import conditional_frequencies
+
     try:
       table = conditional_frequencies(read_text(os.path.expanduser(text)).replace("\r\n", "\n").replace("\r", "\n"))
     except ValueError as error:
@@ -45,6 +59,7 @@ def simulate(workflows, bases, thresholds, num_samples, mask="fresh", top_k=8, b
 
   def task(base, threshold, num_samples):
     from collapse_jax import tasks, transforms
+
     one = tasks.ngram(num_samples, vocab_size, truth=table, length=32)
     return one if base == "none" else transforms.edit_tokens(one, threshold, top_k, beta, base=base, mask=mask)
 
@@ -55,10 +70,16 @@ def simulate(workflows, bases, thresholds, num_samples, mask="fresh", top_k=8, b
 
 def read():
   """Options of `simulate`, from validated flags."""
-  options = {"bases": common.choices("bases", BASES), "thresholds": common.shares("thresholds"),
-             "num_samples": common.integers("num_samples", 2), "mask": common.choice("mask", MASKS),
-             "top_k": common.integer("top_k"), "beta": common.positive("beta"),
-             "vocab_size": common.integer("vocab_size", 2), "text": common.FLAGS.text}
+  options = {
+    "bases": common.choices("bases", BASES),
+    "thresholds": common.shares("thresholds"),
+    "num_samples": common.integers("num_samples", 2),
+    "mask": common.choice("mask", MASKS),
+    "top_k": common.integer("top_k"),
+    "beta": common.positive("beta"),
+    "vocab_size": common.integer("vocab_size", 2),
+    "text": common.FLAGS.text,
+  }
   if options["text"] is None and options["top_k"] > options["vocab_size"]:
     raise common.UsageError(f"--top_k must be at most --vocab_size={options['vocab_size']}, got {options['top_k']}.")
   return options | common.related_options() | {"workflows": common.check_workflows(law=False)}

@@ -23,12 +23,20 @@ def define():
   """Flags of this binary."""
   common.define_common(num_samples="4000", num_generations=2, num_seeds=20, workflows="replace", temperatures=False)
   common.define_compare()
-  flags.DEFINE_string("setting", "clusters", "clusters: two classes, labels with errors; directions: N(0, I), a linear generator.")
+  flags.DEFINE_string(
+    "setting", "clusters", "clusters: two classes, labels with errors; directions: N(0, I), a linear generator."
+  )
   flags.DEFINE_string("errors", "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9", "Comma list: p, share of wrong labels.")
-  flags.DEFINE_string("psis", "0,0.1,0.2,0.4,0.6,0.8,1", "Comma list: chance that a noisy verifier keeps a wrong label.")
+  flags.DEFINE_string(
+    "psis", "0,0.1,0.2,0.4,0.6,0.8,1", "Comma list: chance that a noisy verifier keeps a wrong label."
+  )
   flags.DEFINE_string("phi", "1", "Chance that it keeps a right one.")
-  flags.DEFINE_string("verifiers", "noisy", f"Comma list among {', '.join(VERIFIERS)}; linear in the setting directions only.")
-  flags.DEFINE_string("labels", "noisy", "noisy: labels are wrong with probability p whatever the model; model: its own labels.")
+  flags.DEFINE_string(
+    "verifiers", "noisy", f"Comma list among {', '.join(VERIFIERS)}; linear in the setting directions only."
+  )
+  flags.DEFINE_string(
+    "labels", "noisy", "noisy: labels are wrong with probability p whatever the model; model: its own labels."
+  )
   flags.DEFINE_string("dim", "100", "clusters: dimensions of the inputs.")
   flags.DEFINE_string("separation", "1", "clusters: distance of a class from 0, in standard deviations.")
   flags.DEFINE_string("generator_angle", "1.2", "directions: of the generator to the truth, radians.")
@@ -36,27 +44,46 @@ def define():
   flags.DEFINE_string("angle_between", "1.234", "directions: generator to verifier, radians.")
 
 
-def simulate(workflows, errors, psis, num_samples, phi=1.0, verifiers=("noisy",), labels="noisy", dim=100, separation=1.0,
-             angles=None, compare=True, **options):
+def simulate(
+  workflows,
+  errors,
+  psis,
+  num_samples,
+  phi=1.0,
+  verifiers=("noisy",),
+  labels="noisy",
+  dim=100,
+  separation=1.0,
+  angles=None,
+  compare=True,
+  **options,
+):
   """The sweep behind this binary; None after a dry run.
 
   Args:
     angles: (generator to truth, verifier to truth, generator to verifier) in the setting directions, else None.
   """
+
   def task(label_error, psi, verifier, num_samples):
     import numpy as np
 
     from collapse_jax import tasks, theory, transforms
     from collapse_jax import verifiers as known
+
     if angles is None:
       direction = None
       one = tasks.classification(dim, num_samples, separation, label_error=label_error, labels=labels)
     else:
       direction = np.array([np.cos(angles[1]), np.sin(angles[1]), 0.0])
-      one = tasks.classification(3, num_samples, inputs="gaussian", generator=theory.generator_direction(*angles),
-                                 reference=direction)
-    keep = {"none": known.noisy(1.0, 1.0), "noisy": known.noisy(phi, psi), "oracle": known.oracle(),
-            "linear": known.linear(direction)}[verifier]
+      one = tasks.classification(
+        3, num_samples, inputs="gaussian", generator=theory.generator_direction(*angles), reference=direction
+      )
+    keep = {
+      "none": known.noisy(1.0, 1.0),
+      "noisy": known.noisy(phi, psi),
+      "oracle": known.oracle(),
+      "linear": known.linear(direction),
+    }[verifier]
     return transforms.verify(one, keep)
 
   axes = {"label_error": list(errors), "psi": list(psis), "verifier": list(verifiers), "num_samples": list(num_samples)}
@@ -69,12 +96,19 @@ def read():
   """Options of `simulate`, from validated flags."""
   setting = common.choice("setting", SETTINGS)
   options: dict[str, Any] = {
-      "errors": common.shares("errors"), "psis": common.shares("psis"), "phi": common.share("phi", zero=False),
-      "verifiers": common.choices("verifiers", VERIFIERS), "labels": common.choice("labels", ("noisy", "model")),
-      "num_samples": common.integers("num_samples", 2), "dim": common.integer("dim", 2),
-      "separation": common.positive("separation")}
+    "errors": common.shares("errors"),
+    "psis": common.shares("psis"),
+    "phi": common.share("phi", zero=False),
+    "verifiers": common.choices("verifiers", VERIFIERS),
+    "labels": common.choice("labels", ("noisy", "model")),
+    "num_samples": common.integers("num_samples", 2),
+    "dim": common.integer("dim", 2),
+    "separation": common.positive("separation"),
+  }
   angles = tuple(common.positive(name) for name in ("generator_angle", "verifier_angle", "angle_between"))
-  if setting == "directions":  # the generator's labels are wrong by its angle, and the noisy verifier's psi is one number
+  if (
+    setting == "directions"
+  ):  # the generator's labels are wrong by its angle, and the noisy verifier's psi is one number
     given = [name for name in ("errors", "psis") if common.FLAGS[name].present and len(options[name]) > 1]
     if given:
       raise common.UsageError(f"--{given[0]} must be a single number in --setting=directions.")
@@ -88,8 +122,10 @@ def read():
 def _check_angles(angles):
   """Three directions have angles of which none exceeds the sum of the others."""
   if max(angles) > min(sum(angles) - max(angles), 3.14159):
-    raise common.UsageError("--generator_angle, --verifier_angle and --angle_between must be angles of three directions: none "
-                            f"above pi or above the sum of the others, got {', '.join(f'{one:g}' for one in angles)}.")
+    raise common.UsageError(
+      "--generator_angle, --verifier_angle and --angle_between must be angles of three directions: none "
+      f"above pi or above the sum of the others, got {', '.join(f'{one:g}' for one in angles)}."
+    )
 
 
 def main():

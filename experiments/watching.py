@@ -25,6 +25,7 @@ class Events:
 
   def __init__(self, folder: Path):
     from tensorboardX.record_writer import RecordWriter
+
     folder.mkdir(parents=True, exist_ok=True)
     self._records = RecordWriter(str(folder / FILE))
     self._write(file_version="brain.Event:2")
@@ -38,6 +39,7 @@ class Events:
 
   def _write(self, **what) -> None:
     from tensorboardX.proto.event_pb2 import Event
+
     self._records.write(Event(wall_time=time.time(), **what).SerializeToString())
 
 
@@ -63,6 +65,7 @@ class Curves:
 
   def _add(self, name: str, generations, metrics: Mapping[str, np.ndarray]) -> None:
     from tensorboardX import summary
+
     if name != self._name:
       self._name, self._events = name, Events(self._log_dir / name)
     for metric, values in metrics.items():
@@ -78,6 +81,7 @@ class Curves:
 def on_cell(log_dir: str, num_generations: int, record_every: int = 1) -> Callable[[dict[str, Any], Mapping], None]:
   """For `sweep`: writes the curves of a cell."""
   from collapse_jax.generation import recorded
+
   generations = recorded(range(1, num_generations + 1), record_every)
   curves = Curves(log_dir)
   return lambda cell, metrics: curves.add(cell, generations, metrics)
@@ -87,9 +91,12 @@ def figures(log_dir: Path, results: Path) -> None:
   """Adds the figures that lie below a directory of results."""
   import matplotlib.image
   from tensorboardX import summary
+
   events = Events(log_dir / "figures")
   for file in sorted(results.glob("**/figures/*.png")):
     image = matplotlib.image.imread(file)[..., :3]
     events.add(summary.image(str(file.relative_to(results).with_suffix("")), image, dataformats="HWC"))
-  events.add(summary.text("flags", "```\n" + json.dumps(json.loads((results / "config.json").read_text()), indent=2) + "\n```"))
+  events.add(
+    summary.text("flags", "```\n" + json.dumps(json.loads((results / "config.json").read_text()), indent=2) + "\n```")
+  )
   events.flush()

@@ -12,8 +12,10 @@ from jax.experimental.compilation_cache import compilation_cache
 
 matplotlib.use("Agg")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_compilation_cache_dir", os.environ.get(
-    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "tests")))
+jax.config.update(
+  "jax_compilation_cache_dir",
+  os.environ.get("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "tests")),
+)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 

@@ -11,11 +11,20 @@ from collapse_jax import devices, tasks
 from collapse_jax.chunks import Chunks
 
 SWEEPS = {
-    "gaussian": (tasks.gaussian, ["replace", "accumulate_subsample"], {"dim": [2], "num_samples": [10], "noise_var": [1.0, 2.0]}, 5),
-    "kde": (lambda bandwidth, num_samples: tasks.kde("moons", num_samples, bandwidth, num_test=20), ["accumulate"],
-            {"bandwidth": [0.5], "num_samples": [10]}, 4),
-    "linear_regression": (tasks.linear_regression, ["replace"], {"dim": [2], "num_samples": [10], "noise_var": [1.0]}, 4),
-    "discrete": (tasks.discrete, ["replace"], {"num_outcomes": [6], "num_samples": [6]}, 60),
+  "gaussian": (
+    tasks.gaussian,
+    ["replace", "accumulate_subsample"],
+    {"dim": [2], "num_samples": [10], "noise_var": [1.0, 2.0]},
+    5,
+  ),
+  "kde": (
+    lambda bandwidth, num_samples: tasks.kde("moons", num_samples, bandwidth, num_test=20),
+    ["accumulate"],
+    {"bandwidth": [0.5], "num_samples": [10]},
+    4,
+  ),
+  "linear_regression": (tasks.linear_regression, ["replace"], {"dim": [2], "num_samples": [10], "noise_var": [1.0]}, 4),
+  "discrete": (tasks.discrete, ["replace"], {"num_outcomes": [6], "num_samples": [6]}, 60),
 }
 
 
@@ -58,7 +67,13 @@ def resume(out: Path, mesh):
   devices.gather({})
   sweep("linear_regression", mesh=mesh, directory=out / "chunks", resume=True)
   seen = []
-  sweep("linear_regression", mesh=mesh, directory=out / "chunks", resume=True, on_cell=lambda cell, metrics: seen.append(cell))
+  sweep(
+    "linear_regression",
+    mesh=mesh,
+    directory=out / "chunks",
+    resume=True,
+    on_cell=lambda cell, metrics: seen.append(cell),
+  )
   assert len(seen) == (jax.process_index() == 0)
 
 

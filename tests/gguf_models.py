@@ -5,13 +5,34 @@ import numpy as np
 
 from collapse_jax.lm import checkpoint, decoder
 
-PARTS = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-         "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm",
-         "post_attention_layernorm": "ffn_norm", "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
-         "transformer.wte": "token_embd", "transformer.wpe": "position_embd", "transformer.ln_f": "output_norm", "ln_1": "attn_norm",
-         "ln_2": "ffn_norm", "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
-GEMMA = PARTS | {"post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
-                 "post_feedforward_layernorm": "post_ffw_norm"}
+PARTS = {
+  "self_attn.q_proj": "attn_q",
+  "self_attn.k_proj": "attn_k",
+  "self_attn.v_proj": "attn_v",
+  "self_attn.o_proj": "attn_output",
+  "mlp.gate_proj": "ffn_gate",
+  "mlp.up_proj": "ffn_up",
+  "mlp.down_proj": "ffn_down",
+  "input_layernorm": "attn_norm",
+  "post_attention_layernorm": "ffn_norm",
+  "model.embed_tokens": "token_embd",
+  "model.norm": "output_norm",
+  "lm_head": "output",
+  "transformer.wte": "token_embd",
+  "transformer.wpe": "position_embd",
+  "transformer.ln_f": "output_norm",
+  "ln_1": "attn_norm",
+  "ln_2": "ffn_norm",
+  "attn.c_attn": "attn_qkv",
+  "attn.c_proj": "attn_output",
+  "mlp.c_fc": "ffn_up",
+  "mlp.c_proj": "ffn_down",
+}
+GEMMA = PARTS | {
+  "post_attention_layernorm": "post_attention_norm",
+  "pre_feedforward_layernorm": "ffn_norm",
+  "post_feedforward_layernorm": "post_ffw_norm",
+}
 
 
 def side_by_side(value, heads):
@@ -56,7 +77,9 @@ def write(path, model, about=lambda writer: None):
       value = value + 1
     if arch.family == "gpt2" and after and leaf == "weight" and value.ndim == 2:
       value = value.T
-    writer.add_tensor(f"blk.{layer}.{parts[part]}.{leaf}" if after else f"{parts[before]}.{leaf}", np.ascontiguousarray(value))
+    writer.add_tensor(
+      f"blk.{layer}.{parts[part]}.{leaf}" if after else f"{parts[before]}.{leaf}", np.ascontiguousarray(value)
+    )
   writer.write_header_to_file()
   writer.write_kv_data_to_file()
   writer.write_tensors_to_file()
@@ -75,4 +98,5 @@ def sentencepiece(pieces, prefix=True):
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_add_space_prefix(prefix)
+
   return tokens, about

@@ -56,7 +56,7 @@ def write(path, content):
       if callable(content):
         content(buffer := io.BytesIO())
         content = buffer.getvalue()
-      path.with_name(path.name + ".part").write_bytes(content[:len(content) // 2])
+      path.with_name(path.name + ".part").write_bytes(content[: len(content) // 2])
       if how == "kill":
         kill()
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))

@@ -71,8 +71,11 @@ class Disk:
 
   def left(self) -> dict[str, bytes]:
     """Relative path -> content."""
-    return {str(file.relative_to(self.root)): content for file, content in self._names.items()
-            if all(one in self._folders for one in file.parents if one.is_relative_to(self.root))}
+    return {
+      str(file.relative_to(self.root)): content
+      for file, content in self._names.items()
+      if all(one in self._folders for one in file.parents if one.is_relative_to(self.root))
+    }
 
   def after_failure(self, elsewhere: Path) -> Path:
     """A copy of what is left, to go on from."""

@@ -18,15 +18,31 @@ from collapse_jax import panels, plotting
 from experiments import common, kde, watching
 
 ROOT = Path(__file__).parent.parent
-TINY = ("-m", "experiments.gaussian", "--dims=1", "--num_samples=10", "--workflows=replace", "--num_generations=2", "--num_seeds=2")
+TINY = (
+  "-m",
+  "experiments.gaussian",
+  "--dims=1",
+  "--num_samples=10",
+  "--workflows=replace",
+  "--num_generations=2",
+  "--num_seeds=2",
+)
 
 
 def start(arguments, redirect="", **environment):
   """Through a shell, for what it does to streams; output and errors are merged only where asked."""
   quoted = " ".join("'" + str(one).replace("'", "'\\''") + "'" for one in (sys.executable, *arguments))
-  environment = {key: value for key, value in (os.environ | {"PYTHONPATH": str(ROOT)} | environment).items() if value is not None}
-  return subprocess.run(["bash", "-c", f"set -o pipefail; {quoted} {redirect}"], capture_output=True, text=True, timeout=120,
-                        env=environment, check=False)
+  environment = {
+    key: value for key, value in (os.environ | {"PYTHONPATH": str(ROOT)} | environment).items() if value is not None
+  }
+  return subprocess.run(
+    ["bash", "-c", f"set -o pipefail; {quoted} {redirect}"],
+    capture_output=True,
+    text=True,
+    timeout=120,
+    env=environment,
+    check=False,
+  )
 
 
 BINARY = """
@@ -37,7 +53,8 @@ def run():
 sys.argv = ["gaussian"]
 common.main(common.define_shared, run)
 """
-TALK = BINARY.format(body="""from tqdm import tqdm
+TALK = BINARY.format(
+  body="""from tqdm import tqdm
   for i in range(20000):
     print("line \\u00fc", i)
   for i in tqdm(range(3)):
@@ -45,17 +62,24 @@ TALK = BINARY.format(body="""from tqdm import tqdm
   with open({!r}, "w") as file:
     file.write("numbers")
   print("the end", flush=True)
-  print("warning: said", file=sys.stderr)""")
+  print("warning: said", file=sys.stderr)"""
+)
 
 
-@pytest.mark.parametrize("redirect", ["| head -1", ">&-", "2>&-", ">&- 2>&- <&-", "> /dev/full", "2> /dev/full", "2>&1 | head -1"])
+@pytest.mark.parametrize(
+  "redirect", ["| head -1", ">&-", "2>&-", ">&- 2>&- <&-", "> /dev/full", "2> /dev/full", "2>&1 | head -1"]
+)
 def test_streams_that_close(tmp_path, redirect):
   """Nobody reads any more: the work is done all the same, and nothing that was meant for a stream is in a file."""
   file = tmp_path / "results"
   done = start(["-c", TALK.format(str(file))], redirect)
   assert done.returncode == 0 and file.read_text() == "numbers"
   assert "Traceback" not in done.stderr and "Error" not in done.stderr and "Exception" not in done.stderr
-  assert redirect in ("2>&-", "2> /dev/full") or redirect.startswith(("2>&1", ">&- 2>&-")) or done.stderr.endswith("warning: said\n")
+  assert (
+    redirect in ("2>&-", "2> /dev/full")
+    or redirect.startswith(("2>&1", ">&- 2>&-"))
+    or done.stderr.endswith("warning: said\n")
+  )
 
 
 def test_streams_of_another_encoding(tmp_path):
@@ -63,7 +87,10 @@ def test_streams_of_another_encoding(tmp_path):
   assert done.returncode == 0 and r"line \xfc 0" in done.stdout and done.stdout.endswith("the end\n")
 
 
-@pytest.mark.parametrize(("number", "status", "said"), [(signal.SIGINT, 130, "error: interrupted."), (signal.SIGTERM, 143, "error: terminated.")])
+@pytest.mark.parametrize(
+  ("number", "status", "said"),
+  [(signal.SIGINT, 130, "error: interrupted."), (signal.SIGTERM, 143, "error: terminated.")],
+)
 def test_signals_are_not_swallowed(number, status, said):
   """As in JAX's callbacks, which print what is raised inside them, and go on."""
   body = """print("ready", flush=True)
@@ -73,8 +100,13 @@ def test_signals_are_not_swallowed(number, status, said):
     except BaseException:
       pass"""
   heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # also where tests run in the background
-  process = subprocess.Popen([sys.executable, "-c", heard + BINARY.format(body=body)], stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+  process = subprocess.Popen(
+    [sys.executable, "-c", heard + BINARY.format(body=body)],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    env=os.environ | {"PYTHONPATH": str(ROOT)},
+  )
   assert process.stdout.readline() == "ready\n"
   process.send_signal(number)
   assert process.wait(20) == status and process.stderr.read() == f"{said}\n"
@@ -88,11 +120,22 @@ def test_an_ignored_interrupt_stays_ignored():
 
 
 # ----------------------------------------------------------------------------------------------------------- flags
-@pytest.mark.parametrize(("text", "expected"), [
-    ('"a,b.csv",moons', ["a,b.csv", "moons"]), ("'x, y' , moons", ["x, y", "moons"]), ('moons,"a b"', ["moons", "a b"]),
-    ("don't.csv,it's.csv", ["don't.csv", "it's.csv"]), ("mix(0.2, fresh=True),replace", ["mix(0.2, fresh=True)", "replace"]),
-    ("weights(((1, 0), (0.5, 0.5))),replace", ["weights(((1, 0), (0.5, 0.5)))", "replace"]), ("weights([[1]])", ["weights([[1]])"]),
-    ("a(1.csv,b.csv", ["a(1.csv", "b.csv"]), ('a"b,c"d', ['a"b', 'c"d']), (" moons ,  wine", ["moons", "wine"]), ("'~/x.csv'", ["~/x.csv"])])
+@pytest.mark.parametrize(
+  ("text", "expected"),
+  [
+    ('"a,b.csv",moons', ["a,b.csv", "moons"]),
+    ("'x, y' , moons", ["x, y", "moons"]),
+    ('moons,"a b"', ["moons", "a b"]),
+    ("don't.csv,it's.csv", ["don't.csv", "it's.csv"]),
+    ("mix(0.2, fresh=True),replace", ["mix(0.2, fresh=True)", "replace"]),
+    ("weights(((1, 0), (0.5, 0.5))),replace", ["weights(((1, 0), (0.5, 0.5)))", "replace"]),
+    ("weights([[1]])", ["weights([[1]])"]),
+    ("a(1.csv,b.csv", ["a(1.csv", "b.csv"]),
+    ('a"b,c"d', ['a"b', 'c"d']),
+    (" moons ,  wine", ["moons", "wine"]),
+    ("'~/x.csv'", ["~/x.csv"]),
+  ],
+)
 def test_comma_lists(text, expected):
   assert common._split(text) == expected
 
@@ -126,7 +169,9 @@ def test_flag_files(begin, capsys, tmp_path):
   for i in range(1500):
     (tmp_path / f"{i}.flags").write_text(f"--flagfile={tmp_path / f'{i + 1}.flags'}\n")
   (tmp_path / "1499.flags").write_text("# text\n\n// text\n--seed=7\n")
-  begin(f"--flagfile={tmp_path / '1450.flags'}", "--num_seeds=3") if "num_seeds" in common.FLAGS else begin(f"--flagfile={tmp_path / '1450.flags'}")
+  begin(f"--flagfile={tmp_path / '1450.flags'}", "--num_seeds=3") if "num_seeds" in common.FLAGS else begin(
+    f"--flagfile={tmp_path / '1450.flags'}"
+  )
   assert common.FLAGS.seed == "7"
   begin("--flagfile", tmp_path / "1499.flags", "--seed=8")
   assert common.FLAGS.seed == "8"
@@ -151,8 +196,16 @@ def test_lists_and_lines_of_any_text():
 
 
 # --------------------------------------------------------------------------------------------------------- machines
-@pytest.mark.parametrize(("coordinator", "bound"), [
-    ("127.0.0.1:5", "127.0.0.1:5"), ("localhost:5", "localhost:5"), ("[::1]:5", "[::1]:5"), ("10.1.2.3:80", "10.1.2.3:80"), ("node7:5", None)])
+@pytest.mark.parametrize(
+  ("coordinator", "bound"),
+  [
+    ("127.0.0.1:5", "127.0.0.1:5"),
+    ("localhost:5", "localhost:5"),
+    ("[::1]:5", "[::1]:5"),
+    ("10.1.2.3:80", "10.1.2.3:80"),
+    ("node7:5", None),
+  ],
+)
 def test_bind_address(begin, capsys, coordinator, bound):
   begin("--distributed", f"--coordinator={coordinator}", "--num_processes=1", "--process_id=0")
   common.check_machine()
@@ -192,12 +245,18 @@ import os, pathlib, runpy, sys
 def home(*_):
   raise RuntimeError("Could not determine home directory.")
 pathlib.Path.home = classmethod(home)
-sys.argv = ["discrete", "--num_outcomes=3", *{TINY[3:]!r}, "--output_dir={tmp_path / 'out'}"]
+sys.argv = ["discrete", "--num_outcomes=3", *{TINY[3:]!r}, "--output_dir={tmp_path / "out"}"]
 runpy.run_module("experiments.discrete", run_name="__main__", alter_sys=True)
 """
   (tmp_path / "temporary").mkdir()
-  done = start(["-c", script], HOME=None, XDG_CACHE_HOME=None, JAX_COMPILATION_CACHE_DIR=None, TMPDIR=str(tmp_path / "temporary"),
-               JAX_DISABLE_MOST_OPTIMIZATIONS="1")
+  done = start(
+    ["-c", script],
+    HOME=None,
+    XDG_CACHE_HOME=None,
+    JAX_COMPILATION_CACHE_DIR=None,
+    TMPDIR=str(tmp_path / "temporary"),
+    JAX_DISABLE_MOST_OPTIMIZATIONS="1",
+  )
   assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
   assert (tmp_path / "out" / "report.html").exists() and any((tmp_path / "temporary").glob("collapse_jax-*/*"))
 
@@ -209,6 +268,7 @@ def test_a_profile_or_events_that_cannot_be_written(begin, tmp_path, monkeypatch
 
   def full(*arguments):
     raise OSError(28, "No space left on device")
+
   monkeypatch.setattr(jax.profiler, "start_trace", lambda path: None)
   monkeypatch.setattr(jax.profiler, "stop_trace", lambda: (_ for _ in ()).throw(RuntimeError("No space left\nmore")))
   monkeypatch.setattr(common, "prepare_jax", lambda: None)
@@ -238,12 +298,25 @@ def kde_results(datasets, num_samples=(10,)):
   about = {"long_name": "test NLL of $x^$", "units": "nats", "worse": "higher", "log_scale": 0, "measures": ""}
   nll = np.arange(np.prod(shape), dtype=float).reshape(shape)
   return xarray.Dataset(
-      {"test_nll": ((*grid, "seed", "generation"), nll, about), "finite": ((*grid, "seed", "generation"), np.ones(shape, bool)),
-       "cell_status": (grid, np.full(shape[:-2], "ok"))},
-      {"workflow": ["replace"], "dataset": list(datasets), "bandwidth": ["0.5"], "kernel": ["gaussian"], "num_samples": list(num_samples),
-       "temperature": [1.0], "seed": [0, 1], "generation": [1, 2, 3], "bandwidth_value": ("bandwidth", [0.5]),
-       "dataset_note": ("dataset", ["", "cut at $_$"][:len(datasets)])},
-      {"task": "kde", "primary_metric": "test_nll"})
+    {
+      "test_nll": ((*grid, "seed", "generation"), nll, about),
+      "finite": ((*grid, "seed", "generation"), np.ones(shape, bool)),
+      "cell_status": (grid, np.full(shape[:-2], "ok")),
+    },
+    {
+      "workflow": ["replace"],
+      "dataset": list(datasets),
+      "bandwidth": ["0.5"],
+      "kernel": ["gaussian"],
+      "num_samples": list(num_samples),
+      "temperature": [1.0],
+      "seed": [0, 1],
+      "generation": [1, 2, 3],
+      "bandwidth_value": ("bandwidth", [0.5]),
+      "dataset_note": ("dataset", ["", "cut at $_$"][: len(datasets)]),
+    },
+    {"task": "kde", "primary_metric": "test_nll"},
+  )
 
 
 NAMES = ["cost_$_vs_revenue_$.csv", "W/a_$x^$.csv"]
@@ -252,6 +325,7 @@ NAMES = ["cost_$_vs_revenue_$.csv", "W/a_$x^$.csv"]
 def test_dollar_signs_are_text():
   """Formulas, of which neither can be parsed; numbers on log axes stay formulas."""
   from matplotlib.text import Text
+
   results = kde_results(NAMES)
   (figure,) = plotting.figures_for(results).values()
   assert len(plotting.png(figure)) > 5000
@@ -269,21 +343,44 @@ def test_figures_do_not_depend_on_matplotlibrc():
   """As a matplotlibrc in the working directory sets them; they are as the user wants them afterwards."""
   results = kde_results(NAMES)
   plain = plotting.render(results)
-  theirs = {"text.usetex": True, "font.family": "no such font", "font.size": 30, "savefig.dpi": 7, "figure.dpi": 5, "savefig.bbox": "tight",
-            "axes.formatter.use_mathtext": True, "figure.facecolor": "red", "savefig.format": "svg", "pdf.fonttype": 42}
+  theirs = {
+    "text.usetex": True,
+    "font.family": "no such font",
+    "font.size": 30,
+    "savefig.dpi": 7,
+    "figure.dpi": 5,
+    "savefig.bbox": "tight",
+    "axes.formatter.use_mathtext": True,
+    "figure.facecolor": "red",
+    "savefig.format": "svg",
+    "pdf.fonttype": 42,
+  }
   with matplotlib.rc_context(theirs):
-    assert {name: png for name, (png, _) in plotting.render(results).items()} == {name: png for name, (png, _) in plain.items()}
-    assert {name: matplotlib.rcParams[name] for name in ("text.usetex", "font.size")} == {"text.usetex": True, "font.size": 30}
+    assert {name: png for name, (png, _) in plotting.render(results).items()} == {
+      name: png for name, (png, _) in plain.items()
+    }
+    assert {name: matplotlib.rcParams[name] for name in ("text.usetex", "font.size")} == {
+      "text.usetex": True,
+      "font.size": 30,
+    }
 
 
 def test_a_figure_for_each_value():
   """Values that differ in the seventh digit, and paths that differ in what a file's name cannot hold."""
   assert panels.labels([1_000_000, 1_000_001]) == ["1000000", "1000001"] and panels.labels([0.1, 1.0]) == ["0.1", "1"]
-  results = xarray.Dataset({"x": (("dim", "dataset"), np.ones((2, 2)))}, {"dim": [1_000_000, 1_000_001], "dataset": ["a/b", "a_b"]})
+  results = xarray.Dataset(
+    {"x": (("dim", "dataset"), np.ones((2, 2)))}, {"dim": [1_000_000, 1_000_001], "dataset": ["a/b", "a_b"]}
+  )
   found = list(panels.slices(results, ("dim", "dataset")))
-  assert len({plotting.names.file_name(suffix) for suffix, _ in found}) == len({part.attrs["slice"] for _, part in found}) == 4
+  assert (
+    len({plotting.names.file_name(suffix) for suffix, _ in found})
+    == len({part.attrs["slice"] for _, part in found})
+    == 4
+  )
   long = [kde_results([f"/{'very/long/' * 40}{name}.csv" for name in "ab"], (10, 20, 30, 40)).isel(bandwidth=[0] * 4)]
-  long = [one.assign_coords(bandwidth=["1", "2", "3", "4"]) for one in long]  # many bandwidths: a figure for each data set
+  long = [
+    one.assign_coords(bandwidth=["1", "2", "3", "4"]) for one in long
+  ]  # many bandwidths: a figure for each data set
   found = plotting.figures_for(long[0])
   assert len(found) == 2 and all(len(name) <= 100 for name in found)
 
@@ -292,9 +389,21 @@ def test_drawing_reads_what_was_written(begin, tmp_path, monkeypatch):
   """From results.nc alone, for several experiments: figures, and a report that has all of them."""
   monkeypatch.undo()
   begin(f"--output_dir={tmp_path / 'out'}")
-  go(lambda directory: {"kde/a": kde_results(NAMES), "kde/b": kde_results(NAMES[:1])}, tmp_path / "out", folders=("kde/a", "kde/b"))
+  go(
+    lambda directory: {"kde/a": kde_results(NAMES), "kde/b": kde_results(NAMES[:1])},
+    tmp_path / "out",
+    folders=("kde/a", "kde/b"),
+  )
   page = (tmp_path / "out" / "report.html").read_text()
-  assert page.count("data:image/png") == len(list((tmp_path / "out").rglob("*.png"))) == len(list((tmp_path / "out").rglob("*.pdf"))) == 2
+  assert (
+    page.count("data:image/png")
+    == len(list((tmp_path / "out").rglob("*.png")))
+    == len(list((tmp_path / "out").rglob("*.pdf")))
+    == 2
+  )
   made = json.loads((tmp_path / "out" / "config.json").read_text())["made"]
-  assert {name for name, size in made.items()} == {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*")
-                                                  if file.is_file() and file.name not in (".lock", "config.json")}
+  assert {name for name, size in made.items()} == {
+    str(file.relative_to(tmp_path / "out"))
+    for file in (tmp_path / "out").rglob("*")
+    if file.is_file() and file.name not in (".lock", "config.json")
+  }

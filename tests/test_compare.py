@@ -17,10 +17,18 @@ def regression(scale=1.0, seeds=100):
   mean = base * np.array([1.0, 100.0])
   values = scale * mean * np.exp(0.1 * rng.standard_normal((1, 1, 1, 1, 1, seeds, 1)) - 0.005) * np.ones(2)
   grid = ("workflow", "dim", "num_samples", "noise_var", "temperature")
-  coordinates = {"workflow": ["replace"], "dim": [10], "num_samples": [100], "noise_var": [1.0], "temperature": [1.0],
-                 "generation": [1, 100]}
+  coordinates = {
+    "workflow": ["replace"],
+    "dim": [10],
+    "num_samples": [100],
+    "noise_var": [1.0],
+    "temperature": [1.0],
+    "generation": [1, 100],
+  }
   about = {"worse": "higher", "log_scale": 1, "units": "1", "long_name": "error"}
-  return xarray.Dataset({"test_mse": ((*grid, "seed", "generation"), values, about)}, coordinates, {"task": "linear_regression"})
+  return xarray.Dataset(
+    {"test_mse": ((*grid, "seed", "generation"), values, about)}, coordinates, {"task": "linear_regression"}
+  )
 
 
 def test_right_values_agree_and_wrong_ones_do_not():
@@ -37,8 +45,9 @@ def test_cells_that_do_not_match():
   total = len(published.values())
   good = regression()
   late = good.sel(generation=[1])
-  refused = good.assign(cell_status=(("workflow", "dim", "num_samples", "noise_var", "temperature"),
-                                     np.full((1, 1, 1, 1, 1), "too large")))
+  refused = good.assign(
+    cell_status=(("workflow", "dim", "num_samples", "noise_var", "temperature"), np.full((1, 1, 1, 1, 1), "too large"))
+  )
   for other in (good.assign_coords(temperature=[0.5]), late, refused, good.assign_attrs(task="gaussian")):
     assert published.compare({"a": other}) == ([], total)
 
@@ -48,9 +57,14 @@ def test_runs_that_did_not_end_have_no_mean():
   times = np.random.default_rng(0).exponential(190.0, (1, 1, 1, 100))
   entropy = np.ones((1, 1, 1, 100, 1))
   results = xarray.Dataset(
-      {"entropy": ((*grid, "seed", "generation"), entropy, {}), "collapse_generation": ((*grid, "seed"), times, {}),
-       "censored": ((*grid, "seed"), np.zeros(times.shape, bool), {})},
-      {"workflow": ["replace"], "num_outcomes": [10], "num_samples": [100], "generation": [1]}, {"task": "discrete"})
+    {
+      "entropy": ((*grid, "seed", "generation"), entropy, {}),
+      "collapse_generation": ((*grid, "seed"), times, {}),
+      "censored": ((*grid, "seed"), np.zeros(times.shape, bool), {}),
+    },
+    {"workflow": ["replace"], "num_outcomes": [10], "num_samples": [100], "generation": [1]},
+    {"task": "discrete"},
+  )
   rows, _ = published.compare({"a": results})
   assert [row["agrees"] for row in rows] == [True]
   results.censored[..., 3] = True
@@ -60,12 +74,17 @@ def test_runs_that_did_not_end_have_no_mean():
 def test_the_table_is_sound():
   rows = published.values()
   assert all(row["value"] > 0 and 0 < row["tolerance"] < 0.1 and row["select"] for row in rows)
-  keys = [(row["source"], row["task"], row["place"], tuple(row["select"].items()), row["metric"], row["generation"]) for row in rows]
+  keys = [
+    (row["source"], row["task"], row["place"], tuple(row["select"].items()), row["metric"], row["generation"])
+    for row in rows
+  ]
   assert len(set(keys)) == len(keys) > 100
 
 
 def call(*arguments):
-  return subprocess.run([sys.executable, "-m", "experiments.compare", *map(str, arguments)], capture_output=True, text=True)
+  return subprocess.run(
+    [sys.executable, "-m", "experiments.compare", *map(str, arguments)], capture_output=True, text=True
+  )
 
 
 def test_command(tmp_path):
@@ -79,11 +98,21 @@ def test_command(tmp_path):
   assert call(tmp_path, "--strict").returncode == 1
 
 
-@pytest.mark.parametrize(("make", "part"), [
-    (lambda path: [], "name a directory"), (lambda path: [path / "none"], "no directory"), (lambda path: [path], "holds no results.nc"),
+@pytest.mark.parametrize(
+  ("make", "part"),
+  [
+    (lambda path: [], "name a directory"),
+    (lambda path: [path / "none"], "no directory"),
+    (lambda path: [path], "holds no results.nc"),
     (lambda path: [(path / "results.nc").write_text("x") and path], "cannot be read"),
-    (lambda path: [xarray.Dataset({"x": ("a", [1.0])}).to_netcdf(path / "results.nc", engine="h5netcdf") or path], "must hold"),
-    (lambda path: [(path / "results.nc").symlink_to("/dev/zero") or path], "no regular file"), (lambda path: [path, "--none"], "none")])
+    (
+      lambda path: [xarray.Dataset({"x": ("a", [1.0])}).to_netcdf(path / "results.nc", engine="h5netcdf") or path],
+      "must hold",
+    ),
+    (lambda path: [(path / "results.nc").symlink_to("/dev/zero") or path], "no regular file"),
+    (lambda path: [path, "--none"], "none"),
+  ],
+)
 def test_bad_command_lines(make, part, tmp_path):
   done = call(*make(tmp_path))
   assert done.returncode == 2 and part in done.stderr and len(done.stderr.strip().splitlines()) == 1

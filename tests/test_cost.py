@@ -11,7 +11,7 @@ from collapse_jax.sweeps import plan
 def test_known_functions():
   square = jnp.ones((200, 200))
   product = cost.work_of(lambda a, b: a @ b, square, square)
-  assert 0.9 < product / (cost._PER_FLOP * 2 * 200 ** 3) < 1.1
+  assert 0.9 < product / (cost._PER_FLOP * 2 * 200**3) < 1.1
   assert 7.9 < cost.work_of(lambda a, b: a @ b, jnp.ones((400, 400)), jnp.ones((400, 400))) / product < 8.1
   once = lambda x: jnp.exp(x) @ square
   loop = lambda x: jax.lax.scan(lambda x, _: (once(x), None), x, None, length=50)[0]
@@ -23,7 +23,10 @@ def test_known_functions():
 
 def test_rare_branches_and_fallbacks_do_not_count():
   def fallback(x):
-    return jax.lax.while_loop(lambda state: state[0], lambda state: (False, jnp.linalg.qr(state[1])[0]), (x[0, 0] > 5, x))[1]
+    return jax.lax.while_loop(
+      lambda state: state[0], lambda state: (False, jnp.linalg.qr(state[1])[0]), (x[0, 0] > 5, x)
+    )[1]
+
   x = jnp.ones((100, 100))
   decomposition = cost.work_of(lambda x: jnp.linalg.qr(x)[0], x)
   assert cost.work_of(fallback, x) < 0.01 * decomposition
@@ -49,8 +52,10 @@ def test_estimates_grow_as_times_do():
   assert 1.8 < running(moons, {"num_samples": [316]}, T=200) / base < 2.2
   assert 2 < running(moons, {"num_samples": [1000]}) / base < 5
   gaussian = lambda dim, num_samples: tasks.gaussian(dim, num_samples)
-  law, rows = (running(gaussian, {"dim": [100], "num_samples": [1000]}, workflow=name)
-               for name in ("replace", "accumulate_subsample"))
+  law, rows = (
+    running(gaussian, {"dim": [100], "num_samples": [1000]}, workflow=name)
+    for name in ("replace", "accumulate_subsample")
+  )
   assert 15 < rows / law < 150  # measured: 50
 
 

@@ -22,14 +22,24 @@ def share_firing(results, num_sweeps, alpha=0.05):
 
 
 def gaussian(workflow, num_generations, num_sweeps, num_samples=(10, 20, 40)):
-  return cj.sweep(tasks.gaussian, [workflow], {"dim": [2], "num_samples": list(num_samples)},
-                  num_generations=num_generations, num_seeds=num_sweeps * NUM_SEEDS)
+  return cj.sweep(
+    tasks.gaussian,
+    [workflow],
+    {"dim": [2], "num_samples": list(num_samples)},
+    num_generations=num_generations,
+    num_seeds=num_sweeps * NUM_SEEDS,
+  )
 
 
 def blobs(workflow, num_generations, num_sweeps):
   make = lambda num_samples, bandwidth: tasks.kde("blobs", num_samples, bandwidth, num_test=20)
-  return cj.sweep(make, workflow, {"num_samples": [20], "bandwidth": [0.5]}, num_generations=num_generations,
-                  num_seeds=num_sweeps * NUM_SEEDS)
+  return cj.sweep(
+    make,
+    workflow,
+    {"num_samples": [20], "bandwidth": [0.5]},
+    num_generations=num_generations,
+    num_seeds=num_sweeps * NUM_SEEDS,
+  )
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +53,11 @@ def test_false_alarms(unchanging):
   assert len(found) == 3 * 10 + 2  # per num_samples; and the scaling law by two metrics of risk
   assert max(found.values()) <= MOST_FALSE_ALARMS, found
   latest = workflows.replace()
-  fresh = latest._replace(update=lambda task, problem, key, store, batch, t: latest.update(
-      task, problem, key, store, task.fresh(key, problem), t))
+  fresh = latest._replace(
+    update=lambda task, problem, key, store, batch, t: latest.update(
+      task, problem, key, store, task.fresh(key, problem), t
+    )
+  )
   found = share_firing(blobs({"fresh": fresh}, 12, NUM_SWEEPS), NUM_SWEEPS)
   assert {"mode_separation", "far_share"} <= {metric for _, metric, _ in found}
   assert max(found.values()) <= MOST_FALSE_ALARMS, found
@@ -53,7 +66,10 @@ def test_false_alarms(unchanging):
 def test_the_level_is_the_callers_and_the_bound_has_teeth(unchanging):
   """At a level of 20%, and where the mean is compared with no test at all, too many sweeps fire."""
   part = unchanging.sel(num_samples=[10])
-  assert share_firing(part, NUM_SWEEPS // 2, alpha=0.2)["any increase of population risk", "squared_error_of_mean", 10] > 0.12
+  assert (
+    share_firing(part, NUM_SWEEPS // 2, alpha=0.2)["any increase of population risk", "squared_error_of_mean", 10]
+    > 0.12
+  )
   risk = np.log(part.squared_error_of_mean.values.reshape(NUM_SWEEPS, NUM_SEEDS, -1)).mean(axis=1)
   assert np.mean(risk[:, -1] > risk[:, 0]) > MOST_FALSE_ALARMS
 
@@ -63,12 +79,13 @@ def test_power():
   num_sweeps = 60
   found = share_firing(gaussian("replace", 60, num_sweeps), num_sweeps)
   for definition, metrics in {
-      "catastrophic increase of population risk": ["first_coordinate_risk"],
-      "any increase of population risk": ["squared_error_of_mean", "first_coordinate_risk"],
-      "asymptotically diverging population risk": ["first_coordinate_risk"],
-      "change in scaling law": ["squared_error_of_mean", "first_coordinate_risk"],
-      "collapsing variance": ["covariance_trace_ratio", "covariance_log_det_ratio"],
-      "disappearance of real tail": ["first_coordinate_tail"]}.items():
+    "catastrophic increase of population risk": ["first_coordinate_risk"],
+    "any increase of population risk": ["squared_error_of_mean", "first_coordinate_risk"],
+    "asymptotically diverging population risk": ["first_coordinate_risk"],
+    "change in scaling law": ["squared_error_of_mean", "first_coordinate_risk"],
+    "collapsing variance": ["covariance_trace_ratio", "covariance_log_det_ratio"],
+    "disappearance of real tail": ["first_coordinate_tail"],
+  }.items():
     for metric in metrics:
       assert found[definition, metric, None if "scaling" in definition else 10] >= 0.95
   assert found["appearance of hallucinated data", "first_coordinate_far", 10] == 0  # a narrow law reaches nowhere
@@ -86,15 +103,26 @@ def noisy(curve, seed=0):
   return curve + 0.1 * np.random.default_rng(seed).normal(size=(NUM_SEEDS, len(GENERATIONS)))
 
 
-@pytest.mark.parametrize(("test", "curve", "fires"), [
-    (definitions.any_increase, 0.02 * GENERATIONS, True), (definitions.any_increase, -0.02 * GENERATIONS, False),
-    (definitions.catastrophic_increase, 0.02 * GENERATIONS, False), (definitions.catastrophic_increase, 0.1 * GENERATIONS, True),
-    (definitions.diverging, 0.1 * GENERATIONS, True), (definitions.diverging, np.log(GENERATIONS), True),
-    (definitions.diverging, 5 - 5 / GENERATIONS, False), (definitions.diverging, -0.1 * GENERATIONS, False),
-    (definitions.collapsing_variance, -0.1 * GENERATIONS, True), (definitions.collapsing_variance, 0.1 * GENERATIONS, False),
-    (definitions.collapsing_variance, 5 / GENERATIONS, False), (definitions.entangled_modes, -0.02 * GENERATIONS, True),
-    (definitions.lost_tail, -0.02 * GENERATIONS, True), (definitions.lost_tail, 0.02 * GENERATIONS, False),
-    (definitions.hallucination, 0.02 * GENERATIONS, True)])
+@pytest.mark.parametrize(
+  ("test", "curve", "fires"),
+  [
+    (definitions.any_increase, 0.02 * GENERATIONS, True),
+    (definitions.any_increase, -0.02 * GENERATIONS, False),
+    (definitions.catastrophic_increase, 0.02 * GENERATIONS, False),
+    (definitions.catastrophic_increase, 0.1 * GENERATIONS, True),
+    (definitions.diverging, 0.1 * GENERATIONS, True),
+    (definitions.diverging, np.log(GENERATIONS), True),
+    (definitions.diverging, 5 - 5 / GENERATIONS, False),
+    (definitions.diverging, -0.1 * GENERATIONS, False),
+    (definitions.collapsing_variance, -0.1 * GENERATIONS, True),
+    (definitions.collapsing_variance, 0.1 * GENERATIONS, False),
+    (definitions.collapsing_variance, 5 / GENERATIONS, False),
+    (definitions.entangled_modes, -0.02 * GENERATIONS, True),
+    (definitions.lost_tail, -0.02 * GENERATIONS, True),
+    (definitions.lost_tail, 0.02 * GENERATIONS, False),
+    (definitions.hallucination, 0.02 * GENERATIONS, True),
+  ],
+)
 def test_each_on_known_curves(test, curve, fires):
   finding = test(noisy(curve), GENERATIONS)
   assert finding.applies and finding.fires == fires
@@ -130,7 +158,11 @@ def test_infinite_equal_and_lost_values():
 def test_scaling_law():
   sizes = np.array([10.0, 100.0, 1000.0])
   first = -np.log(sizes)[:, None, None] + noisy(0 * GENERATIONS)[None]
-  flat = first + np.log(sizes)[:, None, None] * (GENERATIONS > 1) + noisy(0 * GENERATIONS, 1)[None] * sizes[:, None, None] / 5e3
+  flat = (
+    first
+    + np.log(sizes)[:, None, None] * (GENERATIONS > 1)
+    + noisy(0 * GENERATIONS, 1)[None] * sizes[:, None, None] / 5e3
+  )
   assert not definitions.changed_scaling(first, sizes).fires
   finding = definitions.changed_scaling(flat, sizes)
   assert finding.fires and "num_samples^-1.00 at the first" in finding.statement
@@ -142,10 +174,13 @@ def test_scaling_law():
 def test_undefined_says_why(unchanging):
   def why(results, definition):
     return {row["statement"] for row in cj.diagnose(results) if row["definition"] == definition and not row["applies"]}
+
   few = unchanging.isel(seed=slice(20))
   assert why(few, "entanglement of real modes") == {"undefined: no metric of how far modes are apart"}
   assert why(few.assign_attrs(task="gaussian"), "entanglement of real modes") == {"undefined: a Gaussian has one mode"}
-  assert why(few.isel(num_samples=0), "change in scaling law") == {"undefined: needs three values of num_samples or more"}
+  assert why(few.isel(num_samples=0), "change in scaling law") == {
+    "undefined: needs three values of num_samples or more"
+  }
   assert "needs half of them, and 5" in why(few.isel(seed=slice(3)), "any increase of population risk").pop()
   assert why(few.isel(generation=[0]), "disappearance of real tail") == {"undefined: needs two generations"}
   negative = few[["squared_error_of_mean"]] - 100
@@ -164,13 +199,15 @@ def test_first_coordinate_by_integration():
     results.standard_mean[:], results.standard_log_variance[:] = mean, np.log(variance)
     found = definitions.with_first_coordinate(results)
     total = lambda y: np.sum(y) * (x[1] - x[0])
-    log_ratio = 0.5 * ((x - mean) ** 2 / variance - x ** 2 + np.log(variance))
+    log_ratio = 0.5 * ((x - mean) ** 2 / variance - x**2 + np.log(variance))
     covered = sum(min(total(model[side]), total(truth[side])) for side in (x < -2, x > 2)) / total(truth[abs(x) > 2])
     for name, expected in (("risk", total(truth * log_ratio)), ("tail", covered), ("far", total(model[abs(x) > 5]))):
       assert found[f"first_coordinate_{name}"].item() == pytest.approx(expected, abs=2e-5)
 
 
-@pytest.mark.parametrize("workflow", ["replace", "accumulate", "accumulate_subsample", "mix(0.3)", "mix(0.3, fresh=True)"])
+@pytest.mark.parametrize(
+  "workflow", ["replace", "accumulate", "accumulate_subsample", "mix(0.3)", "mix(0.3, fresh=True)"]
+)
 def test_predicted_limits(workflow):
   """Against the closed forms at a late generation; first order where nothing better is known."""
   for unbiased in (False, True):
@@ -186,16 +223,21 @@ def test_predicted_limits(workflow):
 def test_limits_of_metrics(unchanging):
   results = unchanging.assign_attrs(task="gaussian")
   cell = {"workflow": "accumulate", "dim": 2, "num_samples": 10}
-  trace, error = (diagnostics.predicted_limit(results, cell, name) for name in ("covariance_trace_ratio", "squared_error_of_mean"))
+  trace, error = (
+    diagnostics.predicted_limit(results, cell, name) for name in ("covariance_trace_ratio", "squared_error_of_mean")
+  )
   assert trace == pytest.approx(np.sinc(1 / np.sqrt(10))) and error == pytest.approx(2 * (1 - trace))
   assert diagnostics.predicted_limit(results, cell | {"workflow": "my own"}, "covariance_trace_ratio") is None
   assert diagnostics.predicted_limit(results, cell | {"temperature": 0.9}, "covariance_trace_ratio") is None
   kde = {"workflow": "replace", "num_samples": 50, "bandwidth": "0.5"}
   assert diagnostics.predicted_limit(results.assign_attrs(task="kde"), kde, "model_variance") == 50 * 0.25
-  assert diagnostics.predicted_limit(results.assign_attrs(task="kde"), kde | {"bandwidth": "scott"}, "model_variance") is None
+  assert (
+    diagnostics.predicted_limit(results.assign_attrs(task="kde"), kde | {"bandwidth": "scott"}, "model_variance")
+    is None
+  )
   line = {"workflow": "accumulate", "num_samples": 20, "dim": 4}
   limit = diagnostics.predicted_limit(results.assign_attrs(task="linear_regression"), line, "test_mse")
-  assert limit == pytest.approx(4 / 15 * np.pi ** 2 / 6)
+  assert limit == pytest.approx(4 / 15 * np.pi**2 / 6)
 
 
 def test_report_has_the_table(unchanging, tmp_path):
@@ -212,8 +254,9 @@ def test_nothing_fires_where_nothing_happens():
 
   Only the risk rises for certain, to pi^2 / 6 times that of the first fit, which is no more than it is with ten rows.
   """
-  results = cj.sweep(tasks.gaussian, ["accumulate"], {"dim": [3], "num_samples": [10 ** 7, 10 ** 9]}, num_generations=1000,
-                     num_seeds=100)
+  results = cj.sweep(
+    tasks.gaussian, ["accumulate"], {"dim": [3], "num_samples": [10**7, 10**9]}, num_generations=1000, num_seeds=100
+  )
   assert {row["verdict"].label for row in diagnostics.verdicts(results)} <= {"bounded", "undecided"}
   fired = {row["definition"] for row in cj.diagnose(results) if row["fires"]}
   assert fired <= {"any increase of population risk"}

@@ -21,40 +21,62 @@ def machine(tmp_path, monkeypatch):
     for name, content in files.items():
       (mounted / name).parent.mkdir(parents=True, exist_ok=True)
       (mounted / name).write_text(content)
+
   monkeypatch.setattr(devices, "_groups", lambda controller: plain(controller, mounted, own))
   monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
   return make
 
 
-@pytest.mark.parametrize(("lines", "files"), [
+@pytest.mark.parametrize(
+  ("lines", "files"),
+  [
     (f"0::/{JOB}\n", {f"{JOB}/memory.max": "2147483648\n", "memory.max": "max\n"}),
     (f"0::/{JOB}/step_0/task_1\n", {f"{JOB}/memory.max": "2147483648\n", f"{JOB}/step_0/memory.max": "max\n"}),
     (f"0::/{JOB}/step_0\n", {f"{JOB}/memory.max": "4294967296\n", f"{JOB}/step_0/memory.max": "2147483648\n"}),
     (f"0::/{JOB}/step_0\n", {f"{JOB}/memory.max": "2147483648\n", f"{JOB}/step_0/memory.max": "4294967296\n"}),
     ("0::/\n", {"memory.max": "2147483648\n"}),
     ("0::/../..\n", {"memory.max": "2147483648\n"}),
-    (f"4:memory:/{JOB}\n2:cpu,cpuacct:/\n", {f"memory/{JOB}/memory.limit_in_bytes": "2147483648\n",
-                                             "memory/memory.limit_in_bytes": "9223372036854771712\n"}),
+    (
+      f"4:memory:/{JOB}\n2:cpu,cpuacct:/\n",
+      {f"memory/{JOB}/memory.limit_in_bytes": "2147483648\n", "memory/memory.limit_in_bytes": "9223372036854771712\n"},
+    ),
     ("4:memory:/docker/0123abcd\n", {"memory/memory.limit_in_bytes": "2147483648\n"}),  # the path is the host's
-    ("", {"memory.max": "2147483648\n"})])
+    ("", {"memory.max": "2147483648\n"}),
+  ],
+)
 def test_memory_is_the_least_of_all_control_groups_above(machine, lines, files):
   machine(lines, files)
-  assert devices.memory_bytes() == 2 ** 31
+  assert devices.memory_bytes() == 2**31
 
 
-@pytest.mark.parametrize(("lines", "files"), [
-    (f"0::/{JOB}\n", {"memory.max": "max\n"}), ("0::/\n", {"memory.max": "not a number"}), ("", {}),
-    (f"0::/{JOB}\n", {"system.slice/other/memory.max": "2147483648\n"})])  # of a neighbour
+@pytest.mark.parametrize(
+  ("lines", "files"),
+  [
+    (f"0::/{JOB}\n", {"memory.max": "max\n"}),
+    ("0::/\n", {"memory.max": "not a number"}),
+    ("", {}),
+    (f"0::/{JOB}\n", {"system.slice/other/memory.max": "2147483648\n"}),
+  ],
+)  # of a neighbour
 def test_memory_without_a_limit(machine, lines, files):
   machine(lines, files)
   assert devices.memory_bytes() == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-@pytest.mark.parametrize(("lines", "files", "cores"), [
+@pytest.mark.parametrize(
+  ("lines", "files", "cores"),
+  [
     (f"0::/{JOB}\n", {f"{JOB}/cpu.max": "150000 100000\n", "cpu.max": "max 100000\n"}, 2),
     (f"0::/{JOB}\n", {f"{JOB}/cpu.max": "max 100000\n", "system.slice/cpu.max": "50000 100000\n"}, 1),
-    ("3:cpu,cpuacct:/docker/0123\n", {"cpu,cpuacct/cpu.cfs_quota_us": "300000\n", "cpu,cpuacct/cpu.cfs_period_us": "100000\n"}, 3),
-    ("3:cpu,cpuacct:/\n", {"cpu,cpuacct/cpu.cfs_quota_us": "-1\n", "cpu,cpuacct/cpu.cfs_period_us": "100000\n"}, 64), ("", {}, 64)])
+    (
+      "3:cpu,cpuacct:/docker/0123\n",
+      {"cpu,cpuacct/cpu.cfs_quota_us": "300000\n", "cpu,cpuacct/cpu.cfs_period_us": "100000\n"},
+      3,
+    ),
+    ("3:cpu,cpuacct:/\n", {"cpu,cpuacct/cpu.cfs_quota_us": "-1\n", "cpu,cpuacct/cpu.cfs_period_us": "100000\n"}, 64),
+    ("", {}, 64),
+  ],
+)
 def test_cores_are_those_of_the_quota(machine, lines, files, cores):
   machine(lines, files)
   assert devices.num_cores() == cores and devices.num_workers() == min(cores, 8)
@@ -62,8 +84,14 @@ def test_cores_are_those_of_the_quota(machine, lines, files, cores):
 
 
 def python(code, **environment):
-  return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=100, check=False,
-                        env={**os.environ, "PYTHONPATH": os.getcwd()} | environment)
+  return subprocess.run(
+    [sys.executable, "-W", "ignore", "-c", code],
+    capture_output=True,
+    text=True,
+    timeout=100,
+    check=False,
+    env={**os.environ, "PYTHONPATH": os.getcwd()} | environment,
+  )
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
@@ -97,8 +125,12 @@ def test_forked_children(used, status):
 @pytest.mark.parametrize("platform", ["cuda", "foo"])
 def test_platforms_that_are_not_there(platform):
   """One ValueError that names what was asked for."""
-  code = "import collapse_jax as cj\ntry: cj.sweep(cj.tasks.sample_median, ['replace'], {'num_samples': [5]}, num_generations=2, " \
-      "num_seeds=2)\nexcept ValueError as error: print(error)"
+  code = (
+    "import collapse_jax as cj\ntry: cj.sweep(cj.tasks.sample_median, ['replace'], {'num_samples': [5]}, num_generations=2, "
+    "num_seeds=2)\nexcept ValueError as error: print(error)"
+  )
   done = python(code, JAX_PLATFORMS=platform)
-  assert done.returncode == 0 and done.stdout.startswith(f"JAX finds no device of JAX_PLATFORMS={platform}: "), done.stderr
+  assert done.returncode == 0 and done.stdout.startswith(f"JAX finds no device of JAX_PLATFORMS={platform}: "), (
+    done.stderr
+  )
   assert done.stdout.count("\n") == 1

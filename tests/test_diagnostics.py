@@ -12,11 +12,15 @@ def made(values, task="gaussian", metric="covariance_trace_ratio", worse="lower"
   """A result Dataset of one metric, values [workflow, axes..., seed, generation]."""
   values = np.asarray(values)
   grid = ("workflow", *axes)
-  coordinates = {"workflow": ["replace", "accumulate", "my own"][:len(values)], **axes,
-                 "generation": np.arange(1, values.shape[-1] + 1)}
+  coordinates = {
+    "workflow": ["replace", "accumulate", "my own"][: len(values)],
+    **axes,
+    "generation": np.arange(1, values.shape[-1] + 1),
+  }
   about = {"long_name": "a metric", "units": "1", "worse": worse, "log_scale": log_scale}
-  return xarray.Dataset({metric: ((*grid, "seed", "generation"), values, about)}, coordinates,
-                        {"task": task, "primary_metric": metric})
+  return xarray.Dataset(
+    {metric: ((*grid, "seed", "generation"), values, about)}, coordinates, {"task": task, "primary_metric": metric}
+  )
 
 
 def test_verdicts_where_runs_are_lost():
@@ -57,8 +61,13 @@ def test_infinite_runs_are_never_beside_the_point(lost):
   assert rising.label == "diverging" and rising.num_finite == 100 - lost
 
 
-GRID = [(T, num, noise, kind) for T in (5, 20, 100, 1000) for num in (2, 3, 5, 20, 100) for noise in (0.02, 0.5)
-        for kind in benchmark.NOISES]
+GRID = [
+  (T, num, noise, kind)
+  for T in (5, 20, 100, 1000)
+  for num in (2, 3, 5, 20, 100)
+  for noise in (0.02, 0.5)
+  for kind in benchmark.NOISES
+]
 
 
 @pytest.mark.parametrize("curve", benchmark.CURVES)
@@ -113,8 +122,9 @@ def test_theory_uses_finite_runs_and_says_how_many():
   """Correct simulated means pass, a wrong generation or one NaN among them does not turn into a pass."""
   n, T = 100, 12
   law = theory.gaussian_accumulate(n, T).trace_ratio
-  values = np.stack([normal_sample(theory.gaussian_replace(n, T).trace_ratio), normal_sample(law, seed=1),
-                     normal_sample(law, seed=2)])
+  values = np.stack(
+    [normal_sample(theory.gaussian_replace(n, T).trace_ratio), normal_sample(law, seed=1), normal_sample(law, seed=2)]
+  )
   values[1, :7, 5:] = np.nan
   results = made(values[:, None, None], dim=[3], num_samples=[n])
   rows = diagnostics.compare_with_theory(results)
@@ -140,17 +150,24 @@ def kde_results(n=40, T=30, bandwidth=0.5, seeds=300, kernel_of_next=1.0):
   for w, pooled in enumerate((False, True)):
     pool = rng.standard_normal((seeds, n))
     for t in range(T):
-      out[w, :, t] = pool.var(axis=1) + bandwidth ** 2
+      out[w, :, t] = pool.var(axis=1) + bandwidth**2
       rows = np.take_along_axis(pool, rng.integers(0, pool.shape[1], (seeds, n)), axis=1)
       rows = rows + kernel_of_next * bandwidth * rng.standard_normal((seeds, n))
       pool = np.concatenate([pool, rows], axis=1) if pooled else rows
-  return made(out[:, None, None, None], "kde", "model_variance", "", 0, kernel=["gaussian"], bandwidth=["0.5"], num_samples=[n])
+  return made(
+    out[:, None, None, None], "kde", "model_variance", "", 0, kernel=["gaussian"], bandwidth=["0.5"], num_samples=[n]
+  )
 
 
 def test_kde_variance_beside_theory():
   rows = diagnostics.compare_with_theory(kde_results(), (1, 2, 8, 30))
   assert [(row["workflow"], row["generation"]) for row in rows] == [
-      ("replace", 2), ("replace", 8), ("accumulate", 2), ("accumulate", 8), ("accumulate", 30)]
+    ("replace", 2),
+    ("replace", 8),
+    ("accumulate", 2),
+    ("accumulate", 8),
+    ("accumulate", 30),
+  ]
   assert max(abs(row["z"]) for row in rows) < 5
   wrong = diagnostics.compare_with_theory(kde_results(kernel_of_next=1.1), (1, 2, 8, 30))
   for workflow in ("replace", "accumulate"):
@@ -161,7 +178,9 @@ def test_smallest_bounded_share():
   t = np.arange(1, 101.0)
   noise = 0.05 * np.random.default_rng(0).normal(size=(1, 4, 30, 100))
   slopes = np.array([0.05, 0.0, 0.05, 0.0])  # a share that is bounded by luck does not count
-  results = made(noise + slopes[:, None, None] * t, "gaussian", "error", "higher", 0, real_fraction=[0.0, 0.1, 0.2, 0.5])
+  results = made(
+    noise + slopes[:, None, None] * t, "gaussian", "error", "higher", 0, real_fraction=[0.0, 0.1, 0.2, 0.5]
+  )
   assert diagnostics.smallest_bounded_share(results) == [{"workflow": "replace", "share": 0.5}]
   none = results.isel(real_fraction=slice(0, 3))
   assert diagnostics.smallest_bounded_share(none) == [{"workflow": "replace", "share": None}]

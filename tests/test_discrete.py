@@ -27,15 +27,19 @@ def test_metrics_are_numpys():
   model = task.summary.of(problem, real.rows[0], None) / 50
   out = task.evaluate(problem, model)
   entropy = -(p[p > 0] * np.log(p[p > 0])).sum()
-  expected = {"entropy": entropy, "entropy_ratio": entropy / (1.5 * np.log(2)), "support_ratio": (p > 0).sum() / 3,
-              "heterozygosity": 1 - (p ** 2).sum()}
+  expected = {
+    "entropy": entropy,
+    "entropy_ratio": entropy / (1.5 * np.log(2)),
+    "support_ratio": (p > 0).sum() / 3,
+    "heterozygosity": 1 - (p**2).sum(),
+  }
   for name, value in expected.items():
     np.testing.assert_allclose(out[name], value, rtol=1e-5)
   assert p[3] == 0
 
 
 def test_renumbering_keeps_the_frequencies():
-  task = tasks.discrete(10 ** 6, 12, np.r_[np.full(5, 0.2), np.zeros(10 ** 6 - 5)])
+  task = tasks.discrete(10**6, 12, np.r_[np.full(5, 0.2), np.zeros(10**6 - 5)])
   problem, real = task.init(jax.random.key(0))
   counts = np.asarray(task.summary.of(problem, real.rows[0], None))
   assert counts.sum() == 12 and 1 < (counts > 0).sum() <= 5 and len(counts) == 12
@@ -45,6 +49,7 @@ def test_renumbering_keeps_the_frequencies():
 def test_collapse_time_of_two_outcomes():
   """Wright-Fisher absorption from the exact Markov chain, n = 6; a run that has not ended is censored."""
   from scipy import stats
+
   n, last = 6, 60
   states = np.arange(n + 1)
   chain = stats.binom.pmf(states[None], n, states[:, None] / n)
@@ -66,7 +71,9 @@ def test_collapse_time_of_two_outcomes():
 def test_stopping_absorbed_runs_changes_nothing(record_every):
   """A sweep that stops them equals the plain program, and the collapse generation is exact where it is not recorded."""
   task, T, seeds = (lambda num_samples: tasks.discrete(12, num_samples)), 101, 40
-  sweep = cj.sweep(task, ["replace"], {"num_samples": [6]}, num_generations=T, num_seeds=seeds, record_every=record_every)
+  sweep = cj.sweep(
+    task, ["replace"], {"num_samples": [6]}, num_generations=T, num_seeds=seeds, record_every=record_every
+  )
   one = lambda i: cj.run(jax.random.fold_in(jax.random.key(0), i), task(6), workflows.replace(), T)
   whole = jax.jit(jax.vmap(one))(jnp.arange(seeds))
   kept = sweep.generation.values - 1
@@ -87,7 +94,7 @@ def test_temperature():
     out = simulated(tasks.discrete(3, 4000, share, temperature=temperature), workflows.replace(), 20, 2)
     power = share ** (1 / temperature)
     power = power / power.sum()
-    assert abs(out["heterozygosity"][:, 1].mean() - (1 - (power ** 2).sum())) < 0.01
+    assert abs(out["heterozygosity"][:, 1].mean() - (1 - (power**2).sum())) < 0.01
 
 
 @pytest.mark.parametrize("num_outcomes", [10, 1000])
@@ -100,7 +107,10 @@ def test_temperature_in_logs(num_outcomes):
   def counts(temperature):
     task = tasks.discrete(num_outcomes, num, share, temperature=temperature)
     context = Context(1, num, None, None, None)
-    return task.summary.of(None, task.sample(jax.random.key(3), None, jnp.asarray(share, jnp.float32), context)[0].rows[0], None)
+    return task.summary.of(
+      None, task.sample(jax.random.key(3), None, jnp.asarray(share, jnp.float32), context)[0].rows[0], None
+    )
+
   found = np.asarray(jax.jit(jax.vmap(counts))(jnp.asarray(temperatures)))
 
   def score(seen, temperature):
@@ -111,6 +121,7 @@ def test_temperature_in_logs(num_outcomes):
     expected, seen = (np.r_[x[often], x[~often].sum()] for x in (expected, seen))
     freedom = len(expected) - 1
     return (((seen - expected) ** 2 / np.maximum(expected, 1)).sum() - freedom) / np.sqrt(2 * freedom) if freedom else 0
+
   for temperature, seen in zip(temperatures, found):
     assert seen[-1] == 0 and seen.sum() == num and np.abs(score(seen, temperature)) < 5, temperature
     assert not 0.01 < temperature < 0.5 or score(seen, 1.5 * temperature) > 5  # the law of another one
@@ -118,18 +129,20 @@ def test_temperature_in_logs(num_outcomes):
 
 def test_the_tail_of_a_power_law():
   """Outcomes that a million draws show, of 1e5 whose rarest has 1e-8: the sum of 1 - (1 - p)^n. 23 bits are too few."""
-  share, num, runs = 1 / np.arange(1, 100_001) ** 1.5, 10 ** 6, 5
+  share, num, runs = 1 / np.arange(1, 100_001) ** 1.5, 10**6, 5
   share = share / share.sum()
   seen = -np.expm1(num * np.log1p(-share))
   task = tasks.discrete(len(share), num, share)
   problem = task.init(jax.random.key(0))[0]
   high, low = (np.asarray(x).astype(object) for x in problem.table)
-  below = high * 2 ** 32 + low
+  below = high * 2**32 + low
   np.testing.assert_allclose(np.diff(below, prepend=0).astype(float) / float(below[-1]), share, rtol=1e-9)
   draw = jax.jit(lambda key: task.fresh(key, problem).rows[0])
   support = [np.count_nonzero(np.bincount(draw(jax.random.key(i)))) for i in range(runs)]
   assert abs(np.mean(support) - seen.sum()) < 5 * np.sqrt((seen * (1 - seen)).sum() / runs)
-  coarse = np.ceil(np.cumsum(share).astype(np.float32).astype(float) * 2 ** 23)  # numbers of 23 bits that each outcome has
+  coarse = np.ceil(
+    np.cumsum(share).astype(np.float32).astype(float) * 2**23
+  )  # numbers of 23 bits that each outcome has
   assert np.sum(np.diff(coarse) == 0) > 50_000
 
 
@@ -155,7 +168,12 @@ def test_small_divergences():
 
 
 def test_bad_arguments():
-  for bad, part in ((((1, 5)), "num_outcomes"), ((5, 1), "num_samples"), ((2, 5, [1.0, 0.0]), "two of them"), ((2, 5, [1.0]), "2 numbers")):
+  for bad, part in (
+    (((1, 5)), "num_outcomes"),
+    ((5, 1), "num_samples"),
+    ((2, 5, [1.0, 0.0]), "two of them"),
+    ((2, 5, [1.0]), "2 numbers"),
+  ):
     with pytest.raises(ValueError, match=part):
       tasks.discrete(*bad)
   with pytest.raises(ValueError, match="temperature"):

@@ -18,7 +18,7 @@ def by_quadrature(mean, log_std):
   nodes, weights = np.polynomial.legendre.leggauss(8)
   half = np.diff(ends) / 2
   x = (ends[:-1] + half)[:, None] + half[:, None] * nodes
-  log_ratio = (mean * (2 * x - mean) / 2 + x ** 2 * np.expm1(2 * log_std) / 2) / std ** 2 - log_std
+  log_ratio = (mean * (2 * x - mean) / 2 + x**2 * np.expm1(2 * log_std) / 2) / std**2 - log_std
   small = stats.norm.pdf(x) * np.abs(np.expm1(np.minimum(log_ratio, 50)))
   large = stats.norm.pdf(x, mean, std) * np.abs(np.expm1(-np.maximum(log_ratio, 0)))
   return 0.5 * np.sum(half[:, None] * weights * np.where(log_ratio > 0, large, small))
@@ -31,8 +31,12 @@ NARROW = [-1000.0, -200.0, -69.0, -30.0, -20.0]
 def test_total_variation_in_one_dimension():
   """By what the densities' crossing points give, and 1 wherever a model is collapsed or wide beyond measure."""
   rng = np.random.default_rng(0)
-  mean = np.concatenate([rng.choice([-1, 1], 60) * 10 ** rng.uniform(-6, 0.7, 60), [0, 0, 1e-3, 0.3]]).astype(np.float32)
-  log_std = np.concatenate([rng.choice([-1, 1], 60) * 10 ** rng.uniform(-6, 0.2, 60), [1e-6, -1e-3, 0, 0]]).astype(np.float32)
+  mean = np.concatenate([rng.choice([-1, 1], 60) * 10 ** rng.uniform(-6, 0.7, 60), [0, 0, 1e-3, 0.3]]).astype(
+    np.float32
+  )
+  log_std = np.concatenate([rng.choice([-1, 1], 60) * 10 ** rng.uniform(-6, 0.2, 60), [1e-6, -1e-3, 0, 0]]).astype(
+    np.float32
+  )
   found = jax.jit(jax.vmap(distances.total_variation))(mean, log_std)
   expected = np.array([by_quadrature(m, s) for m, s in zip(mean.astype(float), log_std.astype(float))])
   np.testing.assert_allclose(found, expected, rtol=3e-6)
@@ -45,7 +49,9 @@ def test_total_variation_in_one_dimension():
 
 def test_total_variation_stays_at_one_under_replace():
   """Three rows a generation, to t = 150; what was computed before fell to 0.04 and to NaN."""
-  one = lambda key: generation.run(key, tasks.gaussian(1, 3, distances=True), workflows.replace(), 150)["total_variation"]
+  one = lambda key: generation.run(key, tasks.gaussian(1, 3, distances=True), workflows.replace(), 150)[
+    "total_variation"
+  ]
   found = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 64)))
   assert np.isfinite(found).all() and found[:, -1].min() > 0.999
   assert diagnostics.verdict(np.log(found), np.arange(1, 151.0)).final_mean == pytest.approx(0, abs=1e-3)
@@ -64,12 +70,16 @@ def near_the_truth(dim, num_samples, seed=0):
 def test_distances_do_not_cancel(dim):
   """KL, 2-Wasserstein and total variation of fits to 1e2 to 1e12 rows; the textbook forms in float32 miss by more than all."""
   kl = lambda factor, low, log_det: to_standard(jnp.zeros(dim), factor, jnp.zeros(()), log_det, jnp.asarray(dim), low)
-  squared = lambda scale, factor, low, log_det: bures_squared(scale, factor, jnp.zeros(()), log_det, jnp.asarray(dim), low)
+  squared = lambda scale, factor, low, log_det: bures_squared(
+    scale, factor, jnp.zeros(()), log_det, jnp.asarray(dim), low
+  )
   scale = (1.5 * np.eye(dim) + np.tril(0.3 * np.random.default_rng(1).standard_normal((dim, dim)))).astype(np.float32)
   for num in (1e2, 1e4, 1e6, 1e9, 1e12):
     deviation, factor, low = near_the_truth(dim, num)
-    excess = np.linalg.eigvalsh(deviation + deviation.T + deviation.T @ deviation)  # of the covariance's eigenvalues from 1
-    series = excess ** 2 / 2 - excess ** 3 / 3
+    excess = np.linalg.eigvalsh(
+      deviation + deviation.T + deviation.T @ deviation
+    )  # of the covariance's eigenvalues from 1
+    series = excess**2 / 2 - excess**3 / 3
     exact_kl = 0.5 * np.sum(np.where(np.abs(excess) < 1e-4, series, excess - np.log1p(excess)))
     exact_squared = np.sum((excess / (1 + np.sqrt(1 + excess))) ** 2)
     log_det = jnp.asarray(np.sum(np.log1p(excess)), jnp.float32)
@@ -87,7 +97,7 @@ def test_distances_do_not_cancel(dim):
       log_ratio = 0.5 * np.sum((white @ deviation.T) * (points + white), axis=1) - 0.5 * np.sum(np.log1p(excess))
       assert found["total_variation"] == pytest.approx(np.maximum(-np.expm1(log_ratio), 0).mean(), rel=1e-3)
     if num >= 1e9:  # the textbook
-      trace = jnp.sum(factor ** 2)
+      trace = jnp.sum(factor**2)
       assert abs(float(0.5 * (trace - dim - log_det)) / exact_kl - 1) > 0.1
       assert abs(float(dim + trace - 2 * jnp.sum(jnp.linalg.svd(factor, compute_uv=False))) / exact_squared - 1) > 0.1
 
@@ -98,15 +108,24 @@ def test_distances_at_any_width(dim, log_width):
   """Model N(offset, width^2 I) beside the closed forms."""
   for offset in (0.0, 0.5, 1e4):
     mean = jnp.full(dim, offset)
-    found = to_standard(mean, jnp.eye(dim), jnp.asarray(log_width), jnp.asarray(2 * dim * log_width), jnp.asarray(dim),
-                        jnp.zeros((dim, dim)))
-    kl = dim * (0.5 * np.expm1(2 * log_width) - log_width + 0.5 * offset ** 2)
+    found = to_standard(
+      mean,
+      jnp.eye(dim),
+      jnp.asarray(log_width),
+      jnp.asarray(2 * dim * log_width),
+      jnp.asarray(dim),
+      jnp.zeros((dim, dim)),
+    )
+    kl = dim * (0.5 * np.expm1(2 * log_width) - log_width + 0.5 * offset**2)
     assert found["kl_from_truth"] == pytest.approx(kl, rel=1e-5)
-    squared = bures_squared(jnp.asarray(2.0), jnp.eye(dim), jnp.asarray(log_width), jnp.asarray(0.0), jnp.asarray(dim),
-                            jnp.zeros((dim, dim)))
+    squared = bures_squared(
+      jnp.asarray(2.0), jnp.eye(dim), jnp.asarray(log_width), jnp.asarray(0.0), jnp.asarray(dim), jnp.zeros((dim, dim))
+    )
     assert squared == pytest.approx(4 * dim * np.expm1(log_width) ** 2, rel=1e-5)
     if dim == 1:
-      assert found["total_variation"] == pytest.approx(theory.total_variation_gaussian(offset, np.exp(log_width)), rel=1e-5)
+      assert found["total_variation"] == pytest.approx(
+        theory.total_variation_gaussian(offset, np.exp(log_width)), rel=1e-5
+      )
     elif abs(log_width) >= 20 or offset > 1e3:
       assert found["total_variation"] == pytest.approx(1, abs=1e-3)
     else:

@@ -28,8 +28,13 @@ HELD: list[socket.socket] = []
 
 def start(*arguments):
   environment = {**os.environ, "PYTHONPATH": os.getcwd(), "JAX_COMPILATION_CACHE_DIR": os.path.abspath(".cache/tests")}
-  return subprocess.Popen([sys.executable, "-W", "ignore", *map(str, arguments)], env=environment, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True)
+  return subprocess.Popen(
+    [sys.executable, "-W", "ignore", *map(str, arguments)],
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
 
 
 def finished(*processes):
@@ -65,7 +70,10 @@ def test_as_on_one_device(processes, expected, tmp_path, monkeypatch):
   finished(*(start(SCRIPT, tmp_path / "many", 8 // processes, *one) for one in extra))
   for name, one in expected.items():
     many = xarray.load_dataset(tmp_path / "many" / f"{name}.nc", engine="h5netcdf")
-    assert (many.num_devices, many.num_processes) == (8 // processes, processes) and one.chunk_size == many.chunk_size == 2
+    assert (many.num_devices, many.num_processes) == (
+      8 // processes,
+      processes,
+    ) and one.chunk_size == many.chunk_size == 2
     for metric in one.data_vars:
       if metric in ROUNDED:
         np.testing.assert_allclose(many[metric], one[metric], rtol=1e-6)
@@ -81,13 +89,40 @@ def test_as_on_one_device(processes, expected, tmp_path, monkeypatch):
 
 def test_commands(tmp_path):
   """Processes of one sweep write one result, that of a single process."""
-  flags = ("--dims=2", "--num_samples=10", "--workflows=replace", "--num_generations=5", "--num_seeds=20", "--chunk_size=2")
+  flags = (
+    "--dims=2",
+    "--num_samples=10",
+    "--workflows=replace",
+    "--num_generations=5",
+    "--num_seeds=20",
+    "--chunk_size=2",
+  )
   port = free_port()
-  finished(*(start("-m", "experiments.gaussian", *flags, f"--output_dir={tmp_path}", "--devices=2", "--distributed",
-                   f"--coordinator=localhost:{port}", "--num_processes=2", f"--process_id={i}") for i in range(2)))
+  finished(
+    *(
+      start(
+        "-m",
+        "experiments.gaussian",
+        *flags,
+        f"--output_dir={tmp_path}",
+        "--devices=2",
+        "--distributed",
+        f"--coordinator=localhost:{port}",
+        "--num_processes=2",
+        f"--process_id={i}",
+      )
+      for i in range(2)
+    )
+  )
   both = cj.load(tmp_path)
-  one = cj.sweep(tasks.gaussian, ["replace"], {"dim": [2], "num_samples": [10], "noise_var": [1.0], "temperature": [1.0]},
-                 num_generations=5, num_seeds=20, chunk_size=2)
+  one = cj.sweep(
+    tasks.gaussian,
+    ["replace"],
+    {"dim": [2], "num_samples": [10], "noise_var": [1.0], "temperature": [1.0]},
+    num_generations=5,
+    num_seeds=20,
+    chunk_size=2,
+  )
   assert (both.num_devices, both.num_processes) == (2, 2) and one.num_devices == 1
   xarray.testing.assert_identical(both.drop_attrs(), one.drop_attrs())
 

@@ -54,8 +54,15 @@ def test_a_language_model_keeps_two_checkpoints(tmp_path, monkeypatch):
     (elsewhere / name).parent.mkdir(parents=True, exist_ok=True)
     (elsewhere / name).write_bytes(content)
   computed = []
-  resumed = host.sweep(task, ["accumulate"], {"num_samples": [5]}, directory=elsewhere / "out", resume=True,
-                       on_batch=lambda cell, t, seeds, batch: computed.append(t), **options)
+  resumed = host.sweep(
+    task,
+    ["accumulate"],
+    {"num_samples": [5]},
+    directory=elsewhere / "out",
+    resume=True,
+    on_batch=lambda cell, t, seeds, batch: computed.append(t),
+    **options,
+  )
   xarray.testing.assert_identical(resumed.drop_attrs(), expected.drop_attrs())
   assert computed == [5]
   with monkeypatch.context() as patch:  # the wrong twin: nobody syncs, and at each deletion nothing is certain
@@ -76,8 +83,11 @@ def test_what_is_older_goes_last(tmp_path, monkeypatch):
   chunks.rename(new, tmp_path / "results")
   assert not any(name.startswith("results/") for name in disk.left())  # the name alone
   chunks.discard([old], tmp_path / "results")
-  (path, left), = disk.removals
-  assert path == Path("chunks") and left == {"results/results.nc": b"results.nc", "results/figures/one.png": b"figures/one.png"}
+  ((path, left),) = disk.removals
+  assert path == Path("chunks") and left == {
+    "results/results.nc": b"results.nc",
+    "results/figures/one.png": b"figures/one.png",
+  }
 
 
 def test_rename_is_certain(tmp_path, monkeypatch):
@@ -108,7 +118,14 @@ def test_names_of_cells_fit(tmp_path):
   folders = [folder.name for folder in tmp_path.iterdir()]
   assert len(folders) == 2 and all(len(name.encode()) <= 143 for name in folders)
   computed = []
-  host.sweep(tasks.sample_median, names, {"num_samples": [5]}, resume=True, on_batch=lambda *about: computed.append(about), **options)
+  host.sweep(
+    tasks.sample_median,
+    names,
+    {"num_samples": [5]},
+    resume=True,
+    on_batch=lambda *about: computed.append(about),
+    **options,
+  )
   assert not computed
 
 

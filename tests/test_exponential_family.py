@@ -35,7 +35,9 @@ def test_a_billion_rows():
   """The first generation's error has variance 1/n whatever n is."""
   for n in (1e2, 1e6, 1e9):
     task = tasks.exponential_family("exponential", n, 1.0, draws="law")
-    one = lambda i, task=task: cj.run(jax.random.fold_in(jax.random.key(1), i), task, workflows.replace(), 1)["fitted_mean"][0]
+    one = lambda i, task=task: cj.run(jax.random.fold_in(jax.random.key(1), i), task, workflows.replace(), 1)[
+      "fitted_mean"
+    ][0]
     means = np.asarray(jax.jit(jax.vmap(one))(jnp.arange(4000)), np.float64)
     spread = (means - 1).var() * n
     assert abs(spread - 1) < 5 * np.sqrt(2 / 4000) + (1e-7 * np.sqrt(n)) ** 2, n
@@ -44,8 +46,12 @@ def test_a_billion_rows():
 def test_absorption_and_temperature():
   """A Bernoulli mean of 0 or 1 stays; a sharper model gets there sooner, an exponential one shrinks by its temperature."""
   long = lambda temperature: cj.sweep(
-      lambda num_samples, temperature: tasks.exponential_family("bernoulli", num_samples, 0.5, temperature=temperature), ["replace"],
-      {"num_samples": [5], "temperature": [temperature]}, num_generations=40, num_seeds=200).fitted_mean.values[0, 0, 0]
+    lambda num_samples, temperature: tasks.exponential_family("bernoulli", num_samples, 0.5, temperature=temperature),
+    ["replace"],
+    {"num_samples": [5], "temperature": [temperature]},
+    num_generations=40,
+    num_seeds=200,
+  ).fitted_mean.values[0, 0, 0]
   plain, sharp = long(1.0), long(0.5)
   for means in (plain, sharp):
     gone = (means == 0) | (means == 1)
@@ -65,12 +71,15 @@ def test_any_number_of_rows(family):
     task = tasks.exponential_family(family, num, truth, draws="law")
     found = cj.run(jax.random.fold_in(jax.random.key(4), i), task, workflows.accumulate(), last)
     return found["squared_error_of_mean"], found["variance_ratio"] - 1
+
   errors, change = jax.jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))(jnp.asarray(nums), jnp.arange(600))
   variance = float(one.variance(jnp.float32(truth)))
   for i, num in enumerate(nums):
     expected = variance * theory.quadratic_family(workflows.accumulate().weights(last), num, one.curvature)
     assert np.abs(z_score(np.asarray(errors[i]) / expected[None], 1.0, 2.0)).max() < 5, num  # a squared normal variate
-    if family != "gaussian":  # E[V(mean)] / V(truth) - 1 = curvature E[deviation^2] / V(truth), below what a float resolves
+    if (
+      family != "gaussian"
+    ):  # E[V(mean)] / V(truth) - 1 = curvature E[deviation^2] / V(truth), below what a float resolves
       drift = one.curvature * expected / variance
       spread = np.asarray(change[i]).std(axis=0) / np.sqrt(600)
       assert np.abs((np.asarray(change[i], np.float64).mean(axis=0) - drift) / (spread + 1e-9)).max() < 5, num
@@ -82,15 +91,24 @@ def test_real_rows_are_those_of_the_law(family):
   means = []
   for workflow in (workflows.replace(), workflows.accumulate_subsample()):
     task = tasks.exponential_family(family, N, MEANS[family])
-    one = lambda i, task=task, workflow=workflow: cj.run(jax.random.fold_in(jax.random.key(1), i), task, workflow, 1)["fitted_mean"]
+    one = lambda i, task=task, workflow=workflow: cj.run(jax.random.fold_in(jax.random.key(1), i), task, workflow, 1)[
+      "fitted_mean"
+    ]
     means.append(np.asarray(jax.jit(jax.vmap(one))(jnp.arange(300))))
   np.testing.assert_allclose(means[0], means[1], rtol=1e-5, atol=1e-6)
   assert means[0].std() > 0.05
 
 
-@pytest.mark.parametrize(("family", "mean", "variance"), [
-    ("bernoulli", 0.25, 0.1875), ("poisson", 2.5, 2.5 * 7 / 8), ("poisson", 700.0, 700 * 7 / 8), ("exponential", 3.0, 9 * 7 / 9),
-    ("gaussian", -1.0, 7 / 8)])
+@pytest.mark.parametrize(
+  ("family", "mean", "variance"),
+  [
+    ("bernoulli", 0.25, 0.1875),
+    ("poisson", 2.5, 2.5 * 7 / 8),
+    ("poisson", 700.0, 700 * 7 / 8),
+    ("exponential", 3.0, 9 * 7 / 9),
+    ("gaussian", -1.0, 7 / 8),
+  ],
+)
 def test_rows_given_their_mean(family, mean, variance):
   """Multinomial, a permutation, Dirichlet, centred: every row has the mean and variance of its conditional law."""
   draw = jax.vmap(lambda key: FAMILIES[family].given(key, jnp.float32(mean), 8))
@@ -114,9 +132,13 @@ def test_tempered_bernoulli():
   for temperature in (1e-6, 0.02, 0.07, 0.1, 1, 10, 1e6):
     odds = (np.log(mean) - np.log1p(-mean)) / float(np.float32(temperature))
     found = tempered(at, jnp.float32(truth), jnp.float32(temperature))
-    np.testing.assert_allclose(found.mean, 1 / (1 + np.exp(np.clip(-odds, -700, 700))), rtol=2e-5 / min(temperature, 1), atol=1e-38)
+    np.testing.assert_allclose(
+      found.mean, 1 / (1 + np.exp(np.clip(-odds, -700, 700))), rtol=2e-5 / min(temperature, 1), atol=1e-38
+    )
     np.testing.assert_allclose(found.deviation, np.asarray(found.mean, np.float64) - truth, rtol=1e-5, atol=1e-7)
-    ends = tempered(Mean(jnp.asarray([0.0, 1]), jnp.asarray([1.0, 0]), jnp.asarray([-truth, 1 - truth])), truth, temperature)
+    ends = tempered(
+      Mean(jnp.asarray([0.0, 1]), jnp.asarray([1.0, 0]), jnp.asarray([-truth, 1 - truth])), truth, temperature
+    )
     np.testing.assert_array_equal(ends.mean, [0, 1])
     np.testing.assert_array_equal(ends.rest, [1, 0])
     assert np.isfinite(ends.deviation).all()
@@ -132,9 +154,13 @@ def test_no_rows_no_model():
 
 
 def test_bad_arguments():
-  for bad, part in ((("cauchy", 5), "family"), (("bernoulli", 5, 1.0), "between 0 and 1"), (("poisson", 1), "num_samples"),
-                    (("poisson", 10 ** 13), "at most 1e\\+12"),
-                    (("poisson", 5, -1.0), "between")):
+  for bad, part in (
+    (("cauchy", 5), "family"),
+    (("bernoulli", 5, 1.0), "between 0 and 1"),
+    (("poisson", 1), "num_samples"),
+    (("poisson", 10**13), "at most 1e\\+12"),
+    (("poisson", 5, -1.0), "between"),
+  ):
     with pytest.raises(ValueError, match=part):
       tasks.exponential_family(*bad)
   with pytest.raises(ValueError, match="temperature must be 1"):

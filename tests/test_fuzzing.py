@@ -21,18 +21,117 @@ from hypothesis import strategies as st
 from collapse_jax import chunks
 from experiments import common
 
-BINARIES = ("gaussian", "kde", "discrete", "linear_regression", "exponential_family", "logistic_regression", "real_share",
-            "language_model", "real_data_value", "reproduce", "compare", "token_editing", "curation", "verification", "temperature",
-            "label_editing", "mixtures", "selection", "ensembles")
-NUMBERS = ("1", "2", "0", "-1", "3,4", "0.5", "1e9", "1e400", "nan", "-inf", "2147483647", "2147483648", "10" * 40, "1" * 5000,
-           "1,1", ",", "", " ", "0x10", "1_000", "١", "1e-320", "True", "None")
-CALLS = ("replace", "accumulate", "accumulate_subsample", "mix(0.2)", "mix(0)", "mix(", "mix(nan)", "mix(1e400)", "mix(0.5,fresh=1)",
-         "sliding_window(3)", "sliding_window(-3)", "sliding_window(10**3)", "weights([[1]])", "weights([[]])", "weights('a')",
-         "replace(1)", "replace,replace", "__import__('os').system('x')", "(" * 300, "mix(*[1])", "a.b()", "mix(real_fraction=[])")
-NAMES = ("moons", "blobs", "wine", "mars", "breast_cancer", "gaussian", "tophat", "scott", "silverman", "law", "rows", "tiny",
-         "gpt2_9m", "none.jsonl", "none.gguf", "/", "..", "/dev/null", "pydocs", "laptop", "smoke", "true", "*", "[", "\udcff", "ü", "~", "~/x", '"a,b"', "'", "cost_$_vs_$.csv", "\x1b[31m")
-COMMON = settings(deadline=None, derandomize=True, database=None,
-                  suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+BINARIES = (
+  "gaussian",
+  "kde",
+  "discrete",
+  "linear_regression",
+  "exponential_family",
+  "logistic_regression",
+  "real_share",
+  "language_model",
+  "real_data_value",
+  "reproduce",
+  "compare",
+  "token_editing",
+  "curation",
+  "verification",
+  "temperature",
+  "label_editing",
+  "mixtures",
+  "selection",
+  "ensembles",
+)
+NUMBERS = (
+  "1",
+  "2",
+  "0",
+  "-1",
+  "3,4",
+  "0.5",
+  "1e9",
+  "1e400",
+  "nan",
+  "-inf",
+  "2147483647",
+  "2147483648",
+  "10" * 40,
+  "1" * 5000,
+  "1,1",
+  ",",
+  "",
+  " ",
+  "0x10",
+  "1_000",
+  "١",
+  "1e-320",
+  "True",
+  "None",
+)
+CALLS = (
+  "replace",
+  "accumulate",
+  "accumulate_subsample",
+  "mix(0.2)",
+  "mix(0)",
+  "mix(",
+  "mix(nan)",
+  "mix(1e400)",
+  "mix(0.5,fresh=1)",
+  "sliding_window(3)",
+  "sliding_window(-3)",
+  "sliding_window(10**3)",
+  "weights([[1]])",
+  "weights([[]])",
+  "weights('a')",
+  "replace(1)",
+  "replace,replace",
+  "__import__('os').system('x')",
+  "(" * 300,
+  "mix(*[1])",
+  "a.b()",
+  "mix(real_fraction=[])",
+)
+NAMES = (
+  "moons",
+  "blobs",
+  "wine",
+  "mars",
+  "breast_cancer",
+  "gaussian",
+  "tophat",
+  "scott",
+  "silverman",
+  "law",
+  "rows",
+  "tiny",
+  "gpt2_9m",
+  "none.jsonl",
+  "none.gguf",
+  "/",
+  "..",
+  "/dev/null",
+  "pydocs",
+  "laptop",
+  "smoke",
+  "true",
+  "*",
+  "[",
+  "\udcff",
+  "ü",
+  "~",
+  "~/x",
+  '"a,b"',
+  "'",
+  "cost_$_vs_$.csv",
+  "\x1b[31m",
+)
+COMMON = settings(
+  deadline=None,
+  derandomize=True,
+  database=None,
+  suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +164,10 @@ class Hang(BaseException):
 @contextlib.contextmanager
 def limited(seconds=60):
   """Fails what takes longer, but for a loop in C."""
+
   def stop(number, frame):
     raise Hang(f"not done after {seconds} seconds")
+
   before = signal.signal(signal.SIGALRM, stop)
   signal.alarm(seconds)
   try:
@@ -77,7 +178,7 @@ def limited(seconds=60):
 
 
 def outcome(name: str, arguments: list[str]) -> str:
-  """"" where a binary would run, or its one line of refusal; anything else that it does is raised."""
+  """ "" where a binary would run, or its one line of refusal; anything else that it does is raised."""
   module = importlib.import_module(f"experiments.{name}")
   before = set(common.FLAGS)
   module.define()
@@ -123,8 +224,13 @@ def test_command_lines(name, places):
   assert "output_dir" in known or name == "compare"
   value = st.one_of(st.sampled_from(values(places)), st.text(max_size=20))
   flag = st.tuples(st.sampled_from(known), value).map(lambda pair: f"--{pair[0]}={pair[1]}")
-  argument = st.one_of(flag, flag, st.sampled_from([f"--{one}" for one in known]), st.text(max_size=20),
-                       st.sampled_from(["--flagfile", f"--flagfile={places}/a_file", "--undefok", "--", "-", "--=", "--no"]))
+  argument = st.one_of(
+    flag,
+    flag,
+    st.sampled_from([f"--{one}" for one in known]),
+    st.text(max_size=20),
+    st.sampled_from(["--flagfile", f"--flagfile={places}/a_file", "--undefok", "--", "-", "--=", "--no"]),
+  )
   seen = []
 
   @settings(COMMON, max_examples=60)
@@ -133,6 +239,7 @@ def test_command_lines(name, places):
     said = outcome(name, arguments)
     assert "\n" not in said.strip(), said
     seen.append(bool(said))
+
   check()
   assert len(seen) >= 60 and any(seen)
   assert outcome(name, []) == "" or name == "compare"  # the next command line is not harmed by the last
@@ -142,9 +249,14 @@ def damaged(valid: bytes):
   """A strategy: a file cut, changed or replaced."""
   at = st.integers(0, len(valid))
   return st.one_of(
-      at.map(lambda k: valid[:k]), st.tuples(at, st.binary(min_size=1, max_size=9)).map(lambda x: valid[:x[0]] + x[1] + valid[x[0]:]),
-      st.tuples(at, st.integers(1, 255)).map(lambda x: valid[:x[0]] + bytes(b ^ x[1] for b in valid[x[0]:x[0] + 1]) + valid[x[0] + 1:]),
-      st.binary(max_size=60), st.sampled_from([b"", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 50_000, b"null", b"[]", b"{}", b"\0" * 99]))
+    at.map(lambda k: valid[:k]),
+    st.tuples(at, st.binary(min_size=1, max_size=9)).map(lambda x: valid[: x[0]] + x[1] + valid[x[0] :]),
+    st.tuples(at, st.integers(1, 255)).map(
+      lambda x: valid[: x[0]] + bytes(b ^ x[1] for b in valid[x[0] : x[0] + 1]) + valid[x[0] + 1 :]
+    ),
+    st.binary(max_size=60),
+    st.sampled_from([b"", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 50_000, b"null", b"[]", b"{}", b"\0" * 99]),
+  )
 
 
 def parquet() -> bytes:
@@ -155,15 +267,28 @@ def parquet() -> bytes:
 
 
 FILES = {
-    "t.csv": ("kde", lambda: b"a,b\n" + b"".join(b"%d,%d\n" % (i, i * i % 7) for i in range(30)), "--datasets={}", ()),
-    "labelled.csv": ("logistic_regression", lambda: b"a,b\n" + b"".join(b"%d,%d\n" % (i * i % 7, i % 2) for i in range(30)),
-                     "--dataset={}", ()),
-    "t.jsonl": ("language_model", lambda: b"".join(b'{"prompt": "p%d", "response": "r\\u00e4 %d"}\n' % (i, i) for i in range(40)),
-                "--dataset={}", ()),
-    "t.parquet": ("language_model", parquet, "--dataset={}", ()),
-    "t.flags": ("gaussian", lambda: b"--dims=1,2\n# text\n--workflows=replace\n--num_seeds=3\n", "--flagfile={}", ()),
-    "unfinished.json": ("discrete", lambda: b'{"command": "x", "flags": {"num_seeds": "100", "seed": "0"}}', "", ("--resume",)),
-    "config.json": ("reproduce", lambda: b'{"command": "x", "flags": {"seed": "0"}}', "", ("--resume",)),
+  "t.csv": ("kde", lambda: b"a,b\n" + b"".join(b"%d,%d\n" % (i, i * i % 7) for i in range(30)), "--datasets={}", ()),
+  "labelled.csv": (
+    "logistic_regression",
+    lambda: b"a,b\n" + b"".join(b"%d,%d\n" % (i * i % 7, i % 2) for i in range(30)),
+    "--dataset={}",
+    (),
+  ),
+  "t.jsonl": (
+    "language_model",
+    lambda: b"".join(b'{"prompt": "p%d", "response": "r\\u00e4 %d"}\n' % (i, i) for i in range(40)),
+    "--dataset={}",
+    (),
+  ),
+  "t.parquet": ("language_model", parquet, "--dataset={}", ()),
+  "t.flags": ("gaussian", lambda: b"--dims=1,2\n# text\n--workflows=replace\n--num_seeds=3\n", "--flagfile={}", ()),
+  "unfinished.json": (
+    "discrete",
+    lambda: b'{"command": "x", "flags": {"num_seeds": "100", "seed": "0"}}',
+    "",
+    ("--resume",),
+  ),
+  "config.json": ("reproduce", lambda: b'{"command": "x", "flags": {"seed": "0"}}', "", ("--resume",)),
 }
 
 
@@ -176,12 +301,15 @@ def test_files(file, tmp_path):
   @settings(COMMON, max_examples=40)
   @given(damaged(valid))
   def check(content):
-    path = tmp_path / (f"{next(number)}_{file}" if flag else file)  # a new name each time: what was read may be in a cache
+    path = tmp_path / (
+      f"{next(number)}_{file}" if flag else file
+    )  # a new name each time: what was read may be in a cache
     path.write_bytes(content)
     to = tmp_path / "new" if flag else tmp_path
     arguments = [f"--output_dir={to}", *more, *([flag.format(path)] if flag else [])]
     assert "\n" not in outcome(name, arguments).strip()
     assert path.read_bytes() == content
+
   check()
   (tmp_path / file).write_bytes(valid)
   assert flag == "" or outcome(name, [flag.format(tmp_path / file)]) == ""
@@ -217,6 +345,7 @@ def test_chunks(tmp_path):
       assert "resume" in str(error)
     named.write_bytes(manifest)
     file.write_bytes(valid)
+
   check()
 
 
@@ -226,9 +355,13 @@ def test_results(tmp_path):
 
   import collapse_jax as cj
   from collapse_jax import published
+
   about = {"task": "gaussian", "primary_metric": "trace_ratio"}
-  data = xarray.Dataset({"trace_ratio": (("workflow", "dim", "seed", "generation"), np.ones((1, 1, 2, 2)))},
-                        {"workflow": ["replace"], "dim": [1], "seed": [0, 1], "generation": [1, 2]}, about)
+  data = xarray.Dataset(
+    {"trace_ratio": (("workflow", "dim", "seed", "generation"), np.ones((1, 1, 2, 2)))},
+    {"workflow": ["replace"], "dim": [1], "seed": [0, 1], "generation": [1, 2]},
+    about,
+  )
   data.to_netcdf(tmp_path / "results.nc", engine="h5netcdf")
   valid = (tmp_path / "results.nc").read_bytes()
 
@@ -239,6 +372,7 @@ def test_results(tmp_path):
     assert "\n" not in outcome("compare", [str(tmp_path)]).strip()
     with limited(), contextlib.suppress(ValueError, OSError, KeyError):
       published.compare({"x": cj.load(tmp_path)})
+
   check()
 
 
@@ -250,9 +384,18 @@ def test_weights(tmp_path):
 
   from collapse_jax import lm
   from collapse_jax.lm import checkpoint, text
+
   tokenizer = text.train_tokenizer([one.text for one in text.load("pydocs", "test")], 300)
-  config = LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=300,
-                       bos_token_id=1, eos_token_id=2, pad_token_id=0)
+  config = LlamaConfig(
+    hidden_size=8,
+    intermediate_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=1,
+    vocab_size=300,
+    bos_token_id=1,
+    eos_token_id=2,
+    pad_token_id=0,
+  )
   checkpoint.save(checkpoint.random(config, jax.random.key(0), "float32", tokenizer), tmp_path / "model")
   lm.load(tmp_path / "model")
   for name in ("config.json", "model.safetensors", "tokenizer.json"):
@@ -264,6 +407,7 @@ def test_weights(tmp_path):
       (tmp_path / "model" / name).write_bytes(content)  # noqa: B023
       with limited(), contextlib.suppress(ValueError):
         lm.load(tmp_path / "model")
+
     check()
     (tmp_path / "model" / name).write_bytes(valid)
 
@@ -273,14 +417,26 @@ def test_weights(tmp_path):
     (tmp_path / "m.gguf").write_bytes(content)
     with limited(), pytest.raises(ValueError):
       lm.load(tmp_path / "m.gguf")
+
   check_gguf()
 
 
-VALID = {"seed": "5", "num_seeds": "2", "chunk_size": "4", "num_generations": "7", "enable_x64": "true", "max_seq_len": "32"}
+VALID = {
+  "seed": "5",
+  "num_seeds": "2",
+  "chunk_size": "4",
+  "num_generations": "7",
+  "enable_x64": "true",
+  "max_seq_len": "32",
+}
 REFUSALS = (  # of what `places` holds
-    ("held", (), "already holds results; give --overwrite"), ("held", ("--resume",), "--resume: "),
-    ("unfinished", (), "already holds an unfinished sweep"), ("unfinished", ("--resume",), "--resume: "),
-    ("held", ("--overwrite", "--seed=-1"), "--seed"), ("unfinished", ("--overwrite", "--seed=x"), "--seed"))
+  ("held", (), "already holds results; give --overwrite"),
+  ("held", ("--resume",), "--resume: "),
+  ("unfinished", (), "already holds an unfinished sweep"),
+  ("unfinished", ("--resume",), "--resume: "),
+  ("held", ("--overwrite", "--seed=-1"), "--seed"),
+  ("unfinished", ("--overwrite", "--seed=x"), "--seed"),
+)
 
 
 def real_commands(places):
@@ -303,12 +459,23 @@ def real_commands(places):
 def test_real_commands(places, tmp_path):
   """22 of them, every binary: status 0 or 2, no more than one line of error, and nothing harmed."""
   before = digest(places)
-  environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+  environment = os.environ | {
+    "PYTHONPATH": str(Path(__file__).parent.parent),
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+  }
   environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # JAX sets it, in this process, to a level that talks more
   count = 0
   for name, arguments, said in real_commands(places):
-    done = subprocess.run([sys.executable, "-m", f"experiments.{name}", *arguments], capture_output=True, text=True, cwd=tmp_path,
-                          timeout=120, env=environment, check=False)
+    done = subprocess.run(
+      [sys.executable, "-m", f"experiments.{name}", *arguments],
+      capture_output=True,
+      text=True,
+      cwd=tmp_path,
+      timeout=120,
+      env=environment,
+      check=False,
+    )
     assert done.returncode in ((0, 2) if said is None else (2 if said else 0,)), (name, arguments, done.stderr)
     assert done.returncode == 0 or done.stderr.startswith("error: "), (name, arguments, done.stderr)
     assert len(done.stderr.strip().splitlines()) <= 1 and (said or "") in done.stderr, (name, arguments, done.stderr)
@@ -333,6 +500,11 @@ for name in sys.argv[1:]:
   for flag in set(common.FLAGS) - before:
     delattr(common.FLAGS, flag)
 """
-  done = subprocess.run([sys.executable, "-c", script, *BINARIES], capture_output=True, text=True, check=False,
-                        cwd=Path(__file__).parent.parent)
+  done = subprocess.run(
+    [sys.executable, "-c", script, *BINARIES],
+    capture_output=True,
+    text=True,
+    check=False,
+    cwd=Path(__file__).parent.parent,
+  )
   assert done.returncode == 0, done.stderr

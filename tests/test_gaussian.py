@@ -73,9 +73,13 @@ def test_any_truth_gives_the_whitened_numbers_of_the_standard_one(name):
   options = {"mean": np.array([5.0, -2.0, 1.0]), "covariance": root @ root.T}
   one = lambda task: jax.jit(lambda key: cj.run(key, task, workflows.parse(name)(), T))(jax.random.key(3))
   plain, general = one(tasks.gaussian(dim, n)), one(tasks.gaussian(dim, n, **options))
-  np.testing.assert_allclose(general["whitened_squared_error_of_mean"], plain["squared_error_of_mean"], rtol=2e-3, atol=1e-5)
+  np.testing.assert_allclose(
+    general["whitened_squared_error_of_mean"], plain["squared_error_of_mean"], rtol=2e-3, atol=1e-5
+  )
   np.testing.assert_allclose(general["whitened_trace_ratio"], plain["covariance_trace_ratio"], rtol=2e-3)
-  np.testing.assert_allclose(general["covariance_log_det_ratio"], plain["covariance_log_det_ratio"], rtol=2e-3, atol=2e-3)
+  np.testing.assert_allclose(
+    general["covariance_log_det_ratio"], plain["covariance_log_det_ratio"], rtol=2e-3, atol=2e-3
+  )
   scaled = one(tasks.gaussian(dim, n, 4.0))
   np.testing.assert_allclose(scaled["squared_error_of_mean"], 4 * plain["squared_error_of_mean"], rtol=1e-3, atol=1e-5)
   np.testing.assert_allclose(scaled["covariance_trace_ratio"], plain["covariance_trace_ratio"], rtol=1e-3)
@@ -96,20 +100,21 @@ def test_fit_is_the_biased_maximum_likelihood_fit():
     np.testing.assert_allclose(covariance, np.cov(rows.T, bias=True), atol=2e-5)
     metrics = task.evaluate(problem, params)
     white = np.linalg.solve(root, (rows - rows.mean(0)).T)
-    eigenvalues = np.linalg.eigvalsh(white @ white.T / n)[::-1][:min(4, n - 1)]
+    eigenvalues = np.linalg.eigvalsh(white @ white.T / n)[::-1][: min(4, n - 1)]
     np.testing.assert_allclose(metrics["covariance_log_det_ratio"], np.log(eigenvalues).sum(), rtol=1e-3)
     expected = theory.wasserstein2_squared(rows.mean(0), np.cov(rows.T, bias=True), np.arange(4.0), root @ root.T)
     np.testing.assert_allclose(metrics["wasserstein2_squared"], expected, rtol=1e-3)
     half = np.ones(n)
-    half[n // 2:] = 0  # a weighted fit equals the fit of the truncated array
+    half[n // 2 :] = 0  # a weighted fit equals the fit of the truncated array
     if n > 3:
       masked = task.summary.of(problem, real.rows[0], jnp.asarray(half, jnp.float32))
-      truncated = task.summary.of(problem, real.rows[0][:n // 2], None)
+      truncated = task.summary.of(problem, real.rows[0][: n // 2], None)
       jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), masked, truncated)
 
 
 def gaussian_module():
   import sys
+
   return sys.modules["collapse_jax.tasks.gaussian"]
 
 
@@ -118,7 +123,7 @@ def fitted(stats):
 
 
 def covariance(model):
-  return 4.0 ** model.exponent * model.factor @ model.factor.T
+  return 4.0**model.exponent * model.factor @ model.factor.T
 
 
 def test_adding_summaries_is_pooling_rows():
@@ -167,19 +172,25 @@ def test_a_billion_rows_match_theory():
 
 def test_chi_square_law():
   from scipy import stats
+
   for freedom in (1.0, 2.0, 3.0, 99.0, 1e9):
     draw = lambda key, f=freedom: random.chi_square(key, jnp.full(50, f))
     x = np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(1), 1000)), np.float64).ravel()
     assert stats.kstest(x, stats.chi2(freedom).cdf).pvalue > 1e-4
-    assert stats.kstest(x, stats.chi2(freedom * (1 + 6 / np.sqrt(freedom * 5e4)) + 0.05).cdf).pvalue < 1e-4 or freedom > 3
+    assert (
+      stats.kstest(x, stats.chi2(freedom * (1 + 6 / np.sqrt(freedom * 5e4)) + 0.05).cdf).pvalue < 1e-4 or freedom > 3
+    )
 
 
 @pytest.mark.parametrize("freedom", [1.0, 2.0, 7.5, 1e3, 1e6, 1e9, 1e12, 1e13])
 def test_chi_square_excess_does_not_cancel(freedom):
   """Against the same variates in float64, and in law; the variate over its mean, less one, is the wrong twin."""
   from scipy import stats
+
   key = jax.random.key(2)
-  draw = lambda dtype: [np.asarray(x, np.float64) for x in jax.jit(random.chi_squares)(key, jnp.full(50_000, freedom, dtype))]
+  draw = lambda dtype: [
+    np.asarray(x, np.float64) for x in jax.jit(random.chi_squares)(key, jnp.full(50_000, freedom, dtype))
+  ]
   value, excess = draw(np.float32)
   with jax.enable_x64(True):
     exact_value, exact = draw(np.float64)
@@ -188,15 +199,21 @@ def test_chi_square_excess_does_not_cancel(freedom):
   np.testing.assert_allclose(value[same], exact_value[same], rtol=2e-5)
   np.testing.assert_allclose(excess[same], exact[same], rtol=3e-6, atol=1e-6 * np.sqrt(2 / freedom))
   if freedom >= 1e9:
-    cubic = lambda z: z + np.sqrt(8 / freedom) / 6 * (z ** 2 - 1)  # Cornish and Fisher
+    cubic = lambda z: z + np.sqrt(8 / freedom) / 6 * (z**2 - 1)  # Cornish and Fisher
     law = lambda x: stats.norm.cdf(2 * x / np.sqrt(2 / freedom) - cubic(x / np.sqrt(2 / freedom)))
     assert stats.kstest(excess, law).pvalue > 1e-3
     assert freedom < 1e13 or stats.kstest(np.float32(value) / np.float32(freedom) - 1, law).pvalue < 1e-4
 
 
-@pytest.mark.parametrize(("arguments", "part"), [
-    ((0, 10), "dim must be an integer of at least 1"), ((2, 1), "num_samples must be at least 2"),
-    ((2, 10, 0.0), "noise_var must be above 0"), ((2, 10, float("nan")), "noise_var")])
+@pytest.mark.parametrize(
+  ("arguments", "part"),
+  [
+    ((0, 10), "dim must be an integer of at least 1"),
+    ((2, 1), "num_samples must be at least 2"),
+    ((2, 10, 0.0), "noise_var must be above 0"),
+    ((2, 10, float("nan")), "noise_var"),
+  ],
+)
 def test_bad_arguments(arguments, part):
   with pytest.raises(ValueError, match=part):
     tasks.gaussian(*arguments)
@@ -213,21 +230,33 @@ def test_bad_options():
     cj.run(jax.random.key(0), tasks.gaussian(2, 10, draws="law"), workflows.accumulate_subsample(), 2)
 
 
-WIDE = {"replace": workflows.replace(), "accumulate": workflows.accumulate(), "mix": workflows.mix(0.5),
-        "window": workflows.sliding_window(2), "fresh": workflows.mix(0.5, fresh=True)}
+WIDE = {
+  "replace": workflows.replace(),
+  "accumulate": workflows.accumulate(),
+  "mix": workflows.mix(0.5),
+  "window": workflows.sliding_window(2),
+  "fresh": workflows.mix(0.5, fresh=True),
+}
 
 
 def rounding_error(monkeypatch, workflow, dim, sizes, num_runs, num_generations, **options):
   """Metrics [sizes, runs, T] of the same draws in float32 and float64, for sizes that float32 holds."""
-  monkeypatch.setattr(gaussian_module(), "normal", lambda key, shape=(): random._normal_quantile(
-      random._symmetric(random.bits(key, int(np.prod(shape))))).reshape(shape).astype(float))
+  monkeypatch.setattr(
+    gaussian_module(),
+    "normal",
+    lambda key, shape=(): (
+      random._normal_quantile(random._symmetric(random.bits(key, int(np.prod(shape))))).reshape(shape).astype(float)
+    ),
+  )
 
   def program(key, n):
     return cj.run(key, tasks.gaussian(dim, n, **options), workflow, num_generations)
+
   def metrics():
     over_runs = jax.vmap(jax.vmap(program, (0, None)), (None, 0))
     keys = jax.random.split(jax.random.key(5), num_runs)
     return jax.tree.map(lambda x: np.asarray(x, np.float64), jax.jit(over_runs)(keys, jnp.asarray(sizes, float)))
+
   single = metrics()
   with jax.enable_x64(True):
     return single, metrics()
@@ -241,9 +270,9 @@ def check_drift(monkeypatch, name, num_generations):
     sd = double[metric][..., -1].std(axis=1)
     typical = np.median(error, axis=1)  # a run whose chi-squared draw was accepted in one precision only is another run
     # The last rounding of the trace is that of a number near 1, and random: it is left to 50 runs, not 1e4.
-    last = 2.0 ** -24 / np.sqrt(50) * 5 if metric == "covariance_trace_ratio" else 0
+    last = 2.0**-24 / np.sqrt(50) * 5 if metric == "covariance_trace_ratio" else 0
     assert (np.abs(typical) < 1e-3 * sd + last).all(), (metric, typical / sd)
-    assert (np.median(np.abs(error), axis=1) < 0.02 * sd + 2.0 ** -24 * (last > 0)).all(), (metric, error / sd[:, None])
+    assert (np.median(np.abs(error), axis=1) < 0.02 * sd + 2.0**-24 * (last > 0)).all(), (metric, error / sd[:, None])
 
 
 @pytest.mark.parametrize("name", WIDE)
@@ -286,10 +315,16 @@ def mixed(n, m, T):
 UNEVEN = [[1, 0, 0, 0], [0.3, 0.7, 0, 0], [0.2, 0.3, 0.5, 0], [0, 0.25, 0.35, 0.4]]
 
 
-@pytest.mark.parametrize(("workflow", "dim", "n", "plan", "fresh"), [
-    (workflows.sliding_window(2), 2, 2, ([[1], [.5, .5], [0, .5, .5], [0, 0, .5, .5]], [2] * 5), False),
-    (workflows.mix(0.3), 3, 2, mixed(2, 5, 4), False), (workflows.weights(UNEVEN), 3, 2, (UNEVEN, [2] * 5), False),
-    (workflows.mix(0.5), 31, 10, mixed(10, 10, 4), False), (workflows.mix(0.5, fresh=True), 3, 2, mixed(2, 2, 4), True)])
+@pytest.mark.parametrize(
+  ("workflow", "dim", "n", "plan", "fresh"),
+  [
+    (workflows.sliding_window(2), 2, 2, ([[1], [0.5, 0.5], [0, 0.5, 0.5], [0, 0, 0.5, 0.5]], [2] * 5), False),
+    (workflows.mix(0.3), 3, 2, mixed(2, 5, 4), False),
+    (workflows.weights(UNEVEN), 3, 2, (UNEVEN, [2] * 5), False),
+    (workflows.mix(0.5), 31, 10, mixed(10, 10, 4), False),
+    (workflows.mix(0.5, fresh=True), 3, 2, mixed(2, 2, 4), True),
+  ],
+)
 def test_pseudo_determinant_of_pooled_small_samples(workflow, dim, n, plan, fresh):
   """The rank is that of the pooled rows in every run, against rows in float64; a rank from a threshold is off by |z| > 10."""
   T, num_runs = 4, 4000
@@ -342,6 +377,7 @@ def test_windows_at_any_condition():
 def test_one_real_batch_for_all_workflows(dim, n):
   """Also where one of them needs rows: these are drawn given the statistics, and follow the law of plain rows."""
   from scipy import stats
+
   task, keys = tasks.gaussian(dim, n), jax.random.split(jax.random.key(4), 2000)
   real = jax.jit(jax.vmap(lambda key: task.with_rows().init(key)[1]))(keys)
   rows = np.asarray(real.rows[:, 0], np.float64)
@@ -355,10 +391,15 @@ def test_one_real_batch_for_all_workflows(dim, n):
   model = fitted(jax.tree.map(lambda x: x[0], law.summary))
   np.testing.assert_allclose(rows[7].mean(axis=0), model.mean, atol=1e-5)
   np.testing.assert_allclose(np.atleast_2d(np.cov(rows[7].T, bias=True)), covariance(model), atol=2e-5)
-  for values in (rows[:, 0, 0], rows[:, -1, -1], (rows[:, 0, 0] - rows[:, 1, -1]) / np.sqrt(2),
-                 rows[:, 1].sum(axis=1) / np.sqrt(dim), rows[:, :2, 0].sum(axis=1) / np.sqrt(2)):
+  for values in (
+    rows[:, 0, 0],
+    rows[:, -1, -1],
+    (rows[:, 0, 0] - rows[:, 1, -1]) / np.sqrt(2),
+    rows[:, 1].sum(axis=1) / np.sqrt(dim),
+    rows[:, :2, 0].sum(axis=1) / np.sqrt(2),
+  ):
     assert stats.kstest(values, "norm").pvalue > 1e-3
-  assert stats.kstest(np.sum(rows ** 2, axis=(1, 2)), stats.chi2(n * dim).cdf).pvalue > 1e-3
+  assert stats.kstest(np.sum(rows**2, axis=(1, 2)), stats.chi2(n * dim).cdf).pvalue > 1e-3
   assert stats.kstest(rows[:, 0, 0] - rows[:, :, 0].mean(axis=1), "norm").pvalue < 0.05 or n > 5
 
 
@@ -367,7 +408,7 @@ def test_chosen_rows_collapse_as_deep_as_others(kind):
   """Once rows are equal in float32 nothing is left to choose by: log det falls as under `replace`, far below float32."""
   n, late, last, num_runs = 5, 80, 120, 200
   if kind == "curate":
-    task = cj.transforms.curate(tasks.gaussian(2, n), 8, lambda rows: -rows[:, 0] ** 2)
+    task = cj.transforms.curate(tasks.gaussian(2, n), 8, lambda rows: -(rows[:, 0] ** 2))
   else:
     task = cj.transforms.verify(tasks.gaussian(2, n), lambda key, problem, rows: jnp.ones(n, bool))
   program = jax.jit(jax.vmap(lambda key: cj.run(key, task, workflows.replace(), last)))

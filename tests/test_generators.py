@@ -47,8 +47,9 @@ def test_weight_counts_as_repetition(rows):
   fit = lambda x, w: fit_mixture(jax.random.key(0), jnp.asarray(x), jnp.asarray(w, float), 1, 3, None)
   one, other = fit(rows, count), fit(np.repeat(rows, count, axis=0), np.ones(count.sum()))
   np.testing.assert_allclose(one.mean, other.mean, rtol=1e-4)
-  np.testing.assert_allclose(one.factor @ jnp.swapaxes(one.factor, 1, 2), other.factor @ jnp.swapaxes(other.factor, 1, 2),
-                             rtol=1e-3, atol=1e-3)
+  np.testing.assert_allclose(
+    one.factor @ jnp.swapaxes(one.factor, 1, 2), other.factor @ jnp.swapaxes(other.factor, 1, 2), rtol=1e-3, atol=1e-3
+  )
   two = fit_mixture(jax.random.key(0), jnp.zeros((20, 2)), jnp.ones(20), 3, 5, None)  # all rows are one point
   assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(two))
 
@@ -66,14 +67,18 @@ def test_classifier_is_that_of_scikit_learn(rows):
   label = (rows[:, 0] + np.random.default_rng(0).normal(size=300) > 2.5).astype(np.float32)
   x = np.asarray(downstream.features(jnp.asarray(rows), downstream.scaling(jnp.asarray(rows))), np.float64)
   ours = downstream.fit_classifier(jnp.asarray(x, float), jnp.asarray(label), jnp.ones(300))
-  theirs = LogisticRegression(C=1 / (downstream._RIDGE * 300), fit_intercept=False, tol=1e-8, max_iter=5000).fit(x, label)
+  theirs = LogisticRegression(C=1 / (downstream._RIDGE * 300), fit_intercept=False, tol=1e-8, max_iter=5000).fit(
+    x, label
+  )
   np.testing.assert_allclose(downstream.predict(ours, jnp.asarray(x, float)), theirs.predict_proba(x)[:, 1], atol=2e-3)
 
 
 def test_bootstrap_counts():
   """Multinomial over the rows in use: they sum to n, with variance 1 - 1/n and covariance -1/n."""
   data = store.batch(jnp.arange(20.0), (jnp.arange(20) < 15).astype(float))
-  counts = np.asarray(jax.vmap(lambda key: bootstrap_counts(key, data))(jax.random.split(jax.random.key(0), 4000)))[:, 0]
+  counts = np.asarray(jax.vmap(lambda key: bootstrap_counts(key, data))(jax.random.split(jax.random.key(0), 4000)))[
+    :, 0
+  ]
   assert (counts[:, 15:] == 0).all() and (counts.sum(axis=1) == 15).all()
   assert np.abs(z_score(counts[:, :15], 1.0)).max() < 4.5
   assert np.abs(z_score((counts[:, :15] - 1) ** 2, 14 / 15)).max() < 4.5
@@ -87,12 +92,16 @@ def test_neighbours_by_sorting(k):
   np.testing.assert_allclose(neighbor_distance(near, real, k), np.sort(distance, axis=1)[:, k - 1], rtol=1e-5)
   used = jnp.arange(40) < 20
   if k <= 20:
-    np.testing.assert_allclose(neighbor_distance(near, real, k, used), np.sort(distance[:, :20], axis=1)[:, k - 1], rtol=1e-5)
+    np.testing.assert_allclose(
+      neighbor_distance(near, real, k, used), np.sort(distance[:, :20], axis=1)[:, k - 1], rtol=1e-5
+    )
 
 
 def run_many(task, workflow, T, num=50):
-  return jax.tree.map(np.asarray, jax.jit(jax.vmap(lambda key: generation.run(key, task, workflow, T)))(
-      jax.random.split(jax.random.key(0), num)))
+  return jax.tree.map(
+    np.asarray,
+    jax.jit(jax.vmap(lambda key: generation.run(key, task, workflow, T)))(jax.random.split(jax.random.key(0), num)),
+  )
 
 
 def test_total_variation_of_gaussians():
@@ -102,7 +111,7 @@ def test_total_variation_of_gaussians():
   exact = np.vectorize(theory.total_variation_gaussian)(mean, std)
   assert (np.abs(out["total_variation"] - exact) <= out["total_variation_error"] + 1e-5).all()
   assert out["total_variation_error"].max() < 0.01
-  kl = 0.5 * (std ** 2 + mean ** 2 - 1) - np.log(std)  # KL(model || truth)
+  kl = 0.5 * (std**2 + mean**2 - 1) - np.log(std)  # KL(model || truth)
   np.testing.assert_allclose(out["kl_from_truth"], kl, rtol=1e-3, atol=1e-5)
 
 
@@ -124,7 +133,7 @@ def test_total_variation_of_kernels():
 
 def test_curation_factor():
   """Its mean over the model is 1; it rewards what the reward does; the gain has the bound of the paper below it."""
-  probability, reward = np.array([.5, .3, .2]), np.array([0.0, 1.0, 2.0])
+  probability, reward = np.array([0.5, 0.3, 0.2]), np.array([0.0, 1.0, 2.0])
   for K in (2, 4, 16):
     factor = theory.curation_factor(reward, probability, K)
     assert factor @ probability == pytest.approx(1, abs=1e-6) and (np.diff(factor) > 0).all()
@@ -159,8 +168,8 @@ def test_curated_beside_real_data_stays_near():
 def test_many_candidates():
   """K -> infinity multiplies the density by exp(reward), which other K approach."""
   mean, variance = theory.curation_gaussian(2, 2, np.inf, 8)
-  np.testing.assert_allclose(variance[[0, 1, 3, 7]], [.8, 2 / 3, .5, 1 / 3])
-  np.testing.assert_allclose(mean[[0, 1, 3, 7]], [.4, 2 / 3, 1, 4 / 3])
+  np.testing.assert_allclose(variance[[0, 1, 3, 7]], [0.8, 2 / 3, 0.5, 1 / 3])
+  np.testing.assert_allclose(mean[[0, 1, 3, 7]], [0.4, 2 / 3, 1, 4 / 3])
   off = [np.abs(np.subtract(theory.curation_gaussian(2, 2, K, 8), (mean, variance))).max() for K in (16, 256, 4096)]
   assert off[0] > 4 * off[1] > 16 * off[2] and off[2] < 1e-3
 
@@ -168,9 +177,15 @@ def test_many_candidates():
 def test_law_of_the_urn():
   """Polya's urn is beta-binomial; a binomial of the same mean is not it."""
   T, num = 60, 4000
-  drawn = np.round(temperature.urn(T, num) * (T + 9) - 8).astype(int)  # balls of the first colour beyond the first eight
+  drawn = np.round(temperature.urn(T, num) * (T + 9) - 8).astype(
+    int
+  )  # balls of the first colour beyond the first eight
   counts = np.bincount(drawn, minlength=T)
-  for law, holds in ((stats.betabinom(T - 1, 8, 2), True), (stats.binom(T - 1, 0.8), False), (stats.betabinom(T - 1, 4, 1), False)):
+  for law, holds in (
+    (stats.betabinom(T - 1, 8, 2), True),
+    (stats.binom(T - 1, 0.8), False),
+    (stats.betabinom(T - 1, 4, 1), False),
+  ):
     share = law.pmf(np.arange(T))
     some = share * num > 5
     observed, expected = (np.append(x[some], x[~some].sum() + 1e-9) for x in (counts, share * num))
@@ -189,9 +204,12 @@ def test_bound_on_mixtures():
   """Solved forms of its recursion: a fixed real share, and accumulation at a constant error; measured distances stay below."""
   T, share, error = 12, 0.3, 0.1
   t = np.arange(1, T + 1)
-  np.testing.assert_allclose(theory.mixture_bound(np.full(T, error), workflows.mix(share).weights(T)),
-                             error * (1 - (1 - share) ** t) / share)
-  np.testing.assert_allclose(theory.mixture_bound(np.full(T, error), workflows.accumulate().weights(T)), error * np.cumsum(1 / t))
+  np.testing.assert_allclose(
+    theory.mixture_bound(np.full(T, error), workflows.mix(share).weights(T)), error * (1 - (1 - share) ** t) / share
+  )
+  np.testing.assert_allclose(
+    theory.mixture_bound(np.full(T, error), workflows.accumulate().weights(T)), error * np.cumsum(1 / t)
+  )
   n, workflow = 400, workflows.mix(0.25)
   first = np.array([theory.mean_total_variation_of_fit(num) for num in [n] + [4 * n] * 7])
   bound = theory.mixture_bound(first, workflow.weights(8))
@@ -212,7 +230,14 @@ def test_fewer_rows_are_trained_on():
   assert out["finite"].all() and (out["train_size"][:, 1] < 100).all()
   out = run_many(task, workflows.replace(), 2, 40)
   np.testing.assert_array_equal(out["train_size"][:, 1], 20)
-  assert out["purity"][:, 1].mean() > 0.95 > 0.3 == pytest.approx(run_many(tasks.unrealistic(100, 0.7, 6.0), workflows.replace(), 2, 400)["purity"][:, 1].mean(), abs=0.015)
+  assert (
+    out["purity"][:, 1].mean()
+    > 0.95
+    > 0.3
+    == pytest.approx(
+      run_many(tasks.unrealistic(100, 0.7, 6.0), workflows.replace(), 2, 400)["purity"][:, 1].mean(), abs=0.015
+    )
+  )
 
 
 def test_as_many_are_kept_as_were_asked_for_where_distances_tie():
@@ -221,7 +246,9 @@ def test_as_many_are_kept_as_were_asked_for_where_distances_tie():
   task = transforms.select_nearest(tasks.discrete(2, 20), 0.5, embed, oversample=False)
   out = run_many(task, workflows.replace(), 3, 20)
   np.testing.assert_array_equal(out["train_size"][:, 1:], 10)
-  out = run_many(transforms.select_nearest(tasks.discrete(2, 20), 0.01, embed, oversample=False), workflows.replace(), 2, 4)
+  out = run_many(
+    transforms.select_nearest(tasks.discrete(2, 20), 0.01, embed, oversample=False), workflows.replace(), 2, 4
+  )
   np.testing.assert_array_equal(out["train_size"][:, 1], 1)
 
 
@@ -234,8 +261,9 @@ def test_a_mixture_is_judged_by_points_of_the_runs_own():
   def one(key):
     problem, _ = task.init(key)
     return task.evaluate(problem, model)["kl_from_truth"]
+
   found = np.asarray(jax.vmap(one)(jax.random.split(jax.random.key(0), 400)), np.float64)
-  assert abs(z_score(found, 0.3 ** 2 / 2)) < 5
+  assert abs(z_score(found, 0.3**2 / 2)) < 5
   assert abs(found.std() / (0.3 / np.sqrt(1000)) - 1) < 0.2  # the log ratio has the deviation 0.3
 
 
@@ -260,14 +288,20 @@ def test_large_rewards_stay_finite():
 
 def test_members_start_warm():
   """Each member of an ensemble goes on from its own previous model."""
+
   def fit(key, problem, context):  # a number of its own, and how many fits it has gone through
     first = jnp.stack([jax.random.uniform(key), 1.0])
     return first if context.previous is None else context.previous + jnp.array([0.0, 1.0])
 
   plain = tasks.exponential_family("gaussian", 8)
   evaluate = lambda problem, params: {"own": params[0], "fits": params[1]}
-  counting = plain.with_rows()._replace(fit=fit, evaluate=evaluate, metrics={"own": MetricInfo("own")}, summary=None,
-                                        sample=lambda key, problem, params, context: (store.batch(jnp.zeros(context.num)), {}))
+  counting = plain.with_rows()._replace(
+    fit=fit,
+    evaluate=evaluate,
+    metrics={"own": MetricInfo("own")},
+    summary=None,
+    sample=lambda key, problem, params, context: (store.batch(jnp.zeros(context.num)), {}),
+  )
   for resample in ("none", "bootstrap"):
     task = transforms.ensemble(counting, 2, resample)
     out = generation.run(jax.random.key(0), task, workflows.replace(), 4, warm_start=True)
@@ -291,11 +325,14 @@ def test_contraction_of_a_verifier():
 def test_digits_by_class():
   """The reward of a classifier draws samples to its class, whose share is one of ten that sum to 1."""
   from collapse_jax import real_data
+
   x, label = real_data.digits(8)
   log_probability = rewards.classifier(x, label)
   assert np.mean(np.argmax(np.asarray(log_probability(jnp.asarray(x))), axis=1) == label) > 0.75
   task = tasks.gaussian_mixture((x[::2], x[1::2]), 200, 10, num_steps=10)
-  task = transforms.class_shares(transforms.curate(task, 4, lambda rows: log_probability(rows)[:, 3]), log_probability, 10)
+  task = transforms.class_shares(
+    transforms.curate(task, 4, lambda rows: log_probability(rows)[:, 3]), log_probability, 10
+  )
   out = run_many(task, workflows.replace(), 4, 4)
   np.testing.assert_allclose(out["class_share"].sum(axis=-1), 1, rtol=1e-5)
   assert out["class_share"][:, -1, 3].min() > 0.8

@@ -47,16 +47,30 @@ def test_killed_and_resumed(tmp_path, warm_start):
     calls.append(1)
     if len(calls) == 7:
       raise KeyboardInterrupt
+
   with pytest.raises(KeyboardInterrupt):
     host.sweep(task, WORKFLOWS[:3], {"num_samples": [5]}, directory=tmp_path, on_metrics=kill, **options)
   batches = []
-  found = host.sweep(task, WORKFLOWS[:3], {"num_samples": [5]}, directory=tmp_path, resume=True,
-                     on_batch=lambda cell, t, seeds, batch: batches.append((cell["workflow"], t)), **options)
+  found = host.sweep(
+    task,
+    WORKFLOWS[:3],
+    {"num_samples": [5]},
+    directory=tmp_path,
+    resume=True,
+    on_batch=lambda cell, t, seeds, batch: batches.append((cell["workflow"], t)),
+    **options,
+  )
   assert batches == [("accumulate", 4), *(("accumulate_subsample", t) for t in (1, 2, 3, 4))]
   xarray.testing.assert_identical(found.drop_attrs(), expected.drop_attrs())
   with pytest.raises(ValueError, match="with shapes="):
-    host.sweep(lambda num_samples: task(num_samples + 1), WORKFLOWS[:3], {"num_samples": [5]}, directory=tmp_path, resume=True,
-               **options)
+    host.sweep(
+      lambda num_samples: task(num_samples + 1),
+      WORKFLOWS[:3],
+      {"num_samples": [5]},
+      directory=tmp_path,
+      resume=True,
+      **options,
+    )
 
 
 def test_damaged_checkpoints(tmp_path, caplog):
@@ -69,13 +83,22 @@ def test_damaged_checkpoints(tmp_path, caplog):
     (lost / f"{t}.npz").write_bytes(content)
   (unnamed / "run.json").write_text("{")
   batches = []
-  found = host.sweep(task, WORKFLOWS[:3], {"num_samples": [5]}, directory=tmp_path, resume=True,
-                     on_batch=lambda cell, t, seeds, batch: batches.append((cell["workflow"], t)), **options)
+  found = host.sweep(
+    task,
+    WORKFLOWS[:3],
+    {"num_samples": [5]},
+    directory=tmp_path,
+    resume=True,
+    on_batch=lambda cell, t, seeds, batch: batches.append((cell["workflow"], t)),
+    **options,
+  )
   assert batches == [("replace", 3), *(("accumulate", t) for t in (1, 2, 3))]
   xarray.testing.assert_identical(found.drop_attrs(), expected.drop_attrs())
   assert caplog.text.count("is damaged") == 5
   with pytest.raises(ValueError, match="made with data=None, not other"):
-    host.sweep(task, WORKFLOWS[:3], {"num_samples": [5]}, directory=tmp_path, resume=True, about={"data": "other"}, **options)
+    host.sweep(
+      task, WORKFLOWS[:3], {"num_samples": [5]}, directory=tmp_path, resume=True, about={"data": "other"}, **options
+    )
 
 
 def test_changed_bytes_are_found(tmp_path):
@@ -84,7 +107,7 @@ def test_changed_bytes_are_found(tmp_path):
   params = {"layer": {"kernel": jnp.arange(60, dtype=jnp.bfloat16).reshape(2, 30)}, "steps": jnp.asarray([3, 4])}
   metrics = {"loss": np.arange(4.0).reshape(2, 2), "finite": np.ones((2, 2), bool)}
   host._Checkpoints(tmp_path / "cell", False, False, {}).save(2, run, params, metrics)
-  file, = tmp_path.glob("cell/*.npz")
+  (file,) = tmp_path.glob("cell/*.npz")
   one = {name: value[:, 0] for name, value in metrics.items()}
   content = file.read_bytes()
   empty = jax.tree.map(jnp.zeros_like, (run._replace(key=jax.random.split(jax.random.key(1), 2)), params))
@@ -119,9 +142,14 @@ def test_clock(monkeypatch):
     def __call__(self):
       self.calls += 1
       now[0] += 100.0 if self.calls == 1 else 0.0
+
   clock, program = host.Clock(5), Program()
-  for seconds, said in ((2.0, "102.0 s, about 8 s left"), (4.0, "4.0 s, about 9 s left"), (60.0, "60.0 s, about 44 s left"),
-                        (334.0, "334.0 s, about 2 min left")):
+  for seconds, said in (
+    (2.0, "102.0 s, about 8 s left"),
+    (4.0, "4.0 s, about 9 s left"),
+    (60.0, "60.0 s, about 44 s left"),
+    (334.0, "334.0 s, about 2 min left"),
+  ):
     clock.start()
     clock.call(program)
     now[0] += seconds
@@ -134,10 +162,13 @@ def test_stopped():
     if len(stopping) == 1:
       raise host.Stop("no more")
     stopping.append(1)
+
   stopping: list[int] = []
   found = host.sweep(task, ["replace"], {"num_samples": [5]}, num_generations=4, num_seeds=2, on_metrics=stop)
   assert found.stopped == "workflow replace, num_samples 5: no more"
-  np.testing.assert_array_equal(np.isfinite(found.fitted_mean).all(["workflow", "num_samples", "seed"]), [True, True, False, False])
+  np.testing.assert_array_equal(
+    np.isfinite(found.fitted_mean).all(["workflow", "num_samples", "seed"]), [True, True, False, False]
+  )
   np.testing.assert_array_equal(found.finite.all(["workflow", "num_samples", "seed"]), [True, True, False, False])
 
 

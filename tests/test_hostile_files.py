@@ -12,15 +12,35 @@ import pytest
 
 from collapse_jax import files
 
-KINDS = {"checkpoint": 400, "gguf": 180, "csv": 60, "jsonl": 100, "special": 14, "results": 80, "chunk": 40, "manifest": 15, "npz": 40}
+KINDS = {
+  "checkpoint": 400,
+  "gguf": 180,
+  "csv": 60,
+  "jsonl": 100,
+  "special": 14,
+  "results": 80,
+  "chunk": 40,
+  "manifest": 15,
+  "npz": 40,
+}
 
 
 @pytest.mark.slow
 def test_corpus(tmp_path):
   """In a process of its own, so that what kills it is seen."""
-  environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu"}
-  done = subprocess.run([sys.executable, hostile_files.__file__, str(tmp_path)], capture_output=True, text=True, timeout=600, env=environment,
-                        check=False)
+  environment = os.environ | {
+    "PYTHONPATH": str(Path(__file__).parent.parent),
+    "HF_HUB_OFFLINE": "1",
+    "JAX_PLATFORMS": "cpu",
+  }
+  done = subprocess.run(
+    [sys.executable, hostile_files.__file__, str(tmp_path)],
+    capture_output=True,
+    text=True,
+    timeout=600,
+    env=environment,
+    check=False,
+  )
   assert done.returncode == 0, done.stderr[-2000:]
   said = json.loads(done.stdout.splitlines()[-1])
   assert not said["wrong"], "\n".join(said["wrong"])
@@ -33,6 +53,7 @@ def test_corpus(tmp_path):
 @pytest.mark.parametrize("fault", ["a traceback", "two lines", "slow", "wrong"])
 def test_the_corpus_sees(fault, monkeypatch):
   """What a reader must not do, done."""
+
   def load(path):
     if fault == "a traceback":
       raise KeyError(path)
@@ -41,6 +62,7 @@ def test_the_corpus_sees(fault, monkeypatch):
     while fault == "slow":
       pass
     return path
+
   monkeypatch.setattr(hostile_files, "SECONDS", 1)
   before = signal.signal(signal.SIGALRM, hostile_files.stop)
   try:
@@ -59,9 +81,19 @@ def test_read_bytes(tmp_path, monkeypatch):
   (tmp_path / "loop").symlink_to("loop")
   (tmp_path / "lost").symlink_to("nothing")
   monkeypatch.setattr(files, "PIPE_SECONDS", 0.05)
-  for name, most, pipe, said in (("a", 4, False, "larger than"), ("b", 4, False, "no such file"), ("fifo", 4, False, "no regular file"), ("fifo", 4, True, "nothing came"),
-                                 (".", 4, True, "is a directory"), ("loop", 4, False, "cannot be read"), ("lost", 4, False, "no such file"), ("a/b", 4, False, "cannot be read"),
-                                 ("\0", 4, False, "cannot be read"), ("x" * 300, 4, False, "cannot be read"), ("\x1b[2J", 4, False, r"\\x1b\[2J: no such file")):
+  for name, most, pipe, said in (
+    ("a", 4, False, "larger than"),
+    ("b", 4, False, "no such file"),
+    ("fifo", 4, False, "no regular file"),
+    ("fifo", 4, True, "nothing came"),
+    (".", 4, True, "is a directory"),
+    ("loop", 4, False, "cannot be read"),
+    ("lost", 4, False, "no such file"),
+    ("a/b", 4, False, "cannot be read"),
+    ("\0", 4, False, "cannot be read"),
+    ("x" * 300, 4, False, "cannot be read"),
+    ("\x1b[2J", 4, False, r"\\x1b\[2J: no such file"),
+  ):
     with pytest.raises(ValueError, match=said) as error:
       files.read_bytes(tmp_path / name, most, pipe)
     assert len(str(error.value).splitlines()) == 1
@@ -80,14 +112,24 @@ def test_a_pipe_is_read_once_and_bounded():
         with pytest.raises(ValueError, match="larger than"):
           files.read_bytes(f"/dev/fd/{reading}", most, pipe=True)
       else:
-        assert files.read_bytes(f"/dev/fd/{reading}", most, pipe=True) == files.read_bytes(f"/dev/fd/{reading}", most, pipe=True) == content
+        assert (
+          files.read_bytes(f"/dev/fd/{reading}", most, pipe=True)
+          == files.read_bytes(f"/dev/fd/{reading}", most, pipe=True)
+          == content
+        )
     finally:
       os.close(reading)
 
 
 def test_text_and_objects(tmp_path):
   path = tmp_path / "a.json"
-  for content, said in ((b"\xff", "no JSON"), (b"[]", "no JSON object"), (b"[" * 200_000, "nested too deep"), (b"{", "no JSON"), (b"1" * 5000, "no")):
+  for content, said in (
+    (b"\xff", "no JSON"),
+    (b"[]", "no JSON object"),
+    (b"[" * 200_000, "nested too deep"),
+    (b"{", "no JSON"),
+    (b"1" * 5000, "no"),
+  ):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=said):
       files.read_json(path)
@@ -103,7 +145,11 @@ def test_text_and_objects(tmp_path):
 def test_home(tmp_path, monkeypatch):
   monkeypatch.setenv("HOME", str(tmp_path))
   monkeypatch.chdir(tmp_path)
-  assert files.home("~/rows.csv") == f"{tmp_path}/rows.csv" and files.home("rows~.csv") == "rows~.csv" and files.home("~no_such_user/a") == "~no_such_user/a"
+  assert (
+    files.home("~/rows.csv") == f"{tmp_path}/rows.csv"
+    and files.home("rows~.csv") == "rows~.csv"
+    and files.home("~no_such_user/a") == "~no_such_user/a"
+  )
   (tmp_path / "~").mkdir()
   (tmp_path / "~" / "rows.csv").write_text("")
   assert files.home("~/rows.csv") == "~/rows.csv"

@@ -52,7 +52,12 @@ def test_sources(tmp_path):
   subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True, timeout=120)
   with tarfile.open(next((tmp_path / "dist").glob("*.tar.gz"))) as archive:
     names = {name.split("/", 1)[-1] for name in archive.getnames()}
-  assert {"tests/conftest.py", "tests/killed.py", "experiments/common.py", "experiments/flags/gemma2_2b_helpsteer2.flags"} <= names
+  assert {
+    "tests/conftest.py",
+    "tests/killed.py",
+    "experiments/common.py",
+    "experiments/flags/gemma2_2b_helpsteer2.flags",
+  } <= names
 
 
 def test_beside_experiments_of_somebody_else(wheel, tmp_path):
@@ -63,11 +68,28 @@ def test_beside_experiments_of_somebody_else(wheel, tmp_path):
   environment = os.environ | {"PYTHONPATH": str(wheel), "HF_HUB_OFFLINE": "1"}
 
   def call(*arguments):
-    return subprocess.run([sys.executable, "-m", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True,
-                          timeout=120, check=False)
+    return subprocess.run(
+      [sys.executable, "-m", *arguments],
+      cwd=tmp_path,
+      env=environment,
+      capture_output=True,
+      text=True,
+      timeout=120,
+      check=False,
+    )
+
   assert call("experiments.train").stdout == "mine\n"
-  done = call("collapse_jax", "run", "gaussian", "--dims=1", "--num_samples=10", "--workflows=replace", "--num_generations=2",
-              "--num_seeds=2", "--output_dir=out")
+  done = call(
+    "collapse_jax",
+    "run",
+    "gaussian",
+    "--dims=1",
+    "--num_samples=10",
+    "--workflows=replace",
+    "--num_generations=2",
+    "--num_seeds=2",
+    "--output_dir=out",
+  )
   assert done.returncode == 0 and done.stdout == "out/report.html\n", done.stderr
   assert "collapse run gaussian --dims=1" in (tmp_path / "out" / "config.json").read_text()
   done = call("collapse_jax", "run", "language_model", "--flagfile=gemma2_2b_helpsteer2.flags", "--num_seeds=0")
@@ -75,11 +97,20 @@ def test_beside_experiments_of_somebody_else(wheel, tmp_path):
   assert {file.name for file in tmp_path.iterdir()} == {"experiments", "out"}
 
 
-@pytest.mark.parametrize(("arguments", "status", "said"), [
-    ((), 2, "first word must be run"), (("fly",), 2, "got 'fly'"), (("run",), 2, "one of compare, curation"),
-    (("run", "common"), 2, "got 'common'"), (("--help",), 0, "gaussian"), (("run", "os"), 2, "got 'os'")])
+@pytest.mark.parametrize(
+  ("arguments", "status", "said"),
+  [
+    ((), 2, "first word must be run"),
+    (("fly",), 2, "got 'fly'"),
+    (("run",), 2, "one of compare, curation"),
+    (("run", "common"), 2, "got 'common'"),
+    (("--help",), 0, "gaussian"),
+    (("run", "os"), 2, "got 'os'"),
+  ],
+)
 def test_command_line(monkeypatch, capsys, arguments, status, said):
   from collapse_jax import cli
+
   monkeypatch.setattr(sys, "argv", ["collapse", *arguments])
   try:
     cli.main()
@@ -92,6 +123,8 @@ def test_command_line(monkeypatch, capsys, arguments, status, said):
 
 def test_lower_bounds():
   """Of what is known not to work below; .ci/run installs all of the lowest."""
-  bounds = dict(one.split(">=")[:2] for one in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
+  bounds = dict(
+    one.split(">=")[:2] for one in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+  )
   for name, least in (("filelock", (3, 14)), ("flax", (0, 12, 1)), ("gguf", (0, 17, 1))):
     assert tuple(map(int, bounds[name].split("."))) >= least

@@ -15,9 +15,12 @@ from collapse_jax import datasets, tasks, theory, workflows
 from collapse_jax.tasks.kde import kernel_noise, kernel_variance, log_kernel_sum, log_kernel_volume, rule_bandwidth
 
 NORMAL = datasets.Dataset(
-    "normal", 1, lambda key: None,
-    lambda key, truth, n, m: tuple(jax.random.normal(k, (s, 1)) for k, s in zip(jax.random.split(key), (n, m))),
-    lambda key, truth, n: jax.random.normal(key, (n, 1)))
+  "normal",
+  1,
+  lambda key: None,
+  lambda key, truth, n, m: tuple(jax.random.normal(k, (s, 1)) for k, s in zip(jax.random.split(key), (n, m))),
+  lambda key, truth, n: jax.random.normal(key, (n, 1)),
+)
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 5, 30])
@@ -35,7 +38,7 @@ def test_log_density_has_float32_precision(dim, kernel):
     np.testing.assert_allclose(ours[covered], theirs[covered], rtol=1e-5, atol=1e-5)
     if kernel == "gaussian":
       squared = ((points[:, None].astype(np.float64) - rows[None]) ** 2).sum(-1)
-      np.testing.assert_allclose(ours, logsumexp(-0.5 * squared / width ** 2, axis=1) - log_norm, rtol=1e-5, atol=1e-5)
+      np.testing.assert_allclose(ours, logsumexp(-0.5 * squared / width**2, axis=1) - log_norm, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow  # as programs are compiled for users, with what compilers fuse
@@ -67,8 +70,11 @@ def test_totals_of_long_runs_do_not_drift():
   def carried():
     step = lambda total, t: (task.summary.add(problem, total, 1.0, of(t), 1.0), of(t))
     return jax.lax.scan(step, of(0), jnp.arange(1, T))
+
   total, each = carried()
-  each = jax.tree.map(lambda x, first: np.concatenate([np.asarray(first, np.float64)[None], np.asarray(x, np.float64)]), each, of(0))
+  each = jax.tree.map(
+    lambda x, first: np.concatenate([np.asarray(first, np.float64)[None], np.asarray(x, np.float64)]), each, of(0)
+  )
   error = np.asarray(total.log_kernel_sum, np.float64) - logsumexp(each.log_kernel_sum, axis=0)
   assert np.abs(error).max() < 5e-5 and abs(error.mean()) < 5e-6  # test_nll has a standard deviation of 0.05 over runs
   count = T * n
@@ -86,8 +92,12 @@ def test_row_weights_are_repetitions():
     weight = jnp.asarray(rng.integers(0, 3, 20), jnp.float32)
     repeated = jnp.repeat(rows, np.asarray(weight).astype(int), axis=0)
     for kernel in ("gaussian", "tophat"):
-      np.testing.assert_allclose(log_kernel_sum(points, rows, weight, 1.5, kernel),
-                                 log_kernel_sum(points, repeated, None, 1.5, kernel), rtol=1e-5, atol=1e-5)
+      np.testing.assert_allclose(
+        log_kernel_sum(points, rows, weight, 1.5, kernel),
+        log_kernel_sum(points, repeated, None, 1.5, kernel),
+        rtol=1e-5,
+        atol=1e-5,
+      )
 
 
 def test_rules_are_scikit_learns():
@@ -101,8 +111,8 @@ def test_rules_are_scikit_learns():
 def test_kernel_noise_has_the_kernels_variance():
   for kernel in ("gaussian", "tophat"):
     noise = np.asarray(kernel_noise(jax.random.key(0), kernel, 100_000, 2))[:, 0]
-    assert abs(z_score(noise ** 2, kernel_variance(kernel, 2))) < 5
-    assert abs(z_score(noise ** 2, 1.05 * kernel_variance(kernel, 2))) > 5
+    assert abs(z_score(noise**2, kernel_variance(kernel, 2))) < 5
+    assert abs(z_score(noise**2, 1.05 * kernel_variance(kernel, 2))) > 5
 
 
 @pytest.mark.parametrize("bandwidth", [0.5, "scott"])
@@ -127,8 +137,9 @@ def test_running_density_equals_recomputation(kernel):
   run, _ = cj.advance(task, workflow, run, range(1, T), num_generations=T)
   rows = run.store.rows.reshape(-1, 2)
   assert len(rows) == T * n
-  np.testing.assert_allclose(run.store.summary.log_kernel_sum,
-                             log_kernel_sum(run.problem.points, rows, None, 0.5, kernel), rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(
+    run.store.summary.log_kernel_sum, log_kernel_sum(run.problem.points, rows, None, 0.5, kernel), rtol=1e-5, atol=1e-5
+  )
 
 
 def test_uncovered_test_rows_are_reported():
@@ -140,14 +151,24 @@ def test_uncovered_test_rows_are_reported():
 
 def test_temperature_scales_the_noise():
   cold = tasks.kde(NORMAL, 50, 0.5, num_test=5, temperature=1e-6)
-  out = jax.jit(jax.vmap(lambda key: cj.run(key, cold, workflows.replace(), 2)))(jax.random.split(jax.random.key(0), 5000))
+  out = jax.jit(jax.vmap(lambda key: cj.run(key, cold, workflows.replace(), 2)))(
+    jax.random.split(jax.random.key(0), 5000)
+  )
   expected = (1 - 1 / 50) ** np.array([1, 2]) + 0.25  # a bootstrap: no kernel variance joins the data
   assert np.abs(z_score(out["model_variance"], expected)).max() < 5
 
 
-@pytest.mark.parametrize(("arguments", "part"), [
-    (("wine", 1000, 0.5), "at most 125"), (("moons", 1, 0.5), "at least 2"), (("moons", 10, 0.0), "above 0"),
-    (("moons", 10, "best"), "scott"), (("moons", 10, 0.5, "cosine"), "kernel"), (("mars", 10, 0.5), "unknown data set")])
+@pytest.mark.parametrize(
+  ("arguments", "part"),
+  [
+    (("wine", 1000, 0.5), "at most 125"),
+    (("moons", 1, 0.5), "at least 2"),
+    (("moons", 10, 0.0), "above 0"),
+    (("moons", 10, "best"), "scott"),
+    (("moons", 10, 0.5, "cosine"), "kernel"),
+    (("mars", 10, 0.5), "unknown data set"),
+  ],
+)
 def test_bad_arguments(arguments, part):
   with pytest.raises(ValueError, match=part):
     tasks.kde(*arguments)

@@ -30,30 +30,43 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(base):
-  return [text.to_rows(base.tokenizer, text.load("pydocs", split), LENGTH, tiny.VOCAB_SIZE) for split in ("train", "test")]
+  return [
+    text.to_rows(base.tokenizer, text.load("pydocs", split), LENGTH, tiny.VOCAB_SIZE) for split in ("train", "test")
+  ]
 
 
 def make(base, rows, num_samples=8, **options):
   options = {"recipe": RECIPE, "on_malformed": "keep", "curve_rows": 8, "curve_points": 2} | options
   train, test = rows
-  return tasks.language_model(base, train, test._replace(tokens=test.tokens[:16], length=test.length[:16]), num_samples, **options)
+  return tasks.language_model(
+    base, train, test._replace(tokens=test.tokens[:16], length=test.length[:16]), num_samples, **options
+  )
 
 
 def test_loop(base, rows):
   """All workflows share model 1; sizes, origins and the emitted rows are as they should be."""
   batches: dict = {}
   results = host.sweep(
-      lambda shared, num_samples: make(base._replace(params=shared), rows, num_samples),
-      ["replace", "accumulate", "accumulate_subsample"], {"num_samples": [8]}, num_generations=3, num_seeds=2,
-      shared=base.params, on_batch=lambda cell, t, seeds, batch: batches.setdefault((cell["workflow"], t), batch))
+    lambda shared, num_samples: make(base._replace(params=shared), rows, num_samples),
+    ["replace", "accumulate", "accumulate_subsample"],
+    {"num_samples": [8]},
+    num_generations=3,
+    num_seeds=2,
+    shared=base.params,
+    on_batch=lambda cell, t, seeds, batch: batches.setdefault((cell["workflow"], t), batch),
+  )
   assert results.finite.all()
   first = results.test_loss.sel(generation=1)
   assert (first == first.isel(workflow=0)).all() and first.std("seed").min() > 0
   sizes = results.train_size.mean("seed").squeeze("num_samples")
   np.testing.assert_array_equal(sizes, [[8, 8, 8], [8, 16, 24], [8, 8, 8]])
-  np.testing.assert_array_equal(results.num_steps.mean("seed").squeeze("num_samples"), [[1, 1, 1], [1, 2, 3], [1, 1, 1]])
+  np.testing.assert_array_equal(
+    results.num_steps.mean("seed").squeeze("num_samples"), [[1, 1, 1], [1, 2, 3], [1, 1, 1]]
+  )
   assert results.learning_curve.dims[-1] == "training_progress"
-  np.testing.assert_allclose(results.real_share.sel(workflow="accumulate").mean("seed").squeeze(), [1, 1 / 2, 1 / 3], rtol=1e-6)
+  np.testing.assert_allclose(
+    results.real_share.sel(workflow="accumulate").mean("seed").squeeze(), [1, 1 / 2, 1 / 3], rtol=1e-6
+  )
   for (_, t), batch in batches.items():
     assert batch.rows["tokens"].shape == (2, 1, 8, LENGTH) and (batch.origin == t).all() and batch.row_weight.all()
   second = [batches[name, 1].rows["tokens"] for name in ("replace", "accumulate")]
@@ -65,10 +78,16 @@ def test_tokens_are_edited(base, rows):
   end = base.config.eos_token_id
   emitted: dict = {}
   results = host.sweep(
-      lambda shared, num_samples: transforms.edit_tokens(make(base._replace(params=shared), rows, num_samples), 0.002, 4, 1.0,
-                                                         fixed_tokens=(end,)),
-      ["replace"], {"num_samples": [8]}, num_generations=2, num_seeds=2, shared=base.params,
-      on_batch=lambda cell, t, seeds, batch: emitted.setdefault(t, batch))
+    lambda shared, num_samples: transforms.edit_tokens(
+      make(base._replace(params=shared), rows, num_samples), 0.002, 4, 1.0, fixed_tokens=(end,)
+    ),
+    ["replace"],
+    {"num_samples": [8]},
+    num_generations=2,
+    num_seeds=2,
+    shared=base.params,
+    on_batch=lambda cell, t, seeds, batch: emitted.setdefault(t, batch),
+  )
   assert results.finite.all()
   eligible, changed = (results[name].values.ravel() for name in ("eligible_share", "changed_share"))
   assert (changed > 0).all() and (changed <= eligible).all() and (eligible < 1).all()
@@ -87,7 +106,9 @@ def test_metrics_are_of_the_model_and_its_rows(base, rows):
   context = Context(1, 8, run.store, run.real)
   fitted = jax.jit(lambda key: task.fit(key, run.problem, context))(jax.random.key(1))
   test = rows[1]
-  expected = training.mean_loss(base.apply, fitted.weights, jnp.asarray(test.tokens[:16]), jnp.asarray(test.length[:16]), 16)
+  expected = training.mean_loss(
+    base.apply, fitted.weights, jnp.asarray(test.tokens[:16]), jnp.asarray(test.length[:16]), 16
+  )
   np.testing.assert_allclose(task.evaluate(run.problem, fitted)["test_loss"], expected, rtol=1e-5)
   real = {tuple(row) for row in rows[0].tokens.tolist()}
   assert {tuple(row) for row in np.asarray(run.real.rows["tokens"][0]).tolist()} <= real
@@ -111,7 +132,9 @@ def test_adapters(base, rows):
   np.testing.assert_allclose(task.evaluate(run.problem, still)["test_loss"], expected, rtol=1e-6)
   found = task.evaluate(run.problem, moved)["test_loss"]
   assert abs(found - expected) > 1e-3
-  arch = decoder.architecture(base.config)._replace(adapter_rank=2, adapter_alpha=4.0, adapter_targets=("query", "down"))
+  arch = decoder.architecture(base.config)._replace(
+    adapter_rank=2, adapter_alpha=4.0, adapter_targets=("query", "down")
+  )
   merged = checkpoint.merge_adapters(arch, checkpoint.join(base.params, moved.weights))
   np.testing.assert_allclose(plain.evaluate(run.problem, still._replace(weights=merged))["test_loss"], found, rtol=1e-4)
 
@@ -120,8 +143,11 @@ def test_warm_start_goes_on(base, rows):
   task = make(base, rows)
   run = start(jax.random.key(0), task, replace(), 2)
   context = Context(1, 8, run.store, run.real)
-  fit = jax.jit(lambda rate, previous: task.fit(jax.random.key(1), run.problem | {"learning_rate": rate},
-                                                context._replace(previous=previous)))
+  fit = jax.jit(
+    lambda rate, previous: task.fit(
+      jax.random.key(1), run.problem | {"learning_rate": rate}, context._replace(previous=previous)
+    )
+  )
   first = fit(1e-2, None)
   for a, b in zip(jax.tree.leaves(fit(0.0, first).weights), jax.tree.leaves(first.weights)):
     np.testing.assert_array_equal(a, b)
@@ -136,22 +162,31 @@ def test_prompts_are_kept(base, rows):
   batch, _ = task.sample(jax.random.key(2), run.problem, fitted, context)
   texts = text.to_texts(base.tokenizer, batch.rows["tokens"][0], batch.rows["length"][0])
   assert [one.split(text.ASSISTANT)[0] for one in texts[:5]] == [
-      one.split(text.ASSISTANT)[0] for one in text.to_texts(base.tokenizer, rows[1].tokens[:5], rows[1].length[:5])]
+    one.split(text.ASSISTANT)[0] for one in text.to_texts(base.tokenizer, rows[1].tokens[:5], rows[1].length[:5])
+  ]
 
 
 def test_pretraining_starts_from_random_weights(base, rows):
   task = make(base, rows, pretrain=True)
   run = start(jax.random.key(0), task, replace(), 2)
   context = Context(1, 8, run.store, run.real)
-  one, two = (jax.jit(lambda key: task.fit(key, run.problem | {"learning_rate": 0.0}, context))(jax.random.key(i)) for i in (1, 2))
+  one, two = (
+    jax.jit(lambda key: task.fit(key, run.problem | {"learning_rate": 0.0}, context))(jax.random.key(i)) for i in (1, 2)
+  )
   kernels = [fit.weights["layers"]["mlp"]["up"]["kernel"] for fit in (one, two)]
   assert float(jnp.abs(kernels[0] - kernels[1]).max()) > 0.01
   np.testing.assert_allclose(kernels[0].std(), base.config.initializer_range, rtol=0.05)
 
 
-@pytest.mark.parametrize("options, match", [
-    ({"num_samples": 10_000}, "more real rows than there are"), ({"num_samples": 1}, "num_samples"),
-    ({"on_malformed": "drop"}, "on_malformed"), ({"recipe": RECIPE._replace(budget="days")}, "budget")])
+@pytest.mark.parametrize(
+  "options, match",
+  [
+    ({"num_samples": 10_000}, "more real rows than there are"),
+    ({"num_samples": 1}, "num_samples"),
+    ({"on_malformed": "drop"}, "on_malformed"),
+    ({"recipe": RECIPE._replace(budget="days")}, "budget"),
+  ],
+)
 def test_refused(base, rows, options, match):
   with pytest.raises(ValueError, match=match):
     make(base, rows, **options)
@@ -174,14 +209,21 @@ def flag_values(tmp_path):
 
 def saved_base(base, tmp_path):
   from collapse_jax import lm
+
   lm.save(base, tmp_path / "base")
   return str(tmp_path / "base")
 
 
-@pytest.mark.parametrize("options, match", [
+@pytest.mark.parametrize(
+  "options, match",
+  [
     ({"model": "none"}, "--model=none: none: no such directory"),
-    ({"num_samples": [5000]}, "num_samples 5000 asks for more real rows than"), ({"dataset": "none.parquet"}, "no such file"),
-    ({"max_seq_len": 4}, "gives no train rows: all .* longer than --max_seq_len=4"), ({"max_seq_len": 500}, "beyond the 256 positions")])
+    ({"num_samples": [5000]}, "num_samples 5000 asks for more real rows than"),
+    ({"dataset": "none.parquet"}, "no such file"),
+    ({"max_seq_len": 4}, "gives no train rows: all .* longer than --max_seq_len=4"),
+    ({"max_seq_len": 500}, "beyond the 256 positions"),
+  ],
+)
 def test_usage_errors_write_nothing(base, tmp_path, flag_values, options, match):
   given = {"workflows": ["replace"], "model": options.get("model") or saved_base(base, tmp_path)} | options
   with pytest.raises(common.UsageError, match=match):
@@ -189,8 +231,13 @@ def test_usage_errors_write_nothing(base, tmp_path, flag_values, options, match)
   assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("options, match", [
-    ({"num_real": [5000]}, "--num_real=5000 asks for more real rows than"), ({"num_real": [0]}, "--num_generator must be at least 2")])
+@pytest.mark.parametrize(
+  "options, match",
+  [
+    ({"num_real": [5000]}, "--num_real=5000 asks for more real rows than"),
+    ({"num_real": [0]}, "--num_generator must be at least 2"),
+  ],
+)
 def test_usage_errors_of_the_value_of_real_data(base, tmp_path, flag_values, options, match):
   with pytest.raises(common.UsageError, match=match):
     real_data_value.simulate(num_synthetic=[0], model=saved_base(base, tmp_path), max_seq_len=LENGTH, **options)
@@ -198,10 +245,21 @@ def test_usage_errors_of_the_value_of_real_data(base, tmp_path, flag_values, opt
 
 def test_lost_format_is_a_finding(base, tmp_path, flag_values):
   """A model that never produces the format ends its cell; what was measured stays, and the reason is recorded."""
-  options = {"num_samples": [8], "num_generations": 3, "num_seeds": 1, "model": saved_base(base, tmp_path), "max_seq_len": LENGTH,
-             "recipe": RECIPE._asdict(), "max_test_rows": 8, "max_attempts": 2.0, "sample_batch_size": 8}
+  options = {
+    "num_samples": [8],
+    "num_generations": 3,
+    "num_seeds": 1,
+    "model": saved_base(base, tmp_path),
+    "max_seq_len": LENGTH,
+    "recipe": RECIPE._asdict(),
+    "max_test_rows": 8,
+    "max_attempts": 2.0,
+    "sample_batch_size": 8,
+  }
   results = language_model.simulate(["replace"], **options)
-  assert "no longer produces the format: 8 samples are missing" in results.stopped and results.stopped in results.finding
+  assert (
+    "no longer produces the format: 8 samples are missing" in results.stopped and results.stopped in results.finding
+  )
   np.testing.assert_array_equal(np.isfinite(results.test_loss.values.ravel()), [True, False, False])
   kept = language_model.simulate(["replace"], on_malformed="keep", directory=tmp_path / "out", **options)
   assert kept.stopped == "" and kept.finite.all()
@@ -214,10 +272,23 @@ def test_lost_format_is_a_finding(base, tmp_path, flag_values):
 def test_edited_text(base, tmp_path, flag_values):
   """From the command line's options: nothing is generated, whatever the format; other workflows than whole batches are refused."""
   edit = {"threshold": 0.002, "top_k": 4, "beta": 1.0, "base": "chain", "mask": "fresh"}
-  options = {"num_samples": [8], "num_generations": 2, "num_seeds": 1, "model": saved_base(base, tmp_path), "max_seq_len": LENGTH,
-             "recipe": RECIPE._asdict(), "max_test_rows": 8, "edit": edit}
+  options = {
+    "num_samples": [8],
+    "num_generations": 2,
+    "num_seeds": 1,
+    "model": saved_base(base, tmp_path),
+    "max_seq_len": LENGTH,
+    "recipe": RECIPE._asdict(),
+    "max_test_rows": 8,
+    "edit": edit,
+  }
   results = language_model.simulate(["replace"], **options)
-  assert results.finite.all() and (results.eligible_share > 0).all() and "num_missing" not in results and results.stopped == ""
+  assert (
+    results.finite.all()
+    and (results.eligible_share > 0).all()
+    and "num_missing" not in results
+    and results.stopped == ""
+  )
   with pytest.raises(common.UsageError, match="editing needs whole batches"):
     language_model.simulate(["accumulate_subsample"], **options)
 
@@ -225,12 +296,22 @@ def test_edited_text(base, tmp_path, flag_values):
 def test_value_of_real_data(base, tmp_path, flag_values):
   """Dims, and the base itself where there is nothing to train on."""
   common.FLAGS(["test"])
-  options = {"model": saved_base(base, tmp_path), "max_seq_len": LENGTH, "max_test_rows": 16, "num_seeds": 2, "mode": "pretrain"}
+  options = {
+    "model": saved_base(base, tmp_path),
+    "max_seq_len": LENGTH,
+    "max_test_rows": 16,
+    "num_seeds": 2,
+    "mode": "pretrain",
+  }
   # Random weights do not write the format, so that this goes through the mode which does not ask for it.
-  results = real_data_value.simulate([0, 16], [0, 8], recipe=RECIPE._replace(learning_rate=1e-2)._asdict(), sample_batch_size=32, **options)
+  results = real_data_value.simulate(
+    [0, 16], [0, 8], recipe=RECIPE._replace(learning_rate=1e-2)._asdict(), sample_batch_size=32, **options
+  )
   assert results.test_loss.dims == ("num_real", "num_synthetic", "seed") and np.isfinite(results.test_loss).all()
   np.testing.assert_array_equal(results.num_steps.mean("seed"), [[1, 1], [2, 3]])
-  assert float(results.test_loss.sel(num_real=16).max()) < float(results.test_loss.sel(num_real=0, num_synthetic=0).min())
+  assert float(results.test_loss.sel(num_real=16).max()) < float(
+    results.test_loss.sel(num_real=0, num_synthetic=0).min()
+  )
   common.write(results, tmp_path / "value")
   assert "test_loss_map" in (tmp_path / "value" / "report.html").read_text()
 
@@ -241,7 +322,9 @@ def dump(path, rows):
 
 
 def read_rows(base, dataset, tokenizer=None, **options):
-  model = base if tokenizer is None else base._replace(tokenizer=tokenizer, config=SimpleNamespace(vocab_size=len(tokenizer)))
+  model = (
+    base if tokenizer is None else base._replace(tokenizer=tokenizer, config=SimpleNamespace(vocab_size=len(tokenizer)))
+  )
   return language_model.load_rows(model, dataset, LENGTH, 16, options.pop("pairs", True), "base", **options)
 
 
@@ -250,7 +333,10 @@ def test_rows_that_cannot_be_represented_are_refused_before_fitting(base, tmp_pa
   pairs = [{"prompt": f"item {i}", "response": "is here" if i % 2 else "a\n\nb"} for i in range(60)]
   dataset = dump(tmp_path / "pairs.jsonl", pairs)
   unmarked = text_tokenizer(["user: item is here a b assistant:"], tokenizers.normalizers.Replace("\n", " "))
-  with pytest.raises(common.UsageError, match=r"gives no train rows: all 5. of them have lost their format.*'user: item .*nassistant: .* becomes "):
+  with pytest.raises(
+    common.UsageError,
+    match=r"gives no train rows: all 5. of them have lost their format.*'user: item .*nassistant: .* becomes ",
+  ):
     read_rows(base, dataset, unmarked)
   train, test, about = read_rows(base, dataset, unmarked, on_malformed="keep")
   assert len(train.length) + len(test.length) == 60 and about["num_changed_rows"] == 60 and about["num_lost_rows"] == 0
@@ -258,7 +344,9 @@ def test_rows_that_cannot_be_represented_are_refused_before_fitting(base, tmp_pa
   bad = [{"prompt": "p", "response": ""}, {"prompt": "p", "response": "x\nassistant: y"}]
   train, test, about = read_rows(base, dump(tmp_path / "some.jsonl", pairs + bad))
   assert (len(train.length) + len(test.length), about["num_malformed_rows"], about["split_by"]) == (60, 2, "prompt")
-  assert "2 of 62 rows have no prompt, no response, or a role marker inside, and are left out." in capsys.readouterr().out
+  assert (
+    "2 of 62 rows have no prompt, no response, or a role marker inside, and are left out." in capsys.readouterr().out
+  )
   train, test, about = read_rows(base, dataset)
   assert capsys.readouterr().out == "" and about["num_changed_rows"] == about["num_malformed_rows"] == 0
 
@@ -266,10 +354,20 @@ def test_rows_that_cannot_be_represented_are_refused_before_fitting(base, tmp_pa
 def text_tokenizer(texts, normalizer):
   """Whose markers are no tokens, so that what a normaliser does reaches them."""
   one = tokenizers.Tokenizer(tokenizers.models.BPE())
-  one.pre_tokenizer, one.decoder = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False), tokenizers.decoders.ByteLevel()
+  one.pre_tokenizer, one.decoder = (
+    tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False),
+    tokenizers.decoders.ByteLevel(),
+  )
   one.normalizer = normalizer
-  one.train_from_iterator(texts, tokenizers.trainers.BpeTrainer(vocab_size=300, special_tokens=["</s>"], show_progress=False,
-                                                                initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()))
+  one.train_from_iterator(
+    texts,
+    tokenizers.trainers.BpeTrainer(
+      vocab_size=300,
+      special_tokens=["</s>"],
+      show_progress=False,
+      initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+    ),
+  )
   return PreTrainedTokenizerFast(tokenizer_object=one, eos_token="</s>", clean_up_tokenization_spaces=False)
 
 
@@ -296,6 +394,7 @@ def test_plain_text_from_the_command_line(base, tmp_path, flag_values, monkeypat
   def ask(model, train, test, num_samples, **options):
     asked.append((options["pretrain"], options["plain_text"], len(train.length) + len(test.length)))
     raise ValueError("asked")
+
   monkeypatch.setattr(tasks, "language_model", ask)
   options = {"model": saved_base(base, tmp_path), "max_seq_len": LENGTH, "num_seeds": 1, "recipe": RECIPE._asdict()}
   plain = dump(tmp_path / "plain.jsonl", [{"text": f"Plain text {i}."} for i in range(60)])
@@ -310,8 +409,18 @@ def test_plain_text_from_the_command_line(base, tmp_path, flag_values, monkeypat
 
 def test_torn_text_is_computed_again(base, tmp_path, flag_values, monkeypatch, caplog):
   """A sweep that goes on ends with the texts and numbers of one that was not interrupted."""
-  options = {"num_samples": [4], "num_generations": 2, "num_seeds": 2, "model": saved_base(base, tmp_path), "max_seq_len": LENGTH,
-             "recipe": RECIPE._asdict(), "max_test_rows": 8, "on_malformed": "keep", "keep_checkpoints": True, "directory": tmp_path / "out"}
+  options = {
+    "num_samples": [4],
+    "num_generations": 2,
+    "num_seeds": 2,
+    "model": saved_base(base, tmp_path),
+    "max_seq_len": LENGTH,
+    "recipe": RECIPE._asdict(),
+    "max_test_rows": 8,
+    "on_malformed": "keep",
+    "keep_checkpoints": True,
+    "directory": tmp_path / "out",
+  }
   first = language_model.simulate(["replace"], **options)
   files = {file: file.read_bytes() for file in (tmp_path / "out" / "samples").glob("*/*")}
   assert len(files) == 6
@@ -341,10 +450,16 @@ def test_what_counts_as_torn(base, tmp_path, monkeypatch):
       saved.write(cell, t, seeds, batch)
       (folder / f"{t}.npz").write_bytes(b"")
     return saved
+
   left = lambda saved: saved.check(cell, seeds) and sorted(file.name for file in folder.iterdir())
   assert left(whole()) == ["1.npz", "2.npz", "3.npz"]
-  for how in (lambda file: file.unlink(), lambda file: file.write_bytes(b""), lambda file: file.write_bytes(file.read_bytes()[:9]),
-              lambda file: file.write_bytes(file.read_bytes().splitlines(keepends=True)[0]), lambda file: file.write_bytes(file.read_bytes() + b"\n")):
+  for how in (
+    lambda file: file.unlink(),
+    lambda file: file.write_bytes(b""),
+    lambda file: file.write_bytes(file.read_bytes()[:9]),
+    lambda file: file.write_bytes(file.read_bytes().splitlines(keepends=True)[0]),
+    lambda file: file.write_bytes(file.read_bytes() + b"\n"),
+  ):
     for name in ("seed_0_generation_2.jsonl", "seed_1_generation_2.jsonl", "seeds_0-1_generation_2.sha256"):
       saved = whole()
       content = (file := tmp_path / "samples" / language_model._name(cell) / name).read_bytes()
@@ -352,7 +467,9 @@ def test_what_counts_as_torn(base, tmp_path, monkeypatch):
       if file.exists() and file.read_bytes() == content:
         continue  # a file of one line has no shorter one
       assert left(saved) == ["1.npz"]
-  saved = language_model._Samples(base.tokenizer, tmp_path)  # as of a process that goes on, and finds a file torn after the check
+  saved = language_model._Samples(
+    base.tokenizer, tmp_path
+  )  # as of a process that goes on, and finds a file torn after the check
   whole()
   next((tmp_path / "samples").rglob("seed_0_generation_2.jsonl")).write_text('{"prompt": "a')
   assert set(saved.shown()[language_model._name(cell)]) == {1, 3}

@@ -23,7 +23,7 @@ def test_weighted_least_squares_is_numpys(n, dim):
   lanes = 30
   design, label = rng.standard_normal((lanes, n, dim)), rng.standard_normal((lanes, n))
   times = rng.integers(0, 3, (lanes, n)).astype(float)
-  times[:, :min(n, 3)] = 1
+  times[:, : min(n, 3)] = 1
   found = np.asarray(solve(*(jnp.asarray(x, jnp.float32) for x in (design, label, times))))
   for i in range(lanes):
     rows = np.repeat(np.arange(n), times[i].astype(int))
@@ -73,15 +73,22 @@ def test_fresh_covariates():
 
 def test_subsample_is_close_to_first_order():
   """n/d = 40: within 15% of linear_noise with redrawn rows; far from that without."""
-  ratio = simulated(workflows.accumulate_subsample(), 200, 5).mean(axis=0) / theory.linear_regression_mse(np.eye(1), 5, 200, 0.5)
+  ratio = simulated(workflows.accumulate_subsample(), 200, 5).mean(axis=0) / theory.linear_regression_mse(
+    np.eye(1), 5, 200, 0.5
+  )
   table = workflows.accumulate().weights(T)
   np.testing.assert_allclose(ratio, theory.linear_noise(table, redrawn=True), rtol=0.15)
   assert abs(ratio[-1] / theory.linear_noise(table)[-1] - 1) > 0.3
 
 
 def test_bad_arguments():
-  for bad, part in (({"dim": 0}, "dim"), ({"noise_var": 0.0}, "noise_var"), ({"covariates": "other"}, "covariates"),
-                    ({"covariates": "fresh", "draws": "law"}, "draws='law'"), ({"num_samples": 1}, "num_samples")):
+  for bad, part in (
+    ({"dim": 0}, "dim"),
+    ({"noise_var": 0.0}, "noise_var"),
+    ({"covariates": "other"}, "covariates"),
+    ({"covariates": "fresh", "draws": "law"}, "draws='law'"),
+    ({"num_samples": 1}, "num_samples"),
+  ):
     with pytest.raises(ValueError, match=part):
       tasks.linear_regression(**{"dim": 2, "num_samples": 5} | bad)
   with pytest.raises(ValueError, match="covariates='fresh'"):
@@ -91,10 +98,14 @@ def test_bad_arguments():
 @pytest.mark.parametrize(("n", "dim"), [(20, 3), (5, 5), (4, 9)])
 def test_arms_that_draw_rows_are_paired_with_those_that_draw_from_the_law(n, dim):
   """One first generation for all workflows: rows are drawn given the estimate that the law draws."""
-  one = lambda name, options, key: cj.run(key, tasks.linear_regression(dim, n, **options), workflows.parse(name)(), 2)["test_mse"]
+  one = lambda name, options, key: cj.run(key, tasks.linear_regression(dim, n, **options), workflows.parse(name)(), 2)[
+    "test_mse"
+  ]
   keys = jax.random.split(jax.random.key(0), 20)
-  law, rows, redrawn = (jax.jit(jax.vmap(functools.partial(one, name, options)))(keys) for name, options in (
-      ("replace", {}), ("replace", {"draws": "rows"}), ("accumulate_subsample", {})))
+  law, rows, redrawn = (
+    jax.jit(jax.vmap(functools.partial(one, name, options)))(keys)
+    for name, options in (("replace", {}), ("replace", {"draws": "rows"}), ("accumulate_subsample", {}))
+  )
   np.testing.assert_allclose(rows, law, rtol=2e-3)  # squares of inverses of designs that may be close to singular
   np.testing.assert_allclose(redrawn[:, 0], law[:, 0], rtol=2e-3)
   assert np.abs(np.asarray(redrawn[:, 1]) / law[:, 1] - 1).max() > 0.01
@@ -103,10 +114,12 @@ def test_arms_that_draw_rows_are_paired_with_those_that_draw_from_the_law(n, dim
 def test_designs_are_normal():
   """Made of an orthonormal basis and Bartlett's triangle: all moments of single entries, and of pairs of them, to the fourth."""
   task = tasks.linear_regression(3, 4, draws="rows")
-  design = np.asarray(jax.vmap(lambda key: task.init(key)[0].design)(jax.random.split(jax.random.key(1), 4000)), np.float64)
+  design = np.asarray(
+    jax.vmap(lambda key: task.init(key)[0].design)(jax.random.split(jax.random.key(1), 4000)), np.float64
+  )
   flat = design.reshape(4000, -1)
   for power, moment, fourth in ((1, 0, 1), (2, 1, 3), (3, 0, 15), (4, 3, 105)):
-    assert np.abs(z_score(flat ** power, moment, fourth - moment ** 2)).max() < 5
+    assert np.abs(z_score(flat**power, moment, fourth - moment**2)).max() < 5
   first, second = np.triu_indices(12, 1)
   assert np.abs(z_score(flat[:, first] * flat[:, second], 0.0, 1.0)).max() < 5
   assert np.abs(z_score(flat[:, first] ** 2 * flat[:, second] ** 2, 1.0, 8.0)).max() < 5
@@ -119,7 +132,8 @@ def test_label_noise_is_white():
   def one(key):
     problem, real = task.init(key)
     return real.rows["label"][0] - problem.design @ problem.coefficients
+
   noise = np.asarray(jax.vmap(one)(jax.random.split(jax.random.key(2), 4000)), np.float64) / 2
   first, second = np.triu_indices(5, 1)
-  assert np.abs(z_score(noise ** 2, 1.0, 2.0)).max() < 5
+  assert np.abs(z_score(noise**2, 1.0, 2.0)).max() < 5
   assert np.abs(z_score(noise[:, first] * noise[:, second], 0.0, 1.0)).max() < 5

@@ -64,7 +64,9 @@ def test_saving_replaces_what_would_be_read_instead(tmp_path, monkeypatch):
     lm.save(model, tmp_path)
     for a, b in zip(jax.tree.leaves(model.params), jax.tree.leaves(lm.load(tmp_path).params)):
       np.testing.assert_array_equal(a, b)
-  assert (tmp_path / "model-notes.txt").read_text() == "mine" and (tmp_path / "model-00001-of-00099.safetensors").read_bytes() == b"mine"
+  assert (tmp_path / "model-notes.txt").read_text() == "mine" and (
+    tmp_path / "model-00001-of-00099.safetensors"
+  ).read_bytes() == b"mine"
   assert not list(tmp_path.glob("*.part")) and not (tmp_path / "model.safetensors").exists()
 
 
@@ -72,6 +74,7 @@ def test_saving_replaces_what_would_be_read_instead(tmp_path, monkeypatch):
 def test_a_save_that_fails_leaves_what_was_there(num_shards, tmp_path, monkeypatch):
   """A full disk at the last file: the model of before is whole, nothing of the new one is left, and it is an OSError."""
   import safetensors.numpy
+
   old, new = (lm.random(CONFIGS["llama"](), jax.random.key(i)) for i in range(2))
   lm.save(old, tmp_path)
   before = sorted(path.name for path in tmp_path.iterdir())
@@ -83,6 +86,7 @@ def test_a_save_that_fails_leaves_what_was_there(num_shards, tmp_path, monkeypat
     if len(written) == num_shards:
       raise safetensors.SafetensorError("Error while serializing: No space left on device")
     save_file(tensors, path, **options)
+
   monkeypatch.setattr(safetensors.numpy, "save_file", full)
   with pytest.raises(OSError, match="No space left"):
     lm.save(new, tmp_path)
@@ -93,6 +97,7 @@ def test_a_save_that_fails_leaves_what_was_there(num_shards, tmp_path, monkeypat
 def test_an_earlier_tokenizer_decides_nothing(tmp_path):
   """Lists of tokens that older versions of transformers wrote beside tokenizer.json would still be read."""
   from collapse_jax.lm import text
+
   tokenizer = text.train_tokenizer([f"user: word {i}\nassistant: answer {i}" for i in range(50)], 280)
   config = CONFIGS["llama"]()
   config.vocab_size = 300
@@ -115,7 +120,9 @@ def test_a_single_file_goes_before_an_index(tmp_path, monkeypatch):
   """As in transformers, which leaves the index of an earlier save where it was."""
   model = lm.random(CONFIGS["llama"](), jax.random.key(0))
   lm.save(model, tmp_path)
-  (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-00001-of-00007.safetensors"}}))
+  (tmp_path / "model.safetensors.index.json").write_text(
+    json.dumps({"weight_map": {"a": "model-00001-of-00007.safetensors"}})
+  )
   np.testing.assert_array_equal(lm.load(tmp_path).params["embedding"], model.params["embedding"])
 
 
@@ -139,13 +146,26 @@ def test_a_tied_model_with_a_head_of_its_own_keeps_it(name, tmp_path, caplog):
 def test_kinds_of_weights_that_are_not_read_are_named(tmp_path):
   """float8 kernels, integers, and quantisation that only the configuration tells of; buffers of any kind are left alone."""
   import ml_dtypes
+
   model = lm.random(CONFIGS["llama"](), jax.random.key(0))
-  for kind, said in ((ml_dtypes.float8_e4m3fn, "float8 weights are not read, and model.layers.0.mlp.up_proj.weight is F8_E4M3"),
-                     (ml_dtypes.float8_e5m2, "float8 weights are not read"), (np.int8, "integer weights are not read"), (np.uint8, "integer weights")):
-    damaged(model, tmp_path, lambda tensors: tensors.update({"model.layers.0.mlp.up_proj.weight": np.ones((48, 32)).astype(kind)}))  # noqa: B023
+  for kind, said in (
+    (ml_dtypes.float8_e4m3fn, "float8 weights are not read, and model.layers.0.mlp.up_proj.weight is F8_E4M3"),
+    (ml_dtypes.float8_e5m2, "float8 weights are not read"),
+    (np.int8, "integer weights are not read"),
+    (np.uint8, "integer weights"),
+  ):
+    damaged(
+      model,
+      tmp_path,
+      lambda tensors: tensors.update({"model.layers.0.mlp.up_proj.weight": np.ones((48, 32)).astype(kind)}),  # noqa: B023
+    )
     with pytest.raises(ValueError, match=said):
       lm.load(tmp_path)
-  damaged(model, tmp_path, lambda tensors: tensors.update({"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.uint8)}))
+  damaged(
+    model,
+    tmp_path,
+    lambda tensors: tensors.update({"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.uint8)}),
+  )
   lm.load(tmp_path)
   config = json.loads((tmp_path / "config.json").read_text())
   (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
@@ -158,12 +178,21 @@ def test_an_index_names_files_beside_it_only(tmp_path):
   lm.save(model, tmp_path / "elsewhere")
   lm.save(model, tmp_path / "a")
   (tmp_path / "a" / "model.safetensors").unlink()
-  for place in ("../elsewhere/model.safetensors", str(tmp_path / "elsewhere" / "model.safetensors"), "..", "", "a/b.safetensors", "pytorch_model.bin",
-                "a\\b.safetensors"):
+  for place in (
+    "../elsewhere/model.safetensors",
+    str(tmp_path / "elsewhere" / "model.safetensors"),
+    "..",
+    "",
+    "a/b.safetensors",
+    "pytorch_model.bin",
+    "a\\b.safetensors",
+  ):
     (tmp_path / "a" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": place}}))
     with pytest.raises(ValueError, match="which is no safetensors file beside it"):
       lm.load(tmp_path / "a")
-  (tmp_path / "a" / "model.safetensors").symlink_to(tmp_path / "elsewhere" / "model.safetensors")  # as the hub's cache has them
+  (tmp_path / "a" / "model.safetensors").symlink_to(
+    tmp_path / "elsewhere" / "model.safetensors"
+  )  # as the hub's cache has them
   lm.load(tmp_path / "a")
 
 
@@ -182,11 +211,17 @@ def test_all_that_is_wrong_is_named_at_once(tmp_path):
     tensors["model.norm.weight"] = np.ones(3, np.float32)
     tensors["model.norms.weight"] = np.ones(3, np.float32)
     tensors["model.layers.9.mlp.up_proj.weight"] = np.ones((3, 3), np.float32)
+
   damaged(model, tmp_path, change)
   with pytest.raises(ValueError) as caught:
     lm.load(tmp_path)
-  for part in ("layers.mlp.up.kernel is missing in layers [1]", "model.norm.weight is [3]", "model.norms.weight is unknown",
-               "beyond layer 1", "final_norm.scale is missing"):
+  for part in (
+    "layers.mlp.up.kernel is missing in layers [1]",
+    "model.norm.weight is [3]",
+    "model.norms.weight is unknown",
+    "beyond layer 1",
+    "final_norm.scale is missing",
+  ):
     assert part in str(caught.value)
 
 
@@ -220,13 +255,17 @@ def test_refused(tmp_path):
 def test_adapters_merge():
   """Merged kernels give the logits of the adapted model; fresh adapters change nothing."""
   model = lm.random(CONFIGS["llama"](), jax.random.key(0))
-  arch = decoder.architecture(model.config)._replace(adapter_rank=2, adapter_alpha=6.0, adapter_targets=("query", "down"))
+  arch = decoder.architecture(model.config)._replace(
+    adapter_rank=2, adapter_alpha=6.0, adapter_targets=("query", "down")
+  )
   functions = decoder.functions(arch)
   adapters, _ = checkpoint.split_adapters(functions.init(jax.random.key(1)))
   assert len(jax.tree.leaves(adapters)) == 4
   tokens = jax.random.randint(jax.random.key(2), (2, 7), 0, arch.vocab_size)
   apply = jax.jit(functions.apply)
-  np.testing.assert_array_equal(apply(checkpoint.join(model.params, adapters), tokens), jax.jit(model.apply)(model.params, tokens))
+  np.testing.assert_array_equal(
+    apply(checkpoint.join(model.params, adapters), tokens), jax.jit(model.apply)(model.params, tokens)
+  )
   moved = jax.tree.map(lambda x: x + 0.1, adapters)
   adapted = checkpoint.join(model.params, moved)
   expected = apply(adapted, tokens)

@@ -15,7 +15,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from collapse_jax import lm
 from collapse_jax.lm import decoder, gguf_file
 
-LINES = [f"user: describe item {i} of the würzburg set\nassistant: a short text about it, with 3 words  and more" for i in range(60)]
+LINES = [
+  f"user: describe item {i} of the würzburg set\nassistant: a short text about it, with 3 words  and more"
+  for i in range(60)
+]
 
 
 def same(a, b):
@@ -28,14 +31,21 @@ def same(a, b):
 def test_weights_and_configuration(name, tmp_path):
   """Written and read again. Linear scaling under its present key, and under the one of old files."""
   model = lm.random(CONFIGS[name](), jax.random.key(0))
-  keys = {"llama2_linear": [lambda w: (w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR), w.add_rope_scaling_factor(4.0)),
-                            lambda w: w.add_rope_scaling_factor(4.0), lambda w: w.add_float32("llama.rope.scale_linear", 4.0)]}
+  keys = {
+    "llama2_linear": [
+      lambda w: (w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR), w.add_rope_scaling_factor(4.0)),
+      lambda w: w.add_rope_scaling_factor(4.0),
+      lambda w: w.add_float32("llama.rope.scale_linear", 4.0),
+    ]
+  }
   for i, about in enumerate(keys.get(name, [lambda w: None])):
     gguf_models.write(tmp_path / f"{i}.gguf", model, about)
     again = lm.load(tmp_path / f"{i}.gguf")
     same(model.params, again.params)
     mine, theirs = decoder.architecture(model.config), decoder.architecture(again.config)
-    assert theirs._replace(query_scale=mine.query_scale, initial_scale=mine.initial_scale, norm_eps=mine.norm_eps) == mine
+    assert (
+      theirs._replace(query_scale=mine.query_scale, initial_scale=mine.initial_scale, norm_eps=mine.norm_eps) == mine
+    )
     assert abs(theirs.norm_eps / mine.norm_eps - 1) < 1e-6 and again.tokenizer is None
   if name == "llama2_linear":
     gguf_models.write(tmp_path / "no.gguf", model)
@@ -46,10 +56,14 @@ def test_weights_and_configuration(name, tmp_path):
 
 
 def test_scan_agrees_with_the_reader_of_llama_cpp(tmp_path):
-  gguf_models.write(tmp_path / "m.gguf", lm.random(CONFIGS["llama"](), jax.random.key(0)), gguf_models.sentencepiece(["a", "b"])[1])
+  gguf_models.write(
+    tmp_path / "m.gguf", lm.random(CONFIGS["llama"](), jax.random.key(0)), gguf_models.sentencepiece(["a", "b"])[1]
+  )
   meta, tensors = gguf_file.scan(tmp_path / "m.gguf")
   reader = gguf.GGUFReader(tmp_path / "m.gguf")
-  assert [(one.name, one.data_offset, one.n_bytes) for one in reader.tensors] == [(n, t.offset, t.num_bytes) for n, t in tensors.items()]
+  assert [(one.name, one.data_offset, one.n_bytes) for one in reader.tensors] == [
+    (n, t.offset, t.num_bytes) for n, t in tensors.items()
+  ]
   for name, field in reader.fields.items():
     if not name.startswith("GGUF."):
       np.testing.assert_array_equal(field.contents(), meta[name])
@@ -64,7 +78,7 @@ def joined(text, tokens, prefix):
     if not pairs:
       break
     _, at = min(pairs)
-    symbols[at:at + 2] = [symbols[at] + symbols[at + 1]]
+    symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
   place = {token: i for i, token in enumerate(tokens)}
   ids = [[place[one]] if one in place else [place[f"<0x{byte:02X}>"] for byte in one.encode()] for one in symbols]
   return [i for one in ids for i in one]
@@ -85,7 +99,16 @@ def test_sentencepiece(prefix, tmp_path):
   model = lm.random(config, jax.random.key(0))
   gguf_models.write(tmp_path / "m.gguf", model, about)
   read = lm.load(tmp_path / "m.gguf").tokenizer
-  for text in [*LINES[:5], "describe it", " blanks  here   ", "\nassistant: \t", "ungewöhnlich 漢字 🙂 <s>?", "itemitemsets", "", "a"]:
+  for text in [
+    *LINES[:5],
+    "describe it",
+    " blanks  here   ",
+    "\nassistant: \t",
+    "ungewöhnlich 漢字 🙂 <s>?",
+    "itemitemsets",
+    "",
+    "a",
+  ]:
     ids = read(text.replace("<s>", ""), add_special_tokens=False).input_ids
     assert ids == (joined(text.replace("<s>", ""), tokens, prefix) if text else [])
     assert read.decode(ids, clean_up_tokenization_spaces=False) == text.replace("<s>", "")
@@ -97,10 +120,19 @@ def test_user_defined_tokens_are_whole(tmp_path):
   """Type 4: in the text, whole; not left out of what is decoded. Type 1 in their place is split."""
   tokenizer = Tokenizer(models.BPE())
   tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-  tokenizer.train_from_iterator(LINES, trainers.BpeTrainer(vocab_size=330, special_tokens=["<|endoftext|>"], show_progress=False,
-                                                           initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+  tokenizer.train_from_iterator(
+    LINES,
+    trainers.BpeTrainer(
+      vocab_size=330,
+      special_tokens=["<|endoftext|>"],
+      show_progress=False,
+      initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    ),
+  )
   tokenizer.add_tokens([AddedToken(one, normalized=False) for one in ("<answer>", "user: ", "\nassistant: ")])
-  vocabulary = [token for token, _ in sorted(tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda pair: pair[1])]
+  vocabulary = [
+    token for token, _ in sorted(tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda pair: pair[1])
+  ]
   merges = [" ".join(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
   config = CONFIGS["gpt2"]()
   config.vocab_size = len(vocabulary)
@@ -114,11 +146,13 @@ def test_user_defined_tokens_are_whole(tmp_path):
       writer.add_token_types([3] + [1] * (len(vocabulary) - 4) + [kind] * 3)
       writer.add_token_merges(merges)
       writer.add_eos_token_id(0)
+
     gguf_models.write(tmp_path / f"{kind}.gguf", lm.random(config, jax.random.key(0)), about)
     read = lm.load(tmp_path / f"{kind}.gguf").tokenizer
     ids = read(text, add_special_tokens=False).input_ids
     assert read.decode(ids, skip_special_tokens=True) == text
     return ids
+
   assert written(4) == tokenizer.encode(text).ids != written(1)
 
 
@@ -126,11 +160,12 @@ def test_what_is_not_read_is_named(tmp_path):
   model = lm.random(CONFIGS["llama"](), jax.random.key(0))
   tokens = lambda w: (w.add_token_list([f"t{i}" for i in range(97)]), w.add_token_types([1] * 97))
   for about, said in (
-      (lambda w: (w.add_tokenizer_model("bert"), tokens(w)), "a tokenizer of kind bert/None is not supported"),
-      (lambda w: (w.add_tokenizer_model("llama"), tokens(w)), "no merges or scores"),
-      (lambda w: w.add_uint16("split.count", 3), "one of several parts"),
-      (lambda w: w.add_array("llama.attention.sliding_window", [1, 2]), None),
-      (lambda w: w.add_key_length(6), "of a part of a head")):
+    (lambda w: (w.add_tokenizer_model("bert"), tokens(w)), "a tokenizer of kind bert/None is not supported"),
+    (lambda w: (w.add_tokenizer_model("llama"), tokens(w)), "no merges or scores"),
+    (lambda w: w.add_uint16("split.count", 3), "one of several parts"),
+    (lambda w: w.add_array("llama.attention.sliding_window", [1, 2]), None),
+    (lambda w: w.add_key_length(6), "of a part of a head"),
+  ):
     gguf_models.write(tmp_path / "m.gguf", model, about)
     if said is None:
       lm.load(tmp_path / "m.gguf")
@@ -139,9 +174,15 @@ def test_what_is_not_read_is_named(tmp_path):
       lm.load(tmp_path / "m.gguf")
     assert "\n" not in str(error.value)
   whole = (tmp_path / "m.gguf").read_bytes()
-  for content, said in ((whole[:-100], "ends beyond it|larger than it is"), (whole[:4] + struct.pack(">I", 3) + whole[8:], "other byte order"),
-                        (whole[:4] + struct.pack("<I", 1) + whole[8:], "version 1"),
-                        (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1) + b"k" + struct.pack("<IIQ", 9, 0, 1 << 40), "bytes are said to follow")):
+  for content, said in (
+    (whole[:-100], "ends beyond it|larger than it is"),
+    (whole[:4] + struct.pack(">I", 3) + whole[8:], "other byte order"),
+    (whole[:4] + struct.pack("<I", 1) + whole[8:], "version 1"),
+    (
+      b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1) + b"k" + struct.pack("<IIQ", 9, 0, 1 << 40),
+      "bytes are said to follow",
+    ),
+  ):
     (tmp_path / "m.gguf").write_bytes(content)
     with pytest.raises(ValueError, match=f"truncated or no GGUF file: .*({said})"):
       lm.load(tmp_path / "m.gguf")

@@ -43,8 +43,11 @@ def batch(vocab, length=17):
 
 def logits_of(model, tokens, mask=None):
   with torch.no_grad():
-    return model(torch.tensor(tokens), attention_mask=None if mask is None else torch.tensor(mask.astype(int)),
-                 **({} if mask is None else {"position_ids": torch.tensor(np.maximum(mask.cumsum(1) - 1, 0))})).logits.numpy()
+    return model(
+      torch.tensor(tokens),
+      attention_mask=None if mask is None else torch.tensor(mask.astype(int)),
+      **({} if mask is None else {"position_ids": torch.tensor(np.maximum(mask.cumsum(1) - 1, 0))}),
+    ).logits.numpy()
 
 
 def test_logits(pair):
@@ -65,6 +68,7 @@ def test_gradient(pair):
   def loss(params):
     log_probability = jax.nn.log_softmax(ours.apply(params, tokens)[:, :-1])
     return -jnp.mean(jnp.take_along_axis(log_probability, tokens[:, 1:, None], -1))
+
   value, gradient = jax.jit(jax.value_and_grad(loss))(ours.params)
   theirs.zero_grad()
   expected = theirs(torch.tensor(tokens), labels=torch.tensor(tokens)).loss
@@ -84,8 +88,10 @@ def test_remat_changes_nothing():
   tokens, _ = batch(ours.config.vocab_size)
   arch = decoder.architecture(ours.config)
   loss = lambda params, apply: jnp.sum(apply(params, tokens) ** 2)
-  gradients = [jax.jit(jax.grad(functools.partial(loss, apply=decoder.functions(arch, remat=remat).apply)))(ours.params)
-               for remat in (False, True)]
+  gradients = [
+    jax.jit(jax.grad(functools.partial(loss, apply=decoder.functions(arch, remat=remat).apply)))(ours.params)
+    for remat in (False, True)
+  ]
   largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradients[0]))
   for a, b in zip(*map(jax.tree.leaves, gradients)):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * largest)
@@ -100,7 +106,7 @@ def test_cached_decoding(pair):
   step = jax.jit(lambda params, tokens, cache: functions.decoder(params)(tokens, cache))
   cache = functions.cache(3, 20)
   for i in range(17):
-    found, cache = step(ours.params, tokens[:, i:i + 1], cache)
+    found, cache = step(ours.params, tokens[:, i : i + 1], cache)
     np.testing.assert_allclose(found[:, 0], expected[:, i], atol=2e-4, rtol=0)
   found, cache = step(ours.params, tokens[:, :9], functions.cache(3, 20))
   np.testing.assert_allclose(found, expected[:, :9], atol=2e-4, rtol=0)
@@ -113,13 +119,17 @@ def test_greedy_tokens(pair):
   (ours, theirs), prompt, num = pair, 11, 64
   functions = checkpoint.functions_of(ours.config, ours.params)
   tokens, _ = batch(ours.config.vocab_size, prompt)
-  generate = jax.jit(lambda params: sampling.generate(
-      jax.random.split(jax.random.key(0), 3), functions, params, prompt + num, 1, 2, 0.0, jnp.asarray(tokens, jnp.int32)))
+  generate = jax.jit(
+    lambda params: sampling.generate(
+      jax.random.split(jax.random.key(0), 3), functions, params, prompt + num, 1, 2, 0.0, jnp.asarray(tokens, jnp.int32)
+    )
+  )
   found, length = generate(ours.params)
   with torch.no_grad():
     for row, mine, end in zip(tokens, np.asarray(found), np.asarray(length)):
-      expected = theirs.generate(torch.tensor(row[None]), max_new_tokens=num, do_sample=False, eos_token_id=2,
-                                 pad_token_id=2)[0].numpy()
+      expected = theirs.generate(
+        torch.tensor(row[None]), max_new_tokens=num, do_sample=False, eos_token_id=2, pad_token_id=2
+      )[0].numpy()
       np.testing.assert_array_equal(mine[:end], expected)
 
 
@@ -136,15 +146,21 @@ def test_transformers_reads_what_is_saved(pair, tmp_path):
 def test_tied_with_a_head_of_its_own(name, tmp_path):
   """transformers keeps a head that differs from the embedding, whatever the configuration says; dropped, the logits are others."""
   from safetensors.torch import load_file, save_file
+
   torch.manual_seed(0)
   config = CONFIGS[name]()
   config.tie_word_embeddings = True
   transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
   tensors = load_file(tmp_path / "model.safetensors")
   tied = lm.load(tmp_path)
-  tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 0.1 * torch.randn(config.vocab_size, config.hidden_size)
+  tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 0.1 * torch.randn(
+    config.vocab_size, config.hidden_size
+  )
   save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-  ours, theirs = lm.load(tmp_path), transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+  ours, theirs = (
+    lm.load(tmp_path),
+    transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval(),
+  )
   tokens, _ = batch(config.vocab_size)
   expected = logits_of(theirs, tokens)
   np.testing.assert_allclose(jax.jit(ours.apply)(ours.params, tokens), expected, atol=2e-4, rtol=0)

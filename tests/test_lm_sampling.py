@@ -20,8 +20,17 @@ def bigram():
 
 
 def generate(keys, **options):
-  return jax.jit(functools.partial(sampling.generate, functions=bigram(), params=jnp.asarray(TABLE), max_length=LENGTH,
-                                   begin=BEGIN, end=END, **options))(keys)
+  return jax.jit(
+    functools.partial(
+      sampling.generate,
+      functions=bigram(),
+      params=jnp.asarray(TABLE),
+      max_length=LENGTH,
+      begin=BEGIN,
+      end=END,
+      **options,
+    )
+  )(keys)
 
 
 def frequency_test(counts, probability):
@@ -34,7 +43,9 @@ def test_categorical(vocab):
   """Counts follow the softmax; outcomes without mass never come."""
   logits = jnp.asarray(np.random.default_rng(1).normal(size=vocab), jnp.float32).at[0].set(-jnp.inf)
   num = 200_000
-  drawn = jax.jit(sampling.categorical)(jax.random.bits(jax.random.key(0), (num, 4)), jnp.broadcast_to(logits, (num, vocab)))
+  drawn = jax.jit(sampling.categorical)(
+    jax.random.bits(jax.random.key(0), (num, 4)), jnp.broadcast_to(logits, (num, vocab))
+  )
   counts = np.bincount(drawn, minlength=vocab)
   assert counts[0] == 0
   probability = np.asarray(jax.nn.softmax(logits), np.float64)
@@ -48,11 +59,11 @@ def test_rare_tokens_of_a_large_vocabulary():
   vocab, num = 256_000, 64
   logits = jnp.where(jnp.arange(vocab) % 2 == 1, jnp.log(1e-9), 0.0).at[-1].set(-jnp.inf)
   rng = np.random.default_rng(0)
-  drawn = sampling.categorical(jnp.asarray(rng.integers(2 ** 32, size=(num, 4)), jnp.uint32), jnp.tile(logits, (num, 1)))
+  drawn = sampling.categorical(jnp.asarray(rng.integers(2**32, size=(num, 4)), jnp.uint32), jnp.tile(logits, (num, 1)))
   assert (np.asarray(drawn) % 2 == 0).all() and len(np.unique(drawn)) > 60
   # Within a block of 512: the position just below the cumulative weight of its first three tokens is the rare second one.
   share = 1e-9 / (256 * (1 + 1e-9))
-  position = int((1 / 256 - 2 * share + 1.5 * share) * 2 ** 64)
+  position = int((1 / 256 - 2 * share + 1.5 * share) * 2**64)
   words = jnp.asarray([[7, 7, position >> 32, position & 0xFFFFFFFF]], jnp.uint32)
   assert sampling.categorical(words, logits[None])[0] == 1
 
@@ -63,8 +74,9 @@ def test_temperatures_at_the_ends(temperature):
   logits = jnp.asarray([1000.0, 999.99, -jnp.inf, 1000.0, -1000.0])
   table = jnp.tile(logits.at[END].set(-jnp.inf), (VOCAB, 1))[:, :5]
   functions = bigram()._replace(decoder=lambda table: lambda tokens, cache: (table[tokens], cache))
-  tokens = np.asarray(sampling.generate(jax.random.split(jax.random.key(0), 500), functions, table, 9, BEGIN, END,
-                                          temperature)[0])
+  tokens = np.asarray(
+    sampling.generate(jax.random.split(jax.random.key(0), 500), functions, table, 9, BEGIN, END, temperature)[0]
+  )
   counts = np.bincount(tokens[:, 1:].ravel(), minlength=5)
   assert counts[1] == counts[2] == 0 and (counts[4] == 0) == (temperature < 1)
   assert np.abs(counts[[0, 3]] / counts.sum() - (0.5 if temperature < 1 else 1 / 3)).max() < 0.05
@@ -88,13 +100,14 @@ def test_transitions(temperature):
   at_end = tokens[np.arange(len(tokens)), length - 1] == END
   assert (at_end | (length == LENGTH)).all()
   for row, size in zip(tokens[:200], length[:200]):
-    assert (row[size:] == END).all() and (row[1:size - 1] != END).all()
+    assert (row[size:] == END).all() and (row[1 : size - 1] != END).all()
 
 
 def test_greedy_and_prompts():
   prompts = jnp.asarray([[BEGIN, 3, 5], [BEGIN, 4, 4]])
-  tokens, _ = generate(jax.random.split(jax.random.key(0), 2), temperature=0.0, prompts=prompts,
-                       prompt_length=jnp.asarray([3, 2]))
+  tokens, _ = generate(
+    jax.random.split(jax.random.key(0), 2), temperature=0.0, prompts=prompts, prompt_length=jnp.asarray([3, 2])
+  )
   for row, given in zip(np.asarray(tokens), ([BEGIN, 3, 5], [BEGIN, 4])):
     expected = list(given)
     while len(expected) < LENGTH:
@@ -106,7 +119,7 @@ def test_a_sequence_depends_on_its_own_key():
   keys = jax.random.split(jax.random.key(1), 12)
   together, _ = generate(keys)
   for i in (0, 5):
-    np.testing.assert_array_equal(generate(keys[i:i + 1])[0][0], together[i])
+    np.testing.assert_array_equal(generate(keys[i : i + 1])[0][0], together[i])
   assert len({tuple(row) for row in np.asarray(together).tolist()}) > 6
 
 
@@ -152,7 +165,7 @@ def test_duplicates_and_ngrams():
   found = sampling.duplicate_rate(jnp.asarray(tokens), jnp.asarray(length), jnp.asarray(filled))
   np.testing.assert_allclose(found, 1 - len(set(texts)) / len(texts), rtol=1e-6)
   for order in (1, 2, 3):
-    grams = [text[i:i + order] for text in texts for i in range(1, len(text) - order + 1)]
+    grams = [text[i : i + order] for text in texts for i in range(1, len(text) - order + 1)]
     found = sampling.distinct_ngrams(jnp.asarray(tokens), jnp.asarray(length), jnp.asarray(filled), order)
     np.testing.assert_allclose(found, len(set(grams)) / len(grams), rtol=1e-6)
   assert float(sampling.duplicate_rate(jnp.asarray(tokens), jnp.asarray(length), jnp.zeros(60, bool))) == 0

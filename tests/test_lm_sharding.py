@@ -21,7 +21,9 @@ def test_table_splits_all_large_arrays():
   assert sum(x.size for x in jax.tree.leaves(base.params)) == 27_227_128_320
   mesh = jax.sharding.AbstractMesh((16,), ("runs",))
   where = sharding.of_params(base.params, mesh)
-  held = sum(math.prod(one.shard_shape(x.shape)) for x, one in zip(jax.tree.leaves(base.params), jax.tree.leaves(where)))
+  held = sum(
+    math.prod(one.shard_shape(x.shape)) for x, one in zip(jax.tree.leaves(base.params), jax.tree.leaves(where))
+  )
   assert held < 1.001 * 27_227_128_320 / 16
   assert decoder.architecture(base.config).dim == 4608
 
@@ -42,8 +44,19 @@ def test_small_model_as_on_one_device():
 
 def test_plan_of_27_billion():
   """Compiled for 16 devices, from shapes: neither fitting nor sampling needs a device of more than 80 GB."""
-  plan = start("-m", "experiments.language_model", "--dry_run", "--devices=16", "--model=gemma2_27b", "--dtype=bfloat16", "--remat",
-               "--micro_batch_size=16", "--num_samples=512", "--sample_batch_size=64", "--num_generations=2")
+  plan = start(
+    "-m",
+    "experiments.language_model",
+    "--dry_run",
+    "--devices=16",
+    "--model=gemma2_27b",
+    "--dtype=bfloat16",
+    "--remat",
+    "--micro_batch_size=16",
+    "--num_samples=512",
+    "--sample_batch_size=64",
+    "--num_generations=2",
+  )
   said, _ = plan.communicate(timeout=300)
   assert plan.returncode == 0 and "27,227,128,320" in said, said
   line = next(one for one in said.splitlines() if "memory of each of 16 devices" in one)
@@ -55,17 +68,46 @@ def test_plan_of_27_billion():
 def test_cells_are_dealt_to_processes(tmp_path, monkeypatch):
   """Two processes write the results, samples and checkpoints of one."""
   from experiments import language_model
+
   port = free_port()
-  finished(*(start("-m", "experiments.language_model", "--num_samples=16", "--num_generations=2", "--num_seeds=2", "--chunk_size=1",
-                   "--workflows=replace", "--max_test_rows=16", "--on_malformed=keep", f"--output_dir={tmp_path / 'both'}",
-                   "--distributed", f"--coordinator=localhost:{port}", "--num_processes=2", f"--process_id={i}") for i in range(2)))
+  finished(
+    *(
+      start(
+        "-m",
+        "experiments.language_model",
+        "--num_samples=16",
+        "--num_generations=2",
+        "--num_seeds=2",
+        "--chunk_size=1",
+        "--workflows=replace",
+        "--max_test_rows=16",
+        "--on_malformed=keep",
+        f"--output_dir={tmp_path / 'both'}",
+        "--distributed",
+        f"--coordinator=localhost:{port}",
+        "--num_processes=2",
+        f"--process_id={i}",
+      )
+      for i in range(2)
+    )
+  )
   both = cj.load(tmp_path / "both")
   monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir)
-  one = language_model.simulate(["replace"], (16,), num_generations=2, num_seeds=2, chunk_size=1, max_test_rows=16,
-                                on_malformed="keep", directory=tmp_path / "one")
+  one = language_model.simulate(
+    ["replace"],
+    (16,),
+    num_generations=2,
+    num_seeds=2,
+    chunk_size=1,
+    max_test_rows=16,
+    on_malformed="keep",
+    directory=tmp_path / "one",
+  )
   assert (both.num_processes, one.num_processes) == (2, 1)
   for name in one.data_vars:
     np.testing.assert_array_equal(both[name], one[name])
-  texts = [{file.name: file.read_bytes() for file in (tmp_path / name).glob("samples/*/*.jsonl")} for name in ("both", "one")]
+  texts = [
+    {file.name: file.read_bytes() for file in (tmp_path / name).glob("samples/*/*.jsonl")} for name in ("both", "one")
+  ]
   assert texts[0] == texts[1] and len(texts[0]) == 4
   assert len(list((tmp_path / "both" / "checkpoints").iterdir())) == 2

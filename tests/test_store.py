@@ -10,9 +10,17 @@ import collapse_jax as cj
 from collapse_jax import random, store, tasks, workflows
 from collapse_jax.types import Data, Summary, TaskSetting
 
-COUNT = TaskSetting(None, None, None, None, 3, Summary(
+COUNT = TaskSetting(
+  None,
+  None,
+  None,
+  None,
+  3,
+  Summary(
     lambda problem, rows, weight: jnp.sum(rows if weight is None else weight * rows),
-    lambda problem, a, weight_a, b, weight_b: weight_a * a + weight_b * b))
+    lambda problem, a, weight_a, b, weight_b: weight_a * a + weight_b * b,
+  ),
+)
 
 
 def three_slots(row_weight=None, weight=None):
@@ -21,9 +29,15 @@ def three_slots(row_weight=None, weight=None):
   return Data(rows, row_weight, count, weight, jnp.arange(3), None)
 
 
-@pytest.mark.parametrize(("row_weight", "weight"), [
-    (None, None), (None, [1.0, 0.0, 3.0]), ([[1, 0, 1, 1], [0, 0, 0, 2], [1, 1, 1, 0]], None),
-    ([[1, 0, 1, 1], [0, 0, 0, 2], [1, 1, 1, 0]], [2.0, 1.0, 0.5])])
+@pytest.mark.parametrize(
+  ("row_weight", "weight"),
+  [
+    (None, None),
+    (None, [1.0, 0.0, 3.0]),
+    ([[1, 0, 1, 1], [0, 0, 0, 2], [1, 1, 1, 0]], None),
+    ([[1, 0, 1, 1], [0, 0, 0, 2], [1, 1, 1, 0]], [2.0, 1.0, 0.5]),
+  ],
+)
 def test_rows_are_drawn_by_weight(row_weight, weight):
   """Each row in proportion to slot weight times row weight: chi-squared with a known number of categories."""
   row_weight = None if row_weight is None else jnp.asarray(row_weight, float)
@@ -74,32 +88,40 @@ def test_random_numbers():
   """Indices are the exact high product; normals have the right moments, also in the tails and across an odd length."""
   key = jax.random.key(5)
   words = np.asarray(random.bits(key, 100_001)).astype(np.uint64)
-  for size in (3, 1000, 70_000, 123_456_789, 2 ** 31 - 1):
+  for size in (3, 1000, 70_000, 123_456_789, 2**31 - 1):
     np.testing.assert_array_equal(random.index(key, 100_001, size), (words * np.uint64(size)) >> np.uint64(32))
-  x = np.concatenate([np.linspace(-1, 1, 100_003)[1:-1], 1 - 2.0 ** -np.arange(2, 24), 2.0 ** -np.arange(1, 60)]).astype(np.float32)
+  x = np.concatenate(
+    [np.linspace(-1, 1, 100_003)[1:-1], 1 - 2.0 ** -np.arange(2, 24), 2.0 ** -np.arange(1, 60)]
+  ).astype(np.float32)
   quantile = np.sqrt(2) * special.erfinv(x.astype(np.float64))
   np.testing.assert_allclose(random._normal_quantile(jnp.asarray(x)), quantile, rtol=2e-6, atol=1e-30)
   draws = np.asarray(jax.jit(lambda k: random.normal(k, (2001, 1999)))(key), np.float64).ravel()
   for power, moment, fourth in ((1, 0, 1), (2, 1, 3), (4, 3, 105)):
-    z = ((draws ** power).mean() - moment) / np.sqrt((fourth - moment ** 2) / draws.size)
+    z = ((draws**power).mean() - moment) / np.sqrt((fourth - moment**2) / draws.size)
     assert abs(z) < 5, power
   beyond = 2 * 0.5 * 6.334e-5  # P(|x| > 4)
   assert abs((np.abs(draws) > 4).sum() - draws.size * beyond) < 5 * np.sqrt(draws.size * beyond)
   assert abs(np.corrcoef(draws[:-1], draws[1:])[0, 1]) < 5 / np.sqrt(draws.size)
   half = draws.size // 2 + 1  # both words of a hash are used: they must not be related
-  assert abs(np.corrcoef(draws[:half - 1], draws[half:2 * half - 1])[0, 1]) < 5 / np.sqrt(half)
+  assert abs(np.corrcoef(draws[: half - 1], draws[half : 2 * half - 1])[0, 1]) < 5 / np.sqrt(half)
 
 
 def test_outcomes_are_found_by_64_bits():
   """`choose` against whole numbers of any size: also in a long tail that the first 32 bits do not tell apart."""
   key, num = jax.random.key(1), 20_000
-  tail = np.full(3000, 2.0 ** -33)
+  tail = np.full(3000, 2.0**-33)
   weight = np.concatenate([[0, 0.3], tail, [0, 0.7, 0.0], 7 * tail, [0.0]]).astype(np.float32).astype(float)
   words = [np.asarray(random.bits(k, num)).astype(object) for k in (key, jax.random.fold_in(key, 1))]
-  for weights in (random.table(jnp.asarray(weight)), random.exact_table(weight), random.table(1e-20 * jnp.asarray(weight))):
-    below = np.asarray(weights.high).astype(object) * 2 ** 32 + np.asarray(weights.low).astype(object)
-    np.testing.assert_allclose(np.diff(below, prepend=0).astype(float) / float(below[-1]), weight / weight.sum(), rtol=1e-6)
-    position = (words[0] * 2 ** 32 + words[1]) * below[-1] // 2 ** 64
+  for weights in (
+    random.table(jnp.asarray(weight)),
+    random.exact_table(weight),
+    random.table(1e-20 * jnp.asarray(weight)),
+  ):
+    below = np.asarray(weights.high).astype(object) * 2**32 + np.asarray(weights.low).astype(object)
+    np.testing.assert_allclose(
+      np.diff(below, prepend=0).astype(float) / float(below[-1]), weight / weight.sum(), rtol=1e-6
+    )
+    position = (words[0] * 2**32 + words[1]) * below[-1] // 2**64
     expected = np.array([np.searchsorted(below, x, side="right") for x in position])
     drawn = np.asarray(random.choose(key, weights, num))
     # The lowest product of words is left out of a position: one in 2^62.
@@ -118,9 +140,11 @@ def test_outcomes_are_found_by_64_bits():
 
 def lattice_error(law, num, mean, cumulants):
   """Greatest error of the distribution function of totals drawn at 2^20 points, in float32."""
-  z = special.ndtri((np.arange(2 ** 20) + 0.5) / 2 ** 20)
+  z = special.ndtri((np.arange(2**20) + 0.5) / 2**20)
   part = random._product(jnp.float32(num), jnp.float32(mean))[1]
-  above = np.asarray(random._rounded(jnp.asarray(z, jnp.float32), part, *(jnp.float32(x) for x in cumulants)), np.float64)
+  above = np.asarray(
+    random._rounded(jnp.asarray(z, jnp.float32), part, *(jnp.float32(x) for x in cumulants)), np.float64
+  )
   number, count = np.unique(np.round(above + float(num) * float(mean)), return_counts=True)
   return np.abs(np.cumsum(count) / len(z) - law.cdf(number)).max()
 
@@ -128,7 +152,7 @@ def lattice_error(law, num, mean, cumulants):
 def test_laws_of_totals():
   """Against SciPy's distribution functions, with no random number; a normal law is not enough."""
   worst, normal = [], []
-  for num, p in ((400, 0.5), (1112, 0.1), (10_000, 0.3), (10 ** 8, 0.3), (10 ** 9, 1e-4)):
+  for num, p in ((400, 0.5), (1112, 0.1), (10_000, 0.3), (10**8, 0.3), (10**9, 1e-4)):
     p = float(np.float32(p))
     variance, both = num * p * (1 - p), p * (1 - p)
     cumulants = variance, variance * (1 - 2 * p), variance * (1 - 6 * both), variance * (1 - 2 * p) * (1 - 12 * both)
@@ -136,7 +160,7 @@ def test_laws_of_totals():
     normal.append(lattice_error(stats.binom(num, p), num, p, (variance, 0.0, 0.0, 0.0)))
   for num in (40, 400, 4e4, 4e6):
     worst.append(lattice_error(stats.poisson(2.5 * num), num, 2.5, 4 * [2.5 * num]))
-  assert max(worst) < 5e-7 + 2.0 ** -21 and normal[1] > 1e-3
+  assert max(worst) < 5e-7 + 2.0**-21 and normal[1] > 1e-3
   for mean in (0, 1e-3, 1, 10, 79, 81, 99.9):
     mean = float(np.float32(mean))
     least, weight = random._weights(jnp.floor(jnp.float32(mean)), lambda k, mean=mean: jnp.float32(mean))
@@ -153,14 +177,21 @@ def test_moments_of_totals():
   """Of 50,000 totals of up to 1e12 rows; JAX's own sampler of them is off at 1e8."""
   keys = jax.random.split(jax.random.key(0), 50_000)
   nums = jnp.asarray([7, 1e6, 1e8, 1e9, 1e12])
-  each = lambda draw: np.asarray(jax.jit(jax.vmap(lambda num: jax.vmap(lambda key: draw(key, num)[1])(keys)))(nums), np.float64)
-  found = {0.21: each(lambda key, num: random.binomial(key, num, jnp.float32(0.3), jnp.float32(0.7))),
-           2.5: each(lambda key, num: random.poisson(key, num, jnp.float32(2.5)))}
+  each = lambda draw: np.asarray(
+    jax.jit(jax.vmap(lambda num: jax.vmap(lambda key: draw(key, num)[1])(keys)))(nums), np.float64
+  )
+  found = {
+    0.21: each(lambda key, num: random.binomial(key, num, jnp.float32(0.3), jnp.float32(0.7))),
+    2.5: each(lambda key, num: random.poisson(key, num, jnp.float32(2.5))),
+  }
   scores = []
   for variance, above in found.items():
     z = above / np.sqrt(np.asarray(nums, np.float64)[:, None] * variance)
-    scores += [z.mean(axis=1) * np.sqrt(5e4), (z.var(axis=1) - 1) * np.sqrt(2.5e4) / 1.1,
-               ((z ** 4).mean(axis=1) - 3)[1:] * np.sqrt(5e4 / 96)]
+    scores += [
+      z.mean(axis=1) * np.sqrt(5e4),
+      (z.var(axis=1) - 1) * np.sqrt(2.5e4) / 1.1,
+      ((z**4).mean(axis=1) - 3)[1:] * np.sqrt(5e4 / 96),
+    ]
   assert np.abs(np.concatenate(scores)).max() < 5
   other = np.asarray(jax.random.poisson(jax.random.key(0), 1e8, (50_000,)), np.float64)
   assert (((other - 1e8) / 1e4).var() - 1) * np.sqrt(2.5e4) > 5

@@ -23,10 +23,25 @@ import collapse_jax as cj
 from collapse_jax import tasks
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("survival")]  # one worker, for what they share
-GAUSSIAN = ("experiments.gaussian", "--dims=2", "--num_samples=10", "--workflows=replace", "--num_generations=5", "--num_seeds=20",
-            "--chunk_size=2")  # 10 chunks
-LANGUAGE = ("experiments.language_model", "--num_samples=8", "--num_generations=3", "--num_seeds=2", "--chunk_size=1",
-            "--workflows=replace,accumulate", "--max_test_rows=8", "--on_malformed=keep")  # 12 checkpoints
+GAUSSIAN = (
+  "experiments.gaussian",
+  "--dims=2",
+  "--num_samples=10",
+  "--workflows=replace",
+  "--num_generations=5",
+  "--num_seeds=20",
+  "--chunk_size=2",
+)  # 10 chunks
+LANGUAGE = (
+  "experiments.language_model",
+  "--num_samples=8",
+  "--num_generations=3",
+  "--num_seeds=2",
+  "--chunk_size=1",
+  "--workflows=replace,accumulate",
+  "--max_test_rows=8",
+  "--on_malformed=keep",
+)  # 12 checkpoints
 
 
 class SmallDisk:
@@ -36,10 +51,25 @@ class SmallDisk:
     folder.mkdir()
     self.folder, self.limit, self.prefix = folder, None, ()
     for user in ((), ("--map-root-user",)):
-      shell = subprocess.Popen(["unshare", "--mount", *user, "sh", "-c", f"mount -t tmpfs -o size={size}k tmpfs {folder} && echo ready && read x"],
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+      shell = subprocess.Popen(
+        [
+          "unshare",
+          "--mount",
+          *user,
+          "sh",
+          "-c",
+          f"mount -t tmpfs -o size={size}k tmpfs {folder} && echo ready && read x",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+      )
       if shell.stdout.readline() == "ready\n":
-        self.shell, self.prefix = shell, ("nsenter", "--mount", *(("--user",) if user else ()), f"--target={shell.pid}", f"--wd={os.getcwd()}")
+        self.shell, self.prefix = (
+          shell,
+          ("nsenter", "--mount", *(("--user",) if user else ()), f"--target={shell.pid}", f"--wd={os.getcwd()}"),
+        )
         self.seen = Path(f"/proc/{shell.pid}/root{folder}")
         return
       shell.kill()
@@ -54,8 +84,14 @@ class SmallDisk:
 
   def run(self, *arguments, expect=0):
     prefix = self.prefix or ("prlimit", f"--fsize={self.limit}")
-    done = subprocess.run([*prefix, sys.executable, *map(str, arguments)], capture_output=True, text=True, env=ENVIRONMENT,
-                          timeout=300, check=False)
+    done = subprocess.run(
+      [*prefix, sys.executable, *map(str, arguments)],
+      capture_output=True,
+      text=True,
+      env=ENVIRONMENT,
+      timeout=300,
+      check=False,
+    )
     assert done.returncode == expect, done.stderr
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
     return done
@@ -63,7 +99,10 @@ class SmallDisk:
   def full(self, *arguments, names):
     """Runs into the end of the disk, with one line that names what could not be written."""
     line = self.run(*arguments, expect=1).stderr.splitlines()[-1]
-    assert re.fullmatch(rf"error: (No space left on device|File too large)(: \S*{names}\S*?)?(; what is finished is kept, --resume goes on with it)?\.", line), line
+    assert re.fullmatch(
+      rf"error: (No space left on device|File too large)(: \S*{names}\S*?)?(; what is finished is kept, --resume goes on with it)?\.",
+      line,
+    ), line
 
   def close(self):
     if self.shell is not None:
@@ -73,10 +112,12 @@ class SmallDisk:
 @pytest.fixture
 def disk(tmp_path):
   with contextlib.ExitStack() as stack:
+
     def make(*sizes):
       one = SmallDisk(tmp_path / "disk", *sizes)
       stack.callback(one.close)
       return one
+
     yield make
 
 
@@ -84,8 +125,14 @@ def disk(tmp_path):
 def expected():
   """The Gaussian sweep in peace, from another process and another entry."""
   compile_quickly(True)  # as in ENVIRONMENT
-  return cj.sweep(tasks.gaussian, ["replace"], {"dim": [2], "num_samples": [10], "noise_var": [1.0], "temperature": [1.0]},
-                  num_generations=5, num_seeds=20, chunk_size=2)
+  return cj.sweep(
+    tasks.gaussian,
+    ["replace"],
+    {"dim": [2], "num_samples": [10], "noise_var": [1.0], "temperature": [1.0]},
+    num_generations=5,
+    num_seeds=20,
+    chunk_size=2,
+  )
 
 
 def assert_same(results, expected):
@@ -114,8 +161,14 @@ def test_disk_full_of_a_simulation(disk, expected):
 def test_disk_full_of_events(disk, tmp_path):
   """A sweep whose curves find no room goes on, with a warning."""
   small = disk(8, 8)
-  done = small.run("-m", *GAUSSIAN, "--num_generations=50", f"--output_dir={tmp_path / 'out'}", f"--log_dir={small.folder}")
-  assert done.stderr.count("No more curves") == 1 and "warning: --log_dir" in done.stderr and cj.load(tmp_path / "out").sizes["seed"] == 20
+  done = small.run(
+    "-m", *GAUSSIAN, "--num_generations=50", f"--output_dir={tmp_path / 'out'}", f"--log_dir={small.folder}"
+  )
+  assert (
+    done.stderr.count("No more curves") == 1
+    and "warning: --log_dir" in done.stderr
+    and cj.load(tmp_path / "out").sizes["seed"] == 20
+  )
 
 
 @pytest.fixture(scope="module")
@@ -129,13 +182,18 @@ def language(tmp_path_factory):
 def test_language_model(disk, language, tmp_path):
   """A full disk, a kill in a checkpoint, another at a random moment: no generation is computed twice, and results are the same."""
   small, log = disk(3000, 600), tmp_path / "log"
-  command, out = (*LANGUAGE, f"--output_dir={small.folder / 'out'}", f"--log_dir={tmp_path / 'logs'}"), small.seen / "out"
+  command, out = (
+    (*LANGUAGE, f"--output_dir={small.folder / 'out'}", f"--log_dir={tmp_path / 'logs'}"),
+    small.seen / "out",
+  )
   small.full("-m", *command, names=r"\.npz")
   kept = {str(file.relative_to(out)) for file in out.glob("chunks/checkpoints/*/*.npz")}
   assert not list(out.glob("**/*.part")) and (kept or small.limit)
   small.resize(16000)
   refused = small.run("-m", *command, expect=2)
-  assert "--resume" in refused.stderr and kept == {str(file.relative_to(out)) for file in out.glob("chunks/checkpoints/*/*.npz")}
+  assert "--resume" in refused.stderr and kept == {
+    str(file.relative_to(out)) for file in out.glob("chunks/checkpoints/*/*.npz")
+  }
   small.run(KILLED, log, ".npz:3", "kill", *command, "--resume", expect=-signal.SIGKILL)
   assert list(out.glob("chunks/checkpoints/*/*.npz.part")) and len(checkpoints(log)) == 2
   small.run(KILLED, log, 3, "within=1", *command, "--resume", expect=-signal.SIGKILL)
@@ -146,14 +204,30 @@ def test_language_model(disk, language, tmp_path):
   assert texts(out) == texts(language) and len(texts(out)) == 24  # and their checksums
   shown = [json.loads(cj.load(one).attrs["samples"]) for one in (out, language)]
   assert shown[0] == shown[1] and [len(one) for one in shown[0].values()] == [3, 3]
-  curves = {name: [(tag, step) for tag, step, _ in points] for name, points in values(tmp_path / "logs").items() if name != "figures"}
-  assert len(curves) == 4 and all([step for tag, step in points if tag == "test_loss"] == [1, 2, 3] for points in curves.values())
-  assert {file.name for file in out.iterdir()} == {".lock", "checkpoints", "config.json", "figures", "report.html", "results.nc", "samples"}
+  curves = {
+    name: [(tag, step) for tag, step, _ in points]
+    for name, points in values(tmp_path / "logs").items()
+    if name != "figures"
+  }
+  assert len(curves) == 4 and all(
+    [step for tag, step in points if tag == "test_loss"] == [1, 2, 3] for points in curves.values()
+  )
+  assert {file.name for file in out.iterdir()} == {
+    ".lock",
+    "checkpoints",
+    "config.json",
+    "figures",
+    "report.html",
+    "results.nc",
+    "samples",
+  }
 
 
 REAL = ("experiments.real_data_value", "--num_real=0,32", "--num_synthetic=0,32", "--num_seeds=1", "--max_test_rows=8")
-CHANGED = "import runpy, sys, optax; plain = optax.clip_by_global_norm; optax.clip_by_global_norm = lambda norm: plain(norm / 2); " \
-    "sys.argv = sys.argv[1:]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+CHANGED = (
+  "import runpy, sys, optax; plain = optax.clip_by_global_norm; optax.clip_by_global_norm = lambda norm: plain(norm / 2); "
+  "sys.argv = sys.argv[1:]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+)
 
 
 @pytest.mark.parametrize(("command", "suffix"), [(LANGUAGE, ".npz"), (REAL, ".chunk")])
@@ -192,8 +266,14 @@ def test_died_while_tidying(language, tmp_path):
 
 def slurm(process: int, job: int):
   """What SLURM tells a process."""
-  return {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_PROCID": str(process),
-          "SLURM_LOCALID": str(process), "SLURM_STEP_NUM_NODES": "1"}
+  return {
+    "SLURM_JOB_ID": str(job),
+    "SLURM_STEP_NODELIST": "localhost",
+    "SLURM_NTASKS": "2",
+    "SLURM_PROCID": str(process),
+    "SLURM_LOCALID": str(process),
+    "SLURM_STEP_NUM_NODES": "1",
+  }
 
 
 def free_job():
@@ -208,8 +288,16 @@ def free_job():
 @contextlib.contextmanager
 def processes(*commands):
   """Starts them; kills what is left in the end."""
-  started = [subprocess.Popen([sys.executable, *map(str, command)], env=ENVIRONMENT | environment, text=True, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE) for command, environment in commands]
+  started = [
+    subprocess.Popen(
+      [sys.executable, *map(str, command)],
+      env=ENVIRONMENT | environment,
+      text=True,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+    )
+    for command, environment in commands
+  ]
   try:
     yield started
   finally:
@@ -229,15 +317,22 @@ def test_processes_die_and_go_on(expected, tmp_path):
   out, log, port = tmp_path / "out", tmp_path / "log", 61440 + free_job() % 4096
   command = ("-m", *GAUSSIAN, f"--output_dir={out}", "--distributed")
   explicit = (f"--coordinator=localhost:{port}", "--num_processes=2")
-  with processes(((*command, *explicit, "--process_id=0"), {})) as (first,), \
-      waiting(log, ".chunk:2", *command[1:], *explicit, "--process_id=1") as second:
+  with (
+    processes(((*command, *explicit, "--process_id=0"), {})) as (first,),
+    waiting(log, ".chunk:2", *command[1:], *explicit, "--process_id=1") as second,
+  ):
     second.send_signal(signal.SIGKILL)
-    assert ended(first, 1).splitlines()[-1] == "error: another process of this sweep has ended; what is finished is kept, --resume goes on with it."
+    assert (
+      ended(first, 1).splitlines()[-1]
+      == "error: another process of this sweep has ended; what is finished is kept, --resume goes on with it."
+    )
   assert len(list(out.glob("chunks/process_0/*.chunk"))) == 5 and len(list(out.glob("chunks/process_1/*.chunk"))) == 1
   log.unlink()
   job = free_job()
-  with processes(((*command, "--resume"), slurm(0, job))) as (first,), \
-      waiting(log, ".chunk:2", *command[1:], "--resume", **slurm(1, job)) as second:
+  with (
+    processes(((*command, "--resume"), slurm(0, job))) as (first,),
+    waiting(log, ".chunk:2", *command[1:], "--resume", **slurm(1, job)) as second,
+  ):
     first.send_signal(signal.SIGTERM)
     assert "error: terminated" in ended(first, 143).splitlines()[-1]
     assert second.wait(60) != 0

@@ -31,6 +31,7 @@ def begin(monkeypatch):
     common.parse(["x", *map(str, flags)])
     common.NUMBERS.clear()
     common.HELD.clear()
+
   yield parse
   for flag in set(common.FLAGS) - before:
     delattr(common.FLAGS, flag)
@@ -48,8 +49,11 @@ WHOLE = {"config.json", "results.nc", *DRAWN}
 
 def digest(path):
   """Of all files but the lock."""
-  return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
-          for file in sorted(path.rglob("*")) if file.is_file() and file.name != ".lock"}
+  return {
+    str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
+    for file in sorted(path.rglob("*"))
+    if file.is_file() and file.name != ".lock"
+  }
 
 
 def go(simulate, path, **options):
@@ -97,6 +101,7 @@ def test_sweeps_that_finish_nothing_leave_nothing(begin, tmp_path, before, error
     with contextlib.suppress(common.UsageError):
       refuse(directory)
     raise error("--num_generations is too large.")
+
   with pytest.raises(error, match="too large"):
     go(fail, path)
   assert common.kept() == "."  # nothing is there to go on with
@@ -151,6 +156,7 @@ def test_a_lost_or_empty_marker(begin, tmp_path, lost):
   def go_on(directory):
     assert len(list(directory.glob("process_0/*.chunk"))) == 1
     return numbers()
+
   go(go_on, path)
   assert set(digest(path)) == WHOLE
 
@@ -170,8 +176,11 @@ def test_a_sweep_that_died_before_it_finished_anything(begin, tmp_path, marker):
 def test_texts_and_checkpoints_stay_beside_results(begin, tmp_path, monkeypatch):
   """Also those of an experiment among several, or on another disk; and whoever dies between is finished with by --resume."""
   path = tmp_path / "out"
-  texts = {"samples/cell/seed_0_generation_1.jsonl", "language_model/samples/cell/seed_0_generation_1.jsonl",
-           "language_model/checkpoints/cell/3.npz"}
+  texts = {
+    "samples/cell/seed_0_generation_1.jsonl",
+    "language_model/samples/cell/seed_0_generation_1.jsonl",
+    "language_model/checkpoints/cell/3.npz",
+  }
 
   def simulate(directory):
     for file in texts:
@@ -187,6 +196,7 @@ def test_texts_and_checkpoints_stay_beside_results(begin, tmp_path, monkeypatch)
     if new.suffix in (".jsonl", ".npz"):
       raise OSError(errno.EXDEV, "another disk")
     os.replace(old, new)
+
   folders = ("", "language_model")
   begin(f"--output_dir={path}")
   with monkeypatch.context() as patch:
@@ -206,8 +216,17 @@ def test_texts_and_checkpoints_stay_beside_results(begin, tmp_path, monkeypatch)
   assert set(digest(path)) == WHOLE  # samples and checkpoints of those results go with them, no other
 
 
-THEIRS = ("notes.txt", "figures/notes.txt", "figures/a.png", "chunks/a/data.bin", "samples/mine.txt", "checkpoints/1/model.npz",
-          "profile/x", ".writing-abc/results.nc", "gaussian/notes.txt")
+THEIRS = (
+  "notes.txt",
+  "figures/notes.txt",
+  "figures/a.png",
+  "chunks/a/data.bin",
+  "samples/mine.txt",
+  "checkpoints/1/model.npz",
+  "profile/x",
+  ".writing-abc/results.nc",
+  "gaussian/notes.txt",
+)
 
 
 @pytest.mark.parametrize("theirs", [(one,) for one in THEIRS] + [THEIRS])
@@ -222,7 +241,9 @@ def test_what_others_made_is_never_removed(begin, tmp_path, theirs, end):
   free = theirs == (".writing-abc/results.nc",)  # hidden files are nobody's business
   begin(f"--output_dir={path}")
   if not free:
-    with pytest.raises(common.UsageError, match="which this program did not make; name another directory, or give --overwrite"):
+    with pytest.raises(
+      common.UsageError, match="which this program did not make; name another directory, or give --overwrite"
+    ):
       go(end, path)
     assert digest(path) == held
   for _ in range(2):
@@ -230,7 +251,9 @@ def test_what_others_made_is_never_removed(begin, tmp_path, theirs, end):
     with contextlib.suppress(common.UsageError):
       go(end, path)
     found = digest(path)
-    assert sorted(held.values()) == sorted(value for name, value in found.items() if name not in WHOLE or value == held.get(name))
+    assert sorted(held.values()) == sorted(
+      value for name, value in found.items() if name not in WHOLE or value == held.get(name)
+    )
     assert {name for name in held if name != "figures/a.png"} <= set(found)
   assert (set(found) == set(held)) == (end is refuse)
 
@@ -253,7 +276,11 @@ def test_names_that_are_taken(begin, tmp_path, name, kind):
     go(finish, path)
   begin(f"--output_dir={path}", "--overwrite")
   go(finish, path)
-  assert [file.read_text() for file in tmp_path.rglob("*") if file.is_file() and file.read_bytes() == b"mine" and not file.is_symlink()] == ["mine"]
+  assert [
+    file.read_text()
+    for file in tmp_path.rglob("*")
+    if file.is_file() and file.read_bytes() == b"mine" and not file.is_symlink()
+  ] == ["mine"]
   assert set(digest(path)) >= WHOLE and cj.load(path).loss.values.flat[0] == 1
 
 
@@ -285,7 +312,13 @@ def test_a_manifest_cannot_name_what_lies_elsewhere(begin, tmp_path):
   go(finish, path)
   (tmp_path / "theirs.txt").write_text("x")
   config = json.loads((path / "config.json").read_text())
-  config["made"] |= {"../theirs.txt": 1, str(tmp_path / "theirs.txt"): 1, "figures/../../theirs.txt": 1, ".": 1, "figures": 1}
+  config["made"] |= {
+    "../theirs.txt": 1,
+    str(tmp_path / "theirs.txt"): 1,
+    "figures/../../theirs.txt": 1,
+    ".": 1,
+    "figures": 1,
+  }
   (path / "config.json").write_text(json.dumps(config))
   begin(f"--output_dir={path}", "--overwrite")
   go(finish, path)
@@ -316,15 +349,29 @@ def test_results_of_an_experiment_among_several(begin, tmp_path):
   assert set(digest(path)) == mine | {"gaussian/results.nc"}
   assert cj.load(below).loss.values.flat[0] == 2 and cj.load(path / "kde" / "moons").loss.values.flat[0] == 3
   begin(f"--output_dir={below / 'x'}")
-  with filelock.FileLock(path / ".lock"), pytest.raises(common.UsageError, match=r"results is being written by another process"):
+  with (
+    filelock.FileLock(path / ".lock"),
+    pytest.raises(common.UsageError, match=r"results is being written by another process"),
+  ):
     go(finish, below / "x")
   begin(f"--output_dir={path}", "--overwrite")
   go(lambda directory: {"kde/moons": numbers(4.0)}, path, folders=("kde/moons",))
   assert set(digest(path)) == mine  # no results of two runs side by side
 
 
-@pytest.mark.parametrize("damage", ["results.nc", "report.html", "figures/a.png", "figures", "results.nc cut", "report.html cut",
-                                    "results.nc empty", "figures/b.pdf empty"])
+@pytest.mark.parametrize(
+  "damage",
+  [
+    "results.nc",
+    "report.html",
+    "figures/a.png",
+    "figures",
+    "results.nc cut",
+    "report.html cut",
+    "results.nc empty",
+    "figures/b.pdf empty",
+  ],
+)
 def test_resume_tells_the_truth(begin, tmp_path, capsys, damage):
   """What is missing, cut or empty is made again: figures and report from the numbers, numbers by computing."""
   path = tmp_path / "out"
@@ -334,7 +381,7 @@ def test_resume_tells_the_truth(begin, tmp_path, capsys, damage):
   name, _, how = damage.partition(" ")
   file = path / name
   if how:
-    file.write_bytes(file.read_bytes()[:0 if how == "empty" else len(file.read_bytes()) // 2])
+    file.write_bytes(file.read_bytes()[: 0 if how == "empty" else len(file.read_bytes()) // 2])
   elif file.is_dir():
     shutil.rmtree(file)
   else:
@@ -356,13 +403,20 @@ def test_drawing_that_fails_is_a_warning(begin, tmp_path, monkeypatch, capsys):
   begin(f"--output_dir={path}")
 
   def fail(path, folders):
-    assert cj.load(path).loss.values.flat[0] == 1 and not (path / "unfinished.json").exists() and not (path / "chunks").exists()
+    assert (
+      cj.load(path).loss.values.flat[0] == 1
+      and not (path / "unfinished.json").exists()
+      and not (path / "chunks").exists()
+    )
     raise RuntimeError("no LaTeX\nmore")
+
   with monkeypatch.context() as patch:
     patch.setattr(common, "drawings", fail)
     go(finish, path)
   said = capsys.readouterr()
-  assert "warning: " in said.err and "no LaTeX" in said.err and "--resume" in said.err and len(said.err.splitlines()) == 1
+  assert (
+    "warning: " in said.err and "no LaTeX" in said.err and "--resume" in said.err and len(said.err.splitlines()) == 1
+  )
   assert said.out.strip() == str(path / "results.nc") and set(digest(path)) == {"config.json", "results.nc"}
   begin(f"--output_dir={path}", "--resume")
   go(refuse, path)
@@ -378,6 +432,7 @@ def test_a_full_disk_while_figures_are_written(begin, tmp_path, monkeypatch, cap
     if file.name == "b.pdf":
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
     plain(file, content)
+
   with monkeypatch.context() as patch:
     patch.setattr(directory.chunks, "write", full)
     go(finish, path)
@@ -400,7 +455,9 @@ def test_durable_before_anything_goes(begin, tmp_path, monkeypatch):
       if what.startswith(str(path)):
         events.append((name, what.removeprefix(f"{path}").lstrip("/").removesuffix(".part" if name == "fsync" else "")))
       return plain(first, *rest, **options)
+
     monkeypatch.setattr(os, name, call)
+
   for name in ("fsync", "replace", "unlink", "rmdir"):
     watch(name, getattr(os, name))
 
@@ -408,13 +465,18 @@ def test_durable_before_anything_goes(begin, tmp_path, monkeypatch):
     with contextlib.suppress(OSError):
       commit(directory, OSError)
     return numbers(2.0)
+
   begin(f"--output_dir={path}", "--overwrite")
   go(sweep, path)
-  removed = [(i, name) for i, (what, name) in enumerate(events) if what == "unlink" and name.endswith((".chunk", "unfinished.json", ".png", ".pdf", ".html"))]
+  removed = [
+    (i, name)
+    for i, (what, name) in enumerate(events)
+    if what == "unlink" and name.endswith((".chunk", "unfinished.json", ".png", ".pdf", ".html"))
+  ]
   assert {name.split("/")[0] for _, name in removed} == {"unfinished.json", "chunks", "figures", "report.html"}
   for name in ("results.nc", "config.json"):
     placed = events.index(("replace", name))
-    assert ("fsync", name) in events[:placed] and ("fsync", "") in events[placed:min(removed)[0]]
+    assert ("fsync", name) in events[:placed] and ("fsync", "") in events[placed : min(removed)[0]]
 
 
 def test_results_and_configuration_of_two_runs(begin, tmp_path):
@@ -438,8 +500,16 @@ def test_results_and_configuration_of_two_runs(begin, tmp_path):
   assert list(compare.load(str(path))) == [str(path)]
 
 
-@pytest.mark.parametrize(("value", "said"), [
-    ("x" * 300, "too long"), ("y/" * 2500, "too long"), ("file", "is a file"), ("file/below", "below .*file, which is a file"), ("loop", "symbolic link to nothing")])
+@pytest.mark.parametrize(
+  ("value", "said"),
+  [
+    ("x" * 300, "too long"),
+    ("y/" * 2500, "too long"),
+    ("file", "is a file"),
+    ("file/below", "below .*file, which is a file"),
+    ("loop", "symbolic link to nothing"),
+  ],
+)
 def test_directories_that_cannot_be(begin, tmp_path, value, said):
   (tmp_path / "file").write_text("x")
   (tmp_path / "loop").symlink_to("loop")
@@ -457,6 +527,7 @@ def test_dry_run_of_a_large_model_allocates_nothing(begin, capsys):
   def load(*arguments, abstract=False):
     asked.append(abstract)
     return plain(*arguments, abstract=True)
+
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(language_model, "load_model", load)
     real_data_value.simulate([8], [8], num_seeds=1, model="gemma2_27b")
@@ -465,12 +536,18 @@ def test_dry_run_of_a_large_model_allocates_nothing(begin, capsys):
 
 def test_failing_sweeps_wait_for_nobody():
   """Once a sweep has begun, an error ends it although a thread of it still runs; one line, or a traceback for what is no user's fault."""
-  script = "import sys, threading, time; from experiments import common; common.parse(['x']); common.BEGUN.set(); " \
-      "threading.Thread(target=time.sleep, args=(600,)).start(); common._guarded({}, False, [''])"
-  for raised, status, said in (("MemoryError('one run does not fit.')", 1, "error: one run does not fit."),
-                               ("common.UsageError('--x is\\n bad.')", 2, "error: --x is bad."),
-                               ("RuntimeError('mine')", 1, "error: RuntimeError.")):
+  script = (
+    "import sys, threading, time; from experiments import common; common.parse(['x']); common.BEGUN.set(); "
+    "threading.Thread(target=time.sleep, args=(600,)).start(); common._guarded({}, False, [''])"
+  )
+  for raised, status, said in (
+    ("MemoryError('one run does not fit.')", 1, "error: one run does not fit."),
+    ("common.UsageError('--x is\\n bad.')", 2, "error: --x is bad."),
+    ("RuntimeError('mine')", 1, "error: RuntimeError."),
+  ):
     thrower = f"lambda: (_ for _ in ()).throw({raised})"
-    done = subprocess.run([sys.executable, "-c", script.format(thrower)], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+      [sys.executable, "-c", script.format(thrower)], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == status and said in done.stderr.splitlines()[-1], done.stderr
     assert ("Traceback" in done.stderr) == ("mine" in raised)

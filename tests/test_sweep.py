@@ -19,8 +19,12 @@ from collapse_jax.sweeps import plan
 
 
 def gaussian(**options):
-  return cj.sweep(tasks.gaussian, ["replace", "accumulate"], {"dim": [2], "num_samples": [10, 100], "noise_var": [1.0, 4.0]},
-                  **{"num_generations": 8, "num_seeds": 12} | options)
+  return cj.sweep(
+    tasks.gaussian,
+    ["replace", "accumulate"],
+    {"dim": [2], "num_samples": [10, 100], "noise_var": [1.0, 4.0]},
+    **{"num_generations": 8, "num_seeds": 12} | options,
+  )
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +40,9 @@ def test_dims_coordinates_and_compilations(results):
   assert results.attrs["num_runs"] == 2 * 4 * 12
   assert results.finite.all() and (results.cell_status == "ok").all()
   np.testing.assert_array_equal(results.generation, np.arange(1, 9))
-  np.testing.assert_allclose(results.squared_error_of_mean.sel(noise_var=4.0),
-                             4 * results.squared_error_of_mean.sel(noise_var=1.0), rtol=1e-4)
+  np.testing.assert_allclose(
+    results.squared_error_of_mean.sel(noise_var=4.0), 4 * results.squared_error_of_mean.sel(noise_var=1.0), rtol=1e-4
+  )
 
 
 @pytest.mark.slow  # bit for bit as programs are compiled for users
@@ -46,31 +51,51 @@ def test_results_do_not_depend_on_chunks_or_neighbours(results):
     again = gaussian(chunk_size=size)
     for metric in ("squared_error_of_mean", "covariance_trace_ratio"):
       np.testing.assert_allclose(again[metric], results[metric], rtol=1e-5, atol=1e-7)
-  alone = cj.sweep(tasks.gaussian, ["accumulate"], {"dim": [2], "num_samples": [100], "noise_var": [4.0]},
-                   num_generations=8, num_seeds=12)
+  alone = cj.sweep(
+    tasks.gaussian,
+    ["accumulate"],
+    {"dim": [2], "num_samples": [100], "noise_var": [4.0]},
+    num_generations=8,
+    num_seeds=12,
+  )
   same = results.sel(workflow=["accumulate"], num_samples=[100], noise_var=[4.0])
   np.testing.assert_array_equal(alone.covariance_trace_ratio, same.covariance_trace_ratio)  # bitwise at equal chunks
 
 
 def test_cells_that_cannot_run_are_marked():
-  out = cj.sweep(lambda bandwidth, num_samples: tasks.kde("wine", num_samples, bandwidth), ["replace"],
-                 {"bandwidth": [0.5, "scott"], "num_samples": [20, 1000]}, num_generations=2, num_seeds=2)
+  out = cj.sweep(
+    lambda bandwidth, num_samples: tasks.kde("wine", num_samples, bandwidth),
+    ["replace"],
+    {"bandwidth": [0.5, "scott"], "num_samples": [20, 1000]},
+    num_generations=2,
+    num_seeds=2,
+  )
   assert list(out.bandwidth.values) == ["0.5", "scott"]
   np.testing.assert_array_equal(out.bandwidth_value, [0.5, np.nan])
   assert (out.cell_status.sel(num_samples=20) == "ok").all()
   assert all("at most 125" in str(status) for status in out.cell_status.sel(num_samples=1000).values.ravel())
   assert np.isnan(out.test_nll.sel(num_samples=1000)).all()
   with pytest.raises(ValueError, match="at most 125"):
-    cj.sweep(lambda num_samples: tasks.kde("wine", num_samples, 0.5), ["replace"], {"num_samples": [1000]},
-             num_generations=2, num_seeds=2)
+    cj.sweep(
+      lambda num_samples: tasks.kde("wine", num_samples, 0.5),
+      ["replace"],
+      {"num_samples": [1000]},
+      num_generations=2,
+      num_seeds=2,
+    )
 
 
 def test_a_users_own_task_and_workflow(tmp_path):
   """Through the sweep, the plots and the report, with no registration."""
   latest = workflows.replace()
   mine = latest._replace(select=lambda task, problem, key, store, t: latest.select(task, problem, key, store, t))
-  out = cj.sweep(lambda rate, num_samples: poisson_mean(rate, num_samples), {"mine": mine, "accumulate": workflows.accumulate()},
-                 {"rate": [2.0, 4.0], "num_samples": [10]}, num_generations=6, num_seeds=8)
+  out = cj.sweep(
+    lambda rate, num_samples: poisson_mean(rate, num_samples),
+    {"mine": mine, "accumulate": workflows.accumulate()},
+    {"rate": [2.0, 4.0], "num_samples": [10]},
+    num_generations=6,
+    num_seeds=8,
+  )
   assert out.attrs["num_compilations"] == 2
   out.squared_error.attrs["worse"] = "higher"
   out.to_netcdf(tmp_path / "results.nc", engine="h5netcdf")
@@ -86,7 +111,9 @@ def test_report_and_figures(results, tmp_path):
   results.attrs["command"] = "python -m experiments.gaussian --x='<script>'"
   results.squared_error_of_mean[0, 0, 0, 0, 3, 2:] = np.nan
   figures = plotting.figures_for(results)
-  assert {"squared_error_of_mean_noise_var_1", "covariance_trace_ratio_noise_var_4"} <= set(figures) or len(figures) >= 3
+  assert {"squared_error_of_mean_noise_var_1", "covariance_trace_ratio_noise_var_4"} <= set(figures) or len(
+    figures
+  ) >= 3
   one = next(iter(figures.values()))
   assert any("95% interval of the mean over 12 seeds" in text.get_text() for text in [one._supxlabel])
   assert all(axis.get_title() for axis in one.axes)
@@ -105,12 +132,23 @@ def test_theory_rows(results):
   assert max(abs(row["z"]) for row in diagnostics.compare_with_theory(shifted)) > 5
 
 
-@pytest.mark.parametrize(("shape", "label"), [("flat", "bounded"), ("limit", "bounded"), ("fall", "bounded"),
-                                              ("log", "growing"), ("root", "growing"), ("linear", "diverging")])
+@pytest.mark.parametrize(
+  ("shape", "label"),
+  [
+    ("flat", "bounded"),
+    ("limit", "bounded"),
+    ("fall", "bounded"),
+    ("log", "growing"),
+    ("root", "growing"),
+    ("linear", "diverging"),
+  ],
+)
 def test_verdicts(shape, label):
   """Of 200 noisy repetitions (tests at 99.9%) at most one may be labelled wrong, and a tenth undecided."""
   t = np.arange(1, 101.0)
-  curve = {"flat": 0 * t, "limit": 1 - 1 / t, "fall": 1 / t, "log": np.log(t), "linear": t / 10, "root": np.sqrt(t)}[shape]
+  curve = {"flat": 0 * t, "limit": 1 - 1 / t, "fall": 1 / t, "log": np.log(t), "linear": t / 10, "root": np.sqrt(t)}[
+    shape
+  ]
   rng = np.random.default_rng(0)
   for noise, seeds in ((0.1, 100), (0.3, 30)):
     found = [diagnostics.verdict(curve + noise * rng.normal(size=(seeds, 100)), t).label for _ in range(200)]
@@ -127,14 +165,18 @@ def test_plan_and_bad_sweeps():
   axes = {"dim": [1], "num_samples": [10, 20]}
   assert "runs: 20" in str(plan(tasks.gaussian, ["replace"], axes, num_generations=3, num_seeds=10))
   options = {"num_generations": 2, "num_seeds": 2}
-  for axes, change, part in (({"dim": []}, {}, "empty"), ({"dim": [1, 1]}, {}, "twice"), ({"dim": [1]}, {"num_seeds": 0}, "num_seeds"),
-                             ({"dim": [1], "num_samples": [9], "colour": ["red"]}, {}, "axis colour")):
+  for axes, change, part in (
+    ({"dim": []}, {}, "empty"),
+    ({"dim": [1, 1]}, {}, "twice"),
+    ({"dim": [1]}, {"num_seeds": 0}, "num_seeds"),
+    ({"dim": [1], "num_samples": [9], "colour": ["red"]}, {}, "axis colour"),
+  ):
     with pytest.raises(ValueError, match=part):
       cj.sweep(tasks.gaussian, ["replace"], axes, **options | change)
   with pytest.raises(ValueError, match="one run needs about"):
-    cj.sweep(tasks.gaussian, ["replace"], {"dim": [10 ** 6], "num_samples": [9]}, **options)
+    cj.sweep(tasks.gaussian, ["replace"], {"dim": [10**6], "num_samples": [9]}, **options)
   with pytest.raises(ValueError, match="table of results needs about"):
-    cj.sweep(tasks.gaussian, ["replace"], {"dim": [1], "num_samples": [9]}, num_generations=10 ** 6, num_seeds=10 ** 6)
+    cj.sweep(tasks.gaussian, ["replace"], {"dim": [1], "num_samples": [9]}, num_generations=10**6, num_seeds=10**6)
 
 
 REAL = np.linspace(-1, 1, 6).astype(np.float32)
@@ -144,16 +186,22 @@ def resampled(rows=REAL, noise=1.0):
   """A small task with data of its own."""
   draw = lambda key, mean: store.batch(mean + noise * jax.random.normal(key, rows.shape))
   return cj.TaskSetting(
-      init=lambda key: (jnp.zeros(()), store.batch(jnp.asarray(rows) + jax.random.normal(key, rows.shape))),
-      fit=lambda key, problem, context: jnp.mean(store.flat(context.data)[0]),
-      sample=lambda key, problem, mean, context: (draw(key, mean), {}),
-      evaluate=lambda problem, mean: {"error": (mean - problem) ** 2}, num_samples=len(rows))
+    init=lambda key: (jnp.zeros(()), store.batch(jnp.asarray(rows) + jax.random.normal(key, rows.shape))),
+    fit=lambda key, problem, context: jnp.mean(store.flat(context.data)[0]),
+    sample=lambda key, problem, mean, context: (draw(key, mean), {}),
+    evaluate=lambda problem, mean: {"error": (mean - problem) ** 2},
+    num_samples=len(rows),
+  )
 
 
 def small(task=lambda shift: resampled(REAL + shift), shifts=(1.0, 2.0), **options):
   """Two cells of one program, 12 seeds in chunks of 4."""
-  return cj.sweep(task, ["replace"], {"shift": list(shifts)}, **{"num_generations": 3, "num_seeds": 12, "chunk_size": 4,
-                                                                 "num_workers": 1} | options)
+  return cj.sweep(
+    task,
+    ["replace"],
+    {"shift": list(shifts)},
+    **{"num_generations": 3, "num_seeds": 12, "chunk_size": 4, "num_workers": 1} | options,
+  )
 
 
 @pytest.fixture
@@ -165,6 +213,7 @@ def calls(monkeypatch):
   def run(program, first, num, traced):
     seen.append((first, num))
     return plain(program, first, num, traced)
+
   monkeypatch.setattr(sweeps.Program, "run", run)
   return seen
 
@@ -179,8 +228,15 @@ def test_only_what_the_same_program_computed_is_resumed(tmp_path, calls):
     with pytest.raises(ValueError, match="made by another task or workflow, or from other data"):
       small(task, directory=tmp_path, resume=True)
   with pytest.raises(ValueError, match="another task or workflow"):
-    cj.sweep(lambda shift: resampled(REAL + shift), twice, {"shift": [1.0, 2.0]}, num_generations=3, num_seeds=12,
-             directory=tmp_path, resume=True)
+    cj.sweep(
+      lambda shift: resampled(REAL + shift),
+      twice,
+      {"shift": [1.0, 2.0]},
+      num_generations=3,
+      num_seeds=12,
+      directory=tmp_path,
+      resume=True,
+    )
   calls.clear()
   again = small(lambda shift: resampled(np.array(REAL) + shift), directory=tmp_path, resume=True, chunk_size=5)
   np.testing.assert_array_equal(again.error, whole.error)
@@ -198,7 +254,9 @@ def test_runs_of_all_processes_are_read_and_only_the_others_computed(tmp_path, c
   (first / "cell_0-0,seeds_4-7.chunk").unlink()
   seen = {}
   calls.clear()
-  again = small(directory=tmp_path, resume=True, chunk_size=3, on_cell=lambda cell, metrics: seen.update({cell["shift"]: metrics}))
+  again = small(
+    directory=tmp_path, resume=True, chunk_size=3, on_cell=lambda cell, metrics: seen.update({cell["shift"]: metrics})
+  )
   assert calls == [(4, 2), (6, 2)]
   np.testing.assert_allclose(again.error, whole.error, rtol=1e-5)
   assert sorted(seen) == [1.0, 2.0]
@@ -218,6 +276,7 @@ def test_an_interrupted_sweep_commits_nothing_more(tmp_path, monkeypatch):
         computing.set()
         go.wait(60)
       yield at, metrics
+
   monkeypatch.setattr(sweeps.Program, "run", run)
   refusals = []
 
@@ -227,6 +286,7 @@ def test_an_interrupted_sweep_commits_nothing_more(tmp_path, monkeypatch):
       small(shifts=(3.0,), directory=tmp_path)
     refusals.append(cell["shift"])
     raise KeyboardInterrupt
+
   with pytest.raises(KeyboardInterrupt):
     small(directory=tmp_path, on_cell=interrupt, num_workers=2, chunk_size=12)
   small(shifts=(4.0,), directory=tmp_path, chunk_size=12)
@@ -263,18 +323,28 @@ def test_memory_runs_out_for_an_odd_size(when, tmp_path, monkeypatch):
       if self.width > 3:
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
       return self.run(*arguments) if arguments else None
+
   monkeypatch.setattr(devices, "over_runs", lambda *arguments: Limited(plain(*arguments)))
   out = small(shifts=(1.0,), chunk_size=5, num_seeds=13, directory=tmp_path)
   names = {file.stem.split("_")[-1] for file in tmp_path.rglob("*.chunk")}
-  assert names == ({"0-2", "3-5", "6-8", "9-11", "12-12"} if when == "compiling" else
-                   {"0-2", "3-4", "5-7", "8-9", "10-12"})
+  assert names == (
+    {"0-2", "3-5", "6-8", "9-11", "12-12"} if when == "compiling" else {"0-2", "3-4", "5-7", "8-9", "10-12"}
+  )
   monkeypatch.undo()
   np.testing.assert_allclose(out.error, small(shifts=(1.0,), chunk_size=3, num_seeds=13).error, rtol=1e-5)
 
 
 def command(*arguments, cwd=None):
-  return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, cwd=cwd,
-                        env={**os.environ, "PYTHONPATH": os.getcwd()}, stdin=subprocess.DEVNULL, timeout=300, check=False)
+  return subprocess.run(
+    [sys.executable, "-m", *arguments],
+    capture_output=True,
+    text=True,
+    cwd=cwd,
+    env={**os.environ, "PYTHONPATH": os.getcwd()},
+    stdin=subprocess.DEVNULL,
+    timeout=300,
+    check=False,
+  )
 
 
 SMALL = ("--num_samples=10", "--num_seeds=3", "--num_generations=3")
@@ -285,7 +355,9 @@ def test_command_line(tmp_path):
   done = command("experiments.gaussian", "--dims=1", "--workflows=replace", *SMALL, f"--output_dir={tmp_path}/out")
   assert done.returncode == 0, done.stderr
   assert done.stdout.strip().endswith("report.html")
-  assert {"results.nc", "config.json", "figures", "report.html"} == {p.name for p in (tmp_path / "out").iterdir()} - {".lock"}
+  assert {"results.nc", "config.json", "figures", "report.html"} == {p.name for p in (tmp_path / "out").iterdir()} - {
+    ".lock"
+  }
   assert cj.load(tmp_path / "out").attrs["command"].startswith("python -m experiments.gaussian --dims=1")
   before = (tmp_path / "out" / "results.nc").read_bytes()
   again = command("experiments.gaussian", "--dims=1", *SMALL, f"--output_dir={tmp_path}/out")
@@ -293,12 +365,19 @@ def test_command_line(tmp_path):
   assert (tmp_path / "out" / "results.nc").read_bytes() == before
 
 
-@pytest.mark.parametrize(("arguments", "part"), [
-    (("gaussian", "--workflows=foo"), "unknown workflow 'foo'"), (("gaussian", "--nonsense"), "nonsense"),
-    (("kde", "--datasets=wine", "--num_samples=1000"), "at most 125"), (("logistic_regression", "--dataset=mars"), "unknown data set"),
+@pytest.mark.parametrize(
+  ("arguments", "part"),
+  [
+    (("gaussian", "--workflows=foo"), "unknown workflow 'foo'"),
+    (("gaussian", "--nonsense"), "nonsense"),
+    (("kde", "--datasets=wine", "--num_samples=1000"), "at most 125"),
+    (("logistic_regression", "--dataset=mars"), "unknown data set"),
     (("logistic_regression", "--num_features=all"), "separate the labels"),
-    (("logistic_regression", "--num_features=99"), "from 1 to 30"), (("real_data_value", "--num_real=0"), "at least 2"),
-    (("exponential_family", "--temperatures=2", "--families=poisson"), "must be 1 for poisson")])
+    (("logistic_regression", "--num_features=99"), "from 1 to 30"),
+    (("real_data_value", "--num_real=0"), "at least 2"),
+    (("exponential_family", "--temperatures=2", "--families=poisson"), "must be 1 for poisson"),
+  ],
+)
 def test_bad_command_lines(arguments, part, tmp_path):
   """Exit status 2, one line, no traceback, nothing written."""
   out = command(f"experiments.{arguments[0]}", *arguments[1:], cwd=tmp_path)
@@ -307,16 +386,27 @@ def test_bad_command_lines(arguments, part, tmp_path):
   assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("arguments", "part"), [
-    (("gaussian", "--num_samples=0"), "at least 2, got '0'"), (("gaussian", "--draws=law"), "--draws=law"),
-    (("kde", "--bandwidths=0"), "above 0"), (("kde", "--datasets=mars"), "unknown data set"),
-    (("gaussian", f"--output_dir={__file__}"), "is a file"), (("real_share", "--real_fractions=2"), "from 0 to 1"),
-    (("reproduce", "--only=nothing"), "--only=nothing"), (("linear_regression", "--covariates=old"), "one of same, fresh"),
+@pytest.mark.parametrize(
+  ("arguments", "part"),
+  [
+    (("gaussian", "--num_samples=0"), "at least 2, got '0'"),
+    (("gaussian", "--draws=law"), "--draws=law"),
+    (("kde", "--bandwidths=0"), "above 0"),
+    (("kde", "--datasets=mars"), "unknown data set"),
+    (("gaussian", f"--output_dir={__file__}"), "is a file"),
+    (("real_share", "--real_fractions=2"), "from 0 to 1"),
+    (("reproduce", "--only=nothing"), "--only=nothing"),
+    (("linear_regression", "--covariates=old"), "one of same, fresh"),
     (("linear_regression", "--covariates=fresh", "--draws=law"), "--covariates=same"),
-    (("discrete", "--num_outcomes=1"), "at least 2, got '1'"), (("gaussian", "--workflows=sliding_window(0)"), "size must be"),
-    (("logistic_regression", "--labels=old"), "one of model, data"), (("exponential_family", "--families=cauchy"), "among bernoulli"),
-    (("discrete", "--record_every=0"), "at least 1"), (("language_model", "--dataset=none.jsonl"), "no such file"),
-    (("language_model", "--model=gpt2_9m"), "--mode=pretrain")])
+    (("discrete", "--num_outcomes=1"), "at least 2, got '1'"),
+    (("gaussian", "--workflows=sliding_window(0)"), "size must be"),
+    (("logistic_regression", "--labels=old"), "one of model, data"),
+    (("exponential_family", "--families=cauchy"), "among bernoulli"),
+    (("discrete", "--record_every=0"), "at least 1"),
+    (("language_model", "--dataset=none.jsonl"), "no such file"),
+    (("language_model", "--model=gpt2_9m"), "--mode=pretrain"),
+  ],
+)
 def test_bad_values(arguments, part):
   """Refused by what reads flags, before JAX is imported."""
   assert part in outcome(arguments[0], list(arguments[1:]))
@@ -325,12 +415,19 @@ def test_bad_values(arguments, part):
 def test_the_papers_matrix_is_enumerated():
   """116,500 runs, as counted in the sweep files of the publication."""
   from experiments import reproduce
+
   count = {}
   for name, (_, options) in reproduce.experiments("paper").items():
     grid = [len(value) for value in options.values() if isinstance(value, list)]
     count[name.split("/")[0]] = count.get(name.split("/")[0], 0) + int(np.prod(grid)) * options["num_seeds"]
-  assert count == {"gaussian": 7500, "kde": 18_000, "kde_bandwidth_swept": 54_000, "kde_bandwidth_estimated": 12_000,
-                   "linear_regression": 22_500, "discrete": 2500}
+  assert count == {
+    "gaussian": 7500,
+    "kde": 18_000,
+    "kde_bandwidth_swept": 54_000,
+    "kde_bandwidth_estimated": 12_000,
+    "linear_regression": 22_500,
+    "discrete": 2500,
+  }
 
 
 def test_parsing_imports_no_jax():
@@ -342,9 +439,17 @@ def test_numbers_of_numpy_and_arrays_as_values():
   """Whatever counts as an integer is one; data sets of the user's own are values of an axis; no two labels are alike."""
   rng = np.random.default_rng(0)
   sets = [rng.normal(size=(60, 2)), rng.normal(size=(60, 2)), (rng.normal(size=(40, 2)), rng.normal(size=(9, 2)))]
-  out = cj.sweep(lambda dataset, bandwidth: tasks.kde(dataset, 10, bandwidth), ["replace"],
-                 {"dataset": [*sets, "moons"], "bandwidth": [0.1234567, 0.1234568]}, num_generations=np.int64(2), num_seeds=np.int32(3),
-                 record_every=np.uint8(1), chunk_size=np.int64(2), seed=np.int64(0), text_axes=["bandwidth"])
+  out = cj.sweep(
+    lambda dataset, bandwidth: tasks.kde(dataset, 10, bandwidth),
+    ["replace"],
+    {"dataset": [*sets, "moons"], "bandwidth": [0.1234567, 0.1234568]},
+    num_generations=np.int64(2),
+    num_seeds=np.int32(3),
+    record_every=np.uint8(1),
+    chunk_size=np.int64(2),
+    seed=np.int64(0),
+    text_axes=["bandwidth"],
+  )
   assert (out.cell_status == "ok").all() and out.finite.all()
   assert list(out.dataset.values) == ["array of 60 x 2", "array of 60 x 2 (2)", "array of 40 x 2 and 9 x 2", "moons"]
   assert list(out.bandwidth.values) == ["0.1234567", "0.1234568"]
@@ -352,7 +457,13 @@ def test_numbers_of_numpy_and_arrays_as_values():
   first, second = (out.test_nll.sel(dataset=name) for name in out.dataset.values[:2])
   assert (np.abs(first.values - second.values) > 1e-3).all()
   with pytest.raises(ValueError, match="names a value twice"):
-    cj.sweep(lambda dataset: tasks.kde(dataset, 10, 0.3), ["replace"], {"dataset": [sets[0], sets[0].copy()]}, num_generations=2, num_seeds=2)
+    cj.sweep(
+      lambda dataset: tasks.kde(dataset, 10, 0.3),
+      ["replace"],
+      {"dataset": [sets[0], sets[0].copy()]},
+      num_generations=2,
+      num_seeds=2,
+    )
   for wrong in (2.0, "3", None):
     with pytest.raises(ValueError, match="num_seeds must be an integer"):
       cj.sweep(tasks.sample_median(4), ["replace"], {}, num_generations=2, num_seeds=wrong)

@@ -35,7 +35,9 @@ def test_example(number):
   assert metrics["finite"].all(), [name for name, value in metrics.items() if not jnp.isfinite(value).all()]
 
 
-@pytest.mark.parametrize("make, axis", [
+@pytest.mark.parametrize(
+  "make, axis",
+  [
     (lambda x: transforms.edit_tokens(tasks.ngram(10, 6, length=8), x, 3), [0.2, 0.5, 0.9]),
     (lambda x: transforms.curate(tasks.gaussian(1, 10), 2, lambda rows: rows[:, 0], flip_share=x), [0.0, 0.3, 0.5]),
     (lambda x: transforms.verify(tasks.classification(3, 20), verifiers.noisy(0.9, x)), [0.1, 0.2, 0.3]),
@@ -43,14 +45,22 @@ def test_example(number):
     (lambda x: tasks.gaussian_mixture("ring", 20, 2, temperature=x, num_steps=3), [0.5, 1.0, 2.0]),
     (lambda x: transforms.edit_labels(tasks.linear_regression(2, 20), x, base="chain"), [0.1, 0.3, 0.5]),
     (lambda x: transforms.select_nearest(tasks.unrealistic(20, x, 3.0), 0.5, lambda rows: rows["x"]), [0.3, 0.5, 0.7]),
-    (lambda x: transforms.select_nearest(tasks.unrealistic(20, 0.5, 3.0), x, lambda rows: rows["x"], oversample=False), [0.3, 0.5, 0.7]),
-])
+    (
+      lambda x: transforms.select_nearest(tasks.unrealistic(20, 0.5, 3.0), x, lambda rows: rows["x"], oversample=False),
+      [0.3, 0.5, 0.7],
+    ),
+  ],
+)
 def test_values_share_a_program(make, axis):
   results = cj.sweep(make, ["replace"], {"x": axis}, num_generations=2, num_seeds=3)
   assert int(results.attrs["num_compilations"]) == 1
-  first = next(name for name in results.data_vars if {"seed", "x"} <= set(results[name].dims) and results[name].dtype.kind == "f")
+  first = next(
+    name for name in results.data_vars if {"seed", "x"} <= set(results[name].dims) and results[name].dtype.kind == "f"
+  )
   alone = cj.sweep(make(axis[-1]), ["replace"], {}, num_generations=2, num_seeds=3)  # a constant in the program
-  np.testing.assert_allclose(alone[first].values.ravel(), results[first].sel(x=axis[-1]).values.ravel(), rtol=2e-4, atol=1e-6)
+  np.testing.assert_allclose(
+    alone[first].values.ravel(), results[first].sel(x=axis[-1]).values.ravel(), rtol=2e-4, atol=1e-6
+  )
 
 
 def test_weights_share_a_program():
@@ -59,35 +69,85 @@ def test_weights_share_a_program():
   axes = {"num_samples": [20], "real_fraction": [0.2, 0.5], "real_weight": [0.3, 0.6]}
   results = cj.sweep(lambda num_samples: tasks.gaussian(1, num_samples), make, axes, num_generations=3, num_seeds=3)
   assert int(results.attrs["num_compilations"]) == 1
-  alone = cj.sweep(tasks.gaussian(1, 20), {"mix": workflows.mix(0.5, fresh=True, real_weight=0.6)}, {}, num_generations=3, num_seeds=3)
-  np.testing.assert_allclose(results.squared_error_of_mean.values[0, 0, 1, 1], alone.squared_error_of_mean.values[0], rtol=1e-3)
+  alone = cj.sweep(
+    tasks.gaussian(1, 20), {"mix": workflows.mix(0.5, fresh=True, real_weight=0.6)}, {}, num_generations=3, num_seeds=3
+  )
+  np.testing.assert_allclose(
+    results.squared_error_of_mean.values[0, 0, 1, 1], alone.squared_error_of_mean.values[0], rtol=1e-3
+  )
 
 
 NGRAM = lambda: tasks.ngram(10, 6, length=8)
-RUN = lambda task, workflow=None: jax.jit(lambda key: cj.run(key, task, workflow or workflows.replace(), 2))(jax.random.key(0))
+RUN = lambda task, workflow=None: jax.jit(lambda key: cj.run(key, task, workflow or workflows.replace(), 2))(
+  jax.random.key(0)
+)
 
 
-@pytest.mark.parametrize("make, message", [
+@pytest.mark.parametrize(
+  "make, message",
+  [
     (lambda: tasks.discrete(5, 10, temperature=-1.0), "temperature"),
     (lambda: tasks.ngram(10, 6, temperature=0.0), "temperature"),
     (lambda: tasks.ngram(10, 6, order=0), "order"),
     (lambda: tasks.ngram(10, truth=[[0.5, 0.6], [0.5, 0.5]]), "truth"),
-    (lambda: transforms.curate(tasks.gaussian(1, 10), 1, lambda rows: rows[:, 0]), "num_candidates must be an integer of at least 2"),
-    (lambda: transforms.curate(tasks.gaussian(1, 10), 2, lambda rows: rows[:, 0], flip_share=1.5), "flip_share must be from 0 to 1"),
-    (lambda: RUN(transforms.curate(tasks.gaussian(1, 10), 2, lambda rows: rows)), "reward must return one number per row"),
+    (
+      lambda: transforms.curate(tasks.gaussian(1, 10), 1, lambda rows: rows[:, 0]),
+      "num_candidates must be an integer of at least 2",
+    ),
+    (
+      lambda: transforms.curate(tasks.gaussian(1, 10), 2, lambda rows: rows[:, 0], flip_share=1.5),
+      "flip_share must be from 0 to 1",
+    ),
+    (
+      lambda: RUN(transforms.curate(tasks.gaussian(1, 10), 2, lambda rows: rows)),
+      "reward must return one number per row",
+    ),
     (lambda: transforms.select_nearest(tasks.gaussian(1, 10), 0.0), "keep_fraction must be a number above 0"),
-    (lambda: transforms.select_nearest(tasks.gaussian(1, 10), 1.1), "keep_fraction must be a number above 0 and at most 1"),
-    (lambda: RUN(transforms.select_nearest(tasks.gaussian(1, 10), 0.5, num_neighbors=11)), "num_neighbors must be at most"),
-    (lambda: RUN(transforms.select_nearest(tasks.gaussian(1, 10), 0.5, lambda rows: rows[0])), "embed must return features"),
-    (lambda: RUN(transforms.verify(tasks.classification(2, 10), lambda key, problem, rows: rows["x"])), "keep must return one"),
-    (lambda: RUN(transforms.verify(tasks.gaussian(1, 10), verifiers.oracle())), "needs rows with the parts 'label' and 'truth', got an array"),
-    (lambda: RUN(transforms.verify(tasks.classification(2, 10), verifiers.linear([1.0]))), "direction must have the shape of a row"),
-    (lambda: RUN(transforms.verify(tasks.gaussian(2, 10), verifiers.within([1.0], 1.0))), "centre must have the shape of a row"),
-    (lambda: RUN(transforms.curate(tasks.gaussian(2, 10), 2, rewards.near([8.0]))), "centre must have the shape of a row"),
-    (lambda: RUN(transforms.train_on_synthetic(tasks.gaussian(1, 10))), "train_on_synthetic needs rows with the parts 'x' and 'label'"),
+    (
+      lambda: transforms.select_nearest(tasks.gaussian(1, 10), 1.1),
+      "keep_fraction must be a number above 0 and at most 1",
+    ),
+    (
+      lambda: RUN(transforms.select_nearest(tasks.gaussian(1, 10), 0.5, num_neighbors=11)),
+      "num_neighbors must be at most",
+    ),
+    (
+      lambda: RUN(transforms.select_nearest(tasks.gaussian(1, 10), 0.5, lambda rows: rows[0])),
+      "embed must return features",
+    ),
+    (
+      lambda: RUN(transforms.verify(tasks.classification(2, 10), lambda key, problem, rows: rows["x"])),
+      "keep must return one",
+    ),
+    (
+      lambda: RUN(transforms.verify(tasks.gaussian(1, 10), verifiers.oracle())),
+      "needs rows with the parts 'label' and 'truth', got an array",
+    ),
+    (
+      lambda: RUN(transforms.verify(tasks.classification(2, 10), verifiers.linear([1.0]))),
+      "direction must have the shape of a row",
+    ),
+    (
+      lambda: RUN(transforms.verify(tasks.gaussian(2, 10), verifiers.within([1.0], 1.0))),
+      "centre must have the shape of a row",
+    ),
+    (
+      lambda: RUN(transforms.curate(tasks.gaussian(2, 10), 2, rewards.near([8.0]))),
+      "centre must have the shape of a row",
+    ),
+    (
+      lambda: RUN(transforms.train_on_synthetic(tasks.gaussian(1, 10))),
+      "train_on_synthetic needs rows with the parts 'x' and 'label'",
+    ),
     (lambda: RUN(transforms.edit_labels(tasks.sample_median(10), 0.5)), "edit_labels needs rows"),
-    (lambda: RUN(transforms.class_shares(tasks.gaussian(2, 10), lambda rows: rows, 3)), "log_probability must return 3 scores"),
-    (lambda: RUN(transforms.select_nearest(tasks.gaussian(1, 10), 1e-9)), "num_samples / keep_fraction must be an integer of at most"),
+    (
+      lambda: RUN(transforms.class_shares(tasks.gaussian(2, 10), lambda rows: rows, 3)),
+      "log_probability must return 3 scores",
+    ),
+    (
+      lambda: RUN(transforms.select_nearest(tasks.gaussian(1, 10), 1e-9)),
+      "num_samples / keep_fraction must be an integer of at most",
+    ),
     (lambda: tasks.kde("moons", 10, "scott", temperature=-1.0), "temperature"),
     (lambda: tasks.ngram(10, truth=0.5), "truth"),
     (lambda: tasks.unrealistic(10, 1.5, 3.0), "unrealistic_share must be from 0 to 1"),
@@ -102,7 +162,10 @@ RUN = lambda task, workflow=None: jax.jit(lambda key: cj.run(key, task, workflow
     (lambda: transforms.edit_tokens(NGRAM(), 0.5, 3, mask="some"), "mask must be one of"),
     (lambda: transforms.edit_tokens(tasks.gaussian(1, 10), 0.5, 3), "needs a task with next_token"),
     (lambda: transforms.edit_labels(tasks.linear_regression(2, 10), -0.1), "share must be from 0 to 1"),
-    (lambda: RUN(transforms.edit_labels(tasks.logistic_regression("breast_cancer", 40), 0.5, noise="additive")), "noise of known size"),
+    (
+      lambda: RUN(transforms.edit_labels(tasks.logistic_regression("breast_cancer", 40), 0.5, noise="additive")),
+      "noise of known size",
+    ),
     (lambda: transforms.ensemble(tasks.gaussian(1, 10), 1), "num_members"),
     (lambda: transforms.ensemble(tasks.gaussian(1, 10), 2, "jackknife"), "resample_real must be one of"),
     (lambda: RUN(transforms.ensemble(tasks.gaussian(1, 10), 3)), "num_members must divide"),
@@ -112,7 +175,8 @@ RUN = lambda task, workflow=None: jax.jit(lambda key: cj.run(key, task, workflow
     (lambda: tasks.gaussian_mixture("ring", 10, 0), "num_components"),
     (lambda: workflows.mix(0.5, fresh=True, real_weight=1.5), "real_weight"),
     (lambda: workflows.replace(num_emitted=0), "num_emitted"),
-])
+  ],
+)
 def test_bad_input(make, message):
   with pytest.raises(ValueError, match=message):
     make()
@@ -144,14 +208,18 @@ def test_weights_outside_of_0_and_1_are_recorded():
 
 def test_real_rows_alone():
   """mix(1.0) trains on no sample; what a transform says of samples is said all the same."""
-  for task in (transforms.curate(tasks.gaussian(1, 10), 2, lambda rows: rows[:, 0]), transforms.select_nearest(tasks.gaussian(1, 10), 0.5),
-               transforms.verify(tasks.gaussian(1, 10), lambda key, problem, rows: rows[:, 0] > 0)):
+  for task in (
+    transforms.curate(tasks.gaussian(1, 10), 2, lambda rows: rows[:, 0]),
+    transforms.select_nearest(tasks.gaussian(1, 10), 0.5),
+    transforms.verify(tasks.gaussian(1, 10), lambda key, problem, rows: rows[:, 0] > 0),
+  ):
     out = RUN(task, workflows.mix(1.0))
     assert out["finite"].all() and (out["train_size"] == 10).all() and (out["real_share"] == 1).all()
 
 
 def test_a_strangers_task():
   """Rows of two parts, one of them an integer, and a model that is a pair: every transform that needs only rows serves it."""
+
   def draw(key, rate, num):
     a, b = jax.random.split(key)
     return store.batch({"count": jax.random.poisson(a, rate, (num,)), "wait": jax.random.exponential(b, (num,)) / rate})
@@ -160,16 +228,23 @@ def test_a_strangers_task():
     rows, weight = store.flat(context.data)
     return jnp.sum(weight * rows["count"]) / jnp.maximum(jnp.sum(weight), 1e-30)
 
-  task = cj.TaskSetting(lambda key: (None, draw(key, 3.0, 40)), fit,
-                        lambda key, problem, rate, context: (draw(key, rate, context.num), {}),
-                        lambda problem, rate: {"rate": rate}, 40)
+  task = cj.TaskSetting(
+    lambda key: (None, draw(key, 3.0, 40)),
+    fit,
+    lambda key, problem, rate, context: (draw(key, rate, context.num), {}),
+    lambda problem, rate: {"rate": rate},
+    40,
+  )
   reward = lambda rows: -rows["wait"]
-  for made in (transforms.curate(task, 2, reward),
-               transforms.verify(transforms.curate(task, 2, reward), lambda key, problem, rows: rows["count"] < 6),
-               transforms.select_nearest(task, 0.5, lambda rows: rows["wait"][:, None]),
-               transforms.ensemble(task, 4, "bootstrap"),
-               transforms.curate(transforms.ensemble(transforms.select_nearest(task, 0.8, lambda rows: rows["wait"][:, None]), 2),
-                                 2, reward)):
+  for made in (
+    transforms.curate(task, 2, reward),
+    transforms.verify(transforms.curate(task, 2, reward), lambda key, problem, rows: rows["count"] < 6),
+    transforms.select_nearest(task, 0.5, lambda rows: rows["wait"][:, None]),
+    transforms.ensemble(task, 4, "bootstrap"),
+    transforms.curate(
+      transforms.ensemble(transforms.select_nearest(task, 0.8, lambda rows: rows["wait"][:, None]), 2), 2, reward
+    ),
+  ):
     out = RUN(made, workflows.accumulate_subsample())
     assert out["finite"].all() and out["rate"].min() > 0
 
@@ -179,9 +254,14 @@ def test_every_system_from_the_command_line(tmp_path):
   """Smoke scale: every binary's sweep, and its figures."""
   root = Path(__file__).parent.parent
   cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(root / ".cache" / "tests"))
-  done = subprocess.run([sys.executable, "-m", "experiments.reproduce", "--scale=smoke", "--only=related/*", "--output_dir=made"],
-                        cwd=tmp_path, capture_output=True, text=True, check=False,
-                        env=os.environ | {"PYTHONPATH": str(root), "JAX_COMPILATION_CACHE_DIR": cache})
+  done = subprocess.run(
+    [sys.executable, "-m", "experiments.reproduce", "--scale=smoke", "--only=related/*", "--output_dir=made"],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    check=False,
+    env=os.environ | {"PYTHONPATH": str(root), "JAX_COMPILATION_CACHE_DIR": cache},
+  )
   assert done.returncode == 0, done.stderr
   names = reproduce.related("smoke")
   assert len(names) == 16

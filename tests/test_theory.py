@@ -32,8 +32,10 @@ def one_off(trajectory):
 
 # -------------------------------------------------------------- simulation: rows, many runs at once
 
+
 def gaussian_fit_and_sample(unbiased):
   """(rng, rows [runs, N, d]) -> mean, cov, sampler of rows."""
+
   def fit(rng, rows):
     mean = rows.mean(axis=1, keepdims=True)
     centred = rows - mean
@@ -41,19 +43,24 @@ def gaussian_fit_and_sample(unbiased):
     root = np.linalg.cholesky(cov)
     draw = lambda num: mean + rng.standard_normal((len(rows), num, rows.shape[2])) @ np.swapaxes(root, 1, 2)
     return mean[:, 0], cov, draw
+
   return fit
 
 
 def kde_fit_and_sample(bandwidth):
   """The same for a KDE with bandwidth(N), whose covariance is that of its rows plus the kernel's."""
+
   def fit(rng, rows):
     h = bandwidth(rows.shape[1])
     mean = rows.mean(axis=1, keepdims=True)
     cov = ((rows - mean) ** 2).mean(axis=1)[..., None] + h**2
+
     def draw(num):
       centres = np.take_along_axis(rows, rng.integers(rows.shape[1], size=(len(rows), num, 1)), axis=1)
       return centres + h * rng.standard_normal((len(rows), num, rows.shape[2]))
+
     return mean[:, 0], cov, draw
+
   return fit
 
 
@@ -90,17 +97,23 @@ def gaussian_runs(workflow, unbiased, dim=2, num_samples=6, num_generations=4, n
 
 # --------------------------------------------------------------------------------- Gaussian moments
 
+
 @pytest.mark.parametrize("unbiased", [False, True], ids=["biased", "unbiased"])
 @pytest.mark.parametrize("workflow", WORKFLOWS)
 def test_gaussian_moments_match_simulation(workflow, unbiased):
   trace_ratio, mean_error, _ = gaussian_runs(workflow, unbiased)
-  predict = lambda n, T=4, unbiased=unbiased, workflow=workflow: theory.gaussian_moments(
-      workflow, n, T, unbiased)
+  predict = lambda n, T=4, unbiased=unbiased, workflow=workflow: theory.gaussian_moments(workflow, n, T, unbiased)
   right, later, smaller = predict(6), predict(6, 5), predict(5)
   other_divisor = predict(6, unbiased=not unbiased)
   others = [predict(6, workflow=other) for other in WORKFLOWS if other != workflow]
-  assert_oracle(mean_error, right.mean_error, one_off(later.mean_error), smaller.mean_error,
-                other_divisor.mean_error, *(other.mean_error for other in others))
+  assert_oracle(
+    mean_error,
+    right.mean_error,
+    one_off(later.mean_error),
+    smaller.mean_error,
+    other_divisor.mean_error,
+    *(other.mean_error for other in others),
+  )
   if unbiased and workflow == "replace":  # a martingale: no generation nor n to tell
     assert_oracle(trace_ratio, right.trace_ratio, other_divisor.trace_ratio)
   else:
@@ -115,10 +128,16 @@ def test_trace_and_mean_error_sum_to_one(workflow):
   assert np.abs(sum(theory.gaussian_moments(workflow, 7, 50, unbiased=True)) - 1).max() > 0.01
 
 
-@pytest.mark.parametrize("workflow, t, trace_ratio, mean_error", [
-    ("replace", 10, 0.3487, 0.6513), ("accumulate", 10, 0.852, 0.149),
-    ("accumulate_subsample", 10, 0.760, 0.240), ("mix(0.2)", 30, 0.862, 0.138),
-    ("mix(0.5, fresh=True)", 30, 0.936, 0.0645)])
+@pytest.mark.parametrize(
+  "workflow, t, trace_ratio, mean_error",
+  [
+    ("replace", 10, 0.3487, 0.6513),
+    ("accumulate", 10, 0.852, 0.149),
+    ("accumulate_subsample", 10, 0.760, 0.240),
+    ("mix(0.2)", 30, 0.862, 0.138),
+    ("mix(0.5, fresh=True)", 30, 0.936, 0.0645),
+  ],
+)
 def test_gaussian_moments_tabulated(workflow, t, trace_ratio, mean_error):
   """At n=10: values that the literature survey of this project had simulated."""
   moments = theory.gaussian_moments(workflow, 10, t)
@@ -127,8 +146,9 @@ def test_gaussian_moments_tabulated(workflow, t, trace_ratio, mean_error):
 
 
 def test_gaussian_moments_reads_coordinates():
-  np.testing.assert_array_equal(theory.gaussian_moments("mix(real_fraction=0.2)", 10, 5),
-                                theory.gaussian_mix(10, 0.2, 5))
+  np.testing.assert_array_equal(
+    theory.gaussian_moments("mix(real_fraction=0.2)", 10, 5), theory.gaussian_mix(10, 0.2, 5)
+  )
   assert theory.gaussian_moments("best_of(5)", 10, 5) is None
   np.testing.assert_allclose(theory.gaussian_moments("sliding_window(1)", 10, 5), theory.gaussian_replace(10, 5))
   np.testing.assert_allclose(theory.gaussian_moments("sliding_window(9)", 10, 5), theory.gaussian_accumulate(10, 5))
@@ -174,6 +194,7 @@ def test_limits():
 
 # ----------------------------------------------------- schedules, and first order for any estimator
 
+
 def uniform_history(num_generations):
   lower = np.tril(np.ones((num_generations, num_generations)))
   return lower / lower.sum(axis=1, keepdims=True)
@@ -200,9 +221,10 @@ def any_schedule(num_generations, seed=0):
 def test_gaussian_schedule_equals_the_closed_forms():
   T = 12
   for weights, num_samples, expected in [
-      (np.eye(T), 7, theory.gaussian_replace(7, T)),
-      (uniform_history(T), 7, theory.gaussian_accumulate(7, T)),
-      (mix_table(0.2, T), [7] + [28] * (T - 1), theory.gaussian_mix(7, 0.2, T))]:
+    (np.eye(T), 7, theory.gaussian_replace(7, T)),
+    (uniform_history(T), 7, theory.gaussian_accumulate(7, T)),
+    (mix_table(0.2, T), [7] + [28] * (T - 1), theory.gaussian_mix(7, 0.2, T)),
+  ]:
     np.testing.assert_allclose(theory.gaussian_schedule(weights, num_samples), expected, rtol=1e-12)
 
 
@@ -215,8 +237,8 @@ def test_gaussian_schedule_matches_simulation():
   for t in range(T):
     batch_means = np.stack([batch.mean(axis=1) for batch in batches], axis=1)
     squares = np.stack([(batch**2).mean(axis=1) for batch in batches], axis=1)
-    mean = batch_means @ weights[t, :t + 1]
-    variance = squares @ weights[t, :t + 1] - mean**2
+    mean = batch_means @ weights[t, : t + 1]
+    variance = squares @ weights[t, : t + 1] - mean**2
     errors.append(mean**2)
     variances.append(variance)
     if t + 1 < T:
@@ -234,12 +256,16 @@ def test_linear_noise_matches_simulation():
   noise = rng.standard_normal((num_runs, T)) / np.sqrt(num)
   batches, errors = [noise[:, 0]], []
   for t in range(T):
-    model = np.stack(batches, axis=1) @ weights[t, :t + 1]
+    model = np.stack(batches, axis=1) @ weights[t, : t + 1]
     errors.append(model)
     batches += [model + noise[:, t + 1]] if t + 1 < T else []
   squared = np.stack(errors, axis=1) ** 2
-  assert_oracle(squared, theory.linear_noise(weights, num=num), theory.linear_noise(weights),
-                one_off(theory.linear_noise(any_schedule(T + 1))))
+  assert_oracle(
+    squared,
+    theory.linear_noise(weights, num=num),
+    theory.linear_noise(weights),
+    one_off(theory.linear_noise(any_schedule(T + 1))),
+  )
 
 
 def test_linear_noise_limits():
@@ -262,10 +288,12 @@ def test_linear_noise_limits():
 
 def test_linear_noise_is_the_gaussian_mean_at_large_num_samples():
   num, T = 10**8, 30
-  for workflow, weights, redrawn, size in [("replace", np.eye(T), False, 1.0),
-                                           ("accumulate", uniform_history(T), False, 1.0),
-                                           ("accumulate_subsample", uniform_history(T), True, 1.0),
-                                           ("mix(0.2)", mix_table(0.2, T), False, [1.0] + [4.0] * (T - 1))]:
+  for workflow, weights, redrawn, size in [
+    ("replace", np.eye(T), False, 1.0),
+    ("accumulate", uniform_history(T), False, 1.0),
+    ("accumulate_subsample", uniform_history(T), True, 1.0),
+    ("mix(0.2)", mix_table(0.2, T), False, [1.0] + [4.0] * (T - 1)),
+  ]:
     exact = theory.gaussian_moments(workflow, num, T).mean_error * num
     np.testing.assert_allclose(theory.linear_noise(weights, redrawn, size), exact, rtol=1e-5)
 
@@ -275,8 +303,9 @@ def test_mix_first_order_rises_and_falls():
   for ratio in (0.5, 1, 9):
     fraction = 1 / (1 + ratio)
     sizes = [1.0] + [ratio] * 29
-    np.testing.assert_allclose(theory.mix_first_order(t, ratio),
-                               theory.linear_noise(mix_table(fraction, 30), num=sizes), rtol=1e-12)
+    np.testing.assert_allclose(
+      theory.mix_first_order(t, ratio), theory.linear_noise(mix_table(fraction, 30), num=sizes), rtol=1e-12
+    )
   tabulated = [1.333, 1.437, 1.285, 1.043]
   np.testing.assert_allclose(theory.mix_first_order(10, [1, 5, 20, 200]), tabulated, atol=5e-4)
   peaks = [theory.mix_first_order_peak(t) for t in (2, 5, 10, 30)]
@@ -286,6 +315,7 @@ def test_mix_first_order_rises_and_falls():
 
 
 # ------------------------------------------------------------- determinants and standard deviations
+
 
 @pytest.mark.parametrize("dim, num_samples", [(1, 6), (3, 6), (5, 6), (9, 4)])
 def test_gaussian_replace_log_det_matches_simulation(dim, num_samples):
@@ -321,16 +351,24 @@ def test_log_variance_and_c4_law():
   assert theory.unbiased_std_replace(10, 20)[-1] == pytest.approx(0.5744, abs=5e-5)
   _, covs = simulate("replace", gaussian_fit_and_sample(unbiased=True), 1, 6, 4, 50_000, seed=6)
   std = np.sqrt(covs[..., 0, 0])
-  assert_oracle(std, theory.unbiased_std_replace(6, 4), theory.unbiased_std_replace(5, 4),
-                one_off(theory.unbiased_std_replace(6, 5)))
+  assert_oracle(
+    std,
+    theory.unbiased_std_replace(6, 4),
+    theory.unbiased_std_replace(5, 4),
+    one_off(theory.unbiased_std_replace(6, 5)),
+  )
   biased = theory.gaussian_replace_log_variance(6, 4)
   assert_oracle(2 * np.log(std), biased + np.arange(1, 5) * np.log(6 / 5), biased)
 
 
 def test_replace_det():
   det = gaussian_runs("replace", unbiased=False)[2]
-  assert_oracle(det, theory.gaussian_replace_det(2, 6, 4), theory.gaussian_replace_det(2, 5, 4),
-                one_off(theory.gaussian_replace_det(2, 6, 5)))
+  assert_oracle(
+    det,
+    theory.gaussian_replace_det(2, 6, 4),
+    theory.gaussian_replace_det(2, 5, 4),
+    one_off(theory.gaussian_replace_det(2, 6, 5)),
+  )
   assert theory.gaussian_replace_det(2, 10, 2)[-1] == pytest.approx(0.518, abs=5e-4)
   assert not theory.gaussian_replace_det(10, 10, 3).any()
   assert not theory.gaussian_replace_det(100, 10, 3).any()
@@ -355,6 +393,7 @@ def test_accumulate_det_limits():
 
 # ---------------------------------------------------------------------------------------------- KDE
 
+
 @pytest.mark.parametrize("workflow", ["replace", "accumulate", "accumulate_subsample"])
 def test_kde_variance_matches_simulation(workflow):
   dim, n, T, std = 2, 5, 4, 1.5
@@ -363,7 +402,8 @@ def test_kde_variance_matches_simulation(workflow):
     fit = kde_fit_and_sample(lambda num, bandwidth=bandwidth: bandwidth(num, dim))
     _, covs = simulate(workflow, fit, dim, n, T, 40_000, seed=7, std=std)
     predict = lambda n=n, T=T, variance=std**2, bandwidth=bandwidth: theory.kde_variance(
-        workflow, n, bandwidth, T, dim, variance)
+      workflow, n, bandwidth, T, dim, variance
+    )
     wrong = [predict(n=n - 1), one_off(predict(T=T + 1)), predict(variance=1.0)]
     if bandwidth is constant or workflow == "accumulate":  # elsewhere every model is fitted to n rows
       wrong.append(predict(bandwidth=wrong_bandwidth))
@@ -371,12 +411,16 @@ def test_kde_variance_matches_simulation(workflow):
 
 
 def test_kde_variance_tabulated():
-  for workflow, fixed, scott in [("replace", 4.692, 5.65), ("accumulate", 2.03, 1.51),
-                                 ("accumulate_subsample", 1.93, 2.15)]:
+  for workflow, fixed, scott in [
+    ("replace", 4.692, 5.65),
+    ("accumulate", 2.03, 1.51),
+    ("accumulate_subsample", 1.93, 2.15),
+  ]:
     for bandwidth, expected in [(0.5, fixed), (theory.scott_bandwidth, scott)]:
       assert theory.kde_variance(workflow, 20, bandwidth, 50)[-1] == pytest.approx(expected, abs=0.005)
-    np.testing.assert_allclose(theory.kde_variance(workflow, 20, 0.0, 30),
-                               theory.gaussian_moments(workflow, 20, 30).trace_ratio)
+    np.testing.assert_allclose(
+      theory.kde_variance(workflow, 20, 0.0, 30), theory.gaussian_moments(workflow, 20, 30).trace_ratio
+    )
   limit = theory.kde_variance_limit(20, 0.5)
   assert theory.kde_variance("replace", 20, 0.5, 1000)[-1] == pytest.approx(limit)
   assert theory.kde_variance("mix(0.2)", 20, 0.5, 10) is None
@@ -392,6 +436,7 @@ def test_bandwidth_rules_are_those_of_scikit_learn():
 
 # ------------------------------------------------------------------------------- other closed forms
 
+
 def test_wasserstein2_squared():
   rng = np.random.default_rng(8)
   a, b = rng.standard_normal((2, 4, 6))
@@ -406,8 +451,10 @@ def test_wasserstein2_squared():
   assert theory.wasserstein2_squared([1], [[4]], [3], [[9]]) == pytest.approx(4 + 1)
 
 
-@pytest.mark.parametrize("num_candidates, t, expected", [(2, (1, 4, 8, 12), (0.142, 0.362, 0.794, 0.975)),
-                                                         (4, (1, 4, 8), (0.177, 0.643, 0.978))])
+@pytest.mark.parametrize(
+  "num_candidates, t, expected",
+  [(2, (1, 4, 8, 12), (0.142, 0.362, 0.794, 0.975)), (4, (1, 4, 8), (0.177, 0.643, 0.978))],
+)
 def test_curation_two_types(num_candidates, t, expected):
   shares = theory.curation_two_types(0.1, 1.0, num_candidates, max(t))
   np.testing.assert_allclose(shares[np.array(t) - 1], expected, atol=6e-4)
@@ -422,10 +469,25 @@ def test_curation_two_types(num_candidates, t, expected):
 
 # ------------------------------------------------------------------- laws of schedules: all workflows, all arguments
 
-TABLE = ((1, 0, 0, 0), (.3, .7, 0, 0), (.2, .3, .5, 0), (0, .4, 0, .6))
-SCHEDULES = ["replace", "replace(5)", "replace(20)", "accumulate", "accumulate(1)", "accumulate(20)", "accumulate_subsample",
-             "mix(0.3)", "mix(0.56)", "mix(0.5, fresh=True)", "mix(0.3, fresh=True, real_weight=0.7)", "mix(0.6, real_weight=0.2)",
-             "mix(1.0)", "grown_replace", "sliding_window(2)", f"weights({TABLE})"]
+TABLE = ((1, 0, 0, 0), (0.3, 0.7, 0, 0), (0.2, 0.3, 0.5, 0), (0, 0.4, 0, 0.6))
+SCHEDULES = [
+  "replace",
+  "replace(5)",
+  "replace(20)",
+  "accumulate",
+  "accumulate(1)",
+  "accumulate(20)",
+  "accumulate_subsample",
+  "mix(0.3)",
+  "mix(0.56)",
+  "mix(0.5, fresh=True)",
+  "mix(0.3, fresh=True, real_weight=0.7)",
+  "mix(0.6, real_weight=0.2)",
+  "mix(1.0)",
+  "grown_replace",
+  "sliding_window(2)",
+  f"weights({TABLE})",
+]
 
 
 def training_rows(rng, workflow, n, num_generations, num_runs, real_rows, model):
@@ -455,24 +517,34 @@ def training_rows(rng, workflow, n, num_generations, num_runs, real_rows, model)
       rows, share = np.take_along_axis(rows, chosen, axis=1), np.full(n, 1 / n)
     found, draw = model(rows, share)
     yield found
-    num = {"replace": (arguments or (n,))[0], "accumulate": (arguments or (n,))[0], "grown_replace": n * (t + 1),
-           "mix": round(n * (1 - given.get("real_fraction", 1)) / given.get("real_fraction", 1))}.get(name, n)
+    num = {
+      "replace": (arguments or (n,))[0],
+      "accumulate": (arguments or (n,))[0],
+      "grown_replace": n * (t + 1),
+      "mix": round(n * (1 - given.get("real_fraction", 1)) / given.get("real_fraction", 1)),
+    }.get(name, n)
     batches.append(draw(num))
 
 
 def gaussian_model(rng, temperature=1.0, unbiased=False, kernel=0.0):
   """Mean and variance of rows; samples of a Gaussian, or of the rows blurred by a kernel of that variance."""
+
   def model(rows, share):
     mean = rows @ share
     variance = (rows - mean[:, None]) ** 2 @ share
     fitted = variance * (len(share) / (len(share) - 1) if unbiased else 1) + kernel
+
     def draw(num):
       noise = rng.standard_normal((len(rows), num))
       if not kernel:
         return mean[:, None] + np.sqrt(temperature * fitted)[:, None] * noise
-      return rows[np.arange(len(rows))[:, None], rng.choice(len(share), (len(rows), num), p=share)] + np.sqrt(
-          temperature * kernel) * noise
-    return (fitted, mean ** 2), draw
+      return (
+        rows[np.arange(len(rows))[:, None], rng.choice(len(share), (len(rows), num), p=share)]
+        + np.sqrt(temperature * kernel) * noise
+      )
+
+    return (fitted, mean**2), draw
+
   return model
 
 
@@ -480,6 +552,7 @@ def family_model(draw_rows, truth):
   def model(rows, share):
     mean = np.clip(rows @ share, 0, None)
     return (mean, (mean - truth) ** 2), lambda num: draw_rows(mean[:, None], num)
+
   return model
 
 
@@ -488,7 +561,7 @@ def laws_of(kind, schedule):
   if kind == "kde":
     return theory.schedule_kde_variance(schedule, lambda rows: 0.3, temperature=0.6), None
   if kind in ("bernoulli", "poisson", "exponential"):
-    scale, curvature = {"bernoulli": (.21, -1), "poisson": (2.0, 0), "exponential": (1.0, 1)}[kind]
+    scale, curvature = {"bernoulli": (0.21, -1), "poisson": (2.0, 0), "exponential": (1.0, 1)}[kind]
     return None, scale * theory.schedule_family(schedule, curvature)
   options = {"gaussian": {}, "warm": {"temperature": 1.2}, "unbiased": {"unbiased": True}}[kind]
   return theory.schedule_moments(schedule, **options)
@@ -499,9 +572,11 @@ def test_laws_of_schedules_match_simulation(kind):
   """Every workflow with every argument; a law that takes all batches for equal, or real data for the first, must fail."""
   n, T, num_runs = 10, 4, 6000
   rng = np.random.default_rng(11)
-  families = {"bernoulli": (lambda mean, num: (rng.random((num_runs, num)) < mean) * 1.0, .3),
-              "poisson": (lambda mean, num: rng.poisson(mean, (num_runs, num)) * 1.0, 2.0),
-              "exponential": (lambda mean, num: mean * rng.exponential(size=(num_runs, num)), 1.0)}
+  families = {
+    "bernoulli": (lambda mean, num: (rng.random((num_runs, num)) < mean) * 1.0, 0.3),
+    "poisson": (lambda mean, num: rng.poisson(mean, (num_runs, num)) * 1.0, 2.0),
+    "exponential": (lambda mean, num: mean * rng.exponential(size=(num_runs, num)), 1.0),
+  }
   if kind in families:
     draw, truth = families[kind]
     model, real = family_model(draw, truth), lambda num: draw(np.full((num_runs, 1), truth), num)
@@ -523,14 +598,17 @@ def test_laws_of_schedules_match_simulation(kind):
 
 def test_schedules_have_the_shares_of_their_workflows():
   from collapse_jax import workflows
+
   for name in SCHEDULES:
     workflow = workflows.parse(name)()
     schedule = workflow.schedule(10, 4)
     assert list(schedule.sizes) == [10] + [workflow.emit(10, t) for t in (1, 2, 3)]
     if workflow.weights is not None and name not in ("mix(0.3)", "mix(0.56)"):  # whose rows are whole numbers
       np.testing.assert_allclose(schedule.weights, workflow.weights(4), atol=1e-15)
-  np.testing.assert_allclose(theory.schedule_of("accumulate(5)", 10, 3).weights, [[1, 0, 0], [2 / 3, 1 / 3, 0], [.5, .25, .25]])
-  np.testing.assert_allclose(theory.schedule_of("mix(0.56)", 2, 2).weights[1], [.5, .5])
+  np.testing.assert_allclose(
+    theory.schedule_of("accumulate(5)", 10, 3).weights, [[1, 0, 0], [2 / 3, 1 / 3, 0], [0.5, 0.25, 0.25]]
+  )
+  np.testing.assert_allclose(theory.schedule_of("mix(0.56)", 2, 2).weights[1], [0.5, 0.5])
   np.testing.assert_allclose(theory.schedule_of("mix(0.56)", 100, 2).weights[1], np.array([100, 79]) / 179)
 
 
@@ -556,4 +634,6 @@ def test_log_det_and_trace_variance_of_schedules():
   moments, spread = theory.schedule_moments(schedule, **how), theory.schedule_trace_variance(schedule, 2, **how)
   assert_oracle((trace - moments.trace_ratio) ** 2, spread, theory.schedule_trace_variance(schedule, 3, **how))
   pooled = theory.schedule_of("accumulate", 8, 3)
-  assert (theory.schedule_trace_variance(pooled, 1) <= [2 * 7 / 64] * 3).all()  # a bound: what comes from the real batch
+  assert (
+    theory.schedule_trace_variance(pooled, 1) <= [2 * 7 / 64] * 3
+  ).all()  # a bound: what comes from the real batch

@@ -57,7 +57,7 @@ def test_it_is_made_once(made, tmp_path):
 
 def test_what_is_damaged_is_made_again(made, tmp_path, caplog):
   first = tiny.load(cache_dir=tmp_path)
-  folder, = tmp_path.glob("tiny-*")
+  (folder,) = tmp_path.glob("tiny-*")
   for i, how in enumerate(("truncated", "one bit", "without tokenizer", "empty", "checksums gone", "checksums wrong")):
     damage(folder, how)
     caplog.clear()
@@ -73,20 +73,24 @@ def test_nothing_is_left_of_a_process_that_was_killed(made, tmp_path, monkeypatc
   def interrupted(model, directory):
     save(model, directory)
     raise KeyboardInterrupt
+
   monkeypatch.setattr(checkpoint, "save", interrupted)
   with pytest.raises(KeyboardInterrupt):
     tiny.load(cache_dir=tmp_path)
   assert [file.name for file in tmp_path.iterdir()] == ["tiny.lock"]
   monkeypatch.setattr(checkpoint, "save", save)
   tiny.load(cache_dir=tmp_path)
-  folder, = tmp_path.glob("tiny-*")
+  (folder,) = tmp_path.glob("tiny-*")
   folder.rename(folder.with_name(f"{folder.name}.part"))  # as SIGKILL leaves it while it is written
   (folder.with_name(f"{folder.name}.part") / "model.safetensors").write_bytes(b"half")
   tiny.load(cache_dir=tmp_path)
   assert {file.name for file in tmp_path.iterdir()} == {folder.name, "tiny.lock"}
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), safetensors.SafetensorError("Error while serializing: No space left")])
+@pytest.mark.parametrize(
+  "error",
+  [OSError(28, "No space left on device"), safetensors.SafetensorError("Error while serializing: No space left")],
+)
 def test_a_full_disk_is_said_and_does_without_a_cache(made, tmp_path, monkeypatch, caplog, error):
   whole = tiny.load(jnp.bfloat16, tmp_path / "whole")
 
@@ -94,6 +98,7 @@ def test_a_full_disk_is_said_and_does_without_a_cache(made, tmp_path, monkeypatc
     directory.mkdir()
     (directory / "model.safetensors").write_bytes(b"half")
     raise error
+
   monkeypatch.setattr(checkpoint, "save", full)
   with caplog.at_level(logging.WARNING):
     model = tiny.load(jnp.bfloat16, tmp_path / "full")
@@ -112,4 +117,7 @@ def test_without_a_home_it_goes_to_a_temporary_directory(made, tmp_path, monkeyp
   tiny.load()
   assert made == [1] and len(list(tmp_path.glob("collapse_jax-*/tiny-*/sha256.json"))) == 1
   caches._temporary.cache_clear()
-  assert json.loads(next(tmp_path.glob("collapse_jax-*/tiny-*/sha256.json")).read_text()).keys() >= {"model.safetensors", "config.json"}
+  assert json.loads(next(tmp_path.glob("collapse_jax-*/tiny-*/sha256.json")).read_text()).keys() >= {
+    "model.safetensors",
+    "config.json",
+  }

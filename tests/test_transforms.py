@@ -16,11 +16,14 @@ def coins(num_samples, share=0.1):
   """A user's own task: binary items; the model is the share of type 1."""
   draw = lambda key, p, num: store.batch(jax.random.bernoulli(key, p, (num,)).astype(float))
   return TaskSetting(
-      init=lambda key: (None, draw(key, share, num_samples)),
-      fit=lambda key, problem, context: (lambda rows, weight: jnp.sum(weight * rows) / jnp.sum(weight))(
-          *store.flat(context.data)),
-      sample=lambda key, problem, p, context: (draw(key, p, context.num), {}),
-      evaluate=lambda problem, p: {"share": p}, num_samples=num_samples)
+    init=lambda key: (None, draw(key, share, num_samples)),
+    fit=lambda key, problem, context: (lambda rows, weight: jnp.sum(weight * rows) / jnp.sum(weight))(
+      *store.flat(context.data)
+    ),
+    sample=lambda key, problem, p, context: (draw(key, p, context.num), {}),
+    evaluate=lambda problem, p: {"share": p},
+    num_samples=num_samples,
+  )
 
 
 def simulate(task, name, num_runs, T):
@@ -35,12 +38,18 @@ def test_verification_truncates():
     expected.append(mean)
     mean += (norm.pdf(-b - mean) - norm.pdf(b - mean)) / (norm.cdf(b - mean) - norm.cdf(-b - mean))
   draw = lambda key, mean, num: store.batch(mean + jax.random.normal(key, (num,)))
+
   def fit(key, problem, context):
     rows, weight = store.flat(context.data)
     return jnp.sum(weight * rows) / jnp.sum(weight)
-  task = TaskSetting(init=lambda key: (None, draw(key, 1.5, 5000)), fit=fit,
-                     sample=lambda key, problem, mean, context: (draw(key, mean, context.num), {}),
-                     evaluate=lambda problem, mean: {"mean": mean}, num_samples=5000)
+
+  task = TaskSetting(
+    init=lambda key: (None, draw(key, 1.5, 5000)),
+    fit=fit,
+    sample=lambda key, problem, mean, context: (draw(key, mean, context.num), {}),
+    evaluate=lambda problem, mean: {"mean": mean},
+    num_samples=5000,
+  )
   task = transforms.verify(task, lambda key, problem, rows: jnp.abs(rows) <= b)
   out = simulate(task, "replace", 64, 4)
   assert np.abs(z_score(out["mean"], expected)).max() < 5
@@ -53,8 +62,10 @@ def test_verification_truncates():
 
 
 def test_transforms_chain_and_serve_library_tasks():
-  for task, names in ((tasks.gaussian(2, 20), ("accumulate", "accumulate_subsample")),
-                      (tasks.kde("moons", 20, 0.5, num_test=20), ("replace",))):
+  for task, names in (
+    (tasks.gaussian(2, 20), ("accumulate", "accumulate_subsample")),
+    (tasks.kde("moons", 20, 0.5, num_test=20), ("replace",)),
+  ):
     curated = transforms.curate(task, 2, lambda rows: rows[:, 0])
     both = transforms.verify(curated, lambda key, problem, rows: rows[:, 1] > -10)
     for name in names:
@@ -79,10 +90,12 @@ def test_bad_transforms():
 
 def test_rewards_that_reject():
   """-inf rejects and leaves the run finite; of rows that are all rejected it does not. Large rewards keep their differences."""
+
   def curated(reward, flip_share=0.0):
     task = transforms.curate(coins(10), 4, reward, flip_share=flip_share)
     data, metrics = task.sample(jax.random.key(0), None, 0.5, Context(1, 300, None, None))
     return np.asarray(data.rows[0]), metrics
+
   rows, metrics = curated(lambda rows: jnp.where(rows > 0, -jnp.inf, 0.0))
   assert abs(rows.mean() - 1 / 16) < 5 * np.sqrt(15 / 256 / 300)  # only where all four are 1
   assert metrics["candidate_reward"] == 0 and metrics["mean_reward"] == -np.inf

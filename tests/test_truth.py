@@ -35,7 +35,7 @@ def forged(file, change):
   """Changes the description and content of a chunk, and gives it a checksum that is right."""
   content = file.read_bytes()[32:]
   length = int.from_bytes(content[:8], "little")
-  text, rest = change(json.loads(content[8:8 + length]), content[8 + length:])
+  text, rest = change(json.loads(content[8 : 8 + length]), content[8 + length :])
   text = text if isinstance(text, bytes) else json.dumps(text).encode()
   content = len(text).to_bytes(8, "little") + text + rest
   file.write_bytes(hashlib.sha256(content).digest() + content)
@@ -67,20 +67,26 @@ def test_a_chunk_of_another_sweep(copy, calls, tmp_path):  # noqa: F811
 
 
 CRAFTED = {
-    "no description": lambda about, rest: (b"", rest),
-    "a list": lambda about, rest: ([1, 2], rest),
-    "deep": lambda about, rest: (b"[" * 100_000, rest),
-    "no metrics": lambda about, rest: (about | {"arrays": []}, rest),
-    "other names": lambda about, rest: (about | {"arrays": [["x", *one[1:]] for one in about["arrays"]]}, rest),
-    "objects": lambda about, rest: (about | {"arrays": [[one[0], "object", one[2]] for one in about["arrays"]]}, rest),
-    "text": lambda about, rest: (about | {"arrays": [[one[0], "<U1", one[2]] for one in about["arrays"]]}, rest),
-    "no such type": lambda about, rest: (about | {"arrays": [[one[0], "float33", one[2]] for one in about["arrays"]]}, rest),
-    "other type": lambda about, rest: (about | {"arrays": [[one[0], "int8", one[2]] for one in about["arrays"]]}, rest),
-    "huge": lambda about, rest: (about | {"arrays": [[one[0], one[1], [2 ** 40, 2 ** 40]] for one in about["arrays"]]}, rest),
-    "negative": lambda about, rest: (about | {"arrays": [[one[0], one[1], [-1]] for one in about["arrays"]]}, rest),
-    "fewer generations": lambda about, rest: (about | {"arrays": [[one[0], one[1], [4, 2]] for one in about["arrays"]]}, rest),
-    "a scalar": lambda about, rest: (about | {"arrays": [[one[0], one[1], []] for one in about["arrays"]]}, rest),
-    "shorter": lambda about, rest: (about, rest[:-8]),
+  "no description": lambda about, rest: (b"", rest),
+  "a list": lambda about, rest: ([1, 2], rest),
+  "deep": lambda about, rest: (b"[" * 100_000, rest),
+  "no metrics": lambda about, rest: (about | {"arrays": []}, rest),
+  "other names": lambda about, rest: (about | {"arrays": [["x", *one[1:]] for one in about["arrays"]]}, rest),
+  "objects": lambda about, rest: (about | {"arrays": [[one[0], "object", one[2]] for one in about["arrays"]]}, rest),
+  "text": lambda about, rest: (about | {"arrays": [[one[0], "<U1", one[2]] for one in about["arrays"]]}, rest),
+  "no such type": lambda about, rest: (
+    about | {"arrays": [[one[0], "float33", one[2]] for one in about["arrays"]]},
+    rest,
+  ),
+  "other type": lambda about, rest: (about | {"arrays": [[one[0], "int8", one[2]] for one in about["arrays"]]}, rest),
+  "huge": lambda about, rest: (about | {"arrays": [[one[0], one[1], [2**40, 2**40]] for one in about["arrays"]]}, rest),
+  "negative": lambda about, rest: (about | {"arrays": [[one[0], one[1], [-1]] for one in about["arrays"]]}, rest),
+  "fewer generations": lambda about, rest: (
+    about | {"arrays": [[one[0], one[1], [4, 2]] for one in about["arrays"]]},
+    rest,
+  ),
+  "a scalar": lambda about, rest: (about | {"arrays": [[one[0], one[1], []] for one in about["arrays"]]}, rest),
+  "shorter": lambda about, rest: (about, rest[:-8]),
 }
 
 
@@ -146,9 +152,11 @@ def test_a_fresh_start_says_what_it_deletes(copy, caplog, calls):  # noqa: F811
   assert not calls
 
 
-SETTINGS = [("jax_threefry_partitionable", False, "jax_threefry_partitionable=1, not 0"),
-            ("jax_default_matmul_precision", "highest", "jax_default_matmul_precision=default, not highest"),
-            ("jax_random_seed_offset", 7, "jax_random_seed_offset=0, not 7")]
+SETTINGS = [
+  ("jax_threefry_partitionable", False, "jax_threefry_partitionable=1, not 0"),
+  ("jax_default_matmul_precision", "highest", "jax_default_matmul_precision=default, not highest"),
+  ("jax_random_seed_offset", 7, "jax_random_seed_offset=0, not 7"),
+]
 
 
 @pytest.fixture
@@ -159,6 +167,7 @@ def setting():
   def change(name, value):
     before.setdefault(name, getattr(jax.config, name))
     jax.config.update(name, value)
+
   yield change
   for name, value in before.items():
     jax.config.update(name, value)
@@ -189,7 +198,9 @@ def test_keys_are_threefry_whatever_the_default(setting, kind):
   setting("jax_default_prng_impl", kind)
   for size in (1, 5):
     np.testing.assert_allclose(small(chunk_size=size).error, expected.error, rtol=1e-5)
-  found = host.sweep(tasks.sample_median, ["replace"], {"num_samples": [5]}, num_generations=2, num_seeds=3, chunk_size=1)
+  found = host.sweep(
+    tasks.sample_median, ["replace"], {"num_samples": [5]}, num_generations=2, num_seeds=3, chunk_size=1
+  )
   np.testing.assert_allclose(found.fitted_mean, hosted.fitted_mean, rtol=1e-5)
   for key in (jax.random.key(3), jax.random.PRNGKey(3)):
     with pytest.raises(ValueError, match="key must be a threefry key"):
@@ -202,10 +213,14 @@ def trained(scale=2.0, num=6):
   """A task for the host loop, with a number in its code."""
   draw = lambda key, mean: store.batch(mean + scale * jax.random.normal(key, (num,)))
   return lambda shared, num_samples: cj.TaskSetting(
-      init=lambda key: (jnp.zeros(()), store.batch(shared["base"] + jax.random.normal(key, (num,)))),
-      fit=lambda key, problem, context: jnp.sum(jnp.multiply(*store.flat(context.data))) / jnp.sum(store.flat(context.data)[1]),
-      sample=lambda key, problem, mean, context: (draw(key, mean), {}),
-      evaluate=lambda problem, mean: {"error": (mean - problem) ** 2}, num_samples=num)
+    init=lambda key: (jnp.zeros(()), store.batch(shared["base"] + jax.random.normal(key, (num,)))),
+    fit=lambda key, problem, context: (
+      jnp.sum(jnp.multiply(*store.flat(context.data))) / jnp.sum(store.flat(context.data)[1])
+    ),
+    sample=lambda key, problem, mean, context: (draw(key, mean), {}),
+    evaluate=lambda problem, mean: {"error": (mean - problem) ** 2},
+    num_samples=num,
+  )
 
 
 def language(folder, task=None, base=1.0, computed=None, **options):
@@ -216,10 +231,23 @@ def language(folder, task=None, base=1.0, computed=None, **options):
     seen.append(t)
     if computed is None and len(seen) == 7:
       raise KeyboardInterrupt
+
   on_batch = None if computed is None else lambda cell, t, seeds, batch: computed.append((cell["workflow"], t))
-  return host.sweep(task or trained(), ["replace", "accumulate", "mix(0.5)"], {"num_samples": [6]},
-                    **{"num_generations": 4, "num_seeds": 2, "shared": {"base": jnp.full(6, base)}, "directory": folder,
-                       "on_metrics": on_metrics, "on_batch": on_batch, "resume": True} | options)
+  return host.sweep(
+    task or trained(),
+    ["replace", "accumulate", "mix(0.5)"],
+    {"num_samples": [6]},
+    **{
+      "num_generations": 4,
+      "num_seeds": 2,
+      "shared": {"base": jnp.full(6, base)},
+      "directory": folder,
+      "on_metrics": on_metrics,
+      "on_batch": on_batch,
+      "resume": True,
+    }
+    | options,
+  )
 
 
 LEFT = [("accumulate", 4), *(("mix(0.5)", t) for t in (1, 2, 3, 4))]
@@ -253,8 +281,13 @@ def test_the_same_language_model_goes_on(begun):
   goes_on(begun, LEFT, task=trained(2.0))
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    ({"task": trained(2.1)}, "made by another task or workflow, or from other data"), ({"base": 1.0001}, "with shared=")])
+@pytest.mark.parametrize(
+  ("change", "said"),
+  [
+    ({"task": trained(2.1)}, "made by another task or workflow, or from other data"),
+    ({"base": 1.0001}, "with shared="),
+  ],
+)
 def test_other_code_and_other_weights_are_refused(begun, change, said):
   """A number in the code of a task, and one in what all runs share."""
   with pytest.raises(ValueError, match=said):
@@ -293,7 +326,15 @@ def test_checkpoints_that_are_none(begun, caplog):
   with pytest.raises(KeyboardInterrupt):
     language(begun[0], resume=False)
   assert "checkpoints of an earlier sweep in" in caplog.text
-  assert {file.name for file in second.iterdir()} == {"x.npz", "0.npz", "-1.npz", "notes.txt", "2.npz", "3.npz", "run.json"}
+  assert {file.name for file in second.iterdir()} == {
+    "x.npz",
+    "0.npz",
+    "-1.npz",
+    "notes.txt",
+    "2.npz",
+    "3.npz",
+    "run.json",
+  }
 
 
 def test_checkpoints_of_an_older_format(begun):
@@ -320,10 +361,17 @@ def test_an_interrupt_that_is_lost():
       gc.collect()
     finally:
       gc.callbacks.remove(callback)
+
   assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
   with pytest.raises(KeyboardInterrupt):
     small(on_cell=collect)
   with pytest.raises(KeyboardInterrupt):
-    host.sweep(tasks.sample_median, ["replace"], {"num_samples": [5]}, num_generations=3, num_seeds=1,
-               on_metrics=lambda cell, t, seeds, metrics: collect(cell, metrics))
+    host.sweep(
+      tasks.sample_median,
+      ["replace"],
+      {"num_samples": [5]},
+      num_generations=3,
+      num_seeds=1,
+      on_metrics=lambda cell, t, seeds, metrics: collect(cell, metrics),
+    )
   assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

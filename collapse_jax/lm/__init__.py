@@ -11,5 +11,6 @@ __all__ = ["LanguageModel", "load", "random", "save"]
 def __getattr__(name: str):  # so that text can be checked before JAX is imported
   if name in __all__:
     from collapse_jax.lm import checkpoint
+
     return getattr(checkpoint, name)
   raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -30,6 +30,7 @@ class LanguageModel(NamedTuple):
     tokenizer: of transformers; None where the checkpoint has none.
     config: of transformers.
   """
+
   apply: Callable[..., Array]
   params: Any
   tokenizer: Any
@@ -38,14 +39,23 @@ class LanguageModel(NamedTuple):
 
 Table = dict[str, tuple[tuple[str, ...], bool]]
 # Name in a Hugging Face checkpoint -> ours; {} is the layer. Kernels of `torch.nn.Linear` are [out, in], ours [in, out].
-_LINEARS = {"self_attn.q_proj": "attention.query", "self_attn.k_proj": "attention.key", "self_attn.o_proj": "attention.out",
-            "self_attn.v_proj": "attention.value", "mlp.gate_proj": "mlp.gate", "mlp.up_proj": "mlp.up",
-            "mlp.down_proj": "mlp.down"}
+_LINEARS = {
+  "self_attn.q_proj": "attention.query",
+  "self_attn.k_proj": "attention.key",
+  "self_attn.o_proj": "attention.out",
+  "self_attn.v_proj": "attention.value",
+  "mlp.gate_proj": "mlp.gate",
+  "mlp.up_proj": "mlp.up",
+  "mlp.down_proj": "mlp.down",
+}
 
 
 def _rotary_table(norms: Mapping[str, str]) -> Table:
-  table: Table = {"model.embed_tokens.weight": (("embedding",), False), "model.norm.weight": (("final_norm.scale",), False),
-           "lm_head.weight": (("head",), True)}
+  table: Table = {
+    "model.embed_tokens.weight": (("embedding",), False),
+    "model.norm.weight": (("final_norm.scale",), False),
+    "lm_head.weight": (("head",), True),
+  }
   for theirs, ours in _LINEARS.items():
     table[f"model.layers.{{}}.{theirs}.weight"] = (f"layers.{ours}.kernel",), True
     table[f"model.layers.{{}}.{theirs}.bias"] = (f"layers.{ours}.bias",), False
@@ -55,8 +65,11 @@ def _rotary_table(norms: Mapping[str, str]) -> Table:
 
 
 def _gpt2_table() -> Table:
-  table: Table = {"transformer.wte.weight": (("embedding",), False), "transformer.wpe.weight": (("position",), False),
-           "lm_head.weight": (("head",), True)}
+  table: Table = {
+    "transformer.wte.weight": (("embedding",), False),
+    "transformer.wpe.weight": (("position",), False),
+    "lm_head.weight": (("head",), True),
+  }
   for theirs, ours in {"weight": "scale", "bias": "bias"}.items():
     table[f"transformer.ln_f.{theirs}"] = (f"final_norm.{ours}",), False
     table[f"transformer.h.{{}}.ln_1.{theirs}"] = (f"layers.attention_norm.{ours}",), False
@@ -70,10 +83,16 @@ def _gpt2_table() -> Table:
 
 
 TABLES = {
-    "gpt2": _gpt2_table(),
-    "llama": _rotary_table({"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"}),
-    "gemma2": _rotary_table({"input_layernorm": "attention_norm", "post_attention_layernorm": "post_attention_norm",
-                             "pre_feedforward_layernorm": "mlp_norm", "post_feedforward_layernorm": "post_mlp_norm"}),
+  "gpt2": _gpt2_table(),
+  "llama": _rotary_table({"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"}),
+  "gemma2": _rotary_table(
+    {
+      "input_layernorm": "attention_norm",
+      "post_attention_layernorm": "post_attention_norm",
+      "pre_feedforward_layernorm": "mlp_norm",
+      "post_feedforward_layernorm": "post_mlp_norm",
+    }
+  ),
 }
 CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "gemma2": "Gemma2ForCausalLM"}
 
@@ -92,6 +111,7 @@ def load(path_or_id, dtype=jnp.float32) -> LanguageModel:
   source = files.shown(path_or_id)
   if path.suffix == ".gguf" and os.path.exists(path):
     from collapse_jax.lm import gguf_file
+
     values, tokenizer_of, tensors = gguf_file.read(path)
   else:
     directory = path if os.path.isdir(path) else _download(str(path_or_id))
@@ -101,7 +121,9 @@ def load(path_or_id, dtype=jnp.float32) -> LanguageModel:
   config = weights.configuration(source, values)
   arch = decoder.architecture(config)
   if arch.tied and not _tied(arch, tensors):
-    _log.warning("%s: has an output layer of its own, though its configuration ties it to the embedding; it is kept", source)
+    _log.warning(
+      "%s: has an output layer of its own, though its configuration ties it to the embedding; it is kept", source
+    )
     config.tie_word_embeddings = False
     arch = arch._replace(tied=False)
   tokenizer = tokenizer_of(config)
@@ -115,7 +137,9 @@ def _tied(arch: decoder.Architecture, tensors: Mapping[str, weights.Tensor]) -> 
   named = {_name(arch, name): tensor for name, tensor in tensors.items()}
   head = named.get("lm_head.weight")
   embedding = named.get({"gpt2": "transformer.wte.weight"}.get(arch.family, "model.embed_tokens.weight"))
-  return head is None or (embedding is not None and head.shape == embedding.shape and np.array_equal(head.read(), embedding.read()))
+  return head is None or (
+    embedding is not None and head.shape == embedding.shape and np.array_equal(head.read(), embedding.read())
+  )
 
 
 def made(config, params, tokenizer=None) -> LanguageModel:
@@ -153,7 +177,10 @@ def save(model: LanguageModel, directory) -> None:
   config.dtype = str(jnp.dtype(model.params["embedding"].dtype))
   config.save_pretrained(directory)
   if model.tokenizer is not None:
-    for name in ("added_tokens.json", "special_tokens_map.json"):  # of an earlier tokenizer, whose tokens would go first
+    for name in (
+      "added_tokens.json",
+      "special_tokens_map.json",
+    ):  # of an earlier tokenizer, whose tokens would go first
       (directory / name).unlink(missing_ok=True)
     model.tokenizer.save_pretrained(directory)
 
@@ -176,7 +203,10 @@ def from_tensors(arch: decoder.Architecture, tensors: Mapping[str, weights.Tenso
       problems.append(f"{files.shown(name)} is unknown")
       continue
     shape = tensor.shape[::-1] if transposed else tensor.shape
-    fits = [(*shapes[target].shape[0 if layer is None else 1:-1], len(targets) * shapes[target].shape[-1]) for target in targets]
+    fits = [
+      (*shapes[target].shape[0 if layer is None else 1 : -1], len(targets) * shapes[target].shape[-1])
+      for target in targets
+    ]
     if layer is not None and layer >= arch.num_layers:
       problems.append(f"{files.shown(name)} lies beyond layer {arch.num_layers - 1}")
     elif (layer or 0) in filled[targets[0]]:
@@ -278,7 +308,10 @@ def _download(repository: str) -> Path:
   if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repository) or repository.endswith((".gguf", ".safetensors", ".bin")):
     raise ValueError(f"{files.shown(repository)}: no such directory or .gguf file, and not a hub id.")
   from huggingface_hub import snapshot_download
+
   try:
     return Path(snapshot_download(repository, allow_patterns=["*.safetensors", "*.json", "tokenizer*", "merges.txt"]))
   except Exception as error:
-    raise ValueError(f"{repository}: no such directory, and the hub does not give it ({weights.first_line(error)}).") from None
+    raise ValueError(
+      f"{repository}: no such directory, and the hub does not give it ({weights.first_line(error)})."
+    ) from None

@@ -36,6 +36,7 @@ class Architecture(NamedTuple):
     adapter_alpha: an adapter's product counts with adapter_alpha / adapter_rank.
     adapter_targets: of query, key, value, out, gate, up, down.
   """
+
   family: str
   vocab_size: int
   dim: int
@@ -70,13 +71,18 @@ class Architecture(NamedTuple):
 
 class Cache(NamedTuple):
   """Keys and values of past positions, a pair of [batch, kv heads, capacity, head_dim] a layer; `used` are filled."""
+
   layers: tuple[tuple[Array, Array], ...]
   used: Array
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "silu": jax.nn.silu, "gelu_new": jax.nn.gelu, "gelu_pytorch_tanh": jax.nn.gelu,
-    "gelu": functools.partial(jax.nn.gelu, approximate=False), "relu": jax.nn.relu}
+  "silu": jax.nn.silu,
+  "gelu_new": jax.nn.gelu,
+  "gelu_pytorch_tanh": jax.nn.gelu,
+  "gelu": functools.partial(jax.nn.gelu, approximate=False),
+  "relu": jax.nn.relu,
+}
 
 
 class Norm(nnx.Module):
@@ -108,8 +114,10 @@ def _matmul(x, kernel):
 
 def _matmul_backward(saved, dy):
   x, kernel = saved
-  return (jax.lax.dot_general(dy, kernel, (((2,), (1,)), ((), ()))),
-          jax.lax.dot_general(x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]), (((0,), (0,)), ((), ()))))
+  return (
+    jax.lax.dot_general(dy, kernel, (((2,), (1,)), ((), ()))),
+    jax.lax.dot_general(x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]), (((0,), (0,)), ((), ()))),
+  )
 
 
 _matmul.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _matmul_backward)
@@ -165,15 +173,16 @@ class Attention(nnx.Module):
     else:
       key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
       if past is not None:
-        key, value = past = tuple(jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), used, axis=2)
-                                  for old, new in zip(past, (key, value)))
+        key, value = past = tuple(
+          jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), used, axis=2)
+          for old, new in zip(past, (key, value))
+        )
       y = _attend(arch, query, key, value, mask)
     y = self.out(y.reshape(batch, length, -1))
     return y if past is None else (y, past)
 
 
 class MLP(nnx.Module):
-
   def __init__(self, arch: Architecture, dtype, rngs: nnx.Rngs):
     self.arch = arch
     linear = functools.partial(Linear, arch, bias=arch.mlp_bias, dtype=dtype, rngs=rngs)
@@ -187,7 +196,6 @@ class MLP(nnx.Module):
 
 
 class Block(nnx.Module):
-
   def __init__(self, arch: Architecture, dtype, rngs: nnx.Rngs):
     self.attention_norm, self.attention = Norm(arch, dtype), Attention(arch, dtype, rngs)
     self.post_attention_norm = Norm(arch, dtype) if arch.post_norms else None
@@ -212,12 +220,15 @@ class Decoder(nnx.Module):
     normal = lambda *shape: nnx.Param(arch.initial_scale * jax.random.normal(rngs.params(), shape, dtype))
     self.embedding = normal(arch.vocab_size, arch.dim)
     self.position = normal(arch.max_length, arch.dim) if arch.positions == "learned" else None
-    self.layers = nnx.vmap(lambda key: Block(arch, dtype, nnx.Rngs(key)))(jax.random.split(rngs.params(), arch.num_layers))
+    self.layers = nnx.vmap(lambda key: Block(arch, dtype, nnx.Rngs(key)))(
+      jax.random.split(rngs.params(), arch.num_layers)
+    )
     self.final_norm = Norm(arch, dtype)
     self.head = None if arch.tied else normal(arch.dim, arch.vocab_size)
 
-  def __call__(self, tokens: Array, mask: Array | None = None, remat: bool = False, head: bool = True,
-               mesh: Mesh | None = None) -> Array:
+  def __call__(
+    self, tokens: Array, mask: Array | None = None, remat: bool = False, head: bool = True, mesh: Mesh | None = None
+  ) -> Array:
     """Logits [B, L, V] float32 of whole sequences.
 
     Args:
@@ -272,7 +283,8 @@ class Decoder(nnx.Module):
       x, past = nnx.merge(graph, parameters)(x, rotation, visible[None], past, cache.used)
       kept.append(past)
     return self.capped(jnp.matmul(self.final_norm(x), head, preferred_element_type=jnp.float32)), Cache(
-        tuple(kept), cache.used + length)
+      tuple(kept), cache.used + length
+    )
 
   def decode_split(self, tokens: Array, cache: Cache, mesh: Mesh) -> tuple[Array, Cache]:
     """`decode` over devices: in a loop over layers, without which XLA gathers the weights of all of them at once.
@@ -291,6 +303,7 @@ class Decoder(nnx.Module):
       past = jax.tree.map(lambda one: constrain_rows(one, mesh), past)
       x, past = nnx.merge(graph, parameters)(x, rotation, ((back >= 0) & (back < window))[None], past, cache.used)
       return constrain_rows(x, mesh), past
+
     windows = jnp.asarray(np.asarray(self.arch.windows, np.int32))
     x, past = jax.lax.scan(layer, constrain_rows(x, mesh), (stacked, windows, cache.layers[0]))
     return constrain_rows(self.logits(self.final_norm(x)), mesh), Cache((past,), cache.used + length)
@@ -353,6 +366,7 @@ class Functions(NamedTuple):
     cache: (batch, capacity) -> an empty Cache.
     init: (key) -> params.
   """
+
   apply: Callable[..., Array]
   hidden: Callable[..., Array]
   head: Callable[[Params, Array], Array]
@@ -389,12 +403,13 @@ def functions(arch: Architecture, dtype=jnp.float32, remat: bool = False, mesh: 
     return lambda tokens, cache: nnx.merge(graph, params).decode(tokens, cache, layers, head)
 
   return Functions(
-      apply=lambda params, tokens, mask=None: call(params, tokens, mask, remat=remat, mesh=mesh),
-      hidden=lambda params, tokens, mask=None: call(params, tokens, mask, remat=remat, head=False, mesh=mesh),
-      head=lambda params, hidden: nnx.merge(graph, params).logits(hidden),
-      decoder=decoder,
-      cache=cache,
-      init=lambda key: nnx.to_pure_dict(nnx.split(Decoder(arch, nnx.Rngs(key), dtype))[1]))
+    apply=lambda params, tokens, mask=None: call(params, tokens, mask, remat=remat, mesh=mesh),
+    hidden=lambda params, tokens, mask=None: call(params, tokens, mask, remat=remat, head=False, mesh=mesh),
+    head=lambda params, hidden: nnx.merge(graph, params).logits(hidden),
+    decoder=decoder,
+    cache=cache,
+    init=lambda key: nnx.to_pure_dict(nnx.split(Decoder(arch, nnx.Rngs(key), dtype))[1]),
+  )
 
 
 def abstract_params(arch: Architecture, dtype=jnp.float32) -> Params:
@@ -427,12 +442,28 @@ def _gpt2(config):
       raise ValueError(f"GPT-2 with {name} is not supported.")
   head_dim = config.n_embd // config.n_head
   return Architecture(
-      family="gpt2", vocab_size=config.vocab_size, dim=config.n_embd, num_layers=config.n_layer, num_heads=config.n_head,
-      num_kv_heads=config.n_head, head_dim=head_dim, mlp_dim=config.n_inner or 4 * config.n_embd,
-      max_length=config.n_positions, norm="layer", norm_eps=config.layer_norm_epsilon, positions="learned",
-      activation=config.activation_function, gated=False, attention_bias=True, output_bias=True, mlp_bias=True,
-      tied=config.tie_word_embeddings, query_scale=head_dim ** -0.5 if config.scale_attn_weights else 1.0,
-      windows=(NO_WINDOW,) * config.n_layer, initial_scale=config.initializer_range)
+    family="gpt2",
+    vocab_size=config.vocab_size,
+    dim=config.n_embd,
+    num_layers=config.n_layer,
+    num_heads=config.n_head,
+    num_kv_heads=config.n_head,
+    head_dim=head_dim,
+    mlp_dim=config.n_inner or 4 * config.n_embd,
+    max_length=config.n_positions,
+    norm="layer",
+    norm_eps=config.layer_norm_epsilon,
+    positions="learned",
+    activation=config.activation_function,
+    gated=False,
+    attention_bias=True,
+    output_bias=True,
+    mlp_bias=True,
+    tied=config.tie_word_embeddings,
+    query_scale=head_dim**-0.5 if config.scale_attn_weights else 1.0,
+    windows=(NO_WINDOW,) * config.n_layer,
+    initial_scale=config.initializer_range,
+  )
 
 
 def _rotary(config, head_dim):
@@ -441,7 +472,10 @@ def _rotary(config, head_dim):
   kind = rope.get("rope_type", rope.get("type", "default"))
   theta = rope.get("rope_theta", getattr(config, "rope_theta", 10_000.0))
   inverse = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
-  needed = {"linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}
+  needed = {
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+  }
   for name in needed.get(str(kind), ()):
     if rope.get(name) is None:
       raise ValueError(f"rope scaling {kind!r} needs {name}.")
@@ -463,25 +497,61 @@ def _llama(config):
   head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
   inverse, scale = _rotary(config, head_dim)
   return Architecture(
-      family="llama", vocab_size=config.vocab_size, dim=config.hidden_size, num_layers=config.num_hidden_layers,
-      num_heads=config.num_attention_heads, num_kv_heads=config.num_key_value_heads or config.num_attention_heads,
-      head_dim=head_dim, mlp_dim=config.intermediate_size, max_length=config.max_position_embeddings, norm="rms",
-      norm_eps=config.rms_norm_eps, positions="rope", activation=config.hidden_act, gated=True,
-      attention_bias=config.attention_bias, output_bias=config.attention_bias, mlp_bias=config.mlp_bias,
-      tied=config.tie_word_embeddings, query_scale=head_dim ** -0.5, windows=(NO_WINDOW,) * config.num_hidden_layers,
-      inverse_frequencies=inverse, rope_scale=scale, initial_scale=config.initializer_range)
+    family="llama",
+    vocab_size=config.vocab_size,
+    dim=config.hidden_size,
+    num_layers=config.num_hidden_layers,
+    num_heads=config.num_attention_heads,
+    num_kv_heads=config.num_key_value_heads or config.num_attention_heads,
+    head_dim=head_dim,
+    mlp_dim=config.intermediate_size,
+    max_length=config.max_position_embeddings,
+    norm="rms",
+    norm_eps=config.rms_norm_eps,
+    positions="rope",
+    activation=config.hidden_act,
+    gated=True,
+    attention_bias=config.attention_bias,
+    output_bias=config.attention_bias,
+    mlp_bias=config.mlp_bias,
+    tied=config.tie_word_embeddings,
+    query_scale=head_dim**-0.5,
+    windows=(NO_WINDOW,) * config.num_hidden_layers,
+    inverse_frequencies=inverse,
+    rope_scale=scale,
+    initial_scale=config.initializer_range,
+  )
 
 
 def _gemma2(config):
   inverse, scale = _rotary(config, config.head_dim)
   windows = tuple(config.sliding_window if kind == "sliding_attention" else NO_WINDOW for kind in config.layer_types)
   return Architecture(
-      family="gemma2", vocab_size=config.vocab_size, dim=config.hidden_size, num_layers=config.num_hidden_layers,
-      num_heads=config.num_attention_heads, num_kv_heads=config.num_key_value_heads, head_dim=config.head_dim,
-      mlp_dim=config.intermediate_size, max_length=config.max_position_embeddings, norm="rms_offset",
-      norm_eps=config.rms_norm_eps, positions="rope", activation=config.hidden_activation, gated=True,
-      attention_bias=config.attention_bias, output_bias=config.attention_bias, mlp_bias=False,
-      tied=config.tie_word_embeddings, query_scale=config.query_pre_attn_scalar ** -0.5, windows=windows,
-      inverse_frequencies=inverse, rope_scale=scale, post_norms=True, embedding_scale=config.hidden_size ** 0.5,
-      soft_cap=config.attn_logit_softcapping or 0.0, final_soft_cap=config.final_logit_softcapping or 0.0,
-      initial_scale=config.initializer_range)
+    family="gemma2",
+    vocab_size=config.vocab_size,
+    dim=config.hidden_size,
+    num_layers=config.num_hidden_layers,
+    num_heads=config.num_attention_heads,
+    num_kv_heads=config.num_key_value_heads,
+    head_dim=config.head_dim,
+    mlp_dim=config.intermediate_size,
+    max_length=config.max_position_embeddings,
+    norm="rms_offset",
+    norm_eps=config.rms_norm_eps,
+    positions="rope",
+    activation=config.hidden_activation,
+    gated=True,
+    attention_bias=config.attention_bias,
+    output_bias=config.attention_bias,
+    mlp_bias=False,
+    tied=config.tie_word_embeddings,
+    query_scale=config.query_pre_attn_scalar**-0.5,
+    windows=windows,
+    inverse_frequencies=inverse,
+    rope_scale=scale,
+    post_norms=True,
+    embedding_scale=config.hidden_size**0.5,
+    soft_cap=config.attn_logit_softcapping or 0.0,
+    final_soft_cap=config.final_logit_softcapping or 0.0,
+    initial_scale=config.initializer_range,
+  )

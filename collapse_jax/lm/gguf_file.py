@@ -17,23 +17,47 @@ _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _TEXT, _ARRAY = 8, 9
 _PLAIN, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # types of tokens
 # Rules that split text before byte-pair merges, by the name that llama.cpp gives them.
-_LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-           r"|\s+(?!\S)|\s+")
+_LLAMA3 = (
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+  r"|\s+(?!\S)|\s+"
+)
 SPLITS = ("gpt-2", "default", "smollm", "llama-bpe")
 _NAMES = {
-    "token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head", "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
-    "ffn_norm": "post_attention_layernorm"}
-_GEMMA2 = _NAMES | {"ffn_norm": "pre_feedforward_layernorm", "post_attention_norm": "post_attention_layernorm",
-                    "post_ffw_norm": "post_feedforward_layernorm"}
-_GPT2 = {"token_embd": "transformer.wte", "position_embd": "transformer.wpe", "output_norm": "transformer.ln_f",
-         "output": "lm_head", "attn_norm": "ln_1", "attn_qkv": "attn.c_attn", "attn_output": "attn.c_proj",
-         "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj", "ffn_norm": "ln_2"}
+  "token_embd": "model.embed_tokens",
+  "output_norm": "model.norm",
+  "output": "lm_head",
+  "attn_norm": "input_layernorm",
+  "attn_q": "self_attn.q_proj",
+  "attn_k": "self_attn.k_proj",
+  "attn_v": "self_attn.v_proj",
+  "attn_output": "self_attn.o_proj",
+  "ffn_gate": "mlp.gate_proj",
+  "ffn_up": "mlp.up_proj",
+  "ffn_down": "mlp.down_proj",
+  "ffn_norm": "post_attention_layernorm",
+}
+_GEMMA2 = _NAMES | {
+  "ffn_norm": "pre_feedforward_layernorm",
+  "post_attention_norm": "post_attention_layernorm",
+  "post_ffw_norm": "post_feedforward_layernorm",
+}
+_GPT2 = {
+  "token_embd": "transformer.wte",
+  "position_embd": "transformer.wpe",
+  "output_norm": "transformer.ln_f",
+  "output": "lm_head",
+  "attn_norm": "ln_1",
+  "attn_qkv": "attn.c_attn",
+  "attn_output": "attn.c_proj",
+  "ffn_up": "mlp.c_fc",
+  "ffn_down": "mlp.c_proj",
+  "ffn_norm": "ln_2",
+}
 
 
 class Stored(NamedTuple):
   """A tensor in a file: its shape, kind of quantisation, place and bytes."""
+
   shape: tuple[int, ...]
   kind: int
   offset: int
@@ -57,6 +81,7 @@ def scan(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
 
 def _scan(content, size: int):
   import gguf
+
   at = 0
 
   def take(count: int) -> bytes:
@@ -64,7 +89,7 @@ def _scan(content, size: int):
     if count > min(size, MAX_METADATA) - at:
       raise ValueError(f"{count:,} bytes are said to follow at byte {at:,}")
     at += count
-    return content[at - count:at]
+    return content[at - count : at]
 
   number = lambda form: struct.unpack(f"<{form}", take(struct.calcsize(f"<{form}")))[0]
   text = lambda: take(number("Q")).decode()
@@ -126,7 +151,9 @@ def check(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Stored]
   meta, tensors = scan(path)
   family = meta.get("general.architecture")
   if family not in weights.FAMILIES:
-    raise ValueError(f"{shown}: unknown architecture {files.shown(family, 40)!r}; known: {', '.join(weights.FAMILIES)}.")
+    raise ValueError(
+      f"{shown}: unknown architecture {files.shown(family, 40)!r}; known: {', '.join(weights.FAMILIES)}."
+    )
   if meta.get("split.count", 0) not in (0, 1):
     raise ValueError(f"{shown} is one of several parts; merge them into one file (gguf-split --merge).")
   values = _config(shown, family, meta, tensors)
@@ -143,6 +170,7 @@ def read(path: Path):
     ValueError: not a whole GGUF file, an unknown architecture, or a kind of tokenizer that is not supported.
   """
   import gguf
+
   meta, values, tensors = check(path)
   family = values["model_type"]
   names = {"llama": _NAMES, "gemma2": _GEMMA2, "gpt2": _GPT2}[family]
@@ -170,6 +198,7 @@ def read(path: Path):
       if family == "gemma2" and "norm" in name:
         return value - 1
       return value.T if transposed else value
+
     return weights.Tensor(stored.shape[::-1] if transposed else stored.shape, dequantised)
 
   tokenizer = lambda config: weights.probed(files.shown(path), lambda: _tokenizer(meta))
@@ -184,6 +213,7 @@ def _half_split(value, heads):
 
 def _config(shown: str, family: str, meta: dict[str, Any], tensors: dict[str, Stored]) -> dict[str, Any]:
   """A configuration as in a config.json, not yet checked."""
+
   def get(name, default=None):
     found = meta.get(f"{family}.{name}", default)
     if found is None:
@@ -194,37 +224,53 @@ def _config(shown: str, family: str, meta: dict[str, Any], tensors: dict[str, St
 
   if "token_embd.weight" not in tensors:
     raise ValueError(f"{shown}: has no tensor token_embd.weight.")
-  values: dict[str, Any] = {"model_type": family, "vocab_size": tensors["token_embd.weight"].shape[0],
-                            "tie_word_embeddings": "output.weight" not in tensors}
+  values: dict[str, Any] = {
+    "model_type": family,
+    "vocab_size": tensors["token_embd.weight"].shape[0],
+    "tie_word_embeddings": "output.weight" not in tensors,
+  }
   for ours, theirs in {"bos": "bos", "eos": "eos", "pad": "padding"}.items():
     values[f"{ours}_token_id"] = meta.get(f"tokenizer.ggml.{theirs}_token_id")
   if family == "gpt2":
     return values | {
-        "n_positions": get("context_length"), "n_embd": get("embedding_length"), "n_layer": get("block_count"),
-        "n_head": get("attention.head_count"), "n_inner": get("feed_forward_length"),
-        "layer_norm_epsilon": get("attention.layer_norm_epsilon")}
+      "n_positions": get("context_length"),
+      "n_embd": get("embedding_length"),
+      "n_layer": get("block_count"),
+      "n_head": get("attention.head_count"),
+      "n_inner": get("feed_forward_length"),
+      "layer_norm_epsilon": get("attention.layer_norm_epsilon"),
+    }
   heads, size = get("attention.head_count"), get("embedding_length")
   values |= {
-      "hidden_size": size, "intermediate_size": get("feed_forward_length"), "num_hidden_layers": get("block_count"),
-      "num_attention_heads": heads, "num_key_value_heads": get("attention.head_count_kv", heads),
-      "max_position_embeddings": get("context_length"), "rms_norm_eps": get("attention.layer_norm_rms_epsilon")}
+    "hidden_size": size,
+    "intermediate_size": get("feed_forward_length"),
+    "num_hidden_layers": get("block_count"),
+    "num_attention_heads": heads,
+    "num_key_value_heads": get("attention.head_count_kv", heads),
+    "max_position_embeddings": get("context_length"),
+    "rms_norm_eps": get("attention.layer_norm_rms_epsilon"),
+  }
   weights.check_config(shown, values)
   turned = get("rope.dimension_count", 0)
   values["head_dim"] = get("attention.key_length", turned or size // heads)
   kind = get("rope.scaling.type", "linear")
   factor = get("rope.scaling.factor", get("rope.scale_linear", 0.0)) if kind == "linear" else 1.0
   if "rope_freqs.weight" in tensors or kind not in ("none", "linear") or turned not in (0, values["head_dim"]):
-    raise ValueError(f"{shown}: rotary embeddings of kind {files.shown(kind, 40)}, or of a part of a head, are not read from "
-                     "GGUF files; load the model's safetensors instead.")
+    raise ValueError(
+      f"{shown}: rotary embeddings of kind {files.shown(kind, 40)}, or of a part of a head, are not read from "
+      "GGUF files; load the model's safetensors instead."
+    )
   values["rope_parameters"] = {"rope_type": "default", "rope_theta": get("rope.freq_base", 10_000.0)}
   if factor not in (0, 1):
     values["rope_parameters"] |= {"rope_type": "linear", "factor": factor}
   if family == "llama":
     return values
   return values | {
-      "sliding_window": get("attention.sliding_window", 4096), "attn_logit_softcapping": get("attn_logit_softcapping", 50.0),
-      "final_logit_softcapping": get("final_logit_softcapping", 30.0),
-      "query_pre_attn_scalar": 144 if values["num_hidden_layers"] == 46 else values["head_dim"]}
+    "sliding_window": get("attention.sliding_window", 4096),
+    "attn_logit_softcapping": get("attn_logit_softcapping", 50.0),
+    "final_logit_softcapping": get("final_logit_softcapping", 30.0),
+    "query_pre_attn_scalar": 144 if values["num_hidden_layers"] == 46 else values["head_dim"],
+  }
 
 
 def _check_tokenizer(shown: str, meta: dict[str, Any]) -> None:
@@ -235,8 +281,10 @@ def _check_tokenizer(shown: str, meta: dict[str, Any]) -> None:
     return
   known = kind == "llama" or (kind == "gpt2" and (split is None or split in SPLITS))
   if not known:
-    raise ValueError(f"{shown}: a tokenizer of kind {files.shown(kind, 40)}/{files.shown(split, 40)} is not supported; known: "
-                     f"llama, and gpt2 with {', '.join(SPLITS)}.")
+    raise ValueError(
+      f"{shown}: a tokenizer of kind {files.shown(kind, 40)}/{files.shown(split, 40)} is not supported; known: "
+      f"llama, and gpt2 with {', '.join(SPLITS)}."
+    )
   is_texts = lambda value: isinstance(value, list)
   is_numbers = lambda value: isinstance(value, np.ndarray) and len(value) == len(tokens)
   if not is_texts(tokens) or not is_numbers(get("token_type")) or len(set(tokens)) < len(tokens):
@@ -253,6 +301,7 @@ def _check_tokenizer(shown: str, meta: dict[str, Any]) -> None:
 def _tokenizer(meta: dict[str, Any]):
   from tokenizers import AddedToken
   from transformers import PreTrainedTokenizerFast
+
   def get(name, default=None):
     return meta.get(f"tokenizer.ggml.{name}", default)
 
@@ -264,21 +313,31 @@ def _tokenizer(meta: dict[str, Any]):
   blank = lambda token: token if (plain := token.replace("\u2581", " ")) in known else plain
   tokens = [blank(token) if kind == _USER_DEFINED else token for token, kind in zip(get("tokens"), types)]
   tokenizer = (_sentencepiece if get("model") == "llama" else _byte_level)(get, tokens, types)
-  tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)
-                                for token, kind in zip(tokens, types) if kind == _CONTROL])
-  tokenizer.add_tokens([AddedToken(token, normalized=False) for token, kind in zip(tokens, types) if kind == _USER_DEFINED])
-  named = {f"{ours}_token": tokens[get(f"{theirs}_token_id")]
-           for ours, theirs in {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}.items()
-           if get(f"{theirs}_token_id") is not None}
+  tokenizer.add_special_tokens(
+    [AddedToken(token, special=True, normalized=False) for token, kind in zip(tokens, types) if kind == _CONTROL]
+  )
+  tokenizer.add_tokens(
+    [AddedToken(token, normalized=False) for token, kind in zip(tokens, types) if kind == _USER_DEFINED]
+  )
+  named = {
+    f"{ours}_token": tokens[get(f"{theirs}_token_id")]
+    for ours, theirs in {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}.items()
+    if get(f"{theirs}_token_id") is not None
+  }
   return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **named)
 
 
 def _byte_level(get, tokens, types):
   from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
   split = get("pre", "default")
   merges = [tuple(merge.split(" ", 1)) for merge in get("merges")]
-  tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges, ignore_merges=split == "llama-bpe"))
-  level = pre_tokenizers.ByteLevel(add_prefix_space=bool(get("add_space_prefix", False)), use_regex=split != "llama-bpe")
+  tokenizer = Tokenizer(
+    models.BPE({token: i for i, token in enumerate(tokens)}, merges, ignore_merges=split == "llama-bpe")
+  )
+  level = pre_tokenizers.ByteLevel(
+    add_prefix_space=bool(get("add_space_prefix", False)), use_regex=split != "llama-bpe"
+  )
   first: list = []
   if split == "smollm":
     first = [pre_tokenizers.Digits(individual_digits=True)]
@@ -292,6 +351,7 @@ def _byte_level(get, tokens, types):
 def _sentencepiece(get, tokens, types):
   """SentencePiece's byte-pair model: of all neighbours that make up a piece, those with the best piece are joined first."""
   from tokenizers import Tokenizer, decoders, models, normalizers
+
   ids = {token: i for i, token in enumerate(tokens)}
   plain = {token for token, kind in zip(tokens, types) if kind == _PLAIN}
   merges = []

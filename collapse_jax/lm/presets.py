@@ -16,17 +16,38 @@ if TYPE_CHECKING:
 VOCAB_SIZE = 8000
 GPT2: dict[str, dict[str, Any]] = {"gpt2_9m": {"n_embd": 256, "n_layer": 8, "n_head": 8, "n_positions": 2048}}
 LLAMA: dict[str, dict[str, Any]] = {
-    "llama2_12m": {"hidden_size": 288, "intermediate_size": 768, "num_hidden_layers": 10, "num_attention_heads": 6},
-    "llama2_42m": {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 12, "num_attention_heads": 8},
-    "llama2_126m": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 17, "num_attention_heads": 12},
+  "llama2_12m": {"hidden_size": 288, "intermediate_size": 768, "num_hidden_layers": 10, "num_attention_heads": 6},
+  "llama2_42m": {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 12, "num_attention_heads": 8},
+  "llama2_126m": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 17, "num_attention_heads": 12},
 }
 GEMMA2: dict[str, dict[str, Any]] = {
-    "gemma2_2b": {"hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
-                  "num_key_value_heads": 4, "head_dim": 256, "query_pre_attn_scalar": 256},
-    "gemma2_9b": {"hidden_size": 3584, "intermediate_size": 14336, "num_hidden_layers": 42, "num_attention_heads": 16,
-                  "num_key_value_heads": 8, "head_dim": 256, "query_pre_attn_scalar": 256},
-    "gemma2_27b": {"hidden_size": 4608, "intermediate_size": 36864, "num_hidden_layers": 46, "num_attention_heads": 32,
-                   "num_key_value_heads": 16, "head_dim": 128, "query_pre_attn_scalar": 144},
+  "gemma2_2b": {
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+  },
+  "gemma2_9b": {
+    "hidden_size": 3584,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 42,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+  },
+  "gemma2_27b": {
+    "hidden_size": 4608,
+    "intermediate_size": 36864,
+    "num_hidden_layers": 46,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 16,
+    "head_dim": 128,
+    "query_pre_attn_scalar": 144,
+  },
 }
 NAMES = (*GPT2, *LLAMA, *GEMMA2)
 
@@ -42,9 +63,14 @@ def build(name: str, documents: Sequence[text.Document], dtype="float32", abstra
 
   from collapse_jax.lm import checkpoint, decoder
   from collapse_jax.random import new_key
+
   tokenizer = text.train_tokenizer((document.text for document in documents), VOCAB_SIZE)
-  ids: dict[str, Any] = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
-                         "pad_token_id": tokenizer.pad_token_id, "vocab_size": VOCAB_SIZE}
+  ids: dict[str, Any] = {
+    "bos_token_id": tokenizer.bos_token_id,
+    "eos_token_id": tokenizer.eos_token_id,
+    "pad_token_id": tokenizer.pad_token_id,
+    "vocab_size": VOCAB_SIZE,
+  }
   if name in GPT2:
     config: Any = GPT2Config(**GPT2[name], **ids)
   elif name in LLAMA:

@@ -24,14 +24,24 @@ class Samples(NamedTuple):
     filled: [num] bool, False where the bound on candidates was met first.
     rejection_rate: malformed share of the candidates up to the last one that was needed.
   """
+
   tokens: Array
   length: Array
   filled: Array
   rejection_rate: Array
 
 
-def generate(keys: Array, functions: Functions, params, max_length: int, begin: int, end: int, temperature=1.0,
-             prompts: Array | None = None, prompt_length: Array | None = None) -> tuple[Array, Array]:
+def generate(
+  keys: Array,
+  functions: Functions,
+  params,
+  max_length: int,
+  begin: int,
+  end: int,
+  temperature=1.0,
+  prompts: Array | None = None,
+  prompt_length: Array | None = None,
+) -> tuple[Array, Array]:
   """Sequences from the begin token, or from prompts.
 
   Args:
@@ -47,7 +57,7 @@ def generate(keys: Array, functions: Functions, params, max_length: int, begin: 
   tokens = jnp.full((batch, max_length), end, jnp.int32).at[:, 0].set(begin)
   given = jnp.ones(batch, jnp.int32)
   if prompts is not None:
-    tokens = tokens.at[:, :prompts.shape[1]].set(prompts)
+    tokens = tokens.at[:, : prompts.shape[1]].set(prompts)
     given = jnp.full(batch, prompts.shape[1]) if prompt_length is None else prompt_length
   scale = 1 / jnp.maximum(jnp.asarray(temperature, jnp.float32), 1e-6)
   decode = functions.decoder(params)
@@ -95,8 +105,15 @@ def categorical(words: Array, logits: Array) -> Array:
   return block * width + within
 
 
-def sample(key: Array, draw: Callable[[Array, Array], tuple[Array, Array]], wellformed: Callable[[Array, Array], Array],
-           num: int, max_length: int, batch_size: int, max_attempts: float) -> Samples:
+def sample(
+  key: Array,
+  draw: Callable[[Array, Array], tuple[Array, Array]],
+  wellformed: Callable[[Array, Array], Array],
+  num: int,
+  max_length: int,
+  batch_size: int,
+  max_attempts: float,
+) -> Samples:
   """`num` well-formed sequences: candidates in order of their number, until there are enough.
 
   Args:
@@ -119,8 +136,13 @@ def sample(key: Array, draw: Callable[[Array, Array], tuple[Array, Array]], well
     place = jnp.where(good, count + jnp.cumsum(good) - 1, num)  # out of range, so dropped, once there are enough
     needed = (count + jnp.cumsum(good) - good) < num
     rows = rows.at[place].set(tokens, mode="drop")
-    return (i + 1, jnp.minimum(count + jnp.sum(good), num), tried + jnp.sum(needed), rows,
-            lengths.at[place].set(length, mode="drop"))
+    return (
+      i + 1,
+      jnp.minimum(count + jnp.sum(good), num),
+      tried + jnp.sum(needed),
+      rows,
+      lengths.at[place].set(length, mode="drop"),
+    )
 
   zero = jnp.zeros((), jnp.int32)
   state = zero, zero, zero, jnp.zeros((num, max_length), jnp.int32), jnp.ones(num, jnp.int32)
@@ -130,6 +152,7 @@ def sample(key: Array, draw: Callable[[Array, Array], tuple[Array, Array]], well
 
 def formatted_by_tokens(user: int, assistant: int, end: int) -> Callable[[Array, Array], Array]:
   """Whether rows have the format of `text.formatted` and end, where role markers are single tokens."""
+
   def wellformed(tokens, length):
     place = jnp.arange(tokens.shape[1])[None]
     inside = place < length[:, None]
@@ -137,6 +160,7 @@ def formatted_by_tokens(user: int, assistant: int, end: int) -> Callable[[Array,
     answers = (tokens == assistant) & inside
     at = jnp.argmax(answers, axis=1)
     return (tokens[:, 1] == user) & (jnp.sum(answers, axis=1) == 1) & (at > 2) & (at < length - 2) & ended
+
   return wellformed
 
 
@@ -152,12 +176,15 @@ def formatted_by_text(tokenizer) -> Callable[[Array, Array], Array]:
   def judge(tokens, length):
     shape = length.shape
     tokens, length = np.asarray(tokens).reshape(-1, tokens.shape[-1]), np.asarray(length).reshape(-1)
-    good = [row[num - 1] == end and text.is_formatted(one)
-            for row, num, one in zip(tokens, length, text.to_texts(tokenizer, tokens, length))]
+    good = [
+      row[num - 1] == end and text.is_formatted(one)
+      for row, num, one in zip(tokens, length, text.to_texts(tokenizer, tokens, length))
+    ]
     return np.asarray(good, bool).reshape(shape)
 
-  return lambda tokens, length: jax.pure_callback(judge, jax.ShapeDtypeStruct(length.shape, bool), tokens, length,
-                                                  vmap_method="expand_dims")
+  return lambda tokens, length: jax.pure_callback(
+    judge, jax.ShapeDtypeStruct(length.shape, bool), tokens, length, vmap_method="expand_dims"
+  )
 
 
 def duplicate_rate(tokens: Array, length: Array, filled: Array) -> Array:
@@ -168,6 +195,7 @@ def duplicate_rate(tokens: Array, length: Array, filled: Array) -> Array:
   def hashed(multiplier):
     mix = lambda h, column: ((h ^ column) * multiplier ^ (h >> 15), None)
     return jax.lax.scan(mix, jnp.full(tokens.shape[0], 2166136261, jnp.uint32), words.T)[0]
+
   return _repeats((~filled).astype(jnp.uint32), hashed(jnp.uint32(16777619)), hashed(jnp.uint32(2654435761)))
 
 
@@ -177,7 +205,7 @@ def distinct_ngrams(tokens: Array, length: Array, filled: Array, order: int) -> 
   last = jnp.where(filled, length, 0)  # n-grams lie after the begin token and may end with the end token
   start = jnp.arange(1, size - order + 1)
   valid = (start[None] + order <= last[:, None]).reshape(-1)
-  parts = [tokens[:, 1 + i:size - order + 1 + i].reshape(-1) for i in range(order)]
+  parts = [tokens[:, 1 + i : size - order + 1 + i].reshape(-1) for i in range(order)]
   return 1 - _repeats((~valid).astype(jnp.uint32), *parts)
 
 

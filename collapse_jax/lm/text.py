@@ -30,12 +30,18 @@ JSON_FILES, PARQUET = (".jsonl", ".ndjson", ".json"), ".parquet"
 HELD_OUT = ("validation", "test")  # what data sets that come split call it
 # Names of the hub's data sets have an owner: without one, `datasets` takes a word for a builder or a script of its own.
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_MARKS = {codecs.BOM_UTF8: "UTF-8", codecs.BOM_UTF32_LE: "UTF-32-LE", codecs.BOM_UTF32_BE: "UTF-32-BE",
-          codecs.BOM_UTF16_LE: "UTF-16-LE", codecs.BOM_UTF16_BE: "UTF-16-BE"}  # in this order: the fourth begins the second
+_MARKS = {
+  codecs.BOM_UTF8: "UTF-8",
+  codecs.BOM_UTF32_LE: "UTF-32-LE",
+  codecs.BOM_UTF32_BE: "UTF-32-BE",
+  codecs.BOM_UTF16_LE: "UTF-16-LE",
+  codecs.BOM_UTF16_BE: "UTF-16-BE",
+}  # in this order: the fourth begins the second
 
 
 class Document(NamedTuple):
   """Plain text, with a name that decides on which side of a split it falls."""
+
   text: str
   group: str
 
@@ -46,6 +52,7 @@ class Splits(NamedTuple):
   Attributes:
     split_by: "module", "source" (it came split), "prompt" (no prompt is on both sides) or "row" (no text is).
   """
+
   train: list[Document]
   test: list[Document]
   split_by: str
@@ -63,6 +70,7 @@ class Rows(NamedTuple):
     num_lost: those of them that are left out, since what they are then has not the format, or ends before its end.
     changed: (text, what it is then) of one of them.
   """
+
   tokens: np.ndarray
   length: np.ndarray
   num_dropped: int = 0
@@ -80,7 +88,7 @@ def is_formatted(text: str) -> bool:
   """Begins with the user's marker and has one of the assistant, with something after each (Kazdan et al. 2410.16713)."""
   if not text.startswith(USER) or text.count(ASSISTANT) != 1:
     return False
-  prompt, response = text[len(USER):].split(ASSISTANT)
+  prompt, response = text[len(USER) :].split(ASSISTANT)
   return bool(prompt.strip()) and bool(response.strip())
 
 
@@ -126,7 +134,7 @@ def _split(documents: list[Document]) -> Splits:
   by = "prompt"
   if len(set(held_out)) < 2:
     by, texts = "row", sorted({document.text for document in documents}, key=_place)
-    last = set(texts[-max(1, round(TEST_SHARE * len(texts))):] if len(texts) > 1 else [])
+    last = set(texts[-max(1, round(TEST_SHARE * len(texts))) :] if len(texts) > 1 else [])
     held_out = [document.text in last for document in documents]
   side = lambda test: [document for document, out in zip(documents, held_out) if out == test]
   return Splits(side(False), side(True), by)
@@ -165,6 +173,7 @@ def pydocs() -> tuple[Document, ...]:
         text = formatted(qualified, documentation)
         found.setdefault(text, Document(text, name))
   from pydoc_data import topics
+
   for topic, documentation in sorted(topics.topics.items()):
     for paragraph in re.split(r"\n\s*\n", documentation):
       paragraph = re.sub(r"\s+", " ", paragraph).strip()
@@ -187,12 +196,13 @@ def _docstrings(file: Path, module: str):
     for child in ast.iter_child_nodes(node):
       if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         yield from walk(child, f"{name}.{child.name}")
+
   yield from walk(tree, module)
 
 
 def _place(group: str) -> float:
   """A number in [0, 1) that depends on the group only."""
-  return int.from_bytes(hashlib.sha256(group.encode()).digest()[:6], "big") / 2 ** 48
+  return int.from_bytes(hashlib.sha256(group.encode()).digest()[:6], "big") / 2**48
 
 
 def _local(source: str) -> Path | None:
@@ -241,7 +251,9 @@ def _folder(path: Path) -> tuple[list[Document], list[Document] | None]:
 def _document(row, where: str) -> Document:
   if isinstance(row, dict):
     if isinstance(row.get("prompt"), str) and isinstance(row.get("response"), str):
-      return Document(formatted(_checked(row["prompt"], where), _checked(row["response"], where)), row["prompt"].strip())
+      return Document(
+        formatted(_checked(row["prompt"], where), _checked(row["response"], where)), row["prompt"].strip()
+      )
     if isinstance(row.get("text"), str):
       return Document(_checked(row["text"], where), row["text"].strip())
   raise ValueError(f"{where}: needs texts under prompt and response, or under text.")
@@ -251,8 +263,10 @@ def _checked(text: str, where: str) -> str:
   try:
     text.encode()
   except UnicodeEncodeError as error:
-    raise ValueError(f"{where}: holds {text[error.start]!a}, half of a surrogate pair and no character; \\ufffd can stand in "
-                     "its place.") from None
+    raise ValueError(
+      f"{where}: holds {text[error.start]!a}, half of a surrogate pair and no character; \\ufffd can stand in "
+      "its place."
+    ) from None
   return text.strip()
 
 
@@ -260,18 +274,18 @@ def read_text(path) -> str:
   """Text of a file: UTF-8, or what its byte order mark says. A ValueError where it is none; the line is named."""
   content = files.read_bytes(path, MOST_BYTES, pipe=True)
   mark, encoding = next(((mark, name) for mark, name in _MARKS.items() if content.startswith(mark)), (b"", "UTF-8"))
-  content = content[len(mark):]
+  content = content[len(mark) :]
   try:
     return content.decode(encoding)
   except UnicodeDecodeError as error:
-    line = content[:error.start].decode(encoding).count("\n") + 1
+    line = content[: error.start].decode(encoding).count("\n") + 1
     raise ValueError(f"{files.shown(path)}, line {line}: is not {encoding} text.") from None
 
 
 def _json(path: Path) -> Iterator[tuple[str, Any]]:
   """(where, row) of an array of rows, or of rows in lines."""
   text = read_text(path)
-  if text[_after_space(text, 0):][:1] == "[":
+  if text[_after_space(text, 0) :][:1] == "[":
     yield from _array(text, path)
     return
   lines = text.split("\n")  # not splitlines, to which characters inside a string are ends of lines as well
@@ -289,10 +303,10 @@ def _json(path: Path) -> Iterator[tuple[str, Any]]:
 def _array(text: str, path: Path) -> Iterator[tuple[str, Any]]:
   decode = json.JSONDecoder().raw_decode  # row by row, so that lines are known
   at, line, counted, number = _after_space(text, 0), 1, 0, 0
-  while text[at:at + 1] == ("," if number else "["):
+  while text[at : at + 1] == ("," if number else "["):
     at = _after_space(text, at + 1)
     line, counted = line + text.count("\n", counted, at), at
-    if not number and text[at:at + 1] == "]":
+    if not number and text[at : at + 1] == "]":
       break
     number += 1
     try:
@@ -301,7 +315,7 @@ def _array(text: str, path: Path) -> Iterator[tuple[str, Any]]:
       raise _no_json(path, getattr(error, "lineno", line), error) from None
     yield f"item {number}, line {line}", row
     at = _after_space(text, at)
-  if text[at:at + 1] != "]" or _after_space(text, at + 1) < len(text):
+  if text[at : at + 1] != "]" or _after_space(text, at + 1) < len(text):
     raise _no_json(path, text.count("\n", 0, at) + 1, ValueError("an array that does not end as one"))
 
 
@@ -318,6 +332,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
   files.check_regular(path, MOST_BYTES)
   try:
     from pyarrow import parquet
+
     with parquet.ParquetFile(path) as file:
       names = [name for name in ("prompt", "response", "text") if name in file.schema_arrow.names]
       number = 0
@@ -339,7 +354,9 @@ def _hub(source: str) -> tuple[list[Document], list[Document] | None]:
   try:
     import datasets
   except ImportError:
-    raise ValueError(f"{source}: data sets of the hub need the package datasets: pip install 'collapse-jax[hub]'.") from None
+    raise ValueError(
+      f"{source}: data sets of the hub need the package datasets: pip install 'collapse-jax[hub]'."
+    ) from None
   logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what went wrong is said once, below
   # Later versions, which run no scripts, have no such parameter, and would hand it on.
   known = inspect.signature(datasets.load_dataset).parameters
@@ -350,7 +367,9 @@ def _hub(source: str) -> tuple[list[Document], list[Document] | None]:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     raise ValueError(f"{source}: no such file, and no data set that the hub gives ({reason}).") from None
   names = ["train" if "train" in found else next(iter(found)), *(name for name in HELD_OUT if name in found)]
-  train, *held_out = [[_document(row, f"{source}, {name} row {i}") for i, row in enumerate(found[name], 1)] for name in names[:2]]
+  train, *held_out = [
+    [_document(row, f"{source}, {name} row {i}") for i, row in enumerate(found[name], 1)] for name in names[:2]
+  ]
   return train, held_out[0] if held_out else None
 
 
@@ -358,16 +377,22 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int):
   """A byte-level byte-pair tokenizer whose role markers are single tokens; returns a transformers tokenizer."""
   from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
   from transformers import PreTrainedTokenizerFast
+
   tokenizer = Tokenizer(models.BPE())
   tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
   tokenizer.decoder = decoders.ByteLevel()
-  trainer = trainers.BpeTrainer(vocab_size=vocab_size - 2, special_tokens=[PAD, BEGIN, END],
-                                initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+  trainer = trainers.BpeTrainer(
+    vocab_size=vocab_size - 2,
+    special_tokens=[PAD, BEGIN, END],
+    initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    show_progress=False,
+  )
   split = re.compile(f"{re.escape(USER)}|{re.escape(ASSISTANT)}")
   tokenizer.train_from_iterator((part for text in texts for part in split.split(text)), trainer)
   tokenizer.add_tokens([AddedToken(marker, normalized=False) for marker in (USER, ASSISTANT)])
-  return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=PAD,
-                                 clean_up_tokenization_spaces=False)
+  return PreTrainedTokenizerFast(
+    tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False
+  )
 
 
 def special_ids(tokenizer) -> tuple[int, int]:
@@ -382,8 +407,9 @@ def special_ids(tokenizer) -> tuple[int, int]:
   return tokenizer.eos_token_id if begin is None else begin, tokenizer.eos_token_id
 
 
-def to_rows(tokenizer, documents: Sequence[Document], max_seq_len: int, vocab_size: int, pairs: bool = True,
-            lossy: bool = False) -> Rows:
+def to_rows(
+  tokenizer, documents: Sequence[Document], max_seq_len: int, vocab_size: int, pairs: bool = True, lossy: bool = False
+) -> Rows:
   """Tokens of the documents that fit, in their order. Special tokens that a text mentions are text like any other.
 
   Args:
@@ -399,15 +425,26 @@ def to_rows(tokenizer, documents: Sequence[Document], max_seq_len: int, vocab_si
   kept = [row for row, good in zip(rows, fits) if good]
   tokens, length = np.full((len(kept), max_seq_len), end, np.int32), np.asarray([len(row) for row in kept], np.int32)
   for i, row in enumerate(kept):
-    tokens[i, :len(row)] = row
+    tokens[i, : len(row)] = row
   if len(kept) and tokens.max() >= vocab_size:
     raise ValueError(f"vocabulary mismatch: the tokenizer gives token {tokens.max()}, the model knows {vocab_size}.")
-  ends = np.asarray([row.index(end, 1) + 1 for row in kept], int)  # some models read the end token in a text that mentions it
+  ends = np.asarray(
+    [row.index(end, 1) + 1 for row in kept], int
+  )  # some models read the end token in a text that mentions it
   came_back = zip((text for text, good in zip(whole, fits) if good), to_texts(tokenizer, tokens, ends))
   changed = {i: both for i, both in enumerate(came_back) if both[0] != both[1]}
-  lost = [i for i, (_, back) in changed.items() if ends[i] < length[i] or (pairs and not lossy and not is_formatted(back))]
-  return Rows(np.delete(tokens, lost, axis=0), np.delete(length, lost), len(rows) - len(kept), len(documents) - len(whole),
-              len(changed), len(lost), changed[min(lost or changed)] if changed else ("", ""))
+  lost = [
+    i for i, (_, back) in changed.items() if ends[i] < length[i] or (pairs and not lossy and not is_formatted(back))
+  ]
+  return Rows(
+    np.delete(tokens, lost, axis=0),
+    np.delete(length, lost),
+    len(rows) - len(kept),
+    len(documents) - len(whole),
+    len(changed),
+    len(lost),
+    changed[min(lost or changed)] if changed else ("", ""),
+  )
 
 
 def encode(tokenizer, texts: Sequence[str]) -> list[list[int]]:
@@ -419,7 +456,7 @@ def to_texts(tokenizer, tokens, length) -> list[str]:
   """Texts of sampled rows, without begin and end tokens, and without white space that the tokenizer puts before every text."""
   _, end = special_ids(tokenizer)
   tokens, length = np.asarray(tokens), np.asarray(length)
-  strip = lambda row, num: row[1:num - 1] if row[num - 1] == end and num > 1 else row[1:num]
+  strip = lambda row, num: row[1 : num - 1] if row[num - 1] == end and num > 1 else row[1:num]
   added = _space_in_front(tokenizer)
   return [_decode(tokenizer, strip(row, num)).removeprefix(added) for row, num in zip(tokens, length)]
 
@@ -451,11 +488,11 @@ def prompts(tokenizer, rows: Rows) -> Rows:
     num = bisect.bisect_right(range(1, len(row) + 1), size, key=lambda num: len(upto(num)))
     while num > 1 and upto(num - 1).rstrip() == upto(num).rstrip():
       num -= 1
-    tokens[len(length), 0], tokens[len(length), 1:1 + num] = begin, row[:num]
+    tokens[len(length), 0], tokens[len(length), 1 : 1 + num] = begin, row[:num]
     length.append(1 + num)
   if not length:
     raise ValueError("prompts: no row of prompt and response to take them from.")
-  return Rows(tokens[:len(length)], np.asarray(length, np.int32))
+  return Rows(tokens[: len(length)], np.asarray(length, np.int32))
 
 
 def _decode(tokenizer, row) -> str:

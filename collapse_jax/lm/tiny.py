@@ -22,8 +22,15 @@ from collapse_jax.random import new_key
 
 _log = logging.getLogger(__name__)
 VOCAB_SIZE, MAX_SEQ_LEN = 1024, 64
-SHAPE: dict[str, Any] = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4,
-         "num_key_value_heads": 2, "max_position_embeddings": 256, "tie_word_embeddings": True}
+SHAPE: dict[str, Any] = {
+  "hidden_size": 96,
+  "intermediate_size": 192,
+  "num_hidden_layers": 2,
+  "num_attention_heads": 4,
+  "num_key_value_heads": 2,
+  "max_position_embeddings": 256,
+  "tie_word_embeddings": True,
+}
 # Half an epoch: it must write the format, and yet have much to learn from more data.
 RECIPE = training.Recipe(learning_rate=1e-3, amount=0.5, batch_size=16)
 FORMAT = 2  # raise when anything else about the base changes
@@ -39,6 +46,7 @@ def load(dtype=jnp.float32, cache_dir=None) -> LanguageModel:
     cache_dir: default `caches.directory()`: $XDG_CACHE_HOME/collapse_jax or ~/.cache/collapse_jax.
   """
   import filelock
+
   cache = Path(cache_dir) if cache_dir else caches.directory()
   documents = text.load("pydocs", "base")
   about = [text.fingerprint(documents), VOCAB_SIZE, MAX_SEQ_LEN, SHAPE, RECIPE, FORMAT, jax.__version__]
@@ -80,15 +88,25 @@ def _is_whole(directory: Path) -> bool:
 
 
 def _sums(directory: Path) -> dict[str, str]:
-  return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(directory.iterdir()) if file.name != _SUMS}
+  return {
+    file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+    for file in sorted(directory.iterdir())
+    if file.name != _SUMS
+  }
 
 
 def untrained(documents) -> LanguageModel:
   """Random weights, and a tokenizer made from the documents."""
   from transformers import LlamaConfig
+
   tokenizer = text.train_tokenizer([document.text for document in documents], VOCAB_SIZE)
-  config = LlamaConfig(vocab_size=VOCAB_SIZE, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-                       pad_token_id=tokenizer.pad_token_id, **SHAPE)
+  config = LlamaConfig(
+    vocab_size=VOCAB_SIZE,
+    bos_token_id=tokenizer.bos_token_id,
+    eos_token_id=tokenizer.eos_token_id,
+    pad_token_id=tokenizer.pad_token_id,
+    **SHAPE,
+  )
   return checkpoint.random(config, new_key(0), tokenizer=tokenizer)
 
 
@@ -100,8 +118,10 @@ def pretrain(documents) -> LanguageModel:
   @jax.jit
   def fit(params, tokens, length):
     nothing = lambda weights: jnp.zeros(())
-    return training.fit(new_key(1), model.apply, RECIPE, params, tokens, length, jnp.ones(tokens.shape[0]), nothing,
-                        curve_points=1)
+    return training.fit(
+      new_key(1), model.apply, RECIPE, params, tokens, length, jnp.ones(tokens.shape[0]), nothing, curve_points=1
+    )
+
   return model._replace(params=fit(model.params, jnp.asarray(rows.tokens), jnp.asarray(rows.length)).weights)
 
 

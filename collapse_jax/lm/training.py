@@ -30,6 +30,7 @@ class Recipe(NamedTuple):
     clip_norm: of the gradient, over all parameters.
     weight_decay: of matrices and embeddings; as is the convention, norms, biases and other vectors do not decay.
   """
+
   learning_rate: Any = 1e-3
   budget: str = "epochs"
   amount: float = 1.0
@@ -52,6 +53,7 @@ class Fitted(NamedTuple):
     num_steps: optimiser steps.
     num_tokens: tokens that were trained on.
   """
+
   weights: Params
   learning_curve: Array
   train_loss: Array
@@ -91,6 +93,7 @@ def mean_loss(logits: Logits, params: Params, tokens: Array, length: Array, batc
   def one(rows):
     loss, counts = token_losses(logits, params, *rows)
     return jnp.sum(jnp.where(counts, loss, 0.0)), jnp.sum(counts)
+
   total, count = jax.lax.map(one, (tokens, length))
   return jnp.sum(total) / jnp.sum(count)
 
@@ -108,8 +111,19 @@ def num_steps(recipe: Recipe, used: Array, length: Array) -> tuple[Array, Array]
   return jnp.maximum(steps, 1).astype(jnp.int32), epoch
 
 
-def fit(key: Array, logits: Logits, recipe: Recipe, weights: Params, tokens: Array, length: Array, row_weight: Array,
-        held_out: Callable[[Params], Array], curve_points: int = 4, dtype=jnp.float32, mesh: Mesh | None = None) -> Fitted:
+def fit(
+  key: Array,
+  logits: Logits,
+  recipe: Recipe,
+  weights: Params,
+  tokens: Array,
+  length: Array,
+  row_weight: Array,
+  held_out: Callable[[Params], Array],
+  curve_points: int = 4,
+  dtype=jnp.float32,
+  mesh: Mesh | None = None,
+) -> Fitted:
   """Trains `weights` on the rows whose weight is not 0; one compilation whatever their number.
 
   Args:
@@ -123,9 +137,11 @@ def fit(key: Array, logits: Logits, recipe: Recipe, weights: Params, tokens: Arr
   used = row_weight > 0
   num = jnp.sum(used)
   own_steps, epoch_steps = num_steps(recipe, used, length)
-  optimiser = optax.chain(optax.clip_by_global_norm(recipe.clip_norm),
-                          optax.scale_by_adam(recipe.beta1, recipe.beta2),
-                          optax.add_decayed_weights(recipe.weight_decay, _decays))
+  optimiser = optax.chain(
+    optax.clip_by_global_norm(recipe.clip_norm),
+    optax.scale_by_adam(recipe.beta1, recipe.beta2),
+    optax.add_decayed_weights(recipe.weight_decay, _decays),
+  )
   micro = recipe.micro_batch_size or recipe.batch_size
   warmup = jnp.maximum(recipe.warmup_share * own_steps, 1.0)
   split = functools.partial(constrain, mesh=mesh)
@@ -148,6 +164,7 @@ def fit(key: Array, logits: Logits, recipe: Recipe, weights: Params, tokens: Arr
       def add(carry, part):
         (loss, (mass, count)), one = value_and_grad(weights, part)
         return jax.tree.map(jnp.add, carry, (loss, mass, count, one)), None
+
       zero = (jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, weights))
       (loss, mass, count, total), _ = jax.lax.scan(add, zero, parts)
     scale = jnp.where(mass > 0, 1 / mass, 0.0)
@@ -178,7 +195,13 @@ def fit(key: Array, logits: Logits, recipe: Recipe, weights: Params, tokens: Arr
     return (i, weights, moments, seen, latest), held_out(cast(weights))
 
   weights = split(jax.tree.map(lambda x: x.astype(jnp.float32), weights))
-  start = (jnp.zeros((), jnp.int32), weights, split(optimiser.init(weights)), jnp.zeros((), jnp.int32), jnp.full((), jnp.nan))
+  start = (
+    jnp.zeros((), jnp.int32),
+    weights,
+    split(optimiser.init(weights)),
+    jnp.zeros((), jnp.int32),
+    jnp.full((), jnp.nan),
+  )
   shares = jnp.arange(1, curve_points + 1) / curve_points
   (_, weights, _, seen, train_loss), curve = jax.lax.scan(part, start, shares)
   return Fitted(cast(weights), curve, train_loss, own_steps, seen)
@@ -187,7 +210,9 @@ def fit(key: Array, logits: Logits, recipe: Recipe, weights: Params, tokens: Arr
 def _decays(weights: Params):
   """Which parameters are matrices; those of norms and biases may be stacked, a row a layer, and are known by their names."""
   name = lambda path: jax.tree_util.keystr(path[-1:], simple=True)
-  return jax.tree_util.tree_map_with_path(lambda path, x: jnp.ndim(x) > 1 and name(path) not in ("scale", "bias"), weights)
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x: jnp.ndim(x) > 1 and name(path) not in ("scale", "bias"), weights
+  )
 
 
 @jax.custom_batching.custom_vmap

@@ -19,24 +19,70 @@ FAMILIES = ("gpt2", "llama", "gemma2")
 IGNORED = re.compile(r".*(rotary_emb\.inv_freq|attn\.masked_bias|\.attn\.bias)$")
 MAX_TENSORS, MAX_HEADER = 20_000, 32 * files.MIB
 _READ = ("F64", "F32", "F16", "BF16")
-_KINDS = {"F8": "float8", "F6": "float6", "F4": "float4", "I": "integer", "U": "integer", "B": "boolean", "C": "complex"}
+_KINDS = {
+  "F8": "float8",
+  "F6": "float6",
+  "F4": "float4",
+  "I": "integer",
+  "U": "integer",
+  "B": "boolean",
+  "C": "complex",
+}
 # What a configuration may say: counts from 1, sizes that no model has yet being refused; numbers above 0.
-_COUNTS = {"vocab_size": 1 << 24, "hidden_size": 1 << 20, "intermediate_size": 1 << 22, "num_hidden_layers": 4096,
-           "num_attention_heads": 1 << 14, "num_key_value_heads": 1 << 14, "head_dim": 1 << 14, "max_position_embeddings": 1 << 30,
-           "sliding_window": 1 << 30, "n_positions": 1 << 30, "n_ctx": 1 << 30, "n_embd": 1 << 20, "n_layer": 4096,
-           "n_head": 1 << 14, "n_inner": 1 << 22}
-_NUMBERS = ("rms_norm_eps", "layer_norm_epsilon", "rope_theta", "query_pre_attn_scalar", "attn_logit_softcapping",
-            "final_logit_softcapping", "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-_TRUTHS = ("attention_bias", "mlp_bias", "tie_word_embeddings", "scale_attn_weights", "scale_attn_by_inverse_layer_idx",
-           "add_cross_attention")
+_COUNTS = {
+  "vocab_size": 1 << 24,
+  "hidden_size": 1 << 20,
+  "intermediate_size": 1 << 22,
+  "num_hidden_layers": 4096,
+  "num_attention_heads": 1 << 14,
+  "num_key_value_heads": 1 << 14,
+  "head_dim": 1 << 14,
+  "max_position_embeddings": 1 << 30,
+  "sliding_window": 1 << 30,
+  "n_positions": 1 << 30,
+  "n_ctx": 1 << 30,
+  "n_embd": 1 << 20,
+  "n_layer": 4096,
+  "n_head": 1 << 14,
+  "n_inner": 1 << 22,
+}
+_NUMBERS = (
+  "rms_norm_eps",
+  "layer_norm_epsilon",
+  "rope_theta",
+  "query_pre_attn_scalar",
+  "attn_logit_softcapping",
+  "final_logit_softcapping",
+  "factor",
+  "low_freq_factor",
+  "high_freq_factor",
+  "original_max_position_embeddings",
+)
+_TRUTHS = (
+  "attention_bias",
+  "mlp_bias",
+  "tie_word_embeddings",
+  "scale_attn_weights",
+  "scale_attn_by_inverse_layer_idx",
+  "add_cross_attention",
+)
 _TEXTS = ("hidden_act", "hidden_activation", "activation_function", "rope_type", "type", "tokenizer_class")
 _TABLES = ("rope_parameters", "rope_scaling")
 # Of no use here, and what transformers makes of them is not bounded.
-_UNUSED = ("auto_map", "id2label", "label2id", "num_labels", "per_layer_config", "quantization_config", "task_specific_params")
+_UNUSED = (
+  "auto_map",
+  "id2label",
+  "label2id",
+  "num_labels",
+  "per_layer_config",
+  "quantization_config",
+  "task_specific_params",
+)
 
 
 class Tensor(NamedTuple):
   """A tensor in a file, by its name in a Hugging Face checkpoint: its shape, and a function that reads it."""
+
   shape: tuple[int, ...]
   read: Callable[[], np.ndarray]
 
@@ -74,10 +120,15 @@ def _check_values(source: str, values: Mapping[str, Any]) -> None:
       must = "true or false"
     elif name in _TEXTS and not isinstance(value, str):
       must = "a text"
-    elif name.endswith("_token_id") and not all(type(one) is int for one in (value if isinstance(value, list) else [value])):
+    elif name.endswith("_token_id") and not all(
+      type(one) is int for one in (value if isinstance(value, list) else [value])
+    ):
       must = "an integer"
-    elif name == "layer_types" and not (isinstance(value, list) and all(isinstance(one, str) for one in value)
-                                        and len(value) == values.get("num_hidden_layers", len(value))):
+    elif name == "layer_types" and not (
+      isinstance(value, list)
+      and all(isinstance(one, str) for one in value)
+      and len(value) == values.get("num_hidden_layers", len(value))
+    ):
       must = "a list of texts, one for each layer"
     elif name in _TABLES:
       if isinstance(value, dict):
@@ -91,8 +142,11 @@ def _check_values(source: str, values: Mapping[str, Any]) -> None:
 def configuration(source: str, values: Mapping[str, Any]):
   """The transformers configuration of checked values."""
   from transformers import CONFIG_MAPPING
+
   try:
-    return CONFIG_MAPPING[values["model_type"]].from_dict({name: value for name, value in values.items() if name not in _UNUSED})
+    return CONFIG_MAPPING[values["model_type"]].from_dict(
+      {name: value for name, value in values.items() if name not in _UNUSED}
+    )
   except Exception as error:
     raise ValueError(f"{source} cannot be read: {first_line(error)}.") from None
 
@@ -118,7 +172,9 @@ def tensors(directory: Path) -> dict[str, Tensor]:
   for name in names:
     if not os.path.lexists(directory / name):
       pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
-      hint = f" ({files.shown(pickled[0])} is a pickle, which is never read: convert it to safetensors)" if pickled else ""
+      hint = (
+        f" ({files.shown(pickled[0])} is a pickle, which is never read: convert it to safetensors)" if pickled else ""
+      )
       raise ValueError(f"{shown}: {files.shown(name)} is missing{hint}.")
     found |= _tensors_of(directory / name)
     if len(found) > MAX_TENSORS:
@@ -128,6 +184,7 @@ def tensors(directory: Path) -> dict[str, Tensor]:
 
 def _tensors_of(path: Path) -> dict[str, Tensor]:
   from safetensors import safe_open
+
   shown = files.shown(path)
   size = files.check_regular(path)
   found = {}
@@ -143,7 +200,9 @@ def _tensors_of(path: Path) -> dict[str, Tensor]:
         found[name] = Tensor(shape, functools.partial(file.get_tensor, name))
       elif not IGNORED.match(name):
         called = next((word for prefix, word in _KINDS.items() if kind.startswith(prefix)), "such")
-        raise ValueError(f"{called} weights are not read, and {files.shown(name)} is {kind}; convert them to bfloat16 first")
+        raise ValueError(
+          f"{called} weights are not read, and {files.shown(name)} is {kind}; convert them to bfloat16 first"
+        )
   except Exception as error:
     fault = "" if type(error) is ValueError else "truncated or damaged: "
     raise ValueError(f"{shown}: {fault}{first_line(error)}.") from None
@@ -172,17 +231,24 @@ def tokenizer(directory: Path, config):
     if os.path.lexists(directory / name):
       files.read_json(directory / name)
   from transformers import AutoTokenizer
-  return probed(files.shown(directory), lambda: AutoTokenizer.from_pretrained(
-      directory, config=config, trust_remote_code=False, local_files_only=True))
+
+  return probed(
+    files.shown(directory),
+    lambda: AutoTokenizer.from_pretrained(directory, config=config, trust_remote_code=False, local_files_only=True),
+  )
 
 
 def probed(source: str, make: Callable[[], Any]) -> Any:
   """A tokenizer (None where there is none) that has read long runs of letters, digits, blanks and signs: bad patterns end here."""
+
   def made():
     found = make()
     if found is not None:
-      found(["".join(one * 999 + end for one in ("a", "0", " ", ".", "\n", "ab", "\u00e9", "_") for end in ("!", "\u2603"))])
+      found(
+        ["".join(one * 999 + end for one in ("a", "0", " ", ".", "\n", "ab", "\u00e9", "_") for end in ("!", "\u2603"))]
+      )
     return found
+
   with _silent():
     return guarded(f"{source}: the tokenizer", made)
 
@@ -229,7 +295,12 @@ def save_shards(shards: list[dict[str, np.ndarray]], directory: Path) -> None:
   """
   from safetensors import SafetensorError
   from safetensors.numpy import save_file
-  names = [WEIGHTS] if len(shards) == 1 else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+
+  names = (
+    [WEIGHTS]
+    if len(shards) == 1
+    else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+  )
   try:
     for name, shard in zip(names, shards):
       save_file(shard, str(directory / f"{name}.part"), metadata={"format": "pt"})
@@ -248,6 +319,9 @@ def save_shards(shards: list[dict[str, np.ndarray]], directory: Path) -> None:
     (directory / INDEX).unlink(missing_ok=True)
     return
   size = sum(x.nbytes for shard in shards for x in shard.values())
-  index = {"metadata": {"total_size": size}, "weight_map": {tensor: name for name, shard in zip(names, shards) for tensor in shard}}
+  index = {
+    "metadata": {"total_size": size},
+    "weight_map": {tensor: name for name, shard in zip(names, shards) for tensor in shard},
+  }
   chunks.write(directory / INDEX, json.dumps(index, indent=2).encode())
   (directory / WEIGHTS).unlink(missing_ok=True)

@@ -18,12 +18,21 @@ def pairs(seed: int = 0) -> list[Pair]:
 def _naive(seed):
   """The second model's mean, whose m rows are taken for real."""
   rows = []
-  for ratio, value in ((1, .834), (5, .576), (20, .331)):
+  for ratio, value in ((1, 0.834), (5, 0.576), (20, 0.331)):
     task = tasks.exponential_family("gaussian", NUM_REAL)
     out = simulate(task, workflows.replace(num_emitted=ratio * NUM_REAL), NUM_RUNS, 2, seed)
     covered = np.abs(out["fitted_mean"][:, 1]) < 1.96 / np.sqrt(ratio * NUM_REAL)
-    rows.append(pair("one generator", SOURCE, f"coverage of a naive 95 % interval, m/n = {ratio}", covered,
-                     theory.naive_coverage(ratio), theory.naive_coverage(1.5 * ratio), value))
+    rows.append(
+      pair(
+        "one generator",
+        SOURCE,
+        f"coverage of a naive 95 % interval, m/n = {ratio}",
+        covered,
+        theory.naive_coverage(ratio),
+        theory.naive_coverage(1.5 * ratio),
+        value,
+      )
+    )
   return rows
 
 
@@ -35,30 +44,51 @@ def _pooled(seed):
     if members > 1:
       task = transforms.ensemble(task, members)
     out = simulate(task, workflows.replace(num_emitted=members * n), 60_000 if members == 1 else 16_000, 2, seed)
-    rows.append(pair("ensemble", SOURCE, f"n * error of the pooled mean, K = {members}",
-                     n * out["squared_error_of_mean"][:, 1], theory.pooled_error(members), 2 / members if members > 1 else 1.0, value))
+    rows.append(
+      pair(
+        "ensemble",
+        SOURCE,
+        f"n * error of the pooled mean, K = {members}",
+        n * out["squared_error_of_mean"][:, 1],
+        theory.pooled_error(members),
+        2 / members if members > 1 else 1.0,
+        value,
+      )
+    )
   return rows
 
 
 def member_means(task, num_members: int):
   """The task, with the mean of each member's rows as a metric."""
+
   def sample(key, problem, params, context):
     data, metrics = task.sample(key, problem, params, context)
     return data, metrics | {"member_means": jnp.mean(data.rows[0].reshape(num_members, -1), axis=1)}
+
   return task._replace(sample=sample)
 
 
 def _members(seed):
   rows, members, n = [], 20, 40
-  for resample, values in (("none", (.925, .599, .334)), ("bootstrap", (.983, .949, .931))):
+  for resample, values in (("none", (0.925, 0.599, 0.334)), ("bootstrap", (0.983, 0.949, 0.931))):
     for ratio, value in zip((1, 5, 20), values):
       task = transforms.ensemble(tasks.exponential_family("gaussian", n), members, resample)
       num_runs = {1: 1500, 5: 800, 20: 300}[ratio]
-      out = simulate(member_means(task, members), workflows.replace(num_emitted=members * ratio * n), num_runs, 1, seed,
-                     at_once=100)
+      out = simulate(
+        member_means(task, members), workflows.replace(num_emitted=members * ratio * n), num_runs, 1, seed, at_once=100
+      )
       means = out["member_means"][:, 0]
       covered = np.abs(means.mean(axis=1)) < 1.96 * means.std(axis=1, ddof=1)
       other = "none" if resample == "bootstrap" else "bootstrap"
-      rows.append(pair("ensemble", SOURCE, f"coverage of 1.96 deviations of 20 members, {resample}, m/n = {ratio}", covered,
-                       theory.member_coverage(ratio, members, resample), theory.member_coverage(ratio, members, other), value))
+      rows.append(
+        pair(
+          "ensemble",
+          SOURCE,
+          f"coverage of 1.96 deviations of 20 members, {resample}, m/n = {ratio}",
+          covered,
+          theory.member_coverage(ratio, members, resample),
+          theory.member_coverage(ratio, members, other),
+          value,
+        )
+      )
   return rows

@@ -10,8 +10,14 @@ from collapse_jax.random import new_key
 from collapse_jax.types import TaskSetting, Workflow
 
 
-def simulate(task: TaskSetting | Callable[[jax.Array], TaskSetting], workflow: Workflow | Callable[[jax.Array], Workflow],
-             num_runs: int, num_generations: int, seed: int = 0, at_once: int | None = None) -> dict[str, np.ndarray]:
+def simulate(
+  task: TaskSetting | Callable[[jax.Array], TaskSetting],
+  workflow: Workflow | Callable[[jax.Array], Workflow],
+  num_runs: int,
+  num_generations: int,
+  seed: int = 0,
+  at_once: int | None = None,
+) -> dict[str, np.ndarray]:
   """Metrics [num_runs, num_generations, ...] in float64, by one compiled program.
 
   Args:

@@ -18,6 +18,7 @@ class Pair(NamedTuple):
     twin: what a theory that is wrong on purpose predicts; None where none is near enough to be worth telling apart.
     reference: what others found for the same quantity, by a formula or by simulation; None: nothing is known.
   """
+
   system: str
   source: str
   quantity: str

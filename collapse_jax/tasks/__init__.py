@@ -17,5 +17,6 @@ from collapse_jax.tasks.unrealistic import unrealistic as unrealistic
 def __getattr__(name: str):  # Flax, optax and transformers take seconds to import, which no other task needs
   if name in ("language_model", "Adapters"):
     from collapse_jax.tasks import language_models
+
     return getattr(language_models, name)
   raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

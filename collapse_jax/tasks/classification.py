@@ -13,19 +13,30 @@ from collapse_jax.tasks.parts import check_integer, check_positive, known, matmu
 from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
 
 METRICS = {
-    "accuracy": MetricInfo("accuracy on real data", worse="lower", measures="risk"),
-    "angle_to_truth": MetricInfo("angle between the model and the best direction", "radians", worse="higher"),
+  "accuracy": MetricInfo("accuracy on real data", worse="lower", measures="risk"),
+  "angle_to_truth": MetricInfo("angle between the model and the best direction", "radians", worse="higher"),
 }
 
 
 class ClassificationProblem(NamedTuple):
   """The best direction is the first axis. label_error []: share of wrong labels among real rows and, if noisy, samples."""
+
   label_error: Any
 
 
-def classification(dim: int, num_samples: int, separation=1.0, *, inputs: str = "mixture", label_error=0.0,
-                   labels: str = "model", generator=None, reference=None, classifier: str = "mean",
-                   ridge=1e-3) -> TaskSetting:
+def classification(
+  dim: int,
+  num_samples: int,
+  separation=1.0,
+  *,
+  inputs: str = "mixture",
+  label_error=0.0,
+  labels: str = "model",
+  generator=None,
+  reference=None,
+  classifier: str = "mean",
+  ridge=1e-3,
+) -> TaskSetting:
   """A direction in `dim` dimensions; rows are {"x": [n, dim], "label": [n], "truth": [n]}, labels -1.0 or 1.0.
 
   `fit` never looks at the truth, which is there for verifiers and their probes. Accuracies are exact, without test rows.
@@ -99,7 +110,9 @@ def classification(dim: int, num_samples: int, separation=1.0, *, inputs: str = 
       metrics["angle_to_reference"] = 2 * jnp.arctan2(jnp.linalg.norm(a - b), jnp.linalg.norm(a + b))
     return metrics
 
-  about = METRICS | ({} if reference is None else {"angle_to_reference": MetricInfo("angle to the reference direction", "radians")})
+  about = METRICS | (
+    {} if reference is None else {"angle_to_reference": MetricInfo("angle to the reference direction", "radians")}
+  )
   return TaskSetting(init, fit, sample, evaluate, num_samples, fresh=fresh, metrics=about)
 
 
@@ -110,7 +123,10 @@ def _check(dim, num_samples, separation, inputs, label_error, labels, classifier
   check_positive("ridge", ridge)
   if known(label_error) and not 0 <= label_error <= 1:
     raise ValueError(f"label_error must be from 0 to 1, got {label_error}.")
-  for name, value, allowed in (("inputs", inputs, ("mixture", "gaussian")), ("labels", labels, ("model", "noisy")),
-                               ("classifier", classifier, ("mean", "ridge"))):
+  for name, value, allowed in (
+    ("inputs", inputs, ("mixture", "gaussian")),
+    ("labels", labels, ("model", "noisy")),
+    ("classifier", classifier, ("mean", "ridge")),
+  ):
     if value not in allowed:
       raise ValueError(f"{name} must be {' or '.join(allowed)}, got {value!r}.")

@@ -17,20 +17,23 @@ from collapse_jax.tasks.parts import check_integer, check_positive, known
 from collapse_jax.types import Context, MetricInfo, Summary, TaskSetting
 
 METRICS = {
-    "entropy_ratio": MetricInfo("entropy of the model / entropy of the truth", worse="lower", log_scale=True,
-                                measures="variance"),
-    "entropy": MetricInfo("entropy of the model", "nats"),
-    "support_ratio": MetricInfo("outcomes that the model knows / outcomes of the truth", worse="lower", measures="tail"),
-    "heterozygosity": MetricInfo("chance that two draws of the model differ", worse="lower", log_scale=True,
-                                 measures="variance"),
-    "total_variation": MetricInfo("total variation distance to the truth"),
-    "kl_from_truth": MetricInfo("divergence of the model from the truth, KL(model || truth)", "nats"),
+  "entropy_ratio": MetricInfo(
+    "entropy of the model / entropy of the truth", worse="lower", log_scale=True, measures="variance"
+  ),
+  "entropy": MetricInfo("entropy of the model", "nats"),
+  "support_ratio": MetricInfo("outcomes that the model knows / outcomes of the truth", worse="lower", measures="tail"),
+  "heterozygosity": MetricInfo(
+    "chance that two draws of the model differ", worse="lower", log_scale=True, measures="variance"
+  ),
+  "total_variation": MetricInfo("total variation distance to the truth"),
+  "kl_from_truth": MetricInfo("divergence of the model from the truth, KL(model || truth)", "nats"),
 }
 
 
 class DiscreteProblem(NamedTuple):
   """The truth: its table [num_outcomes] to draw from (None: uniform), its entropy in nats, its number of outcomes, and the
   probabilities [num_known] of outcomes as the model numbers them."""
+
   table: Any
   entropy: Any
   support: Any
@@ -54,7 +57,9 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
   if probabilities is not None:
     share = np.asarray(probabilities, np.float64)
     share = share / share.sum()
-    share = np.where(share > 0, np.maximum(share, np.finfo(np.float32).tiny), 0)  # what can occur has no infinite divergence
+    share = np.where(
+      share > 0, np.maximum(share, np.finfo(np.float32).tiny), 0
+    )  # what can occur has no infinite divergence
     positive = share[share > 0]
     support, true_entropy = len(positive), float(-(positive * np.log(positive)).sum())
   renumbered = num_outcomes > 4 * num_samples
@@ -96,14 +101,28 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
     entropy = -jnp.sum(jnp.where(params > 0, params * jnp.log(params), 0.0))
     missing = jnp.maximum(1 - jnp.sum(problem.known), 0.0) if renumbered else 0.0
     divergence = jnp.sum(_divergence(params, problem.known)) + missing
-    return {"entropy_ratio": entropy / problem.entropy, "entropy": entropy,
-            "support_ratio": jnp.sum(params > 0) / problem.support, "heterozygosity": jnp.sum(params * (1 - params)),
-            "total_variation": 0.5 * (jnp.sum(jnp.abs(params - problem.known)) + missing), "kl_from_truth": divergence}
+    return {
+      "entropy_ratio": entropy / problem.entropy,
+      "entropy": entropy,
+      "support_ratio": jnp.sum(params > 0) / problem.support,
+      "heterozygosity": jnp.sum(params * (1 - params)),
+      "total_variation": 0.5 * (jnp.sum(jnp.abs(params - problem.known)) + missing),
+      "kl_from_truth": divergence,
+    }
 
   # Other real rows would have outcomes outside the renumbered ones.
   fresh = None if renumbered else lambda key, problem: batch(real_rows(key, problem))
-  return TaskSetting(init, fit, sample, evaluate, num_samples, Summary(of, add, keep_rows=True), fresh, metrics=METRICS,
-                     absorbed=lambda problem, params: jnp.max(params) >= 1)
+  return TaskSetting(
+    init,
+    fit,
+    sample,
+    evaluate,
+    num_samples,
+    Summary(of, add, keep_rows=True),
+    fresh,
+    metrics=METRICS,
+    absorbed=lambda problem, params: jnp.max(params) >= 1,
+  )
 
 
 def _divergence(p, q):
@@ -111,7 +130,7 @@ def _divergence(p, q):
   there = q > 0
   excess = (p - q) / jnp.where(there, q, 1.0)  # (1 + x) log(1 + x) - x, by its series where it is near x^2 / 2
   x = jnp.clip(excess, -0.2, 0.2)
-  series = x ** 2 * sum((-x) ** k / ((k + 1) * (k + 2)) for k in range(9))
+  series = x**2 * sum((-x) ** k / ((k + 1) * (k + 2)) for k in range(9))
   far = jnp.where(excess > -1, (1 + excess) * jnp.log(jnp.maximum(1 + excess, 1e-30)), 0.0) - excess
   return jnp.where(there, q * jnp.where(jnp.abs(excess) < 0.2, series, far), jnp.where(p > 0, jnp.inf, 0.0))
 
@@ -122,5 +141,7 @@ def _check(num_outcomes, num_samples, probabilities, temperature):
   check_positive("temperature", temperature)
   if probabilities is not None:
     share = np.asarray(probabilities, np.float64)
-    if share.shape != (num_outcomes,) or not (np.isfinite(share).all() and (share >= 0).all() and (share > 0).sum() > 1):
+    if share.shape != (num_outcomes,) or not (
+      np.isfinite(share).all() and (share >= 0).all() and (share > 0).sum() > 1
+    ):
       raise ValueError(f"probabilities must be {num_outcomes} numbers of at least 0, two of them positive.")

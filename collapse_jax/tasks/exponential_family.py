@@ -17,7 +17,7 @@ from collapse_jax.store import batch
 from collapse_jax.tasks.parts import MeanStats, add_means, check_draws, check_positive, known
 from collapse_jax.types import Array, Context, MetricInfo, Summary, TaskSetting
 
-MOST_ROWS = 10 ** 12  # of a batch
+MOST_ROWS = 10**12  # of a batch
 
 
 class Mean(NamedTuple):
@@ -28,6 +28,7 @@ class Mean(NamedTuple):
     rest: 1 - mean of a Bernoulli density, else None.
     deviation: mean - that of the truth: what a float does not show of it at a billion rows.
   """
+
   mean: Any
   rest: Any
   deviation: Any
@@ -46,6 +47,7 @@ class Family(NamedTuple):
     tempered: (at, truth, temperature) -> mean of the density to the power 1 / temperature; None: outside the family.
     support: (least, most) mean; at a finite end the rows do not vary any more.
   """
+
   draw: Callable[[Array, Mean, int], Array]
   given: Callable[[Array, Array, int], Array]
   pooled: Callable[[Array, Mean, Array], Mean]
@@ -70,7 +72,9 @@ def _bernoulli_pooled(key, at, num):
   swapped = at.mean > at.rest
   count, above = binomial(key, num, jnp.where(swapped, at.rest, at.mean), jnp.where(swapped, at.mean, at.rest))
   few, many = count / num, (num - count) / num
-  return Mean(jnp.where(swapped, many, few), jnp.where(swapped, few, many), at.deviation + jnp.where(swapped, -above, above) / num)
+  return Mean(
+    jnp.where(swapped, many, few), jnp.where(swapped, few, many), at.deviation + jnp.where(swapped, -above, above) / num
+  )
 
 
 def _bernoulli_tempered(at, truth, temperature):
@@ -84,8 +88,11 @@ def _bernoulli_tempered(at, truth, temperature):
   gain = jnp.where(few > 0, (1 - 1 / temperature) * size, 0.0)
   change = few * many * jnp.expm1(gain) / (many + few * jnp.exp(gain))  # 0 at temperature 1
   rare, common = power / (1 + power), 1 / (1 + power)
-  return Mean(jnp.where(swapped, common, rare), jnp.where(swapped, rare, common),
-              at.deviation + jnp.where(swapped, -change, change))
+  return Mean(
+    jnp.where(swapped, common, rare),
+    jnp.where(swapped, rare, common),
+    at.deviation + jnp.where(swapped, -change, change),
+  )
 
 
 def _poisson_given(key, mean, num):
@@ -99,6 +106,7 @@ def _poisson_given(key, mean, num):
     i, rows, left = state
     more = (jnp.arange(num) < left).astype(float)
     return i + 1, rows.at[index(jax.random.fold_in(rest_key, i), num, num)].add(more), left - num
+
   return jax.lax.while_loop(lambda state: state[2] > 0, spread, (0, free, total - jnp.sum(free)))[1]
 
 
@@ -128,25 +136,56 @@ def _gaussian_pooled(key, at, num):
 
 
 FAMILIES = {
-    "bernoulli": Family(_bernoulli_draw, _bernoulli_given, _bernoulli_pooled, lambda mean: mean * (1 - mean), 1.0, -1.0,
-                        _bernoulli_tempered, (0.0, 1.0)),
-    "poisson": Family(lambda key, at, num: poisson_rows(key, at.mean, num), _poisson_given, _poisson_pooled,
-                      lambda mean: mean, 1.0, 0.0, None, (0.0, np.inf)),
-    "exponential": Family(
-        lambda key, at, num: -at.mean * jnp.log(uniform(key, num)), _exponential_given, _exponential_pooled,
-        lambda mean: mean ** 2, 0.0, 1.0,
-        lambda at, truth, temperature: Mean(at.mean * temperature, None, at.deviation + at.mean * (temperature - 1)),
-        (0.0, np.inf)),
-    "gaussian": Family(lambda key, at, num: at.mean + normal(key, (num,)), _gaussian_given, _gaussian_pooled,
-                       jnp.ones_like, 0.0, 0.0, None, (-np.inf, np.inf)),
+  "bernoulli": Family(
+    _bernoulli_draw,
+    _bernoulli_given,
+    _bernoulli_pooled,
+    lambda mean: mean * (1 - mean),
+    1.0,
+    -1.0,
+    _bernoulli_tempered,
+    (0.0, 1.0),
+  ),
+  "poisson": Family(
+    lambda key, at, num: poisson_rows(key, at.mean, num),
+    _poisson_given,
+    _poisson_pooled,
+    lambda mean: mean,
+    1.0,
+    0.0,
+    None,
+    (0.0, np.inf),
+  ),
+  "exponential": Family(
+    lambda key, at, num: -at.mean * jnp.log(uniform(key, num)),
+    _exponential_given,
+    _exponential_pooled,
+    lambda mean: mean**2,
+    0.0,
+    1.0,
+    lambda at, truth, temperature: Mean(at.mean * temperature, None, at.deviation + at.mean * (temperature - 1)),
+    (0.0, np.inf),
+  ),
+  "gaussian": Family(
+    lambda key, at, num: at.mean + normal(key, (num,)),
+    _gaussian_given,
+    _gaussian_pooled,
+    jnp.ones_like,
+    0.0,
+    0.0,
+    None,
+    (-np.inf, np.inf),
+  ),
 }
 
 METRICS = {
-    "squared_error_of_mean": MetricInfo("squared error of the fitted mean", "data units squared", worse="higher",
-                                        log_scale=True, measures="risk"),
-    "variance_ratio": MetricInfo("variance of the fitted model / variance of the truth", worse="lower", log_scale=True,
-                                 measures="variance"),
-    "fitted_mean": MetricInfo("fitted mean", "data units"),
+  "squared_error_of_mean": MetricInfo(
+    "squared error of the fitted mean", "data units squared", worse="higher", log_scale=True, measures="risk"
+  ),
+  "variance_ratio": MetricInfo(
+    "variance of the fitted model / variance of the truth", worse="lower", log_scale=True, measures="variance"
+  ),
+  "fitted_mean": MetricInfo("fitted mean", "data units"),
 }
 
 
@@ -190,7 +229,9 @@ def exponential_family(family: str, num_samples, mean=None, *, temperature=1.0, 
     weight = jnp.ones(rows.shape) if row_weight is None else row_weight
     count = jnp.sum(weight)
     average = lambda values: jnp.sum(weight * values) / jnp.maximum(count, 1e-30)
-    return MeanStats(count, Mean(average(rows), average(1 - rows) if family == "bernoulli" else None, average(rows - problem)))
+    return MeanStats(
+      count, Mean(average(rows), average(1 - rows) if family == "bernoulli" else None, average(rows - problem))
+    )
 
   def fit(key, problem, context: Context):
     stats = context.data.summary
@@ -206,16 +247,29 @@ def exponential_family(family: str, num_samples, mean=None, *, temperature=1.0, 
     near = _near(params, problem, one.support)
     change = params.deviation * (one.slope + one.curvature * (2 * problem + params.deviation))
     variance = one.variance(params.mean) if params.rest is None else params.mean * params.rest
-    return {"squared_error_of_mean": params.deviation ** 2,
-            "variance_ratio": jnp.where(near, 1 + change / one.variance(problem), variance / one.variance(problem)),
-            "fitted_mean": jnp.where(near, problem + params.deviation, params.mean)}
+    return {
+      "squared_error_of_mean": params.deviation**2,
+      "variance_ratio": jnp.where(near, 1 + change / one.variance(problem), variance / one.variance(problem)),
+      "fitted_mean": jnp.where(near, problem + params.deviation, params.mean),
+    }
 
   def at_an_end(problem, params):
     return (params.mean == 0) if params.rest is None else (params.mean == 0) | (params.rest == 0)
 
   with_rows = functools.partial(exponential_family, family, num_samples, mean, temperature=temperature, draws="rows")
-  return TaskSetting(init, fit, sample, evaluate, num_samples, Summary(of, add_means), fresh, law, METRICS,
-                     with_rows if draws == "auto" else None, at_an_end if family in ("bernoulli", "poisson") else None)
+  return TaskSetting(
+    init,
+    fit,
+    sample,
+    evaluate,
+    num_samples,
+    Summary(of, add_means),
+    fresh,
+    law,
+    METRICS,
+    with_rows if draws == "auto" else None,
+    at_an_end if family in ("bernoulli", "poisson") else None,
+  )
 
 
 def _near(at, truth, support):
@@ -235,4 +289,6 @@ def _check(family, num_samples, mean, temperature, draws):
     raise ValueError(f"mean must lie between {least:g} and {most:g} for {family}, got {mean}.")
   check_positive("temperature", temperature)
   if known(temperature) and temperature != 1 and FAMILIES[family].tempered is None:
-    raise ValueError(f"temperature must be 1 for {family}, got {temperature}: the tempered density is outside the family.")
+    raise ValueError(
+      f"temperature must be 1 for {family}, got {temperature}: the tempered density is outside the family."
+    )

@@ -27,11 +27,14 @@ from collapse_jax.tasks._gaussian_distances import (
 from collapse_jax.tasks.parts import check_draws, check_integer, check_positive, known, matmul, triangular
 from collapse_jax.types import Array, Context, Data, MetricInfo, Metrics, Summary, TaskSetting
 
-_MANY_ROWS = 2e5  # in a pool; with fewer, rounding is below a tenth of the standard error of 1e4 runs for 10,000 generations
+_MANY_ROWS = (
+  2e5  # in a pool; with fewer, rounding is below a tenth of the standard error of 1e4 runs for 10,000 generations
+)
 
 
 class GaussianProblem(NamedTuple):
   """The truth: mean [dim] in data units; scale, a standard deviation [] or a lower Cholesky factor [dim, dim]."""
+
   mean: Any
   scale: Any
 
@@ -48,6 +51,7 @@ class GaussianModel(NamedTuple):
       where the rank is 0.
     rank: [] int32 rank of the covariance: smaller than dim where there are too few rows.
   """
+
   mean: Any
   factor: Any
   low: Any
@@ -74,6 +78,7 @@ class GaussianStats(NamedTuple):
     rank: [] int32 rank of the covariance, from what was pooled, never from the numbers.
     model: the model.
   """
+
   count: Any
   mean: Any
   excess: Any
@@ -83,31 +88,47 @@ class GaussianStats(NamedTuple):
 
 class Drawn(NamedTuple):
   """Where a batch comes from: the model, and the statistics that it was fitted to."""
+
   pool: GaussianStats
   model: GaussianModel
 
 
 METRICS = {
-    "squared_error_of_mean": MetricInfo("squared error of the fitted mean", "data units squared", worse="higher",
-                                        log_scale=True, measures="risk"),
-    "covariance_trace_ratio": MetricInfo("trace of the fitted covariance / trace of the truth", worse="lower",
-                                         log_scale=True, measures="variance"),
-    "covariance_log_det_ratio": MetricInfo("log (pseudo-)determinant ratio of fitted to true covariance", "nats",
-                                           worse="lower", measures="variance"),
-    "marginal_mean": MetricInfo("fitted mean of the first coordinate", "data units"),
-    "marginal_log_variance": MetricInfo("log fitted variance of the first coordinate", "nats"),
-    "standard_mean": MetricInfo("fitted mean of the first coordinate where its truth is N(0, 1)"),
-    "standard_log_variance": MetricInfo("log fitted variance of the first coordinate where its truth is N(0, 1)", "nats"),
+  "squared_error_of_mean": MetricInfo(
+    "squared error of the fitted mean", "data units squared", worse="higher", log_scale=True, measures="risk"
+  ),
+  "covariance_trace_ratio": MetricInfo(
+    "trace of the fitted covariance / trace of the truth", worse="lower", log_scale=True, measures="variance"
+  ),
+  "covariance_log_det_ratio": MetricInfo(
+    "log (pseudo-)determinant ratio of fitted to true covariance", "nats", worse="lower", measures="variance"
+  ),
+  "marginal_mean": MetricInfo("fitted mean of the first coordinate", "data units"),
+  "marginal_log_variance": MetricInfo("log fitted variance of the first coordinate", "nats"),
+  "standard_mean": MetricInfo("fitted mean of the first coordinate where its truth is N(0, 1)"),
+  "standard_log_variance": MetricInfo("log fitted variance of the first coordinate where its truth is N(0, 1)", "nats"),
 }
 WHITENED_METRICS = {
-    "whitened_squared_error_of_mean": MetricInfo("squared Mahalanobis error of the fitted mean", worse="higher",
-                                                 log_scale=True),
-    "whitened_trace_ratio": MetricInfo("trace of the whitened fitted covariance / dim", worse="lower", log_scale=True),
+  "whitened_squared_error_of_mean": MetricInfo(
+    "squared Mahalanobis error of the fitted mean", worse="higher", log_scale=True
+  ),
+  "whitened_trace_ratio": MetricInfo("trace of the whitened fitted covariance / dim", worse="lower", log_scale=True),
 }
 
 
-def gaussian(dim: int, num_samples, noise_var=1.0, *, mean=None, covariance=None, unbiased: bool = False,
-             temperature=1.0, draws: str = "auto", wasserstein2: bool = False, distances: bool = False) -> TaskSetting:
+def gaussian(
+  dim: int,
+  num_samples,
+  noise_var=1.0,
+  *,
+  mean=None,
+  covariance=None,
+  unbiased: bool = False,
+  temperature=1.0,
+  draws: str = "auto",
+  wasserstein2: bool = False,
+  distances: bool = False,
+) -> TaskSetting:
   """A Gaussian fitted by maximum likelihood to num_samples rows, sampled, and fitted again.
 
   Args:
@@ -133,8 +154,9 @@ def gaussian(dim: int, num_samples, noise_var=1.0, *, mean=None, covariance=None
   def problem_of() -> GaussianProblem:
     if covariance is None:
       return GaussianProblem(jnp.asarray(true_mean), jnp.sqrt(jnp.asarray(noise_var, float)))
-    return GaussianProblem(jnp.asarray(true_mean), jnp.asarray(np.linalg.cholesky(np.asarray(covariance, np.float64)),
-                                                               float))
+    return GaussianProblem(
+      jnp.asarray(true_mean), jnp.asarray(np.linalg.cholesky(np.asarray(covariance, np.float64)), float)
+    )
 
   def draw(key: Array, problem: GaussianProblem, model: GaussianModel, num) -> Data:
     """`num` rows of the model, or their statistics."""
@@ -179,19 +201,19 @@ def gaussian(dim: int, num_samples, noise_var=1.0, *, mean=None, covariance=None
     first_std = problem.scale if covariance is None else problem.scale[0, 0]
     log_first = params.log_scale + _log(params.factor[0, 0], params.low[0, 0])
     metrics = {
-        "squared_error_of_mean": jnp.sum(deviation ** 2),
-        "covariance_trace_ratio": _trace_ratio(problem.scale, params),
-        "covariance_log_det_ratio": params.log_det,
-        "marginal_mean": problem.mean[0] + deviation[0],
-        "marginal_log_variance": 2 * (jnp.log(first_std) + log_first),
-        "standard_mean": params.mean[0],
-        "standard_log_variance": 2 * log_first,
+      "squared_error_of_mean": jnp.sum(deviation**2),
+      "covariance_trace_ratio": _trace_ratio(problem.scale, params),
+      "covariance_log_det_ratio": params.log_det,
+      "marginal_mean": problem.mean[0] + deviation[0],
+      "marginal_log_variance": 2 * (jnp.log(first_std) + log_first),
+      "standard_mean": params.mean[0],
+      "standard_log_variance": 2 * log_first,
     }
     if covariance is not None:
-      metrics["whitened_squared_error_of_mean"] = jnp.sum(params.mean ** 2)
+      metrics["whitened_squared_error_of_mean"] = jnp.sum(params.mean**2)
       metrics["whitened_trace_ratio"] = _trace_ratio(jnp.ones(()), params)
     if wasserstein2:
-      metrics["wasserstein2_squared"] = jnp.sum(deviation ** 2) + bures_squared(problem.scale, *covariance_of(params))
+      metrics["wasserstein2_squared"] = jnp.sum(deviation**2) + bures_squared(problem.scale, *covariance_of(params))
     if distances:
       metrics |= distances_to_standard(params.mean, *covariance_of(params))
     return metrics
@@ -204,11 +226,31 @@ def gaussian(dim: int, num_samples, noise_var=1.0, *, mean=None, covariance=None
 
   metrics = METRICS | (WHITENED_METRICS if covariance is not None else {})
   metrics = metrics | (WASSERSTEIN_METRICS if wasserstein2 else {}) | (DISTANCE_METRICS if distances else {})
-  with_rows = functools.partial(gaussian, dim, num_samples, noise_var, mean=mean, covariance=covariance, unbiased=unbiased,
-                                temperature=temperature, draws="rows", wasserstein2=wasserstein2,
-                                distances=distances)
-  return TaskSetting(init, fit, sample, evaluate, num_samples, Summary(of, _add, extend=extend, of_drawn=of_drawn, move=move),
-                     fresh, law, metrics, with_rows if draws == "auto" else None)
+  with_rows = functools.partial(
+    gaussian,
+    dim,
+    num_samples,
+    noise_var,
+    mean=mean,
+    covariance=covariance,
+    unbiased=unbiased,
+    temperature=temperature,
+    draws="rows",
+    wasserstein2=wasserstein2,
+    distances=distances,
+  )
+  return TaskSetting(
+    init,
+    fit,
+    sample,
+    evaluate,
+    num_samples,
+    Summary(of, _add, extend=extend, of_drawn=of_drawn, move=move),
+    fresh,
+    law,
+    metrics,
+    with_rows if draws == "auto" else None,
+  )
 
 
 def covariance_of(params: GaussianModel) -> tuple[Any, ...]:
@@ -241,8 +283,14 @@ def _to_white(problem, rows):
 
 # ------------------------------------------------------------------------------------------------------- models
 def _truth(dim) -> GaussianModel:
-  return GaussianModel(jnp.zeros(dim), jnp.eye(dim), jnp.zeros((dim, dim)), jnp.zeros((), jnp.int32), jnp.zeros(()),
-                       jnp.asarray(dim, jnp.int32))
+  return GaussianModel(
+    jnp.zeros(dim),
+    jnp.eye(dim),
+    jnp.zeros((dim, dim)),
+    jnp.zeros((), jnp.int32),
+    jnp.zeros(()),
+    jnp.asarray(dim, jnp.int32),
+  )
 
 
 def _fitted(stats: GaussianStats) -> GaussianModel:
@@ -276,7 +324,7 @@ def _trace_ratio(scale, model: GaussianModel):
   change = (model.factor - jnp.eye(dim)) + model.low
   if jnp.ndim(scale):
     change = matmul(scale, change)
-    along, true = jnp.sum(scale * change), jnp.sum(scale ** 2)
+    along, true = jnp.sum(scale * change), jnp.sum(scale**2)
   else:
     along, true = jnp.trace(change), dim
   return _power(model.exponent) ** 2 * (1 + (2 * along + _sum_of_squares(change)) / true)
@@ -310,7 +358,7 @@ def _log(high, low):
 
 def _sum_of_squares(matrix):
   """A matrix-vector product adds in the order that is fastest; a reduction on CPU goes one by one."""
-  return jnp.sum(matmul(matrix ** 2, jnp.ones(matrix.shape[1])))
+  return jnp.sum(matmul(matrix**2, jnp.ones(matrix.shape[1])))
 
 
 def _lower(rows):
@@ -353,6 +401,7 @@ def _root_excess(root, gram_excess, identity, rank, rows):
   For many `rows` [], where D is small, with one Newton step on what that root leaves of E: rounding, which is not symmetric
   about 1, would add up over generations.
   """
+
   def refined(excess):
     half = jnp.asarray(np.tril(np.ones(excess.shape), -1) + 0.5 * np.eye(len(excess)), excess.dtype)
     rest = half * (gram_excess - _gram_excess(excess))
@@ -386,14 +435,21 @@ def _moments_of(rows, row_weight):
   count = jnp.sum(weight)
   share = weight / jnp.maximum(count, 1e-30)
   mean = matmul(share, rows)
-  return count, mean, jnp.where(weight[:, None] > 0, jnp.sqrt(share)[:, None] * (rows - mean[None]), 0.0), jnp.sum(weight > 0)
+  return (
+    count,
+    mean,
+    jnp.where(weight[:, None] > 0, jnp.sqrt(share)[:, None] * (rows - mean[None]), 0.0),
+    jnp.sum(weight > 0),
+  )
 
 
 def _of_white(model: GaussianModel, white, row_weight) -> GaussianStats:
   """Statistics of rows [n, dim] in the model's coordinates."""
   count, mean, centred, num = _moments_of(white, row_weight)
   rank = _batch_rank(num, model.rank)
-  return GaussianStats(count, mean, _leading_columns(_lower(centred), rank) - _leading(model.rank, len(mean)), rank, model)
+  return GaussianStats(
+    count, mean, _leading_columns(_lower(centred), rank) - _leading(model.rank, len(mean)), rank, model
+  )
 
 
 def _statistics(white, row_weight) -> GaussianStats:
@@ -428,14 +484,22 @@ def _add(problem, a: GaussianStats, weight_a, b: GaussianStats, weight_b) -> Gau
   identity = _leading(model.rank, dim)
   excess_a, excess_b = jnp.where(uses_a, a.excess, 0.0), jnp.where(uses_b, b.excess, 0.0)
   shift = jnp.where(uses_a & uses_b, b.mean - a.mean, 0.0)
-  rows = jnp.concatenate([jnp.sqrt(share_a) * (identity + excess_a).T, jnp.sqrt(share_b) * (identity + excess_b).T,
-                          (jnp.sqrt(share_a * share_b) * shift)[None]])
-  gram_excess = (share_a * _gram_excess(excess_a) + share_b * _gram_excess(excess_b)
-                 + share_a * share_b * jnp.outer(shift, shift))
+  rows = jnp.concatenate(
+    [
+      jnp.sqrt(share_a) * (identity + excess_a).T,
+      jnp.sqrt(share_b) * (identity + excess_b).T,
+      (jnp.sqrt(share_a * share_b) * shift)[None],
+    ]
+  )
+  gram_excess = (
+    share_a * _gram_excess(excess_a) + share_b * _gram_excess(excess_b) + share_a * share_b * jnp.outer(shift, shift)
+  )
   rank = jnp.where(uses_a, jnp.where(uses_b, a.rank + b.rank + 1, a.rank), b.rank)
   rank = jnp.minimum(rank, model.rank)
   mean = jnp.where(uses_a, a.mean, b.mean) + jnp.where(uses_a, share_b, 0.0) * shift
-  return GaussianStats(count_a + count_b, mean, _root_excess(_lower(rows), gram_excess, identity, rank, count), rank, model)
+  return GaussianStats(
+    count_a + count_b, mean, _root_excess(_lower(rows), gram_excess, identity, rank, count), rank, model
+  )
 
 
 def _told_apart(a: GaussianStats, b: GaussianStats) -> tuple[GaussianStats, GaussianStats]:
@@ -447,8 +511,14 @@ def _told_apart(a: GaussianStats, b: GaussianStats) -> tuple[GaussianStats, Gaus
 
   def tell(stats, fit):
     scale = _power(fit.exponent - exponent)
-    return GaussianStats(stats.count, (fit.mean - model.mean) * _power(-exponent),
-                         (scale * fit.factor - jnp.eye(dim)) + scale * fit.low, stats.rank, model)
+    return GaussianStats(
+      stats.count,
+      (fit.mean - model.mean) * _power(-exponent),
+      (scale * fit.factor - jnp.eye(dim)) + scale * fit.low,
+      stats.rank,
+      model,
+    )
+
   return tell(a, fits[0]), tell(b, fits[1])
 
 
@@ -505,7 +575,7 @@ def _law(key, num, model: GaussianModel) -> GaussianStats:
   # Filled strip by strip: as one triangle out of half as many numbers, XLA computes it element by element.
   factor, used_up = jnp.zeros((dim, dim)), dim
   for low, high in strips:
-    block = white[used_up:used_up + (high - low) * high].reshape(high - low, high)
+    block = white[used_up : used_up + (high - low) * high].reshape(high - low, high)
     factor, used_up = factor.at[low:high, :high].set(block), used_up + block.size
   drawn = _batch_rank(num, rank)
   row, column = axis[:, None], axis[None]
@@ -525,7 +595,7 @@ def _rows_given(key, stats: GaussianStats, num: int) -> Array:
   white = normal(key, (num, min(dim, num - 1)))
   basis, upper = jnp.linalg.qr(white - jnp.mean(white, axis=0)[None])
   basis = basis * jnp.where(jnp.diag(upper) < 0, -1.0, 1.0)[None]
-  factor = (_leading(stats.model.rank, dim) + stats.excess)[:, :basis.shape[1]]
+  factor = (_leading(stats.model.rank, dim) + stats.excess)[:, : basis.shape[1]]
   return stats.mean[None] + np.sqrt(num) * matmul(basis, factor.T)
 
 

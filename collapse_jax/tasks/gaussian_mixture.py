@@ -15,11 +15,12 @@ from collapse_jax.tasks.parts import check_integer, check_positive, matmul
 from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
 
 NUM_POINTS = 1000  # draws of a model by which its mass about each centre, and its divergence, are told
-_FLOOR = 1e-6      # least variance, relative to that of the data: a component on one row has no likelihood otherwise
+_FLOOR = 1e-6  # least variance, relative to that of the data: a component on one row has no likelihood otherwise
 
 
 class Mixture(NamedTuple):
   """log_weight [k]; mean [k, dim] in data units; factor [k, dim, dim], lower triangular, of the covariances."""
+
   log_weight: Any
   mean: Any
   factor: Any
@@ -28,14 +29,16 @@ class Mixture(NamedTuple):
 class MixtureProblem(NamedTuple):
   """test [num_test, dim], of the truth; centers [j, dim] of its modes, or None where they are not known; words [2] uint32, of the
   key of the points by which models are judged: a run's own, so that their chance is in the spread over runs."""
+
   truth: Any
   test: Any
   centers: Any
   words: Any
 
 
-def gaussian_mixture(dataset, num_samples: int, num_components: int, *, num_steps: int = 30, num_test: int = 500,
-                     temperature=1.0) -> TaskSetting:
+def gaussian_mixture(
+  dataset, num_samples: int, num_components: int, *, num_steps: int = 30, num_test: int = 500, temperature=1.0
+) -> TaskSetting:
   """A mixture with full covariances, by weighted expectation maximisation.
 
   Args:
@@ -49,8 +52,12 @@ def gaussian_mixture(dataset, num_samples: int, num_components: int, *, num_step
   Raises:
     ValueError: an argument out of range, or a data set that cannot be used.
   """
-  for name, value, least in (("num_samples", num_samples, 2), ("num_components", num_components, 1),
-                             ("num_steps", num_steps, 1), ("num_test", num_test, 1)):
+  for name, value, least in (
+    ("num_samples", num_samples, 2),
+    ("num_components", num_components, 1),
+    ("num_steps", num_steps, 1),
+    ("num_test", num_test, 1),
+  ):
     check_integer(name, value, least)
   check_positive("temperature", temperature)
   source = datasets.get(dataset, num_test)
@@ -73,9 +80,11 @@ def gaussian_mixture(dataset, num_samples: int, num_components: int, *, num_step
     log_weight, mean, factor = params
     share = jnp.exp(log_weight)
     centre = matmul(share, mean)
-    spread = jnp.sum((mean - centre[None]) ** 2, axis=1) + jnp.sum(factor ** 2, axis=(1, 2))
-    metrics = {"test_nll": -jnp.mean(log_density(params, problem.test)),
-               "model_variance": matmul(share, spread) / source.dim}
+    spread = jnp.sum((mean - centre[None]) ** 2, axis=1) + jnp.sum(factor**2, axis=(1, 2))
+    metrics = {
+      "test_nll": -jnp.mean(log_density(params, problem.test)),
+      "model_variance": matmul(share, spread) / source.dim,
+    }
     if problem.centers is not None or source.log_density is not None:
       rows = draw(jax.random.wrap_key_data(problem.words, impl="threefry2x32"), params, NUM_POINTS)
     if source.log_density is not None:
@@ -87,16 +96,21 @@ def gaussian_mixture(dataset, num_samples: int, num_components: int, *, num_step
     return metrics
 
   metrics = {
-      "test_nll": MetricInfo("negative log-likelihood of the test rows", "nats per item", worse="higher", measures="risk"),
-      "model_variance": MetricInfo("variance of the model per coordinate", "data units squared", measures="variance"),
+    "test_nll": MetricInfo(
+      "negative log-likelihood of the test rows", "nats per item", worse="higher", measures="risk"
+    ),
+    "model_variance": MetricInfo("variance of the model per coordinate", "data units squared", measures="variance"),
   }
   if source.log_density is not None:
     about = f"divergence of the model from the truth, KL(model || truth), by {NUM_POINTS} draws"
     metrics["kl_from_truth"] = MetricInfo(about, "nats")
   if source.centers is not None:
-    metrics |= {"smallest_share": MetricInfo("smallest share of the model about a mode of the truth", worse="lower",
-                                             measures="tail"),
-                "component_share": MetricInfo("share of the model about each mode of the truth", dims=("component",))}
+    metrics |= {
+      "smallest_share": MetricInfo(
+        "smallest share of the model about a mode of the truth", worse="lower", measures="tail"
+      ),
+      "component_share": MetricInfo("share of the model about each mode of the truth", dims=("component",)),
+    }
   draw_truth = source.draw
   fresh = None if draw_truth is None else lambda key, problem: batch(draw_truth(key, problem.truth, num_samples))
   return TaskSetting(init, fit, sample, evaluate, num_samples, fresh=fresh, metrics=metrics)
@@ -115,8 +129,9 @@ def log_density(params: Mixture, points: Array) -> Array:
   return jax.nn.logsumexp(_joint(params, points), axis=0)
 
 
-def fit_mixture(key: Array, rows: Array, weight: Array, num_components: int, num_steps: int,
-                previous: Mixture | None = None) -> Mixture:
+def fit_mixture(
+  key: Array, rows: Array, weight: Array, num_components: int, num_steps: int, previous: Mixture | None = None
+) -> Mixture:
   """Weighted maximum likelihood by expectation maximisation.
 
   Args:
@@ -128,7 +143,7 @@ def fit_mixture(key: Array, rows: Array, weight: Array, num_components: int, num
   share = weight / jnp.sum(weight)
   centre = matmul(share, rows)
   centred = jnp.where(share[:, None] > 0, rows - centre[None], 0.0)
-  floor = _FLOOR * jnp.sum(share[:, None] * centred ** 2) / dim + 1e-30
+  floor = _FLOOR * jnp.sum(share[:, None] * centred**2) / dim + 1e-30
 
   def covariance(share, mean):
     deviation = jnp.where(share[:, None] > 0, rows - mean[None], 0.0)
@@ -146,24 +161,32 @@ def fit_mixture(key: Array, rows: Array, weight: Array, num_components: int, num
   if previous is None:
     mean = _spread_rows(key, rows, share, num_components)
     factor = jnp.linalg.cholesky(covariance(share, centre) / num_components ** (2 / dim))
-    previous = Mixture(jnp.full(num_components, -np.log(num_components)), mean, jnp.tile(factor, (num_components, 1, 1)))
+    previous = Mixture(
+      jnp.full(num_components, -np.log(num_components)), mean, jnp.tile(factor, (num_components, 1, 1))
+    )
   return jax.lax.fori_loop(0, num_steps, step, previous)
 
 
 def _joint(params: Mixture, points):
   """[k, m] log of weight times density."""
+
   def one(log_weight, mean, factor):
     white = solve_triangular(factor, (points - mean[None]).T, lower=True)
-    return log_weight - 0.5 * jnp.sum(white ** 2, axis=0) - jnp.sum(jnp.log(jnp.diag(factor)))
+    return log_weight - 0.5 * jnp.sum(white**2, axis=0) - jnp.sum(jnp.log(jnp.diag(factor)))
+
   return jax.vmap(one)(*params) - 0.5 * params.mean.shape[1] * np.log(2 * np.pi)
 
 
 def _spread_rows(key, rows, share, num):
   """[num, dim] rows, each in proportion to its weight times the squared distance to those before (k-means++)."""
+
   def pick(squared, key):
     chance = share * squared / jnp.maximum(jnp.max(jnp.where(share > 0, squared, 0.0)), 1e-37)
-    chosen = rows[jax.random.categorical(key, jnp.log(jnp.where(jnp.max(chance) > 0, chance, share)))]  # share: all rows are equal
+    chosen = rows[
+      jax.random.categorical(key, jnp.log(jnp.where(jnp.max(chance) > 0, chance, share)))
+    ]  # share: all rows are equal
     return jnp.minimum(squared, jnp.sum((rows - chosen[None]) ** 2, axis=1)), chosen
+
   keys = jax.random.split(key, num)
   first = rows[jax.random.categorical(keys[0], jnp.log(share))]
   rest = jax.lax.scan(pick, jnp.sum((rows - first[None]) ** 2, axis=1), keys[1:])[1]

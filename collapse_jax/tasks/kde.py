@@ -20,11 +20,11 @@ from collapse_jax.store import batch
 from collapse_jax.tasks.parts import check_integer, check_positive, matmul
 from collapse_jax.types import Array, Context, Data, MetricInfo, Summary, TaskSetting
 
-MAX_ROWS = 10 ** 8  # of a batch: data sets are made on the host
+MAX_ROWS = 10**8  # of a batch: data sets are made on the host
 KERNELS = ("gaussian", "tophat")
 RULES = ("scott", "silverman", "scott_scaled", "silverman_scaled")
 _FAR = 1e15  # where rows of weight 0 are put: their kernels vanish, and their squared distance is still finite
-FAR = 5.0    # standard deviations from every mode of the truth at which it has next to nothing
+FAR = 5.0  # standard deviations from every mode of the truth at which it has next to nothing
 _BLOCK = 16  # rows per step of the direct form: enough to hide the loop, few enough to compile fast
 
 
@@ -39,6 +39,7 @@ class KdeProblem(NamedTuple):
     centers: [k, dim], or None where they are not known.
     log_density: [num_test] nats, of the truth at the test rows; None where it is not asked for.
   """
+
   truth: Any
   points: Any
   bandwidth: Any
@@ -55,6 +56,7 @@ class KdeStats(NamedTuple):
     mean: [dim].
     scatter: [] weighted sum of squared distances to the mean.
   """
+
   log_kernel_sum: Any
   count: Any
   mean: Any
@@ -63,13 +65,22 @@ class KdeStats(NamedTuple):
 
 class KdeParams(NamedTuple):
   """The fitted density where it is looked at; the rows that it is drawn from stay in `Context.data`."""
+
   log_density: Any  # [num_points] nats
-  bandwidth: Any    # [] data units
-  variance: Any     # [] variance of the model per coordinate, data units squared
+  bandwidth: Any  # [] data units
+  variance: Any  # [] variance of the model per coordinate, data units squared
 
 
-def kde(dataset, num_samples: int, bandwidth, kernel: str = "gaussian", *, num_test: int = 500,
-        temperature=1.0, distances: bool = False) -> TaskSetting:
+def kde(
+  dataset,
+  num_samples: int,
+  bandwidth,
+  kernel: str = "gaussian",
+  *,
+  num_test: int = 500,
+  temperature=1.0,
+  distances: bool = False,
+) -> TaskSetting:
   """A kernel density estimate of a data set, sampled and fitted again.
 
   Args:
@@ -103,7 +114,9 @@ def kde(dataset, num_samples: int, bandwidth, kernel: str = "gaussian", *, num_t
     centers = None if source.centers is None else source.centers(truth)
     points = test if centers is None else jnp.concatenate([test, centers, _midpoints(centers)])
     log_density = source.log_density(truth, test) if distances and source.log_density else None
-    return KdeProblem(truth, points, jnp.asarray(jnp.nan if rule else bandwidth, float), centers, log_density), batch(train)
+    return KdeProblem(truth, points, jnp.asarray(jnp.nan if rule else bandwidth, float), centers, log_density), batch(
+      train
+    )
 
   def of(problem, rows, row_weight):
     return KdeStats(log_sum(problem.points, rows, row_weight, problem.bandwidth), *_moments(rows, row_weight))
@@ -113,7 +126,7 @@ def kde(dataset, num_samples: int, bandwidth, kernel: str = "gaussian", *, num_t
     count_a, count_b = weight_a * a.count, weight_b * b.count
     count = jnp.maximum(count_a + count_b, 1e-30)
     shift = b.mean - a.mean
-    scatter = weight_a * a.scatter + weight_b * b.scatter + count_a * count_b / count * jnp.sum(shift ** 2)
+    scatter = weight_a * a.scatter + weight_b * b.scatter + count_a * count_b / count * jnp.sum(shift**2)
     return KdeStats(log_kernel, count_a + count_b, a.mean + count_b / count * shift, scatter)
 
   def pooled(problem, data: Data) -> tuple[KdeStats, Array]:
@@ -138,7 +151,7 @@ def kde(dataset, num_samples: int, bandwidth, kernel: str = "gaussian", *, num_t
     stats, width = pooled(problem, context.data) if rule else (context.data.summary, problem.bandwidth)
     stats = stats._replace(count=storage.size(context.data))  # which a running sum in float32 loses
     log_norm = jnp.log(stats.count) + log_kernel_volume(kernel, dim) + dim * jnp.log(width)
-    variance = stats.scatter / stats.count / dim + width ** 2 * kernel_variance(kernel, dim)
+    variance = stats.scatter / stats.count / dim + width**2 * kernel_variance(kernel, dim)
     return KdeParams(stats.log_kernel_sum - log_norm, width, variance)
 
   def sample(key, problem, params: KdeParams, context: Context):
@@ -146,7 +159,9 @@ def kde(dataset, num_samples: int, bandwidth, kernel: str = "gaussian", *, num_t
     rows = storage.draw_rows(row_key, context.data, context.num)
     width = params.bandwidth * jnp.sqrt(jnp.asarray(temperature, float))
     rows = rows + width * kernel_noise(noise_key, kernel, context.num, dim)
-    return batch(rows), {} if problem.centers is None else {"far_share": _far_share(rows, problem.centers, storage.in_use(context))}
+    return batch(rows), {} if problem.centers is None else {
+      "far_share": _far_share(rows, problem.centers, storage.in_use(context))
+    }
 
   def evaluate(problem, params: KdeParams):
     log_density = params.log_density
@@ -169,16 +184,19 @@ def kde(dataset, num_samples: int, bandwidth, kernel: str = "gaussian", *, num_t
     return metrics
 
   metrics = {
-      "test_nll": MetricInfo("negative log-likelihood of the test rows", "nats per item", worse="higher", measures="risk"),
-      "model_variance": MetricInfo("variance of the model per coordinate", "data units squared", measures="variance"),
-      "fitted_bandwidth": MetricInfo("bandwidth", "data units"),
-      "mode_separation": MetricInfo("log density at the truth's centres minus between them", "nats", measures="modes"),
-      "far_share": MetricInfo(f"share of emitted rows more than {FAR:g} from every centre", measures="hallucination"),
+    "test_nll": MetricInfo(
+      "negative log-likelihood of the test rows", "nats per item", worse="higher", measures="risk"
+    ),
+    "model_variance": MetricInfo("variance of the model per coordinate", "data units squared", measures="variance"),
+    "fitted_bandwidth": MetricInfo("bandwidth", "data units"),
+    "mode_separation": MetricInfo("log density at the truth's centres minus between them", "nats", measures="modes"),
+    "far_share": MetricInfo(f"share of emitted rows more than {FAR:g} from every centre", measures="hallucination"),
   }
   if kernel == "tophat":
     metrics["covered_share"] = MetricInfo("share of test rows with positive density", worse="lower")
-    metrics["covered_nll"] = MetricInfo("negative log-likelihood of the test rows with positive density",
-                                        "nats per item")
+    metrics["covered_nll"] = MetricInfo(
+      "negative log-likelihood of the test rows with positive density", "nats per item"
+    )
   if distances:
     metrics["total_variation"] = MetricInfo("total variation distance to the truth", worse="higher", log_scale=True)
     metrics["total_variation_error"] = MetricInfo("standard error of that distance, over the test rows")
@@ -206,8 +224,9 @@ def log_kernel_sum(points: Array, rows: Array, row_weight: Array | None, bandwid
     return _direct(points, rows, row_weight, bandwidth, kernel)
   # Squared distances by matmul lose |x|^2 eps / h^2 nats to rounding: only for bandwidths wide against the data.
   extent = jnp.max(jnp.sum((points - jnp.mean(points, axis=0)[None]) ** 2, axis=1))
-  return jax.lax.cond(extent < 10 * bandwidth ** 2, _by_matmul, _by_difference, points, rows, row_weight, bandwidth,
-                      kernel == "gaussian")
+  return jax.lax.cond(
+    extent < 10 * bandwidth**2, _by_matmul, _by_difference, points, rows, row_weight, bandwidth, kernel == "gaussian"
+  )
 
 
 def _direct(points, rows, row_weight, bandwidth, kernel):
@@ -219,8 +238,10 @@ def _direct(points, rows, row_weight, bandwidth, kernel):
   weight = None if row_weight is None else jnp.pad(row_weight, (0, short)).reshape(-1, block)
   axes = [points[:, k] for k in range(dim)]
   squared = lambda row: sum((axis - row[k]) ** 2 for k, axis in enumerate(axes))
-  slope = -0.5 / bandwidth ** 2
-  if dim == 1:  # in one dimension a compiler fuses the square with what is subtracted, and leaves its rounding in the exponent
+  slope = -0.5 / bandwidth**2
+  if (
+    dim == 1
+  ):  # in one dimension a compiler fuses the square with what is subtracted, and leaves its rounding in the exponent
     far = lambda row: jnp.abs(axes[0] - row[0])
     beyond = lambda row, offset: (far(row) - offset) * (far(row) + offset)
   else:
@@ -235,7 +256,7 @@ def _direct(points, rows, row_weight, bandwidth, kernel):
       if kernel == "gaussian":
         one = jnp.exp(slope * beyond(some[i], offset))
       else:
-        one = (squared(some[i]) < bandwidth ** 2).astype(float)
+        one = (squared(some[i]) < bandwidth**2).astype(float)
       so_far = so_far + (one if weights is None else weights[i] * one)
     return so_far, None
 
@@ -244,13 +265,14 @@ def _direct(points, rows, row_weight, bandwidth, kernel):
   if kernel == "gaussian":
     offset = jax.lax.scan(nearest, jnp.full_like(axes[0], jnp.inf), rows)[0]
   sums = jax.lax.scan(add, jnp.zeros_like(axes[0]), (rows, weight))[0]
-  return jnp.log(sums) + slope * (offset ** 2 if dim == 1 else offset) if kernel == "gaussian" else jnp.log(sums)
+  return jnp.log(sums) + slope * (offset**2 if dim == 1 else offset) if kernel == "gaussian" else jnp.log(sums)
 
 
 def _by_difference(points, rows, row_weight, bandwidth, gaussian):
   def add_axis(squared, axis):
     point, row = axis
     return squared + (point[:, None] - row[None, :]) ** 2, None
+
   start = jnp.zeros((points.shape[0], rows.shape[0])) + 0 * points[:, :1] + 0 * jnp.minimum(rows[:, 0], 1.0)[None]
   squared = jax.lax.scan(add_axis, start, (points.T, rows.T))[0]
   return _from_squared(squared, row_weight, bandwidth, gaussian)
@@ -259,13 +281,13 @@ def _by_difference(points, rows, row_weight, bandwidth, gaussian):
 def _by_matmul(points, rows, row_weight, bandwidth, gaussian):
   centre = jnp.mean(points, axis=0)
   a, b = points - centre[None], rows - centre[None]
-  squared = jnp.sum(a ** 2, axis=1)[:, None] + jnp.sum(b ** 2, axis=1)[None] - 2 * matmul(a, b.T)
+  squared = jnp.sum(a**2, axis=1)[:, None] + jnp.sum(b**2, axis=1)[None] - 2 * matmul(a, b.T)
   return _from_squared(jnp.maximum(squared, 0.0), row_weight, bandwidth, gaussian)
 
 
 def _from_squared(squared, row_weight, bandwidth, gaussian):
-  tophat = lambda: jnp.where(squared < bandwidth ** 2, 0.0, -jnp.inf)
-  exponent = jnp.where(gaussian, -0.5 * squared / bandwidth ** 2, tophat())
+  tophat = lambda: jnp.where(squared < bandwidth**2, 0.0, -jnp.inf)
+  exponent = jnp.where(gaussian, -0.5 * squared / bandwidth**2, tophat())
   return logsumexp(exponent, axis=1, b=None if row_weight is None else row_weight[None])
 
 
@@ -303,7 +325,7 @@ def _midpoints(centers):
 
 def _far_share(rows, centers, weight):
   squared = jnp.sum((rows[:, None] - centers[None]) ** 2, axis=-1)
-  return jnp.sum(weight * (jnp.min(squared, axis=1) > FAR ** 2)) / jnp.sum(weight)
+  return jnp.sum(weight * (jnp.min(squared, axis=1) > FAR**2)) / jnp.sum(weight)
 
 
 def _moments(rows, row_weight):

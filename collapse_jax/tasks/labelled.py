@@ -20,19 +20,28 @@ DATASETS = ("moons", "circles", "breast_cancer")
 NUM_FEATURES = 5  # leading principal components of breast_cancer
 
 METRICS = {
-    "test_nll": MetricInfo("negative log-likelihood of test rows and their labels", "nats per item", worse="higher",
-                           measures="risk"),
-    "label_share": MetricInfo("share of label 1"),
+  "test_nll": MetricInfo(
+    "negative log-likelihood of test rows and their labels", "nats per item", worse="higher", measures="risk"
+  ),
+  "label_share": MetricInfo("share of label 1"),
 }
 
 
 class LabelledProblem(NamedTuple):
   """test: {"x": [m, dim], "label": [m]}."""
+
   test: Any
 
 
-def labelled(dataset, num_samples: int, generator: str = "gaussian_mixture", *, num_components: int = 3, bandwidth=0.3,
-             num_test: int = 500) -> TaskSetting:
+def labelled(
+  dataset,
+  num_samples: int,
+  generator: str = "gaussian_mixture",
+  *,
+  num_components: int = 3,
+  bandwidth=0.3,
+  num_test: int = 500,
+) -> TaskSetting:
   """One generator a class, and the share of the classes; rows are {"x": [n, dim], "label": [n]}, labels 0.0 or 1.0.
 
   Args:
@@ -44,14 +53,19 @@ def labelled(dataset, num_samples: int, generator: str = "gaussian_mixture", *, 
   Raises:
     ValueError: an argument out of range, or data that cannot be used.
   """
-  for name, value, least in (("num_samples", num_samples, 2), ("num_components", num_components, 1),
-                             ("num_test", num_test, 1)):
+  for name, value, least in (
+    ("num_samples", num_samples, 2),
+    ("num_components", num_components, 1),
+    ("num_test", num_test, 1),
+  ):
     check_integer(name, value, least)
   check_positive("bandwidth", bandwidth)
   if generator not in GENERATORS:
     raise ValueError(f"generator must be one of {', '.join(GENERATORS)}, got {generator!r}.")
-  made: Any = {"moons": lambda key, num: datasets.moons(key, num, 0.2),
-          "circles": lambda key, num: datasets.circles(key, num, 0.3, 0.5)}.get(dataset if isinstance(dataset, str) else "")
+  made: Any = {
+    "moons": lambda key, num: datasets.moons(key, num, 0.2),
+    "circles": lambda key, num: datasets.circles(key, num, 0.3, 0.5),
+  }.get(dataset if isinstance(dataset, str) else "")
   if made is None:
     data = real_data.load_labelled(dataset, NUM_FEATURES)
     x, label = data.covariates[:, 1:].astype(np.float32), data.labels.astype(np.float32)
@@ -76,12 +90,17 @@ def labelled(dataset, num_samples: int, generator: str = "gaussian_mixture", *, 
     share = jnp.sum(of_class, axis=1) / jnp.sum(weight)
     test = problem.test["x"]
     if generator == "kde":
-      kernels = jnp.stack([log_kernel_sum(test, flat["x"], one, bandwidth) - jnp.log(jnp.maximum(jnp.sum(one), 1e-30))
-                           for one in of_class])
+      kernels = jnp.stack(
+        [
+          log_kernel_sum(test, flat["x"], one, bandwidth) - jnp.log(jnp.maximum(jnp.sum(one), 1e-30))
+          for one in of_class
+        ]
+      )
       dim = test.shape[1]
       return share, kernels - log_kernel_volume("gaussian", dim) - dim * jnp.log(jnp.asarray(bandwidth, float)), None
     fitted = jax.vmap(lambda key, one: fit_mixture(key, flat["x"], one, num_components, 30))(
-        jax.random.split(key), jnp.maximum(of_class, 1e-30))  # a class that died out is a blur over all rows
+      jax.random.split(key), jnp.maximum(of_class, 1e-30)
+    )  # a class that died out is a blur over all rows
     return share, jax.vmap(lambda one: log_density(one, test))(fitted), fitted
 
   def sample(key, problem, params, context: Context):
@@ -100,5 +119,12 @@ def labelled(dataset, num_samples: int, generator: str = "gaussian_mixture", *, 
     log_joint = log_likelihood[label, jnp.arange(len(label))] + jnp.log(jnp.maximum(share[label], 1e-30))
     return {"test_nll": -jnp.mean(log_joint), "label_share": share[1]}
 
-  return TaskSetting(init, fit, sample, evaluate, num_samples, metrics=METRICS,
-                     fresh=None if made is None else lambda key, problem: batch(rows(key, num_samples)))
+  return TaskSetting(
+    init,
+    fit,
+    sample,
+    evaluate,
+    num_samples,
+    metrics=METRICS,
+    fresh=None if made is None else lambda key, problem: batch(rows(key, num_samples)),
+  )

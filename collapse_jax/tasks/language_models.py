@@ -16,18 +16,18 @@ from collapse_jax.tasks.parts import check_integer
 from collapse_jax.types import Context, MetricInfo, TaskSetting
 
 METRICS = {
-    "test_loss": MetricInfo("cross entropy of held-out real text", "nats per token", worse="higher", measures="risk"),
-    "learning_curve": MetricInfo("loss of some test rows while training", "nats per token", ("training_progress",)),
-    "train_loss": MetricInfo("training loss, last part of the budget", "nats per token"),
-    "num_steps": MetricInfo("optimiser steps", "steps"),
-    "num_tokens": MetricInfo("tokens trained on", "tokens"),
-    "rejection_rate": MetricInfo("malformed share of samples", worse="higher"),
-    "num_missing": MetricInfo("samples that could not be had well-formed", "items", worse="higher"),
-    "duplicate_rate": MetricInfo("share of samples that repeat another one", worse="higher"),
-    "distinct_1": MetricInfo("distinct tokens as a share of all", worse="lower"),
-    "distinct_2": MetricInfo("distinct 2-grams as a share of all", worse="lower"),
-    "distinct_3": MetricInfo("distinct 3-grams as a share of all", worse="lower"),
-    "mean_length": MetricInfo("mean length of samples", "tokens"),
+  "test_loss": MetricInfo("cross entropy of held-out real text", "nats per token", worse="higher", measures="risk"),
+  "learning_curve": MetricInfo("loss of some test rows while training", "nats per token", ("training_progress",)),
+  "train_loss": MetricInfo("training loss, last part of the budget", "nats per token"),
+  "num_steps": MetricInfo("optimiser steps", "steps"),
+  "num_tokens": MetricInfo("tokens trained on", "tokens"),
+  "rejection_rate": MetricInfo("malformed share of samples", worse="higher"),
+  "num_missing": MetricInfo("samples that could not be had well-formed", "items", worse="higher"),
+  "duplicate_rate": MetricInfo("share of samples that repeat another one", worse="higher"),
+  "distinct_1": MetricInfo("distinct tokens as a share of all", worse="lower"),
+  "distinct_2": MetricInfo("distinct 2-grams as a share of all", worse="lower"),
+  "distinct_3": MetricInfo("distinct 3-grams as a share of all", worse="lower"),
+  "mean_length": MetricInfo("mean length of samples", "tokens"),
 }
 
 
@@ -36,16 +36,33 @@ _RECIPE = Recipe()
 
 class Adapters(NamedTuple):
   """Low-rank adapters instead of full fine-tuning (LoRA, Hu et al. 2106.09685)."""
+
   rank: int = 8
   alpha: float = 16.0
   targets: tuple[str, ...] = ("query", "key", "value", "out", "gate", "up", "down")
 
 
-def language_model(model: LanguageModel, train: text.Rows, test: text.Rows, num_samples: int, *, recipe: Recipe = _RECIPE,
-                   learning_rate=None, temperature=1.0, adapters: Adapters | None = None, pretrain: bool = False,
-                   plain_text: bool = False, prompts: text.Rows | None = None, on_malformed: str = "reject",
-                   max_attempts: float = 8.0, sample_batch_size: int | None = None, curve_points: int = 4, curve_rows: int = 64,
-                   remat: bool = False, mesh: Mesh | None = None) -> TaskSetting:
+def language_model(
+  model: LanguageModel,
+  train: text.Rows,
+  test: text.Rows,
+  num_samples: int,
+  *,
+  recipe: Recipe = _RECIPE,
+  learning_rate=None,
+  temperature=1.0,
+  adapters: Adapters | None = None,
+  pretrain: bool = False,
+  plain_text: bool = False,
+  prompts: text.Rows | None = None,
+  on_malformed: str = "reject",
+  max_attempts: float = 8.0,
+  sample_batch_size: int | None = None,
+  curve_points: int = 4,
+  curve_rows: int = 64,
+  remat: bool = False,
+  mesh: Mesh | None = None,
+) -> TaskSetting:
   """A causal language model.
 
   Rows are {"tokens": [n, L] int32, "length": [n] int32}. Every generation starts from `model` (or, warm-started, from the
@@ -76,8 +93,10 @@ def language_model(model: LanguageModel, train: text.Rows, test: text.Rows, num_
   if on_malformed not in ("reject", "keep"):
     raise ValueError(f"on_malformed must be reject or keep, got {on_malformed!r}.")
   if num_samples > len(train.length):
-    raise ValueError(f"num_samples {num_samples} asks for more real rows than there are: {len(train.length)} of at most "
-                     f"{train.tokens.shape[1]} tokens.")
+    raise ValueError(
+      f"num_samples {num_samples} asks for more real rows than there are: {len(train.length)} of at most "
+      f"{train.tokens.shape[1]} tokens."
+    )
   if not len(test.length):
     raise ValueError(f"there are no test rows of at most {test.tokens.shape[1]} tokens.")
   arch = decoder.architecture(model.config)
@@ -86,7 +105,9 @@ def language_model(model: LanguageModel, train: text.Rows, test: text.Rows, num_
   if max_length > arch.max_length:
     raise ValueError(f"max_seq_len {max_length} is beyond the {arch.max_length} positions of the model.")
   if adapters is not None:
-    arch = arch._replace(adapter_rank=adapters.rank, adapter_alpha=float(adapters.alpha), adapter_targets=adapters.targets)
+    arch = arch._replace(
+      adapter_rank=adapters.rank, adapter_alpha=float(adapters.alpha), adapter_targets=adapters.targets
+    )
   dtype = jnp.dtype(model.params["embedding"].dtype)
   functions = decoder.functions(arch, dtype, remat, mesh)
   rate = recipe.learning_rate if learning_rate is None else learning_rate
@@ -98,14 +119,17 @@ def language_model(model: LanguageModel, train: text.Rows, test: text.Rows, num_
   size = sample_batch_size or max(min(num_samples, 32), -(-num_samples // 4))
   size = -(-size // parts) * parts
   wellformed = _wellformed(model.tokenizer, end, pretrain or plain_text, on_malformed, train)
-  whole = (lambda weights: checkpoint.join(model.params, weights)) if adapters is not None else (lambda weights: weights)
+  whole = (
+    (lambda weights: checkpoint.join(model.params, weights)) if adapters is not None else (lambda weights: weights)
+  )
   logits = lambda weights, tokens: functions.apply(whole(weights), tokens)
   held_out = jnp.asarray(test.tokens), jnp.asarray(test.length)
 
   def real_rows(key):
     chosen = jax.random.permutation(key, len(train.length))[:num_samples]
-    return batch({"tokens": jnp.asarray(train.tokens)[chosen], "length": jnp.asarray(train.length)[chosen]},
-                 jnp.ones(num_samples))
+    return batch(
+      {"tokens": jnp.asarray(train.tokens)[chosen], "length": jnp.asarray(train.length)[chosen]}, jnp.ones(num_samples)
+    )
 
   def init(key):
     problem = {"learning_rate": jnp.asarray(rate, jnp.float32), "temperature": jnp.asarray(temperature, jnp.float32)}
@@ -121,42 +145,83 @@ def language_model(model: LanguageModel, train: text.Rows, test: text.Rows, num_
   def fit(key, problem, context: Context):
     start_key, order_key = jax.random.split(key)
     rows, row_weight = flat(context.data)
-    some = functools.partial(training.mean_loss, logits, tokens=held_out[0][:curve_rows], length=held_out[1][:curve_rows],
-                             batch_size=recipe.micro_batch_size or recipe.batch_size)
+    some = functools.partial(
+      training.mean_loss,
+      logits,
+      tokens=held_out[0][:curve_rows],
+      length=held_out[1][:curve_rows],
+      batch_size=recipe.micro_batch_size or recipe.batch_size,
+    )
     now = recipe._replace(learning_rate=problem["learning_rate"])
-    return training.fit(order_key, logits, now, start(start_key, context), rows["tokens"], rows["length"], row_weight, some,
-                        curve_points, dtype, mesh)
+    return training.fit(
+      order_key,
+      logits,
+      now,
+      start(start_key, context),
+      rows["tokens"],
+      rows["length"],
+      row_weight,
+      some,
+      curve_points,
+      dtype,
+      mesh,
+    )
 
   def sample(key, problem, fitted, context: Context):
     params = whole(fitted.weights)
 
     def draw(keys, number):
-      given = (None, None) if prompts is None else (jnp.asarray(prompts.tokens)[number % len(prompts.length)],
-                                                    jnp.asarray(prompts.length)[number % len(prompts.length)])
+      given = (
+        (None, None)
+        if prompts is None
+        else (
+          jnp.asarray(prompts.tokens)[number % len(prompts.length)],
+          jnp.asarray(prompts.length)[number % len(prompts.length)],
+        )
+      )
       return sampling.generate(keys, functions, params, max_length, begin, end, problem["temperature"], *given)
-    drawn = sampling.sample(key, draw, wellformed, context.num, max_length, min(size, -(-context.num // parts) * parts),
-                            max_attempts)
+
+    drawn = sampling.sample(
+      key, draw, wellformed, context.num, max_length, min(size, -(-context.num // parts) * parts), max_attempts
+    )
     tokens, length, filled = drawn.tokens, drawn.length, drawn.filled
     if context.used is not None:
       filled &= in_use(context) > 0
     num = jnp.sum(filled)
-    metrics = {"rejection_rate": drawn.rejection_rate, "num_missing": (context.num if context.used is None else context.used) - num,
-               "duplicate_rate": sampling.duplicate_rate(tokens, length, filled),
-               "mean_length": jnp.sum(jnp.where(filled, length, 0)) / jnp.maximum(num, 1)}
+    metrics = {
+      "rejection_rate": drawn.rejection_rate,
+      "num_missing": (context.num if context.used is None else context.used) - num,
+      "duplicate_rate": sampling.duplicate_rate(tokens, length, filled),
+      "mean_length": jnp.sum(jnp.where(filled, length, 0)) / jnp.maximum(num, 1),
+    }
     for order in (1, 2, 3):
       metrics[f"distinct_{order}"] = sampling.distinct_ngrams(tokens, length, filled, order)
     return batch({"tokens": tokens, "length": length}, filled.astype(jnp.float32)), metrics
 
   def evaluate(problem, fitted):
     loss = training.mean_loss(logits, fitted.weights, *held_out, recipe.micro_batch_size or recipe.batch_size)
-    return {"test_loss": loss, "learning_curve": fitted.learning_curve, "train_loss": fitted.train_loss,
-            "num_steps": fitted.num_steps, "num_tokens": fitted.num_tokens}
+    return {
+      "test_loss": loss,
+      "learning_curve": fitted.learning_curve,
+      "train_loss": fitted.train_loss,
+      "num_steps": fitted.num_steps,
+      "num_tokens": fitted.num_tokens,
+    }
 
   def next_token(problem, fitted, tokens):
     return jnp.pad(logits(fitted.weights, tokens)[:, :-1], ((0, 0), (1, 0), (0, 0)))
 
-  return TaskSetting(init, fit, sample, evaluate, num_samples, None, lambda key, problem: real_rows(key), metrics=METRICS,
-                     next_token=next_token)
+  return TaskSetting(
+    init,
+    fit,
+    sample,
+    evaluate,
+    num_samples,
+    None,
+    lambda key, problem: real_rows(key),
+    metrics=METRICS,
+    next_token=next_token,
+  )
 
 
 def _wellformed(tokenizer, end: int, plain_text: bool, on_malformed: str, train: text.Rows) -> Any:

@@ -29,8 +29,15 @@ from collapse_jax.tasks.parts import (
 )
 from collapse_jax.types import Array, Context, Data, MetricInfo, Summary, TaskSetting
 
-METRICS = {"test_mse": MetricInfo("mean squared error on noise-free test targets", "label units squared", worse="higher",
-                                  log_scale=True, measures="risk")}
+METRICS = {
+  "test_mse": MetricInfo(
+    "mean squared error on noise-free test targets",
+    "label units squared",
+    worse="higher",
+    log_scale=True,
+    measures="risk",
+  )
+}
 NUM_TEST = 1000
 
 
@@ -47,6 +54,7 @@ class RegressionProblem(NamedTuple):
     noise_factor: [dim, dim]: the estimate from one batch errs by noise_std * noise_factor z; None where covariates are drawn anew.
     seen: [dim] 1 for the num_samples coordinates that labels show; None as above.
   """
+
   coefficients: Any
   test_factor: Any
   noise_std: Any
@@ -59,12 +67,14 @@ class RegressionProblem(NamedTuple):
 
 class TriangularStats(NamedTuple):
   """Rows of many designs: the triangular factor [dim + 1, dim + 1] of covariates and label side by side."""
+
   count: Any
   factor: Any
 
 
-def linear_regression(dim: int, num_samples: int, noise_var=1.0, *, covariates: str = "same", temperature=1.0,
-                      draws: str = "auto") -> TaskSetting:
+def linear_regression(
+  dim: int, num_samples: int, noise_var=1.0, *, covariates: str = "same", temperature=1.0, draws: str = "auto"
+) -> TaskSetting:
   """Ordinary least squares, the solution of least norm where it is not unique.
 
   The truth is y = x w* + noise with w*, x ~ N(0, I); `test_mse` is taken on 1000 test rows without noise.
@@ -87,8 +97,11 @@ def linear_regression(dim: int, num_samples: int, noise_var=1.0, *, covariates: 
   def init(key):
     truth_key, design_key, test_key, batch_key = jax.random.split(key, 4)
     num_test = max(NUM_TEST, dim)
-    problem = RegressionProblem(normal(truth_key, (dim,)), bartlett(test_key, dim, num_test) / np.sqrt(num_test),
-                                jnp.sqrt(jnp.asarray(noise_var, float)))
+    problem = RegressionProblem(
+      normal(truth_key, (dim,)),
+      bartlett(test_key, dim, num_test) / np.sqrt(num_test),
+      jnp.sqrt(jnp.asarray(noise_var, float)),
+    )
     if same:
       law_key, basis_key = jax.random.split(design_key)
       factor, noise_factor, seen = _estimate_law(law_key, dim, num_samples)
@@ -96,8 +109,9 @@ def linear_regression(dim: int, num_samples: int, noise_var=1.0, *, covariates: 
     if same and not law:
       basis = _orthonormal(basis_key, num_samples, min(num_samples, dim))
       rank = basis.shape[1]
-      problem = problem._replace(design=matmul(basis, factor[:rank] * seen[None]), basis=basis,
-                                 inverse=matmul(noise_factor[:, :rank], basis.T))
+      problem = problem._replace(
+        design=matmul(basis, factor[:rank] * seen[None]), basis=basis, inverse=matmul(noise_factor[:, :rank], basis.T)
+      )
     return problem, draw(batch_key, problem, problem.coefficients, problem.noise_std, num_samples)
 
   def draw(key, problem, coefficients, noise_std, num) -> Data:
@@ -105,8 +119,10 @@ def linear_regression(dim: int, num_samples: int, noise_var=1.0, *, covariates: 
     if law:
       estimate = problem.seen * coefficients + noise_std * matmul(problem.noise_factor, normal(law_key, (dim,)))
       return batch(summary=MeanStats(jnp.asarray(num_samples, float), estimate), count=num_samples)
-    if same:  # the noise within the span of the design is that by which the law's estimate errs, so that both are paired
-      noise, inside = normal(rest_key, (num_samples,)), normal(law_key, (dim,))[:problem.basis.shape[1]]
+    if (
+      same
+    ):  # the noise within the span of the design is that by which the law's estimate errs, so that both are paired
+      noise, inside = normal(rest_key, (num_samples,)), normal(law_key, (dim,))[: problem.basis.shape[1]]
       noise = noise + matmul(problem.basis, inside - matmul(problem.basis.T, noise))
       labels = matmul(problem.design, coefficients) + noise_std * noise
       return batch({"index": jnp.arange(num_samples, dtype=jnp.int32), "label": labels})
@@ -132,8 +148,18 @@ def linear_regression(dim: int, num_samples: int, noise_var=1.0, *, covariates: 
   else:
     summary, fit = Summary(_of_rows, _add_rows), _fit_rows
   with_rows = functools.partial(linear_regression, dim, num_samples, noise_var, temperature=temperature, draws="rows")
-  return TaskSetting(init, fit, sample, evaluate, num_samples, summary, fresh, law, METRICS,
-                     with_rows if draws == "auto" and same else None)
+  return TaskSetting(
+    init,
+    fit,
+    sample,
+    evaluate,
+    num_samples,
+    summary,
+    fresh,
+    law,
+    METRICS,
+    with_rows if draws == "auto" and same else None,
+  )
 
 
 # ----------------------------------------------------------------------------------- whole batches, one design

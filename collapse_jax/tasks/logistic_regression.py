@@ -20,11 +20,12 @@ from collapse_jax.tasks.parts import LabelStats, add_labels, check_integer, chec
 from collapse_jax.types import Array, Context, MetricInfo, Summary, TaskSetting
 
 METRICS = {
-    "excess_risk": MetricInfo("divergence from the truth on test covariates", "nats per row", worse="higher",
-                               log_scale=True, measures="risk"),
-    "test_loss": MetricInfo("cross entropy on test rows", "nats per row", worse="higher"),
-    "squared_error_of_coefficients": MetricInfo("squared error of the coefficients", worse="higher", log_scale=True),
-    "separated": MetricInfo("the training labels are separable: 1 or 0"),
+  "excess_risk": MetricInfo(
+    "divergence from the truth on test covariates", "nats per row", worse="higher", log_scale=True, measures="risk"
+  ),
+  "test_loss": MetricInfo("cross entropy on test rows", "nats per row", worse="higher"),
+  "squared_error_of_coefficients": MetricInfo("squared error of the coefficients", worse="higher", log_scale=True),
+  "separated": MetricInfo("the training labels are separable: 1 or 0"),
 }
 MAX_STEPS = 60
 
@@ -39,6 +40,7 @@ class LogisticProblem(NamedTuple):
     coefficients: [dim] of the truth.
     label: [num_samples] real labels; None where generation 1 draws them from the truth.
   """
+
   design: Any
   test: Any
   test_label: Any
@@ -46,8 +48,15 @@ class LogisticProblem(NamedTuple):
   label: Any
 
 
-def logistic_regression(dataset, num_samples: int | None = None, *, num_features: int | None = 1, labels: str = "model",
-                        coefficients=None, temperature=1.0) -> TaskSetting:
+def logistic_regression(
+  dataset,
+  num_samples: int | None = None,
+  *,
+  num_features: int | None = 1,
+  labels: str = "model",
+  coefficients=None,
+  temperature=1.0,
+) -> TaskSetting:
   """Unpenalised maximum likelihood, intercept included; each run trains on its own random num_samples of the rows.
 
   Args:
@@ -76,8 +85,13 @@ def logistic_regression(dataset, num_samples: int | None = None, *, num_features
     design, held_out = jnp.asarray(covariates, float)[train], jnp.asarray(covariates, float)[test]
     label = jnp.asarray(real_label, float)
     from_data = labels == "data"
-    problem = LogisticProblem(design, held_out, label[test] if from_data else jax.nn.sigmoid(matmul(held_out, w)), w,
-                              label[train] if from_data else None)
+    problem = LogisticProblem(
+      design,
+      held_out,
+      label[test] if from_data else jax.nn.sigmoid(matmul(held_out, w)),
+      w,
+      label[train] if from_data else None,
+    )
     real = rows_of(problem.label) if from_data else draw(label_key, problem, w, 1.0)
     return problem, real
 
@@ -107,8 +121,12 @@ def logistic_regression(dataset, num_samples: int | None = None, *, num_features
     # Without a finite maximum all odds are infinite, whatever Newton's method ended with.
     limit = jnp.where(jnp.all(problem.test_label == (odds > 0)), 0.0, jnp.inf)
     apart = separated > 0
-    return {"excess_risk": jnp.where(apart, jnp.inf, risk), "test_loss": jnp.where(apart, limit, loss),
-            "squared_error_of_coefficients": jnp.where(apart, jnp.inf, jnp.sum(error ** 2)), "separated": separated}
+    return {
+      "excess_risk": jnp.where(apart, jnp.inf, risk),
+      "test_loss": jnp.where(apart, limit, loss),
+      "squared_error_of_coefficients": jnp.where(apart, jnp.inf, jnp.sum(error**2)),
+      "separated": separated,
+    }
 
   fresh = None if labels == "data" else lambda key, problem: draw(key, problem, problem.coefficients, 1.0)
   return TaskSetting(init, fit, sample, evaluate, num_samples, Summary(label_stats, add_labels), fresh, metrics=METRICS)
@@ -123,8 +141,14 @@ def bernoulli_divergence(log_odds: Array, shift: Array) -> Array:
   log_odds, shift = -jnp.abs(log_odds), jnp.where(log_odds > 0, -shift, shift)
   p = jax.nn.sigmoid(log_odds)
   variance, skew = p * (1 - p), 1 - 2 * p
-  cumulants: list[Any] = [1.0, skew, 1 - 6 * variance, skew * (1 - 12 * variance), 1 - 30 * variance + 120 * variance ** 2]
-  series = sum((c * shift ** i / math.factorial(i) for i, c in enumerate(cumulants, 2)), jnp.zeros(()))
+  cumulants: list[Any] = [
+    1.0,
+    skew,
+    1 - 6 * variance,
+    skew * (1 - 12 * variance),
+    1 - 30 * variance + 120 * variance**2,
+  ]
+  series = sum((c * shift**i / math.factorial(i) for i, c in enumerate(cumulants, 2)), jnp.zeros(()))
   whole = jax.nn.softplus(log_odds + shift) - jax.nn.softplus(log_odds) - p * shift
   return jnp.where(jnp.abs(shift) < 0.25, variance * series, whole)
 
@@ -181,10 +205,14 @@ def weighted_logistic_fit(design: Array, label_sum: Array, times: Array) -> Arra
 def _check(data, num_samples, labels, coefficients, dim, temperature):
   check_integer("num_samples", num_samples, 2)
   if num_samples >= len(data.labels):
-    raise ValueError(f"num_samples must be at most {len(data.labels) - 1} for {data.name} ({len(data.labels)} rows, one at "
-                     f"least held out), got {num_samples}.")
+    raise ValueError(
+      f"num_samples must be at most {len(data.labels) - 1} for {data.name} ({len(data.labels)} rows, one at "
+      f"least held out), got {num_samples}."
+    )
   if labels not in ("model", "data"):
     raise ValueError(f"labels must be 'model' or 'data', got {labels!r}.")
   if coefficients is not None and (np.shape(coefficients) != (dim,) or not np.isfinite(coefficients).all()):
-    raise ValueError(f"coefficients must be {dim} finite numbers, the intercept first, got shape {np.shape(coefficients)}.")
+    raise ValueError(
+      f"coefficients must be {dim} finite numbers, the intercept first, got shape {np.shape(coefficients)}."
+    )
   check_positive("temperature", temperature)

@@ -13,24 +13,36 @@ from collapse_jax.store import batch
 from collapse_jax.tasks.parts import check_integer, check_positive
 from collapse_jax.types import Context, MetricInfo, Summary, TaskSetting
 
-MAX_TABLE = 10 ** 7  # probabilities of a model
+MAX_TABLE = 10**7  # probabilities of a model
 _STEPS = 200  # of the power iteration for a stationary law
 
 METRICS = {
-    "test_nll": MetricInfo("cross entropy of the truth under the model", "nats per token", worse="higher", measures="risk"),
-    "entropy": MetricInfo("entropy of the model given its context", "nats per token", worse="lower", measures="variance"),
-    "total_variation": MetricInfo("mean total variation of the next token, over contexts of the truth", worse="higher"),
+  "test_nll": MetricInfo(
+    "cross entropy of the truth under the model", "nats per token", worse="higher", measures="risk"
+  ),
+  "entropy": MetricInfo("entropy of the model given its context", "nats per token", worse="lower", measures="variance"),
+  "total_variation": MetricInfo("mean total variation of the next token, over contexts of the truth", worse="higher"),
 }
 
 
 class NgramModel(NamedTuple):
   """first [contexts]: law of the first order - 1 tokens; next [contexts, vocab_size]: of a token given those before it."""
+
   first: Any
   next: Any
 
 
-def ngram(num_samples: int, vocab_size: int = 50, *, order: int = 2, length: int = 64, truth=None,
-          concentration: float = 0.1, smoothing=0.01, temperature=1.0) -> TaskSetting:
+def ngram(
+  num_samples: int,
+  vocab_size: int = 50,
+  *,
+  order: int = 2,
+  length: int = 64,
+  truth=None,
+  concentration: float = 0.1,
+  smoothing=0.01,
+  temperature=1.0,
+) -> TaskSetting:
   """Conditional frequencies of tokens; rows are {"tokens": [n, length] int32, "length": [n] int32}.
 
   Args:
@@ -61,6 +73,7 @@ def ngram(num_samples: int, vocab_size: int = 50, *, order: int = 2, length: int
       joint = law[:, None] * conditional
       law = joint.sum()[None] if order == 1 else joint.reshape(vocab_size, -1).sum(axis=0)
       return law / jnp.sum(law)
+
     return jax.lax.fori_loop(0, _STEPS, step, jnp.full(contexts, 1 / contexts))
 
   def draw(key, model, num):
@@ -102,7 +115,7 @@ def ngram(num_samples: int, vocab_size: int = 50, *, order: int = 2, length: int
     def step(context, token):
       return pushed(context, token), context * vocab_size + token
 
-    cell = jax.lax.scan(step, context, tokens[:, order - 1:].T)[1]
+    cell = jax.lax.scan(step, context, tokens[:, order - 1 :].T)[1]
     counts = jnp.zeros(contexts * vocab_size).at[cell].add(jnp.broadcast_to(weight[None], cell.shape))
     return NgramModel(first, counts.reshape(contexts, vocab_size))
 
@@ -121,9 +134,11 @@ def ngram(num_samples: int, vocab_size: int = 50, *, order: int = 2, length: int
   def evaluate(problem, params):
     nll = -jnp.sum(xlogy(problem.next, params.next), axis=1)
     own = stationary(params.next)
-    return {"test_nll": jnp.sum(problem.first * nll),
-            "entropy": -jnp.sum(own * jnp.sum(xlogy(params.next, params.next), axis=1)),
-            "total_variation": 0.5 * jnp.sum(problem.first * jnp.sum(jnp.abs(params.next - problem.next), axis=1))}
+    return {
+      "test_nll": jnp.sum(problem.first * nll),
+      "entropy": -jnp.sum(own * jnp.sum(xlogy(params.next, params.next), axis=1)),
+      "total_variation": 0.5 * jnp.sum(problem.first * jnp.sum(jnp.abs(params.next - problem.next), axis=1)),
+    }
 
   def next_token(problem, params, tokens):
     context = jnp.zeros(len(tokens), jnp.int32)
@@ -136,8 +151,9 @@ def ngram(num_samples: int, vocab_size: int = 50, *, order: int = 2, length: int
       before = jnp.zeros_like(before)
     return jnp.log(params.next)[before]
 
-  return TaskSetting(init, fit, sample, evaluate, num_samples, Summary(of, add), fresh, metrics=METRICS,
-                     next_token=next_token)
+  return TaskSetting(
+    init, fit, sample, evaluate, num_samples, Summary(of, add), fresh, metrics=METRICS, next_token=next_token
+  )
 
 
 def conditional_frequencies(text: str, order: int = 2, smoothing: float = 0.01) -> np.ndarray:
@@ -152,15 +168,17 @@ def conditional_frequencies(text: str, order: int = 2, smoothing: float = 0.01) 
   _check_table_size(len(alphabet), order)
   place = {character: i for i, character in enumerate(alphabet)}
   codes = np.array([place[character] for character in text])
-  context = sum(codes[i:len(codes) - order + 1 + i] * len(alphabet) ** (order - 2 - i) for i in range(order - 1))
+  context = sum(codes[i : len(codes) - order + 1 + i] * len(alphabet) ** (order - 2 - i) for i in range(order - 1))
   counts = np.full((len(alphabet) ** (order - 1), len(alphabet)), smoothing, np.float64)
-  np.add.at(counts, (context if order > 1 else np.zeros(len(codes), int), codes[order - 1:]), 1.0)
+  np.add.at(counts, (context if order > 1 else np.zeros(len(codes), int), codes[order - 1 :]), 1.0)
   return counts / counts.sum(axis=1, keepdims=True)
 
 
 def _check_table_size(vocab_size, order):
   if order * math.log(vocab_size) > math.log(MAX_TABLE):
-    raise ValueError(f"order {order} of {vocab_size} tokens has more than {MAX_TABLE} probabilities: take fewer of either.")
+    raise ValueError(
+      f"order {order} of {vocab_size} tokens has more than {MAX_TABLE} probabilities: take fewer of either."
+    )
 
 
 def _check(num_samples, vocab_size, order, length, truth, concentration, smoothing, temperature):
@@ -172,6 +190,9 @@ def _check(num_samples, vocab_size, order, length, truth, concentration, smoothi
   check_positive("concentration", concentration)
   check_positive("smoothing", smoothing)
   check_positive("temperature", temperature)
-  if truth is not None and (truth.shape != (vocab_size ** (order - 1), vocab_size) or not (truth >= 0).all()
-                            or not np.allclose(truth.sum(axis=1), 1, atol=1e-5)):
+  if truth is not None and (
+    truth.shape != (vocab_size ** (order - 1), vocab_size)
+    or not (truth >= 0).all()
+    or not np.allclose(truth.sum(axis=1), 1, atol=1e-5)
+  ):
     raise ValueError(f"truth must be [V^(order-1), V] probabilities whose rows sum to 1, got shape {truth.shape}.")

@@ -13,6 +13,7 @@ from collapse_jax.types import Array
 
 class MeanStats(NamedTuple):
   """Weighted count [] and mean (arrays) of rows, or of estimates that pool like rows."""
+
   count: Any
   mean: Any
 
@@ -26,6 +27,7 @@ def add_means(problem, a: MeanStats, weight_a, b: MeanStats, weight_b) -> MeanSt
 
 class LabelStats(NamedTuple):
   """Rows of one design: how often each occurs and the sum of its labels, both [num_samples]."""
+
   times: Any
   label_sum: Any
 

@@ -12,9 +12,10 @@ from collapse_jax.tasks.parts import check_integer, check_positive
 from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
 
 METRICS = {
-    "squared_error_of_mean": MetricInfo("squared error of the fitted mean", "data units squared", worse="higher",
-                                        log_scale=True, measures="risk"),
-    "fitted_mean": MetricInfo("fitted mean", "data units"),
+  "squared_error_of_mean": MetricInfo(
+    "squared error of the fitted mean", "data units squared", worse="higher", log_scale=True, measures="risk"
+  ),
+  "fitted_mean": MetricInfo("fitted mean", "data units"),
 }
 
 
@@ -45,9 +46,16 @@ def sample_median(num_samples: int, noise_var=1.0, *, temperature=1.0) -> TaskSe
   def sample(key, problem, median, context: Context):
     return draw(key, median, problem * jnp.asarray(temperature, float), context.num), {}
 
-  return TaskSetting(init, lambda key, problem, context: weighted_median(*flat(context.data)), sample,
-                     lambda problem, median: {"squared_error_of_mean": median ** 2, "fitted_mean": median},
-                     num_samples, None, fresh, metrics=METRICS)
+  return TaskSetting(
+    init,
+    lambda key, problem, context: weighted_median(*flat(context.data)),
+    sample,
+    lambda problem, median: {"squared_error_of_mean": median**2, "fitted_mean": median},
+    num_samples,
+    None,
+    fresh,
+    metrics=METRICS,
+  )
 
 
 def weighted_median(values: Array, weight: Array) -> Array:

@@ -9,8 +9,8 @@ from collapse_jax.tasks.parts import check_integer, check_positive, known, matmu
 from collapse_jax.types import Context, MetricInfo, TaskSetting
 
 METRICS = {
-    "accuracy": MetricInfo("accuracy on real rows", worse="lower", measures="risk"),
-    "purity": MetricInfo("realistic share of the training rows"),
+  "accuracy": MetricInfo("accuracy on real rows", worse="lower", measures="risk"),
+  "purity": MetricInfo("realistic share of the training rows"),
 }
 
 
@@ -55,5 +55,12 @@ def unrealistic(num_samples: int, unrealistic_share, distance, dim: int = 8) -> 
     angle = jnp.arctan2(jnp.linalg.norm(direction[1:]), direction[0])
     return {"accuracy": 1 - angle / jnp.pi, "purity": purity}
 
-  return TaskSetting(lambda key: (None, draw(key, num_samples, 0.0)), fit, sample, evaluate, num_samples,
-                     fresh=lambda key, problem: draw(key, num_samples, 0.0), metrics=METRICS)
+  return TaskSetting(
+    lambda key: (None, draw(key, num_samples, 0.0)),
+    fit,
+    sample,
+    evaluate,
+    num_samples,
+    fresh=lambda key, problem: draw(key, num_samples, 0.0),
+    metrics=METRICS,
+  )

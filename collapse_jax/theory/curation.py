@@ -6,8 +6,15 @@ from scipy import special, stats
 from collapse_jax.theory.checks import check, check_count
 
 
-def curation_two_types(share: float, gap: float, num_candidates: int, num_generations: int, *, flip_share: float = 0.0,
-                       synthetic_per_real: float = np.inf) -> np.ndarray:
+def curation_two_types(
+  share: float,
+  gap: float,
+  num_candidates: int,
+  num_generations: int,
+  *,
+  flip_share: float = 0.0,
+  synthetic_per_real: float = np.inf,
+) -> np.ndarray:
   """Share of the preferred of two types when each item is chosen among K, n -> inf (Ferbach et al. 2024).
 
   p <- sum_k Binomial(k; K, p) k e^gap / (k e^gap + K - k): candidates are drawn from the last model, one
@@ -80,15 +87,16 @@ def curation_factor(reward, probability, num_candidates: float) -> np.ndarray:
     raise ValueError(f"reward must not spread over more than 2e5, got {-reward.min():g}.")
   step, total = 0.2, np.zeros(len(reward))  # the integrand is analytic within pi/2 of the axis, so that this is exact
   log_s = np.arange(-37 - np.log(num_candidates), 4 - reward.min(), step)
-  for some in np.array_split(log_s, len(log_s) * len(reward) // 10 ** 7 + 1):
+  for some in np.array_split(log_s, len(log_s) * len(reward) // 10**7 + 1):
     rate = np.exp(np.minimum(some + reward[:, None], 50.0))
     none_yet = np.exp(-rate)
     total += (rate * none_yet) @ (probability @ none_yet) ** (num_candidates - 1)
   return num_candidates * step * total
 
 
-def curation_gaussian(centre: float, width: float, num_candidates: float,
-                      num_generations: int) -> tuple[np.ndarray, np.ndarray]:
+def curation_gaussian(
+  centre: float, width: float, num_candidates: float, num_generations: int
+) -> tuple[np.ndarray, np.ndarray]:
   """Mean and variance of a Gaussian N(0, 1) refitted to curated samples, reward -(x - centre)^2 / (2 width^2), n -> inf.
 
   For K = inf each round multiplies the density by e^reward: precision 1 + t / width^2, mean centre (1 - 1 / precision).
@@ -106,14 +114,14 @@ def curation_gaussian(centre: float, width: float, num_candidates: float,
   check_count("num_generations", num_generations)
   check("num_candidates", num_candidates, 1)
   if np.isinf(num_candidates):
-    precision = 1 + np.arange(1, num_generations + 1) / width ** 2
+    precision = 1 + np.arange(1, num_generations + 1) / width**2
     return centre * (1 - 1 / precision), 1 / precision
   nodes = np.linspace(-9, 9, 721)
-  weights = np.exp(-0.5 * nodes ** 2) / np.exp(-0.5 * nodes ** 2).sum()
+  weights = np.exp(-0.5 * nodes**2) / np.exp(-0.5 * nodes**2).sum()
   mean, variance, moments = 0.0, 1.0, []
   for _ in range(num_generations):
     x = mean + np.sqrt(variance) * nodes
-    curated = weights * curation_factor(-(x - centre) ** 2 / (2 * width ** 2), weights, num_candidates)
+    curated = weights * curation_factor(-((x - centre) ** 2) / (2 * width**2), weights, num_candidates)
     curated /= curated.sum()
     mean = curated @ x
     variance = curated @ (x - mean) ** 2

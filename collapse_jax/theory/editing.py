@@ -11,8 +11,9 @@ from collapse_jax.theory.checks import check, check_count
 from collapse_jax.theory.temperature import tempered
 
 
-def edited_regression(share: float, num_generations: int, *, base: str = "chain", mask: str = "fresh",
-                      noise: str = "regenerated") -> np.ndarray:
+def edited_regression(
+  share: float, num_generations: int, *, base: str = "chain", mask: str = "fresh", noise: str = "regenerated"
+) -> np.ndarray:
   """Expected error [T] of models 1..T fitted to labels of which a share m was edited after each generation, n >> d.
 
   Additive: 1 + (t-1) m, until every label has been edited once where masks are disjoint. Regenerated: fresh masks in a chain
@@ -31,8 +32,11 @@ def edited_regression(share: float, num_generations: int, *, base: str = "chain"
   m, t = share, np.arange(1, num_generations + 1)
   if mask == "disjoint" and (m < 1e-6 or abs(1 / m - round(1 / m)) > 1e-9):
     raise ValueError(f"share must be one over a whole number where masks are disjoint, got {m}.")
-  if (base not in ("anchor", "chain") or mask not in ("fresh", "fixed", "disjoint")
-      or noise not in ("additive", "regenerated")):
+  if (
+    base not in ("anchor", "chain")
+    or mask not in ("fresh", "fixed", "disjoint")
+    or noise not in ("additive", "regenerated")
+  ):
     raise ValueError(f"no closed form for base={base!r}, mask={mask!r}, noise={noise!r}.")
   if mask == "disjoint" and base == "anchor":
     return _edited_anew(m, num_generations, noise)
@@ -41,17 +45,17 @@ def edited_regression(share: float, num_generations: int, *, base: str = "chain"
   if noise == "additive":
     return 1 + (np.minimum(t - 1, round(1 / m)) if mask == "disjoint" else t - 1) * m
   if mask == "fixed":
-    return (1 - m) * _powers(m, t) ** 2 + m * _powers(m ** 2, t)
+    return (1 - m) * _powers(m, t) ** 2 + m * _powers(m**2, t)
   if mask == "disjoint":
     return np.array([edited_sweep(m, k) for k in np.minimum(t - 1, round(1 / m))])
   if base == "chain":
     return 1 + (t - 1) * m * (2 - m)
-  return 1 + m * (2 - m) * _powers(m ** 2, t - 1)
+  return 1 + m * (2 - m) * _powers(m**2, t - 1)
 
 
 def _powers(base: float, num) -> np.ndarray:
   """1 + base + ... + base^(num - 1)."""
-  return num * 1.0 if base == 1 else (1 - base ** num) / (1 - base)
+  return num * 1.0 if base == 1 else (1 - base**num) / (1 - base)
 
 
 def _edited_anew(m: float, num_generations: int, noise: str) -> np.ndarray:
@@ -65,8 +69,8 @@ def _edited_anew(m: float, num_generations: int, noise: str) -> np.ndarray:
     elif noise == "additive":
       new = m
     else:
-      old, new = m * old + (blocks != edited), m ** 2 * new + m
-    errors.append(float(m * np.sum(old ** 2) + new))
+      old, new = m * old + (blocks != edited), m**2 * new + m
+    errors.append(float(m * np.sum(old**2) + new))
   return np.array(errors)
 
 
@@ -79,7 +83,7 @@ def edited_sweep(share: float, num_edits: int) -> float:
   check("num_edits", num_edits, 0, round(1 / share))
   m, k, n = share, num_edits, np.arange(1, round(1 / share) + 1)
   new = np.where(n <= k, (1 + m) ** (k - n.astype(float)), 0.0)
-  return float(m * np.sum(((1 + m) ** k - new) ** 2 + new ** 2))
+  return float(m * np.sum(((1 + m) ** k - new) ** 2 + new**2))
 
 
 def eligible_share(truth, law, model, threshold: float) -> float:

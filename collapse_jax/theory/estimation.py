@@ -34,14 +34,15 @@ class Moments(NamedTuple):
     trace_ratio: E tr(cov_t) / tr(cov_0), [T], dimensionless.
     mean_error: E|mean_t - mean_0|^2 / tr(cov_0), [T], dimensionless.
   """
+
   trace_ratio: np.ndarray
   mean_error: np.ndarray
 
 
 # -------------------------------------------------------------------------------- Gaussian: moments
 
-def gaussian_moments(workflow: str, num_samples: int, num_generations: int,
-                     unbiased: bool = False) -> Moments | None:
+
+def gaussian_moments(workflow: str, num_samples: int, num_generations: int, unbiased: bool = False) -> Moments | None:
   """Exact moments under a workflow given as its coordinate: "replace", "mix(0.2, fresh=True)", ...
 
   Args:
@@ -57,14 +58,18 @@ def gaussian_moments(workflow: str, num_samples: int, num_generations: int,
   _check(num_samples, num_generations)
   n, T = num_samples, num_generations
   name, arguments, keywords = parse_call(workflow)
-  fast = {"replace": gaussian_replace, "accumulate": gaussian_accumulate,
-          "accumulate_subsample": gaussian_accumulate_subsample}
+  fast = {
+    "replace": gaussian_replace,
+    "accumulate": gaussian_accumulate,
+    "accumulate_subsample": gaussian_accumulate_subsample,
+  }
   if name in fast and not arguments and not keywords:
     return fast[name](n, T, unbiased)
   given = dict(zip(("real_fraction", "fresh", "real_weight"), arguments)) | keywords
   if name == "mix" and "real_fraction" in given and given.keys() <= {"real_fraction", "fresh"}:
     return gaussian_mix(n, num_generations=T, unbiased=unbiased, **given)
   from collapse_jax.theory.schedules import schedule_moments, schedule_of
+
   schedule = schedule_of(workflow, n, T)
   return None if schedule is None else schedule_moments(schedule, unbiased=unbiased)
 
@@ -102,8 +107,9 @@ def gaussian_accumulate_subsample(num_samples: int, num_generations: int, unbias
   return _accumulate_subsample(num_samples, num_generations, lambda t: 0.0, unbiased=unbiased)
 
 
-def gaussian_mix(num_samples: int, real_fraction: float, num_generations: int, fresh: bool = False,
-                 unbiased: bool = False) -> Moments:
+def gaussian_mix(
+  num_samples: int, real_fraction: float, num_generations: int, fresh: bool = False, unbiased: bool = False
+) -> Moments:
   """Moments under `mix`, exact (workflow of Bertrand et al. 2023; derived).
 
   Trained on n real items and m = round(n (1-f)/f) of the last model. With real share a = n/(n+m), b = 1 - a,
@@ -133,8 +139,7 @@ def gaussian_mix(num_samples: int, real_fraction: float, num_generations: int, f
   return Moments(trace_ratio, distances + error_of_real)
 
 
-def gaussian_mix_limit(num_samples: int, real_fraction: float, fresh: bool = False,
-                       unbiased: bool = False) -> Moments:
+def gaussian_mix_limit(num_samples: int, real_fraction: float, fresh: bool = False, unbiased: bool = False) -> Moments:
   """Limit t -> inf of `gaussian_mix`, exact; both fields are scalars.
 
   First order of the mean error, with L = (1-f)/f: (1 + 3L) / ((1 + 2L) n), or fresh: (1 + L) / ((1 + 2L) n).
@@ -155,7 +160,8 @@ def gaussian_limit(workflow: str, num_samples: int, unbiased: bool = False) -> M
   name, arguments, keywords = parse_call(workflow)
   if name == "mix":
     mix_limit = lambda real_fraction, fresh=False, real_weight=None: (
-        gaussian_mix_limit(n, real_fraction, fresh, unbiased) if real_weight is None else None)
+      gaussian_mix_limit(n, real_fraction, fresh, unbiased) if real_weight is None else None
+    )
     return mix_limit(*arguments, **keywords)
   if arguments or keywords:
     return None
@@ -190,9 +196,9 @@ def gaussian_schedule(weights, num_samples) -> Moments:
   batch_noise[1:] += noise[:-1]
   variance = np.ones(num_generations + 1)  # [j]: of the law that batch j is drawn from, model j
   for t in range(num_generations):
-    distance = (batch_noise[:t + 1] - noise[t]) ** 2 @ (variance[:-1] / num_samples)
-    within = (1 - 1 / num_samples[:t + 1]) * variance[:t + 1]
-    variance[t + 1] = weights[t, :t + 1] @ (within + distance)
+    distance = (batch_noise[: t + 1] - noise[t]) ** 2 @ (variance[:-1] / num_samples)
+    within = (1 - 1 / num_samples[: t + 1]) * variance[: t + 1]
+    variance[t + 1] = weights[t, : t + 1] @ (within + distance)
   return Moments(variance[1:], noise**2 @ (variance[:-1] / num_samples))
 
 
@@ -204,8 +210,8 @@ def gaussian_accumulate_trace_limit(num_samples: int) -> float:
 
 # -------------------------------------------------------- Gaussian: determinant, standard deviation
 
-def gaussian_replace_log_det(dim: int, num_samples: int,
-                             num_generations: int) -> tuple[np.ndarray, np.ndarray]:
+
+def gaussian_replace_log_det(dim: int, num_samples: int, num_generations: int) -> tuple[np.ndarray, np.ndarray]:
   """Mean and variance over runs of log(det cov_t / det cov_0) under `replace`, nats, exact (derived).
 
   Each generation adds sum_{i<r} log chi2_{m-i} - r log n, independent over t, with r = min(d, n-1), m = n - 1
@@ -219,9 +225,13 @@ def gaussian_replace_log_det(dim: int, num_samples: int,
   check_count("dim", dim)
   order = np.arange(int(min(dim, num_samples - 1)))
   later, first = num_samples - 1 - order, max(dim, num_samples - 1) - order
-  mean, variance = (function(later) * np.arange(num_generations)[:, None] + function(first)[None] for function in (
+  mean, variance = (
+    function(later) * np.arange(num_generations)[:, None] + function(first)[None]
+    for function in (
       lambda degrees: np.atleast_1d(_mean_log_chi2(degrees, num_samples).sum()),
-      lambda degrees: np.atleast_1d(special.polygamma(1, degrees / 2).sum())))
+      lambda degrees: np.atleast_1d(special.polygamma(1, degrees / 2).sum()),
+    )
+  )
   return mean[:, 0], variance[:, 0]
 
 
@@ -229,7 +239,7 @@ def _mean_log_chi2(degrees, num) -> np.ndarray:
   """E log(chi2_k / n) for degrees k, without the difference of two large logs."""
   degrees = np.asarray(degrees, float)
   half = degrees / 2
-  beyond = np.where(half < 1e4, special.digamma(half) - np.log(half), -1 / (2 * half) - 1 / (12 * half ** 2))
+  beyond = np.where(half < 1e4, special.digamma(half) - np.log(half), -1 / (2 * half) - 1 / (12 * half**2))
   return beyond + np.log1p((degrees - num) / num)
 
 
@@ -263,7 +273,7 @@ def gaussian_accumulate_det(dim: int, num_samples: int, num_generations: int) ->
   if dim >= num_samples:
     return np.zeros(num_generations)
   n, t, k = num_samples, np.arange(num_generations)[:, None], np.arange(dim + 1)
-  falling = np.cumsum(np.append([0.0, 0.0], np.log1p(-np.arange(1.0, dim) / n)))[:dim + 1]
+  falling = np.cumsum(np.append([0.0, 0.0], np.log1p(-np.arange(1.0, dim) / n)))[: dim + 1]
   log_minor = falling + np.log1p(-k / (n * (t + 1)))
   loss = np.sum(stats.binom.pmf(k, dim, 1 / (t + 1)) * np.expm1(log_minor), axis=1)
   return np.exp(np.cumsum(np.log1p(loss)))
@@ -284,6 +294,7 @@ def unbiased_std_replace(num_samples: int, num_generations: int) -> np.ndarray:
 
 
 # ---------------------------------------------------------------- first order: any smooth estimator
+
 
 def linear_noise(weights, redrawn: bool = False, num: float | np.ndarray = 1.0) -> np.ndarray:
   """MSE of an asymptotically linear estimator over its one-shot MSE, first order (Dey and Donoho 2024).
@@ -329,10 +340,12 @@ def quadratic_family(weights, num_samples, curvature: float) -> np.ndarray:
     [T], dimensionless.
   """
   check("num_samples", num_samples, 1)
-  shares = _noise_shares(np.asarray(weights, float)) ** 2 / np.broadcast_to(np.asarray(num_samples, float), len(weights))
+  shares = _noise_shares(np.asarray(weights, float)) ** 2 / np.broadcast_to(
+    np.asarray(num_samples, float), len(weights)
+  )
   error = np.zeros(len(shares) + 1)
   for t in range(len(shares)):
-    error[t + 1] = shares[t, :t + 1] @ (1 + curvature * error[:t + 1])
+    error[t + 1] = shares[t, : t + 1] @ (1 + curvature * error[: t + 1])
   return error[1:]
 
 
@@ -381,11 +394,13 @@ def mix_first_order_peak(t: int) -> float:
   if t < 2:
     raise ValueError(f"t must be at least 2, got {t}: model 1 sees real data only.")
   error = lambda log_ratio: -mix_first_order(t, np.exp(log_ratio))
-  return float(np.exp(optimize.minimize_scalar(error, bounds=(-1, np.log(t) + 1), method="bounded",
-                                               options={"xatol": 1e-9}).x))
+  return float(
+    np.exp(optimize.minimize_scalar(error, bounds=(-1, np.log(t) + 1), method="bounded", options={"xatol": 1e-9}).x)
+  )
 
 
 # ---------------------------------------------------------------------------------------------- KDE
+
 
 def scott_bandwidth(num_samples, dim: int) -> np.ndarray:
   """n^(-1/(d+4)), in data units: scikit-learn's "scott", which ignores the spread of the data."""
@@ -401,8 +416,14 @@ def silverman_bandwidth(num_samples, dim: int) -> np.ndarray:
   return (np.asarray(num_samples, float) * (dim + 2) / 4) ** (-1 / (dim + 4))
 
 
-def kde_variance(workflow: str, num_samples: int, bandwidth: float | Callable, num_generations: int,
-                 dim: int = 1, truth_variance: float = 1.0) -> np.ndarray | None:
+def kde_variance(
+  workflow: str,
+  num_samples: int,
+  bandwidth: float | Callable,
+  num_generations: int,
+  dim: int = 1,
+  truth_variance: float = 1.0,
+) -> np.ndarray | None:
   """Expected variance per coordinate of the KDE model, exact (derived): V_t + h^2, V_t of its training data.
 
   Task of Kazdan et al. 2024. Replace: V <- (1 - 1/n)(V + h^2). Accumulate: V <- V + h^2/(t+1) -
@@ -448,6 +469,7 @@ def kde_variance_limit(num_samples: int, bandwidth: float) -> float:
 
 # ------------------------------------------------------------------------------- other closed forms
 
+
 def wasserstein2_squared(mean_a, cov_a, mean_b, cov_b) -> float:
   """Squared 2-Wasserstein distance of two Gaussians, in data units squared; covariances may be singular.
 
@@ -462,7 +484,7 @@ def wasserstein2_squared(mean_a, cov_a, mean_b, cov_b) -> float:
   root_a, root_b = _symmetric_root(cov_a), _symmetric_root(cov_b)
   left, _, right = linalg.svd(root_a @ root_b)
   apart = root_b @ (left @ right).T - root_a
-  return float(np.sum((np.asarray(mean_a) - mean_b) ** 2) + np.sum(apart ** 2))
+  return float(np.sum((np.asarray(mean_a) - mean_b) ** 2) + np.sum(apart**2))
 
 
 def drift_collapse_time(num_outcomes: int, num_samples: int) -> float:
@@ -483,8 +505,14 @@ def drift_entropy(t, num_samples: int) -> np.ndarray:
 
 # ------------------------------------------------------------------------------------- shared parts
 
-def _accumulate_subsample(num_samples: int, num_generations: int, kernel_variance: Callable[[int], float],
-                          unbiased: bool = False, truth: float = 1.0) -> Moments:
+
+def _accumulate_subsample(
+  num_samples: int,
+  num_generations: int,
+  kernel_variance: Callable[[int], float],
+  unbiased: bool = False,
+  truth: float = 1.0,
+) -> Moments:
   """Moments of the n training items, where model t emits items of variance trace_t + kernel_variance(t), and the truth's
   is `truth`.
 
@@ -520,8 +548,9 @@ def _mix_recursion(num_samples: int, real_fraction: float, fresh: bool, unbiased
   real = num_samples / num_all
   synthetic = 1 - real
   error_of_real = 1 / num_samples
-  transition = np.array([[synthetic - 1 / num_all + real / num_all, real * synthetic],
-                         [synthetic / num_all, synthetic**2]])
+  transition = np.array(
+    [[synthetic - 1 / num_all + real / num_all, real * synthetic], [synthetic / num_all, synthetic**2]]
+  )
   drift = np.array([real * (1 - error_of_real), 0.0])
   start = np.array([1 - error_of_real, 0.0])
   if fresh:

@@ -34,10 +34,10 @@ def weighted_mixing_error(real_weight, real_per_synthetic, num_generations: int 
     check_count("num_generations", num_generations)
   w, k = np.broadcast_arrays(np.asarray(real_weight, float), np.asarray(real_per_synthetic, float))
   if num_generations is None:
-    return (w ** 2 + (1 - w) ** 2 * k) / (w * (2 - w))
+    return (w**2 + (1 - w) ** 2 * k) / (w * (2 - w))
   errors = [np.ones(w.shape)]
   for _ in range(num_generations - 1):
-    errors.append(w ** 2 + (1 - w) ** 2 * (errors[-1] + k))
+    errors.append(w**2 + (1 - w) ** 2 * (errors[-1] + k))
   return np.array(errors)
 
 
@@ -59,8 +59,9 @@ def total_variation_gaussian(mean: float, std: float) -> float:
     return 0.0
   lower = -(apart * (apart / (apart * ratio + root)) + 2 * log_ratio / (apart * ratio + root))
   upper = (apart * ratio + root) / gap if gap > 0 else np.inf
-  return (_normal_between(apart + ratio * upper, upper, 2 * log_ratio * gap / ((root + apart) * (1 + ratio)))
-          + _normal_between(lower, apart + ratio * lower, (root + apart) / (1 + ratio)))
+  return _normal_between(
+    apart + ratio * upper, upper, 2 * log_ratio * gap / ((root + apart) * (1 + ratio))
+  ) + _normal_between(lower, apart + ratio * lower, (root + apart) / (1 + ratio))
 
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
@@ -83,7 +84,7 @@ def mixture_bound(first_errors, weights) -> np.ndarray:
   weights = np.asarray(weights, float)
   bounds: list[float] = []
   for error, row in zip(np.asarray(first_errors, float), weights):
-    bounds.append(float(error + row[1:len(bounds) + 1] @ np.asarray(bounds)))
+    bounds.append(float(error + row[1 : len(bounds) + 1] @ np.asarray(bounds)))
   return np.array(bounds)
 
 
@@ -95,7 +96,7 @@ def mean_total_variation_of_fit(num_rows: float) -> float:
   """
   angle = np.linspace(0, 2 * np.pi, 720, endpoint=False)
   x = np.linspace(-9, 9, 4001)
-  shape = np.cos(angle)[:, None] * x[None] + np.sin(angle)[:, None] * (x ** 2 - 1)[None] / np.sqrt(2)
+  shape = np.cos(angle)[:, None] * x[None] + np.sin(angle)[:, None] * (x**2 - 1)[None] / np.sqrt(2)
   by_angle = 0.5 * np.sum(stats.norm.pdf(x)[None] * np.abs(shape), axis=1) * (x[1] - x[0])
   check("num_rows", num_rows, 0, open_least=True)
   radius = np.sqrt(np.pi / 2)  # mean length of a standard normal vector in the plane

@@ -26,6 +26,7 @@ class Schedule(NamedTuple):
     redrawn: rows of the subset of the pool that each generation is fitted to; 0: all rows. Pooled only.
     fresh: place 0 holds another real batch from generation 2 on.
   """
+
   sizes: np.ndarray
   slots: np.ndarray
   factor: np.ndarray | None = None
@@ -57,6 +58,7 @@ def schedule_of(workflow: str, num_samples, num_generations: int) -> Schedule | 
     ValueError: neither a name nor a call with literal arguments, or these do not fit.
   """
   from collapse_jax import workflows
+
   if parse_call(workflow)[0] not in workflows.FACTORIES:
     return None
   schedule = workflows.parse(workflow)().schedule
@@ -90,13 +92,19 @@ class SecondMoments(NamedTuple):
     error: [T] expected square of the fitted mean's distance from the truth's.
     rows: [T] that a fit takes its data for.
   """
+
   variance: np.ndarray
   error: np.ndarray
   rows: np.ndarray
 
 
-def second_moments(schedule: Schedule, emitted: Callable[[float, float, float], float], *, unbiased: bool = False,
-                   first: float | None = None) -> SecondMoments:
+def second_moments(
+  schedule: Schedule,
+  emitted: Callable[[float, float, float], float],
+  *,
+  unbiased: bool = False,
+  first: float | None = None,
+) -> SecondMoments:
   """Means and variances of all models, exact: rows are drawn with the fitted mean, whatever else their law is.
 
   Batches are held by the expected variance S_i within each and the products K_ij = E (m_i - mu)(m_j - mu) of their means. With
@@ -142,7 +150,7 @@ def _pooled_moments(schedule, emitted, unbiased, variance, error):
     drawn = emitted(fitted, error + apart, rows)
     apart = apart + drawn / num  # of the batch's mean from the pool's, in square
     share = num / (count + num) if schedule.pooled else 1.0
-    error = error + share ** 2 * apart
+    error = error + share**2 * apart
     variance = (1 - share) * variance + share * (1 - 1 / num) * drawn + share * (1 - share) * apart
     count = count + num if schedule.pooled else num
 
@@ -180,8 +188,9 @@ def schedule_moments(schedule: Schedule, *, unbiased: bool = False, temperature:
   return Moments(found.variance, found.error)
 
 
-def schedule_trace_variance(schedule: Schedule, dim: int, *, unbiased: bool = False,
-                            temperature: float = 1.0) -> np.ndarray | None:
+def schedule_trace_variance(
+  schedule: Schedule, dim: int, *, unbiased: bool = False, temperature: float = 1.0
+) -> np.ndarray | None:
   """Variance over runs of the trace ratio of Gaussians [T]: exact where each model is fitted to one batch alone, else a lower
   bound, what it varies with the real batch; None with fresh real data. The truth is N(., I), or one close to it.
 
@@ -191,15 +200,18 @@ def schedule_trace_variance(schedule: Schedule, dim: int, *, unbiased: bool = Fa
   if schedule.fresh:
     return None
   if schedule.pooled or _num_places(schedule) > 1:
-    given = lambda first: second_moments(schedule, lambda variance, error, rows: temperature * variance, unbiased=unbiased,
-                                         first=first).variance
+    given = lambda first: (
+      second_moments(
+        schedule, lambda variance, error, rows: temperature * variance, unbiased=unbiased, first=first
+      ).variance
+    )
     return (given(1.0) - given(0.0)) ** 2 * 2 * (sizes[0] - 1) / (sizes[0] ** 2 * dim)
   excess, of_square, mean, found = 0.0, 1.0 / dim, 1.0, []  # (tr A / d)^2 - mean^2, tr A^2 / d^2, mean of tr A / d
   for t, num in enumerate(sizes):
     m, scale = num - 1, (temperature if t else 1.0) / (num - 1 if unbiased else num)
-    total = excess + mean ** 2
-    excess = scale ** 2 * (m ** 2 * excess + 2 * m * of_square)
-    of_square = scale ** 2 * (m * (m + 1) * of_square + m * total)
+    total = excess + mean**2
+    excess = scale**2 * (m**2 * excess + 2 * m * of_square)
+    of_square = scale**2 * (m * (m + 1) * of_square + m * total)
     mean = scale * m * mean
     found.append(excess)
   return np.array(found)
@@ -223,8 +235,9 @@ def schedule_noise(schedule: Schedule, *, temperature: float = 1.0) -> np.ndarra
   return second_moments(schedule, lambda variance, error, rows: temperature).error * schedule.sizes[0]
 
 
-def schedule_kde_variance(schedule: Schedule, kernel_variance: Callable[[float], float], *, temperature: float = 1.0,
-                          first: float | None = None) -> np.ndarray:
+def schedule_kde_variance(
+  schedule: Schedule, kernel_variance: Callable[[float], float], *, temperature: float = 1.0, first: float | None = None
+) -> np.ndarray:
   """Expected variance per coordinate of a kernel density estimate [T]: that of its rows and its kernel's, exact.
 
   Args:
@@ -238,8 +251,9 @@ def schedule_kde_variance(schedule: Schedule, kernel_variance: Callable[[float],
   return found.variance + np.array([kernel_variance(rows) for rows in found.rows])
 
 
-def schedule_log_det(schedule: Schedule, dim: int, *, unbiased: bool = False,
-                     temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def schedule_log_det(
+  schedule: Schedule, dim: int, *, unbiased: bool = False, temperature: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
   """Mean and variance over runs of log(det cov_t / det cov_0), nats, exact; NaN from where there is no closed form.
 
   As `gaussian_replace_log_det`, for batches of any sizes while each model is fitted to one batch alone and its rank does not

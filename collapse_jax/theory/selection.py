@@ -31,11 +31,13 @@ def nearest_variance(variance: float, keep_fraction: float, num_neighbors: int =
   if np.isinf(num_real):
     kept = lambda log_size: stats.poisson.sf(num_neighbors - 1, np.exp(log_size) * stats.norm.pdf(x))
   else:
-    within = lambda r: np.clip(stats.norm.cdf(x + r) - stats.norm.cdf(x - r), 0, 1)  # a tail's difference may round below 0
+    within = lambda r: np.clip(
+      stats.norm.cdf(x + r) - stats.norm.cdf(x - r), 0, 1
+    )  # a tail's difference may round below 0
     kept = lambda log_size: stats.binom.sf(num_neighbors - 1, num_real, within(np.exp(log_size)))
   log_size = optimize.brentq(lambda u: probability @ kept(u) - keep_fraction, -40, 40, xtol=1e-10)
   kept_of = probability * kept(log_size)
-  return float(kept_of @ x ** 2 / kept_of.sum())
+  return float(kept_of @ x**2 / kept_of.sum())
 
 
 def level_set_variance(variance: float, keep_fraction: float) -> float:
@@ -45,7 +47,9 @@ def level_set_variance(variance: float, keep_fraction: float) -> float:
   return float(variance * truncation_rate(np.sqrt(stats.chi2.ppf(keep_fraction, 1))))
 
 
-def nearest_loop(keep_fraction: float, num_generations: int, num_neighbors: int = 1, num_real: float = np.inf) -> np.ndarray:
+def nearest_loop(
+  keep_fraction: float, num_generations: int, num_neighbors: int = 1, num_real: float = np.inf
+) -> np.ndarray:
   """Variance ratio [T] of Gaussian models 1..T under `replace`, each batch the keep_fraction nearest to the real rows."""
   check_count("num_generations", num_generations)
   variances = [1.0]
@@ -73,8 +77,8 @@ def nearest_purity(distance: float, dim: int, num_real: int, keep_fraction: floa
   check("keep_fraction", keep_fraction, 0, 1, open_least=True, open_most=True)
   check("share", share, 0, 1)
   levels = (np.arange(200) + 0.5) / 200
-  near, off = stats.chi2.ppf(levels, dim), stats.ncx2.ppf(levels, dim, distance ** 2)
-  kept = lambda squared, r: np.mean(1 - stats.ncx2.sf(r ** 2, dim, squared) ** num_real)
+  near, off = stats.chi2.ppf(levels, dim), stats.ncx2.ppf(levels, dim, distance**2)
+  kept = lambda squared, r: np.mean(1 - stats.ncx2.sf(r**2, dim, squared) ** num_real)
   excess = lambda r: (1 - share) * kept(near, r) + share * kept(off, r) - keep_fraction
   r = optimize.brentq(excess, 1e-3, distance + 3 * np.sqrt(dim), xtol=1e-6)
   return float((1 - share) * kept(near, r) / keep_fraction)

@@ -24,8 +24,15 @@ def tempered(probability, temperature: float) -> np.ndarray:
   return power / power.sum(axis=-1, keepdims=True)
 
 
-def heat_death(probability, temperature: float, num_generations: int, *, synthetic_share: float = 1.0, real=None,
-               accumulate: bool = False) -> np.ndarray:
+def heat_death(
+  probability,
+  temperature: float,
+  num_generations: int,
+  *,
+  synthetic_share: float = 1.0,
+  real=None,
+  accumulate: bool = False,
+) -> np.ndarray:
   """Law of model t, n -> inf, with samples drawn at a temperature (Marchi et al. 2404.02325; recursions derived).
 
   Under `replace` p_t = p_1^(1/temperature^(t-1)), normalised. With real data p <- (1 - share) real + share tempered(p), and
@@ -70,7 +77,7 @@ def heat_death_noise(num_rows: float, temperature: float, synthetic_share: float
   check("synthetic_share", synthetic_share, 0, 1)
   check("temperature", temperature, synthetic_share, open_least=True)
   slope = synthetic_share / temperature
-  return float(np.sqrt(2 / np.pi) * np.sqrt(0.25 / num_rows) / np.sqrt(1 - slope ** 2))
+  return float(np.sqrt(2 / np.pi) * np.sqrt(0.25 / num_rows) / np.sqrt(1 - slope**2))
 
 
 def polya_variance(counts, num_generations: int) -> float:
@@ -89,8 +96,9 @@ def polya_variance(counts, num_generations: int) -> float:
   return p * (1 - p) / (total + 1) * drawn / (total + drawn)
 
 
-def gaussian_temperature(num_samples: float, temperature: float, num_generations: int, *,
-                         real_fraction: float = 0.0) -> Moments:
+def gaussian_temperature(
+  num_samples: float, temperature: float, num_generations: int, *, real_fraction: float = 0.0
+) -> Moments:
   """Moments of Gaussians that are sampled with variance times temperature, exact (derived; MAD 2307.01850).
 
   Under `replace` the trace is (1 - 1/n)^t temperature^(t-1). With fresh real data each generation (`mix(f, fresh=True)`) its
@@ -112,13 +120,15 @@ def gaussian_temperature(num_samples: float, temperature: float, num_generations
   found = [(variance, error)]
   for _ in range(num_generations - 1):
     second = share + (1 - share) * (temperature * variance + error)  # about the true mean
-    error = share ** 2 / num_samples + (1 - share) ** 2 * (error + temperature * variance / max(num_synthetic, 1))
+    error = share**2 / num_samples + (1 - share) ** 2 * (error + temperature * variance / max(num_synthetic, 1))
     variance = second - error
     found.append((variance, error))
   return Moments(*np.transpose(found))
 
 
-def gaussian_temperature_moments(workflow: str, num_samples: int, temperature: float, num_generations: int) -> Moments | None:
+def gaussian_temperature_moments(
+  workflow: str, num_samples: int, temperature: float, num_generations: int
+) -> Moments | None:
   """The same of a workflow given as its coordinate; None where there is no form.
 
   Raises:

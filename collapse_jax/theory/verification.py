@@ -49,7 +49,7 @@ def verified_accuracy(separation: float, dim: int, num_kept: float, error: float
   if np.isinf(num_kept):
     return float(special.ndtr(separation) if error < 0.5 else special.ndtr(-separation) if error > 0.5 else 0.5)
   nodes, weights = np.polynomial.hermite_e.hermegauss(60)
-  spread = np.sqrt((1 + 4 * error * (1 - error) * separation ** 2) / num_kept)
+  spread = np.sqrt((1 + 4 * error * (1 - error) * separation**2) / num_kept)
   along = (1 - 2 * error) * separation + spread * nodes
   across = stats.chi2.ppf((np.arange(400) + 0.5) / 400, dim - 1) / num_kept
   cosine = along[:, None] / np.sqrt(along[:, None] ** 2 + across[None])
@@ -73,8 +73,9 @@ def linear_verifier(angle_generator: float, angle_verifier: float, angle_between
   return error, all_agree / (1 - error), (1 - angle_between / np.pi - all_agree) / error
 
 
-def linear_verifier_loop(angle_generator: float, angle_verifier: float, angle_between: float,
-                         num_generations: int) -> tuple[np.ndarray, np.ndarray]:
+def linear_verifier_loop(
+  angle_generator: float, angle_verifier: float, angle_between: float, num_generations: int
+) -> tuple[np.ndarray, np.ndarray]:
   """Angles to the verifier and to the truth of models 1..T, each fitted to what the verifier keeps of the last one's labels.
 
   The mean of label * x over rows on which two unit directions agree is along their sum: each generation halves the angle to
@@ -87,7 +88,9 @@ def linear_verifier_loop(angle_generator: float, angle_verifier: float, angle_be
   check_count("num_generations", num_generations)
   verifier = np.array([np.cos(angle_verifier), np.sin(angle_verifier), 0.0])
   model = generator_direction(angle_generator, angle_verifier, angle_between)
-  across = model - (model @ verifier) * verifier  # the model's direction turns within the plane of this and the verifier
+  across = (
+    model - (model @ verifier) * verifier
+  )  # the model's direction turns within the plane of this and the verifier
   across = across / np.linalg.norm(across) if angle_between > 0 else 0 * across
   to_verifier = angle_between * 0.5 ** np.arange(num_generations)
   x, y, z = np.outer(verifier, np.cos(to_verifier)) + np.outer(across, np.sin(to_verifier))
@@ -100,8 +103,11 @@ def generator_direction(angle_generator: float, angle_verifier: float, angle_bet
   Raises:
     ValueError: no such direction: an angle is larger than the other two together.
   """
-  for name, value in (("angle_generator", angle_generator), ("angle_verifier", angle_verifier),
-                      ("angle_between", angle_between)):
+  for name, value in (
+    ("angle_generator", angle_generator),
+    ("angle_verifier", angle_verifier),
+    ("angle_between", angle_between),
+  ):
     check(name, value, 0, np.pi)
   second = np.cos(angle_between) - np.cos(angle_generator) * np.cos(angle_verifier)
   if np.sin(angle_verifier) > 1e-15:
@@ -110,7 +116,7 @@ def generator_direction(angle_generator: float, angle_verifier: float, angle_bet
     second = np.sin(angle_generator)
   else:
     second = np.inf
-  third = np.sin(angle_generator) ** 2 - second ** 2
+  third = np.sin(angle_generator) ** 2 - second**2
   if third < -1e-12:
     raise ValueError("angle_generator, angle_verifier and angle_between are no angles of three directions.")
   return np.array([np.cos(angle_generator), second, np.sqrt(max(third, 0.0))])
@@ -121,8 +127,8 @@ def truncation_rate(radius: float) -> float:
   the truncated normal, 1 - 2 b phi(b) / (2 Phi(b) - 1) (Yi et al.; derived), as a ratio of chi-squared probabilities."""
   check("radius", radius, 0, open_least=True)
   if radius < 1e-4:
-    return float(radius ** 2 / 3)
-  return float(special.gammainc(1.5, radius ** 2 / 2) / special.gammainc(0.5, radius ** 2 / 2))
+    return float(radius**2 / 3)
+  return float(special.gammainc(1.5, radius**2 / 2) / special.gammainc(0.5, radius**2 / 2))
 
 
 def truncation_loop(mean: float, centre: float, radius: float, num_generations: int) -> np.ndarray:
@@ -143,6 +149,10 @@ def _truncated_mean(centre: float, radius: float) -> float:
     return 0.0
   low, high = abs(centre) - radius, abs(centre) + radius
   beyond_low, beyond_high = special.log_ndtr(-low), special.log_ndtr(-high)
-  shift = (np.exp(-0.5 * low ** 2 - beyond_low) / np.sqrt(2 * np.pi)
-           * np.expm1(-2 * radius * abs(centre)) / np.expm1(beyond_high - beyond_low))
+  shift = (
+    np.exp(-0.5 * low**2 - beyond_low)
+    / np.sqrt(2 * np.pi)
+    * np.expm1(-2 * radius * abs(centre))
+    / np.expm1(beyond_high - beyond_low)
+  )
   return float(np.copysign(np.clip(shift, low, high), centre))

@@ -57,13 +57,18 @@ def curate(task: TaskSetting, num_candidates: int, reward: Callable, *, flip_sha
     scaled = jnp.exp(jnp.where(rewards == largest, 0.0, rewards - largest))  # also where it is infinite
     log_variance = 2 * largest + jnp.log(mean((scaled - mean(scaled)) ** 2))
     variance = jnp.minimum(jnp.exp(log_variance), jnp.finfo(log_variance.dtype).max)
-    found = {"mean_reward": kept_reward, "candidate_reward": jnp.mean(rewards, where=used & (rewards != -jnp.inf)),
-             "variance_of_exp_reward": variance}
+    found = {
+      "mean_reward": kept_reward,
+      "candidate_reward": jnp.mean(rewards, where=used & (rewards != -jnp.inf)),
+      "variance_of_exp_reward": variance,
+    }
     return taken(candidates, flat_index), metrics | found
 
-  info = {"mean_reward": MetricInfo("mean reward of the kept samples", "nats"),
-          "candidate_reward": MetricInfo("mean reward of the model's samples", "nats"),
-          "variance_of_exp_reward": MetricInfo("variance of exp(reward) over the model's samples")}
+  info = {
+    "mean_reward": MetricInfo("mean reward of the kept samples", "nats"),
+    "candidate_reward": MetricInfo("mean reward of the model's samples", "nats"),
+    "variance_of_exp_reward": MetricInfo("variance of exp(reward) over the model's samples"),
+  }
   return task._replace(sample=sample, metrics={**task.metrics, **info}, absorbed=None)
 
 
@@ -88,6 +93,8 @@ def class_shares(task: TaskSetting, log_probability: Callable, num_classes: int)
     shares = jnp.zeros(num_classes).at[jnp.argmax(score, axis=1)].add(weight / jnp.sum(weight))
     return data, metrics | {"class_share": shares, "largest_class_share": jnp.max(shares)}
 
-  info = {"largest_class_share": MetricInfo("share of the commonest class among samples", worse="higher"),
-          "class_share": MetricInfo("share of each class among samples", dims=("class_label",))}
+  info = {
+    "largest_class_share": MetricInfo("share of the commonest class among samples", worse="higher"),
+    "class_share": MetricInfo("share of each class among samples", dims=("class_label",)),
+  }
   return task._replace(sample=sample, metrics={**task.metrics, **info})

@@ -12,11 +12,20 @@ from collapse_jax.transforms.parts import kth_smallest, require_parts, with_rows
 from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
 
 BASES, MASKS = ("anchor", "chain"), ("fresh", "fixed", "disjoint")
-_BLOCK_LOGITS = 2 ** 24  # logits at once, 64 MiB
+_BLOCK_LOGITS = 2**24  # logits at once, 64 MiB
 
 
-def edit_tokens(task: TaskSetting, threshold, top_k: int, beta=1.0, *, base: str = "anchor", mask: str = "fresh",
-                fixed_tokens: tuple[int, ...] = (), block_rows: int | None = None) -> TaskSetting:
+def edit_tokens(
+  task: TaskSetting,
+  threshold,
+  top_k: int,
+  beta=1.0,
+  *,
+  base: str = "anchor",
+  mask: str = "fresh",
+  fixed_tokens: tuple[int, ...] = (),
+  block_rows: int | None = None,
+) -> TaskSetting:
   """Tokens that the model finds likely are drawn again from its top choices; nothing is generated (Zhu et al. 2412.14689).
 
   One teacher-forced pass gives P(x_i | x_<i); where it is at least `threshold`, x_i is drawn from the top_k tokens there.
@@ -80,13 +89,16 @@ def edit_tokens(task: TaskSetting, threshold, top_k: int, beta=1.0, *, base: str
     found = {"eligible_share": jnp.sum(eligible) / num, "changed_share": jnp.sum(new != tokens) / num}
     return storage.batch(rows | {"tokens": new, "edited": edited}, row_weight), found
 
-  info = {"eligible_share": MetricInfo("share of tokens that the model finds likely enough to edit"),
-          "changed_share": MetricInfo("share of tokens that became another one")}
+  info = {
+    "eligible_share": MetricInfo("share of tokens that the model finds likely enough to edit"),
+    "changed_share": MetricInfo("share of tokens that became another one"),
+  }
   return _with_memory(task, sample, info, ("tokens", "length"), "edit_tokens")
 
 
-def edit_labels(task: TaskSetting, share, *, base: str = "anchor", mask: str = "fresh",
-                noise: str = "regenerated") -> TaskSetting:
+def edit_labels(
+  task: TaskSetting, share, *, base: str = "anchor", mask: str = "fresh", noise: str = "regenerated"
+) -> TaskSetting:
   """A share of the labels of fixed covariates is made anew: the setting in which token editing is analysed (2412.14689).
 
   Args:
@@ -113,8 +125,10 @@ def edit_labels(task: TaskSetting, share, *, base: str = "anchor", mask: str = "
   def begin(key):
     problem, real = draw_real(key)
     if noise == "additive" and not hasattr(problem, "noise_std"):
-      raise ValueError("noise='additive' needs labels with noise of known size, as tasks.linear_regression has: others take "
-                       "'regenerated'.")
+      raise ValueError(
+        "noise='additive' needs labels with noise of known size, as tasks.linear_regression has: others take "
+        "'regenerated'."
+      )
     return problem, real
 
   def sample(key, problem, params, context: Context):
@@ -148,6 +162,7 @@ def _check(base, mask):
 
 def _with_memory(task: TaskSetting, sample, info, parts: tuple[str, str], what: str) -> TaskSetting:
   """The task with that sampler, rows that remember where the mask over their first part has been, also beside statistics."""
+
   def marked(data):
     require_parts(data.rows, parts, what)
     return data._replace(rows=data.rows | {"edited": jnp.zeros(data.rows[parts[0]].shape, bool)}, draw=None)
@@ -158,9 +173,14 @@ def _with_memory(task: TaskSetting, sample, info, parts: tuple[str, str], what: 
 
   draw_fresh = task.fresh
   return task._replace(
-      init=init, sample=sample, fresh=None if draw_fresh is None else lambda key, problem: marked(draw_fresh(key, problem)),
-      summary=None if task.summary is None else task.summary._replace(keep_rows=True), with_rows=None, absorbed=None,
-      metrics={**task.metrics, **info})
+    init=init,
+    sample=sample,
+    fresh=None if draw_fresh is None else lambda key, problem: marked(draw_fresh(key, problem)),
+    summary=None if task.summary is None else task.summary._replace(keep_rows=True),
+    with_rows=None,
+    absorbed=None,
+    metrics={**task.metrics, **info},
+  )
 
 
 def _base(context: Context, base: str) -> tuple[Any, Array, Any]:

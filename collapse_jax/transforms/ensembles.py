@@ -55,6 +55,7 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
       draw_key, fit_key = jax.random.split(key)
       counts = bootstrap_counts(draw_key, context.data)
       return task.fit(fit_key, problem, data_of(problem, own, counts)), counts
+
     return jax.vmap(one)(jax.random.split(key, num_members), previous)
 
   def sample(key, problem, params, context: Context):
@@ -67,6 +68,7 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
 
     def one(key, member, counts):
       return task.sample(key, problem, member, data_of(problem, part, counts))
+
     data, metrics = jax.vmap(one)(jax.random.split(key, num_members), members, counts)
     whole = lambda x: None if x is None else jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[3:]), x)
     return storage.batch(whole(data.rows), whole(data.row_weight)), jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
@@ -77,8 +79,9 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics) | {"member_spread": jnp.std(metrics[name], ddof=1)}
 
   info = {"member_spread": MetricInfo("standard deviation over members of the first metric")}
-  return task._replace(fit=fit, sample=sample, evaluate=evaluate, metrics={**task.metrics, **info}, absorbed=None,
-                       next_token=None)
+  return task._replace(
+    fit=fit, sample=sample, evaluate=evaluate, metrics={**task.metrics, **info}, absorbed=None, next_token=None
+  )
 
 
 def bootstrap_counts(key, data: Data):
@@ -128,7 +131,8 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
     test, test_label = problem.test["x"], problem.test["label"]
     centre = downstream.scaling(context.real.rows["x"][0])
     predict = lambda x, label, weight: downstream.predict(
-        downstream.fit_classifier(downstream.features(x, centre), label, weight), downstream.features(test, centre))
+      downstream.fit_classifier(downstream.features(x, centre), label, weight), downstream.features(test, centre)
+    )
     each = jax.vmap(predict)(*parts)
     real_weight = jnp.ones(context.real.rows["label"].shape[1])
     oracle = predict(context.real.rows["x"][0], context.real.rows["label"][0], real_weight)
@@ -143,17 +147,31 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
       metrics["downstream_coverage"] = downstream.coverage(middle - half, middle + half, oracle)
     return data, metrics
 
-  names = {"auc": ("area under the curve", "lower"), "accuracy": ("accuracy", "lower"),
-           "nll": ("cross entropy (nats)", "higher"), "brier": ("Brier score", "higher")}
-  info = {f"downstream_{name}": MetricInfo(f"{text} on real rows, trained on samples", worse=worse)
-          for name, (text, worse) in names.items()}
+  names = {
+    "auc": ("area under the curve", "lower"),
+    "accuracy": ("accuracy", "lower"),
+    "nll": ("cross entropy (nats)", "higher"),
+    "brier": ("Brier score", "higher"),
+  }
+  info = {
+    f"downstream_{name}": MetricInfo(f"{text} on real rows, trained on samples", worse=worse)
+    for name, (text, worse) in names.items()
+  }
   for what, rows in (("oracle", "real rows"), ("pooled", "all samples at once")):
-    info |= {f"{what}_{name}": MetricInfo(f"{text} on real rows, trained on {rows}") for name, (text, _) in names.items()}
-  info["downstream_coverage"] = MetricInfo("share of test rows whose probability by real rows lies in the members' interval")
+    info |= {
+      f"{what}_{name}": MetricInfo(f"{text} on real rows, trained on {rows}") for name, (text, _) in names.items()
+    }
+  info["downstream_coverage"] = MetricInfo(
+    "share of test rows whose probability by real rows lies in the members' interval"
+  )
   return task._replace(sample=sample, metrics={**task.metrics, **info}, absorbed=None)
 
 
 def scores(probability, label):
   """Area under the curve, accuracy, cross entropy and Brier score of probabilities [m] for labels [m] of 0.0 and 1.0."""
-  return {"auc": downstream.auc(probability, label), "accuracy": jnp.mean((probability > 0.5) == (label > 0.5)),
-          "nll": downstream.nll(probability, label), "brier": downstream.brier(probability, label)}
+  return {
+    "auc": downstream.auc(probability, label),
+    "accuracy": jnp.mean((probability > 0.5) == (label > 0.5)),
+    "nll": downstream.nll(probability, label),
+    "brier": downstream.brier(probability, label),
+  }

@@ -37,12 +37,15 @@ def taken(data: Data, index, row_weight=None) -> Data:
 
 def with_masks(task: TaskSetting) -> TaskSetting:
   """The task whose real batches are masked too, as those of a store are where synthetic ones are."""
+
   def init(key):
     problem, real = task.init(key)
     return problem, masked(real)
 
   draw = task.fresh
-  return task._replace(init=init, fresh=None if draw is None else lambda key, problem: masked(draw(key, problem)), absorbed=None)
+  return task._replace(
+    init=init, fresh=None if draw is None else lambda key, problem: masked(draw(key, problem)), absorbed=None
+  )
 
 
 def require_plain(data, what):

@@ -15,8 +15,14 @@ from collapse_jax.types import MetricInfo, TaskSetting
 _BLOCK = 256  # candidates compared with all real rows at once
 
 
-def select_nearest(task: TaskSetting, keep_fraction: float, embed: Callable | None = None, *,
-                   num_neighbors: int = 1, oversample: bool = True) -> TaskSetting:
+def select_nearest(
+  task: TaskSetting,
+  keep_fraction: float,
+  embed: Callable | None = None,
+  *,
+  num_neighbors: int = 1,
+  oversample: bool = True,
+) -> TaskSetting:
   """The share of samples that is nearest to real rows is kept (an analogue of Alrashedy et al. 2311.00931).
 
   The paper keeps artificial programs that lie near real ones in the embedding of a language model; here any rows and any
@@ -35,7 +41,9 @@ def select_nearest(task: TaskSetting, keep_fraction: float, embed: Callable | No
   Raises:
     ValueError: an argument out of range, a task without rows, or an embedding of the wrong shape (while tracing).
   """
-  if (oversample or known(keep_fraction)) and not (isinstance(keep_fraction, int | float | np.number) and 0 < keep_fraction <= 1):
+  if (oversample or known(keep_fraction)) and not (
+    isinstance(keep_fraction, int | float | np.number) and 0 < keep_fraction <= 1
+  ):
     raise ValueError(f"keep_fraction must be a number above 0 and at most 1, got {keep_fraction}.")
   check_integer("num_neighbors", num_neighbors, 1)
   task = with_rows(task, "select_nearest")
@@ -73,11 +81,16 @@ def select_nearest(task: TaskSetting, keep_fraction: float, embed: Callable | No
       radius = kth_smallest(distance, wanted)
       nearer, tied = distance < radius, distance == radius  # of those that tie at the edge, the first are kept
       kept = nearer | (tied & (jnp.cumsum(tied) <= wanted - jnp.sum(nearer)))
-    found = {"nearest_distance": jnp.mean(distance, where=kept), "kept_radius": jnp.max(distance, where=kept, initial=0.0)}
+    found = {
+      "nearest_distance": jnp.mean(distance, where=kept),
+      "kept_radius": jnp.max(distance, where=kept, initial=0.0),
+    }
     return taken(data, index, None if oversample else kept.astype(float)), metrics | found
 
-  info = {"nearest_distance": MetricInfo("mean distance of kept samples to the nearest real row", "units of the embedding"),
-          "kept_radius": MetricInfo("largest distance that was kept", "units of the embedding")}
+  info = {
+    "nearest_distance": MetricInfo("mean distance of kept samples to the nearest real row", "units of the embedding"),
+    "kept_radius": MetricInfo("largest distance that was kept", "units of the embedding"),
+  }
   return task._replace(sample=sample, metrics={**task.metrics, **info}, absorbed=None)
 
 

@@ -10,11 +10,11 @@ from collapse_jax.transforms.parts import masked, per_row, with_masks, with_rows
 from collapse_jax.types import MetricInfo, TaskSetting
 
 PROBES = {
-    "error_rate": MetricInfo("share of wrong samples, p"),
-    "kept_if_right": MetricInfo("share of right samples that the verifier kept, phi"),
-    "kept_if_wrong": MetricInfo("share of wrong samples that the verifier kept, psi"),
-    "kept_error_rate": MetricInfo("share of wrong ones among kept samples"),
-    "breakdown_point": MetricInfo("error rate up to which verified data help, phi / (phi + psi)"),
+  "error_rate": MetricInfo("share of wrong samples, p"),
+  "kept_if_right": MetricInfo("share of right samples that the verifier kept, phi"),
+  "kept_if_wrong": MetricInfo("share of wrong samples that the verifier kept, psi"),
+  "kept_error_rate": MetricInfo("share of wrong ones among kept samples"),
+  "breakdown_point": MetricInfo("error rate up to which verified data help, phi / (phi + psi)"),
 }
 
 
@@ -63,5 +63,10 @@ def _probes(right, kept, used):
   right, wrong, kept = used * right, used * (1 - right), used * kept
   share = lambda part, whole: jnp.where(jnp.sum(whole) > 0, jnp.sum(part) / jnp.maximum(jnp.sum(whole), 1e-30), 1.0)
   phi, psi = share(kept * right, right), share(kept * wrong, wrong)
-  return {"error_rate": jnp.sum(wrong) / jnp.sum(used), "kept_if_right": phi, "kept_if_wrong": psi,
-          "kept_error_rate": 1 - share(kept * right, kept), "breakdown_point": phi / jnp.maximum(phi + psi, 1e-30)}
+  return {
+    "error_rate": jnp.sum(wrong) / jnp.sum(used),
+    "kept_if_right": phi,
+    "kept_if_wrong": psi,
+    "kept_error_rate": 1 - share(kept * right, kept),
+    "breakdown_point": phi / jnp.maximum(phi + psi, 1e-30),
+  }
