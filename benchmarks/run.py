@@ -214,7 +214,7 @@ def compare(case, name, pairs, pool, only):
 def to_collapse(pairs, pool):
   """A row: discrete drift until one outcome is left, in which the sweep stops absorbed runs."""
   from collapse_jax import tasks, workflows
-  from collapse_jax.stopping import Stopping
+  from collapse_jax.sweeps.stopping import Stopping
 
   size = (100_000, 1000)
   task = tasks.discrete(*size)

@@ -17,8 +17,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import collapse_jax as cj
-from collapse_jax import devices, tasks, workflows
+from collapse_jax import tasks, workflows
 from collapse_jax.generation import run
+from collapse_jax.sweeps import devices
 
 CASES = {
   "gaussian, dim 31, n 316, accumulate": (tasks.gaussian, "accumulate", {"dim": 31, "num_samples": 316}, 100, 2000),

@@ -8,7 +8,7 @@ import itertools
 
 import numpy as np
 
-from collapse_jax.verdicts import verdict
+from collapse_jax.diagnostics.curves import verdict
 
 CURVES = {  # of s = t / T, or of t; what is right
   "flat": (lambda t, s: 0 * s, "bounded"),

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
   from collapse_jax import tasks as tasks
   from collapse_jax import transforms as transforms
   from collapse_jax import workflows as workflows
-  from collapse_jax.definitions import diagnose as diagnose
+  from collapse_jax.diagnostics.definitions import diagnose as diagnose
   from collapse_jax.generation import advance as advance
   from collapse_jax.generation import run as run
   from collapse_jax.generation import start as start
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-  "diagnose": "definitions",
+  "diagnose": "diagnostics",
+  "rewards": "transforms",
+  "verifiers": "transforms",
   "advance": "generation",
   "run": "generation",
   "start": "generation",
@@ -35,7 +37,7 @@ _HOME = {
 
 
 def __getattr__(name: str):
-  """Imports on first use, so that `collapse_jax.real_data` and `.names` can check input before JAX is imported."""
+  """Imports on first use, so that `collapse_jax.data` and `.vocabulary` can check input before JAX is imported."""
   if name in _HOME:
     found = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
   elif name.startswith("_"):

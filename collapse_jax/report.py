@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from collapse_jax import definitions, diagnostics, plotting
+from collapse_jax import diagnostics, plotting
+from collapse_jax.diagnostics import definitions
 
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">

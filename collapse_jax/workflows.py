@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import names, theory
 from collapse_jax import store as storage
+from collapse_jax import theory, vocabulary
 from collapse_jax.types import Data, TaskSetting, Workflow
 
 
@@ -24,7 +24,7 @@ def replace(num_emitted: int | None = None) -> Workflow:
   Raises:
     ValueError: num_emitted is no integer of at least 1.
   """
-  names.check_num_emitted(num_emitted)
+  vocabulary.check_num_emitted(num_emitted)
   return _scheduled(
     slots=lambda T: 1, slot=lambda t: 0, weights=lambda T: np.eye(T), emit=_always(num_emitted)
   )._replace(absorbing=num_emitted is None)
@@ -40,7 +40,7 @@ def accumulate(num_emitted: int | None = None) -> Workflow:
   Raises:
     ValueError: num_emitted is no integer of at least 1.
   """
-  names.check_num_emitted(num_emitted)
+  vocabulary.check_num_emitted(num_emitted)
 
   def init(task, problem, real, num_generations):
     if num_emitted is not None and real.rows is not None:
@@ -87,7 +87,7 @@ def mix(real_fraction, fresh: bool = False, real_weight=None) -> Workflow:
     ValueError: real_fraction or real_weight outside (0, 1], or no task rows are fresh.
   """
   if not isinstance(real_fraction, jax.Array):
-    names.check_real_fraction(real_fraction, fresh, None if isinstance(real_weight, jax.Array) else real_weight)
+    vocabulary.check_real_fraction(real_fraction, fresh, None if isinstance(real_weight, jax.Array) else real_weight)
   share = real_fraction if real_weight is None else real_weight
 
   def emit(n, t):
@@ -118,7 +118,7 @@ def sliding_window(size: int) -> Workflow:
   Raises:
     ValueError: size is no integer of at least 1.
   """
-  names.check_size(size)
+  vocabulary.check_size(size)
   return _scheduled(
     slots=lambda T: min(size, T), slot=lambda t: t % size, weights=lambda T: theory.sliding_window(size, T)
   )
@@ -134,7 +134,7 @@ def weights(table) -> Workflow:
   Raises:
     ValueError: not such a table, or (when a run starts) fewer rows than generations.
   """
-  names.check_table(table)
+  vocabulary.check_table(table)
   table = np.asarray(table, float)
   factor = table * (table > 0).sum(axis=1, keepdims=True)
 
@@ -153,9 +153,9 @@ def parse(text: str) -> Callable[..., Workflow]:
   Raises:
     ValueError: unknown name, or arguments that are not literals or do not fit.
   """
-  names.check_workflow(text)
-  name, arguments, keywords = names.parse_call(text)
-  if not names.is_call(text):
+  vocabulary.check_workflow(text)
+  name, arguments, keywords = vocabulary.parse_call(text)
+  if not vocabulary.is_call(text):
     return FACTORIES[name]
   made = FACTORIES[name](*arguments, **keywords)
   return lambda: made

@@ -22,7 +22,9 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from collapse_jax import caches, chunks, files, names
+from collapse_jax import caches, vocabulary
+from collapse_jax.data import files
+from collapse_jax.sweeps import chunks
 
 from . import directory, streams, watching
 from .directory import CHUNKS, CONFIG, FIGURES, REPORT, RESULTS, UNFINISHED
@@ -308,7 +310,7 @@ def choice(name: str, allowed: Sequence[str]) -> str:
 
 def _number(name, text, kind, least, strict):
   what = {int: "an integer", float: "a number"}[kind]
-  most = names.LARGEST if kind is int else sys.float_info.max
+  most = vocabulary.LARGEST if kind is int else sys.float_info.max
   bound = f"above {least:g}" if strict else f"of at least {least}"
   try:
     value = kind(text)
@@ -429,7 +431,7 @@ def check_workflows(law: bool) -> list[str]:
   """The workflow list, checked."""
   for name in items("workflows"):
     try:
-      names.check_workflow(name)
+      vocabulary.check_workflow(name)
     except ValueError as error:
       raise UsageError(f"--workflows: {error}") from None
   if law and any(name.startswith("accumulate_subsample") for name in items("workflows")):
@@ -492,7 +494,7 @@ def _agreed(decide: Callable[[], bool]) -> bool:
   if flag("distributed", False):
     import numpy as np
 
-    from collapse_jax import devices
+    from collapse_jax.sweeps import devices
 
     said = devices.gather({"said": np.frombuffer(json.dumps([go, why, kind]).encode(), np.uint8)})[0]
     go, why, kind = json.loads(said["said"].tobytes())
@@ -672,7 +674,7 @@ def prepare_jax() -> None:
       jax.distributed.initialize(**given, heartbeat_timeout_seconds=30)
     except (RuntimeError, ValueError) as error:
       raise UsageError(f"--distributed: {error}") from None
-  from collapse_jax import devices
+  from collapse_jax.sweeps import devices
 
   try:
     devices.check()
@@ -694,7 +696,7 @@ def mesh():
   """The devices that --devices asks for; None for a single one."""
   import jax
 
-  from collapse_jax import devices
+  from collapse_jax.sweeps import devices
 
   if flag("devices", "auto") != "auto":
     try:
@@ -707,7 +709,7 @@ def mesh():
 def simulate(task, workflows, axes: dict[str, list], **options):
   """`collapse_jax.sweep` as the flags ask, with usage errors for what it refuses; None after a dry run."""
   prepare_jax()
-  from collapse_jax.sweeps import plan, sweep
+  from collapse_jax.sweeps.scheduler import plan, sweep
 
   try:
     if FLAGS.dry_run:
@@ -743,7 +745,7 @@ def related(results, experiment: str, pairs: str, compare: bool, **about):
   if compare and is_first_process():
     rows = [
       row._asdict() | {"z": row.z, "twin_z": row.twin_z}
-      for row in importlib.import_module(f"collapse_jax.pairs.{pairs}").pairs()
+      for row in importlib.import_module(f"collapse_jax.systems.{pairs}").pairs()
     ]
     results.attrs["comparisons"] = json.dumps(rows)
     worst = max(rows, key=lambda row: abs(row["z"]))

@@ -67,7 +67,7 @@ def main(directories):
   if not directories:
     raise common.UsageError("name a directory with results: python -m experiments.compare DIR")
   experiments = {name: results for directory in directories for name, results in load(directory).items()}
-  from collapse_jax import published
+  from collapse_jax.diagnostics import published
 
   try:
     rows, unmatched = published.compare(experiments)

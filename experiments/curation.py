@@ -30,7 +30,8 @@ def define():
 
 
 def task_of(setting, num_candidates, num_samples, flip_share):
-  from collapse_jax import rewards, tasks, transforms
+  from collapse_jax import tasks, transforms
+  from collapse_jax.transforms import rewards
 
   if setting == "ring":
     task, reward = tasks.gaussian_mixture("ring", num_samples, 8), rewards.near([8.0, 0.0])
@@ -40,7 +41,7 @@ def task_of(setting, num_candidates, num_samples, flip_share):
     share, gap = ABOUT[setting]["share"], ABOUT[setting]["gap"]
     task, reward = tasks.discrete(2, num_samples, [1 - share, share]), lambda rows: gap * rows.astype(float)
   else:
-    from collapse_jax import real_data
+    from collapse_jax.data import real_data
 
     rows, labels = real_data.digits(8)
     log_probability = rewards.classifier(rows, labels)

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from collapse_jax import chunks
+from collapse_jax.sweeps import chunks
 
 _log = logging.getLogger(__name__)
 RESULTS, CONFIG, REPORT, FIGURES = "results.nc", "config.json", "report.html", "figures"

@@ -28,9 +28,10 @@ def define():
 
 def factory(num_test: int = 500):
   """A task factory for `sweep` that reads each data set once, and the function that gives them."""
-  from collapse_jax import datasets, tasks
+  from collapse_jax import tasks
+  from collapse_jax.data import generators
 
-  dataset_of = functools.cache(lambda name: datasets.get(name, num_test))
+  dataset_of = functools.cache(lambda name: generators.get(name, num_test))
 
   def task(dataset, bandwidth, kernel, num_samples, temperature=1.0):
     return tasks.kde(dataset_of(dataset), num_samples, bandwidth, kernel, num_test=num_test, temperature=temperature)
@@ -71,7 +72,7 @@ def bandwidths(name="bandwidths"):
 
 def check_datasets(names):
   """Loads real data before JAX starts, so that a bad file ends at once."""
-  from collapse_jax import real_data
+  from collapse_jax.data import real_data
 
   for name in names:
     try:

@@ -20,7 +20,9 @@ from typing import Any
 
 from absl import flags, logging
 
-from collapse_jax import chunks, files, names
+from collapse_jax import vocabulary
+from collapse_jax.data import files
+from collapse_jax.sweeps import chunks
 
 from . import common, token_editing, watching
 
@@ -266,9 +268,10 @@ def simulate(
   """
   common.prepare_jax()
   base = load_model(model, dtype, dataset, abstract=common.dry_run())
-  from collapse_jax import devices, host, tasks, transforms
+  from collapse_jax import tasks, transforms
   from collapse_jax.lm import sharding, text, training
   from collapse_jax.lm.checkpoint import num_params
+  from collapse_jax.sweeps import devices, steps
 
   recipe = training.Recipe(**(recipe or {"learning_rate": TINY["learning_rate"], "batch_size": TINY["batch_size"]}))
   pretrain = mode == "pretrain"
@@ -308,15 +311,15 @@ def simulate(
     raise common.UsageError(common.name_flag(str(error))) from None
   small = num_params(base.params) < 5_000_000 or lora_rank
   chunk = chunk_size or (num_seeds if small else 1)
-  steps = -(-max(num_samples) // recipe.batch_size)
+  num_steps = -(-max(num_samples) // recipe.batch_size)
   if common.dry_run():
     cells = len(workflows) * len(num_samples) * len(temperatures)
     print(
       f"cells: {cells}\nruns: {cells * num_seeds}\nmodel: {num_params(base.params):,} parameters, {dtype}\n"
       f"rows: {len(train.length)} for training, {len(test.length)} for test, {about['num_dropped_rows']} dropped as "
-      f"longer than {max_seq_len} tokens\nsteps of a generation: {steps} under replace, up to {steps * num_generations}"
+      f"longer than {max_seq_len} tokens\nsteps of a generation: {num_steps} under replace, up to {num_steps * num_generations}"
     )
-    used = host.memory_per_device(
+    used = steps.memory_per_device(
       task,
       workflows[0],
       {"num_samples": max(num_samples), "temperature": 1.0},
@@ -347,13 +350,13 @@ def simulate(
     missing = metrics["num_missing"].max() if "num_missing" in metrics else 0
     if missing > 0 and on_malformed == "reject":
       what = "text that ends" if about["format"] == PLAIN else "the format"
-      raise host.Stop(
+      raise steps.Stop(
         f"the model no longer produces {what}: {missing:.0f} samples are missing after {max_attempts:g} "
         "candidates for each that was asked for (--on_malformed=keep goes on with raw text)"
       )
 
   try:
-    results = host.sweep(
+    results = steps.sweep(
       task,
       workflows,
       axes,
@@ -451,9 +454,9 @@ class _Samples:
 
   def check(self, cell, seeds) -> bool:
     """Removes the checkpoints of generations from the first on whose text is not there, or not whole: it is computed again."""
-    from collapse_jax import host
+    from collapse_jax.sweeps import steps
 
-    folder = self.directory / "checkpoints" / host._folder(cell, seeds)
+    folder = self.directory / "checkpoints" / steps._folder(cell, seeds)
     checkpoints = {int(file.stem): file for file in folder.glob("*.npz") if file.stem.isdigit()}
     torn = next((t for t in range(1, max(checkpoints, default=0) + 1) if not self._is_whole(cell, t, seeds)), None)
     if torn is not None:
@@ -495,7 +498,7 @@ class _Samples:
 
 def _name(cell) -> str:
   """Of its folder."""
-  return names.file_name(",".join(f"{key}={value}" for key, value in cell.items()))
+  return vocabulary.file_name(",".join(f"{key}={value}" for key, value in cell.items()))
 
 
 def _row(one, text):

@@ -30,7 +30,7 @@ def simulate(
   workflows, dataset="breast_cancer", num_samples="auto", num_features=1, labels="model", temperatures=(1.0,), **options
 ):
   """The sweep behind this binary, with its finding; None after a dry run."""
-  from collapse_jax import real_data
+  from collapse_jax.data import real_data
 
   try:
     num_rows = len(real_data.load_labelled(dataset, num_features).labels)

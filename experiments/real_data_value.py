@@ -64,12 +64,13 @@ def simulate(
   import xarray
 
   import collapse_jax
-  from collapse_jax import devices, fingerprint, tasks
-  from collapse_jax.chunks import Chunks
-  from collapse_jax.host import Clock
+  from collapse_jax import tasks
   from collapse_jax.lm import training
   from collapse_jax.lm.checkpoint import num_params
   from collapse_jax.random import new_key
+  from collapse_jax.sweeps import devices, fingerprint
+  from collapse_jax.sweeps.chunks import Chunks
+  from collapse_jax.sweeps.steps import Clock
   from collapse_jax.types import Context, Data
 
   recipe = training.Recipe(**(recipe or {name: language_model.TINY[name] for name in ("learning_rate", "batch_size")}))

@@ -356,7 +356,7 @@ def simulate(chosen, seed, directory=None):
     results[name] = function(**options, seed=seed, directory=directory and directory / name)
   if not common.FLAGS.dry_run:
     return results
-  from collapse_jax import cost
+  from collapse_jax.sweeps import cost
 
   total = cost.text(sum(plan.compile_seconds + plan.run_seconds for plan in common.PLANS))
   rest = ", language models not counted" if "language_model" in chosen else ""

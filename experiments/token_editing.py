@@ -49,7 +49,7 @@ def simulate(
   table = None
   if text is not None:
     from collapse_jax.lm.text import read_text
-    from collapse_jax.tasks.ngram import conditional_frequencies
+    from collapse_jax.tasks._ngram import conditional_frequencies
 
     try:
       table = conditional_frequencies(read_text(os.path.expanduser(text)).replace("\r\n", "\n").replace("\r", "\n"))

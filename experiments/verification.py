@@ -68,7 +68,7 @@ def simulate(
     import numpy as np
 
     from collapse_jax import tasks, theory, transforms
-    from collapse_jax import verifiers as known
+    from collapse_jax.transforms import verifiers as known
 
     if angles is None:
       direction = None

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from collapse_jax.names import file_name
+from collapse_jax.vocabulary import file_name
 
 _log = logging.getLogger(__name__)
 FILE = "events.out.tfevents.0.collapse_jax"  # one name, so that a sweep which comes to a cell again replaces its points

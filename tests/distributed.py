@@ -7,8 +7,9 @@ from pathlib import Path
 import jax
 
 import collapse_jax as cj
-from collapse_jax import devices, tasks
-from collapse_jax.chunks import Chunks
+from collapse_jax import tasks
+from collapse_jax.sweeps import devices
+from collapse_jax.sweeps.chunks import Chunks
 
 SWEEPS = {
   "gaussian": (

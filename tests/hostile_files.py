@@ -454,8 +454,9 @@ def main(root: Path) -> Corpus:
   import xarray
 
   import collapse_jax as cj
-  from collapse_jax import chunks, files, host, real_data
+  from collapse_jax.data import files, real_data
   from collapse_jax.lm import checkpoint, text
+  from collapse_jax.sweeps import chunks, steps
 
   files.PIPE_SECONDS = 0.1
   corpus, number = Corpus(), itertools.count()
@@ -568,7 +569,7 @@ def main(root: Path) -> Corpus:
     named.write_bytes(content)
     corpus.read("manifest", root / "again", saved_in, lambda found: all(same(found)))
 
-  for make in checkpoint_files(root, host):
+  for make in checkpoint_files(root, steps):
     corpus.read("npz", root / "npz", make, bool)
   return corpus
 
@@ -581,7 +582,7 @@ def huge_netcdf(file):
     table.create_dataset("loss", (1 << 20, 1 << 20), "f4", chunks=(1024, 1024))
 
 
-def checkpoint_files(root, host):
+def checkpoint_files(root, steps):
   """Functions that restore from a damaged checkpoint of a generation: the generation that they find whole."""
   import jax
   import jax.numpy as jnp
@@ -598,7 +599,7 @@ def checkpoint_files(root, host):
   about = {"seed": 0}
 
   def opened(resume):
-    return host._Checkpoints(root / "npz", keep_all=False, resume=resume, about=about)
+    return steps._Checkpoints(root / "npz", keep_all=False, resume=resume, about=about)
 
   like = {"loss": jax.ShapeDtypeStruct((1,), np.float32)}
   opened(False).save(1, run, {"a": jnp.zeros(3)}, {"loss": jnp.ones((1, 1))})

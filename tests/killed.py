@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 
-from collapse_jax import chunks
+from collapse_jax.sweeps import chunks
 
 log, when, how, module, *arguments = sys.argv[1:]
 suffix, _, nth = when.rpartition(":")

@@ -14,7 +14,8 @@ import xarray
 from test_survival_directory import begin as begin
 from test_survival_directory import finish, go
 
-from collapse_jax import panels, plotting
+from collapse_jax import plotting
+from collapse_jax.plotting import panels
 from experiments import common, kde, watching
 
 ROOT = Path(__file__).parent.parent

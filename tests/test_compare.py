@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xarray
 
-from collapse_jax import published
+from collapse_jax.diagnostics import published
 
 
 def regression(scale=1.0, seeds=100):

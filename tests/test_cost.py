@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from collapse_jax import cost, tasks
-from collapse_jax.sweeps import plan
+from collapse_jax import tasks
+from collapse_jax.sweeps import cost
+from collapse_jax.sweeps.scheduler import plan
 
 
 def test_known_functions():

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import ks_2samp
 from sklearn import datasets as sk
 
-from collapse_jax import datasets, real_data
+from collapse_jax.data import generators, real_data
 
 NUM = 20_000
 LEVEL = 1e-4
@@ -26,14 +26,14 @@ def least_p(ours, theirs):
 def test_grids_equal_scikit_learn_point_for_point(name, num):
   """No law of random angles, noise or another factor has this."""
   options = {"factor": 0.8} if name == "circles" else {}
-  ours = getattr(datasets, name)(jax.random.key(0), num, noise=0.0)
+  ours = getattr(generators, name)(jax.random.key(0), num, noise=0.0)
   assert ours.dtype == np.float32
   np.testing.assert_allclose(ours, getattr(sk, f"make_{name}")(num, shuffle=False, noise=0, **options)[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["moons", "circles"])
 def test_noise_around_the_grid(name):
-  make, generate = getattr(sk, f"make_{name}"), getattr(datasets, name)
+  make, generate = getattr(sk, f"make_{name}"), getattr(generators, name)
   grid = make(NUM, shuffle=False)[0]
   theirs = make(NUM, shuffle=False, noise=0.05, random_state=0)[0] - grid
   assert least_p(generate(jax.random.key(0), NUM) - grid, theirs) > LEVEL
@@ -50,9 +50,9 @@ def test_swiss_roll():
     return np.stack([radius, rows[:, 1], (radius - angle + np.pi) % (2 * np.pi) - np.pi], axis=1)
 
   theirs = views(sk.make_swiss_roll(NUM, noise=0.05, random_state=0)[0])
-  ours = datasets.swiss_roll(jax.random.key(0), NUM)
+  ours = generators.swiss_roll(jax.random.key(0), NUM)
   assert least_p(views(ours), theirs) > LEVEL
-  assert least_p(views(datasets.swiss_roll(jax.random.key(0), NUM, noise=0.06)), theirs) < LEVEL
+  assert least_p(views(generators.swiss_roll(jax.random.key(0), NUM, noise=0.06)), theirs) < LEVEL
   for scale in ([1, 0.95, 1], [1.02, 1, 1.02]):
     assert least_p(views(np.asarray(ours) * np.float32(scale)), theirs) < LEVEL
 
@@ -65,15 +65,15 @@ def test_blobs_have_scikit_learns_law():
     nearest = np.linalg.norm(np.asarray(rows)[:, None] - centers[None], axis=2).argmin(axis=1)
     return np.bincount(nearest, minlength=4), rows - centers[nearest]
 
-  counts, deviation = parts(datasets.blobs(jax.random.key(0), NUM + 3, centers))
+  counts, deviation = parts(generators.blobs(jax.random.key(0), NUM + 3, centers))
   np.testing.assert_array_equal(counts, np.bincount(labels))
   assert least_p(deviation, theirs - centers[labels]) > LEVEL
-  _, wide = parts(datasets.blobs(jax.random.key(0), NUM + 3, centers, cluster_std=1.2))
+  _, wide = parts(generators.blobs(jax.random.key(0), NUM + 3, centers, cluster_std=1.2))
   assert least_p(wide, theirs - centers[labels]) < LEVEL
 
 
 def test_blob_centers_are_uniform():
-  ours = jax.vmap(datasets.blob_centers)(jax.random.split(jax.random.key(0), 2000))
+  ours = jax.vmap(generators.blob_centers)(jax.random.split(jax.random.key(0), 2000))
   assert ours.shape == (2000, 3, 2)
   theirs = [sk.make_blobs(3, centers=3, random_state=seed, return_centers=True)[2] for seed in range(2000)]
   gaps = [np.linalg.norm(np.diff(np.asarray(x), axis=1), axis=2) for x in (ours, theirs)]  # centres are independent
@@ -85,7 +85,7 @@ def test_blob_centers_are_uniform():
 
 @pytest.mark.parametrize(("name", "same"), [("blobs", True), ("blobs_mismatched", False)])
 def test_test_blobs_have_the_training_centres_except_in_the_published_defect(name, same):
-  source = datasets.get(name)
+  source = generators.get(name)
   truth = source.init(jax.random.key(0))
   train, test = source.split(jax.random.key(1), truth, 3001, 3000)
   more = source.draw(jax.random.key(2), truth, 3000)
@@ -101,7 +101,7 @@ def test_test_blobs_have_the_training_centres_except_in_the_published_defect(nam
 
 @pytest.mark.parametrize("name", ["moons", "blobs", "wine"])
 def test_every_seed_has_its_own_rows_and_real_data_one_test_set(name):
-  source = datasets.get(name)
+  source = generators.get(name)
 
   def split(key):
     truth_key, split_key = jax.random.split(key)
@@ -124,7 +124,7 @@ def test_every_seed_has_its_own_rows_and_real_data_one_test_set(name):
   ("name", "rows", "dim"), [("wine", 178, 13), ("iris", 150, 4), ("breast_cancer", 569, 30), ("digits", 1797, 60)]
 )
 def test_bundled_data_are_split_and_standardised(name, rows, dim):
-  data, source = real_data.load(name), datasets.get(name)
+  data, source = real_data.load(name), generators.get(name)
   assert len(data.train) + len(data.test) == rows
   assert len(data.test) == min(500, round(0.3 * rows))
   assert data.train.shape[1] == source.dim == dim
@@ -138,17 +138,19 @@ def test_bundled_data_are_split_and_standardised(name, rows, dim):
 
 def test_real_rows_follow_the_precision_of_jax():
   with jax.enable_x64(True):
-    assert {part.dtype for part in datasets.get("iris").split(jax.random.key(0), None, 10, 5)} == {np.dtype("float64")}
+    assert {part.dtype for part in generators.get("iris").split(jax.random.key(0), None, 10, 5)} == {
+      np.dtype("float64")
+    }
 
 
 def test_arrays():
   rows = np.random.default_rng(0).normal(size=(100, 3))
-  assert datasets.get(rows).max_samples == 70
-  pair = datasets.get((rows[:60] * 1e-20, rows[60:] * 1e-20))  # small units are not constant columns
+  assert generators.get(rows).max_samples == 70
+  pair = generators.get((rows[:60] * 1e-20, rows[60:] * 1e-20))  # small units are not constant columns
   assert (pair.max_samples, pair.num_test, pair.dim, pair.note) == (60, 40, 3, "")
-  assert datasets.get(pair) is pair
+  assert generators.get(pair) is pair
   rows[:, 1] = 0.1
-  assert datasets.get(rows).note == "constant columns dropped: column 2"
+  assert generators.get(rows).note == "constant columns dropped: column 2"
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,7 @@ def test_arrays():
 )
 def test_what_cannot_be_used_is_refused(bad, part):
   with pytest.raises(ValueError, match=part) as error:
-    datasets.get(bad)
+    generators.get(bad)
   assert "\n" not in str(error.value)
 
 
@@ -194,14 +196,14 @@ def test_good_files(name, tmp_path):
   rows, columns = real_data.read_csv(str(path))
   np.testing.assert_array_equal(rows, [[1, 2], [3, 5], [4, 4], [0, 1], [5, 2]])
   assert columns[1] == ("column 2" if GOOD[name][0] in "1\ufeff" and "a" not in GOOD[name] else "b")
-  assert datasets.get(path).max_samples == 3
+  assert generators.get(path).max_samples == 3
 
 
 def test_constant_columns_are_named(tmp_path):
   path = tmp_path / "rows.csv"
   path.write_text("a,b\n1,7\n3,7\n4,7\n0,7\n5,7\n")
   assert real_data.load(str(path)).dropped == ("b",)
-  assert "constant columns dropped: b" in datasets.get(str(path)).note
+  assert "constant columns dropped: b" in generators.get(str(path)).note
 
 
 def test_a_file_that_has_changed_is_read_again(tmp_path):
@@ -270,7 +272,7 @@ def test_headers_of_numbers(tmp_path):
     np.testing.assert_allclose(found, rows, rtol=1e-15)
     assert names == [str(name) for name in (np.arange(rows.shape[1]) if columns is None else columns)]
   (tmp_path / "rows.csv").write_bytes(written(TRUE))
-  assert datasets.get(tmp_path / "rows.csv").note == "first line 0, 1, 2 read as names of columns"
+  assert generators.get(tmp_path / "rows.csv").note == "first line 0, 1, 2 read as names of columns"
   assert np.abs(real_data.load(tmp_path / "rows.csv").train).max() < 5  # standardised by rows, not by a header
 
 
@@ -351,7 +353,7 @@ def test_writers(name, tmp_path):
   rows, names = real_data.read_csv(tmp_path / "rows.csv")
   np.testing.assert_allclose(rows, TRUE, rtol=1e-5)
   assert names[0] in ("a", "0") or name == "sep_bar"
-  said = datasets.get(tmp_path / "rows.csv").note
+  said = generators.get(tmp_path / "rows.csv").note
   assert ("row names" in said) == (
     name.startswith("pandas_index") or name in ("R", "R_names", "R_write_table", "R_shorter_header")
   )
@@ -387,7 +389,7 @@ def test_what_can_be_read_once_is(tmp_path):
 def test_what_never_comes_or_never_ends_is_refused(tmp_path, monkeypatch):
   import os
 
-  from collapse_jax import files
+  from collapse_jax.data import files
 
   monkeypatch.setattr(files, "PIPE_SECONDS", 0.1)
   os.mkfifo(tmp_path / "rows.csv")

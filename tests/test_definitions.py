@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import collapse_jax as cj
-from collapse_jax import definitions, diagnostics, report, tasks, theory, workflows
+from collapse_jax import diagnostics, report, tasks, theory, workflows
+from collapse_jax.diagnostics import definitions
 
 NUM_SWEEPS, NUM_SEEDS = 200, 20
 MOST_FALSE_ALARMS = 0.08  # 5%, and two standard errors of 200 sweeps

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from collapse_jax import devices
+from collapse_jax.sweeps import devices
 
 JOB = "system.slice/slurmstepd.scope/job_7"
 

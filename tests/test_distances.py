@@ -7,7 +7,8 @@ import pytest
 import xarray
 from scipy import special, stats
 
-from collapse_jax import definitions, diagnostics, generation, tasks, theory, workflows
+from collapse_jax import diagnostics, generation, tasks, theory, workflows
+from collapse_jax.diagnostics import definitions
 from collapse_jax.tasks import _gaussian_distances as distances
 
 

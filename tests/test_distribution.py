@@ -18,7 +18,8 @@ import pytest
 import xarray
 
 import collapse_jax as cj
-from collapse_jax import devices, sweeps, tasks
+from collapse_jax import tasks
+from collapse_jax.sweeps import devices, scheduler
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("distribution")]  # one worker, for what they share
 ROUNDED = ("entropy_ratio", "support_ratio")  # of discrete: quotients by the truth's
@@ -82,7 +83,7 @@ def test_as_on_one_device(processes, expected, tmp_path, monkeypatch):
   seen = [json.loads((tmp_path / "many" / f"seen_{i}.json").read_text()) for i in range(processes)]
   assert sorted(seen[0]) == sorted(["gaussian"] * 4 + ["kde", "linear_regression", "discrete"]) and not any(seen[1:])
   if processes == 2:
-    monkeypatch.setattr(sweeps.Program, "compile", None)  # nothing is left to compute
+    monkeypatch.setattr(scheduler.Program, "compile", None)  # nothing is left to compute
     one = distributed.sweep("linear_regression", directory=tmp_path / "many" / "chunks", resume=True)
     xarray.testing.assert_identical(one.drop_attrs(), expected["linear_regression"].drop_attrs())
 

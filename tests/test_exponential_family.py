@@ -8,7 +8,7 @@ from conftest import z_score
 
 import collapse_jax as cj
 from collapse_jax import tasks, theory, workflows
-from collapse_jax.tasks.exponential_family import FAMILIES, Mean
+from collapse_jax.tasks._exponential_family import FAMILIES, Mean
 from collapse_jax.types import Context, Data
 
 T, N = 6, 20

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from collapse_jax import chunks
+from collapse_jax.sweeps import chunks
 from experiments import common
 
 BINARIES = (
@@ -354,7 +354,7 @@ def test_results(tmp_path):
   import xarray
 
   import collapse_jax as cj
-  from collapse_jax import published
+  from collapse_jax.diagnostics import published
 
   about = {"task": "gaussian", "primary_metric": "trace_ratio"}
   data = xarray.Dataset(

@@ -115,7 +115,7 @@ def test_fit_is_the_biased_maximum_likelihood_fit():
 def gaussian_module():
   import sys
 
-  return sys.modules["collapse_jax.tasks.gaussian"]
+  return sys.modules["collapse_jax.tasks._gaussian"]
 
 
 def fitted(stats):

@@ -10,9 +10,10 @@ from sklearn import metrics as reference
 from sklearn.linear_model import LogisticRegression
 from sklearn.mixture import GaussianMixture
 
-from collapse_jax import downstream, generation, rewards, store, tasks, theory, transforms, verifiers, workflows
-from collapse_jax.pairs import temperature
-from collapse_jax.tasks.gaussian_mixture import Mixture, fit_mixture, log_density
+from collapse_jax import generation, store, tasks, theory, transforms, workflows
+from collapse_jax.systems import temperature
+from collapse_jax.tasks._gaussian_mixture import Mixture, fit_mixture, log_density
+from collapse_jax.transforms import classifiers, rewards, verifiers
 from collapse_jax.transforms.ensembles import bootstrap_counts
 from collapse_jax.transforms.selection import neighbor_distance
 from collapse_jax.types import MetricInfo
@@ -58,19 +59,19 @@ def test_scores_are_those_of_scikit_learn():
   rng = np.random.default_rng(0)
   label = rng.integers(0, 2, 200).astype(np.float32)
   p = np.clip(np.round(0.3 * label + 0.7 * rng.uniform(size=200), 2), 0.01, 0.99).astype(np.float32)  # with ties
-  assert float(downstream.auc(p, label)) == pytest.approx(reference.roc_auc_score(label, p), abs=1e-5)
-  assert float(downstream.nll(p, label)) == pytest.approx(reference.log_loss(label, p), abs=1e-5)
-  assert float(downstream.brier(p, label)) == pytest.approx(reference.brier_score_loss(label, p), abs=1e-5)
+  assert float(classifiers.auc(p, label)) == pytest.approx(reference.roc_auc_score(label, p), abs=1e-5)
+  assert float(classifiers.nll(p, label)) == pytest.approx(reference.log_loss(label, p), abs=1e-5)
+  assert float(classifiers.brier(p, label)) == pytest.approx(reference.brier_score_loss(label, p), abs=1e-5)
 
 
 def test_classifier_is_that_of_scikit_learn(rows):
   label = (rows[:, 0] + np.random.default_rng(0).normal(size=300) > 2.5).astype(np.float32)
-  x = np.asarray(downstream.features(jnp.asarray(rows), downstream.scaling(jnp.asarray(rows))), np.float64)
-  ours = downstream.fit_classifier(jnp.asarray(x, float), jnp.asarray(label), jnp.ones(300))
-  theirs = LogisticRegression(C=1 / (downstream._RIDGE * 300), fit_intercept=False, tol=1e-8, max_iter=5000).fit(
+  x = np.asarray(classifiers.features(jnp.asarray(rows), classifiers.scaling(jnp.asarray(rows))), np.float64)
+  ours = classifiers.fit_classifier(jnp.asarray(x, float), jnp.asarray(label), jnp.ones(300))
+  theirs = LogisticRegression(C=1 / (classifiers._RIDGE * 300), fit_intercept=False, tol=1e-8, max_iter=5000).fit(
     x, label
   )
-  np.testing.assert_allclose(downstream.predict(ours, jnp.asarray(x, float)), theirs.predict_proba(x)[:, 1], atol=2e-3)
+  np.testing.assert_allclose(classifiers.predict(ours, jnp.asarray(x, float)), theirs.predict_proba(x)[:, 1], atol=2e-3)
 
 
 def test_bootstrap_counts():
@@ -324,7 +325,7 @@ def test_contraction_of_a_verifier():
 
 def test_digits_by_class():
   """The reward of a classifier draws samples to its class, whose share is one of ten that sum to 1."""
-  from collapse_jax import real_data
+  from collapse_jax.data import real_data
 
   x, label = real_data.digits(8)
   log_probability = rewards.classifier(x, label)

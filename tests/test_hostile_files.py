@@ -10,7 +10,7 @@ from pathlib import Path
 import hostile_files
 import pytest
 
-from collapse_jax import files
+from collapse_jax.data import files
 
 KINDS = {
   "checkpoint": 400,

@@ -11,10 +11,11 @@ from scipy.special import logsumexp
 from sklearn.neighbors import KernelDensity
 
 import collapse_jax as cj
-from collapse_jax import datasets, tasks, theory, workflows
-from collapse_jax.tasks.kde import kernel_noise, kernel_variance, log_kernel_sum, log_kernel_volume, rule_bandwidth
+from collapse_jax import tasks, theory, workflows
+from collapse_jax.data import generators
+from collapse_jax.tasks._kde import kernel_noise, kernel_variance, log_kernel_sum, log_kernel_volume, rule_bandwidth
 
-NORMAL = datasets.Dataset(
+NORMAL = generators.Dataset(
   "normal",
   1,
   lambda key: None,

@@ -10,7 +10,7 @@ from conftest import z_score
 
 import collapse_jax as cj
 from collapse_jax import tasks, theory, workflows
-from collapse_jax.tasks.linear_regression import weighted_least_squares
+from collapse_jax.tasks._linear_regression import weighted_least_squares
 
 T = 6
 

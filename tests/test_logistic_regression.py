@@ -9,10 +9,11 @@ from scipy import integrate, special, stats
 from sklearn.linear_model import LogisticRegression
 
 import collapse_jax as cj
-from collapse_jax import real_data, tasks, theory, workflows
-from collapse_jax.tasks.logistic_regression import bernoulli_divergence, separates, weighted_logistic_fit
+from collapse_jax import tasks, theory, workflows
+from collapse_jax.data import real_data
+from collapse_jax.tasks._logistic_regression import bernoulli_divergence, separates, weighted_logistic_fit
+from collapse_jax.tasks._sample_median import weighted_median
 from collapse_jax.tasks.parts import LabelStats
-from collapse_jax.tasks.sample_median import weighted_median
 
 T = 10
 

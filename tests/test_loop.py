@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import collapse_jax as cj
-from collapse_jax import store, sweeps, tasks, transforms, workflows
+from collapse_jax import store, tasks, transforms, workflows
+from collapse_jax.sweeps import scheduler
 from collapse_jax.types import TaskSetting
 
 T, N = 4, 8
@@ -220,7 +221,7 @@ def test_mix_emits_one_number_wherever_it_is_decided():
     for f in shares:
       right = round(n * (1 - f) / f)
       workflow = workflows.mix(f)
-      handed = sweeps._emitted(workflow, n, 3)
+      handed = scheduler._emitted(workflow, n, 3)
       assert workflow.emit(n, 1) == right == handed, (n, f)
       assert workflows.mix(np.float64(f)).emit(np.int64(n), 1) == right
       differing += right != np.round(np.float32(n) * (1 - np.float32(f)) / np.float32(f))

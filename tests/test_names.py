@@ -6,12 +6,12 @@ import stat
 
 import pytest
 
-from collapse_jax import caches, names
+from collapse_jax import caches, vocabulary
 
 
 def test_short_plain_labels_are_names_as_they_are():
   for label in ("workflow=mix(0.2),num_samples=256,temperature=1.0", "replace", "workflow=mix(0.2, fresh=True)"):
-    assert names.file_name(label) == label
+    assert vocabulary.file_name(label) == label
 
 
 def test_names_of_files_are_short_ascii_and_differ_where_labels_do():
@@ -42,15 +42,15 @@ def test_names_of_files_are_short_ascii_and_differ_where_labels_do():
     long[:-1],
     "a" * 100,
     "a" * 101,
-    names.file_name(long),
-    names.file_name(".."),
+    vocabulary.file_name(long),
+    vocabulary.file_name(".."),
   ]
-  made = [names.file_name(label) for label in labels]
+  made = [vocabulary.file_name(label) for label in labels]
   assert len(set(made)) == len(set(labels))
   for name in made:
     assert name.isascii() and name.isprintable() and 0 < len(name) <= 100 and name not in (".", "..")
     assert not set(name) & set('/\\:*?"<>|$') and name[0] not in "-. " and name[-1] not in ". "
-  assert names.file_name(long).startswith("workflow=weights([[0],[1]")
+  assert vocabulary.file_name(long).startswith("workflow=weights([[0],[1]")
 
 
 @pytest.fixture

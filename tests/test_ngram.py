@@ -9,7 +9,7 @@ import pytest
 from conftest import z_score
 
 from collapse_jax import generation, tasks, theory, transforms, workflows
-from collapse_jax.tasks.ngram import conditional_frequencies
+from collapse_jax.tasks._ngram import conditional_frequencies
 from collapse_jax.types import Context
 
 V = 5

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import collapse_jax as cj
-from collapse_jax import host, store, tasks, transforms, workflows
+from collapse_jax import store, tasks, transforms, workflows
+from collapse_jax.sweeps import steps
 
 N, T, LAST = 12, 6, 2  # generation LAST is the last whose training data are kept
 
@@ -106,7 +107,7 @@ def test_sweeps_and_the_host_loop_say_so():
   assert (np.diff(finite.astype(int), axis=1) <= 0).all()  # what has ended stays so
   np.testing.assert_array_equal(np.isfinite(results.fitted_mean.values[0]), finite)
   np.testing.assert_array_equal(results.train_size.values[0] > 0, finite)
-  by_host = host.sweep(task, ["replace"], {}, num_generations=8, num_seeds=40)
+  by_host = steps.sweep(task, ["replace"], {}, num_generations=8, num_seeds=40)
   np.testing.assert_array_equal(by_host.finite.values[0], finite)
 
 

@@ -31,7 +31,7 @@ LOOSE = {
 @pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_predicted_is_simulated(system):
-  rows = importlib.import_module(f"collapse_jax.pairs.{system}").pairs()
+  rows = importlib.import_module(f"collapse_jax.systems.{system}").pairs()
   assert len(rows) >= SYSTEMS[system]
   for row in rows:
     assert abs(row.z) < 5, row

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from conftest import needed
 
-from collapse_jax import host, lm, tasks
+from collapse_jax import lm, tasks
 from collapse_jax.lm import checkpoint, sampling, text, training
+from collapse_jax.sweeps import steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("smollm2")]
 
@@ -134,7 +135,7 @@ def test_two_generations_with_adapters(model, tmp_path):
       on_malformed="keep",
     )
 
-  found = host.sweep(
+  found = steps.sweep(
     task,
     ["replace"],
     {},

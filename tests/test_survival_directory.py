@@ -15,7 +15,7 @@ import pytest
 import xarray
 
 import collapse_jax as cj
-from collapse_jax.chunks import Chunks
+from collapse_jax.sweeps.chunks import Chunks
 from experiments import common, compare, directory, language_model, real_data_value
 
 

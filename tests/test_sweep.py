@@ -14,8 +14,9 @@ from test_fuzzing import outcome
 from test_loop import poisson_mean
 
 import collapse_jax as cj
-from collapse_jax import devices, diagnostics, plotting, report, store, sweeps, tasks, workflows
-from collapse_jax.sweeps import plan
+from collapse_jax import diagnostics, plotting, report, store, tasks, workflows
+from collapse_jax.sweeps import devices, scheduler
+from collapse_jax.sweeps.scheduler import plan
 
 
 def gaussian(**options):
@@ -208,13 +209,13 @@ def small(task=lambda shift: resampled(REAL + shift), shifts=(1.0, 2.0), **optio
 def calls(monkeypatch):
   """(first seed, seeds) of the chunks that are computed."""
   seen = []
-  plain = sweeps.Program.run
+  plain = scheduler.Program.run
 
   def run(program, first, num, traced):
     seen.append((first, num))
     return plain(program, first, num, traced)
 
-  monkeypatch.setattr(sweeps.Program, "run", run)
+  monkeypatch.setattr(scheduler.Program, "run", run)
   return seen
 
 
@@ -267,7 +268,7 @@ def test_runs_of_all_processes_are_read_and_only_the_others_computed(tmp_path, c
 
 def test_an_interrupted_sweep_commits_nothing_more(tmp_path, monkeypatch):
   """Also what was being computed; until then no other sweep may write there."""
-  computing, go, ended, plain = threading.Event(), threading.Event(), [], sweeps.Program.run
+  computing, go, ended, plain = threading.Event(), threading.Event(), [], scheduler.Program.run
 
   def run(program, first, num, traced):
     for at, metrics in plain(program, first, num, traced):
@@ -277,7 +278,7 @@ def test_an_interrupted_sweep_commits_nothing_more(tmp_path, monkeypatch):
         go.wait(60)
       yield at, metrics
 
-  monkeypatch.setattr(sweeps.Program, "run", run)
+  monkeypatch.setattr(scheduler.Program, "run", run)
   refusals = []
 
   def interrupt(cell, metrics):
@@ -470,6 +471,6 @@ def test_numbers_of_numpy_and_arrays_as_values():
 
 
 def test_labels_are_unique():
-  assert sweeps.labels([0.5, "scott", 2, np.float64(1e-9)]) == ["0.5", "scott", "2", "1e-09"]
-  assert sweeps.labels([1 / 3, 0.333333]) == [str(1 / 3), "0.333333"]
-  assert sweeps.labels(["0.5", 0.5, "0.5 (2)"]) == ["0.5", "0.5 (3)", "0.5 (2)"]
+  assert scheduler.labels([0.5, "scott", 2, np.float64(1e-9)]) == ["0.5", "scott", "2", "1e-09"]
+  assert scheduler.labels([1 / 3, 0.333333]) == [str(1 / 3), "0.333333"]
+  assert scheduler.labels(["0.5", 0.5, "0.5 (2)"]) == ["0.5", "0.5 (3)", "0.5 (2)"]

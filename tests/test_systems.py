@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import collapse_jax as cj
-from collapse_jax import rewards, store, tasks, theory, transforms, verifiers, workflows
+from collapse_jax import store, tasks, theory, transforms, workflows
+from collapse_jax.transforms import rewards, verifiers
 from experiments import reproduce
 
 PAGE = (Path(__file__).parent.parent / "docs" / "systems.md").read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ import pytest
 from scipy import linalg
 
 from collapse_jax import theory
-from collapse_jax.names import parse_call
+from collapse_jax.vocabulary import parse_call
 
 MAX_Z = 5.0
 WORKFLOWS = ["replace", "accumulate", "accumulate_subsample", "mix(0.25)", "mix(0.25, fresh=True)"]

@@ -1,4 +1,4 @@
-"""Transforms on a user's own task; `collapse_jax.pairs` holds them against more of their closed forms."""
+"""Transforms on a user's own task; `collapse_jax.systems` holds them against more of their closed forms."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,8 @@ from conftest import z_score
 from scipy.stats import norm
 
 import collapse_jax as cj
-from collapse_jax import rewards, store, tasks, transforms, verifiers, workflows
+from collapse_jax import store, tasks, transforms, workflows
+from collapse_jax.transforms import rewards, verifiers
 from collapse_jax.types import Context, TaskSetting
 
 

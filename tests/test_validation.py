@@ -5,16 +5,17 @@ import pytest
 from scipy import stats
 
 import collapse_jax as cj
-from collapse_jax import diagnostics, plotting, tasks, theory, validation, workflows
+from collapse_jax import diagnostics, plotting, tasks, theory, workflows
+from tests import laws
 
-CELLS = validation.cells()
+CELLS = laws.cells()
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: f"{cell.setting}, {cell.workflow[:20]}".replace(" ", "_"))
 def test_simulation_follows_theory(cell):
-  for row in validation.check(cell):
-    assert abs(row["z"]) < validation.MAX_Z, row
-    assert all(z > validation.MAX_Z for z in row["twins"].values()), row
+  for row in laws.check(cell):
+    assert abs(row["z"]) < laws.MAX_Z, row
+    assert all(z > laws.MAX_Z for z in row["twins"].values()), row
 
 
 def test_the_table_is_long_enough():
@@ -90,14 +91,14 @@ def test_reports_predict_what_is_simulated(task, make, about, axes, names, monke
   results.attrs |= {"task": task, **about}
   found = scores(results)
   assert {name for name, _ in found} == set(names)
-  assert max(found.values()) < validation.MAX_Z, found
+  assert max(found.values()) < laws.MAX_Z, found
   schedule = diagnostics._Cell.schedule
   careless = lambda cell: (one := schedule(cell))._replace(
     sizes=np.full(len(one.sizes), one.sizes[0]), fresh=False, real_weight=None
   )
   monkeypatch.setattr(diagnostics._Cell, "schedule", careless)
   wrong = scores(results.assign_coords(temperature=[1.0]) if "temperature" in axes else results)
-  assert max(wrong.values()) > validation.MAX_Z, wrong
+  assert max(wrong.values()) > laws.MAX_Z, wrong
 
 
 def made(task, metrics, workflow="accumulate", seeds=12, T=4, **about):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import files
+from collapse_jax.data import files
 from collapse_jax.lm import decoder, weights
 from collapse_jax.types import Array
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from collapse_jax import files
+from collapse_jax.data import files
 from collapse_jax.lm import weights
 
 MAX_METADATA, MAX_ENTRIES = 256 * files.MIB, 100_000

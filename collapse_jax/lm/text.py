@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from collapse_jax import files
+from collapse_jax.data import files
 
 USER, ASSISTANT = "user: ", "\nassistant: "
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from collapse_jax import chunks, files
+from collapse_jax.data import files
+from collapse_jax.sweeps import chunks
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 FAMILIES = ("gpt2", "llama", "gemma2")

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.names import LARGEST
 from collapse_jax.random import chi_square, normal
 from collapse_jax.types import Array
+from collapse_jax.vocabulary import LARGEST
 
 
 class MeanStats(NamedTuple):

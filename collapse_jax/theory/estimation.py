@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg, optimize, special, stats
 
-from collapse_jax.names import parse_call
 from collapse_jax.theory.checks import check, check_count
+from collapse_jax.vocabulary import parse_call
 
 ACCUMULATE_LIMIT = np.pi**2 / 6  # of n * squared error under accumulate, t -> inf, first order (2404.01413)
 SUBSAMPLE_LIMIT = np.pi**2 / 2 - 2  # the same under accumulate_subsample (2410.22812)

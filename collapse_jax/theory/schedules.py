@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from collapse_jax.names import parse_call
 from collapse_jax.theory.estimation import Moments, _mean_log_chi2
+from collapse_jax.vocabulary import parse_call
 
 
 class Schedule(NamedTuple):

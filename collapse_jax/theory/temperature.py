@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from collapse_jax.names import parse_call
 from collapse_jax.theory.checks import check, check_count
 from collapse_jax.theory.estimation import Moments
+from collapse_jax.vocabulary import parse_call
 
 
 def tempered(probability, temperature: float) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Transforms: functions from task-setting to task-setting. They wrap init, fit, sample or evaluate, and chain."""
 
+from collapse_jax.transforms import rewards as rewards
+from collapse_jax.transforms import verifiers as verifiers
 from collapse_jax.transforms.curation import class_shares as class_shares
 from collapse_jax.transforms.curation import curate as curate
 from collapse_jax.transforms.editing import edit_labels as edit_labels

@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from collapse_jax import downstream
 from collapse_jax import store as storage
 from collapse_jax.random import choose, table
 from collapse_jax.tasks.parts import check_integer
+from collapse_jax.transforms import classifiers
 from collapse_jax.transforms.parts import require_parts, with_rows
 from collapse_jax.types import Context, Data, MetricInfo, TaskSetting
 
@@ -129,9 +129,9 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
     weight = storage.in_use(context) * (1.0 if data.row_weight is None else data.row_weight[0])
     parts = (v.reshape(num_members, -1, *v.shape[1:]) for v in (rows["x"], rows["label"], weight))
     test, test_label = problem.test["x"], problem.test["label"]
-    centre = downstream.scaling(context.real.rows["x"][0])
-    predict = lambda x, label, weight: downstream.predict(
-      downstream.fit_classifier(downstream.features(x, centre), label, weight), downstream.features(test, centre)
+    centre = classifiers.scaling(context.real.rows["x"][0])
+    predict = lambda x, label, weight: classifiers.predict(
+      classifiers.fit_classifier(classifiers.features(x, centre), label, weight), classifiers.features(test, centre)
     )
     each = jax.vmap(predict)(*parts)
     real_weight = jnp.ones(context.real.rows["label"].shape[1])
@@ -144,7 +144,7 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
     if num_members > 1:
       half = 1.96 * jnp.std(each, axis=0, ddof=1)
       middle = jnp.mean(each, axis=0)
-      metrics["downstream_coverage"] = downstream.coverage(middle - half, middle + half, oracle)
+      metrics["downstream_coverage"] = classifiers.coverage(middle - half, middle + half, oracle)
     return data, metrics
 
   names = {
@@ -170,8 +170,8 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
 def scores(probability, label):
   """Area under the curve, accuracy, cross entropy and Brier score of probabilities [m] for labels [m] of 0.0 and 1.0."""
   return {
-    "auc": downstream.auc(probability, label),
+    "auc": classifiers.auc(probability, label),
     "accuracy": jnp.mean((probability > 0.5) == (label > 0.5)),
-    "nll": downstream.nll(probability, label),
-    "brier": downstream.brier(probability, label),
+    "nll": classifiers.nll(probability, label),
+    "brier": classifiers.brier(probability, label),
   }

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special, stats
 
-from collapse_jax import diagnostics, verdicts
+from collapse_jax import diagnostics
+from collapse_jax.diagnostics import curves
 
 _FEWEST_RUNS = 5  # fewer cannot be significant at 5%
 _LEAST = 1e-3  # a change of a log that counts: less is rounding, or too small to name
@@ -145,9 +146,9 @@ def _change(values, alpha, least=0.0, sign=1) -> Finding:
 def _trend(values, generations, alpha, worse) -> Finding:
   """The verdict on a trajectory as a test."""
   sign = -1 if worse == "lower" else 1
-  found = verdicts.verdict(values, generations, worse, alpha, diagnostics.resolution(values))
+  found = curves.verdict(values, generations, worse, alpha, diagnostics.resolution(values))
   endless = bool(found.possible) and "bounded" not in found.possible
-  if verdicts.went_infinite(sign * values).any() and not (endless and np.isfinite(found.final_mean)):
+  if curves.went_infinite(sign * values).any() and not (endless and np.isfinite(found.final_mean)):
     return _change(values, alpha, sign=sign)  # of all runs: those that ended at infinity changed most
   if not found.possible:
     return undefined("needs four generations, and two runs and half of them finite")

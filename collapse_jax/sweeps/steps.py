@@ -20,12 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import chunks, cost, devices, fingerprint, interrupts, names
+from collapse_jax import interrupts, vocabulary
 from collapse_jax import store as storage
 from collapse_jax.generation import assess, context_of, emit, prepared, provenance, role_keys, start, with_health
 from collapse_jax.generation import fit as fitted
 from collapse_jax.random import PRNG, new_key
-from collapse_jax.sweeps import (
+from collapse_jax.sweeps import chunks, cost, devices, fingerprint
+from collapse_jax.sweeps.scheduler import (
   COMMON_METRICS,
   Results,
   accepted,
@@ -452,7 +453,7 @@ def _padded(value, num_generations):
 
 def _folder(cell, seeds: range) -> str:
   label = ",".join(f"{name}={value}" for name, value in cell.items())
-  return names.file_name(f"{label},seeds={seeds.start}-{seeds.stop - 1}")
+  return vocabulary.file_name(f"{label},seeds={seeds.start}-{seeds.stop - 1}")
 
 
 def _report(cell, seeds, t, metrics, primary, pace):

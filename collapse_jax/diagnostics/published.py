@@ -15,7 +15,7 @@ def values() -> list[dict[str, Any]]:
   """The table: source (arXiv number), place, task, select (coordinates of the cell), metric, generation (None: the metric
   has none), statistic, value, tolerance (relative, what the reading or the formula is good for) and basis.
   """
-  text = (importlib.resources.files("collapse_jax") / "published.csv").read_text(encoding="utf-8")
+  text = (importlib.resources.files("collapse_jax.diagnostics") / "published.csv").read_text(encoding="utf-8")
   rows: list[dict[str, Any]] = []
   for row in csv.DictReader(text.splitlines()):
     select = dict(item.split("=") for item in row["select"].split(";"))

@@ -3,10 +3,11 @@
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import store, tasks, theory, transforms, verifiers, workflows
-from collapse_jax.pairs.runs import simulate
-from collapse_jax.pairs.types import Pair, pair
+from collapse_jax import store, tasks, theory, transforms, workflows
 from collapse_jax.random import normal
+from collapse_jax.systems.runs import simulate
+from collapse_jax.systems.types import Pair, pair
+from collapse_jax.transforms import verifiers
 from collapse_jax.types import TaskSetting
 
 SOURCE = "2406.07515"

@@ -26,13 +26,15 @@ import numpy as np
 import scipy.linalg  # noqa: F401  JAX's LAPACK: a limit of threads reaches only what is loaded
 from threadpoolctl import threadpool_limits
 
-from collapse_jax import cost, devices, files, fingerprint, interrupts, stopping
+from collapse_jax import interrupts
 from collapse_jax import workflows as workflow_library
-from collapse_jax.chunks import Chunks, read_object
+from collapse_jax.data import files
 from collapse_jax.generation import advance, generation, prepared, recorded, run, start
-from collapse_jax.names import LARGEST
 from collapse_jax.random import new_key
+from collapse_jax.sweeps import cost, devices, fingerprint, stopping
+from collapse_jax.sweeps.chunks import Chunks, read_object
 from collapse_jax.types import MetricInfo, Metrics, TaskSetting, Workflow
+from collapse_jax.vocabulary import LARGEST
 
 if TYPE_CHECKING:
   import xarray

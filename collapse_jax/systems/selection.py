@@ -1,8 +1,8 @@
 """Selection by nearness to real data: an analogue of Alrashedy et al. 2311.00931."""
 
 from collapse_jax import tasks, theory, transforms, workflows
-from collapse_jax.pairs.runs import simulate
-from collapse_jax.pairs.types import Pair, pair
+from collapse_jax.systems.runs import simulate
+from collapse_jax.systems.types import Pair, pair
 
 SOURCE = "2311.00931"
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
-from collapse_jax import datasets
 from collapse_jax import store as storage
+from collapse_jax.data import generators
 from collapse_jax.random import normal
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import check_integer, check_positive, matmul
@@ -85,7 +85,7 @@ def kde(
 
   Args:
     dataset: a name in `datasets`, a path to a CSV file of numeric columns, an array [rows, columns], a pair
-      (train, test) of arrays, or a `datasets.Dataset`. "blobs_mismatched" reproduces the published figure, in which
+      (train, test) of arrays, or a `generators.Dataset`. "blobs_mismatched" reproduces the published figure, in which
       training and test blobs have different centres.
     num_samples: rows per batch, at least 2 and at most the training rows of a finite data set.
     bandwidth: data units, may be traced; or a rule of the pool's size N and dimension d: "scott" is N^(-1/(d+4)),
@@ -100,8 +100,8 @@ def kde(
     ValueError: an argument out of range, an unknown or unreadable data set, or more samples than it has.
   """
   rule = _check(num_samples, bandwidth, kernel, num_test, temperature)
-  source = datasets.get(dataset, num_test)
-  datasets.check_size(source, num_samples)
+  source = generators.get(dataset, num_test)
+  generators.check_size(source, num_samples)
   if distances and source.log_density is None:
     raise ValueError(f"distances needs a known density (blobs, circles, moons, normal), which {source.name} has not.")
   dim, draw = source.dim, source.draw

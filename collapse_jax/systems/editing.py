@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import tasks, theory, transforms, workflows
-from collapse_jax.pairs.runs import simulate
-from collapse_jax.pairs.types import Pair, pair
 from collapse_jax.random import new_key
+from collapse_jax.systems.runs import simulate
+from collapse_jax.systems.types import Pair, pair
 
 SOURCE = "2412.14689"
 DIM, NUM_SAMPLES, NUM_RUNS = 2, 500, 1600

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
-from collapse_jax import datasets
 from collapse_jax import store as storage
+from collapse_jax.data import generators
 from collapse_jax.random import choose, normal, table
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import check_integer, check_positive, matmul
@@ -60,8 +60,8 @@ def gaussian_mixture(
   ):
     check_integer(name, value, least)
   check_positive("temperature", temperature)
-  source = datasets.get(dataset, num_test)
-  datasets.check_size(source, num_samples)
+  source = generators.get(dataset, num_test)
+  generators.check_size(source, num_samples)
 
   def init(key):
     truth_key, split_key, point_key = jax.random.split(key, 3)

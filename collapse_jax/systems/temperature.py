@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import store, tasks, theory, workflows
-from collapse_jax.pairs.runs import simulate
-from collapse_jax.pairs.types import Pair, pair
+from collapse_jax.systems.runs import simulate
+from collapse_jax.systems.types import Pair, pair
 
 SOURCE = "2404.02325"
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from collapse_jax import theory
-from collapse_jax.panels import band, finish, panels, slices, text_of, viridis, wrapped
+from collapse_jax.plotting.panels import band, finish, panels, slices, text_of, viridis, wrapped
 
 _SHADES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
 _GREY = "#777777"

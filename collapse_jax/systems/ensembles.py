@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import tasks, theory, transforms, workflows
-from collapse_jax.pairs.runs import simulate
-from collapse_jax.pairs.types import Pair, pair
+from collapse_jax.systems.runs import simulate
+from collapse_jax.systems.types import Pair, pair
 
 SOURCE = "2305.09235"
 NUM_REAL, NUM_RUNS = 100, 10_000

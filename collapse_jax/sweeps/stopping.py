@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import devices
 from collapse_jax.generation import recorded, scan_generations, start
 from collapse_jax.random import new_key
+from collapse_jax.sweeps import devices
 
 NUM_BLOCKS = 24
 NARROWING = 4  # a narrower batch costs a compilation: made when this many times fewer runs are left

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import datasets, real_data
 from collapse_jax import store as storage
+from collapse_jax.data import generators, real_data
 from collapse_jax.random import normal
 from collapse_jax.store import batch
-from collapse_jax.tasks.gaussian_mixture import draw, fit_mixture, log_density
-from collapse_jax.tasks.kde import log_kernel_sum, log_kernel_volume
+from collapse_jax.tasks._gaussian_mixture import draw, fit_mixture, log_density
+from collapse_jax.tasks._kde import log_kernel_sum, log_kernel_volume
 from collapse_jax.tasks.parts import check_integer, check_positive
 from collapse_jax.types import Context, MetricInfo, TaskSetting
 
@@ -63,8 +63,8 @@ def labelled(
   if generator not in GENERATORS:
     raise ValueError(f"generator must be one of {', '.join(GENERATORS)}, got {generator!r}.")
   made: Any = {
-    "moons": lambda key, num: datasets.moons(key, num, 0.2),
-    "circles": lambda key, num: datasets.circles(key, num, 0.3, 0.5),
+    "moons": lambda key, num: generators.moons(key, num, 0.2),
+    "circles": lambda key, num: generators.circles(key, num, 0.3, 0.5),
   }.get(dataset if isinstance(dataset, str) else "")
   if made is None:
     data = real_data.load_labelled(dataset, NUM_FEATURES)

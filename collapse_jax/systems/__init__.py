@@ -3,5 +3,5 @@
 Each `pairs()` simulates with fixed seeds and returns rows of a table, which the tests, the report and the docs share.
 """
 
-from collapse_jax.pairs.types import Pair as Pair
-from collapse_jax.pairs.types import pair as pair
+from collapse_jax.systems.types import Pair as Pair
+from collapse_jax.systems.types import pair as pair

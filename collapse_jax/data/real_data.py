@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from collapse_jax import csv_file, files
-from collapse_jax.csv_file import MIN_ROWS
+from collapse_jax.data import csv_file, files
+from collapse_jax.data.csv_file import MIN_ROWS
 
 SYNTHETIC = ("blobs", "blobs_mismatched", "circles", "moons", "normal", "ring", "swiss_roll")
 BUNDLED = ("wine", "breast_cancer", "iris", "digits")

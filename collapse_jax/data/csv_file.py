@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from collapse_jax import files
+from collapse_jax.data import files
 
 MIN_ROWS = 4  # two to train on, two in reserve
 MOST_BYTES, MOST_CHARACTERS = 256 * files.MIB, 16 * files.MIB  # of a file, of a line

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from collapse_jax import diagnostics, names, related_plots
-from collapse_jax.panels import band, finish, labels, panels, slices, text_of, viridis, wrapped
+from collapse_jax import diagnostics, vocabulary
+from collapse_jax.plotting import related_plots
+from collapse_jax.plotting.panels import band, finish, labels, panels, slices, text_of, viridis, wrapped
 
 LONG = 500  # generations from which on their axis is logarithmic
 WORKFLOW_COLOURS = {"replace": "#D55E00", "accumulate": "#0072B2", "accumulate_subsample": "#009E73"}  # Okabe and Ito
@@ -228,7 +229,7 @@ def metric_against_real_share(results, metric: str, title: str = ""):
 
 def figures_for(results) -> dict[str, Any]:
   """The default figures of a result Dataset, by file name."""
-  plain = lambda name: names.file_name(name.replace(" ", "\0"))  # nor blanks, and what differs still does
+  plain = lambda name: vocabulary.file_name(name.replace(" ", "\0"))  # nor blanks, and what differs still does
   return {plain(name): figure for name, figure in _figures_for(results).items()}
 
 

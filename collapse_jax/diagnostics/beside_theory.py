@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from collapse_jax import theory
-from collapse_jax.names import parse_call
-from collapse_jax.verdicts import Verdict, verdict
+from collapse_jax.diagnostics.curves import Verdict, verdict
+from collapse_jax.vocabulary import parse_call
 
 FEW_RUNS = 10
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import cho_solve
 
-from collapse_jax import real_data
+from collapse_jax.data import real_data
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import LabelStats, add_labels, check_integer, check_positive, known, label_stats, matmul
 from collapse_jax.types import Array, Context, MetricInfo, Summary, TaskSetting

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from collapse_jax import files
+from collapse_jax.data import files
 
 _log = logging.getLogger(__name__)
 _MANIFEST, _CHUNK, _PART = "sweep.json", ".chunk", ".part"

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import real_data
+from collapse_jax.data import real_data
 from collapse_jax.random import normal
 from collapse_jax.types import Array
 

@@ -1,0 +1,13 @@
+"""Figures of results: read Datasets, never run anything."""
+
+from collapse_jax.plotting.figures import collapse_times as collapse_times
+from collapse_jax.plotting.figures import figures_for as figures_for
+from collapse_jax.plotting.figures import fitted_densities as fitted_densities
+from collapse_jax.plotting.figures import learning_curves as learning_curves
+from collapse_jax.plotting.figures import metric_against_real_share as metric_against_real_share
+from collapse_jax.plotting.figures import png as png
+from collapse_jax.plotting.figures import render as render
+from collapse_jax.plotting.figures import trajectories as trajectories
+from collapse_jax.plotting.figures import value_curves as value_curves
+from collapse_jax.plotting.figures import value_map as value_map
+from collapse_jax.plotting.panels import text_of as text_of
