@@ -10,6 +10,7 @@ import numpy as np
 
 from collapse_jax import store as storage
 from collapse_jax.random import checked_key
+from collapse_jax.refused import Refused
 from collapse_jax.types import Array, Context, Data, Metrics, Params, Run, TaskSetting, Workflow
 
 # A role added later must change no earlier draw: append, never reorder.
@@ -166,9 +167,9 @@ def advance(
   """
   generations = [int(t) for t in generations]
   if not generations:
-    raise ValueError("generations is empty.")
+    raise Refused("generations is empty.")
   if not 1 <= generations[0] <= generations[-1] <= num_generations:
-    raise ValueError(f"generations must lie in 1..{num_generations}, got {generations[0]}..{generations[-1]}.")
+    raise Refused(f"generations must lie in 1..{num_generations}, got {generations[0]}..{generations[-1]}.")
   kept = [generations.index(t) for t in recorded(generations, record_every)]
   step = functools.partial(generation, task, workflow, num_generations=num_generations, warm_start=warm_start)
   if host:
@@ -238,7 +239,7 @@ def run(key: Array, task: TaskSetting, workflow: Workflow, num_generations: int,
     ValueError: num_generations below 1, or a task and a workflow that do not go together.
   """
   if num_generations < 1:
-    raise ValueError(f"num_generations must be at least 1, got {num_generations}.")
+    raise Refused(f"num_generations must be at least 1, got {num_generations}.")
   begun = start(key, task, workflow, num_generations)
   return advance(task, workflow, begun, range(1, num_generations + 1), num_generations=num_generations, **options)[1]
 

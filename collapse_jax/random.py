@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.random import threefry_2x32
 
+from collapse_jax.refused import Refused
 from collapse_jax.types import Array
 
 PRNG = "threefry2x32"  # of every key, whatever jax_default_prng_impl says: draws of other kinds change under vmap
@@ -31,7 +32,7 @@ def checked_key(key: Array) -> Array:
     return jax.random.wrap_key_data(key, impl=PRNG)
   else:
     kind = f"{key.dtype}{list(key.shape)}"
-  raise ValueError(
+  raise Refused(
     f"key must be a threefry key, for draws of others change under vmap: jax.random.key(seed, impl={PRNG!r}); "
     f"got {kind}."
   )

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax.random import choose, index, table
+from collapse_jax.refused import Refused
 from collapse_jax.types import Array, Context, Data, Problem, PyTree, TaskSetting
 
 
@@ -133,7 +134,7 @@ def put(store: Data, new: Data, slot) -> Data:
   if store.row_weight is not None and new.row_weight is None:
     new = new._replace(row_weight=jnp.ones_like(store.row_weight[:1]))
   if store.row_weight is None and new.row_weight is not None:
-    raise ValueError("a task that masks rows must give its real batch a row_weight too")
+    raise Refused("a task that masks rows must give its real batch a row_weight too")
   write = lambda s, b: jax.lax.dynamic_update_index_in_dim(s, b[0].astype(s.dtype), slot, 0)
   return jax.tree.map(write, store, new._replace(draw=None, latent=None))
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from collapse_jax.refused import Refused
+
 LARGEST = 2**31 - 1  # of integers: more would not count in int32
 LONGEST = 100  # bytes of a file's name; file systems take 143 (eCryptfs) to 255, and there are endings to add
 
@@ -29,19 +31,19 @@ def parse_call(text: str) -> tuple[str, tuple, dict[str, Any]]:
       return node.func.id, tuple(map(ast.literal_eval, node.args)), keywords
   except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
     pass
-  raise ValueError(f"workflow must be a name or a call with literal arguments, e.g. mix(0.2), got {text!r}.")
+  raise Refused(f"workflow must be a name or a call with literal arguments, e.g. mix(0.2), got {text!r}.")
 
 
 def check_workflow(text: str) -> None:
   """Raises ValueError where `workflows.parse` would: unknown name, or arguments that do not fit."""
   name, arguments, keywords = parse_call(text)
   if name not in ARGUMENTS:
-    raise ValueError(f"unknown workflow {text!r}; known: {', '.join(ARGUMENTS)}.")
+    raise Refused(f"unknown workflow {text!r}; known: {', '.join(ARGUMENTS)}.")
   if is_call(text):
     try:
       bound = inspect.signature(ARGUMENTS[name]).bind(*arguments, **keywords)
     except TypeError as error:
-      raise ValueError(f"workflow {text!r}: {error}.") from None
+      raise Refused(f"workflow {text!r}: {error}.") from None
     ARGUMENTS[name](*bound.args, **bound.kwargs)
 
 
@@ -69,9 +71,9 @@ def check_num_emitted(num_emitted=None) -> None:
 def check_real_fraction(real_fraction, fresh=False, real_weight=None) -> None:
   for name, value in (("real_fraction", real_fraction), ("real_weight", 1.0 if real_weight is None else real_weight)):
     if not _is_number(value) or not 0 < value <= 1:
-      raise ValueError(f"{name} must be above 0 and at most 1, got {value!r}.")
+      raise Refused(f"{name} must be above 0 and at most 1, got {value!r}.")
   if not isinstance(fresh, bool | np.bool_):
-    raise ValueError(f"fresh must be True or False, got {fresh!r}.")
+    raise Refused(f"fresh must be True or False, got {fresh!r}.")
 
 
 def check_size(size) -> None:
@@ -90,7 +92,7 @@ def check_table(table) -> None:
     or not np.allclose(shares, np.tril(shares))
     or not np.allclose(shares.sum(axis=1), 1, atol=1e-6)
   ):
-    raise ValueError(
+    raise Refused(
       "weights must be a square table of shares: row t - 1 for generation t, zero right of the diagonal, "
       "each row summing to 1."
     )
@@ -98,7 +100,7 @@ def check_table(table) -> None:
 
 def _check_count(name, value) -> None:
   if not isinstance(value, int | np.integer) or isinstance(value, bool) or not 1 <= value <= LARGEST:
-    raise ValueError(f"{name} must be an integer from 1 to {LARGEST}, got {value!r}.")
+    raise Refused(f"{name} must be an integer from 1 to {LARGEST}, got {value!r}.")
 
 
 def _is_number(value) -> bool:

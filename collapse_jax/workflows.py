@@ -13,6 +13,7 @@ import numpy as np
 
 from collapse_jax import store as storage
 from collapse_jax import theory, vocabulary
+from collapse_jax.refused import Refused
 from collapse_jax.types import Data, TaskSetting, Workflow
 
 
@@ -140,7 +141,7 @@ def weights(table) -> Workflow:
 
   def shares(num_generations):
     if num_generations > len(table):
-      raise ValueError(f"weights has {len(table)} rows, too few for num_generations {num_generations}.")
+      raise Refused(f"weights has {len(table)} rows, too few for num_generations {num_generations}.")
     return table[:num_generations, :num_generations]
 
   return _scheduled(slots=lambda T: len(shares(T)), slot=lambda t: t, weights=shares, factor=factor)
@@ -201,9 +202,9 @@ def _scheduled(
 
   def init(task: TaskSetting, problem, real: Data, num_generations: int):
     if fresh and task.fresh is None:
-      raise ValueError("mix(fresh=True) needs a task that can draw fresh real data; this one has a finite set.")
+      raise Refused("mix(fresh=True) needs a task that can draw fresh real data; this one has a finite set.")
     if redrawn and task.law:
-      raise ValueError("accumulate_subsample redraws rows and cannot use statistics: use draws='rows' or 'auto'.")
+      raise Refused("accumulate_subsample redraws rows and cannot use statistics: use draws='rows' or 'auto'.")
     real = storage.seal(task, problem, real, redrawn)
     capacity = 0
     if real.rows is not None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from collapse_jax.data import files
+from collapse_jax.refused import Refused
 
 MIN_ROWS = 4  # two to train on, two in reserve
 MOST_BYTES, MOST_CHARACTERS = 256 * files.MIB, 16 * files.MIB  # of a file, of a line
@@ -38,7 +39,7 @@ def read(path) -> tuple[np.ndarray, list[str], str]:
   delimiter, records = _records(path)
   first_line, first = next(records, (0, []))
   if not first:
-    raise ValueError(f"{shown} holds no rows.")
+    raise Refused(f"{shown} holds no rows.")
   table = _Table(delimiter != ",")
   table.begin(len(first))
   above = np.array([table.number(cell) for cell in first])
@@ -72,7 +73,7 @@ def read(path) -> tuple[np.ndarray, list[str], str]:
       shown, first_line, first, above, rows[:, columns], table.integers[columns]
     )
   if has_header and "" in first:
-    raise ValueError(
+    raise Refused(
       f"{shown}: column {int(columns[first.index('')]) + 1} has no name in the header (a row number, or a "
       "delimiter at the end?); name it or remove it."
     )
@@ -88,16 +89,16 @@ def read(path) -> tuple[np.ndarray, list[str], str]:
   names = [files.shown(name) for name in first] if has_header else [f"column {i + 1}" for i in range(len(first))]
   if len(rows) < MIN_ROWS:
     count = {0: "no rows of numbers", 1: "one row"}.get(len(rows), f"{len(rows)} rows")
-    raise ValueError(f"{shown} holds {count}; at least {MIN_ROWS} are needed to split training from test rows.")
+    raise Refused(f"{shown} holds {count}; at least {MIN_ROWS} are needed to split training from test rows.")
   if bad:  # by column, so that a text column is named at its first row
     line, cell = bad[min(bad)]
-    raise ValueError(f"{shown}: column {names[min(bad)]!r}, line {line} {_complaint(cell)}")
+    raise Refused(f"{shown}: column {names[min(bad)]!r}, line {line} {_complaint(cell)}")
   if table.comma and table.point:
-    raise ValueError(
+    raise Refused(
       f"{shown} has decimal commas ({table.comma!r}) and decimal points ({table.point!r}); write all alike."
     )
   if table.comma and delimiter == "\t" and table.all_thousands:
-    raise ValueError(f"{shown}: {table.comma!r} may have a decimal comma or a separator of thousands; write neither.")
+    raise Refused(f"{shown}: {table.comma!r} may have a decimal comma or a separator of thousands; write neither.")
   return rows, names, "; ".join(notes)
 
 
@@ -166,7 +167,7 @@ def _is_header(shown, line, first, above, rows, integers) -> bool:
     return False
   if probability < HEADER and len(above) > 1:
     return True
-  raise ValueError(
+  raise Refused(
     f"{shown}: line {line} ({files.shown(', '.join(first), 40)}) may be names of columns or a row of numbers; put "
     "a line of names with letters above it or in its place."
   )
@@ -216,17 +217,17 @@ def _records(path) -> tuple[str, Iterator[tuple[int, list[str]]]]:
   content = files.read_bytes(path, MOST_BYTES, pipe=True)
   wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
   if not wide and b"\0" in content:
-    raise ValueError(f"{shown} cannot be read: it is not a text file.")
+    raise Refused(f"{shown} cannot be read: it is not a text file.")
   file = io.TextIOWrapper(io.BytesIO(content), "utf-16" if wide else "utf-8-sig", newline="")
 
   def lines():
     try:
       while line := file.readline(MOST_CHARACTERS + 1):
         if len(line) > MOST_CHARACTERS:
-          raise ValueError(f"{shown} has a line of more than {MOST_CHARACTERS:,} characters.")
+          raise Refused(f"{shown} has a line of more than {MOST_CHARACTERS:,} characters.")
         yield line
     except UnicodeDecodeError:
-      raise ValueError(f"{shown} cannot be read: it is not UTF-8 text; save it as CSV in UTF-8.") from None
+      raise Refused(f"{shown} cannot be read: it is not UTF-8 text; save it as CSV in UTF-8.") from None
 
   rest, seen = lines(), []
   texts: list[str] = []
@@ -269,7 +270,7 @@ def _records(path) -> tuple[str, Iterator[tuple[int, list[str]]]]:
           empty.append((line, record))
         line = reader.line_num + 1
     except csv.Error as error:
-      raise ValueError(f"{shown} line {line} cannot be read as CSV: {error}.") from None
+      raise Refused(f"{shown} line {line} cannot be read as CSV: {error}.") from None
 
   return delimiter, records()
 

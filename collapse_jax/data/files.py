@@ -11,6 +11,8 @@ import select
 import stat
 from typing import Any
 
+from collapse_jax.refused import Refused
+
 MIB = 1 << 20
 JSON_BYTES = 64 * MIB  # more than any tokenizer.json there is
 PIPE_SECONDS = 60.0  # in which nothing came
@@ -30,27 +32,27 @@ def read_bytes(path, most: int, pipe: bool = False) -> bytes:
   try:
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # without which opening a FIFO may never return
   except FileNotFoundError:
-    raise ValueError(f"{shown(path)}: no such file.") from None
+    raise Refused(f"{shown(path)}: no such file.") from None
   except (OSError, ValueError) as error:
-    raise ValueError(f"{shown(path)} cannot be read: {_reason(error)}.") from None
+    raise Refused(f"{shown(path)} cannot be read: {_reason(error)}.") from None
   try:
     about = os.fstat(number)
     if stat.S_ISDIR(about.st_mode):
-      raise ValueError(f"{shown(path)} is a directory, not a file.")
+      raise Refused(f"{shown(path)} is a directory, not a file.")
     if stat.S_ISFIFO(about.st_mode) and pipe:
       place = about.st_dev, about.st_ino
       if place not in _piped:
         _piped[place] = _read(number, path, most)
       return _piped[place]
     if not stat.S_ISREG(about.st_mode):
-      raise ValueError(f"{shown(path)} is no regular file.")
+      raise Refused(f"{shown(path)} is no regular file.")
     if about.st_size > most:
-      raise ValueError(_too_large(path, most))
+      raise Refused(_too_large(path, most))
     return _read(number, path, most)
   except OSError as error:
-    raise ValueError(f"{shown(path)} cannot be read: {_reason(error)}.") from None
+    raise Refused(f"{shown(path)} cannot be read: {_reason(error)}.") from None
   except MemoryError:
-    raise ValueError(f"{shown(path)} is too large for this machine's memory.") from None
+    raise Refused(f"{shown(path)} is too large for this machine's memory.") from None
   finally:
     os.close(number)
 
@@ -60,7 +62,7 @@ def read_text(path, most: int, pipe: bool = False) -> str:
   try:
     return read_bytes(path, most, pipe).decode("utf-8-sig")
   except UnicodeDecodeError:
-    raise ValueError(f"{shown(path)} cannot be read: it is not UTF-8 text.") from None
+    raise Refused(f"{shown(path)} cannot be read: it is not UTF-8 text.") from None
 
 
 def read_json(path, most: int = JSON_BYTES) -> dict[str, Any]:
@@ -70,9 +72,9 @@ def read_json(path, most: int = JSON_BYTES) -> dict[str, Any]:
     found = json.loads(content.decode("utf-8-sig"))
   except (ValueError, RecursionError) as error:
     reason = error.msg if isinstance(error, json.JSONDecodeError) else "no text, or nested too deep"
-    raise ValueError(f"{shown(path)} cannot be read: it is no JSON ({reason}).") from None
+    raise Refused(f"{shown(path)} cannot be read: it is no JSON ({reason}).") from None
   if not isinstance(found, dict):
-    raise ValueError(f"{shown(path)} cannot be read: it holds no JSON object.")
+    raise Refused(f"{shown(path)} cannot be read: it holds no JSON object.")
   return found
 
 
@@ -81,13 +83,13 @@ def check_regular(path, most: int | None = None) -> int:
   try:
     about = os.stat(path)
   except FileNotFoundError:
-    raise ValueError(f"{shown(path)}: no such file.") from None
+    raise Refused(f"{shown(path)}: no such file.") from None
   except (OSError, ValueError) as error:
-    raise ValueError(f"{shown(path)} cannot be read: {_reason(error)}.") from None
+    raise Refused(f"{shown(path)} cannot be read: {_reason(error)}.") from None
   if not stat.S_ISREG(about.st_mode):
-    raise ValueError(f"{shown(path)} is no regular file.")
+    raise Refused(f"{shown(path)} is no regular file.")
   if most is not None and about.st_size > most:
-    raise ValueError(_too_large(path, most))
+    raise Refused(_too_large(path, most))
   return about.st_size
 
 
@@ -114,12 +116,12 @@ def _read(number: int, path, most: int) -> bytes:
     except BlockingIOError:
       continue
     if part is None:
-      raise ValueError(f"{shown(path)}: nothing came from this pipe for {PIPE_SECONDS:.0f} seconds.")
+      raise Refused(f"{shown(path)}: nothing came from this pipe for {PIPE_SECONDS:.0f} seconds.")
     if not part:
       return b"".join(parts)
     size += len(part)
     if size > most:
-      raise ValueError(_too_large(path, most))
+      raise Refused(_too_large(path, most))
     parts.append(part)
 
 

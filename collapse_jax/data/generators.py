@@ -14,6 +14,7 @@ import numpy as np
 
 from collapse_jax.data import real_data
 from collapse_jax.random import normal
+from collapse_jax.refused import Refused
 from collapse_jax.types import Array
 
 
@@ -104,10 +105,10 @@ def get(dataset, num_test: int = 500) -> Dataset:
     return _real(real_data.load(dataset, num_test))
   if isinstance(dataset, tuple):
     if len(dataset) != 2:
-      raise ValueError(f"a tuple of arrays must be a pair (train, test), got {len(dataset)}.")
+      raise Refused(f"a tuple of arrays must be a pair (train, test), got {len(dataset)}.")
     train, test = (real_data.numbers(*part) for part in zip(("train", "test"), dataset))
     if train.shape[1] != test.shape[1] or min(len(train), len(test)) < 1:
-      raise ValueError(f"train and test must be [rows, dim] with equal dim, got {train.shape} and {test.shape}.")
+      raise Refused(f"train and test must be [rows, dim] with equal dim, got {train.shape} and {test.shape}.")
     names = [f"column {i + 1}" for i in range(train.shape[1])]
     return _real(real_data.standardise("array", train, test, names))
   rows = real_data.numbers("array", dataset)
@@ -120,7 +121,7 @@ def check_size(dataset: Dataset, num_samples: int) -> None:
   most, held_out = dataset.max_samples, dataset.num_test or 0
   if most is not None and num_samples > most:
     rows = f"{most + held_out} rows, {held_out} held out for testing"
-    raise ValueError(f"num_samples must be at most {most} for {dataset.name} ({rows}), got {num_samples}.")
+    raise Refused(f"num_samples must be at most {most} for {dataset.name} ({rows}), got {num_samples}.")
 
 
 def _log_density_on_curves(curves: np.ndarray, noise: float) -> Callable[[Any, Array], Array]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from collapse_jax import theory
 from collapse_jax.diagnostics.curves import Verdict, verdict
+from collapse_jax.refused import Refused
 from collapse_jax.vocabulary import parse_call
 
 FEW_RUNS = 10
@@ -30,7 +31,7 @@ def complete(results):
   wanted = {"workflow", "seed", "generation"}
   tables = [set(value.dims) for value in results.data_vars.values() if wanted <= set(value.dims)]
   if not tables:
-    raise ValueError("results must hold a variable with dims workflow, seed and generation.")
+    raise Refused("results must hold a variable with dims workflow, seed and generation.")
   grid = [dim for dim in results.sizes if dim in set.intersection(*tables) - {"seed", "generation"}]
   for dim in grid:
     if dim not in status.dims:

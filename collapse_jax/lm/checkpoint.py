@@ -15,6 +15,7 @@ import numpy as np
 
 from collapse_jax.data import files
 from collapse_jax.lm import decoder, weights
+from collapse_jax.refused import Refused
 from collapse_jax.types import Array
 
 _log = logging.getLogger(__name__)
@@ -128,7 +129,7 @@ def load(path_or_id, dtype=jnp.float32) -> LanguageModel:
     arch = arch._replace(tied=False)
   tokenizer = tokenizer_of(config)
   if tokenizer is not None and len(tokenizer) > arch.vocab_size:
-    raise ValueError(f"{source}: the tokenizer has {len(tokenizer)} tokens and the model only {arch.vocab_size}.")
+    raise Refused(f"{source}: the tokenizer has {len(tokenizer)} tokens and the model only {arch.vocab_size}.")
   return made(config, from_tensors(arch, tensors, dtype, source), tokenizer)
 
 
@@ -224,7 +225,7 @@ def from_tensors(arch: decoder.Architecture, tensors: Mapping[str, weights.Tenso
       problems.append(f"{name} is missing" + (f" in layers {some}" if name.startswith("layers.") else ""))
   if problems:
     more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-    raise ValueError(f"{source}: weights do not fit the configuration: {'; '.join(problems[:5])}{more}.")
+    raise Refused(f"{source}: weights do not fit the configuration: {'; '.join(problems[:5])}{more}.")
   values = {name: np.empty(x.shape, x.dtype) for name, x in shapes.items()}
   for tensor, targets, transposed, layer in plan:
     value = weights.guarded(f"{source}: a tensor", tensor.read)
@@ -306,12 +307,12 @@ def _unflatten(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _download(repository: str) -> Path:
   if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repository) or repository.endswith((".gguf", ".safetensors", ".bin")):
-    raise ValueError(f"{files.shown(repository)}: no such directory or .gguf file, and not a hub id.")
+    raise Refused(f"{files.shown(repository)}: no such directory or .gguf file, and not a hub id.")
   from huggingface_hub import snapshot_download
 
   try:
     return Path(snapshot_download(repository, allow_patterns=["*.safetensors", "*.json", "tokenizer*", "merges.txt"]))
   except Exception as error:
-    raise ValueError(
+    raise Refused(
       f"{repository}: no such directory, and the hub does not give it ({weights.first_line(error)})."
     ) from None

@@ -13,6 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from collapse_jax.lm.sharding import constrain_rows
+from collapse_jax.refused import Refused
 
 Array = jax.Array
 Params = Any
@@ -425,21 +426,21 @@ def architecture(config) -> Architecture:
   """
   readers = {"gpt2": _gpt2, "llama": _llama, "gemma2": _gemma2}
   if config.model_type not in readers:
-    raise ValueError(f"unknown architecture {config.model_type!r}; known: {', '.join(readers)}.")
+    raise Refused(f"unknown architecture {config.model_type!r}; known: {', '.join(readers)}.")
   arch = readers[config.model_type](config)
   if arch.activation not in ACTIVATIONS:
-    raise ValueError(f"unknown activation {arch.activation!r}; known: {', '.join(ACTIVATIONS)}.")
+    raise Refused(f"unknown activation {arch.activation!r}; known: {', '.join(ACTIVATIONS)}.")
   if arch.num_heads % arch.num_kv_heads:
-    raise ValueError(f"{arch.num_heads} attention heads cannot share {arch.num_kv_heads} of keys and values.")
+    raise Refused(f"{arch.num_heads} attention heads cannot share {arch.num_kv_heads} of keys and values.")
   if arch.positions == "rope" and arch.head_dim % 2:
-    raise ValueError(f"the rotary embedding needs an even head_dim, got {arch.head_dim}.")
+    raise Refused(f"the rotary embedding needs an even head_dim, got {arch.head_dim}.")
   return arch
 
 
 def _gpt2(config):
   for name in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
     if getattr(config, name, False):
-      raise ValueError(f"GPT-2 with {name} is not supported.")
+      raise Refused(f"GPT-2 with {name} is not supported.")
   head_dim = config.n_embd // config.n_head
   return Architecture(
     family="gpt2",
@@ -478,18 +479,18 @@ def _rotary(config, head_dim):
   }
   for name in needed.get(str(kind), ()):
     if rope.get(name) is None:
-      raise ValueError(f"rope scaling {kind!r} needs {name}.")
+      raise Refused(f"rope scaling {kind!r} needs {name}.")
   if kind == "linear":
     inverse = inverse / rope["factor"]
   elif kind == "llama3":  # long wavelengths are stretched, short ones kept, with a ramp between
     low, high, original = rope["low_freq_factor"], rope["high_freq_factor"], rope["original_max_position_embeddings"]
     if not low < high:
-      raise ValueError(f"rope scaling 'llama3' needs low_freq_factor below high_freq_factor, got {low} and {high}.")
+      raise Refused(f"rope scaling 'llama3' needs low_freq_factor below high_freq_factor, got {low} and {high}.")
     length = 2 * math.pi / inverse
     smooth = np.clip((original / length - low) / (high - low), 0.0, 1.0)
     inverse = (1 - smooth) * inverse / rope["factor"] + smooth * inverse
   elif kind != "default":
-    raise ValueError(f"rope scaling {kind!r} is not supported; known: default, linear, llama3.")
+    raise Refused(f"rope scaling {kind!r} is not supported; known: default, linear, llama3.")
   return tuple(float(x) for x in inverse), 1.0
 
 

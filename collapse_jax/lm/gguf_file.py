@@ -11,6 +11,7 @@ import numpy as np
 
 from collapse_jax.data import files
 from collapse_jax.lm import weights
+from collapse_jax.refused import Refused
 
 MAX_METADATA, MAX_ENTRIES = 256 * files.MIB, 100_000
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -76,7 +77,7 @@ def scan(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
       return _scan(content, size)
   except (ValueError, OSError, struct.error) as error:
-    raise ValueError(f"{shown} is truncated or no GGUF file: {weights.first_line(error)}.") from None
+    raise Refused(f"{shown} is truncated or no GGUF file: {weights.first_line(error)}.") from None
 
 
 def _scan(content, size: int):
@@ -87,7 +88,7 @@ def _scan(content, size: int):
   def take(count: int) -> bytes:
     nonlocal at
     if count > min(size, MAX_METADATA) - at:
-      raise ValueError(f"{count:,} bytes are said to follow at byte {at:,}")
+      raise Refused(f"{count:,} bytes are said to follow at byte {at:,}")
     at += count
     return content[at - count : at]
 
@@ -100,24 +101,24 @@ def _scan(content, size: int):
     if kind in _NUMBERS:
       return number(_NUMBERS[kind])
     if kind != _ARRAY:
-      raise ValueError(f"a value of kind {kind}")
+      raise Refused(f"a value of kind {kind}")
     kind, count = number("I"), number("Q")
     if kind == _TEXT:
       if count > (min(size, MAX_METADATA) - at) // 8:  # each has its length before it
-        raise ValueError(f"an array of {count:,} texts")
+        raise Refused(f"an array of {count:,} texts")
       return [text() for _ in range(count)]
     if kind not in _NUMBERS:
-      raise ValueError(f"an array of kind {kind}")
+      raise Refused(f"an array of kind {kind}")
     form = np.dtype(_NUMBERS[kind]).newbyteorder("<")
     return np.frombuffer(take(count * form.itemsize), form)
 
   if take(4) != b"GGUF":
-    raise ValueError("it does not begin with GGUF")
+    raise Refused("it does not begin with GGUF")
   version, num_tensors, num_values = number("I"), number("Q"), number("Q")
   if version not in (2, 3):
-    raise ValueError(f"version {version}, or a machine of the other byte order")
+    raise Refused(f"version {version}, or a machine of the other byte order")
   if max(num_tensors, num_values) > MAX_ENTRIES:
-    raise ValueError(f"{num_tensors:,} tensors and {num_values:,} values")
+    raise Refused(f"{num_tensors:,} tensors and {num_values:,} values")
   meta: dict[str, Any] = {}
   for _ in range(num_values):
     name = text()
@@ -126,22 +127,22 @@ def _scan(content, size: int):
   for _ in range(num_tensors):
     name, rank = text(), number("I")
     if not 1 <= rank <= 4 or name in found:
-      raise ValueError(f"tensor {files.shown(name)} is there twice, or has {rank} dimensions")
+      raise Refused(f"tensor {files.shown(name)} is there twice, or has {rank} dimensions")
     shape = tuple(number("Q") for _ in range(rank))[::-1]
     kind, offset = number("I"), number("Q")
     block, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(kind)]
     if shape[-1] % block or not all(shape):
-      raise ValueError(f"tensor {files.shown(name)} has the shape {shape}")
+      raise Refused(f"tensor {files.shown(name)} has the shape {shape}")
     found[name] = Stored(shape, kind, offset, math.prod(shape) // block * block_bytes)
   alignment = meta.get("general.alignment", 32)
   if type(alignment) is not int or not 1 <= alignment <= 1 << 20:
-    raise ValueError(f"an alignment of {files.shown(alignment, 40)}")
+    raise Refused(f"an alignment of {files.shown(alignment, 40)}")
   start = -(-at // alignment) * alignment
   if sum(one.num_bytes for one in found.values()) > size:
-    raise ValueError("its tensors are larger than it is")
+    raise Refused("its tensors are larger than it is")
   for name, one in found.items():
     if start + one.offset + one.num_bytes > size:
-      raise ValueError(f"tensor {files.shown(name)} ends beyond it")
+      raise Refused(f"tensor {files.shown(name)} ends beyond it")
   return meta, {name: one._replace(offset=start + one.offset) for name, one in found.items()}
 
 
@@ -151,11 +152,9 @@ def check(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Stored]
   meta, tensors = scan(path)
   family = meta.get("general.architecture")
   if family not in weights.FAMILIES:
-    raise ValueError(
-      f"{shown}: unknown architecture {files.shown(family, 40)!r}; known: {', '.join(weights.FAMILIES)}."
-    )
+    raise Refused(f"{shown}: unknown architecture {files.shown(family, 40)!r}; known: {', '.join(weights.FAMILIES)}.")
   if meta.get("split.count", 0) not in (0, 1):
-    raise ValueError(f"{shown} is one of several parts; merge them into one file (gguf-split --merge).")
+    raise Refused(f"{shown} is one of several parts; merge them into one file (gguf-split --merge).")
   values = _config(shown, family, meta, tensors)
   weights.check_config(shown, values)
   _check_tokenizer(shown, meta)
@@ -192,7 +191,7 @@ def read(path: Path):
       try:
         value = np.asarray(gguf.dequantize(data, kind), np.float32)
       except NotImplementedError:
-        raise ValueError(f"{files.shown(name)} is of kind {kind.name}, which is not read") from None
+        raise Refused(f"{files.shown(name)} is of kind {kind.name}, which is not read") from None
       if family == "llama" and re.search(r"attn_[qk]\.weight$", name):
         return _half_split(value, values["num_attention_heads" if "attn_q" in name else "num_key_value_heads"])
       if family == "gemma2" and "norm" in name:
@@ -217,13 +216,13 @@ def _config(shown: str, family: str, meta: dict[str, Any], tensors: dict[str, St
   def get(name, default=None):
     found = meta.get(f"{family}.{name}", default)
     if found is None:
-      raise ValueError(f"{shown}: says nothing of {family}.{name}.")
+      raise Refused(f"{shown}: says nothing of {family}.{name}.")
     if isinstance(found, list | np.ndarray):
-      raise ValueError(f"{shown}: {family}.{name} is a list, where one value is read.")
+      raise Refused(f"{shown}: {family}.{name} is a list, where one value is read.")
     return found
 
   if "token_embd.weight" not in tensors:
-    raise ValueError(f"{shown}: has no tensor token_embd.weight.")
+    raise Refused(f"{shown}: has no tensor token_embd.weight.")
   values: dict[str, Any] = {
     "model_type": family,
     "vocab_size": tensors["token_embd.weight"].shape[0],
@@ -256,7 +255,7 @@ def _config(shown: str, family: str, meta: dict[str, Any], tensors: dict[str, St
   kind = get("rope.scaling.type", "linear")
   factor = get("rope.scaling.factor", get("rope.scale_linear", 0.0)) if kind == "linear" else 1.0
   if "rope_freqs.weight" in tensors or kind not in ("none", "linear") or turned not in (0, values["head_dim"]):
-    raise ValueError(
+    raise Refused(
       f"{shown}: rotary embeddings of kind {files.shown(kind, 40)}, or of a part of a head, are not read from "
       "GGUF files; load the model's safetensors instead."
     )
@@ -281,21 +280,21 @@ def _check_tokenizer(shown: str, meta: dict[str, Any]) -> None:
     return
   known = kind == "llama" or (kind == "gpt2" and (split is None or split in SPLITS))
   if not known:
-    raise ValueError(
+    raise Refused(
       f"{shown}: a tokenizer of kind {files.shown(kind, 40)}/{files.shown(split, 40)} is not supported; known: "
       f"llama, and gpt2 with {', '.join(SPLITS)}."
     )
   is_texts = lambda value: isinstance(value, list)
   is_numbers = lambda value: isinstance(value, np.ndarray) and len(value) == len(tokens)
   if not is_texts(tokens) or not is_numbers(get("token_type")) or len(set(tokens)) < len(tokens):
-    raise ValueError(f"{shown}: the tokenizer cannot be read: its tokens and their types do not fit.")
+    raise Refused(f"{shown}: the tokenizer cannot be read: its tokens and their types do not fit.")
   if (kind == "gpt2" and not is_texts(get("merges"))) or (kind == "llama" and not is_numbers(get("scores"))):
-    raise ValueError(f"{shown}: the tokenizer cannot be read: it has no merges or scores.")
+    raise Refused(f"{shown}: the tokenizer cannot be read: it has no merges or scores.")
   if any(" " not in merge for merge in get("merges") or () if kind == "gpt2"):
-    raise ValueError(f"{shown}: the tokenizer cannot be read: a merge is no pair.")
+    raise Refused(f"{shown}: the tokenizer cannot be read: a merge is no pair.")
   for name in ("bos", "eos", "padding", "unknown"):
     if (at := get(f"{name}_token_id")) is not None and not (type(at) is int and 0 <= at < len(tokens)):
-      raise ValueError(f"{shown}: the tokenizer cannot be read: {name}_token_id is {files.shown(at, 40)}.")
+      raise Refused(f"{shown}: the tokenizer cannot be read: {name}_token_id is {files.shown(at, 40)}.")
 
 
 def _tokenizer(meta: dict[str, Any]):

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from collapse_jax.data import files
+from collapse_jax.refused import Refused
 
 USER, ASSISTANT = "user: ", "\nassistant: "
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
@@ -120,7 +121,7 @@ def splits(source: str) -> Splits:
   else:
     train, test = _file(path), None
   if not train:
-    raise ValueError(f"{files.shown(source)} holds no rows.")
+    raise Refused(f"{files.shown(source)} holds no rows.")
   return _split(train) if test is None else Splits(train, test, "source")
 
 
@@ -211,25 +212,25 @@ def _local(source: str) -> Path | None:
     if os.path.exists(path):
       return Path(path)
   if Path(source).suffix.lower() in (*JSON_FILES, PARQUET):
-    raise ValueError(f"{files.shown(source)}: no such file.")
+    raise Refused(f"{files.shown(source)}: no such file.")
   if not HUB_ID.fullmatch(source):
-    raise ValueError(f"{files.shown(source)}: no such file, and no name of a hub data set, which is OWNER/NAME.")
+    raise Refused(f"{files.shown(source)}: no such file, and no name of a hub data set, which is OWNER/NAME.")
   return None
 
 
 def _file(path: Path) -> list[Document]:
   suffix = path.suffix.lower()
   if suffix not in (*JSON_FILES, PARQUET) and not path.is_fifo():
-    raise ValueError(f"{files.shown(path)} is neither .jsonl, .json nor .parquet.")
+    raise Refused(f"{files.shown(path)} is neither .jsonl, .json nor .parquet.")
   documents, size = [], 0
   try:
     for where, row in _parquet(path) if suffix == PARQUET else _json(path):
       documents.append(_document(row, f"{files.shown(path)}, {where}"))
       size += len(documents[-1].text)
       if size > MOST_BYTES:
-        raise ValueError(f"{files.shown(path)} holds more than {MOST_BYTES >> 30} GiB of text.")
+        raise Refused(f"{files.shown(path)} holds more than {MOST_BYTES >> 30} GiB of text.")
   except MemoryError:
-    raise ValueError(f"{files.shown(path)} is too large for this machine's memory.") from None
+    raise Refused(f"{files.shown(path)} is too large for this machine's memory.") from None
   return documents
 
 
@@ -239,11 +240,11 @@ def _folder(path: Path) -> tuple[list[Document], list[Document] | None]:
   for name in ("train", *HELD_OUT):
     here = [file for suffix in (*JSON_FILES, PARQUET) if (file := path / f"{name}{suffix}").is_file()]
     if len(here) > 1:
-      raise ValueError(f"{files.shown(path)} has both {here[0].name} and {here[1].name}.")
+      raise Refused(f"{files.shown(path)} has both {here[0].name} and {here[1].name}.")
     if here:
       found[name] = here[0]
   if "train" not in found:
-    raise ValueError(f"{files.shown(path)} is a folder without train.jsonl, train.json or train.parquet.")
+    raise Refused(f"{files.shown(path)} is a folder without train.jsonl, train.json or train.parquet.")
   held_out = next((found[name] for name in HELD_OUT if name in found), None)
   return _file(found["train"]), None if held_out is None else _file(held_out)
 
@@ -256,14 +257,14 @@ def _document(row, where: str) -> Document:
       )
     if isinstance(row.get("text"), str):
       return Document(_checked(row["text"], where), row["text"].strip())
-  raise ValueError(f"{where}: needs texts under prompt and response, or under text.")
+  raise Refused(f"{where}: needs texts under prompt and response, or under text.")
 
 
 def _checked(text: str, where: str) -> str:
   try:
     text.encode()
   except UnicodeEncodeError as error:
-    raise ValueError(
+    raise Refused(
       f"{where}: holds {text[error.start]!a}, half of a surrogate pair and no character; \\ufffd can stand in "
       "its place."
     ) from None
@@ -279,7 +280,7 @@ def read_text(path) -> str:
     return content.decode(encoding)
   except UnicodeDecodeError as error:
     line = content[: error.start].decode(encoding).count("\n") + 1
-    raise ValueError(f"{files.shown(path)}, line {line}: is not {encoding} text.") from None
+    raise Refused(f"{files.shown(path)}, line {line}: is not {encoding} text.") from None
 
 
 def _json(path: Path) -> Iterator[tuple[str, Any]]:
@@ -293,7 +294,7 @@ def _json(path: Path) -> Iterator[tuple[str, Any]]:
     del lines[-1]
   for number, line in enumerate(lines, 1):
     if not line.strip():
-      raise ValueError(f"{files.shown(path)}, line {number}: is empty.")
+      raise Refused(f"{files.shown(path)}, line {number}: is empty.")
     try:
       yield f"line {number}", json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -344,7 +345,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
     raise
   except Exception as error:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    raise ValueError(f"{files.shown(path)} is no readable Parquet file: {reason}.") from None
+    raise Refused(f"{files.shown(path)} is no readable Parquet file: {reason}.") from None
   if not names:
     yield "row 1", None
 
@@ -354,7 +355,7 @@ def _hub(source: str) -> tuple[list[Document], list[Document] | None]:
   try:
     import datasets
   except ImportError:
-    raise ValueError(
+    raise Refused(
       f"{source}: data sets of the hub need the package datasets: pip install 'collapse-jax[hub]'."
     ) from None
   logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what went wrong is said once, below
@@ -365,7 +366,7 @@ def _hub(source: str) -> tuple[list[Document], list[Document] | None]:
     found = datasets.load_dataset(source, **options)
   except Exception as error:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    raise ValueError(f"{source}: no such file, and no data set that the hub gives ({reason}).") from None
+    raise Refused(f"{source}: no such file, and no data set that the hub gives ({reason}).") from None
   names = ["train" if "train" in found else next(iter(found)), *(name for name in HELD_OUT if name in found)]
   train, *held_out = [
     [_document(row, f"{source}, {name} row {i}") for i, row in enumerate(found[name], 1)] for name in names[:2]
@@ -402,7 +403,7 @@ def special_ids(tokenizer) -> tuple[int, int]:
     ValueError: no end token.
   """
   if tokenizer.eos_token_id is None:
-    raise ValueError("the tokenizer has no end-of-sequence token, without which samples would not end.")
+    raise Refused("the tokenizer has no end-of-sequence token, without which samples would not end.")
   begin = tokenizer.bos_token_id
   return tokenizer.eos_token_id if begin is None else begin, tokenizer.eos_token_id
 
@@ -427,7 +428,7 @@ def to_rows(
   for i, row in enumerate(kept):
     tokens[i, : len(row)] = row
   if len(kept) and tokens.max() >= vocab_size:
-    raise ValueError(f"vocabulary mismatch: the tokenizer gives token {tokens.max()}, the model knows {vocab_size}.")
+    raise Refused(f"vocabulary mismatch: the tokenizer gives token {tokens.max()}, the model knows {vocab_size}.")
   ends = np.asarray(
     [row.index(end, 1) + 1 for row in kept], int
   )  # some models read the end token in a text that mentions it
@@ -491,7 +492,7 @@ def prompts(tokenizer, rows: Rows) -> Rows:
     tokens[len(length), 0], tokens[len(length), 1 : 1 + num] = begin, row[:num]
     length.append(1 + num)
   if not length:
-    raise ValueError("prompts: no row of prompt and response to take them from.")
+    raise Refused("prompts: no row of prompt and response to take them from.")
   return Rows(tokens[: len(length)], np.asarray(length, np.int32))
 
 

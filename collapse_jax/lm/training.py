@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from collapse_jax.lm.sharding import constrain
+from collapse_jax.refused import Refused
 from collapse_jax.types import Array
 
 Params = Any
@@ -64,12 +65,12 @@ class Fitted(NamedTuple):
 def check(recipe: Recipe) -> None:
   """Raises ValueError where a recipe makes no sense."""
   if recipe.budget not in ("epochs", "steps", "tokens"):
-    raise ValueError(f"budget must be epochs, steps or tokens, got {recipe.budget!r}.")
+    raise Refused(f"budget must be epochs, steps or tokens, got {recipe.budget!r}.")
   if not recipe.amount > 0:
-    raise ValueError(f"amount must be above 0, got {recipe.amount}.")
+    raise Refused(f"amount must be above 0, got {recipe.amount}.")
   micro = recipe.micro_batch_size or recipe.batch_size
   if recipe.batch_size < 1 or micro < 1 or recipe.batch_size % micro:
-    raise ValueError(f"batch_size {recipe.batch_size} must be a multiple of micro_batch_size {micro}.")
+    raise Refused(f"batch_size {recipe.batch_size} must be a multiple of micro_batch_size {micro}.")
 
 
 def token_losses(logits: Logits, params: Params, tokens: Array, length: Array) -> tuple[Array, Array]:

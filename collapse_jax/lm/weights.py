@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from collapse_jax.data import files
+from collapse_jax.refused import Refused
 from collapse_jax.sweeps import chunks
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -91,7 +92,7 @@ class Tensor(NamedTuple):
 def config_values(directory: Path) -> dict[str, Any]:
   """What config.json says, checked; a ValueError where it is not of a model that can be read."""
   if not os.path.lexists(directory / "config.json"):
-    raise ValueError(f"{files.shown(directory)}: has no config.json.")
+    raise Refused(f"{files.shown(directory)}: has no config.json.")
   values = files.read_json(directory / "config.json")
   check_config(f"{files.shown(directory)}/config.json", values)
   return values
@@ -101,7 +102,7 @@ def check_config(source: str, values: Mapping[str, Any]) -> None:
   """Raises ValueError where a configuration is of an unknown family, or a value is of the wrong type or out of bounds."""
   family = values.get("model_type", "")
   if family not in FAMILIES:
-    raise ValueError(f"{source}: unknown architecture {files.shown(family, 40)!r}; known: {', '.join(FAMILIES)}.")
+    raise Refused(f"{source}: unknown architecture {files.shown(family, 40)!r}; known: {', '.join(FAMILIES)}.")
   _check_values(source, values)
 
 
@@ -137,7 +138,7 @@ def _check_values(source: str, values: Mapping[str, Any]) -> None:
       else:
         must = "a table"
     if must:
-      raise ValueError(f"{source}: {name} must be {must}, got {files.shown(value, 40)}.")
+      raise Refused(f"{source}: {name} must be {must}, got {files.shown(value, 40)}.")
 
 
 def configuration(source: str, values: Mapping[str, Any]):
@@ -149,7 +150,7 @@ def configuration(source: str, values: Mapping[str, Any]):
       {name: value for name, value in values.items() if name not in _UNUSED}
     )
   except Exception as error:
-    raise ValueError(f"{source} cannot be read: {first_line(error)}.") from None
+    raise Refused(f"{source} cannot be read: {first_line(error)}.") from None
 
 
 def tensors(directory: Path) -> dict[str, Tensor]:
@@ -164,11 +165,11 @@ def tensors(directory: Path) -> dict[str, Tensor]:
   if not os.path.lexists(directory / WEIGHTS) and os.path.lexists(index):
     table = files.read_json(index).get("weight_map")
     if not isinstance(table, dict) or not table or not all(isinstance(one, str) for one in table.values()):
-      raise ValueError(f"{files.shown(index)} cannot be read: its weight_map must name a file for each tensor.")
+      raise Refused(f"{files.shown(index)} cannot be read: its weight_map must name a file for each tensor.")
     names = sorted(set(table.values()))
     for name in names:
       if not re.fullmatch(r"[^/\\\0]+\.safetensors", name):
-        raise ValueError(f"{files.shown(index)} names {files.shown(name)!r}, which is no safetensors file beside it.")
+        raise Refused(f"{files.shown(index)} names {files.shown(name)!r}, which is no safetensors file beside it.")
   found: dict[str, Tensor] = {}
   for name in names:
     if not os.path.lexists(directory / name):
@@ -176,10 +177,10 @@ def tensors(directory: Path) -> dict[str, Tensor]:
       hint = (
         f" ({files.shown(pickled[0])} is a pickle, which is never read: convert it to safetensors)" if pickled else ""
       )
-      raise ValueError(f"{shown}: {files.shown(name)} is missing{hint}.")
+      raise Refused(f"{shown}: {files.shown(name)} is missing{hint}.")
     found |= _tensors_of(directory / name)
     if len(found) > MAX_TENSORS:
-      raise ValueError(f"{shown} holds more than {MAX_TENSORS:,} tensors.")
+      raise Refused(f"{shown} holds more than {MAX_TENSORS:,} tensors.")
   return found
 
 
@@ -192,7 +193,7 @@ def _tensors_of(path: Path) -> dict[str, Tensor]:
   try:
     with open(path, "rb") as start:
       if int.from_bytes(start.read(8), "little") > min(size, MAX_HEADER):
-        raise ValueError("its header is longer than it can be")
+        raise Refused("its header is longer than it can be")
     file = safe_open(path, framework="np")
     for name in file.keys():  # noqa: SIM118
       about = file.get_slice(name)
@@ -201,12 +202,12 @@ def _tensors_of(path: Path) -> dict[str, Tensor]:
         found[name] = Tensor(shape, functools.partial(file.get_tensor, name))
       elif not IGNORED.match(name):
         called = next((word for prefix, word in _KINDS.items() if kind.startswith(prefix)), "such")
-        raise ValueError(
+        raise Refused(
           f"{called} weights are not read, and {files.shown(name)} is {kind}; convert them to bfloat16 first"
         )
   except Exception as error:
-    fault = "" if type(error) is ValueError else "truncated or damaged: "
-    raise ValueError(f"{shown}: {fault}{first_line(error)}.") from None
+    fault = "" if isinstance(error, Refused) else "truncated or damaged: "
+    raise Refused(f"{shown}: {fault}{first_line(error)}.") from None
   return found
 
 
@@ -214,7 +215,7 @@ def check_quantisation(directory: Path, values: Mapping[str, Any]) -> None:
   quantised = values.get("quantization_config")
   if quantised is not None:
     method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else "unknown"
-    raise ValueError(f"{files.shown(directory)}: quantised weights ({files.shown(method, 40)}) are not read.")
+    raise Refused(f"{files.shown(directory)}: quantised weights ({files.shown(method, 40)}) are not read.")
 
 
 def tokenizer(directory: Path, config):
@@ -278,7 +279,7 @@ def guarded(what: str, make: Callable[[], Any]) -> Any:
   except BaseException as error:
     if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
       raise
-    raise ValueError(f"{what} cannot be read: {first_line(error)}.") from None
+    raise Refused(f"{what} cannot be read: {first_line(error)}.") from None
 
 
 def first_line(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from collapse_jax.data import files
+from collapse_jax.refused import Refused
 
 _log = logging.getLogger(__name__)
 _MANIFEST, _CHUNK, _PART = "sweep.json", ".chunk", ".part"
@@ -67,7 +68,7 @@ class Chunks:
     try:
       self._lock.acquire()
     except filelock.Timeout:
-      raise ValueError(f"directory {directory} is being written by another sweep.") from None
+      raise Refused(f"directory {directory} is being written by another sweep.") from None
     try:
       self._begin(process, num_processes)
     except BaseException:
@@ -143,18 +144,18 @@ class Chunks:
         num = last + 1 - first
         place = {"sweep": self._about, "cell": list(index), "first": first, "num": num}
         if {name: about.get(name) for name in place} != place:
-          raise ValueError("it belongs elsewhere")
+          raise Refused("it belongs elsewhere")
         found = about.get("program"), {name: (value.shape, value.dtype) for name, value in metrics.items()}
         mine = found if expected is None else expected(index, first, num)
         same_program = mine is None or mine[0] == found[0]
         if same_program and mine != found:
-          raise ValueError("it does not hold the metrics of these runs")
+          raise Refused("it does not hold the metrics of these runs")
       except ValueError as error:
         _log.warning("%s is damaged (%s) and is computed again", file, error)
         file.unlink(missing_ok=True)
         continue
       if not same_program:
-        raise ValueError(
+        raise Refused(
           f"resume: the chunks in {file.parent.parent} were made by another task or workflow, or from other data."
         )
       yield Saved(index, first, num, str(about.get("program")), metrics)
@@ -180,7 +181,7 @@ def _packed(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes
 def _unpacked(content: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   """A ValueError where it is not what `_packed` gave."""
   if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
-    raise ValueError("its checksum is wrong")
+    raise Refused("its checksum is wrong")
   at = _DIGEST + _LENGTH
   end = at + int.from_bytes(content[_DIGEST:at], "little")
   arrays = {}
@@ -191,7 +192,7 @@ def _unpacked(content: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
       arrays[str(name)] = array
       end += array.nbytes
   except (ValueError, KeyError, IndexError, TypeError, OverflowError, RecursionError, AttributeError):
-    raise ValueError("its description is wrong") from None
+    raise Refused("its description is wrong") from None
   return about, arrays
 
 
@@ -202,7 +203,7 @@ def read_object(path: Path) -> dict[str, Any]:
   except (ValueError, RecursionError):
     found = None
   if not isinstance(found, dict):
-    raise ValueError(f"{path} is damaged: it holds no JSON object.")
+    raise Refused(f"{path} is damaged: it holds no JSON object.")
   return found
 
 
@@ -210,7 +211,7 @@ def check_same(theirs: Mapping[str, Any], mine: Mapping[str, Any], what: str) ->
   """Raises ValueError that names the first value in which a sweep to resume differs from this one."""
   for name in sorted(set(mine) | set(theirs)):
     if mine.get(name) != theirs.get(name):
-      raise ValueError(f"resume: {what} with {name}={theirs.get(name)}, not {mine.get(name)}.")
+      raise Refused(f"resume: {what} with {name}={theirs.get(name)}, not {mine.get(name)}.")
 
 
 def write(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None:

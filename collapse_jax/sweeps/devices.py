@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from collapse_jax import forks
+from collapse_jax.refused import Refused
 
 RUNS = "runs"
 GATHERED_BYTES = 1 << 26  # on a device at once, while processes gather
@@ -30,7 +31,7 @@ def check() -> None:
   except Exception as error:  # of several kinds, an AssertionError among them
     asked = getattr(jax.config, "jax_platforms", None)
     first = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
-    raise ValueError(f"JAX finds no device{f' of JAX_PLATFORMS={asked}' if asked else ''}: {first}.") from None
+    raise Refused(f"JAX finds no device{f' of JAX_PLATFORMS={asked}' if asked else ''}: {first}.") from None
 
 
 def mesh_of(num_devices: int | None = None) -> Mesh | None:
@@ -43,7 +44,7 @@ def mesh_of(num_devices: int | None = None) -> Mesh | None:
   """
   devices = jax.local_devices()
   if num_devices is not None and not 1 <= num_devices <= len(devices):
-    raise ValueError(f"devices must be from 1 to {len(devices)}, as many as there are, got {num_devices}.")
+    raise Refused(f"devices must be from 1 to {len(devices)}, as many as there are, got {num_devices}.")
   devices = devices[:num_devices]
   return Mesh(np.asarray(devices), (RUNS,)) if len(devices) > 1 or num_devices else None
 
@@ -190,5 +191,5 @@ def unanimously(step: Callable[[], Any]) -> Any:
     refusal = str(error)
   everyone = [one["refusal"].item() for one in gather({"refusal": np.asarray(refusal)})]
   if any(everyone):
-    raise ValueError(next(filter(None, everyone)))
+    raise Refused(next(filter(None, everyone)))
   return found

@@ -31,6 +31,7 @@ from collapse_jax import workflows as workflow_library
 from collapse_jax.data import files
 from collapse_jax.generation import advance, generation, prepared, recorded, run, start
 from collapse_jax.random import new_key
+from collapse_jax.refused import Refused
 from collapse_jax.sweeps import cost, devices, fingerprint, stopping
 from collapse_jax.sweeps.chunks import Chunks, read_object
 from collapse_jax.types import MetricInfo, Metrics, TaskSetting, Workflow
@@ -139,7 +140,7 @@ def sweep(
   _check_table(status.size * num_seeds * max(num_generations // record_every, 1))
   groups = _group(task, makers, axes, status, num_generations, static_axes)
   if not groups:
-    raise ValueError(str(status.flat[0]))
+    raise Refused(str(status.flat[0]))
   mesh = devices.local(mesh)
   workers, memory = _agreed(num_workers or devices.num_workers(mesh), memory_bytes or 0.5 * devices.memory_bytes())
   generations = recorded(range(1, num_generations + 1), record_every)
@@ -181,7 +182,7 @@ def sweep(
     try:
       bytes_per_run, name, _ = traced(at)
       if bytes_per_run > memory:
-        raise ValueError(_too_large("one run", bytes_per_run, memory))
+        raise Refused(_too_large("one run", bytes_per_run, memory))
       stops = not warm_start and _can_stop(task, maker, cells[0])
       program = Program(bind, num_generations, seed, record_every, warm_start, stops, mesh, name)
       fits = max(1, min(each, int(memory / workers / bytes_per_run)))
@@ -262,7 +263,7 @@ def sweep(
         saved.close()
   results = merged(results)
   if not results.values:
-    raise ValueError(str(status.flat[0]))
+    raise Refused(str(status.flat[0]))
   if not results.done[status == "ok"].all():
     raise RuntimeError(
       "some runs were computed by no process: processes of one sweep must be given the same arguments."
@@ -456,7 +457,7 @@ def plan(
       groups.append(group)
       traced.append(one)
   if not groups:
-    raise ValueError(str(status.flat[0]))
+    raise Refused(str(status.flat[0]))
   cells = sum(map(len, groups))
   work = sum(len(group) * num_seeds * one for group, (one, _) in zip(groups, traced))
   compiling, running = cost.seconds(work, len(groups), devices.num_workers())
@@ -527,11 +528,11 @@ def load(directory) -> "xarray.Dataset":
         lambda name, one: claimed.append(one.size * one.dtype.itemsize) if isinstance(one, h5py.Dataset) else None
       )
     if sum(claimed) > 1100 * size + files.MIB:  # zlib makes nothing smaller than that
-      raise ValueError("its arrays are larger than such a file can hold")
+      raise Refused("its arrays are larger than such a file can hold")
     results = xarray.load_dataset(path, engine="h5netcdf")
   except Exception as error:  # whatever HDF5 finds
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    raise ValueError(f"{files.shown(path)} cannot be read as results: {files.shown(reason).rstrip('.')}.") from None
+    raise Refused(f"{files.shown(path)} cannot be read as results: {files.shown(reason).rstrip('.')}.") from None
   depth = len(pathlib.PurePath(str(results.attrs.get("experiment", ""))).parts)
   above = path.resolve().parents
   config = above[min(depth, len(above) - 1)] / "config.json"
@@ -539,7 +540,7 @@ def load(directory) -> "xarray.Dataset":
   with contextlib.suppress(OSError, ValueError):  # there is none, or it is somebody else's
     theirs = read_object(config).get("id", mine) if config.is_file() else mine
   if mine is not None and mine != theirs:
-    raise ValueError(
+    raise Refused(
       f"{path} and {config} are of two runs, one of which was killed while it replaced the other; give --resume."
     )
   return results
@@ -642,7 +643,7 @@ def _group(task, makers, axes, status, num_generations: int, static_axes=()) -> 
       in_task, in_workflow = accepted(task, values), accepted(maker, values)
       for axis in values:
         if axis not in in_task and axis not in in_workflow:
-          raise ValueError(f"neither the task nor the workflow {name} takes the axis {axis}.")
+          raise Refused(f"neither the task nor the workflow {name} takes the axis {axis}.")
       traced = {
         axis
         for axis, value in values.items()
@@ -761,7 +762,7 @@ def _bytes_of(shapes) -> float:
 def _check_table(entries: int) -> None:
   needed = 32.0 * entries
   if needed > devices.memory_bytes():
-    raise ValueError(_too_large("the table of results", needed, devices.memory_bytes()))
+    raise Refused(_too_large("the table of results", needed, devices.memory_bytes()))
 
 
 def _too_large(what, needed, memory) -> str:
@@ -912,12 +913,12 @@ def version() -> str:
 def check_grid(makers, axes, num_generations, num_seeds, record_every, chunk_size) -> tuple[int, int, int, int | None]:
   """The four numbers as Python ints; a ValueError where a grid cannot be run."""
   if not makers:
-    raise ValueError("workflows is empty.")
+    raise Refused("workflows is empty.")
   for name, values in axes.items():
     if not values:
-      raise ValueError(f"axis {name} is empty.")
+      raise Refused(f"axis {name} is empty.")
     if len(set(map(_comparable, values))) < len(values):
-      raise ValueError(f"axis {name} names a value twice: {', '.join(labels(values))}.")
+      raise Refused(f"axis {name} names a value twice: {', '.join(labels(values))}.")
   numbers = {
     "num_generations": num_generations,
     "num_seeds": num_seeds,
@@ -930,9 +931,9 @@ def check_grid(makers, axes, num_generations, num_seeds, record_every, chunk_siz
     except TypeError:
       numbers[name] = 0
     if not 1 <= numbers[name] <= LARGEST:
-      raise ValueError(f"{name} must be an integer from 1 to {LARGEST}, got {value}.")
+      raise Refused(f"{name} must be an integer from 1 to {LARGEST}, got {value}.")
   if num_generations > MAX_GENERATIONS:
-    raise ValueError(f"num_generations must be at most {MAX_GENERATIONS:,}, got {num_generations}.")
+    raise Refused(f"num_generations must be at most {MAX_GENERATIONS:,}, got {num_generations}.")
   num_generations, num_seeds, record_every, size = numbers.values()
   return num_generations, num_seeds, record_every, None if chunk_size is None else size
 

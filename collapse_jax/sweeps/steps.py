@@ -25,6 +25,7 @@ from collapse_jax import store as storage
 from collapse_jax.generation import assess, context_of, emit, prepared, provenance, role_keys, start, with_health
 from collapse_jax.generation import fit as fitted
 from collapse_jax.random import PRNG, new_key
+from collapse_jax.refused import Refused
 from collapse_jax.sweeps import chunks, cost, devices, fingerprint
 from collapse_jax.sweeps.scheduler import (
   COMMON_METRICS,
@@ -169,7 +170,7 @@ def sweep(
       results.write(index, first, {name: _padded(value, num_generations) for name, value in metrics.items()})
   results = merged(results)
   if not results.values:
-    raise ValueError(str(status.flat[0]))
+    raise Refused(str(status.flat[0]))
   everywhere = devices.gather({"stopped": np.frombuffer("; ".join(stopped).encode(), np.uint8)})
   stopped = [one["stopped"].tobytes().decode() for one in everywhere if one["stopped"].size]
   attributes = {
@@ -509,7 +510,7 @@ class _Checkpoints:
       chunks.check_same(_fixed(theirs), _fixed(self._about), f"the checkpoints in {self._folder} were made")
       if theirs.get("program") != self._about.get("program"):
         if theirs.get("num_devices") == self._about.get("num_devices"):
-          raise ValueError(
+          raise Refused(
             f"resume: the checkpoints in {self._folder} were made by another task or workflow, or from other data."
           )
         _log.warning(
@@ -555,9 +556,9 @@ class _Checkpoints:
       try:
         with np.load(file, allow_pickle=False) as arrays:
           if arrays.zip.testzip() is not None:  # arrays that are not read here are looked at too
-            raise ValueError("a checksum is wrong")
+            raise Refused("a checksum is wrong")
           if _fixed(_description(arrays)) != _fixed(self._about) | {"t": t}:
-            raise ValueError("it belongs elsewhere")
+            raise Refused("it belongs elsewhere")
           found = jax.tree.unflatten(
             jax.tree.structure(like), [_of_kind(arrays[name], x) for name, x in _named(like).items()]
           )
@@ -592,7 +593,7 @@ def _named(tree) -> dict[str, Any]:
 def _of_kind(value: np.ndarray, like) -> np.ndarray:
   """The array, as of the expected dtype: files do not know all of JAX's."""
   if value.shape != like.shape or value.dtype not in (like.dtype, np.dtype(f"V{np.dtype(like.dtype).itemsize}")):
-    raise ValueError(f"it holds {value.dtype}{value.shape}, not {like.dtype}{like.shape}")
+    raise Refused(f"it holds {value.dtype}{value.shape}, not {like.dtype}{like.shape}")
   return value.view(like.dtype)
 
 

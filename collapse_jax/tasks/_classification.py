@@ -8,6 +8,7 @@ import numpy as np
 
 from collapse_jax import store as storage
 from collapse_jax.random import normal
+from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import check_integer, check_positive, known, matmul
 from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
@@ -59,7 +60,7 @@ def classification(
   _check(dim, num_samples, separation, inputs, label_error, labels, classifier, ridge)
   for name, value in (("generator", generator), ("reference", reference)):
     if value is not None and np.shape(value) != (dim,):
-      raise ValueError(f"{name} must be a direction of {dim} numbers, got shape {np.shape(value)}.")
+      raise Refused(f"{name} must be a direction of {dim} numbers, got shape {np.shape(value)}.")
 
   def draw(key, num):
     truth_key, x_key = jax.random.split(key)
@@ -122,11 +123,11 @@ def _check(dim, num_samples, separation, inputs, label_error, labels, classifier
   check_positive("separation", separation)
   check_positive("ridge", ridge)
   if known(label_error) and not 0 <= label_error <= 1:
-    raise ValueError(f"label_error must be from 0 to 1, got {label_error}.")
+    raise Refused(f"label_error must be from 0 to 1, got {label_error}.")
   for name, value, allowed in (
     ("inputs", inputs, ("mixture", "gaussian")),
     ("labels", labels, ("model", "noisy")),
     ("classifier", classifier, ("mean", "ridge")),
   ):
     if value not in allowed:
-      raise ValueError(f"{name} must be {' or '.join(allowed)}, got {value!r}.")
+      raise Refused(f"{name} must be {' or '.join(allowed)}, got {value!r}.")

@@ -12,6 +12,7 @@ import numpy as np
 
 from collapse_jax import store as storage
 from collapse_jax.random import choose, exact_table, index, table
+from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import check_integer, check_positive, known
 from collapse_jax.types import Context, MetricInfo, Summary, TaskSetting
@@ -144,4 +145,4 @@ def _check(num_outcomes, num_samples, probabilities, temperature):
     if share.shape != (num_outcomes,) or not (
       np.isfinite(share).all() and (share >= 0).all() and (share > 0).sum() > 1
     ):
-      raise ValueError(f"probabilities must be {num_outcomes} numbers of at least 0, two of them positive.")
+      raise Refused(f"probabilities must be {num_outcomes} numbers of at least 0, two of them positive.")

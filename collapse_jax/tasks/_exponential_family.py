@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.random import binomial, chi_squares, index, normal, poisson, poisson_rows, uniform
+from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import MeanStats, add_means, check_draws, check_positive, known
 from collapse_jax.types import Array, Context, MetricInfo, Summary, TaskSetting
@@ -280,15 +281,13 @@ def _near(at, truth, support):
 
 def _check(family, num_samples, mean, temperature, draws):
   if family not in FAMILIES:
-    raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}.")
+    raise Refused(f"family must be one of {', '.join(FAMILIES)}, got {family!r}.")
   check_draws(draws, num_samples)
   if known(num_samples) and num_samples > MOST_ROWS:
-    raise ValueError(f"num_samples must be at most {MOST_ROWS:.0e}, got {num_samples}.")
+    raise Refused(f"num_samples must be at most {MOST_ROWS:.0e}, got {num_samples}.")
   least, most = FAMILIES[family].support
   if mean is not None and known(mean) and not least < mean < most:
-    raise ValueError(f"mean must lie between {least:g} and {most:g} for {family}, got {mean}.")
+    raise Refused(f"mean must lie between {least:g} and {most:g} for {family}, got {mean}.")
   check_positive("temperature", temperature)
   if known(temperature) and temperature != 1 and FAMILIES[family].tempered is None:
-    raise ValueError(
-      f"temperature must be 1 for {family}, got {temperature}: the tempered density is outside the family."
-    )
+    raise Refused(f"temperature must be 1 for {family}, got {temperature}: the tempered density is outside the family.")

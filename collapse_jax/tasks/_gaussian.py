@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.random import chi_squares, normal
+from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks._gaussian_distances import (
   DISTANCE_METRICS,
@@ -605,12 +606,12 @@ def _check(dim, num_samples, noise_var, mean, covariance, temperature, draws):
   check_positive("noise_var", noise_var)
   check_positive("temperature", temperature)
   if mean is not None and np.shape(mean) != (dim,):
-    raise ValueError(f"mean must have shape ({dim},), got {np.shape(mean)}.")
+    raise Refused(f"mean must have shape ({dim},), got {np.shape(mean)}.")
   if covariance is not None:
     if known(noise_var) and noise_var != 1.0:
-      raise ValueError("give noise_var or covariance, not both.")
+      raise Refused("give noise_var or covariance, not both.")
     covariance = np.asarray(covariance, np.float64)
     if covariance.shape != (dim, dim) or not np.allclose(covariance, covariance.T):
-      raise ValueError(f"covariance must be symmetric with shape ({dim}, {dim}), got shape {covariance.shape}.")
+      raise Refused(f"covariance must be symmetric with shape ({dim}, {dim}), got shape {covariance.shape}.")
     if np.linalg.eigvalsh(covariance).min() <= 0:
-      raise ValueError("covariance must be positive definite.")
+      raise Refused("covariance must be positive definite.")

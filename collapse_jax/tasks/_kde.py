@@ -16,6 +16,7 @@ from jax.scipy.special import logsumexp
 from collapse_jax import store as storage
 from collapse_jax.data import generators
 from collapse_jax.random import normal
+from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import check_integer, check_positive, matmul
 from collapse_jax.types import Array, Context, Data, MetricInfo, Summary, TaskSetting
@@ -103,7 +104,7 @@ def kde(
   source = generators.get(dataset, num_test)
   generators.check_size(source, num_samples)
   if distances and source.log_density is None:
-    raise ValueError(f"distances needs a known density (blobs, circles, moons, normal), which {source.name} has not.")
+    raise Refused(f"distances needs a known density (blobs, circles, moons, normal), which {source.name} has not.")
   dim, draw = source.dim, source.draw
   log_sum = functools.partial(log_kernel_sum, kernel=kernel)
 
@@ -343,11 +344,11 @@ def _check(num_samples, bandwidth, kernel, num_test, temperature) -> str:
   check_integer("num_samples", num_samples, 2, MAX_ROWS)
   check_integer("num_test", num_test, 1, MAX_ROWS)
   if kernel not in KERNELS:
-    raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, got {kernel!r}.")
+    raise Refused(f"kernel must be one of {', '.join(KERNELS)}, got {kernel!r}.")
   check_positive("temperature", temperature)
   if isinstance(bandwidth, str):
     if bandwidth not in RULES:
-      raise ValueError(f"bandwidth must be a number above 0 or one of {', '.join(RULES)}, got {bandwidth!r}.")
+      raise Refused(f"bandwidth must be a number above 0 or one of {', '.join(RULES)}, got {bandwidth!r}.")
     return bandwidth
   check_positive("bandwidth", bandwidth)
   return ""

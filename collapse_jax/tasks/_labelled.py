@@ -9,6 +9,7 @@ import numpy as np
 from collapse_jax import store as storage
 from collapse_jax.data import generators, real_data
 from collapse_jax.random import normal
+from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks._gaussian_mixture import draw, fit_mixture, log_density
 from collapse_jax.tasks._kde import log_kernel_sum, log_kernel_volume
@@ -61,7 +62,7 @@ def labelled(
     check_integer(name, value, least)
   check_positive("bandwidth", bandwidth)
   if generator not in GENERATORS:
-    raise ValueError(f"generator must be one of {', '.join(GENERATORS)}, got {generator!r}.")
+    raise Refused(f"generator must be one of {', '.join(GENERATORS)}, got {generator!r}.")
   made: Any = {
     "moons": lambda key, num: generators.moons(key, num, 0.2),
     "circles": lambda key, num: generators.circles(key, num, 0.3, 0.5),
@@ -70,7 +71,7 @@ def labelled(
     data = real_data.load_labelled(dataset, NUM_FEATURES)
     x, label = data.covariates[:, 1:].astype(np.float32), data.labels.astype(np.float32)
     if num_samples >= len(label):
-      raise ValueError(f"num_samples must be below the {len(label)} rows of {data.name}, got {num_samples}.")
+      raise Refused(f"num_samples must be below the {len(label)} rows of {data.name}, got {num_samples}.")
 
   def rows(key, num):
     return {"x": made(key, num), "label": (jnp.arange(num) >= num // 2).astype(float)}

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from collapse_jax.lm import checkpoint, decoder, sampling, text, training
 from collapse_jax.lm.checkpoint import LanguageModel
 from collapse_jax.lm.training import Recipe
+from collapse_jax.refused import Refused
 from collapse_jax.store import batch, flat, in_use
 from collapse_jax.tasks.parts import check_integer
 from collapse_jax.types import Context, MetricInfo, TaskSetting
@@ -91,19 +92,19 @@ def language_model(
   check_integer("num_samples", num_samples, 2)
   training.check(recipe)
   if on_malformed not in ("reject", "keep"):
-    raise ValueError(f"on_malformed must be reject or keep, got {on_malformed!r}.")
+    raise Refused(f"on_malformed must be reject or keep, got {on_malformed!r}.")
   if num_samples > len(train.length):
-    raise ValueError(
+    raise Refused(
       f"num_samples {num_samples} asks for more real rows than there are: {len(train.length)} of at most "
       f"{train.tokens.shape[1]} tokens."
     )
   if not len(test.length):
-    raise ValueError(f"there are no test rows of at most {test.tokens.shape[1]} tokens.")
+    raise Refused(f"there are no test rows of at most {test.tokens.shape[1]} tokens.")
   arch = decoder.architecture(model.config)
   begin, end = text.special_ids(model.tokenizer)
   max_length = train.tokens.shape[1]
   if max_length > arch.max_length:
-    raise ValueError(f"max_seq_len {max_length} is beyond the {arch.max_length} positions of the model.")
+    raise Refused(f"max_seq_len {max_length} is beyond the {arch.max_length} positions of the model.")
   if adapters is not None:
     arch = arch._replace(
       adapter_rank=adapters.rank, adapter_alpha=float(adapters.alpha), adapter_targets=adapters.targets
@@ -115,7 +116,7 @@ def language_model(
   rows = recipe.micro_batch_size or recipe.batch_size
   if rows % parts:
     which = "micro_batch_size" if recipe.micro_batch_size else "batch_size"
-    raise ValueError(f"{which} must be a multiple of the {parts} devices, got {rows}.")
+    raise Refused(f"{which} must be a multiple of the {parts} devices, got {rows}.")
   size = sample_batch_size or max(min(num_samples, 32), -(-num_samples // 4))
   size = -(-size // parts) * parts
   wellformed = _wellformed(model.tokenizer, end, pretrain or plain_text, on_malformed, train)

@@ -13,6 +13,7 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 
 from collapse_jax.random import normal
+from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import (
   MeanStats,
@@ -135,7 +136,7 @@ def linear_regression(
   def sample(key, problem, params, context: Context):
     unchanged = context.num is num_samples or (known(context.num) and known(num_samples) and context.num == num_samples)
     if same and not unchanged:
-      raise ValueError("covariates='same' relabels num_samples rows; use covariates='fresh' with this workflow.")
+      raise Refused("covariates='same' relabels num_samples rows; use covariates='fresh' with this workflow.")
     return draw(key, problem, params, problem.noise_std * jnp.sqrt(jnp.asarray(temperature, float)), context.num), {}
 
   def evaluate(problem, params):
@@ -164,7 +165,7 @@ def linear_regression(
 
 # ----------------------------------------------------------------------------------- whole batches, one design
 def _of_estimates(problem, rows, row_weight):
-  raise ValueError("draws='law' keeps no rows.")
+  raise Refused("draws='law' keeps no rows.")
 
 
 def _estimate_law(key, dim, num_samples) -> tuple[Array, Array, Array]:
@@ -270,6 +271,6 @@ def _check(dim, num_samples, noise_var, covariates, temperature, draws):
   check_positive("noise_var", noise_var)
   check_positive("temperature", temperature)
   if covariates not in ("same", "fresh"):
-    raise ValueError(f"covariates must be 'same' or 'fresh', got {covariates!r}.")
+    raise Refused(f"covariates must be 'same' or 'fresh', got {covariates!r}.")
   if draws == "law" and covariates == "fresh":
-    raise ValueError("draws='law' needs covariates='same': with fresh ones the pooled estimate is no average.")
+    raise Refused("draws='law' needs covariates='same': with fresh ones the pooled estimate is no average.")

@@ -15,6 +15,7 @@ import numpy as np
 from jax.scipy.linalg import cho_solve
 
 from collapse_jax.data import real_data
+from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import LabelStats, add_labels, check_integer, check_positive, known, label_stats, matmul
 from collapse_jax.types import Array, Context, MetricInfo, Summary, TaskSetting
@@ -109,7 +110,7 @@ def logistic_regression(
 
   def sample(key, problem, params, context: Context):
     if not (known(context.num) and context.num == num_samples):
-      raise ValueError("logistic_regression relabels num_samples rows and cannot emit other numbers of them.")
+      raise Refused("logistic_regression relabels num_samples rows and cannot emit other numbers of them.")
     return draw(key, problem, params[0], jnp.asarray(temperature, float)), {}
 
   def evaluate(problem, params):
@@ -205,14 +206,14 @@ def weighted_logistic_fit(design: Array, label_sum: Array, times: Array) -> Arra
 def _check(data, num_samples, labels, coefficients, dim, temperature):
   check_integer("num_samples", num_samples, 2)
   if num_samples >= len(data.labels):
-    raise ValueError(
+    raise Refused(
       f"num_samples must be at most {len(data.labels) - 1} for {data.name} ({len(data.labels)} rows, one at "
       f"least held out), got {num_samples}."
     )
   if labels not in ("model", "data"):
-    raise ValueError(f"labels must be 'model' or 'data', got {labels!r}.")
+    raise Refused(f"labels must be 'model' or 'data', got {labels!r}.")
   if coefficients is not None and (np.shape(coefficients) != (dim,) or not np.isfinite(coefficients).all()):
-    raise ValueError(
+    raise Refused(
       f"coefficients must be {dim} finite numbers, the intercept first, got shape {np.shape(coefficients)}."
     )
   check_positive("temperature", temperature)

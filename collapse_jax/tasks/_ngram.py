@@ -9,6 +9,7 @@ import numpy as np
 from jax.scipy.special import xlogy
 
 from collapse_jax.random import choose, table
+from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import check_integer, check_positive
 from collapse_jax.types import Context, MetricInfo, Summary, TaskSetting
@@ -164,7 +165,7 @@ def conditional_frequencies(text: str, order: int = 2, smoothing: float = 0.01) 
   """
   alphabet = sorted(set(text))
   if len(alphabet) < 2 or len(text) < order:
-    raise ValueError(f"text must have two different characters and {order} in all, got {len(text)} of {len(alphabet)}.")
+    raise Refused(f"text must have two different characters and {order} in all, got {len(text)} of {len(alphabet)}.")
   _check_table_size(len(alphabet), order)
   place = {character: i for i, character in enumerate(alphabet)}
   codes = np.array([place[character] for character in text])
@@ -176,7 +177,7 @@ def conditional_frequencies(text: str, order: int = 2, smoothing: float = 0.01) 
 
 def _check_table_size(vocab_size, order):
   if order * math.log(vocab_size) > math.log(MAX_TABLE):
-    raise ValueError(
+    raise Refused(
       f"order {order} of {vocab_size} tokens has more than {MAX_TABLE} probabilities: take fewer of either."
     )
 
@@ -195,4 +196,4 @@ def _check(num_samples, vocab_size, order, length, truth, concentration, smoothi
     or not (truth >= 0).all()
     or not np.allclose(truth.sum(axis=1), 1, atol=1e-5)
   ):
-    raise ValueError(f"truth must be [V^(order-1), V] probabilities whose rows sum to 1, got shape {truth.shape}.")
+    raise Refused(f"truth must be [V^(order-1), V] probabilities whose rows sum to 1, got shape {truth.shape}.")

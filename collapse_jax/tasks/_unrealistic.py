@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from collapse_jax import store as storage
 from collapse_jax.random import normal, uniform
+from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_integer, check_positive, known, matmul
 from collapse_jax.types import Context, MetricInfo, TaskSetting
 
@@ -33,7 +34,7 @@ def unrealistic(num_samples: int, unrealistic_share, distance, dim: int = 8) -> 
   check_integer("dim", dim, 2)
   check_positive("distance", distance)
   if known(unrealistic_share) and not 0 <= unrealistic_share <= 1:
-    raise ValueError(f"unrealistic_share must be from 0 to 1, got {unrealistic_share}.")
+    raise Refused(f"unrealistic_share must be from 0 to 1, got {unrealistic_share}.")
 
   def draw(key, num, share):
     row_key, which_key = jax.random.split(key)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from collapse_jax.refused import Refused
+
 
 def check(name: str, value, least=-np.inf, most=np.inf, *, open_least: bool = False, open_most: bool = False) -> None:
   """Raises ValueError where a number, or any of an array, is no number or outside the interval."""
@@ -11,11 +13,11 @@ def check(name: str, value, least=-np.inf, most=np.inf, *, open_least: bool = Fa
   if not np.all(above & below):
     ends = f"{'above' if open_least else 'at least'} {least:g}" if least > -np.inf else ""
     ends += (" and " if ends else "") + f"{'below' if open_most else 'at most'} {most:g}" if most < np.inf else ""
-    raise ValueError(f"{name} must be {ends or 'a number'}, got {value}.")
+    raise Refused(f"{name} must be {ends or 'a number'}, got {value}.")
 
 
 def check_count(name: str, value, least: int = 1) -> None:
   """Raises ValueError where a number is no whole one of at least that."""
   check(name, value, least)
   if value != np.floor(value):
-    raise ValueError(f"{name} must be a whole number, got {value}.")
+    raise Refused(f"{name} must be a whole number, got {value}.")

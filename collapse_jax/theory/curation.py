@@ -3,6 +3,7 @@
 import numpy as np
 from scipy import special, stats
 
+from collapse_jax.refused import Refused
 from collapse_jax.theory.checks import check, check_count
 
 
@@ -81,10 +82,10 @@ def curation_factor(reward, probability, num_candidates: float) -> np.ndarray:
   reward, probability = np.asarray(reward, float), np.asarray(probability, float)
   finite = np.isfinite(reward)
   if np.isnan(reward).any() or (reward == np.inf).any() or not finite.any():
-    raise ValueError("reward must be numbers, -inf for what is never chosen beside another, one of them finite.")
+    raise Refused("reward must be numbers, -inf for what is never chosen beside another, one of them finite.")
   reward = np.where(finite, reward, reward[finite].min() - 100) - reward[finite].max()
   if reward.min() < -2e5:
-    raise ValueError(f"reward must not spread over more than 2e5, got {-reward.min():g}.")
+    raise Refused(f"reward must not spread over more than 2e5, got {-reward.min():g}.")
   step, total = 0.2, np.zeros(len(reward))  # the integrand is analytic within pi/2 of the axis, so that this is exact
   log_s = np.arange(-37 - np.log(num_candidates), 4 - reward.min(), step)
   for some in np.array_split(log_s, len(log_s) * len(reward) // 10**7 + 1):

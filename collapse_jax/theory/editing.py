@@ -7,6 +7,7 @@ generation. The paper's bound of 2 belongs to additive noise with disjoint masks
 
 import numpy as np
 
+from collapse_jax.refused import Refused
 from collapse_jax.theory.checks import check, check_count
 from collapse_jax.theory.temperature import tempered
 
@@ -31,13 +32,13 @@ def edited_regression(
   check_count("num_generations", num_generations)
   m, t = share, np.arange(1, num_generations + 1)
   if mask == "disjoint" and (m < 1e-6 or abs(1 / m - round(1 / m)) > 1e-9):
-    raise ValueError(f"share must be one over a whole number where masks are disjoint, got {m}.")
+    raise Refused(f"share must be one over a whole number where masks are disjoint, got {m}.")
   if (
     base not in ("anchor", "chain")
     or mask not in ("fresh", "fixed", "disjoint")
     or noise not in ("additive", "regenerated")
   ):
-    raise ValueError(f"no closed form for base={base!r}, mask={mask!r}, noise={noise!r}.")
+    raise Refused(f"no closed form for base={base!r}, mask={mask!r}, noise={noise!r}.")
   if mask == "disjoint" and base == "anchor":
     return _edited_anew(m, num_generations, noise)
   if noise == "additive" and base == "anchor":

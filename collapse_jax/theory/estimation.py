@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg, optimize, special, stats
 
+from collapse_jax.refused import Refused
 from collapse_jax.theory.checks import check, check_count
 from collapse_jax.vocabulary import parse_call
 
@@ -392,7 +393,7 @@ def mix_first_order(t, synthetic_per_real) -> np.ndarray:
 def mix_first_order_peak(t: int) -> float:
   """Synthetic items per real item that hurt the mean most at generation t >= 2: 1 at t=2, 4.6 at t=10."""
   if t < 2:
-    raise ValueError(f"t must be at least 2, got {t}: model 1 sees real data only.")
+    raise Refused(f"t must be at least 2, got {t}: model 1 sees real data only.")
   error = lambda log_ratio: -mix_first_order(t, np.exp(log_ratio))
   return float(
     np.exp(optimize.minimize_scalar(error, bounds=(-1, np.log(t) + 1), method="bounded", options={"xatol": 1e-9}).x)
@@ -540,10 +541,10 @@ def _accumulate_subsample(
 def _mix_recursion(num_samples: int, real_fraction: float, fresh: bool, unbiased: bool):
   """The parts of `gaussian_mix`: (S, D) <- transition (S, D) + drift, from start; mean error - D."""
   if not 0 < real_fraction <= 1:
-    raise ValueError(f"real_fraction must be above 0 and at most 1, got {real_fraction}.")
+    raise Refused(f"real_fraction must be above 0 and at most 1, got {real_fraction}.")
   emitted = num_samples * (1 - real_fraction) / real_fraction
   if not np.isfinite(emitted):
-    raise ValueError(f"real_fraction must be such that models emit a finite number of rows, got {real_fraction}.")
+    raise Refused(f"real_fraction must be such that models emit a finite number of rows, got {real_fraction}.")
   num_all = num_samples + round(emitted)
   real = num_samples / num_all
   synthetic = 1 - real

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
+from collapse_jax.refused import Refused
 from collapse_jax.theory.estimation import Moments, _mean_log_chi2
 from collapse_jax.vocabulary import parse_call
 
@@ -121,7 +122,7 @@ def second_moments(
     ValueError: `first` with fresh real data.
   """
   if schedule.fresh and first is not None:
-    raise ValueError("fresh real data are not those of the first generation.")
+    raise Refused("fresh real data are not those of the first generation.")
   num = float(schedule.sizes[0])
   real = (1 - 1 / num, 1 / num) if first is None else (first, 0.0)
   track = _pooled_moments if _num_places(schedule) == 1 else _placed_moments

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from collapse_jax.refused import Refused
 from collapse_jax.theory.checks import check, check_count
 from collapse_jax.theory.estimation import Moments
 from collapse_jax.vocabulary import parse_call
@@ -15,7 +16,7 @@ def tempered(probability, temperature: float) -> np.ndarray:
   check("temperature", temperature, 0)
   largest = probability.max(axis=-1, keepdims=True)
   if not (largest > 0).all():
-    raise ValueError("probability must be above 0 somewhere.")
+    raise Refused("probability must be above 0 somewhere.")
   if temperature == 0:
     power = (probability == largest).astype(float)
   else:

@@ -3,6 +3,7 @@
 import numpy as np
 from scipy import special, stats
 
+from collapse_jax.refused import Refused
 from collapse_jax.theory.checks import check, check_count
 
 
@@ -17,7 +18,7 @@ def kept_error_rate(error: float, phi: float, psi: float) -> float:
     check(name, value, 0, 1)
   kept = error * psi + (1 - error) * phi
   if not np.all(np.asarray(kept) > 0):
-    raise ValueError("phi and psi must be such that something is kept.")
+    raise Refused("phi and psi must be such that something is kept.")
   return error * psi / kept
 
 
@@ -118,7 +119,7 @@ def generator_direction(angle_generator: float, angle_verifier: float, angle_bet
     second = np.inf
   third = np.sin(angle_generator) ** 2 - second**2
   if third < -1e-12:
-    raise ValueError("angle_generator, angle_verifier and angle_between are no angles of three directions.")
+    raise Refused("angle_generator, angle_verifier and angle_between are no angles of three directions.")
   return np.array([np.cos(angle_generator), second, np.sqrt(max(third, 0.0))])
 
 

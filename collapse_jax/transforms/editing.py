@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import store as storage
+from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_integer, check_positive, known
 from collapse_jax.transforms.parts import kth_smallest, require_parts, with_rows
 from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
@@ -51,12 +52,12 @@ def edit_tokens(
   check_integer("top_k", top_k, 1)
   check_positive("beta", beta)
   if known(threshold) and not 0 <= threshold <= 1:
-    raise ValueError(f"threshold must be from 0 to 1, got {threshold}.")
+    raise Refused(f"threshold must be from 0 to 1, got {threshold}.")
   if block_rows is not None:
     check_integer("block_rows", block_rows, 1)
   _check(base, mask)
   if task.next_token is None:
-    raise ValueError("edit_tokens needs a task with next_token: tasks.ngram, tasks.language_model, or your own.")
+    raise Refused("edit_tokens needs a task with next_token: tasks.ngram, tasks.language_model, or your own.")
   next_token = task.next_token
 
   def sample(key, problem, params, context: Context):
@@ -74,7 +75,7 @@ def edit_tokens(
       log_p = jax.nn.log_softmax(next_token(problem, params, some).astype(float), axis=-1)
       chance = jnp.take_along_axis(log_p, some[..., None], axis=-1)[..., 0]
       if top_k > log_p.shape[-1]:
-        raise ValueError(f"top_k must be at most the {log_p.shape[-1]} tokens there are, got {top_k}.")
+        raise Refused(f"top_k must be at most the {log_p.shape[-1]} tokens there are, got {top_k}.")
       top, choice = jax.lax.top_k(log_p, top_k)
       noise = jax.vmap(lambda key: jax.random.gumbel(key, top.shape[1:]))(row_keys)
       drawn = jnp.take_along_axis(choice, jnp.argmax(top / beta + noise, axis=-1)[..., None], axis=-1)[..., 0]
@@ -115,17 +116,17 @@ def edit_labels(
     ValueError: an argument out of range; as in `edit_tokens`; additive noise for labels without (when a run starts).
   """
   if known(share) and not 0 <= share <= 1:
-    raise ValueError(f"share must be from 0 to 1, got {share}.")
+    raise Refused(f"share must be from 0 to 1, got {share}.")
   _check(base, mask)
   if noise not in ("regenerated", "additive"):
-    raise ValueError(f"noise must be regenerated or additive, got {noise!r}.")
+    raise Refused(f"noise must be regenerated or additive, got {noise!r}.")
   task = with_rows(task, "edit_labels")
   draw_real = task.init
 
   def begin(key):
     problem, real = draw_real(key)
     if noise == "additive" and not hasattr(problem, "noise_std"):
-      raise ValueError(
+      raise Refused(
         "noise='additive' needs labels with noise of known size, as tasks.linear_regression has: others take "
         "'regenerated'."
       )
@@ -157,7 +158,7 @@ def edit_labels(
 def _check(base, mask):
   for name, value, allowed in (("base", base, BASES), ("mask", mask, MASKS)):
     if value not in allowed:
-      raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
+      raise Refused(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
 
 
 def _with_memory(task: TaskSetting, sample, info, parts: tuple[str, str], what: str) -> TaskSetting:
@@ -188,9 +189,9 @@ def _base(context: Context, base: str) -> tuple[Any, Array, Any]:
   last = storage.latest(context.data) if context.latest is None else context.latest
   n = storage.num_rows(context.real.rows, 1)
   if storage.num_rows(last.rows, 1) != n:
-    raise ValueError("editing needs whole batches: accumulate_subsample hands over single rows, use another workflow.")
+    raise Refused("editing needs whole batches: accumulate_subsample hands over single rows, use another workflow.")
   if not (known(context.num) and context.num == n):
-    raise ValueError(f"editing emits as many rows as there are real ones, {n}, and cannot emit {context.num}.")
+    raise Refused(f"editing emits as many rows as there are real ones, {n}, and cannot emit {context.num}.")
   batch = last if base == "chain" else context.real
   rows, row_weight = jax.tree.map(lambda x: x[0], (batch.rows, batch.row_weight))
   return rows, last.rows["edited"][0], row_weight

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from collapse_jax import store as storage
 from collapse_jax.random import choose, table
+from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_integer
 from collapse_jax.transforms import classifiers
 from collapse_jax.transforms.parts import require_parts, with_rows
@@ -31,7 +32,7 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
   """
   check_integer("num_members", num_members, 2)
   if resample_real not in RESAMPLING:
-    raise ValueError(f"resample_real must be one of {', '.join(RESAMPLING)}, got {resample_real!r}.")
+    raise Refused(f"resample_real must be one of {', '.join(RESAMPLING)}, got {resample_real!r}.")
   task = with_rows(task, "ensemble")
   if resample_real == "bootstrap" and task.summary is not None:
     task = task._replace(summary=task.summary._replace(keep_rows=True, extend=None))
@@ -60,9 +61,9 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
 
   def sample(key, problem, params, context: Context):
     if context.used is not None:
-      raise ValueError("ensemble needs a workflow that asks for the same number of rows in every generation.")
+      raise Refused("ensemble needs a workflow that asks for the same number of rows in every generation.")
     if context.num % num_members:
-      raise ValueError(f"num_members must divide the {context.num} rows to emit, got {num_members}.")
+      raise Refused(f"num_members must divide the {context.num} rows to emit, got {num_members}.")
     part = context._replace(num=context.num // num_members, previous=None)
     members, counts = params
 
@@ -120,12 +121,12 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
     rows = jax.tree.map(lambda x: x[0], data.rows)
     require_parts(rows, ("x", "label"), "train_on_synthetic")
     if not hasattr(problem, "test"):
-      raise ValueError("train_on_synthetic needs a problem with test rows, as that of tasks.labelled.")
+      raise Refused("train_on_synthetic needs a problem with test rows, as that of tasks.labelled.")
     num = storage.num_rows(rows)
     if num % num_members:
-      raise ValueError(f"num_members must divide the {num} rows to train on, got {num_members}.")
+      raise Refused(f"num_members must divide the {num} rows to train on, got {num_members}.")
     if context.used is not None and num_members > 1:
-      raise ValueError("parts of rows need a workflow that asks for the same number of rows in every generation.")
+      raise Refused("parts of rows need a workflow that asks for the same number of rows in every generation.")
     weight = storage.in_use(context) * (1.0 if data.row_weight is None else data.row_weight[0])
     parts = (v.reshape(num_members, -1, *v.shape[1:]) for v in (rows["x"], rows["label"], weight))
     test, test_label = problem.test["x"], problem.test["label"]

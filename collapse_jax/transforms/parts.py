@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import store as storage
+from collapse_jax.refused import Refused
 from collapse_jax.types import Data, TaskSetting
 
 
@@ -17,7 +18,7 @@ def with_rows(task: TaskSetting, what: str) -> TaskSetting:
   if not task.law:
     return task._replace(with_rows=None)
   if task.with_rows is None:
-    raise ValueError(f"{what} needs rows and cannot use statistics: use draws='rows' or 'auto'.")
+    raise Refused(f"{what} needs rows and cannot use statistics: use draws='rows' or 'auto'.")
   return task.with_rows()._replace(with_rows=None)
 
 
@@ -50,20 +51,20 @@ def with_masks(task: TaskSetting) -> TaskSetting:
 
 def require_plain(data, what):
   if data.row_weight is not None:
-    raise ValueError(f"{what} must come before verify: it cannot choose among weighted rows.")
+    raise Refused(f"{what} must come before verify: it cannot choose among weighted rows.")
 
 
 def require_parts(rows, names: tuple[str, ...], what: str) -> None:
   """Raises a ValueError where rows lack a part that `what` reads."""
   if not isinstance(rows, dict) or not set(names) <= set(rows):
     have = ", ".join(map(repr, rows)) if isinstance(rows, dict) else "an array"
-    raise ValueError(f"{what} needs rows with the parts {' and '.join(map(repr, names))}, got {have}.")
+    raise Refused(f"{what} needs rows with the parts {' and '.join(map(repr, names))}, got {have}.")
 
 
 def per_row(value, num, name):
   value = jnp.asarray(value)
   if value.shape != (num,):
-    raise ValueError(f"{name} must return one number per row, shape ({num},), got {value.shape}.")
+    raise Refused(f"{name} must return one number per row, shape ({num},), got {value.shape}.")
   return value
 
 
