@@ -190,7 +190,7 @@ def resampled(rows=REAL, noise=1.0):
     init=lambda key: (jnp.zeros(()), store.batch(jnp.asarray(rows) + jax.random.normal(key, rows.shape))),
     fit=lambda key, problem, context: jnp.mean(store.flat(context.data)[0]),
     sample=lambda key, problem, mean, context: (draw(key, mean), {}),
-    evaluate=lambda problem, mean: {"error": (mean - problem) ** 2},
+    evaluate=lambda key, problem, mean: {"error": (mean - problem) ** 2},
     num_samples=len(rows),
   )
 
