@@ -45,10 +45,10 @@ def accumulate(num_emitted: int | None = None) -> Workflow:
 
   def init(task, problem, real, num_generations):
     if num_emitted is not None and real.rows is not None:
-      real = storage.pad(_masked(real), max(storage.num_rows(real.rows, 1), num_emitted))
+      real = _masked(real)
     real = storage.seal(task, problem, real)
     total = jax.tree.map(lambda x: x[0], real.summary)
-    capacity = 0 if real.rows is None else storage.num_rows(real.rows, 1)
+    capacity = 0 if real.rows is None else max(storage.num_rows(real.rows, 1), num_emitted or 0)
     return storage.allocate(real._replace(summary=None), num_generations, capacity)._replace(summary=total)
 
   def update(task, problem, key, store, batch, t):
@@ -170,7 +170,7 @@ def _masked(data: Data) -> Data:
   """With a mask over rows, so that smaller batches can be stored beside it: all have one or none."""
   if data.row_weight is not None:
     return data
-  return data._replace(row_weight=jnp.ones((1, storage.num_rows(data.rows, 1))))
+  return storage.same(data, row_weight=jnp.ones((1, storage.num_rows(data.rows, 1))))
 
 
 def _uniform_over_history(num_generations):
@@ -270,7 +270,7 @@ def _rows_at(task, problem, stored, stamps, chosen) -> Data:
     )
   if task.summary is None:
     return data
-  return data._replace(summary=task.summary.of(problem, rows, row_weight))
+  return data._replace(summary=storage.statistics(task.summary.of, problem, rows, row_weight))
 
 
 FACTORIES: dict[str, Callable[..., Workflow]] = {
