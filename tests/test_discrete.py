@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import z_score
+from helpers import z_score
 from looking import bands, interval, lines, results
 from looking import theory as theory_lines
 

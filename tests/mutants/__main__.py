@@ -37,8 +37,8 @@ def place_of(fault: Fault, root: pathlib.Path) -> pathlib.Path:
   found = [
     (path, text.count(fault.right))
     for part in PARTS
-    for path in sorted((root / part).rglob("*.py*"))
-    if path.suffix != ".pyc" and fault.right in (text := path.read_text(encoding="utf-8"))
+    for path in sorted((root / part).rglob("*.*"))
+    if path.suffix in (".py", ".j2") and fault.right in (text := path.read_text(encoding="utf-8"))
   ]
   if [times for _, times in found] != [1]:
     where = ", ".join(f"{path.relative_to(root)} ({times})" for path, times in found) or "nowhere"
