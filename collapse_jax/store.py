@@ -1,7 +1,8 @@
 """Batches in storage of fixed capacity: append, total, draw rows, exact n-subset."""
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -165,6 +166,38 @@ def moved(task: TaskSetting, problem: Problem, store: Data, new: Data) -> Data:
 def same(data: Data, **fields: Any) -> Data:
   """The same data in another form: what was derived from it stays."""
   return Data(**data._asdict() | fields)
+
+
+class Emission(NamedTuple):
+  """How many rows the models of a run emit.
+
+  Attributes:
+    num: (t) -> rows that model t draws: the most of all generations, a Python int; under exact-law draws, those of generation t.
+    used: (t) -> how many of them count; None: all.
+    counts: [T] Python ints, rows that models 1..T emit; None under exact-law draws.
+  """
+
+  num: Callable[[Any], Any]
+  used: Callable[[Any], Any] | None = None
+  counts: tuple[int, ...] | None = None
+
+
+def emission(task: TaskSetting, emit: Callable[[Any, Any], Any], num_generations: int) -> Emission:
+  """The only place where it is decided how many rows are drawn and how many of them count.
+
+  Where no model is to emit any, as many are drawn as there are real ones, to be looked at: what becomes of them is the workflow's.
+
+  Args:
+    emit: as `Workflow.emit`.
+    num_generations: the horizon T.
+  """
+  n = task.num_samples
+  if task.rows is not None:
+    return Emission(lambda t: emit(n, t))
+  counts = tuple(emit(n, t) for t in range(1, num_generations + 1))
+  most = max(counts) or n
+  used = None if min(counts) == max(counts) else lambda t: jnp.asarray(counts, jnp.int32)[t - 1]
+  return Emission(lambda t: most, used, counts)
 
 
 def pad(data: Data, capacity: int) -> Data:

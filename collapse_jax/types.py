@@ -122,7 +122,7 @@ class Context(NamedTuple):
     data: training data of this generation.
     real: the run's real batch.
     previous: params of model t-1 if the run is warm-started, else None.
-    latest: the youngest batch of `data` where a driver has poured all batches into one, else None.
+    latest: the youngest batch of `data`, one slot, without its summary.
     used: how many of the rows to emit will count, traced; None: all. Where generations emit different numbers of rows the largest
       is drawn and the first of them are used: metrics of the sampling look at these only, see `store.in_use`.
   """
@@ -314,7 +314,8 @@ class Workflow(NamedTuple):
     select: (task, problem, key, store, t) -> Data for `fit`.
     update: (task, problem, key, store, batch, t) -> store.
     emit: (n, t) -> rows that model t emits; called with Python ints, and with tracers under exact-law draws. Where it is the same
-      in every generation a sweep decides it on the host, in float64, and hands it to the program as a number.
+      in every generation a sweep decides it on the host, in float64, and hands it to the program as a number. 0 in every
+      generation: n rows are drawn to be looked at, and `update` is to ignore them.
     weights: (num_generations) -> [T, T] expected share of batch j (0 = real) in generation t + 1; theory reads it.
     redrawn: fitted to a fresh subset of rows each generation, so rows are needed.
     absorbing: training data come from the last model alone and are always as many: after an absorbed model nothing changes.

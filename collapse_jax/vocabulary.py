@@ -69,9 +69,21 @@ def check_num_emitted(num_emitted=None) -> None:
 
 
 def check_real_fraction(real_fraction, fresh=False, real_weight=None) -> None:
-  for name, value in (("real_fraction", real_fraction), ("real_weight", 1.0 if real_weight is None else real_weight)):
-    if not _is_number(value) or not 0 < value <= 1:
-      raise Refused(f"{name} must be above 0 and at most 1, got {value!r}.")
+  if not _is_number(real_fraction) or not 0 <= real_fraction <= 1:
+    raise Refused(
+      f"real_fraction must be at least 0 and at most 1, got {real_fraction!r}.",
+      argument="real_fraction",
+      value=real_fraction,
+      allowed="from 0 to 1",
+    )
+  if real_weight is not None and (not _is_number(real_weight) or not 0 < real_weight <= 1 or real_fraction == 0):
+    there = "" if real_fraction else ", and there must be real rows"
+    raise Refused(
+      f"real_weight must be above 0 and at most 1{there}, got {real_weight!r}.",
+      argument="real_weight",
+      value=real_weight,
+      allowed="above 0, at most 1",
+    )
   if not isinstance(fresh, bool | np.bool_):
     raise Refused(f"fresh must be True or False, got {fresh!r}.")
 

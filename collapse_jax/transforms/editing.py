@@ -176,7 +176,8 @@ def _with_memory(task: TaskSetting, sample, info, parts: tuple[str, str], what: 
 
 def _base(context: Context, base: str) -> tuple[Any, Array, Any]:
   """The rows to edit, where the mask has been, and the weights of rows."""
-  last = storage.latest(context.data) if context.latest is None else context.latest
+  last = context.latest
+  assert last is not None
   n = storage.num_rows(context.real.rows, 1)
   if storage.num_rows(last.rows, 1) != n:
     raise Refused("editing needs whole batches: accumulate_subsample hands over single rows, use another workflow.")
