@@ -209,12 +209,6 @@ def _scheduled(
         argument="fresh",
         value=True,
       )
-    if redrawn and task.law:
-      raise Refused(
-        "accumulate_subsample redraws rows and cannot use statistics: use draws='rows' or 'auto'.",
-        argument="workflows",
-        value="accumulate_subsample",
-      )
     real = storage.seal(task, problem, real, redrawn)
     capacity = 0
     if real.rows is not None:

@@ -26,6 +26,7 @@ from collapse_jax.tasks.parts import (
   known,
   label_stats,
   matmul,
+  rows_unless_refused,
   triangular,
 )
 from collapse_jax.types import Array, Context, Data, MetricInfo, Summary, TaskSetting
@@ -143,7 +144,7 @@ def linear_regression(
       )
     return draw(key, problem, params, problem.noise_std * jnp.sqrt(jnp.asarray(temperature, float)), context.num), {}
 
-  def evaluate(problem, params):
+  def evaluate(key, problem, params):
     return {"test_mse": jnp.sum(matmul(problem.test_factor, params - problem.coefficients) ** 2)}
 
   if law:
@@ -152,7 +153,7 @@ def linear_regression(
     summary, fit = Summary(label_stats, add_labels), _fit_labels
   else:
     summary, fit = Summary(_of_rows, _add_rows), _fit_rows
-  with_rows = functools.partial(linear_regression, dim, num_samples, noise_var, temperature=temperature, draws="rows")
+  make = functools.partial(linear_regression, dim, num_samples, noise_var, temperature=temperature, draws="rows")
   return TaskSetting(
     init,
     fit,
@@ -161,9 +162,8 @@ def linear_regression(
     num_samples,
     summary,
     fresh,
-    law,
+    rows_unless_refused(draws, make) if same else None,
     METRICS,
-    with_rows if draws == "auto" and same else None,
   )
 
 
