@@ -1,4 +1,4 @@
-"""One generation of the loop, and the two drivers that share it: `lax.scan`, and a host loop for large models."""
+"""One generation of the loop, and `lax.scan` over it."""
 
 import functools
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from collapse_jax.refused import Refused
 from collapse_jax.types import Array, Context, Data, Metrics, Params, Run, TaskSetting, Workflow
 
 # A role added later must change no earlier draw: append, never reorder.
-ROLES = {"select": 0, "fit": 1, "sample": 2, "update": 3}
+ROLES = {"select": 0, "fit": 1, "sample": 2, "update": 3, "evaluate": 4}
 
 
 def role_keys(key: Array, t) -> dict[str, Array]:
@@ -25,10 +25,12 @@ def role_keys(key: Array, t) -> dict[str, Array]:
 
 
 def prepared(task: TaskSetting, workflow: Workflow) -> TaskSetting:
-  """The task in the form that the workflow needs: with rows where a subset of them is redrawn."""
-  if workflow.redrawn and task.law and task.with_rows is not None:
-    return task.with_rows()
-  return task
+  """The task in the form that the workflow needs: with rows where a subset of them is redrawn.
+
+  Raises:
+    Refused: there is no such form.
+  """
+  return task.rows() if workflow.redrawn and task.rows is not None else task
 
 
 def start(key: Array, task: TaskSetting, workflow: Workflow, num_generations: int) -> Run:
@@ -55,7 +57,7 @@ def generation(
   warm_start: bool = False,
   evaluate: bool = True,
 ) -> tuple[Run, Metrics]:
-  """Select, fit, evaluate, sample, update: the body of both drivers.
+  """Select, fit, evaluate, sample, update: the body of the scan.
 
   Args:
     run: the run after generation t - 1.
@@ -76,7 +78,9 @@ def generation(
   if task.absorbed is not None:
     absorbed_at = jnp.where((absorbed_at == 0) & task.absorbed(run.problem, params), t, absorbed_at)
   if evaluate:
-    metrics = with_health(assess(task, run.problem, params, sampling, context) | provenance(context.data))
+    metrics = with_health(
+      assess(task, keys["evaluate"], run.problem, params, sampling, context) | provenance(context.data)
+    )
     if absorbed_at is not None:
       metrics["collapse_generation"] = absorbed_at
   store = workflow.update(task, run.problem, keys["update"], run.store, batch, t)
@@ -97,9 +101,9 @@ def fit(task: TaskSetting, key: Array, problem, context: Context) -> Params:
   return _where_data(context, task.fit(key, problem, context), jnp.nan)
 
 
-def assess(task: TaskSetting, problem, params, sampling: Metrics, context: Context) -> Metrics:
+def assess(task: TaskSetting, key: Array, problem, params, sampling: Metrics, context: Context) -> Metrics:
   """Metrics of a model and of its sampling; NaN where there is no model."""
-  metrics = task.evaluate(problem, params) | sampling
+  metrics = task.evaluate(key, problem, params) | sampling
   taken = ("finite", "train_size", "real_share")
   for name in taken:
     if name in metrics:
@@ -117,17 +121,21 @@ def _where_data(context: Context, tree, other):
 
 
 def emit(
-  task: TaskSetting, workflow: Workflow, run: Run, params, context: Context, *, num_generations: int
+  task: TaskSetting, workflow: Workflow, run: Run, params, context: Context, *, num_generations: int, key=None
 ) -> tuple[Data, Metrics]:
-  """The batch that a fitted model writes, and metrics of the sampling. What there is no model of writes no row."""
+  """The batch that a fitted model writes, and metrics of the sampling. What there is no model of writes no row.
+
+  The key, where it is known already, is that of the role "sample".
+  """
   t = context.t
+  key = role_keys(run.key, t)["sample"] if key is None else key
   num = workflow.emit(task.num_samples, t)
-  unused = not task.law and isinstance(num, int) and num == 0
+  unused = task.rows is None and isinstance(num, int) and num == 0
   if unused:  # mix(1.0): samples are looked at, and not kept
     context = context._replace(num=task.num_samples)
   if _grows(task, num):
     context = context._replace(used=num)
-  batch, sampling = _sampled(task.sample(role_keys(run.key, t)["sample"], run.problem, params, context), context.num)
+  batch, sampling = _sampled(task.sample(key, run.problem, params, context), context.num)
   if unused:
     rows, row_weight = jax.tree.map(lambda x: x[:, :0], (batch.rows, batch.row_weight))
     batch = Data(rows, row_weight, jnp.zeros_like(batch.count), batch.weight, batch.origin)
@@ -157,7 +165,7 @@ def _sampled(found, num) -> tuple[Data, Metrics]:
 
 
 def _grows(task, num) -> bool:
-  return not task.law and not isinstance(num, int)
+  return task.rows is None and not isinstance(num, int)
 
 
 def with_health(metrics: Metrics) -> Metrics:
@@ -174,7 +182,6 @@ def advance(
   *,
   num_generations: int,
   warm_start: bool = False,
-  host: bool = False,
   record_every: int = 1,
 ) -> tuple[Run, Metrics]:
   """Takes a run through the given generations; calls chain.
@@ -184,7 +191,6 @@ def advance(
     generations: consecutive Python ints, beginning with the first that has not been done.
     num_generations: the horizon that `start` was given.
     warm_start: see `generation`.
-    host: a Python loop, for models too large or too irregular to scan; else `lax.scan`.
     record_every: evaluate only generation 1 and multiples of this, and return only those.
   Returns:
     the run, and metrics with a leading axis over `recorded(generations, record_every)`.
@@ -196,12 +202,6 @@ def advance(
     raise Refused(f"generations must lie in 1..{num_generations}, got {generations[0]}..{generations[-1]}.")
   kept = [generations.index(t) for t in recorded(generations, record_every)]
   step = functools.partial(generation, task, workflow, num_generations=num_generations, warm_start=warm_start)
-  if host:
-    seen: list[Metrics] = []
-    for i, t in enumerate(generations):
-      run, metrics = step(run, t, evaluate=i in kept)
-      seen += [metrics] if i in kept else []
-    return run, jax.tree.map(lambda *x: jnp.stack(x), *seen)
   first: list[Metrics] = []
   if warm_start and run.params is None:  # the first model has no previous one: another structure, so not in the scan
     run, metrics = step(run, generations[0])

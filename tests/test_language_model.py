@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import tokenizers
 from absl import flags
+from helpers import by_steps
 from transformers import PreTrainedTokenizerFast
 
 from collapse_jax import tasks, transforms
 from collapse_jax.generation import start
 from collapse_jax.lm import checkpoint, decoder, text, tiny, training
-from collapse_jax.sweeps import steps
+from collapse_jax.sweeps import checkpoints
 from collapse_jax.types import Context
 from collapse_jax.workflows import replace
 from experiments import common, language_model, real_data_value
@@ -47,7 +48,7 @@ def make(base, rows, num_samples=8, **options):
 def test_loop(base, rows):
   """All workflows share model 1; sizes, origins and the emitted rows are as they should be."""
   batches: dict = {}
-  results = steps.sweep(
+  results = by_steps(
     lambda shared, num_samples: make(base._replace(params=shared), rows, num_samples),
     ["replace", "accumulate", "accumulate_subsample"],
     {"num_samples": [8]},
@@ -78,7 +79,7 @@ def test_tokens_are_edited(base, rows):
   """Only likely tokens of the prompt and response change, never padding, beginnings, or fixed tokens; sizes stay."""
   end = base.config.eos_token_id
   emitted: dict = {}
-  results = steps.sweep(
+  results = by_steps(
     lambda shared, num_samples: transforms.edit_tokens(
       make(base._replace(params=shared), rows, num_samples), 0.002, 4, 1.0, fixed_tokens=(end,)
     ),
@@ -110,7 +111,7 @@ def test_metrics_are_of_the_model_and_its_rows(base, rows):
   expected = training.mean_loss(
     base.apply, fitted.weights, jnp.asarray(test.tokens[:16]), jnp.asarray(test.length[:16]), 16
   )
-  np.testing.assert_allclose(task.evaluate(run.problem, fitted)["test_loss"], expected, rtol=1e-5)
+  np.testing.assert_allclose(task.evaluate(None, run.problem, fitted)["test_loss"], expected, rtol=1e-5)
   real = {tuple(row) for row in rows[0].tokens.tolist()}
   assert {tuple(row) for row in np.asarray(run.real.rows["tokens"][0]).tolist()} <= real
   batch, metrics = jax.jit(lambda key: task.sample(key, run.problem, fitted, context))(jax.random.key(2))
@@ -129,15 +130,17 @@ def test_adapters(base, rows):
   names = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(moved.weights)}
   assert len(names) == 4 and all("adapter" in name for name in names)
   plain = make(base, rows)
-  expected = plain.evaluate(run.problem, still._replace(weights=base.params))["test_loss"]
-  np.testing.assert_allclose(task.evaluate(run.problem, still)["test_loss"], expected, rtol=1e-6)
-  found = task.evaluate(run.problem, moved)["test_loss"]
+  expected = plain.evaluate(None, run.problem, still._replace(weights=base.params))["test_loss"]
+  np.testing.assert_allclose(task.evaluate(None, run.problem, still)["test_loss"], expected, rtol=1e-6)
+  found = task.evaluate(None, run.problem, moved)["test_loss"]
   assert abs(found - expected) > 1e-3
   arch = decoder.architecture(base.config)._replace(
     adapter_rank=2, adapter_alpha=4.0, adapter_targets=("query", "down")
   )
   merged = checkpoint.merge_adapters(arch, checkpoint.join(base.params, moved.weights))
-  np.testing.assert_allclose(plain.evaluate(run.problem, still._replace(weights=merged))["test_loss"], found, rtol=1e-4)
+  np.testing.assert_allclose(
+    plain.evaluate(None, run.problem, still._replace(weights=merged))["test_loss"], found, rtol=1e-4
+  )
 
 
 def test_warm_start_goes_on(base, rows):
@@ -442,7 +445,7 @@ def test_what_counts_as_torn(base, tmp_path, monkeypatch):
   tokens, length = np.full((2, 1, 2, 6), base.config.eos_token_id), np.full((2, 1, 2), 6)
   tokens[..., 1:5] = base.tokenizer("river")["input_ids"][0]
   batch = SimpleNamespace(rows={"tokens": tokens, "length": length}, row_weight=np.ones((2, 1, 2)))
-  folder = tmp_path / "checkpoints" / steps._folder(cell, seeds)
+  folder = tmp_path / "checkpoints" / checkpoints.folder_name(cell, seeds)
 
   def whole():
     folder.mkdir(parents=True, exist_ok=True)

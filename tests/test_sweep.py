@@ -15,8 +15,7 @@ from helpers import REAL, outcome, poisson_mean, resampled, small
 import collapse_jax as cj
 from collapse_jax import diagnostics, plotting, report, store, tasks, workflows
 from collapse_jax.refused import Refused
-from collapse_jax.sweeps import devices, grid, scheduler
-from collapse_jax.sweeps.scheduler import plan
+from collapse_jax.sweeps import devices, grid, plan, programs
 
 
 def gaussian(**options):
@@ -307,7 +306,7 @@ def test_runs_of_all_processes_are_read_and_only_the_others_computed(tmp_path, c
 
 def test_an_interrupted_sweep_commits_nothing_more(tmp_path, monkeypatch):
   """Also what was being computed; until then no other sweep may write there."""
-  computing, go, ended, plain = threading.Event(), threading.Event(), [], scheduler.Program.run
+  computing, go, ended, plain = threading.Event(), threading.Event(), [], programs.Program.run
 
   def run(program, first, num, traced):
     for at, metrics in plain(program, first, num, traced):
@@ -317,7 +316,7 @@ def test_an_interrupted_sweep_commits_nothing_more(tmp_path, monkeypatch):
         go.wait(60)
       yield at, metrics
 
-  monkeypatch.setattr(scheduler.Program, "run", run)
+  monkeypatch.setattr(programs.Program, "run", run)
   refusals = []
 
   def interrupt(cell, metrics):

@@ -118,7 +118,7 @@ def to_dataset(results: Results, grid: Grid, text_axes, generations, attributes)
     else:
       coordinates[name] = values
   coordinates |= {"seed": np.arange(results.shape[-2]), "generation": np.asarray(generations)}
-  variables = {}
+  variables: dict[str, tuple] = {}
   ended = results.values.pop("collapse_generation", None)
   if ended is not None:
     last = ended[..., -1]
@@ -127,7 +127,11 @@ def to_dataset(results: Results, grid: Grid, text_axes, generations, attributes)
       "units": "1",
     }
     variables["collapse_generation"] = ((*dims_of_grid, "seed"), np.where(last == 0, generations[-1], last), about_last)
-    variables["censored"] = ((*dims_of_grid, "seed"), last == 0, {"long_name": "drift had not ended at the last generation"})
+    variables["censored"] = (
+      (*dims_of_grid, "seed"),
+      last == 0,
+      {"long_name": "drift had not ended at the last generation"},
+    )
   for name, value in results.values.items():
     about = grid.info.get(name, MetricInfo(name.replace("_", " ")))
     extra = about.dims or tuple(f"{name}_{i}" for i in range(value.ndim - len(results.shape)))

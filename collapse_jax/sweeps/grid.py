@@ -1,6 +1,7 @@
 """What a sweep is asked for: workflows, axes, and a task for each cell; checked before anything is computed."""
 
 import contextlib
+import dataclasses
 import difflib
 import functools
 import inspect
@@ -8,7 +9,7 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,7 +29,8 @@ COMMON_METRICS = {
 RESERVED = ("workflow", "seed", "generation", "cell_status", *COMMON_METRICS)  # names in the Dataset of every sweep
 
 
-class Cell(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Cell:
   """One point of the grid.
 
   Attributes:

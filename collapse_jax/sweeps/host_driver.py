@@ -19,7 +19,7 @@ from collapse_jax.refused import Refused
 from collapse_jax.sweeps import devices, fingerprint
 from collapse_jax.sweeps.checkpoints import Checkpoints, folder_name
 from collapse_jax.sweeps.dataset import padded, progress_bar, version
-from collapse_jax.sweeps.grid import Cell, noted
+from collapse_jax.sweeps.grid import Cell, accepted, noted
 from collapse_jax.sweeps.job import Job, Stop
 from collapse_jax.types import Context, Data, Metrics, Run, TaskSetting, Workflow
 
@@ -65,14 +65,15 @@ class Programs(NamedTuple):
   """What a workflow does, jitted.
 
   Attributes:
-    begin: (problem, real) -> store.
-    choose: (key of the run, problem, store, t) -> keys of the roles, training data, their youngest batch, size and real share.
-    update: (key, problem, store, batch, t) -> store.
+    begin: (task, problem, arrays of it, real) -> store.
+    choose: (task, problem, arrays, key of the run, store, t) -> keys of the roles, training data, their youngest batch, size and
+      real share.
+    update: (task, problem, arrays, key, store, batch, t) -> store.
   """
 
-  begin: Any
-  choose: Any
-  update: Any
+  begin: "_Jitted"
+  choose: "_Jitted"
+  update: "_Jitted"
 
 
 class _CallsPython(Exception):
@@ -83,18 +84,13 @@ def _kind(job: Job, cell: Cell, task: TaskSetting):
   """What tells programs of workflows apart: where batches are stored as rows, of the task only the number of these matters."""
   if task.summary is not None:
     return cell.index
-  values = [i for axis, i in zip(job.grid.axes, cell.index[1:]) if axis in _taken(job, cell)]
+  taken = accepted(job.grid.makers[cell.workflow], cell.values)
+  values = [i for axis, i in zip(job.grid.axes, cell.index[1:]) if axis in taken]
   return cell.workflow, tuple(values), task.num_samples, task.fresh is None
 
 
-def _taken(job: Job, cell: Cell):
-  from collapse_jax.sweeps.grid import accepted
-
-  return accepted(job.grid.makers[cell.workflow], cell.values)
-
-
 def _programs(task: TaskSetting, workflow: Workflow, num_generations: int) -> Programs:
-  def choose(task, key, problem, store, t):
+  def choose(task, problem, key, store, t):
     keys = role_keys(key, t)
     data = workflow.select(task, problem, keys["select"], store, t)
     latest = None if data.rows is None else storage.latest(data)
@@ -103,29 +99,34 @@ def _programs(task: TaskSetting, workflow: Workflow, num_generations: int) -> Pr
   def begin(task, problem, real):
     return workflow.init(task, problem, real, num_generations)
 
-  def update(task, key, problem, store, batch, t):
+  def update(task, problem, key, store, batch, t):
     return workflow.update(task, problem, key, store, batch, t)
 
-  return Programs(*(_jitted(function, task) for function in (begin, choose, update)))
+  return Programs(*(_Jitted(function, task) for function in (begin, choose, update)))
 
 
-def _jitted(function, task: TaskSetting):
-  """The function of further arguments, with the task; run as Python where it calls what of the task is Python."""
+class _Jitted:
+  """A function (task, arguments); run as Python where it calls what of the task is Python."""
 
-  def calls_python(*_):
-    raise _CallsPython
+  def __init__(self, function, task: TaskSetting):
+    def calls_python(*_):
+      raise _CallsPython
 
-  known = task if task.fresh is None else task._replace(fresh=calls_python)
-  jitted = jax.jit(functools.partial(function, known))
+    known = task if task.fresh is None else task._replace(fresh=calls_python)
+    self._function, self._jitted = function, jax.jit(functools.partial(function, known))
 
-  def call(task, *arguments):
+  def __call__(self, task: TaskSetting, problem, arrays, *arguments):
     try:
-      return jitted(*arguments)
+      return self._jitted(arrays, *arguments)
     except _CallsPython:
-      return function(task, *arguments)
+      return self._function(task, problem, *arguments)
 
-  call.jitted = jitted
-  return call
+  def name(self, *arguments) -> str:
+    """Of what it computes; "" where that is Python."""
+    try:
+      return fingerprint.of(self._jitted.trace(*arguments).jaxpr)
+    except _CallsPython:
+      return ""
 
 
 class _Loop:
@@ -143,7 +144,7 @@ class _Loop:
     self.problem, real = task.init(init_key)
     self.arrays = jax.tree.map(lambda x: x if isinstance(x, _ARRAYS) else None, self.problem)
     self.real = jax.tree.map(np.asarray, real)
-    self.store = programs.begin(task, self.arrays, self.real)
+    self.store = programs.begin(task, self.problem, self.arrays, self.real)
     self.nums = [workflow.emit(task.num_samples, t) for t in range(1, job.numbers.num_generations + 1)]
     self.params: Any = None
     self.absorbed_at = 0
@@ -174,7 +175,9 @@ class _Loop:
 
   def _context(self, t: int) -> tuple[dict[str, Any], Context, Metrics]:
     """Keys of the roles, what fit and sample look at, and size and real share of the training data."""
-    keys, data, latest, shares = self.programs.choose(self.task, self.key, self.arrays, self.store, np.int32(t))
+    keys, data, latest, shares = self.programs.choose(
+      self.task, self.problem, self.arrays, self.key, self.store, np.int32(t)
+    )
     previous = self.params if self.job.numbers.warm_start else None
     data, latest, shares = jax.tree.map(np.asarray, (data, latest, shares))
     return keys, Context(t, self.nums[t - 1], _pooled(self.task, data), self.real, previous, latest), shares
@@ -187,18 +190,24 @@ class _Loop:
       self.params = self.task.fit(keys["fit"], self.problem, context)
       run = Run(self.key, self.problem, self.real, None, None)
       num_generations = self.job.numbers.num_generations
-      batch, sampling = emit(self.task, self.workflow, run, self.params, context, num_generations=num_generations)
+      batch, sampling = emit(
+        self.task, self.workflow, run, self.params, context, num_generations=num_generations, key=keys["sample"]
+      )
       if self.task.absorbed is not None and not self.absorbed_at and self.task.absorbed(self.problem, self.params):
         self.absorbed_at = t
       if evaluate:
-        metrics |= self.task.evaluate(self.problem, self.params) | sampling
+        metrics |= self.task.evaluate(keys["evaluate"], self.problem, self.params) | sampling
         self.job.grid.check_metrics(metrics.keys() - {"train_size", "real_share"})
       stored = batch
       if len(set(self.nums)) > 1 and batch.rows is not None:  # of one shape, so that the update compiles once
         stored = storage.pad(batch, max(self.nums))
-      self.store = self.programs.update(self.task, keys["update"], self.arrays, self.store, stored, np.int32(t))
+      self.store = self.programs.update(
+        self.task, self.problem, self.arrays, keys["update"], self.store, stored, np.int32(t)
+      )
     elif evaluate:
-      metrics = {name: np.full_like(x, np.nan) if x.dtype.kind == "f" else x for name, x in self.seen[-1].items()} | metrics
+      metrics = {
+        name: np.full_like(x, np.nan) if x.dtype.kind == "f" else x for name, x in self.seen[-1].items()
+      } | metrics
     if evaluate:
       metrics = {name: np.asarray(value) for name, value in metrics.items() if name != "finite"}
       metrics["finite"] = np.asarray(all(np.isfinite(value).all() for value in metrics.values()))
@@ -212,7 +221,7 @@ class _Loop:
 
   def _state(self) -> Run:
     """What is saved: the rest of a run follows from its key."""
-    return Run(self.key, None, None, self.store, None, jnp.asarray(self.absorbed_at))
+    return Run(self.key, None, Data(), self.store, None, jnp.asarray(self.absorbed_at))
 
   def _saved_params(self):
     """Params follow from data and key, unless each fit begins from those before it."""
@@ -230,11 +239,8 @@ class _Loop:
 
   def _checkpoints(self) -> Checkpoints:
     numbers, saving = self.job.numbers, self.job.saving
-    choose = self.programs.choose.jitted
-    try:
-      traced = [choose.trace(self.key, self.arrays, self.store, np.int32(1)).jaxpr]
-    except _CallsPython:
-      traced = []
+    assert saving.directory is not None
+    workflow = self.programs.choose.name(self.arrays, self.key, self.store, np.int32(1))
     about = {
       **saving.about,
       "jax": jax.__version__,
@@ -243,7 +249,7 @@ class _Loop:
       "cell": self.cell.names,
       "seeds": [self.seeds.start, self.seeds.stop],
       **numbers._asdict(),
-      "program": f"{fingerprint.of(*traced)} {fingerprint.of_values(self.real)}",
+      "program": f"{workflow} {fingerprint.of_values(self.real)}",
       "num_devices": 1,
     }
     del about["num_seeds"]  # seeds may be added

@@ -1,5 +1,6 @@
 """Programs of the scan driver: cells that share one, what is static in it and what traced, compiled for chunks that fit memory."""
 
+import dataclasses
 import functools
 import logging
 import math
@@ -14,7 +15,6 @@ import numpy as np
 
 from collapse_jax.generation import advance, prepared, run, start
 from collapse_jax.random import new_key
-from collapse_jax.refused import Refused
 from collapse_jax.sweeps import devices, fingerprint, stopping
 from collapse_jax.sweeps.grid import COMMON_METRICS, Cell, Grid, accepted
 from collapse_jax.sweeps.job import Numbers
@@ -37,7 +37,8 @@ class Bound(NamedTuple):
     return jax.tree.map(_scalar, self.traced)
 
 
-class Binding(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Binding:
   """(traced values) -> task and workflow of a group of cells; called while tracing.
 
   Attributes:
@@ -70,32 +71,32 @@ def groups(grid: Grid, num_generations: int, static_axes=()) -> list[list[Bound]
     traced = {
       axis
       for axis, value in cell.values.items()
-      if axis not in static_axes and _traceable(axis, value, one.law, axis in in_workflow)
+      if axis not in static_axes and _traceable(axis, value, one.rows is not None, axis in in_workflow)
     }
     if "num_samples" in traced and not _takes_traced(grid.task, in_task, "num_samples"):
       traced.remove("num_samples")
     static = {axis: value for axis, value in cell.values.items() if axis not in traced}
     numbers = {axis: float(cell.values[axis]) for axis in sorted(traced)}
     if "num_samples" in traced or any(axis in traced for axis in in_workflow):  # else it emits a static number
-      num = _emitted(workflow, one.num_samples, num_generations)
+      num = emitted(workflow, one.num_samples, num_generations)
       numbers |= {} if num is None else {_EMITTED: float(num)}
       whole |= {cell.index} if num == one.num_samples else set()
     fixed = tuple(i for axis, i in zip(grid.axes, cell.index[1:]) if axis in static)  # values need not be hashable
-    key = (cell.workflow, fixed, tuple(numbers), one.law)
+    key = (cell.workflow, fixed, tuple(numbers), one.rows is not None)
     found.setdefault(key, []).append(Bound(cell, static, numbers))
   for key, cells in list(found.items()):
     same, others = ([one for one in cells if (one.cell.index in whole) == wanted] for wanted in (True, False))
     if same and not (others and _runs(grid, others[0], num_generations)):  # a fact that the task may need to know
-      for one in same:
-        del one.traced[_EMITTED]
-        one.static[_EMITTED] = None
+      for bound in same:
+        del bound.traced[_EMITTED]
+        bound.static[_EMITTED] = None
       found[key] = same
       found |= {(*key, _EMITTED): others} if others else {}
   size = lambda cells: math.prod(v for v in cells[0].static.values() if isinstance(v, int) and v > 0)
   return sorted(found.values(), key=size, reverse=True)
 
 
-def _emitted(workflow: Workflow, num_samples, num_generations: int):
+def emitted(workflow: Workflow, num_samples, num_generations: int):
   """The number of rows that every model emits; None where it is not the same in all generations."""
   num = workflow.emit(num_samples, 1)
   return num if all(workflow.emit(num_samples, t) == num for t in range(2, num_generations + 1)) else None

@@ -3,7 +3,6 @@
 import concurrent.futures
 import contextlib
 import functools
-import itertools
 import math
 from collections.abc import Iterator
 from typing import Any

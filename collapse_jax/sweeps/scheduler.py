@@ -84,7 +84,7 @@ def sweep(
     axes: name -> values; each becomes a dimension, also at length 1.
     num_generations: T.
     num_seeds: runs per cell; run i of every cell has the same key, so that cells and workflows are paired, unless a task draws rows
-      for some of them and statistics for others without keeping both together (`with_rows`).
+      for some of them and statistics for others without keeping both together (`TaskSetting.rows`).
     seed: of all keys; a run depends on (seed, i) only, not on what else is in the sweep.
     driver: "auto" is steps where an option is given that only this driver has (`shared`, `place`, `on_batch`, `on_metrics`,
       `keep_all`), else scan; never host, which is thousands of times slower and is to be asked for.
@@ -101,9 +101,9 @@ def sweep(
       "steps": default all.
     memory_bytes: of a device, for all chunks in flight; default half of what the device or the machine has (scan).
     num_workers: threads; default the cores, on an accelerator 1 (scan).
-    directory: what is finished is written there, so that a sweep that was killed can go on: chunks (scan), or after every generation
-      the data and metrics of a cell, params too where runs are warm-started (steps, host); None: nothing is written. One sweep at a
-      time may write there.
+    directory: what is finished is written there, so that a sweep that was killed can go on: chunks (scan), or after every
+      generation the data and metrics of a cell, and the params where runs are warm-started (steps, host); None: nothing is
+      written. One sweep at a time may write there.
     resume: go on from what is in `directory`, whatever number of processes wrote it; else it is deleted, which is
       logged. What is damaged or misplaced is computed again. What a program that differs computed, or one under other settings of
       JAX or from other data, is refused; the code of a task that runs on the host cannot be compared, see `about`.
@@ -112,15 +112,15 @@ def sweep(
     place: puts fitted parameters of a checkpoint on the devices (steps).
     on_cell: called with name -> value of a cell and its metrics [num_seeds, recorded, ...] once all its runs are done; with
       several processes in the first one, at the end.
-    on_batch: called with cell, generation, seeds and the batches, leading axis over these seeds, before the checkpoint (steps, host).
-    on_metrics: called with cell, generation, seeds and metrics, leading axis over these seeds; may raise `sweeps.Stop` (steps, host).
+    on_batch: called with cell, generation, seeds and the batches (leading axis over these seeds), before the checkpoint; not scan.
+    on_metrics: called with cell, generation, seeds and metrics (leading axis over these seeds); may raise `sweeps.Stop`; not scan.
     progress: show a progress bar on standard error, or print a line for each generation (steps).
   Returns:
     a Dataset with dims workflow, the axes, seed, generation and those of vector metrics. Cells that cannot run hold
     NaN, and `cell_status` says why. A cell that was stopped holds NaN from the next generation on, and `attrs["stopped"]` says why.
   Raises:
     Refused: an argument that cannot be used, nothing to run, no cell can run (the first reason), chunks or checkpoints to resume
-      from that another sweep made, a directory that one is writing, or a task that cannot be traced and is not for the driver "host".
+      from that another sweep made, a directory that one is writing, or (scan, steps) a task that cannot be traced.
     Exception: any other error of the code of a task or workflow ends the sweep; what is finished is kept.
     MemoryError: a single run does not fit.
     OSError: `directory` cannot be written.
@@ -128,7 +128,13 @@ def sweep(
   """
   begun = time.perf_counter()
   devices.check()
-  options = {"mesh": mesh, "memory_bytes": memory_bytes, "num_workers": num_workers, "chunk_size": chunk_size, "shared": shared}
+  options = {
+    "mesh": mesh,
+    "memory_bytes": memory_bytes,
+    "num_workers": num_workers,
+    "chunk_size": chunk_size,
+    "shared": shared,
+  }
   options |= {"place": place, "keep_all": keep_all or None, "on_batch": on_batch, "on_metrics": on_metrics}
   driver = chosen_driver(driver, options)
   sizes = check_numbers(num_generations, num_seeds, record_every, chunk_size)

@@ -45,9 +45,7 @@ def run(job: Job) -> dict[str, Any]:
   chunk = min(job.machine.chunk_size or num_seeds, num_seeds)
   starts = range(0, num_seeds, chunk)
   each = numbers.num_generations * math.ceil(len(starts) / jax.process_count())  # steps of a cell in a process
-  clock = Clock(
-    numbers.num_generations * math.ceil(math.prod(grid.shape) * len(starts) / jax.process_count())
-  )
+  clock = Clock(numbers.num_generations * math.ceil(math.prod(grid.shape) * len(starts) / jax.process_count()))
   about = _about(job)
   costly: dict[Any, Any] = {}
   stopped: list[str] = []
@@ -58,7 +56,11 @@ def run(job: Job) -> dict[str, Any]:
       with noted(cell):
         jax.eval_shape(lambda key, s: start(key, make(s), workflow, numbers.num_generations), new_key(0), grid.shared)  # noqa: B023
         nums = _nums(prepared(task, workflow), workflow, numbers.num_generations)
-        key = (cell.index[1:], prepared(task, workflow).law, cell.workflow if min(nums) < max(nums) else nums[0])
+        key = (
+          cell.index[1:],
+          prepared(task, workflow).rows is not None,
+          cell.workflow if min(nums) < max(nums) else nums[0],
+        )
         if key not in costly:
           costly[key] = _costly_programs(make, workflow, max(nums), numbers.num_generations)
         programs = _programs(make, workflow, numbers, *costly[key])
@@ -114,7 +116,7 @@ def _costly_programs(make: Callable[[Any], TaskSetting], workflow: Workflow, num
     def one(key, problem, params, context):
       run = Run(key, problem, context.real, None, None)
       batch, sampling = emit(task, workflow, run, params, context._replace(num=num), num_generations=num_generations)
-      return batch, assess(task, problem, params, sampling, context)
+      return batch, assess(task, role_keys(key, context.t)["evaluate"], problem, params, sampling, context)
 
     return jax.vmap(one, in_axes=(0, 0, 0, _axes(contexts)))(keys, problems, params, contexts)
 
