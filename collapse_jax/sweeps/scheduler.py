@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import inspect
 import itertools
-import json
 import logging
 import math
 import operator
@@ -32,7 +31,7 @@ from collapse_jax.data import files
 from collapse_jax.generation import advance, generation, prepared, recorded, run, start
 from collapse_jax.random import new_key
 from collapse_jax.refused import Refused
-from collapse_jax.sweeps import cost, devices, fingerprint, stopping
+from collapse_jax.sweeps import cost, devices, expected, fingerprint, stopping
 from collapse_jax.sweeps.chunks import Chunks, read_object
 from collapse_jax.types import MetricInfo, Metrics, TaskSetting, Workflow
 from collapse_jax.vocabulary import LARGEST
@@ -130,7 +129,6 @@ def sweep(
   """
   begun = time.perf_counter()
   devices.check()
-  origin = made_by(task, workflows)
   task = task_maker(task)
   makers = workflow_makers(workflows)
   axes = {name: list(values) for name, values in axes.items()}
@@ -141,6 +139,7 @@ def sweep(
   groups = _group(task, makers, axes, status, num_generations, static_axes)
   if not groups:
     raise Refused(str(status.flat[0]))
+  laws = expected.Laws(_on_host(task, makers, axes, groups), status.shape, num_generations, warm_start)
   mesh = devices.local(mesh)
   workers, memory = _agreed(num_workers or devices.num_workers(mesh), memory_bytes or 0.5 * devices.memory_bytes())
   generations = recorded(range(1, num_generations + 1), record_every)
@@ -287,10 +286,9 @@ def sweep(
     "seed": seed,
     "record_every": record_every,
     **fingerprint.settings(),
-    **origin,
     "primary_metric": primary_metric or next((name for name in info if name not in COMMON_METRICS), ""),
   }
-  return to_dataset(results, list(makers), axes, text_axes, generations, status, info, attributes)
+  return laws.beside(to_dataset(results, list(makers), axes, text_axes, generations, status, info, attributes))
 
 
 def _agreed(workers: int, memory: float) -> tuple[int, float]:
@@ -593,12 +591,12 @@ def _parameters(factory) -> frozenset[str] | None:
   return frozenset(parameters)
 
 
-def made_by(task, workflows) -> dict[str, str]:
-  """Attributes by which theory knows what a name stands for: the factory of the tasks, if it is one that has a name, and the
-  names that a user gave to workflows of their own."""
-  factory = f"{getattr(task, '__module__', '')}.{getattr(task, '__qualname__', '')}"
-  own = list(workflows) if isinstance(workflows, Mapping) else []
-  return {"task_factory": factory, "own_workflows": json.dumps(own)}
+def _on_host(task, makers, axes, groups) -> Iterator[expected.Cell]:
+  """(index, task, workflow) of the cells, of the numbers that the axes hold."""
+  for cell in itertools.chain(*groups):
+    values = {axis: axes[axis][i] for axis, i in zip(axes, cell.index[1:])}
+    workflow = makers[cell.workflow](**accepted(makers[cell.workflow], values))
+    yield cell.index, task(**accepted(task, values)), workflow
 
 
 def task_maker(task):

@@ -32,7 +32,6 @@ from collapse_jax.sweeps.scheduler import (
   Results,
   accepted,
   check_grid,
-  made_by,
   merged,
   to_dataset,
   version,
@@ -185,7 +184,6 @@ def sweep(
     "record_every": 1,
     "stopped": "; ".join(stopped),
     **fingerprint.settings(),
-    **made_by(task, workflows),
     "primary_metric": primary_metric or next((name for name in info if name not in COMMON_METRICS), ""),
   }
   generations = list(range(1, num_generations + 1))
