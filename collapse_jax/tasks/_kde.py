@@ -204,10 +204,14 @@ def kde(
     "test_nll": MetricInfo(
       "negative log-likelihood of the test rows", "nats per item", worse="higher", measures="risk"
     ),
-    "model_variance": MetricInfo("variance of the model per coordinate", "data units squared", measures="variance"),
+    "model_variance": MetricInfo(
+      "variance of the model per coordinate", "data units squared", log_scale=True, measures="variance"
+    ),
     "fitted_bandwidth": MetricInfo("bandwidth", "data units"),
     "mode_separation": MetricInfo("log density at the truth's centres minus between them", "nats", measures="modes"),
-    "far_share": MetricInfo(f"share of emitted rows more than {FAR:g} from every centre", measures="hallucination"),
+    "far_share": MetricInfo(
+      f"share of emitted rows more than {FAR:g} from every centre", log_scale=True, measures="hallucination"
+    ),
   }
   if kernel == "tophat":
     metrics["covered_share"] = MetricInfo("share of test rows with positive density", worse="lower")

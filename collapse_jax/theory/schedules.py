@@ -265,7 +265,8 @@ def _placed_limit(schedule, emitted, unbiased, variance, error) -> SecondMoments
     return state[:size], full + np.triu(full, 1).T
 
   def fit(state):
-    return _fit(shares, *unpacked(state), rows, unbiased)
+    within, product = unpacked(state)
+    return _fit(shares, within, product, rows, unbiased)
 
   def step(state):
     within, product = unpacked(state)
