@@ -256,8 +256,8 @@ _MOONS = np.stack(
 _CIRCLE = np.stack([np.cos(2 * _ANGLES[1:]), np.sin(2 * _ANGLES[1:])], axis=1)
 
 _ALONG = 1.5 * np.pi * (1 + 2 * (np.arange(10_000) + 0.5) / 10_000)
-_SHEET = (np.var(_ALONG * np.cos(_ALONG)), 21**2 / 12, np.var(_ALONG * np.sin(_ALONG)))
-_SWISS_ROLL = sum(map(float, _SHEET)) / 3 + 0.05**2
+_SHEET = [np.var(_ALONG * np.cos(_ALONG)), 21**2 / 12, np.var(_ALONG * np.sin(_ALONG))]
+_SWISS_ROLL = float(np.mean(np.array(_SHEET, float))) + 0.05**2
 
 _SYNTHETIC = {
   "blobs": _blobs(mismatched=False),
