@@ -229,7 +229,7 @@ def diagnose(results, alpha: float = 0.05) -> list[dict[str, Any]]:
     for name in names.get(measure, [""]):
       if not name:
         found = [
-          (cell, undefined(f"no metric measures {measure}")) for cell in (_without_size(cells) if scaling else cells)
+          (cell, undefined(f"no metric of {_WHAT[measure]}")) for cell in (_without_size(cells) if scaling else cells)
         ]
       elif scaling:
         found = _scaling_of(results, name, alpha)
@@ -237,6 +237,15 @@ def diagnose(results, alpha: float = 0.05) -> list[dict[str, Any]]:
         found = [(cell, _found(test, results, name, values, alpha)) for cell, values in reading.cells(results, name)]
       rows += [{**cell, "definition": definition, "metric": name, **finding._asdict()} for cell, finding in found]
   return rows
+
+
+_WHAT = {  # measures
+  "risk": "population risk",
+  "variance": "variance",
+  "modes": "how far modes are apart",
+  "tail": "the tail",
+  "hallucination": "hallucinated data",
+}
 
 
 def _without_size(cells) -> list[dict[str, Any]]:

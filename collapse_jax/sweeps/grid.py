@@ -30,7 +30,7 @@ RESERVED = (
   "shares",
   "cell_status",
   *COMMON_METRICS,
-)  # names in the Dataset of every sweep
+)  # of every Dataset
 
 
 def workflow_makers(workflows) -> dict[str, Callable[..., Workflow]]:
