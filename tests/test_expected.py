@@ -63,31 +63,20 @@ def test_a_users_own_task_and_table(own):
   """Dashed lines, z-scores and limits, without a name that anything could know."""
   assert "task" not in own.attrs
   errors = own.squared_error_expected.transpose("workflow", "num_samples", "generation").values[:, 0]
-  mine = theory_of_table = 3 / 40 * laws.linear_noise(table())
-  np.testing.assert_allclose(errors, [mine, 3 / 40 * np.cumsum(1 / np.arange(1, T + 1) ** 2)], rtol=1e-12)
+  pooled = np.cumsum(1 / np.arange(1, T + 1) ** 2)
+  np.testing.assert_allclose(errors, 3 / 40 * np.array([laws.linear_noise(table()), pooled]), rtol=1e-12)
   rows = diagnostics.compare_with_theory(own, range(1, T + 1))
   assert len(rows) == 2 * T and max(abs(row["z"]) for row in rows) < 5
   late = own.assign(squared_error_expected=own.squared_error_expected.shift(generation=-1))
   assert max(abs(row["z"]) for row in diagnostics.compare_with_theory(late, range(1, T + 1))) > 5
   figure = plotting.figures_for(own)["squared_error"]
-  drawn = theory(figure.axes[0])
-  np.testing.assert_allclose([y for _, y in drawn], errors)
-  assert legend(figure)[-1] == "theory" and theory_of_table is mine
+  np.testing.assert_allclose([y for _, y in theory(figure.axes[0])], errors)
+  assert legend(figure)[-1] == "theory"
   page = Page(report.page({"own": own}, {"own": {}}))
-  column = [
-    row["mean at the end \N{RIGHTWARDS ARROW} limit by theory".replace("→", "\u2192")]
-    for row in page.table("verdict").records()
-  ]
-  limits = [float(text.split("\u2192")[1]) for text in column]
-  assert limits == pytest.approx(
-    [
-      3 / 40 / (1 - 0.7**2) * (0.3**2 + 0.7**2 + 2 * 0.3 * 0.7 * 0.7 / 1.0) if False else limits[0],
-      3 / 40 * np.pi**2 / 6,
-    ],
-    rel=1e-3,
-  )
-  assert limits[0] == pytest.approx(
-    3 / 40 * laws.schedule_noise(workflows.weights(table(200)).schedule(40, 200))[-1], rel=1e-3
+  column = [row["mean at the end \N{RIGHTWARDS ARROW} limit by theory"] for row in page.table("verdict").records()]
+  late = 3 / 40 * laws.linear_noise(table(200))[-1]
+  assert [float(text.split("\N{RIGHTWARDS ARROW}")[1]) for text in column] == pytest.approx(
+    [late, np.pi**2 / 80], rel=1e-3
   )
   assert len(page.table("predicted", "generation").rows) == 2 * 3
 
