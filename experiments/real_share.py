@@ -76,14 +76,7 @@ def simulate(
     **options,
   )
   if results is not None:
-    # What theory must know: the workflow is the one that its name says, and tasks have their defaults.
-    results.attrs |= {
-      "task": task,
-      "experiment": "real_share",
-      "own_workflows": "[]",
-      "unbiased": 0,
-      "temperature": 1.0,
-    }
+    results.attrs |= {"task": task, "experiment": "real_share"}
   return results
 
 
