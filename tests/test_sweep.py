@@ -1,5 +1,6 @@
 """Sweeps, verdicts, plots, report and the command line, also for a user's own task and workflow."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -11,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import REAL, outcome, poisson_mean, resampled, small
+from looking import Page, assert_curve, caption
+from looking import theory as theory_lines
 
 import collapse_jax as cj
-from collapse_jax import diagnostics, plotting, report, store, tasks, workflows
+from collapse_jax import diagnostics, plotting, report, store, tasks, theory, workflows
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps import devices, grid, scheduler
 from collapse_jax.sweeps.scheduler import plan
@@ -112,16 +115,37 @@ def test_report_and_figures(results, tmp_path):
   results.attrs["command"] = "python -m experiments.gaussian --x='<script>'"
   results.squared_error_of_mean[0, 0, 0, 0, 3, 2:] = np.nan
   figures = plotting.figures_for(results)
-  assert {"squared_error_of_mean_noise_var_1", "covariance_trace_ratio_noise_var_4"} <= set(figures) or len(
-    figures
-  ) >= 3
-  one = next(iter(figures.values()))
-  assert any("95% interval of the mean over 12 seeds" in text.get_text() for text in [one._supxlabel])
-  assert all(axis.get_title() for axis in one.axes)
+  assert set(figures) == {*diagnostics.metrics(results), "real_share"}
+  one = figures["covariance_trace_ratio"]
+  assert "band: 95% interval of the mean over 12 seeds" in caption(one)
+  cells = itertools.product(results.noise_var.values, results.workflow.values)
+  for axis, (noise_var, workflow) in zip(one.axes, cells, strict=True):
+    assert axis.get_title() == f"noise_var = {noise_var:g}\n{workflow}"
+    for i, num in enumerate(results.num_samples.values):
+      at = {"dim": 2, "noise_var": noise_var, "workflow": workflow, "num_samples": num}
+      assert_curve(axis, i, results.generation.values, results.covariance_trace_ratio.sel(at).values)
+      law = theory.gaussian_moments(workflow, num, 8).trace_ratio
+      np.testing.assert_allclose(theory_lines(axis)[i], (results.generation.values, law), rtol=1e-9)
   report.write_report(results, tmp_path / "r.html")
   page = (tmp_path / "r.html").read_text()
   assert "<script>" not in page and "&lt;script&gt;" in page
-  assert "z-scores" in page and "diverging" in page and "collapsing variance" in page
+  page = Page(page)
+  rows = diagnostics.compare_with_theory(results)
+  shown = page.table("generation", "predicted").records()
+  assert [row["z"] for row in shown] == [f"{row['z']:.2f}" for row in rows]
+  assert [row["predicted"] for row in shown] == [f"{row['predicted']:.5g}" for row in rows]
+  verdicts = diagnostics.verdicts(results)
+  for row in page.table("cells diverging").records():
+    labels = [
+      one["verdict"].label for one in verdicts if (one["workflow"], one["metric"]) == (row["workflow"], row["metric"])
+    ]
+    counted = [labels.count(label) for label in ("diverging", "growing", "bounded", "undecided")]
+    assert [int(text) for text in list(row.values())[2:]] == counted and sum(counted) == 4
+  found = [row for row in cj.diagnose(results) if row["metric"] == "covariance_trace_ratio" and row["applies"]]
+  [shown] = [row for row in page.table("definition", "replace").records() if row["metric"] == "covariance_trace_ratio"]
+  for workflow in results.workflow.values:
+    fires = [row["fires"] for row in found if row["workflow"] == workflow]
+    assert shown[workflow] == f"{sum(fires)} of {len(fires)}"
 
 
 def test_theory_rows(results):
