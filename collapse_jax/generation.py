@@ -1,4 +1,4 @@
-"""One generation of the loop, and the two drivers that share it: `lax.scan`, and a host loop for large models."""
+"""One generation of the loop, and `lax.scan` over it."""
 
 import functools
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ def generation(
   warm_start: bool = False,
   evaluate: bool = True,
 ) -> tuple[Run, Metrics]:
-  """Select, fit, evaluate, sample, update: the body of both drivers.
+  """Select, fit, evaluate, sample, update: the body of the scan.
 
   Args:
     run: the run after generation t - 1.
@@ -121,17 +121,21 @@ def _where_data(context: Context, tree, other):
 
 
 def emit(
-  task: TaskSetting, workflow: Workflow, run: Run, params, context: Context, *, num_generations: int
+  task: TaskSetting, workflow: Workflow, run: Run, params, context: Context, *, num_generations: int, key=None
 ) -> tuple[Data, Metrics]:
-  """The batch that a fitted model writes, and metrics of the sampling. What there is no model of writes no row."""
+  """The batch that a fitted model writes, and metrics of the sampling. What there is no model of writes no row.
+
+  The key, where it is known already, is that of the role "sample".
+  """
   t = context.t
+  key = role_keys(run.key, t)["sample"] if key is None else key
   num = workflow.emit(task.num_samples, t)
   unused = task.rows is None and isinstance(num, int) and num == 0
   if unused:  # mix(1.0): samples are looked at, and not kept
     context = context._replace(num=task.num_samples)
   if _grows(task, num):
     context = context._replace(used=num)
-  batch, sampling = _sampled(task.sample(role_keys(run.key, t)["sample"], run.problem, params, context), context.num)
+  batch, sampling = _sampled(task.sample(key, run.problem, params, context), context.num)
   if unused:
     rows, row_weight = jax.tree.map(lambda x: x[:, :0], (batch.rows, batch.row_weight))
     batch = Data(rows, row_weight, jnp.zeros_like(batch.count), batch.weight, batch.origin)
@@ -178,7 +182,6 @@ def advance(
   *,
   num_generations: int,
   warm_start: bool = False,
-  host: bool = False,
   record_every: int = 1,
 ) -> tuple[Run, Metrics]:
   """Takes a run through the given generations; calls chain.
@@ -188,7 +191,6 @@ def advance(
     generations: consecutive Python ints, beginning with the first that has not been done.
     num_generations: the horizon that `start` was given.
     warm_start: see `generation`.
-    host: a Python loop, for models too large or too irregular to scan; else `lax.scan`.
     record_every: evaluate only generation 1 and multiples of this, and return only those.
   Returns:
     the run, and metrics with a leading axis over `recorded(generations, record_every)`.
@@ -200,12 +202,6 @@ def advance(
     raise Refused(f"generations must lie in 1..{num_generations}, got {generations[0]}..{generations[-1]}.")
   kept = [generations.index(t) for t in recorded(generations, record_every)]
   step = functools.partial(generation, task, workflow, num_generations=num_generations, warm_start=warm_start)
-  if host:
-    seen: list[Metrics] = []
-    for i, t in enumerate(generations):
-      run, metrics = step(run, t, evaluate=i in kept)
-      seen += [metrics] if i in kept else []
-    return run, jax.tree.map(lambda *x: jnp.stack(x), *seen)
   first: list[Metrics] = []
   if warm_start and run.params is None:  # the first model has no previous one: another structure, so not in the scan
     run, metrics = step(run, generations[0])

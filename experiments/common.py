@@ -251,7 +251,7 @@ def mesh():
 def simulate(task, workflows, axes: dict[str, list], **options):
   """`collapse_jax.sweep` as the flags ask; None after a dry run."""
   prepare_jax()
-  from collapse_jax.sweeps.scheduler import plan, sweep
+  from collapse_jax.sweeps import plan, sweep
 
   if FLAGS.dry_run:
     options = {

@@ -70,7 +70,7 @@ def simulate(
   from collapse_jax.random import new_key
   from collapse_jax.sweeps import devices, fingerprint
   from collapse_jax.sweeps.chunks import Chunks
-  from collapse_jax.sweeps.steps import Clock
+  from collapse_jax.sweeps.cost import Clock
   from collapse_jax.types import Context, Data
 
   recipe = training.Recipe(**(recipe or {name: language_model.TINY[name] for name in ("learning_rate", "batch_size")}))
