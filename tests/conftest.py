@@ -6,7 +6,7 @@ import pytest
 from helpers import CACHE, DRAWN, compile_quickly
 
 from collapse_jax.sweeps import programs
-from experiments import common
+from experiments import common, flag_values, output
 
 matplotlib.use("Agg")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -48,22 +48,22 @@ def calls(monkeypatch):
 @pytest.fixture
 def begin(monkeypatch):
   """Parses flags as a binary does; they are gone in the end. Figures are not drawn: DRAWN stand for them."""
-  before = set(common.FLAGS)
-  common.define_shared()
-  monkeypatch.setattr(common, "drawings", lambda path, folders: dict(DRAWN))
+  before = set(flag_values.FLAGS)
+  flag_values.define_shared()
+  monkeypatch.setattr(output, "drawings", lambda path, folders: dict(DRAWN))
 
   def parse(*flags):
-    common.FLAGS.unparse_flags()
+    flag_values.FLAGS.unparse_flags()
     common.parse(["x", *map(str, flags)])
-    common.NUMBERS.clear()
-    common.HELD.clear()
+    output.NUMBERS.clear()
+    output.HELD.clear()
 
   yield parse
-  for flag in set(common.FLAGS) - before:
-    delattr(common.FLAGS, flag)
-  common.FLAGS.unparse_flags()
-  common.FLAGS(["test"])
-  common.PARSED.clear()
-  common.BEGUN.clear()
-  common.NUMBERS.clear()
-  common.HELD.clear()
+  for flag in set(flag_values.FLAGS) - before:
+    delattr(flag_values.FLAGS, flag)
+  flag_values.FLAGS.unparse_flags()
+  flag_values.FLAGS(["test"])
+  flag_values.PARSED.clear()
+  output.BEGUN.clear()
+  output.NUMBERS.clear()
+  output.HELD.clear()

@@ -21,7 +21,8 @@ from jax.experimental.compilation_cache import compilation_cache
 
 import collapse_jax as cj
 from collapse_jax import TaskSetting, store
-from experiments import common
+from collapse_jax.refused import Refused
+from experiments import common, flag_values, output
 
 
 def z_score(values, expected, variance=None):
@@ -184,7 +185,7 @@ def limited(seconds=60):
 def outcome(name: str, arguments: list[str]) -> str:
   """ "" where a binary would run, or its one line of refusal; anything else that it does is raised."""
   module = importlib.import_module(f"experiments.{name}")
-  before = set(common.FLAGS)
+  before = set(flag_values.FLAGS)
   module.define()
   said = io.StringIO()
   try:
@@ -195,16 +196,16 @@ def outcome(name: str, arguments: list[str]) -> str:
       else:
         module.read()
         common.check_machine()
-        common.output_dir("results/x")
+        output.output_dir("results/x")
     return ""
   except SystemExit as end:
     assert end.code == 2 or any("help" in one for one in arguments), (end.code, said.getvalue())
     return said.getvalue() or "help"
-  except common.UsageError as error:
-    return str(error) or "?"
+  except Refused as error:
+    return flag_values.in_flags(error) or "?"
   finally:
-    for flag in set(common.FLAGS) - before:
-      delattr(common.FLAGS, flag)
+    for flag in set(flag_values.FLAGS) - before:
+      delattr(flag_values.FLAGS, flag)
 
 
 def poisson_mean(rate=4.0, num_samples=10):

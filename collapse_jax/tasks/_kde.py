@@ -21,10 +21,9 @@ from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import check_integer, check_positive, matmul
 from collapse_jax.types import Array, Context, Data, Expected, MetricInfo, Summary, TaskSetting
+from collapse_jax.vocabulary import BANDWIDTH_RULES, KERNELS
 
 MAX_ROWS = 10**8  # of a batch: data sets are made on the host
-KERNELS = ("gaussian", "tophat")
-RULES = ("scott", "silverman", "scott_scaled", "silverman_scaled")
 _FAR = 1e15  # where rows of weight 0 are put: their kernels vanish, and their squared distance is still finite
 FAR = 5.0  # standard deviations from every mode of the truth at which it has next to nothing
 _BLOCK = 16  # rows per step of the direct form: enough to hide the loop, few enough to compile fast
@@ -371,8 +370,8 @@ def _check(num_samples, bandwidth, kernel, num_test, temperature) -> str:
     raise Refused.must_be("kernel", f"one of {', '.join(KERNELS)}", kernel)
   check_positive("temperature", temperature)
   if isinstance(bandwidth, str):
-    if bandwidth not in RULES:
-      raise Refused.must_be("bandwidth", f"a number above 0 or one of {', '.join(RULES)}", bandwidth)
+    if bandwidth not in BANDWIDTH_RULES:
+      raise Refused.must_be("bandwidth", f"a number above 0 or one of {', '.join(BANDWIDTH_RULES)}", bandwidth)
     return bandwidth
   check_positive("bandwidth", bandwidth)
   return ""

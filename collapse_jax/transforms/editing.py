@@ -11,8 +11,8 @@ from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_integer, check_positive, known
 from collapse_jax.transforms.parts import in_rows, kth_smallest, on_real, require_parts, resample
 from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
+from collapse_jax.vocabulary import EDIT_BASES, EDIT_MASKS, EDIT_NOISES
 
-BASES, MASKS = ("anchor", "chain"), ("fresh", "fixed", "disjoint")
 _BLOCK_LOGITS = 2**24  # logits at once, 64 MiB
 
 
@@ -118,7 +118,7 @@ def edit_labels(
   if known(share) and not 0 <= share <= 1:
     raise Refused.must_be("share", "from 0 to 1", share)
   _check(base, mask)
-  if noise not in ("regenerated", "additive"):
+  if noise not in EDIT_NOISES:
     raise Refused.must_be("noise", "regenerated or additive", noise)
   task = in_rows(task)
   draw_real = task.init
@@ -158,7 +158,7 @@ def edit_labels(
 
 
 def _check(base, mask):
-  for name, value, allowed in (("base", base, BASES), ("mask", mask, MASKS)):
+  for name, value, allowed in (("base", base, EDIT_BASES), ("mask", mask, EDIT_MASKS)):
     if value not in allowed:
       raise Refused.must_be(name, f"one of {', '.join(allowed)}", value)
 

@@ -10,8 +10,7 @@ from collapse_jax.tasks.parts import check_integer
 from collapse_jax.transforms import classifiers
 from collapse_jax.transforms.parts import in_rows, observe, require_parts, resample
 from collapse_jax.types import Context, Data, MetricInfo, Metrics, TaskSetting
-
-RESAMPLING = ("none", "bootstrap")
+from collapse_jax.vocabulary import RESAMPLING
 
 
 def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -> TaskSetting:
