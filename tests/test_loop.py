@@ -7,35 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import poisson_mean
 
 import collapse_jax as cj
 from collapse_jax import store, tasks, transforms, workflows
 from collapse_jax.sweeps import scheduler
-from collapse_jax.types import TaskSetting
 
 T, N = 4, 8
 OVERLAPPING = (
   np.linspace(-2, 2, 60)[:, None],
   np.arange(60) % 2,
 )  # no labels of these are separable but by a rare chance
-
-
-def poisson_mean(rate=4.0, num_samples=N):
-  """What a user writes."""
-
-  def fit(key, problem, context):
-    rows, weight = store.flat(context.data)
-    return jnp.sum(weight * rows) / jnp.sum(weight)
-
-  draw = lambda key, mean, num: store.batch(jax.random.poisson(key, mean, (num,)).astype(float))
-  return TaskSetting(
-    init=lambda key: (rate, draw(key, rate, num_samples)),
-    fit=fit,
-    sample=lambda key, problem, mean, context: (draw(key, mean, context.num), {}),
-    evaluate=lambda problem, mean: {"squared_error": (mean - problem) ** 2},
-    num_samples=num_samples,
-    fresh=lambda key, problem: draw(key, rate, num_samples),
-  )
 
 
 TASKS = {
@@ -178,7 +160,7 @@ def test_warm_generations_continue_training():
       return jax.lax.fori_loop(0, steps, lambda i, w: w - 0.1 * jnp.mean(w - context.data.rows), start)
 
     same = lambda key, problem, params, context: (store.batch(context.real.rows[0]), {})
-    return poisson_mean()._replace(fit=fit, sample=same, evaluate=lambda problem, w: {"w": w})
+    return poisson_mean()._replace(fit=fit, sample=same, evaluate=lambda key, problem, w: {"w": w})
 
   last = lambda steps, T, warm: cj.run(jax.random.key(0), learner(steps), workflows.replace(), T, warm_start=warm)["w"][
     -1
@@ -204,7 +186,7 @@ def test_warm_start_hands_over_the_previous_model():
   step = lambda key, problem, context: (0.0 if context.previous is None else context.previous) + 1.0
   counting = task._replace(
     fit=step,
-    evaluate=lambda problem, count: {"count": jnp.asarray(count)},
+    evaluate=lambda key, problem, count: {"count": jnp.asarray(count)},
     sample=lambda key, problem, count, context: (store.batch(jnp.zeros(N)), {}),
   )
   for host in (False, True):
