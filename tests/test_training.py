@@ -274,7 +274,7 @@ def flow(num_samples):
       jnp.asarray(MEAN)[None] + jnp.asarray(STD)[None] * jax.random.normal(key, (num_samples, 2))
     )
 
-  evaluate = lambda problem, fitted: {"excess": excess(fitted.params)}
+  evaluate = lambda key, problem, fitted: {"excess": excess(fitted.params)}
   return cj.TaskSetting(init, fit, sample, evaluate, num_samples)
 
 
