@@ -216,6 +216,7 @@ class TaskSetting(NamedTuple):
     next_token: (problem, params, tokens) -> logits, where rows are {"tokens": [n, L] int32, "length": [n] int32}; None: rows
       are no sequences of tokens.
     predict: (schedule) -> {metric: Expected}, the law of the metrics; None: none is known.
+    cites: where it comes from, for `citation`: numbers of arXiv, or whole BibTeX entries. A transform adds its own.
   """
 
   init: Init
@@ -230,6 +231,7 @@ class TaskSetting(NamedTuple):
   absorbed: Absorbed | None = None
   next_token: NextToken | None = None
   predict: Predict | None = None
+  cites: tuple[str, ...] = ()
 
 
 class StoreInit(Protocol):
@@ -262,6 +264,7 @@ class Workflow(NamedTuple):
     redrawn: fitted to a fresh subset of rows each generation, so rows are needed.
     absorbing: training data come from the last model alone and are always as many: after an absorbed model nothing changes.
     schedule: (num_samples, num_generations) -> `theory.Schedule`, what its laws are functions of; None: nothing is predicted.
+    cites: where it comes from, as of a task.
   """
 
   init: StoreInit
@@ -272,6 +275,7 @@ class Workflow(NamedTuple):
   redrawn: bool = False
   absorbing: bool = False
   schedule: Callable[[Any, int], Any] | None = None
+  cites: tuple[str, ...] = ()
 
 
 class Run(NamedTuple):

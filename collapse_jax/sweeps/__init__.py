@@ -3,8 +3,9 @@
 Imports on first use: files and processes are looked after before JAX is imported.
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from collapse_jax import lazy
 
 if TYPE_CHECKING:
   from collapse_jax.sweeps.scheduler import Plan as Plan
@@ -12,10 +13,7 @@ if TYPE_CHECKING:
   from collapse_jax.sweeps.scheduler import plan as plan
   from collapse_jax.sweeps.scheduler import sweep as sweep
 
-__all__ = ["Plan", "load", "plan", "sweep"]
+_HOME = dict.fromkeys(["Plan", "load", "plan", "sweep"], "scheduler")
 
-
-def __getattr__(name: str):
-  if name not in __all__:
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-  return getattr(importlib.import_module(f"{__name__}.scheduler"), name)
+__all__ = sorted(_HOME)
+__getattr__, __dir__ = lazy.attach(__name__, _HOME)

@@ -10,3 +10,20 @@ from collapse_jax.transforms.ensembles import ensemble as ensemble
 from collapse_jax.transforms.ensembles import train_on_synthetic as train_on_synthetic
 from collapse_jax.transforms.selection import select_nearest as select_nearest
 from collapse_jax.transforms.verification import verify as verify
+
+__all__ = [
+  "class_shares",
+  "curate",
+  "edit_labels",
+  "edit_tokens",
+  "ensemble",
+  "rewards",
+  "select_nearest",
+  "train_on_synthetic",
+  "verifiers",
+  "verify",
+]
+
+
+def __dir__() -> list[str]:
+  return __all__
