@@ -49,6 +49,11 @@ def gaussian_mixture(
     temperature: factor of the components' variances when sampling; may be traced.
   Raises:
     ValueError: an argument out of range, or a data set that cannot be used.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.tasks.gaussian_mixture("moons", num_samples=20, num_components=2)
+  >>> print(*task.metrics)
+  test_nll model_variance kl_from_truth
   """
   for name, value, least in (
     ("num_samples", num_samples, 2),

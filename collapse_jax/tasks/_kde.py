@@ -15,6 +15,7 @@ from jax.scipy.special import logsumexp
 
 from collapse_jax import store as storage
 from collapse_jax import theory
+from collapse_jax._citation import citing
 from collapse_jax.data import generators
 from collapse_jax.random import normal
 from collapse_jax.refused import Refused
@@ -72,6 +73,7 @@ class KdeParams(NamedTuple):
   variance: Any  # [] variance of the model per coordinate, data units squared
 
 
+@citing("2410.16713")
 def kde(
   dataset,
   num_samples: int,
@@ -99,6 +101,11 @@ def kde(
       standard error; for data sets whose density is known.
   Raises:
     ValueError: an argument out of range, an unknown or unreadable data set, or more samples than it has.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.tasks.kde("moons", num_samples=10, bandwidth=0.5)
+  >>> print(*task.metrics)
+  test_nll model_variance fitted_bandwidth mode_separation far_share
   """
   rule = _check(num_samples, bandwidth, kernel, num_test, temperature)
   source = generators.get(dataset, num_test)

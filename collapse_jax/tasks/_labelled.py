@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import store as storage
+from collapse_jax._citation import citing
 from collapse_jax.data import generators, real_data
 from collapse_jax.random import normal
 from collapse_jax.refused import Refused
@@ -33,6 +34,7 @@ class LabelledProblem(NamedTuple):
   test: Any
 
 
+@citing("2305.09235")
 def labelled(
   dataset,
   num_samples: int,
@@ -52,6 +54,11 @@ def labelled(
     num_test: test rows of the synthetic sets; real ones test on all that is left.
   Raises:
     ValueError: an argument out of range, or data that cannot be used.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.tasks.labelled("moons", num_samples=20)
+  >>> print(*task.metrics)
+  test_nll label_share
   """
   for name, value, least in (
     ("num_samples", num_samples, 2),

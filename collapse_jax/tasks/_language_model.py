@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from collapse_jax._citation import citing
 from collapse_jax.lm import checkpoint, decoder, sampling, text, training
 from collapse_jax.lm.checkpoint import LanguageModel
 from collapse_jax.lm.training import Recipe
@@ -44,6 +45,7 @@ class Adapters(NamedTuple):
   targets: tuple[str, ...] = LORA_TARGETS
 
 
+@citing("2410.16713")
 def language_model(
   model: LanguageModel,
   train: text.Rows,
@@ -89,6 +91,16 @@ def language_model(
     mesh: devices over which weights, optimiser state, batches and samples are split (`lm.sharding`).
   Raises:
     ValueError: an argument out of range, or fewer real rows than num_samples.
+
+  >>> import collapse_jax as cj
+  >>> from collapse_jax.lm import text, tiny
+  >>> documents = text.load("pydocs", "base")[:50]
+  >>> model = tiny.untrained(documents)
+  >>> rows = text.to_rows(model.tokenizer, documents, 64, tiny.VOCAB_SIZE)
+  >>> task = cj.tasks.language_model(model, rows, rows, num_samples=4)
+  >>> print(*task.metrics)
+  test_loss learning_curve train_loss num_steps num_tokens rejection_rate num_missing duplicate_rate distinct_1 distinct_2
+  distinct_3 mean_length
   """
   check_integer("num_samples", num_samples, 2)
   training.check(recipe)
@@ -223,6 +235,7 @@ def language_model(
     lambda key, problem: real_rows(key),
     metrics=METRICS,
     next_token=next_token,
+    cites=() if adapters is None else ("2106.09685",),
   )
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import cho_solve
 
+from collapse_jax._citation import citing
 from collapse_jax.data import real_data
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
@@ -50,6 +51,7 @@ class LogisticProblem(NamedTuple):
   label: Any
 
 
+@citing("2410.22812")
 def logistic_regression(
   dataset,
   num_samples: int | None = None,
@@ -71,6 +73,11 @@ def logistic_regression(
     temperature: divides the log-odds with which models make labels; may be traced.
   Raises:
     ValueError: data that cannot be used, labels that all rows' covariates separate, an argument out of range.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.tasks.logistic_regression("breast_cancer")
+  >>> print(*task.metrics)
+  excess_risk test_loss squared_error_of_coefficients separated
   """
   data = real_data.load_labelled(dataset, num_features)
   num_rows, dim = data.covariates.shape
