@@ -13,7 +13,7 @@ import pytest
 import xarray
 from helpers import finish, go
 
-from collapse_jax import plotting
+from collapse_jax import plotting, vocabulary
 from collapse_jax.plotting import panels
 from experiments import common, kde, watching
 
@@ -100,16 +100,16 @@ def test_signals_are_not_swallowed(number, status, said):
     except BaseException:
       pass"""
   heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # also where tests run in the background
-  process = subprocess.Popen(
+  with subprocess.Popen(
     [sys.executable, "-c", heard + BINARY.format(body=body)],
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
     env=os.environ | {"PYTHONPATH": str(ROOT)},
-  )
-  assert process.stdout.readline() == "ready\n"
-  process.send_signal(number)
-  assert process.wait(20) == status and process.stderr.read() == f"{said}\n"
+  ) as process:
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    assert process.wait(20) == status and process.stderr.read() == f"{said}\n"
 
 
 def test_an_ignored_interrupt_stays_ignored():
@@ -373,9 +373,7 @@ def test_a_figure_for_each_value():
   )
   found = list(panels.slices(results, ("dim", "dataset")))
   assert (
-    len({plotting.names.file_name(suffix) for suffix, _ in found})
-    == len({part.attrs["slice"] for _, part in found})
-    == 4
+    len({vocabulary.file_name(suffix) for suffix, _ in found}) == len({part.attrs["slice"] for _, part in found}) == 4
   )
   long = [kde_results([f"/{'very/long/' * 40}{name}.csv" for name in "ab"], (10, 20, 30, 40)).isel(bandwidth=[0] * 4)]
   long = [
