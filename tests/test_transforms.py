@@ -22,7 +22,7 @@ def coins(num_samples, share=0.1):
       *store.flat(context.data)
     ),
     sample=lambda key, problem, p, context: (draw(key, p, context.num), {}),
-    evaluate=lambda problem, p: {"share": p},
+    evaluate=lambda key, problem, p: {"share": p},
     num_samples=num_samples,
   )
 
@@ -48,7 +48,7 @@ def test_verification_truncates():
     init=lambda key: (None, draw(key, 1.5, 5000)),
     fit=fit,
     sample=lambda key, problem, mean, context: (draw(key, mean, context.num), {}),
-    evaluate=lambda problem, mean: {"mean": mean},
+    evaluate=lambda key, problem, mean: {"mean": mean},
     num_samples=5000,
   )
   task = transforms.verify(task, lambda key, problem, rows: jnp.abs(rows) <= b)
@@ -73,6 +73,29 @@ def test_transforms_chain_and_serve_library_tasks():
       out = simulate(both, name, 3, 3)
       assert out["finite"].all()
       assert {"mean_reward", "kept_share"} <= set(out)
+
+
+def test_a_chain_applies_all_of_its_links():
+  """Of two normals the better, where it is above 0: an exact mean, and neither link's own."""
+  draw = lambda key, num: store.batch(jax.random.normal(key, (num,)))
+  task = TaskSetting(
+    init=lambda key: (None, draw(key, 1000)),
+    fit=lambda key, problem, context: (lambda rows, weight: jnp.sum(weight * rows) / jnp.sum(weight))(
+      *store.flat(context.data)
+    ),
+    sample=lambda key, problem, mean, context: (draw(key, context.num), {}),
+    evaluate=lambda *known: {"mean": known[-1]},
+    num_samples=1000,
+  )
+  task = transforms.curate(task, 2, lambda rows: 1e9 * rows)
+  task = transforms.verify(task, lambda key, problem, rows: rows > 0)
+  means = simulate(task, "replace", 200, 2)["mean"][:, 1]
+  x = np.linspace(-12, 12, 200_001)
+  law = lambda density: np.sum(x * density) / np.sum(density)
+  better = norm.pdf(x) * norm.cdf(x)
+  assert abs(z_score(means, law(better * (x > 0)))) < 5
+  for alone in (better, norm.pdf(x) * (x > 0)):
+    assert abs(z_score(means, law(alone))) > 5
 
 
 def test_bad_transforms():

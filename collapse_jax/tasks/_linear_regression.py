@@ -26,6 +26,7 @@ from collapse_jax.tasks.parts import (
   known,
   label_stats,
   matmul,
+  rows_unless_refused,
   triangular,
 )
 from collapse_jax.types import Array, Context, Data, MetricInfo, Summary, TaskSetting
@@ -136,10 +137,14 @@ def linear_regression(
   def sample(key, problem, params, context: Context):
     unchanged = context.num is num_samples or (known(context.num) and known(num_samples) and context.num == num_samples)
     if same and not unchanged:
-      raise Refused("covariates='same' relabels num_samples rows; use covariates='fresh' with this workflow.")
+      raise Refused(
+        "covariates='same' relabels num_samples rows; use covariates='fresh' with this workflow.",
+        argument="covariates",
+        value="same",
+      )
     return draw(key, problem, params, problem.noise_std * jnp.sqrt(jnp.asarray(temperature, float)), context.num), {}
 
-  def evaluate(problem, params):
+  def evaluate(key, problem, params):
     return {"test_mse": jnp.sum(matmul(problem.test_factor, params - problem.coefficients) ** 2)}
 
   if law:
@@ -148,7 +153,7 @@ def linear_regression(
     summary, fit = Summary(label_stats, add_labels), _fit_labels
   else:
     summary, fit = Summary(_of_rows, _add_rows), _fit_rows
-  with_rows = functools.partial(linear_regression, dim, num_samples, noise_var, temperature=temperature, draws="rows")
+  make = functools.partial(linear_regression, dim, num_samples, noise_var, temperature=temperature, draws="rows")
   return TaskSetting(
     init,
     fit,
@@ -157,15 +162,14 @@ def linear_regression(
     num_samples,
     summary,
     fresh,
-    law,
+    rows_unless_refused(draws, make) if same else None,
     METRICS,
-    with_rows if draws == "auto" and same else None,
   )
 
 
 # ----------------------------------------------------------------------------------- whole batches, one design
 def _of_estimates(problem, rows, row_weight):
-  raise Refused("draws='law' keeps no rows.")
+  raise Refused("draws='law' keeps no rows.", argument="draws", value="law")
 
 
 def _estimate_law(key, dim, num_samples) -> tuple[Array, Array, Array]:
@@ -271,6 +275,10 @@ def _check(dim, num_samples, noise_var, covariates, temperature, draws):
   check_positive("noise_var", noise_var)
   check_positive("temperature", temperature)
   if covariates not in ("same", "fresh"):
-    raise Refused(f"covariates must be 'same' or 'fresh', got {covariates!r}.")
+    raise Refused.must_be("covariates", "'same' or 'fresh'", covariates)
   if draws == "law" and covariates == "fresh":
-    raise Refused("draws='law' needs covariates='same': with fresh ones the pooled estimate is no average.")
+    raise Refused(
+      "draws='law' needs covariates='same': with fresh ones the pooled estimate is no average.",
+      argument="draws",
+      value="law",
+    )

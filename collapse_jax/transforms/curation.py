@@ -9,7 +9,7 @@ from collapse_jax import store as storage
 from collapse_jax.random import uniform
 from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_integer, known
-from collapse_jax.transforms.parts import per_row, require_plain, taken, with_rows
+from collapse_jax.transforms.parts import in_rows, per_row, require_plain, taken
 from collapse_jax.types import MetricInfo, TaskSetting
 
 
@@ -33,8 +33,8 @@ def curate(task: TaskSetting, num_candidates: int, reward: Callable, *, flip_sha
   """
   check_integer("num_candidates", num_candidates, 2)
   if known(flip_share) and not 0 <= flip_share <= 1:
-    raise Refused(f"flip_share must be from 0 to 1, got {flip_share}.")
-  task = with_rows(task, "curate")
+    raise Refused.must_be("flip_share", "from 0 to 1", flip_share)
+  task = in_rows(task)
 
   def sample(key, problem, params, context):
     candidates_key, choice_key, flip_key = jax.random.split(key, 3)
@@ -83,13 +83,16 @@ def class_shares(task: TaskSetting, log_probability: Callable, num_classes: int)
   Returns:
     the task, with metrics `class_share` [num_classes] and `largest_class_share`.
   """
-  task = with_rows(task, "class_shares")
+  task = in_rows(task)
 
   def sample(key, problem, params, context):
     data, metrics = task.sample(key, problem, params, context)
     score = log_probability(jax.tree.map(lambda x: x[0], data.rows))
     if score.ndim != 2 or score.shape[1] != num_classes:
-      raise Refused(f"log_probability must return {num_classes} scores per row, got shape {score.shape}.")
+      raise Refused(
+        f"log_probability must return {num_classes} scores per row, got shape {score.shape}.",
+        argument="log_probability",
+      )
     weight = storage.in_use(context) * (1.0 if data.row_weight is None else data.row_weight[0])
     shares = jnp.zeros(num_classes).at[jnp.argmax(score, axis=1)].add(weight / jnp.sum(weight))
     return data, metrics | {"class_share": shares, "largest_class_share": jnp.max(shares)}

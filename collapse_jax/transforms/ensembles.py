@@ -8,7 +8,7 @@ from collapse_jax.random import choose, table
 from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_integer
 from collapse_jax.transforms import classifiers
-from collapse_jax.transforms.parts import require_parts, with_rows
+from collapse_jax.transforms.parts import in_rows, require_parts
 from collapse_jax.types import Context, Data, MetricInfo, TaskSetting
 
 RESAMPLING = ("none", "bootstrap")
@@ -32,8 +32,8 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
   """
   check_integer("num_members", num_members, 2)
   if resample_real not in RESAMPLING:
-    raise Refused(f"resample_real must be one of {', '.join(RESAMPLING)}, got {resample_real!r}.")
-  task = with_rows(task, "ensemble")
+    raise Refused.must_be("resample_real", f"one of {', '.join(RESAMPLING)}", resample_real)
+  task = in_rows(task)
   if resample_real == "bootstrap" and task.summary is not None:
     task = task._replace(summary=task.summary._replace(keep_rows=True, extend=None))
 
@@ -63,7 +63,11 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
     if context.used is not None:
       raise Refused("ensemble needs a workflow that asks for the same number of rows in every generation.")
     if context.num % num_members:
-      raise Refused(f"num_members must divide the {context.num} rows to emit, got {num_members}.")
+      raise Refused(
+        f"num_members must divide the {context.num} rows to emit, got {num_members}.",
+        argument="num_members",
+        value=num_members,
+      )
     part = context._replace(num=context.num // num_members, previous=None)
     members, counts = params
 
@@ -74,8 +78,9 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
     whole = lambda x: None if x is None else jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[3:]), x)
     return storage.batch(whole(data.rows), whole(data.row_weight)), jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
 
-  def evaluate(problem, params):
-    metrics = jax.vmap(lambda member: task.evaluate(problem, member))(params[0])
+  def evaluate(key, problem, params):
+    keys = jax.random.split(key, num_members)
+    metrics = jax.vmap(lambda key, member: task.evaluate(key, problem, member))(keys, params[0])
     name = next((name for name in task.metrics if name in metrics), next(iter(metrics)))
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics) | {"member_spread": jnp.std(metrics[name], ddof=1)}
 
@@ -114,7 +119,7 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
     ValueError: num_members below 1, or, while tracing, rows that it does not divide or whose number grows.
   """
   check_integer("num_members", num_members, 1)
-  task = with_rows(task, "train_on_synthetic")
+  task = in_rows(task)
 
   def sample(key, problem, params, context: Context):
     data, metrics = task.sample(key, problem, params, context)
@@ -124,7 +129,11 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
       raise Refused("train_on_synthetic needs a problem with test rows, as that of tasks.labelled.")
     num = storage.num_rows(rows)
     if num % num_members:
-      raise Refused(f"num_members must divide the {num} rows to train on, got {num_members}.")
+      raise Refused(
+        f"num_members must divide the {num} rows to train on, got {num_members}.",
+        argument="num_members",
+        value=num_members,
+      )
     if context.used is not None and num_members > 1:
       raise Refused("parts of rows need a workflow that asks for the same number of rows in every generation.")
     weight = storage.in_use(context) * (1.0 if data.row_weight is None else data.row_weight[0])
