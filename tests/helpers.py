@@ -1,7 +1,7 @@
 """What several test modules share: z-scores, programs of their own, small sweeps and tasks. No test module imports another."""
 
 import contextlib
-import importlib
+import importlib.util
 import io
 import mmap
 import os
@@ -15,7 +15,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 import pytest
 import xarray
@@ -57,7 +56,9 @@ SLOW_OPTION = "xla_cpu_use_fusion_emitters"  # newer code generation, of loops: 
 
 def xla_knows(option: str) -> bool:
   """Whether the XLA at hand has it; what it does not know ends the process."""
-  files = sorted(Path(jaxlib.__file__).parent.glob("*.so"), key=lambda one: one.stat().st_size)
+  files = sorted(
+    Path(importlib.util.find_spec("jaxlib").origin).parent.glob("*.so"), key=lambda one: one.stat().st_size
+  )
   with files[-1].open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
     return content.find(option.encode()) >= 0
 
