@@ -84,6 +84,11 @@ def compile_options(plain):
   return get_compile_options
 
 
+def by_steps(*arguments, **options):
+  """A sweep by the driver "steps"."""
+  return cj.sweep(*arguments, driver="steps", **options)
+
+
 KILLED = str(Path(__file__).parent / "killed.py")
 USUAL = {
   **os.environ,
