@@ -101,16 +101,16 @@ def test_signals_are_not_swallowed(number, status, said):
     except BaseException:
       pass"""
   heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # also where tests run in the background
-  process = subprocess.Popen(
+  with subprocess.Popen(
     [sys.executable, "-c", heard + BINARY.format(body=body)],
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
     env=os.environ | {"PYTHONPATH": str(ROOT)},
-  )
-  assert process.stdout.readline() == "ready\n"
-  process.send_signal(number)
-  assert process.wait(20) == status and process.stderr.read() == f"{said}\n"
+  ) as process:
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    assert process.wait(20) == status and process.stderr.read() == f"{said}\n"
 
 
 def test_an_ignored_interrupt_stays_ignored():
