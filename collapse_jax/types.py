@@ -202,17 +202,22 @@ class Rows(Protocol):
 
 
 class Expected(NamedTuple):
-  """What theory says of a metric.
+  """What theory says of a metric, over all randomness of a run.
 
   Attributes:
-    mean: [T] NumPy float64, its expectation in generations 1..T.
-    variance: [T] NumPy float64, its variance from run to run; None: not known.
-    up_to: the last generation of which this is known; None: all.
+    mean: [T] NumPy float64, its expectation in generations 1..T, NaN where it is not known; a number for a metric of the whole run.
+    variance: [T] NumPy float64, its variance from run to run; None: not known, a sample's is used.
+    up_to: the last generation in which means over runs are held against it; None: all; 0: it is only drawn, as what is true to
+      first order, or has tails too heavy for a mean over runs.
+    limit: of the mean as the generations go on under the same schedule, infinite where it has no bound; None or NaN: not known.
+    least_variance: [T] where no more than a lower bound of the variance is known: a sample's is not taken for less.
   """
 
   mean: Any
   variance: Any = None
   up_to: int | None = None
+  limit: Any = None
+  least_variance: Any = None
 
 
 class Predict(Protocol):
@@ -233,6 +238,7 @@ class _TaskFields(NamedTuple):
   absorbed: Absorbed | None = None
   next_token: NextToken | None = None
   predict: Predict | None = None
+  cites: tuple[str, ...] = ()
 
 
 class TaskSetting(_TaskFields):
@@ -257,7 +263,9 @@ class TaskSetting(_TaskFields):
       such runs under a workflow that is `absorbing`.
     next_token: (problem, params, tokens) -> logits, where rows are {"tokens": [n, L] int32, "length": [n] int32}; None: rows
       are no sequences of tokens.
-    predict: (schedule) -> {metric: Expected}, the law of the metrics; None: none is known.
+    predict: (schedule) -> {metric: Expected}, the law of the metrics, of fits that do not look at the previous model; None: none is
+      known.
+    cites: where it comes from, for `citation`: numbers of arXiv, or whole BibTeX entries. A transform adds its own.
   """
 
   __slots__ = ()
@@ -316,10 +324,12 @@ class Workflow(NamedTuple):
     emit: (n, t) -> rows that model t emits; called with Python ints, and with tracers under exact-law draws. Where it is the same
       in every generation a sweep decides it on the host, in float64, and hands it to the program as a number. 0 in every
       generation: n rows are drawn to be looked at, and `update` is to ignore them.
-    weights: (num_generations) -> [T, T] expected share of batch j (0 = real) in generation t + 1; theory reads it.
+    weights: (num_generations) -> [T, T] expected share of batch j (0 = real) in generation t + 1; theory reads it where there is no
+      `schedule`, and takes it that batches are kept whole and that real data are those of the first generation.
     redrawn: fitted to a fresh subset of rows each generation, so rows are needed.
     absorbing: training data come from the last model alone and are always as many: after an absorbed model nothing changes.
-    schedule: (num_samples, num_generations) -> `theory.Schedule`, what its laws are functions of; None: nothing is predicted.
+    schedule: (num_samples, num_generations) -> `theory.Schedule`, what its laws are functions of; None: as `weights` say.
+    cites: where it comes from, as of a task.
   """
 
   init: StoreInit
@@ -330,6 +340,7 @@ class Workflow(NamedTuple):
   redrawn: bool = False
   absorbing: bool = False
   schedule: Callable[[Any, int], Any] | None = None
+  cites: tuple[str, ...] = ()
 
 
 class Run(NamedTuple):

@@ -10,7 +10,7 @@ import pytest
 import collapse_jax as cj
 from collapse_jax import store, tasks, workflows
 from collapse_jax.sweeps import cost, devices, plan
-from experiments import common
+from experiments import common, flag_values
 
 
 def test_known_functions():
@@ -213,22 +213,22 @@ def test_plan_as_text(workers):
 @pytest.fixture
 def dry_run(capsys):
   """What a binary prints with --dry_run; it may write nothing."""
-  before = set(common.FLAGS)
+  before = set(flag_values.FLAGS)
 
   def run(name, *arguments):
     module = importlib.import_module(f"experiments.{name}")
     module.define()
-    common.FLAGS.unparse_flags()
+    flag_values.FLAGS.unparse_flags()
     common.parse(["x", "--dry_run", *arguments])
     module.main()
     return capsys.readouterr().out
 
   yield run
-  for flag in set(common.FLAGS) - before:
-    delattr(common.FLAGS, flag)
-  common.FLAGS.unparse_flags()
-  common.FLAGS(["test"])
-  common.PARSED.clear()
+  for flag in set(flag_values.FLAGS) - before:
+    delattr(flag_values.FLAGS, flag)
+  flag_values.FLAGS.unparse_flags()
+  flag_values.FLAGS(["test"])
+  flag_values.PARSED.clear()
   common.PLANS.clear()
 
 

@@ -11,7 +11,8 @@ from helpers import poisson_mean
 
 import collapse_jax as cj
 from collapse_jax import store, tasks, transforms, workflows
-from collapse_jax.sweeps import scheduler
+from collapse_jax.generation import generation
+from collapse_jax.sweeps import programs
 
 T, N = 4, 8
 OVERLAPPING = (
@@ -82,7 +83,7 @@ def test_every_task_by_every_workflow(task_name, workflow_name, keys):
   ],
 )
 def test_drivers_agree(task_name, workflow_name):
-  """The host loop equals the scan, two chained calls equal one, and a shorter horizon has the same draws."""
+  """A loop in Python equals the scan, two chained calls equal one, and a shorter horizon has the same draws."""
   task, workflow = (TASKS | MORE_TASKS)[task_name](), workflows.parse(workflow_name)()
   key = jax.random.key(7)
   whole = jax.jit(lambda key: cj.run(key, task, workflow, T))(key)
@@ -95,7 +96,15 @@ def test_drivers_agree(task_name, workflow_name):
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
 
   close(jax.jit(chained)(key), whole)
-  close(jax.jit(lambda key: cj.run(key, task, workflow, T, host=True))(key), whole)
+
+  def by_hand(key):
+    run, seen = cj.start(key, task, workflow, T), []
+    for t in range(1, T + 1):
+      run, metrics = generation(task, workflow, run, t, num_generations=T)
+      seen.append(metrics)
+    return jax.tree.map(lambda *x: jnp.stack(x), *seen)
+
+  close(jax.jit(by_hand)(key), whole)
   short = jax.jit(lambda key: cj.run(key, task, workflow, 2))(key)
   close(short, jax.tree.map(lambda x: x[:2], whole))
   sparse = jax.jit(lambda key: cj.run(key, task, workflow, T, record_every=2))(key)
@@ -114,7 +123,7 @@ def test_runs_are_paired_across_workflows():
   ("text", "part"),
   [
     ("mix(-0.1)", "at least 0"),
-    ("mix(0, real_weight=0.5)", "no real rows"),
+    ("mix(0, real_weight=0.5)", "there must be real rows"),
     ("mix(2)", "at most 1"),
     ("nothing", "unknown workflow"),
     ("mix(", "must be a name or a call"),
@@ -204,7 +213,7 @@ def test_mix_emits_one_number_wherever_it_is_decided():
     for f in shares:
       right = round(n * (1 - f) / f)
       workflow = workflows.mix(f)
-      handed = scheduler._emitted(workflow, n, 3)
+      handed = programs.emitted(workflow, n, 3)
       assert workflow.emit(n, 1) == right == handed, (n, f)
       assert workflows.mix(np.float64(f)).emit(np.int64(n), 1) == right
       differing += right != np.round(np.float32(n) * (1 - np.float32(f)) / np.float32(f))
