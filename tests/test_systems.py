@@ -13,17 +13,31 @@ import pytest
 
 import collapse_jax as cj
 from collapse_jax import plotting, store, tasks, theory, transforms, workflows
+from collapse_jax.systems import page
+from collapse_jax.systems.table import SYSTEMS
 from collapse_jax.transforms import rewards, verifiers
 from experiments import reproduce
 
-PAGE = (Path(__file__).parent.parent / "docs" / "systems.md").read_text(encoding="utf-8")
+PAGE_FILE = Path(__file__).parent.parent / "docs" / "systems.md"
+PAGE = PAGE_FILE.read_text(encoding="utf-8")
 HEADER, *EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.S)
-TITLES = re.findall(r"^## (.*)$", PAGE, re.M)
 
 
 def test_every_system_has_an_example():
-  assert len(EXAMPLES) >= 14 and len(TITLES) >= 14
-  assert all(len(example.splitlines()) <= 10 for example in EXAMPLES)
+  for name, system in SYSTEMS.items():
+    sections = re.findall(r"^## ", system.text, re.M)
+    assert sections and len(re.findall(r"^```python$", system.text, re.M)) == len(sections), name
+    assert len(page.summaries(system.text)) == len(sections) and f"python -m experiments.{name}" in system.text, name
+  assert len(EXAMPLES) >= 15 and all(len(example.splitlines()) <= 10 for example in EXAMPLES)
+
+
+def test_page_is_generated():
+  """`make docs` writes it."""
+  assert page.page(SYSTEMS) == PAGE
+  numbers = [int(number) for number in re.findall(r"^## (\d+)\. ", PAGE, re.M)]
+  assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) >= 13
+  for image in re.findall(r"!\[[^]]*\]\(([^)]*)\)", PAGE):
+    assert (PAGE_FILE.parent / image).is_file(), image
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
