@@ -9,7 +9,7 @@ BOUNDS := tests/test_survival_directory.py tests/test_binaries.py tests/test_lm_
 NEWEST := $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python) $(shell command -v python3.13) \
   $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python) $(shell command -v python3.12) $(PYTHON))
 
-.PHONY: install run test bounds lint benchmark docs clean
+.PHONY: install run test mutants bounds lint benchmark docs clean
 
 install: $(VENV)/installed
 
@@ -26,6 +26,10 @@ run: install
 
 test: install
 	$(BIN)/python -m pytest -q --durations=10 -n auto --maxprocesses=4 --dist=loadgroup
+
+# One line wrong at a time; MUTANTS picks by a part of a name, or sets options.
+mutants: install
+	$(BIN)/python -m tests.mutants --jobs=2 $(MUTANTS)
 
 # With the lowest versions that pyproject.toml allows, and with the newest, on the newest Python that is found.
 bounds: install
