@@ -148,7 +148,7 @@ FAULTS = [
     "report: columns of the headline table are exchanged",
     '<td class="n diverging">{{ r.diverging }}</td><td class="n growing">{{ r.growing }}</td>',
     '<td class="n diverging">{{ r.growing }}</td><td class="n growing">{{ r.diverging }}</td>',
-    "tests/test_report.py -k page_of_several",
+    "tests/test_report.py -k verdict_per_workflow",
   ),
   Fault(
     "report: a mean of z where a root mean square is named",
