@@ -31,19 +31,19 @@ def parse_call(text: str) -> tuple[str, tuple, dict[str, Any]]:
       return node.func.id, tuple(map(ast.literal_eval, node.args)), keywords
   except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
     pass
-  raise Refused(f"workflow must be a name or a call with literal arguments, e.g. mix(0.2), got {text!r}.")
+  raise Refused.must_be("workflow", "a name or a call with literal arguments, e.g. mix(0.2)", text)
 
 
 def check_workflow(text: str) -> None:
   """Raises ValueError where `workflows.parse` would: unknown name, or arguments that do not fit."""
   name, arguments, keywords = parse_call(text)
   if name not in ARGUMENTS:
-    raise Refused(f"unknown workflow {text!r}; known: {', '.join(ARGUMENTS)}.")
+    raise Refused(f"unknown workflow {text!r}; known: {', '.join(ARGUMENTS)}.", argument="workflows", value=text)
   if is_call(text):
     try:
       bound = inspect.signature(ARGUMENTS[name]).bind(*arguments, **keywords)
     except TypeError as error:
-      raise Refused(f"workflow {text!r}: {error}.") from None
+      raise Refused(f"workflow {text!r}: {error}.", argument="workflows", value=text) from None
     ARGUMENTS[name](*bound.args, **bound.kwargs)
 
 
@@ -71,9 +71,9 @@ def check_num_emitted(num_emitted=None) -> None:
 def check_real_fraction(real_fraction, fresh=False, real_weight=None) -> None:
   for name, value in (("real_fraction", real_fraction), ("real_weight", 1.0 if real_weight is None else real_weight)):
     if not _is_number(value) or not 0 < value <= 1:
-      raise Refused(f"{name} must be above 0 and at most 1, got {value!r}.")
+      raise Refused.must_be(name, "above 0 and at most 1", value)
   if not isinstance(fresh, bool | np.bool_):
-    raise Refused(f"fresh must be True or False, got {fresh!r}.")
+    raise Refused.must_be("fresh", "True or False", fresh)
 
 
 def check_size(size) -> None:
@@ -94,13 +94,15 @@ def check_table(table) -> None:
   ):
     raise Refused(
       "weights must be a square table of shares: row t - 1 for generation t, zero right of the diagonal, "
-      "each row summing to 1."
+      "each row summing to 1.",
+      argument="weights",
+      value=table,
     )
 
 
 def _check_count(name, value) -> None:
   if not isinstance(value, int | np.integer) or isinstance(value, bool) or not 1 <= value <= LARGEST:
-    raise Refused(f"{name} must be an integer from 1 to {LARGEST}, got {value!r}.")
+    raise Refused.must_be(name, f"an integer from 1 to {LARGEST}", value)
 
 
 def _is_number(value) -> bool:

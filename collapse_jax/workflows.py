@@ -141,7 +141,9 @@ def weights(table) -> Workflow:
 
   def shares(num_generations):
     if num_generations > len(table):
-      raise Refused(f"weights has {len(table)} rows, too few for num_generations {num_generations}.")
+      raise Refused(
+        f"weights has {len(table)} rows, too few for num_generations {num_generations}.", argument="weights"
+      )
     return table[:num_generations, :num_generations]
 
   return _scheduled(slots=lambda T: len(shares(T)), slot=lambda t: t, weights=shares, factor=factor)
@@ -202,7 +204,11 @@ def _scheduled(
 
   def init(task: TaskSetting, problem, real: Data, num_generations: int):
     if fresh and task.fresh is None:
-      raise Refused("mix(fresh=True) needs a task that can draw fresh real data; this one has a finite set.")
+      raise Refused(
+        "mix(fresh=True) needs a task that can draw fresh real data; this one has a finite set.",
+        argument="fresh",
+        value=True,
+      )
     real = storage.seal(task, problem, real, redrawn)
     capacity = 0
     if real.rows is not None:

@@ -121,7 +121,7 @@ def check_size(dataset: Dataset, num_samples: int) -> None:
   most, held_out = dataset.max_samples, dataset.num_test or 0
   if most is not None and num_samples > most:
     rows = f"{most + held_out} rows, {held_out} held out for testing"
-    raise Refused(f"num_samples must be at most {most} for {dataset.name} ({rows}), got {num_samples}.")
+    raise Refused.must_be("num_samples", f"at most {most} for {dataset.name} ({rows})", num_samples)
 
 
 def _log_density_on_curves(curves: np.ndarray, noise: float) -> Callable[[Any, Array], Array]:

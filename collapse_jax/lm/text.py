@@ -121,7 +121,7 @@ def splits(source: str) -> Splits:
   else:
     train, test = _file(path), None
   if not train:
-    raise Refused(f"{files.shown(source)} holds no rows.")
+    raise Refused(f"{files.shown(source)} holds no rows.", argument="dataset", value=source)
   return _split(train) if test is None else Splits(train, test, "source")
 
 
@@ -492,7 +492,7 @@ def prompts(tokenizer, rows: Rows) -> Rows:
     tokens[len(length), 0], tokens[len(length), 1 : 1 + num] = begin, row[:num]
     length.append(1 + num)
   if not length:
-    raise Refused("prompts: no row of prompt and response to take them from.")
+    raise Refused("prompts: no row of prompt and response to take them from.", argument="prompts")
   return Rows(tokens[: len(length)], np.asarray(length, np.int32))
 
 

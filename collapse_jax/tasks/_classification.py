@@ -60,7 +60,7 @@ def classification(
   _check(dim, num_samples, separation, inputs, label_error, labels, classifier, ridge)
   for name, value in (("generator", generator), ("reference", reference)):
     if value is not None and np.shape(value) != (dim,):
-      raise Refused(f"{name} must be a direction of {dim} numbers, got shape {np.shape(value)}.")
+      raise Refused(f"{name} must be a direction of {dim} numbers, got shape {np.shape(value)}.", argument=name)
 
   def draw(key, num):
     truth_key, x_key = jax.random.split(key)
@@ -123,11 +123,11 @@ def _check(dim, num_samples, separation, inputs, label_error, labels, classifier
   check_positive("separation", separation)
   check_positive("ridge", ridge)
   if known(label_error) and not 0 <= label_error <= 1:
-    raise Refused(f"label_error must be from 0 to 1, got {label_error}.")
+    raise Refused.must_be("label_error", "from 0 to 1", label_error)
   for name, value, allowed in (
     ("inputs", inputs, ("mixture", "gaussian")),
     ("labels", labels, ("model", "noisy")),
     ("classifier", classifier, ("mean", "ridge")),
   ):
     if value not in allowed:
-      raise Refused(f"{name} must be {' or '.join(allowed)}, got {value!r}.")
+      raise Refused.must_be(name, " or ".join(allowed), value)

@@ -145,4 +145,6 @@ def _check(num_outcomes, num_samples, probabilities, temperature):
     if share.shape != (num_outcomes,) or not (
       np.isfinite(share).all() and (share >= 0).all() and (share > 0).sum() > 1
     ):
-      raise Refused(f"probabilities must be {num_outcomes} numbers of at least 0, two of them positive.")
+      raise Refused(
+        f"probabilities must be {num_outcomes} numbers of at least 0, two of them positive.", argument="probabilities"
+      )

@@ -280,13 +280,19 @@ def _near(at, truth, support):
 
 def _check(family, num_samples, mean, temperature, draws):
   if family not in FAMILIES:
-    raise Refused(f"family must be one of {', '.join(FAMILIES)}, got {family!r}.")
+    raise Refused.must_be("family", f"one of {', '.join(FAMILIES)}", family)
   check_draws(draws, num_samples)
   if known(num_samples) and num_samples > MOST_ROWS:
-    raise Refused(f"num_samples must be at most {MOST_ROWS:.0e}, got {num_samples}.")
+    raise Refused.must_be("num_samples", f"at most {MOST_ROWS:.0e}", num_samples)
   least, most = FAMILIES[family].support
   if mean is not None and known(mean) and not least < mean < most:
-    raise Refused(f"mean must lie between {least:g} and {most:g} for {family}, got {mean}.")
+    raise Refused(
+      f"mean must lie between {least:g} and {most:g} for {family}, got {mean}.", argument="mean", value=mean
+    )
   check_positive("temperature", temperature)
   if known(temperature) and temperature != 1 and FAMILIES[family].tempered is None:
-    raise Refused(f"temperature must be 1 for {family}, got {temperature}: the tempered density is outside the family.")
+    raise Refused(
+      f"temperature must be 1 for {family}, got {temperature}: the tempered density is outside the family.",
+      argument="temperature",
+      value=temperature,
+    )

@@ -613,12 +613,14 @@ def _check(dim, num_samples, noise_var, mean, covariance, temperature, draws):
   check_positive("noise_var", noise_var)
   check_positive("temperature", temperature)
   if mean is not None and np.shape(mean) != (dim,):
-    raise Refused(f"mean must have shape ({dim},), got {np.shape(mean)}.")
+    raise Refused(f"mean must have shape ({dim},), got {np.shape(mean)}.", argument="mean", value=np.shape(mean))
   if covariance is not None:
     if known(noise_var) and noise_var != 1.0:
       raise Refused("give noise_var or covariance, not both.")
     covariance = np.asarray(covariance, np.float64)
     if covariance.shape != (dim, dim) or not np.allclose(covariance, covariance.T):
-      raise Refused(f"covariance must be symmetric with shape ({dim}, {dim}), got shape {covariance.shape}.")
+      raise Refused(
+        f"covariance must be symmetric with shape ({dim}, {dim}), got shape {covariance.shape}.", argument="covariance"
+      )
     if np.linalg.eigvalsh(covariance).min() <= 0:
-      raise Refused("covariance must be positive definite.")
+      raise Refused("covariance must be positive definite.", argument="covariance")

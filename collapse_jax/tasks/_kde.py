@@ -104,7 +104,11 @@ def kde(
   source = generators.get(dataset, num_test)
   generators.check_size(source, num_samples)
   if distances and source.log_density is None:
-    raise Refused(f"distances needs a known density (blobs, circles, moons, normal), which {source.name} has not.")
+    raise Refused(
+      f"distances needs a known density (blobs, circles, moons, normal), which {source.name} has not.",
+      argument="distances",
+      value=True,
+    )
   dim, draw = source.dim, source.draw
   log_sum = functools.partial(log_kernel_sum, kernel=kernel)
 
@@ -344,11 +348,11 @@ def _check(num_samples, bandwidth, kernel, num_test, temperature) -> str:
   check_integer("num_samples", num_samples, 2, MAX_ROWS)
   check_integer("num_test", num_test, 1, MAX_ROWS)
   if kernel not in KERNELS:
-    raise Refused(f"kernel must be one of {', '.join(KERNELS)}, got {kernel!r}.")
+    raise Refused.must_be("kernel", f"one of {', '.join(KERNELS)}", kernel)
   check_positive("temperature", temperature)
   if isinstance(bandwidth, str):
     if bandwidth not in RULES:
-      raise Refused(f"bandwidth must be a number above 0 or one of {', '.join(RULES)}, got {bandwidth!r}.")
+      raise Refused.must_be("bandwidth", f"a number above 0 or one of {', '.join(RULES)}", bandwidth)
     return bandwidth
   check_positive("bandwidth", bandwidth)
   return ""

@@ -62,7 +62,7 @@ def labelled(
     check_integer(name, value, least)
   check_positive("bandwidth", bandwidth)
   if generator not in GENERATORS:
-    raise Refused(f"generator must be one of {', '.join(GENERATORS)}, got {generator!r}.")
+    raise Refused.must_be("generator", f"one of {', '.join(GENERATORS)}", generator)
   made: Any = {
     "moons": lambda key, num: generators.moons(key, num, 0.2),
     "circles": lambda key, num: generators.circles(key, num, 0.3, 0.5),
@@ -71,7 +71,7 @@ def labelled(
     data = real_data.load_labelled(dataset, NUM_FEATURES)
     x, label = data.covariates[:, 1:].astype(np.float32), data.labels.astype(np.float32)
     if num_samples >= len(label):
-      raise Refused(f"num_samples must be below the {len(label)} rows of {data.name}, got {num_samples}.")
+      raise Refused.must_be("num_samples", f"below the {len(label)} rows of {data.name}", num_samples)
 
   def rows(key, num):
     return {"x": made(key, num), "label": (jnp.arange(num) >= num // 2).astype(float)}

@@ -92,7 +92,7 @@ def language_model(
   check_integer("num_samples", num_samples, 2)
   training.check(recipe)
   if on_malformed not in ("reject", "keep"):
-    raise Refused(f"on_malformed must be reject or keep, got {on_malformed!r}.")
+    raise Refused.must_be("on_malformed", "reject or keep", on_malformed)
   if num_samples > len(train.length):
     raise Refused(
       f"num_samples {num_samples} asks for more real rows than there are: {len(train.length)} of at most "
@@ -116,7 +116,7 @@ def language_model(
   rows = recipe.micro_batch_size or recipe.batch_size
   if rows % parts:
     which = "micro_batch_size" if recipe.micro_batch_size else "batch_size"
-    raise Refused(f"{which} must be a multiple of the {parts} devices, got {rows}.")
+    raise Refused(f"{which} must be a multiple of the {parts} devices, got {rows}.", argument=which, value=rows)
   size = sample_batch_size or max(min(num_samples, 32), -(-num_samples // 4))
   size = -(-size // parts) * parts
   wellformed = _wellformed(model.tokenizer, end, pretrain or plain_text, on_malformed, train)

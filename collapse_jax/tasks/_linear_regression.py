@@ -137,7 +137,11 @@ def linear_regression(
   def sample(key, problem, params, context: Context):
     unchanged = context.num is num_samples or (known(context.num) and known(num_samples) and context.num == num_samples)
     if same and not unchanged:
-      raise Refused("covariates='same' relabels num_samples rows; use covariates='fresh' with this workflow.")
+      raise Refused(
+        "covariates='same' relabels num_samples rows; use covariates='fresh' with this workflow.",
+        argument="covariates",
+        value="same",
+      )
     return draw(key, problem, params, problem.noise_std * jnp.sqrt(jnp.asarray(temperature, float)), context.num), {}
 
   def evaluate(key, problem, params):
@@ -165,7 +169,7 @@ def linear_regression(
 
 # ----------------------------------------------------------------------------------- whole batches, one design
 def _of_estimates(problem, rows, row_weight):
-  raise Refused("draws='law' keeps no rows.")
+  raise Refused("draws='law' keeps no rows.", argument="draws", value="law")
 
 
 def _estimate_law(key, dim, num_samples) -> tuple[Array, Array, Array]:
@@ -271,6 +275,10 @@ def _check(dim, num_samples, noise_var, covariates, temperature, draws):
   check_positive("noise_var", noise_var)
   check_positive("temperature", temperature)
   if covariates not in ("same", "fresh"):
-    raise Refused(f"covariates must be 'same' or 'fresh', got {covariates!r}.")
+    raise Refused.must_be("covariates", "'same' or 'fresh'", covariates)
   if draws == "law" and covariates == "fresh":
-    raise Refused("draws='law' needs covariates='same': with fresh ones the pooled estimate is no average.")
+    raise Refused(
+      "draws='law' needs covariates='same': with fresh ones the pooled estimate is no average.",
+      argument="draws",
+      value="law",
+    )

@@ -206,14 +206,16 @@ def weighted_logistic_fit(design: Array, label_sum: Array, times: Array) -> Arra
 def _check(data, num_samples, labels, coefficients, dim, temperature):
   check_integer("num_samples", num_samples, 2)
   if num_samples >= len(data.labels):
-    raise Refused(
-      f"num_samples must be at most {len(data.labels) - 1} for {data.name} ({len(data.labels)} rows, one at "
-      f"least held out), got {num_samples}."
+    raise Refused.must_be(
+      "num_samples",
+      f"at most {len(data.labels) - 1} for {data.name} ({len(data.labels)} rows, one at least held out)",
+      num_samples,
     )
   if labels not in ("model", "data"):
-    raise Refused(f"labels must be 'model' or 'data', got {labels!r}.")
+    raise Refused.must_be("labels", "'model' or 'data'", labels)
   if coefficients is not None and (np.shape(coefficients) != (dim,) or not np.isfinite(coefficients).all()):
     raise Refused(
-      f"coefficients must be {dim} finite numbers, the intercept first, got shape {np.shape(coefficients)}."
+      f"coefficients must be {dim} finite numbers, the intercept first, got shape {np.shape(coefficients)}.",
+      argument="coefficients",
     )
   check_positive("temperature", temperature)

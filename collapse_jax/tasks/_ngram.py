@@ -165,7 +165,10 @@ def conditional_frequencies(text: str, order: int = 2, smoothing: float = 0.01) 
   """
   alphabet = sorted(set(text))
   if len(alphabet) < 2 or len(text) < order:
-    raise Refused(f"text must have two different characters and {order} in all, got {len(text)} of {len(alphabet)}.")
+    raise Refused(
+      f"text must have two different characters and {order} in all, got {len(text)} of {len(alphabet)}.",
+      argument="text",
+    )
   _check_table_size(len(alphabet), order)
   place = {character: i for i, character in enumerate(alphabet)}
   codes = np.array([place[character] for character in text])
@@ -196,4 +199,6 @@ def _check(num_samples, vocab_size, order, length, truth, concentration, smoothi
     or not (truth >= 0).all()
     or not np.allclose(truth.sum(axis=1), 1, atol=1e-5)
   ):
-    raise Refused(f"truth must be [V^(order-1), V] probabilities whose rows sum to 1, got shape {truth.shape}.")
+    raise Refused(
+      f"truth must be [V^(order-1), V] probabilities whose rows sum to 1, got shape {truth.shape}.", argument="truth"
+    )

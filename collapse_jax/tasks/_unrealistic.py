@@ -34,7 +34,7 @@ def unrealistic(num_samples: int, unrealistic_share, distance, dim: int = 8) -> 
   check_integer("dim", dim, 2)
   check_positive("distance", distance)
   if known(unrealistic_share) and not 0 <= unrealistic_share <= 1:
-    raise Refused(f"unrealistic_share must be from 0 to 1, got {unrealistic_share}.")
+    raise Refused.must_be("unrealistic_share", "from 0 to 1", unrealistic_share)
 
   def draw(key, num, share):
     row_key, which_key = jax.random.split(key)

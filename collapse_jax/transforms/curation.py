@@ -33,7 +33,7 @@ def curate(task: TaskSetting, num_candidates: int, reward: Callable, *, flip_sha
   """
   check_integer("num_candidates", num_candidates, 2)
   if known(flip_share) and not 0 <= flip_share <= 1:
-    raise Refused(f"flip_share must be from 0 to 1, got {flip_share}.")
+    raise Refused.must_be("flip_share", "from 0 to 1", flip_share)
   task = in_rows(task)
 
   def sample(key, problem, params, context):
@@ -89,7 +89,10 @@ def class_shares(task: TaskSetting, log_probability: Callable, num_classes: int)
     data, metrics = task.sample(key, problem, params, context)
     score = log_probability(jax.tree.map(lambda x: x[0], data.rows))
     if score.ndim != 2 or score.shape[1] != num_classes:
-      raise Refused(f"log_probability must return {num_classes} scores per row, got shape {score.shape}.")
+      raise Refused(
+        f"log_probability must return {num_classes} scores per row, got shape {score.shape}.",
+        argument="log_probability",
+      )
     weight = storage.in_use(context) * (1.0 if data.row_weight is None else data.row_weight[0])
     shares = jnp.zeros(num_classes).at[jnp.argmax(score, axis=1)].add(weight / jnp.sum(weight))
     return data, metrics | {"class_share": shares, "largest_class_share": jnp.max(shares)}

@@ -52,7 +52,7 @@ def edit_tokens(
   check_integer("top_k", top_k, 1)
   check_positive("beta", beta)
   if known(threshold) and not 0 <= threshold <= 1:
-    raise Refused(f"threshold must be from 0 to 1, got {threshold}.")
+    raise Refused.must_be("threshold", "from 0 to 1", threshold)
   if block_rows is not None:
     check_integer("block_rows", block_rows, 1)
   _check(base, mask)
@@ -75,7 +75,7 @@ def edit_tokens(
       log_p = jax.nn.log_softmax(next_token(problem, params, some).astype(float), axis=-1)
       chance = jnp.take_along_axis(log_p, some[..., None], axis=-1)[..., 0]
       if top_k > log_p.shape[-1]:
-        raise Refused(f"top_k must be at most the {log_p.shape[-1]} tokens there are, got {top_k}.")
+        raise Refused.must_be("top_k", f"at most the {log_p.shape[-1]} tokens there are", top_k)
       top, choice = jax.lax.top_k(log_p, top_k)
       noise = jax.vmap(lambda key: jax.random.gumbel(key, top.shape[1:]))(row_keys)
       drawn = jnp.take_along_axis(choice, jnp.argmax(top / beta + noise, axis=-1)[..., None], axis=-1)[..., 0]
@@ -116,10 +116,10 @@ def edit_labels(
     ValueError: an argument out of range; as in `edit_tokens`; additive noise for labels without (when a run starts).
   """
   if known(share) and not 0 <= share <= 1:
-    raise Refused(f"share must be from 0 to 1, got {share}.")
+    raise Refused.must_be("share", "from 0 to 1", share)
   _check(base, mask)
   if noise not in ("regenerated", "additive"):
-    raise Refused(f"noise must be regenerated or additive, got {noise!r}.")
+    raise Refused.must_be("noise", "regenerated or additive", noise)
   task = in_rows(task)
   draw_real = task.init
 
@@ -128,7 +128,9 @@ def edit_labels(
     if noise == "additive" and not hasattr(problem, "noise_std"):
       raise Refused(
         "noise='additive' needs labels with noise of known size, as tasks.linear_regression has: others take "
-        "'regenerated'."
+        "'regenerated'.",
+        argument="noise",
+        value="additive",
       )
     return problem, real
 
@@ -158,7 +160,7 @@ def edit_labels(
 def _check(base, mask):
   for name, value, allowed in (("base", base, BASES), ("mask", mask, MASKS)):
     if value not in allowed:
-      raise Refused(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
+      raise Refused.must_be(name, f"one of {', '.join(allowed)}", value)
 
 
 def _with_memory(task: TaskSetting, sample, info, parts: tuple[str, str], what: str) -> TaskSetting:

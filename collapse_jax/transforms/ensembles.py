@@ -32,7 +32,7 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
   """
   check_integer("num_members", num_members, 2)
   if resample_real not in RESAMPLING:
-    raise Refused(f"resample_real must be one of {', '.join(RESAMPLING)}, got {resample_real!r}.")
+    raise Refused.must_be("resample_real", f"one of {', '.join(RESAMPLING)}", resample_real)
   task = in_rows(task)
   if resample_real == "bootstrap" and task.summary is not None:
     task = task._replace(summary=task.summary._replace(keep_rows=True, extend=None))
@@ -63,7 +63,11 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
     if context.used is not None:
       raise Refused("ensemble needs a workflow that asks for the same number of rows in every generation.")
     if context.num % num_members:
-      raise Refused(f"num_members must divide the {context.num} rows to emit, got {num_members}.")
+      raise Refused(
+        f"num_members must divide the {context.num} rows to emit, got {num_members}.",
+        argument="num_members",
+        value=num_members,
+      )
     part = context._replace(num=context.num // num_members, previous=None)
     members, counts = params
 
@@ -125,7 +129,11 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
       raise Refused("train_on_synthetic needs a problem with test rows, as that of tasks.labelled.")
     num = storage.num_rows(rows)
     if num % num_members:
-      raise Refused(f"num_members must divide the {num} rows to train on, got {num_members}.")
+      raise Refused(
+        f"num_members must divide the {num} rows to train on, got {num_members}.",
+        argument="num_members",
+        value=num_members,
+      )
     if context.used is not None and num_members > 1:
       raise Refused("parts of rows need a workflow that asks for the same number of rows in every generation.")
     weight = storage.in_use(context) * (1.0 if data.row_weight is None else data.row_weight[0])

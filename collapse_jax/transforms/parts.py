@@ -60,7 +60,9 @@ def require_parts(rows, names: tuple[str, ...], what: str) -> None:
 def per_row(value, num, name):
   value = jnp.asarray(value)
   if value.shape != (num,):
-    raise Refused(f"{name} must return one number per row, shape ({num},), got {value.shape}.")
+    raise Refused(
+      f"{name} must return one number per row, shape ({num},), got {value.shape}.", argument=name, value=value.shape
+    )
   return value
 
 

@@ -45,18 +45,22 @@ def select_nearest(
   if (oversample or known(keep_fraction)) and not (
     isinstance(keep_fraction, int | float | np.number) and 0 < keep_fraction <= 1
   ):
-    raise Refused(f"keep_fraction must be a number above 0 and at most 1, got {keep_fraction}.")
+    raise Refused.must_be("keep_fraction", "a number above 0 and at most 1", keep_fraction)
   check_integer("num_neighbors", num_neighbors, 1)
   task = in_rows(task)
   task = task if oversample else with_masks(task)
 
   def features(rows):
     if embed is None and len(jax.tree.leaves(rows)) != 1:
-      raise Refused("embed must be given for rows of several parts.")
+      raise Refused("embed must be given for rows of several parts.", argument="embed")
     num = storage.num_rows(rows)
     found = jax.tree.leaves(rows)[0].reshape(num, -1) if embed is None else jnp.asarray(embed(rows))
     if found.ndim != 2 or found.shape[0] != num:
-      raise Refused(f"embed must return features of every row, shape ({num}, features), got {found.shape}.")
+      raise Refused(
+        f"embed must return features of every row, shape ({num}, features), got {found.shape}.",
+        argument="embed",
+        value=found.shape,
+      )
     return found.astype(float)
 
   def sample(key, problem, params, context):
@@ -113,7 +117,7 @@ def neighbor_distance(rows, real, num_neighbors: int = 1, in_use=None):
     ValueError: fewer real rows than num_neighbors (while tracing).
   """
   if num_neighbors > len(real):
-    raise Refused(f"num_neighbors must be at most the {len(real)} real rows, got {num_neighbors}.")
+    raise Refused.must_be("num_neighbors", f"at most the {len(real)} real rows", num_neighbors)
 
   def one(row):
     squared = jnp.sum((real - row[None]) ** 2, axis=1)
