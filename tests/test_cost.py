@@ -111,7 +111,7 @@ def test_estimates_grow_as_times_do():
     running(gaussian, {"dim": [100], "num_samples": [1000]}, workflow=name)
     for name in ("replace", "accumulate_subsample")
   )
-  assert 15 < rows / law < 150  # measured: 50
+  assert 25 < rows / law < 100  # measured: 50; a factor of two is what is promised
 
 
 def estimated(names=("replace",), num_seeds=10, num_generations=6, record_every=1, **axes):
