@@ -196,7 +196,7 @@ def parsed(text: str) -> dict[str, str]:
 
 def test_plan_as_text(workers):
   found = estimated()._replace(
-    memory_of_run=3.25 * 2**20, compile_seconds=26.0, run_seconds=400.0, refusals=("too large",)
+    memory_of_run=3.25 * 2**20, compile_seconds=260.0, run_seconds=400.0, refusals=("too large",)
   )
   assert parsed(str(found)) == {
     "cells": "3",
@@ -205,7 +205,7 @@ def test_plan_as_text(workers):
     "fits": "180",
     "programs to compile": "1",
     "memory of the largest run": "3.2 MiB",
-    "time on this machine": "about 7 min (compiling 26 s, running 7 min), good to a factor of two",
+    "time on this machine": "about 11 min (compiling 4 min, running 7 min), good to a factor of two",
     "cannot run": "too large",
   }
 

@@ -282,14 +282,17 @@ def test_theory_holds_up_to_a_generation(known):
   for row in diagnostics.compare_with_theory(known, range(1, 41)):
     seen.setdefault((row["workflow"], row["num_samples"]), []).append(row["generation"])
   every = list(range(1, 41))
-  assert seen == {
-    ("replace", 10): every,
-    ("replace", 20): every[:5],  # later too few are finite
-    ("replace", 40): [1, 2, 3],
-    ("replace", 80): [1],
-    ("mine", 40): every,
-    ("mine", 80): every[:10],
-  }
+  assert (
+    seen
+    == {
+      ("replace", 10): every,
+      ("replace", 20): every[:5],  # later too few are finite
+      ("replace", 40): [1, 2, 3],
+      ("replace", 80): [1],
+      ("mine", 40): every,
+      ("mine", 80): every[:10],
+    }
+  )
 
 
 def test_limits(known, page):

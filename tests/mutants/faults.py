@@ -37,8 +37,8 @@ FAULTS = [
   ),
   Fault(
     "figures: theory is drawn one generation late",
-    "axis.plot(results.generation.values, curve,",
-    "axis.plot(results.generation.values + 1, curve,",
+    "axis.plot(results.generation.values, expected.mean,",
+    "axis.plot(results.generation.values + 1, expected.mean,",
     "tests/test_figures.py -k 'theory_is_drawn'",
   ),
   Fault(
@@ -55,8 +55,8 @@ FAULTS = [
   ),
   Fault(
     "figures: theory against the real share is of the first generation",
-    "np.atleast_2d(one.mean)[:, -1].mean()",
-    "np.atleast_2d(one.mean)[:, 0].mean()",
+    "one.mean[-1] for one in known",
+    "one.mean[0] for one in known",
     "tests/test_figures.py -k theory_against_real_share",
   ),
   Fault(
