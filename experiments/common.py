@@ -708,7 +708,7 @@ def mesh():
 def simulate(task, workflows, axes: dict[str, list], **options):
   """`collapse_jax.sweep` as the flags ask, with usage errors for what it refuses; None after a dry run."""
   prepare_jax()
-  from collapse_jax.sweeps.scheduler import plan, sweep
+  from collapse_jax.sweeps import plan, sweep
 
   try:
     if FLAGS.dry_run:

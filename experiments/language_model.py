@@ -268,10 +268,10 @@ def simulate(
   """
   common.prepare_jax()
   base = load_model(model, dtype, dataset, abstract=common.dry_run())
-  from collapse_jax import tasks, transforms
+  from collapse_jax import sweeps, tasks, transforms
   from collapse_jax.lm import sharding, text, training
   from collapse_jax.lm.checkpoint import num_params
-  from collapse_jax.sweeps import devices, steps
+  from collapse_jax.sweeps import devices
 
   recipe = training.Recipe(**(recipe or {"learning_rate": TINY["learning_rate"], "batch_size": TINY["batch_size"]}))
   pretrain = mode == "pretrain"
@@ -319,7 +319,7 @@ def simulate(
       f"rows: {len(train.length)} for training, {len(test.length)} for test, {about['num_dropped_rows']} dropped as "
       f"longer than {max_seq_len} tokens\nsteps of a generation: {num_steps} under replace, up to {num_steps * num_generations}"
     )
-    used = steps.memory_per_device(
+    used = sweeps.memory_per_device(
       task,
       workflows[0],
       {"num_samples": max(num_samples), "temperature": 1.0},
@@ -350,13 +350,13 @@ def simulate(
     missing = metrics["num_missing"].max() if "num_missing" in metrics else 0
     if missing > 0 and on_malformed == "reject":
       what = "text that ends" if about["format"] == PLAIN else "the format"
-      raise steps.Stop(
+      raise sweeps.Stop(
         f"the model no longer produces {what}: {missing:.0f} samples are missing after {max_attempts:g} "
         "candidates for each that was asked for (--on_malformed=keep goes on with raw text)"
       )
 
   try:
-    results = steps.sweep(
+    results = sweeps.sweep(
       task,
       workflows,
       axes,
@@ -374,6 +374,7 @@ def simulate(
       on_batch=saved.write,
       on_metrics=judge,
       primary_metric="test_loss",
+      driver="steps",
       progress=common.is_first_process(),
     )
   except ValueError as error:
@@ -454,9 +455,9 @@ class _Samples:
 
   def check(self, cell, seeds) -> bool:
     """Removes the checkpoints of generations from the first on whose text is not there, or not whole: it is computed again."""
-    from collapse_jax.sweeps import steps
+    from collapse_jax.sweeps.checkpoints import folder_name
 
-    folder = self.directory / "checkpoints" / steps._folder(cell, seeds)
+    folder = self.directory / "checkpoints" / folder_name(cell, seeds)
     checkpoints = {int(file.stem): file for file in folder.glob("*.npz") if file.stem.isdigit()}
     torn = next((t for t in range(1, max(checkpoints, default=0) + 1) if not self._is_whole(cell, t, seeds)), None)
     if torn is not None:

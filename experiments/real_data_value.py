@@ -70,7 +70,7 @@ def simulate(
   from collapse_jax.random import new_key
   from collapse_jax.sweeps import devices, fingerprint
   from collapse_jax.sweeps.chunks import Chunks
-  from collapse_jax.sweeps.steps import Clock
+  from collapse_jax.sweeps.cost import Clock
   from collapse_jax.types import Context, Data
 
   recipe = training.Recipe(**(recipe or {name: language_model.TINY[name] for name in ("learning_rate", "batch_size")}))
@@ -132,7 +132,7 @@ def simulate(
     )
     one = task(params, 2)
     fitted = one.fit(key, problem, Context(1, 2, data, real))
-    metrics = one.evaluate(jax.random.fold_in(key, 1), problem, fitted)
+    metrics = one.evaluate(jax.random.fold_in(key, 2), problem, fitted)
     return {name: metrics[name] for name in ("test_loss", "num_steps", "num_tokens")}
 
   cells = {(i, j): (r, f) for i, r in enumerate(num_real) for j, f in enumerate(num_synthetic)}

@@ -5,7 +5,7 @@ import matplotlib
 import pytest
 from helpers import CACHE, DRAWN, compile_quickly
 
-from collapse_jax.sweeps import scheduler
+from collapse_jax.sweeps import programs
 from experiments import common
 
 matplotlib.use("Agg")
@@ -35,13 +35,13 @@ def keys():
 def calls(monkeypatch):
   """(first seed, seeds) of the chunks that are computed."""
   seen = []
-  plain = scheduler.Program.run
+  plain = programs.Program.run
 
   def run(program, first, num, traced):
     seen.append((first, num))
     return plain(program, first, num, traced)
 
-  monkeypatch.setattr(scheduler.Program, "run", run)
+  monkeypatch.setattr(programs.Program, "run", run)
   return seen
 
 

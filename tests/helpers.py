@@ -54,6 +54,11 @@ def compile_quickly(quick: bool) -> None:
     compilation_cache.reset_cache()
 
 
+def by_steps(*arguments, **options):
+  """A sweep by the driver "steps"."""
+  return cj.sweep(*arguments, driver="steps", **options)
+
+
 KILLED = str(Path(__file__).parent / "killed.py")
 ENVIRONMENT = {
   **os.environ,

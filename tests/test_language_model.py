@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import tokenizers
 from absl import flags
+from helpers import by_steps
 from transformers import PreTrainedTokenizerFast
 
 from collapse_jax import tasks, transforms
 from collapse_jax.generation import start
 from collapse_jax.lm import checkpoint, decoder, text, tiny, training
-from collapse_jax.sweeps import steps
+from collapse_jax.sweeps import checkpoints
 from collapse_jax.types import Context
 from collapse_jax.workflows import replace
 from experiments import common, language_model, real_data_value
@@ -47,7 +48,7 @@ def make(base, rows, num_samples=8, **options):
 def test_loop(base, rows):
   """All workflows share model 1; sizes, origins and the emitted rows are as they should be."""
   batches: dict = {}
-  results = steps.sweep(
+  results = by_steps(
     lambda shared, num_samples: make(base._replace(params=shared), rows, num_samples),
     ["replace", "accumulate", "accumulate_subsample"],
     {"num_samples": [8]},
@@ -78,7 +79,7 @@ def test_tokens_are_edited(base, rows):
   """Only likely tokens of the prompt and response change, never padding, beginnings, or fixed tokens; sizes stay."""
   end = base.config.eos_token_id
   emitted: dict = {}
-  results = steps.sweep(
+  results = by_steps(
     lambda shared, num_samples: transforms.edit_tokens(
       make(base._replace(params=shared), rows, num_samples), 0.002, 4, 1.0, fixed_tokens=(end,)
     ),
@@ -444,7 +445,7 @@ def test_what_counts_as_torn(base, tmp_path, monkeypatch):
   tokens, length = np.full((2, 1, 2, 6), base.config.eos_token_id), np.full((2, 1, 2), 6)
   tokens[..., 1:5] = base.tokenizer("river")["input_ids"][0]
   batch = SimpleNamespace(rows={"tokens": tokens, "length": length}, row_weight=np.ones((2, 1, 2)))
-  folder = tmp_path / "checkpoints" / steps._folder(cell, seeds)
+  folder = tmp_path / "checkpoints" / checkpoints.folder_name(cell, seeds)
 
   def whole():
     folder.mkdir(parents=True, exist_ok=True)
