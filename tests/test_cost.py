@@ -9,7 +9,7 @@ import pytest
 
 import collapse_jax as cj
 from collapse_jax import store, tasks, workflows
-from collapse_jax.sweeps import cost, devices, plan
+from collapse_jax.sweeps import cost, devices, plan, scheduler
 from experiments import common
 
 
@@ -166,7 +166,7 @@ def test_plan_of_memory(workers):
       init=lambda key: (None, draw(key, jnp.zeros(50))),
       fit=lambda key, problem, context: jnp.mean(store.flat(context.data)[0], axis=0),
       sample=lambda key, problem, mean, context: (draw(key, mean), {}),
-      evaluate=lambda *known: {"error": jnp.sum(known[-1] ** 2)},
+      evaluate=lambda key, problem, mean: {"error": jnp.sum(mean**2)},
       num_samples=num_samples,
     )
 
@@ -188,6 +188,8 @@ def test_plan_refuses_what_does_not_fit(workers):
   needed = re.match(r"one run needs about ([\d.e+]+) GiB and 4 GiB may be used", reason)
   assert float(needed[1]) > 1e12 * 4 / 2**30  # a covariance
   assert f"cannot run: {reason}" in str(found).splitlines()
+  with pytest.raises(ValueError, match="one run needs about"):
+    estimated(dim=[10**6])
 
 
 def parsed(text: str) -> dict[str, str]:
@@ -235,7 +237,7 @@ def dry_run(capsys):
 def test_dry_run(dry_run, workers, tmp_path, monkeypatch):
   """A binary prints the plan of its sweep, and computes and writes nothing."""
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr("collapse_jax.sweeps.scheduler.sweep", None)
+  monkeypatch.setattr(scheduler, "sweep", None)
   said = dry_run(
     "gaussian", "--workflows=replace", "--dims=2", "--num_samples=10,20,40", "--num_seeds=10", "--num_generations=6"
   )

@@ -244,26 +244,26 @@ FAULTS = [
   # ----------------------------------------------------------------------------------------------------- plans
   Fault(
     "plan: compile time of no program",
-    "cost.seconds(work, len(groups), devices.num_workers())",
-    "cost.seconds(work, 0, devices.num_workers())",
+    "for num, work, _ in costs), len(costs), devices.num_workers()",
+    "for num, work, _ in costs), 0, devices.num_workers()",
     "tests/test_cost.py -k plan_counts",
   ),
   Fault(
     "plan: a tenth of the memory",
-    "max(size for _, size in traced),",
-    "max(size for _, size in traced) / 10,",
+    "max(size for _, _, size in costs),",
+    "max(size for _, _, size in costs) / 10,",
     "tests/test_cost.py -k plan_of_memory",
   ),
   Fault(
     "plan: memory of the smallest program",
-    "max(size for _, size in traced),",
-    "min(size for _, size in traced),",
+    "max(size for _, _, size in costs),",
+    "min(size for _, _, size in costs),",
     "tests/test_cost.py -k plan_of_memory",
   ),
   Fault(
     "plan: one seed runs",
-    "work = sum(len(group) * num_seeds * one for",
-    "work = sum(len(group) * one for",
+    "sum(num * num_seeds * work for",
+    "sum(num * work for",
     "tests/test_cost.py -k plan_of_time",
   ),
   Fault(
