@@ -50,11 +50,22 @@ def num_rows(rows: PyTree, axis: int = 0) -> int:
 
 
 def flat(data: Data) -> tuple[PyTree, Array]:
-  """All stored rows [slots * n, ...] and their weights [slots * n]: what a fit by weighted rows uses."""
+  """All stored rows [slots * n, ...] and their weights [slots * n]: what a fit by weighted rows uses.
+
+  What does not count is 0, so that neither empty slots nor a rejected row of NaN can get into a weighted sum.
+  """
   n = num_rows(data.rows, 1)
   weight = jnp.ones((data.origin.shape[0], 1)) if data.weight is None else data.weight[:, None]
   weight = weight * (jnp.ones((1, n)) if data.row_weight is None else data.row_weight)
-  return jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), data.rows), weight.reshape(-1)
+  weight = weight.reshape(-1)
+  rows = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), data.rows)
+  return rows if data.weight is None and data.row_weight is None else blanked(rows, weight), weight
+
+
+def blanked(rows: PyTree, weight: Array) -> PyTree:
+  """Rows [m, ...] with 0 where their weight [m] is."""
+  blank = lambda x: jnp.where((weight != 0).reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros((), x.dtype))
+  return jax.tree.map(blank, rows)
 
 
 def in_use(context: Context) -> Array:
@@ -85,7 +96,7 @@ def summarise(task: TaskSetting, problem: Problem, data: Data) -> Data:
   if data.row_weight is None:
     summary = jax.vmap(lambda rows: of(rows, None))(rows)
   else:
-    summary = jax.vmap(of)(rows, data.row_weight)
+    summary = jax.vmap(lambda rows, weight: of(blanked(rows, weight), weight))(rows, data.row_weight)
   return data._replace(summary=summary)
 
 
