@@ -11,8 +11,7 @@ import matplotlib
 import numpy as np
 import pytest
 import xarray
-from test_survival_directory import begin as begin
-from test_survival_directory import finish, go
+from helpers import finish, go
 
 from collapse_jax import plotting
 from collapse_jax.plotting import panels

@@ -1,12 +1,16 @@
 """Work is counted as it is: by shapes, lengths of loops and formulas; estimates order sweeps as their times are ordered."""
 
+import importlib
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
 
-from collapse_jax import tasks
-from collapse_jax.sweeps import cost
-from collapse_jax.sweeps.scheduler import plan
+import collapse_jax as cj
+from collapse_jax import store, tasks, workflows
+from collapse_jax.sweeps import cost, devices, plan
+from experiments import common
 
 
 def test_known_functions():
@@ -20,6 +24,56 @@ def test_known_functions():
   assert cost.work_of(jax.vmap(once), jnp.ones((7, 200, 200))) > 6.5 * cost.work_of(once, square)
   assert cost.work_of(jax.jit(once), square) == pytest.approx(cost.work_of(once, square), rel=0.01)
   assert cost.work_of(lambda x: x.reshape(-1), square) == 0
+
+
+N = 200
+OPERATIONS = {  # name -> function of x [N, N], floating-point operations of textbooks (Golub and Van Loan)
+  "product": (lambda x: x @ x, 2 * N**3),
+  "product with a vector": (lambda x: x @ x[0], 2 * N**2),
+  "batched product": (lambda x: jnp.einsum("bij,bjk->bik", x.reshape(8, N // 8, N), x.reshape(8, N, N // 8)), N**3 / 4),
+  "qr, both factors": (jnp.linalg.qr, 8 / 3 * N**3),
+  "qr of half the columns": (lambda x: jnp.linalg.qr(x[:, : N // 2]), 4 * N * (N / 2) ** 2 - 4 / 3 * (N / 2) ** 3),
+  "cholesky": (jnp.linalg.cholesky, N**3 / 3),
+  "triangular solve": (lambda x: jax.scipy.linalg.solve_triangular(x, x), N**3),
+  "eigenvalues and vectors": (jnp.linalg.eigh, 9 * N**3),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_known_operations(name):
+  """Counted is what textbooks count, to a factor of two; seven matrices are seven times the work."""
+  function, flops = OPERATIONS[name]
+  each = cost._PER_FLOP if "product" in name else cost._LAPACK_FLOP
+  counted = cost.work_of(function, jnp.ones((N, N)))
+  assert 0.55 < counted / (each * flops) < 1.35
+  several = cost.work_of(jax.vmap(function), jnp.ones((7, N, N)))
+  assert several / counted == pytest.approx(7, rel=0.05)
+
+
+def test_operations_beside_one_another():
+  """As measured on one core: a flop of LAPACK takes as long as three of a product, an exponential as eight additions."""
+  x = jnp.ones((N, N))
+  product = cost.work_of(lambda x: x @ x, x)
+  assert 2 < cost.work_of(lambda x: jnp.linalg.qr(x)[0], x) / product < 6
+  assert 8 < cost.work_of(lambda x: jnp.linalg.eigh(x)[1], x) / product < 20
+  each = {name: cost.work_of(function, x) / x.size for name, function in ELEMENTWISE.items()}
+  assert each["add"] == pytest.approx(0.06, rel=0.01)
+  assert 5 < each["exp"] / each["add"] < 12 and 2 < each["log"] / each["exp"] < 4
+  assert each["exp"] < each["erf_inv"] < each["gather"] < each["lgamma"] < each["sort"] < 4 * each["lgamma"]
+  assert each["nothing"] == 0 and each["sum"] == pytest.approx(each["add"], rel=0.01)
+
+
+ELEMENTWISE = {
+  "add": lambda x: x + 1.0,
+  "exp": jnp.exp,
+  "log": jnp.log,
+  "erf_inv": jax.lax.erf_inv,
+  "lgamma": jax.lax.lgamma,
+  "gather": lambda x: x.at[jnp.zeros((N,), int)].get(mode="promise_in_bounds"),
+  "sort": lambda x: jax.lax.sort(x.reshape(-1)),
+  "sum": jnp.sum,
+  "nothing": lambda x: x.T.reshape(-1)[: N // 2],
+}
 
 
 def test_rare_branches_and_fallbacks_do_not_count():
@@ -58,6 +112,150 @@ def test_estimates_grow_as_times_do():
     for name in ("replace", "accumulate_subsample")
   )
   assert 15 < rows / law < 150  # measured: 50
+
+
+def estimated(names=("replace",), num_seeds=10, num_generations=6, record_every=1, **axes):
+  """Of the exact law: a program per workflow and dim, which sizes share."""
+  axes = {"dim": [2], "num_samples": [10, 20, 40], **axes}
+  options = {"num_generations": num_generations, "num_seeds": num_seeds, "record_every": record_every}
+  return plan(tasks.gaussian, list(names), axes, **options)
+
+
+@pytest.fixture
+def workers(monkeypatch):
+  """Sets how many there are, of a machine with 8 GiB."""
+  monkeypatch.setattr(devices, "memory_bytes", lambda: 2.0**33)
+  use = lambda num: monkeypatch.setattr(devices, "num_workers", lambda *_: num)
+  use(1)
+  return use
+
+
+def test_plan_counts(workers):
+  one = estimated(("replace", "accumulate"), dim=[1, 3], temperature=[1.0, 2.0])  # temperatures are traced
+  assert (one.cells, one.cells_refused, one.runs, one.fits, one.programs) == (24, 0, 240, 1440, 4)
+  assert one.compile_seconds == pytest.approx(4 * cost.COMPILE_SECONDS)
+
+
+def test_plan_of_time(workers, monkeypatch):
+  """Compiling is a time a program, running is proportional to seeds, cells and nearly to generations; both are shared by workers
+  and longer on a slower machine."""
+  one = estimated()
+  assert one.compile_seconds == pytest.approx(cost.COMPILE_SECONDS)
+  start = 30e-9 * cost.RUN_NS
+  assert start < one.run_seconds < 100 * start
+  assert estimated(num_seeds=30).run_seconds == pytest.approx(3 * one.run_seconds)
+  assert estimated(temperature=[1.0, 2.0]).run_seconds == pytest.approx(2 * one.run_seconds, rel=0.02)
+  short, whole, rare = (
+    estimated(num_generations=T, record_every=every).run_seconds - start for T, every in ((100, 1), (200, 1), (200, 50))
+  )
+  assert 1.8 < whole / short < 2.2 and 0.2 * whole < rare < whole
+  workers(4)
+  monkeypatch.setattr(cost, "slowness", lambda: 3.0)
+  slow = estimated()
+  assert slow.compile_seconds == pytest.approx(one.compile_seconds * 3 / 4)
+  assert slow.run_seconds == pytest.approx(one.run_seconds * 3 / 4)
+
+
+def test_plan_of_memory(workers):
+  """Of the largest run: near what its compiled program itself says."""
+
+  def make(num_samples):
+    """The mean of many coordinates, from rows that are all kept."""
+    draw = lambda key, mean: store.batch(mean[None] + jax.random.normal(key, (num_samples, 50)))
+    return cj.TaskSetting(
+      init=lambda key: (None, draw(key, jnp.zeros(50))),
+      fit=lambda key, problem, context: jnp.mean(store.flat(context.data)[0], axis=0),
+      sample=lambda key, problem, mean, context: (draw(key, mean), {}),
+      evaluate=lambda *known: {"error": jnp.sum(known[-1] ** 2)},
+      num_samples=num_samples,
+    )
+
+  T = 20
+  run = jax.jit(lambda key: cj.run(key, make(200), workflows.accumulate(), T))
+  said = run.lower(jax.random.key(0)).compile().memory_analysis()
+  compiled = said.temp_size_in_bytes + said.output_size_in_bytes
+  assert compiled > T * 200 * 50 * 4
+  options = {"num_generations": T, "num_seeds": 3}
+  found = plan(make, ["accumulate"], {"num_samples": [20, 200, 9]}, **options).memory_of_run
+  assert 0.4 < found / compiled < 2.5
+  assert plan(make, ["accumulate"], {"num_samples": [20]}, **options).memory_of_run < 0.3 * found
+
+
+def test_plan_refuses_what_does_not_fit(workers):
+  found = estimated(("replace", "accumulate"), dim=[1, 10**6])
+  assert (found.cells, found.cells_refused, found.programs) == (6, 6, 2)
+  reason = found.refusals[0]
+  needed = re.match(r"one run needs about ([\d.e+]+) GiB and 4 GiB may be used", reason)
+  assert float(needed[1]) > 1e12 * 4 / 2**30  # a covariance
+  assert f"cannot run: {reason}" in str(found).splitlines()
+
+
+def parsed(text: str) -> dict[str, str]:
+  return dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+
+
+def test_plan_as_text(workers):
+  found = estimated()._replace(
+    memory_of_run=3.25 * 2**20, compile_seconds=26.0, run_seconds=400.0, refusals=("too large",)
+  )
+  assert parsed(str(found)) == {
+    "cells": "3",
+    "cells that cannot run": "0",
+    "runs": "30",
+    "fits": "180",
+    "programs to compile": "1",
+    "memory of the largest run": "3.2 MiB",
+    "time on this machine": "about 7 min (compiling 26 s, running 7 min), good to a factor of two",
+    "cannot run": "too large",
+  }
+
+
+@pytest.fixture
+def dry_run(capsys):
+  """What a binary prints with --dry_run; it may write nothing."""
+  before = set(common.FLAGS)
+
+  def run(name, *arguments):
+    module = importlib.import_module(f"experiments.{name}")
+    module.define()
+    common.FLAGS.unparse_flags()
+    common.parse(["x", "--dry_run", *arguments])
+    module.main()
+    return capsys.readouterr().out
+
+  yield run
+  for flag in set(common.FLAGS) - before:
+    delattr(common.FLAGS, flag)
+  common.FLAGS.unparse_flags()
+  common.FLAGS(["test"])
+  common.PARSED.clear()
+  common.PLANS.clear()
+
+
+def test_dry_run(dry_run, workers, tmp_path, monkeypatch):
+  """A binary prints the plan of its sweep, and computes and writes nothing."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr("collapse_jax.sweeps.scheduler.sweep", None)
+  said = dry_run(
+    "gaussian", "--workflows=replace", "--dims=2", "--num_samples=10,20,40", "--num_seeds=10", "--num_generations=6"
+  )
+  assert said.strip() == str(estimated(temperature=[1.0], noise_var=[1.0]))
+  assert parsed(said)["runs"] == "30" and parsed(said)["programs to compile"] == "1"
+  assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_of_many(dry_run, workers, tmp_path, monkeypatch):
+  """`reproduce` names each experiment and adds them up."""
+  monkeypatch.chdir(tmp_path)
+  said = dry_run("reproduce", "--scale=smoke", "--only=[dl]i*")
+  parts = re.split(r"^(\S+):\n", said, flags=re.M)
+  names, plans = parts[1::2], [parsed(text) for text in parts[2::2]]
+  assert names == ["linear_regression", "discrete"] and len(plans) == len(common.PLANS) == 2
+  assert [int(one["runs"]) for one in plans] == [one.runs for one in common.PLANS]
+  runs, time = re.match(r"in all: (\d+) runs, about (.*)", said.splitlines()[-1]).groups()
+  assert int(runs) == sum(int(one["runs"]) for one in plans)
+  assert time == cost.text(sum(one.compile_seconds + one.run_seconds for one in common.PLANS))
+  assert sum(one.compile_seconds for one in common.PLANS) >= cost.COMPILE_SECONDS * len(plans)
 
 
 def test_durations_as_people_say_them():

@@ -5,10 +5,6 @@ rounds them differently in programs for several devices.
 """
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +12,7 @@ import distributed
 import numpy as np
 import pytest
 import xarray
+from helpers import finished, free_port, start
 
 import collapse_jax as cj
 from collapse_jax import tasks
@@ -24,39 +21,6 @@ from collapse_jax.sweeps import devices, scheduler
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("distribution")]  # one worker, for what they share
 ROUNDED = ("entropy_ratio", "support_ratio")  # of discrete: quotients by the truth's
 SCRIPT = Path(__file__).parent / "distributed.py"
-HELD: list[socket.socket] = []
-
-
-def start(*arguments):
-  environment = {**os.environ, "PYTHONPATH": os.getcwd(), "JAX_COMPILATION_CACHE_DIR": os.path.abspath(".cache/tests")}
-  return subprocess.Popen(
-    [sys.executable, "-W", "ignore", *map(str, arguments)],
-    env=environment,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-  )
-
-
-def finished(*processes):
-  """Waits until all have ended well; if one has not, none is left running."""
-  try:
-    for one in processes:
-      out, _ = one.communicate(timeout=300)
-      assert one.returncode == 0, out
-  finally:
-    for one in processes:
-      one.kill()
-      one.wait()
-
-
-def free_port():
-  """A port that nobody else gets meanwhile: it stays bound here, and the server of JAX may share it."""
-  one = socket.socket()
-  one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-  one.bind(("localhost", 0))
-  HELD.append(one)
-  return one.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

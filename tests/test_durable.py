@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray
+from helpers import small
 from power import Disk
-from test_sweep import small
 
 from collapse_jax import tasks
 from collapse_jax.sweeps import chunks, steps

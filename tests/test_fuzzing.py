@@ -8,13 +8,13 @@ import itertools
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import limited, needed, outcome
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -157,52 +157,6 @@ def digest(folder: Path) -> str:
   return hashlib.sha256(b"".join(str(file).encode() + file.read_bytes() for file in files)).hexdigest()
 
 
-class Hang(BaseException):
-  """Not an Exception, which a loader might take for a damaged file."""
-
-
-@contextlib.contextmanager
-def limited(seconds=60):
-  """Fails what takes longer, but for a loop in C."""
-
-  def stop(number, frame):
-    raise Hang(f"not done after {seconds} seconds")
-
-  before = signal.signal(signal.SIGALRM, stop)
-  signal.alarm(seconds)
-  try:
-    yield
-  finally:
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
-
-
-def outcome(name: str, arguments: list[str]) -> str:
-  """ "" where a binary would run, or its one line of refusal; anything else that it does is raised."""
-  module = importlib.import_module(f"experiments.{name}")
-  before = set(common.FLAGS)
-  module.define()
-  said = io.StringIO()
-  try:
-    with limited(), contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-      rest = common.parse(["x", *arguments], arguments=name == "compare")
-      if name == "compare":
-        module.load(rest[1] if len(rest) > 1 else "nowhere")
-      else:
-        module.read()
-        common.check_machine()
-        common.output_dir("results/x")
-    return ""
-  except SystemExit as end:
-    assert end.code == 2 or any("help" in one for one in arguments), (end.code, said.getvalue())
-    return said.getvalue() or "help"
-  except common.UsageError as error:
-    return str(error) or "?"
-  finally:
-    for flag in set(common.FLAGS) - before:
-      delattr(common.FLAGS, flag)
-
-
 def flags_of(name: str) -> list[str]:
   before = set(common.FLAGS)
   importlib.import_module(f"experiments.{name}").define()
@@ -260,7 +214,7 @@ def damaged(valid: bytes):
 
 
 def parquet() -> bytes:
-  pyarrow, file = pytest.importorskip("pyarrow"), io.BytesIO()
+  pyarrow, file = needed("pyarrow"), io.BytesIO()
   rows = {"prompt": [f"p{i}" for i in range(40)], "response": [f"r\u00e4 {i}" for i in range(40)]}
   importlib.import_module("pyarrow.parquet").write_table(pyarrow.table(rows), file)
   return file.getvalue()

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import z_score
+from helpers import z_score
 from scipy import stats
 from sklearn import metrics as reference
 from sklearn.linear_model import LogisticRegression

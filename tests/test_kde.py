@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import z_score
+from helpers import z_score
 from scipy.special import logsumexp
 from sklearn.neighbors import KernelDensity
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import z_score
+from helpers import z_score
 
 import collapse_jax as cj
 from collapse_jax import tasks, theory, workflows

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from lm_configs import CONFIGS
@@ -145,12 +146,10 @@ def test_a_tied_model_with_a_head_of_its_own_keeps_it(name, tmp_path, caplog):
 
 def test_kinds_of_weights_that_are_not_read_are_named(tmp_path):
   """float8 kernels, integers, and quantisation that only the configuration tells of; buffers of any kind are left alone."""
-  import ml_dtypes
-
   model = lm.random(CONFIGS["llama"](), jax.random.key(0))
   for kind, said in (
-    (ml_dtypes.float8_e4m3fn, "float8 weights are not read, and model.layers.0.mlp.up_proj.weight is F8_E4M3"),
-    (ml_dtypes.float8_e5m2, "float8 weights are not read"),
+    (jnp.float8_e4m3fn, "float8 weights are not read, and model.layers.0.mlp.up_proj.weight is F8_E4M3"),
+    (jnp.float8_e5m2, "float8 weights are not read"),
     (np.int8, "integer weights are not read"),
     (np.uint8, "integer weights"),
   ):

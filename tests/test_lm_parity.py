@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import needed
+from helpers import needed
 from lm_configs import CONFIGS
 
 from collapse_jax import lm

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from test_distribution import finished, free_port, start
+from helpers import finished, free_port, start
 
 import collapse_jax as cj
 from collapse_jax.lm import decoder, presets, sharding, text

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tokenizers
+from helpers import needed
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import GPT2Config, PreTrainedTokenizerFast
 
@@ -103,8 +104,7 @@ def test_files(tmp_path):
   train, test = text.load(source, "train"), text.load(source, "test")
   assert len(train) + len(test) == 200 and 5 < len(test) < 40
   assert not {document.text for document in train} & {document.text for document in test}
-  pandas = pytest.importorskip("pandas")
-  pytest.importorskip("pyarrow")
+  pandas, _ = needed("pandas"), needed("pyarrow")
   pandas.DataFrame(rows).to_parquet(tmp_path / "a.parquet")
   assert text.load(str(tmp_path / "a.parquet"), "train") == train
   plain = write(tmp_path / "b.jsonl", [json.dumps({"text": f"Once {i}."}) for i in range(50)])
@@ -194,8 +194,7 @@ def test_encodings_that_fail_are_named(tmp_path, content, match):
 
 def test_damaged_files_end_in_one_line(tmp_path):
   """Bytes changed, cut or repeated: what is read are rows, or the error is one line."""
-  pandas = pytest.importorskip("pandas")
-  pytest.importorskip("pyarrow")
+  pandas, _ = needed("pandas"), needed("pyarrow")
   pandas.DataFrame(PAIRS).to_parquet(tmp_path / "whole.parquet")
   whole = {
     ".parquet": (tmp_path / "whole.parquet").read_bytes(),

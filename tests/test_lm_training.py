@@ -75,8 +75,7 @@ def test_as_a_plain_loop(micro):
 )
 def test_budget(budget, amount, steps, epoch):
   _, length = rows(10)
-  found, of_epoch = training.num_steps(Recipe(budget=budget, amount=amount, batch_size=4), jnp.ones(10, bool), length)
-  assert int(of_epoch) == epoch
+  found = training.num_steps(Recipe(budget=budget, amount=amount, batch_size=4), jnp.ones(10, bool), length)
   expected = np.ceil(amount * epoch / int(jnp.sum(length - 1))) if steps is None else steps
   assert int(found) == expected
 

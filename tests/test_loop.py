@@ -7,35 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import poisson_mean
 
 import collapse_jax as cj
 from collapse_jax import store, tasks, transforms, workflows
 from collapse_jax.sweeps import scheduler
-from collapse_jax.types import TaskSetting
 
 T, N = 4, 8
 OVERLAPPING = (
   np.linspace(-2, 2, 60)[:, None],
   np.arange(60) % 2,
 )  # no labels of these are separable but by a rare chance
-
-
-def poisson_mean(rate=4.0, num_samples=N):
-  """What a user writes."""
-
-  def fit(key, problem, context):
-    rows, weight = store.flat(context.data)
-    return jnp.sum(weight * rows) / jnp.sum(weight)
-
-  draw = lambda key, mean, num: store.batch(jax.random.poisson(key, mean, (num,)).astype(float))
-  return TaskSetting(
-    init=lambda key: (rate, draw(key, rate, num_samples)),
-    fit=fit,
-    sample=lambda key, problem, mean, context: (draw(key, mean, context.num), {}),
-    evaluate=lambda problem, mean: {"squared_error": (mean - problem) ** 2},
-    num_samples=num_samples,
-    fresh=lambda key, problem: draw(key, rate, num_samples),
-  )
 
 
 TASKS = {

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import z_score
+from helpers import z_score
 
 from collapse_jax import generation, tasks, theory, transforms, workflows
 from collapse_jax.tasks._ngram import conditional_frequencies

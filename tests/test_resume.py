@@ -1,17 +1,13 @@
 """A sweep that is killed at any moment goes on where it was, and ends with the numbers of one that was not."""
 
-import contextlib
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import xarray
+from helpers import KILLED, dataset, run, waiting
 
 import collapse_jax as cj
 from collapse_jax import tasks
@@ -19,7 +15,6 @@ from collapse_jax.sweeps import scheduler
 from collapse_jax.sweeps.chunks import Chunks
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("resume")]  # one worker, for what they share
-KILLED = str(Path(__file__).parent / "killed.py")
 GAUSSIAN = (
   "experiments.gaussian",
   "--dims=1",
@@ -40,46 +35,6 @@ KDE = (
   "--num_generations=4",
   "--chunk_size=3",
 )  # 12 chunks
-ENVIRONMENT = {
-  **os.environ,
-  "PYTHONPATH": os.getcwd(),
-  "PYTHONWARNINGS": "ignore",
-  "JAX_COMPILATION_CACHE_DIR": os.path.abspath(".cache/tests/quick"),
-  "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-}  # these tests start many programs and look at what is on disk
-
-
-def run(*arguments, expect=0):
-  done = subprocess.run(
-    [sys.executable, *map(str, arguments)], capture_output=True, text=True, env=ENVIRONMENT, timeout=300, check=False
-  )
-  assert done.returncode == expect, done.stderr
-  assert "Traceback" not in done.stderr
-  return done
-
-
-@contextlib.contextmanager
-def waiting(log, when, *arguments, **environment):
-  """A binary that has come to a write, and waits in it; is killed in the end."""
-  process = subprocess.Popen(
-    [sys.executable, KILLED, str(log), when, "wait", *map(str, arguments)],
-    text=True,
-    env=ENVIRONMENT | environment,
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.PIPE,
-  )
-  try:
-    while not (log.exists() and "waiting" in log.read_text()):
-      assert process.poll() is None, process.stderr.read()
-      time.sleep(0.01)
-    yield process
-  finally:
-    process.kill()
-    process.wait()
-
-
-def dataset(path):
-  return xarray.load_dataset(path / "results.nc", engine="h5netcdf").drop_attrs(deep=False)
 
 
 def committed(path):

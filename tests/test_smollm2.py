@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import needed
+from helpers import needed
 
 from collapse_jax import lm, tasks
 from collapse_jax.lm import checkpoint, sampling, text, training

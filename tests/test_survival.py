@@ -15,9 +15,7 @@ import filelock
 import numpy as np
 import pytest
 import xarray
-from conftest import compile_quickly
-from test_resume import ENVIRONMENT, KILLED, dataset, run, waiting
-from test_watching import values
+from helpers import ENVIRONMENT, KILLED, compile_quickly, dataset, run, values, waiting
 
 import collapse_jax as cj
 from collapse_jax import tasks

@@ -12,38 +12,12 @@ import sys
 import filelock
 import numpy as np
 import pytest
-import xarray
+from helpers import DRAWN, finish, go, numbers
 
 import collapse_jax as cj
 from collapse_jax.sweeps.chunks import Chunks
 from experiments import common, compare, directory, language_model, real_data_value
 
-
-@pytest.fixture
-def begin(monkeypatch):
-  """Parses flags as a binary does; they are gone in the end. Figures are not drawn: FIGURES stand for them."""
-  before = set(common.FLAGS)
-  common.define_shared()
-  monkeypatch.setattr(common, "drawings", lambda path, folders: dict(DRAWN))
-
-  def parse(*flags):
-    common.FLAGS.unparse_flags()
-    common.parse(["x", *map(str, flags)])
-    common.NUMBERS.clear()
-    common.HELD.clear()
-
-  yield parse
-  for flag in set(common.FLAGS) - before:
-    delattr(common.FLAGS, flag)
-  common.FLAGS.unparse_flags()
-  common.FLAGS(["test"])
-  common.PARSED.clear()
-  common.BEGUN.clear()
-  common.NUMBERS.clear()
-  common.HELD.clear()
-
-
-DRAWN = {"figures/a.png": b"png", "figures/b.pdf": b"pdf", "report.html": b"<html>"}
 WHOLE = {"config.json", "results.nc", *DRAWN}
 
 
@@ -56,25 +30,12 @@ def digest(path):
   }
 
 
-def go(simulate, path, **options):
-  common.simulate_and_write(str(path), lambda directory: simulate(directory), {}, **options)
-
-
 def refuse(directory):
   """As a sweep that is found too large once it has begun, with a trace of it."""
   directory.mkdir(exist_ok=True)
   (directory / "sweep.json").write_text("{}")
   (directory.parent / "profile").mkdir(exist_ok=True)
   raise common.UsageError("--num_generations is too large.")
-
-
-def numbers(value=1.0):
-  return xarray.Dataset({"loss": (("workflow", "seed", "generation"), [[[value], [value]]])}, {"workflow": ["replace"]})
-
-
-def finish(directory, value=1.0):
-  directory.mkdir(parents=True, exist_ok=True)
-  return numbers(value)
 
 
 def commit(directory, then=common.UsageError):

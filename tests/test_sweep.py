@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_fuzzing import outcome
-from test_loop import poisson_mean
+from helpers import REAL, outcome, poisson_mean, resampled, small
 
 import collapse_jax as cj
-from collapse_jax import diagnostics, plotting, report, store, tasks, workflows
+from collapse_jax import diagnostics, plotting, report, tasks, workflows
 from collapse_jax.sweeps import devices, scheduler
 from collapse_jax.sweeps.scheduler import plan
 
@@ -178,45 +177,6 @@ def test_plan_and_bad_sweeps():
     cj.sweep(tasks.gaussian, ["replace"], {"dim": [10**6], "num_samples": [9]}, **options)
   with pytest.raises(ValueError, match="table of results needs about"):
     cj.sweep(tasks.gaussian, ["replace"], {"dim": [1], "num_samples": [9]}, num_generations=10**6, num_seeds=10**6)
-
-
-REAL = np.linspace(-1, 1, 6).astype(np.float32)
-
-
-def resampled(rows=REAL, noise=1.0):
-  """A small task with data of its own."""
-  draw = lambda key, mean: store.batch(mean + noise * jax.random.normal(key, rows.shape))
-  return cj.TaskSetting(
-    init=lambda key: (jnp.zeros(()), store.batch(jnp.asarray(rows) + jax.random.normal(key, rows.shape))),
-    fit=lambda key, problem, context: jnp.mean(store.flat(context.data)[0]),
-    sample=lambda key, problem, mean, context: (draw(key, mean), {}),
-    evaluate=lambda problem, mean: {"error": (mean - problem) ** 2},
-    num_samples=len(rows),
-  )
-
-
-def small(task=lambda shift: resampled(REAL + shift), shifts=(1.0, 2.0), **options):
-  """Two cells of one program, 12 seeds in chunks of 4."""
-  return cj.sweep(
-    task,
-    ["replace"],
-    {"shift": list(shifts)},
-    **{"num_generations": 3, "num_seeds": 12, "chunk_size": 4, "num_workers": 1} | options,
-  )
-
-
-@pytest.fixture
-def calls(monkeypatch):
-  """(first seed, seeds) of the chunks that are computed."""
-  seen = []
-  plain = scheduler.Program.run
-
-  def run(program, first, num, traced):
-    seen.append((first, num))
-    return plain(program, first, num, traced)
-
-  monkeypatch.setattr(scheduler.Program, "run", run)
-  return seen
 
 
 def test_only_what_the_same_program_computed_is_resumed(tmp_path, calls):

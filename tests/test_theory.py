@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import pytest
+from helpers import needed
 from scipy import linalg
 
 from collapse_jax import theory
@@ -427,7 +428,7 @@ def test_kde_variance_tabulated():
 
 
 def test_bandwidth_rules_are_those_of_scikit_learn():
-  neighbors = pytest.importorskip("sklearn.neighbors")
+  neighbors = needed("sklearn.neighbors")
   for dim in (1, 2, 3):
     rows = np.random.default_rng(0).standard_normal((30, dim))
     for name, rule in [("scott", theory.scott_bandwidth), ("silverman", theory.silverman_bandwidth)]:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import z_score
+from helpers import z_score
 from scipy.stats import norm
 
 import collapse_jax as cj

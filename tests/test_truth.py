@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import compile_quickly
-from test_sweep import calls, resampled, small  # noqa: F401  `calls` is a fixture
+from helpers import compile_quickly, resampled, small
 
 import collapse_jax as cj
 from collapse_jax import store, tasks
@@ -43,7 +42,7 @@ def forged(file, change):
 
 
 @pytest.mark.parametrize("at", [1, 2])
-def test_a_chunk_in_the_place_of_another(copy, calls, caplog, at):  # noqa: F811
+def test_a_chunk_in_the_place_of_another(copy, calls, caplog, at):
   """Of other seeds, or of another cell: computed again, with one warning. The twin, a copy over itself, counts."""
   out, whole = copy
   folder = out / "process_0"
@@ -58,7 +57,7 @@ def test_a_chunk_in_the_place_of_another(copy, calls, caplog, at):  # noqa: F811
   assert len(calls) == 1 and caplog.text.count("is damaged (it belongs elsewhere) and is computed again") == 1
 
 
-def test_a_chunk_of_another_sweep(copy, calls, tmp_path):  # noqa: F811
+def test_a_chunk_of_another_sweep(copy, calls, tmp_path):
   out, whole = copy
   small(directory=tmp_path / "other", seed=1)
   shutil.copy(tmp_path / "other" / "process_0" / CELL[1], out / "process_0" / CELL[1])
@@ -92,7 +91,7 @@ CRAFTED = {
 
 
 @pytest.mark.parametrize("kind", CRAFTED)
-def test_crafted_chunks(copy, calls, caplog, kind):  # noqa: F811
+def test_crafted_chunks(copy, calls, caplog, kind):
   """Whatever is written under a checksum that is right: one warning, and it is computed again."""
   out, whole = copy
   forged(out / "process_0" / CELL[1], CRAFTED[kind])
@@ -101,7 +100,7 @@ def test_crafted_chunks(copy, calls, caplog, kind):  # noqa: F811
   assert calls == [(4, 4)] and caplog.text.count("is damaged") == 1
 
 
-def test_names_that_are_no_chunks_of_this_sweep(copy, calls, caplog):  # noqa: F811
+def test_names_that_are_no_chunks_of_this_sweep(copy, calls, caplog):
   """What is called otherwise is left alone; a cell, or seeds, that there are not do not count."""
   out, whole = copy
   folder = out / "process_0"
@@ -115,7 +114,7 @@ def test_names_that_are_no_chunks_of_this_sweep(copy, calls, caplog):  # noqa: F
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]"])
-def test_the_manifest_is_lost(copy, calls, content):  # noqa: F811
+def test_the_manifest_is_lost(copy, calls, content):
   """Chunks say themselves of which sweep they are: nothing is computed again, and another sweep is refused by name."""
   out, whole = copy
   named = out / "process_0" / "sweep.json"
@@ -141,7 +140,7 @@ def test_chunks_of_an_older_format(copy):
   assert len(list(out.rglob("*.chunk"))) == 6
 
 
-def test_a_fresh_start_says_what_it_deletes(copy, caplog, calls):  # noqa: F811
+def test_a_fresh_start_says_what_it_deletes(copy, caplog, calls):
   """Also manifests of processes that there are no more, which would have refused a later resume."""
   out, _ = copy
   shutil.copytree(out / "process_0", out / "process_1")

@@ -1,36 +1,13 @@
 """What `--log_dir` and `--profile` write can be read: curves per cell, figures, a trace."""
 
-import struct
-
 import numpy as np
 import pytest
 import xarray
-from test_resume import run
+from helpers import run, values
 
 from experiments import watching
 
 pytestmark = pytest.mark.slow
-
-
-def events(file):
-  """Events of a file: records of length, checksum, bytes, checksum."""
-  from tensorboardX.proto import event_pb2
-
-  data = file.read_bytes()
-  while data:
-    (length,) = struct.unpack("<Q", data[:8])
-    yield event_pb2.Event.FromString(data[12 : 12 + length])
-    data = data[16 + length :]
-
-
-def values(log_dir):
-  """Run -> [(tag, step, value)], in the order of the files."""
-  found: dict = {}
-  for file in sorted(log_dir.rglob("*tfevents*")):
-    found.setdefault(file.parent.name, []).extend(
-      (value.tag, event.step, value) for event in events(file) for value in event.summary.value
-    )
-  return found
 
 
 def test_events_and_trace(tmp_path):

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special, stats
 
-from collapse_jax import diagnostics
-from collapse_jax.diagnostics import curves
+from collapse_jax.diagnostics import beside_theory, curves
 
 _FEWEST_RUNS = 5  # fewer cannot be significant at 5%
 _LEAST = 1e-3  # a change of a log that counts: less is rounding, or too small to name
@@ -146,7 +145,7 @@ def _change(values, alpha, least=0.0, sign=1) -> Finding:
 def _trend(values, generations, alpha, worse) -> Finding:
   """The verdict on a trajectory as a test."""
   sign = -1 if worse == "lower" else 1
-  found = curves.verdict(values, generations, worse, alpha, diagnostics.resolution(values))
+  found = curves.verdict(values, generations, worse, alpha, beside_theory.resolution(values))
   endless = bool(found.possible) and "bounded" not in found.possible
   if curves.went_infinite(sign * values).any() and not (endless and np.isfinite(found.final_mean)):
     return _change(values, alpha, sign=sign)  # of all runs: those that ended at infinity changed most
@@ -219,7 +218,7 @@ def diagnose(results, alpha: float = 0.05) -> list[dict[str, Any]]:
     one row per cell, definition and metric: the cell's coordinates (without num_samples for the scaling law, which is about
     all of them), `definition`, `metric` ("" where there is none), `applies`, `fires`, `p_value`, `statement`.
   """
-  results = with_first_coordinate(diagnostics.complete(results))
+  results = with_first_coordinate(beside_theory.complete(results))
   grid = results.cell_status.dims
   names: dict[str, list[str]] = {}
   for name, variable in results.data_vars.items():
@@ -238,7 +237,7 @@ def diagnose(results, alpha: float = 0.05) -> list[dict[str, Any]]:
         found = _scaling_of(results, name, alpha)
       else:
         found = [
-          (cell, _found(test, results, name, values, alpha)) for cell, values in diagnostics.cells(results, name)
+          (cell, _found(test, results, name, values, alpha)) for cell, values in beside_theory.cells(results, name)
         ]
       rows += [{**cell, "definition": definition, "metric": name, **finding._asdict()} for cell, finding in found]
   return rows
@@ -260,7 +259,7 @@ def _without_size(cells) -> list[dict[str, Any]]:
 
 
 def _scaling_of(results, name, alpha) -> list[tuple[dict[str, Any], Finding]]:
-  cells = list(diagnostics.cells(results, name))
+  cells = list(beside_theory.cells(results, name))
   found = []
   for rest in _without_size([cell for cell, _ in cells]):
     sizes = {

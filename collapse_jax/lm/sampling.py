@@ -11,7 +11,7 @@ import numpy as np
 from collapse_jax import random
 from collapse_jax.lm import text
 from collapse_jax.lm.decoder import Functions
-from collapse_jax.lm.training import largest
+from collapse_jax.training import largest
 from collapse_jax.types import Array
 
 

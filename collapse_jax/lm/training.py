@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from collapse_jax import training
 from collapse_jax.lm.sharding import constrain
 from collapse_jax.refused import Refused
 from collapse_jax.types import Array
@@ -68,9 +69,7 @@ def check(recipe: Recipe) -> None:
     raise Refused(f"budget must be epochs, steps or tokens, got {recipe.budget!r}.")
   if not recipe.amount > 0:
     raise Refused(f"amount must be above 0, got {recipe.amount}.")
-  micro = recipe.micro_batch_size or recipe.batch_size
-  if recipe.batch_size < 1 or micro < 1 or recipe.batch_size % micro:
-    raise Refused(f"batch_size {recipe.batch_size} must be a multiple of micro_batch_size {micro}.")
+  training.check_batches(recipe.batch_size, recipe.micro_batch_size)
 
 
 def token_losses(logits: Logits, params: Params, tokens: Array, length: Array) -> tuple[Array, Array]:
@@ -99,17 +98,10 @@ def mean_loss(logits: Logits, params: Params, tokens: Array, length: Array, batc
   return jnp.sum(total) / jnp.sum(count)
 
 
-def num_steps(recipe: Recipe, used: Array, length: Array) -> tuple[Array, Array]:
-  """(optimiser steps of the budget, steps of an epoch) for rows [R] of which some are used; both int32."""
-  num = jnp.sum(used)
-  epoch = jnp.maximum(-(-num // recipe.batch_size), 1)
-  if recipe.budget == "epochs":
-    steps = jnp.ceil(recipe.amount * epoch - 1e-4)
-  elif recipe.budget == "steps":
-    steps = jnp.asarray(recipe.amount)
-  else:
-    steps = jnp.ceil(recipe.amount * epoch / jnp.maximum(jnp.sum(jnp.where(used, length - 1, 0)), 1))
-  return jnp.maximum(steps, 1).astype(jnp.int32), epoch
+def num_steps(recipe: Recipe, used: Array, length: Array) -> Array:
+  """[] int32, optimiser steps of the budget for rows [R] of which some are used."""
+  budget = "rows" if recipe.budget == "tokens" else recipe.budget
+  return training.num_steps(budget, recipe.amount, used, recipe.batch_size, length - 1)[0]
 
 
 def fit(
@@ -135,77 +127,31 @@ def fit(
     held_out: loss of weights on other rows, for the learning curve.
     mesh: devices over which weights, gradients and moments are split.
   """
-  used = row_weight > 0
-  num = jnp.sum(used)
-  own_steps, epoch_steps = num_steps(recipe, used, length)
+  steps = num_steps(recipe, row_weight > 0, length)
+  warmup = jnp.maximum(recipe.warmup_share * steps, 1.0)
   optimiser = optax.chain(
     optax.clip_by_global_norm(recipe.clip_norm),
     optax.scale_by_adam(recipe.beta1, recipe.beta2),
     optax.add_decayed_weights(recipe.weight_decay, _decays),
+    optax.scale_by_learning_rate(lambda i: recipe.learning_rate * jnp.minimum((i + 1) / warmup, 1.0)),
   )
-  micro = recipe.micro_batch_size or recipe.batch_size
-  warmup = jnp.maximum(recipe.warmup_share * own_steps, 1.0)
   split = functools.partial(constrain, mesh=mesh)
   cast = lambda weights: split(jax.tree.map(lambda x: x.astype(dtype), weights))
-
-  def loss_sum(weights, rows):
-    tokens, length, weight = rows
-    loss, counts = token_losses(logits, cast(weights), tokens, length)
-    each = weight[:, None] * counts
-    return jnp.sum(each * jnp.where(counts, loss, 0.0)), (jnp.sum(each), jnp.sum(each > 0))
-
-  def gradient(weights, rows):
-    """Of the mean over the batch's tokens, weighted: sums over micro-batches, divided once."""
-    value_and_grad = jax.value_and_grad(loss_sum, has_aux=True)
-    if micro == recipe.batch_size:
-      (loss, (mass, count)), total = value_and_grad(weights, rows)
-    else:
-      parts = jax.tree.map(lambda x: x.reshape(-1, micro, *x.shape[1:]), rows)
-
-      def add(carry, part):
-        (loss, (mass, count)), one = value_and_grad(weights, part)
-        return jax.tree.map(jnp.add, carry, (loss, mass, count, one)), None
-
-      zero = (jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, weights))
-      (loss, mass, count, total), _ = jax.lax.scan(add, zero, parts)
-    scale = jnp.where(mass > 0, 1 / mass, 0.0)
-    return loss, mass, count, split(jax.tree.map(lambda g: g * scale, total))
-
-  def step(target, state):
-    i, weights, moments, losses, masses, seen = state
-    active = i < target  # under vmap, runs with fewer steps wait for the longest
-    order = jnp.argsort(jnp.where(used, jax.random.uniform(jax.random.fold_in(key, i // epoch_steps), used.shape), 2.0))
-    place = (i % epoch_steps) * recipe.batch_size + jnp.arange(recipe.batch_size)
-    row = order[jnp.minimum(place, used.shape[0] - 1)]
-    weight = jnp.where((place < num) & active, row_weight[row], 0.0)
-    loss, mass, count, grads = gradient(weights, (tokens[row], length[row], weight))
-    updates, new_moments = optimiser.update(grads, moments, weights)
-    rate = recipe.learning_rate * jnp.minimum((i + 1) / warmup, 1.0)
-    new_weights = jax.tree.map(lambda w, u: w - rate * u, weights, updates)
-    keep = functools.partial(jax.tree.map, functools.partial(jnp.where, active))
-    new_weights, new_moments = split(keep(new_weights, weights)), split(keep(new_moments, moments))
-    return i + active, new_weights, new_moments, losses + loss, masses + mass, seen + count
-
-  def part(carry, share):
-    i, weights, moments, seen, latest = carry
-    target = jnp.round(share * own_steps).astype(jnp.int32)
-    state = i, weights, moments, jnp.zeros(()), jnp.zeros(()), seen
-    state = jax.lax.while_loop(lambda s: largest(target - s[0]) > 0, functools.partial(step, target), state)
-    i, weights, moments, losses, masses, seen = state
-    latest = jnp.where(masses > 0, losses / masses, latest)
-    return (i, weights, moments, seen, latest), held_out(cast(weights))
-
-  weights = split(jax.tree.map(lambda x: x.astype(jnp.float32), weights))
-  start = (
-    jnp.zeros((), jnp.int32),
-    weights,
-    split(optimiser.init(weights)),
-    jnp.zeros((), jnp.int32),
-    jnp.full((), jnp.nan),
+  fitted = training.fit(
+    key,
+    lambda weights, key, rows: token_losses(logits, cast(weights), *rows),
+    training.start(optimiser, split(jax.tree.map(lambda x: x.astype(jnp.float32), weights))),
+    (tokens, length),
+    row_weight,
+    optimiser,
+    steps,
+    recipe.batch_size,
+    micro_batch_size=recipe.micro_batch_size,
+    held_out=lambda weights: held_out(cast(weights)),
+    curve_points=curve_points,
+    constrain=split,
   )
-  shares = jnp.arange(1, curve_points + 1) / curve_points
-  (_, weights, _, seen, train_loss), curve = jax.lax.scan(part, start, shares)
-  return Fitted(cast(weights), curve, train_loss, own_steps, seen)
+  return Fitted(cast(fitted.params), fitted.learning_curve, fitted.train_losses[-1], steps, fitted.num_items)
 
 
 def _decays(weights: Params):
@@ -214,14 +160,3 @@ def _decays(weights: Params):
   return jax.tree_util.tree_map_with_path(
     lambda path, x: jnp.ndim(x) > 1 and name(path) not in ("scale", "bias"), weights
   )
-
-
-@jax.custom_batching.custom_vmap
-def largest(x: Array) -> Array:
-  """x; under vmap the largest over the batch, which is then not batched: a loop that it bounds needs no selects."""
-  return x
-
-
-@largest.def_vmap
-def _largest_rule(axis_size, in_batched, x):
-  return (jnp.max(x, axis=0) if in_batched[0] else x), False

@@ -404,7 +404,7 @@ def _root_excess(root, gram_excess, identity, rank, rows):
   """
 
   def refined(excess):
-    half = jnp.asarray(np.tril(np.ones(excess.shape), -1) + 0.5 * np.eye(len(excess)), excess.dtype)
+    half = jnp.tril(jnp.ones_like(excess), -1) + 0.5 * jnp.eye(len(excess), dtype=excess.dtype)
     rest = half * (gram_excess - _gram_excess(excess))
     return excess + jnp.where(jnp.max(jnp.abs(gram_excess)) < 0.1, rest, 0.0)
 

@@ -1,14 +1,23 @@
 """Closed forms of self-consuming training in NumPy float64, one function per equation, for tests and plots.
 
-A file a family of papers; `estimation` has those of the three workflows and their schedules, and the conventions of all.
+A file a subject or a family of papers. Conventions: generation t = 1..T, and model 1 is fitted to n = num_samples real items only;
+trajectories are arrays [T] for t = 1..T. Every equation is an expectation over all randomness of a run; "exact" means at any
+num_samples, "first order" means the leading term in 1/n. Unless told otherwise fits divide by n (biased). "Derived" marks what
+is derived here, not quoted from a paper; all is checked by simulation in the tests.
+
+scipy.stats and scipy.optimize take 0.4 s to import, which is done where they are used.
 """
 
+from collapse_jax.theory.by_name import gaussian_limit as gaussian_limit
+from collapse_jax.theory.by_name import gaussian_moments as gaussian_moments
 from collapse_jax.theory.curation import curation_divergence_bound as curation_divergence_bound
 from collapse_jax.theory.curation import curation_factor as curation_factor
 from collapse_jax.theory.curation import curation_gain_bound as curation_gain_bound
 from collapse_jax.theory.curation import curation_gaussian as curation_gaussian
 from collapse_jax.theory.curation import curation_two_types as curation_two_types
 from collapse_jax.theory.curation import curation_two_types_limit as curation_two_types_limit
+from collapse_jax.theory.drift import drift_collapse_time as drift_collapse_time
+from collapse_jax.theory.drift import drift_entropy as drift_entropy
 from collapse_jax.theory.editing import changed_share as changed_share
 from collapse_jax.theory.editing import edited_regression as edited_regression
 from collapse_jax.theory.editing import edited_sweep as edited_sweep
@@ -16,42 +25,34 @@ from collapse_jax.theory.editing import eligible_share as eligible_share
 from collapse_jax.theory.ensembles import member_coverage as member_coverage
 from collapse_jax.theory.ensembles import naive_coverage as naive_coverage
 from collapse_jax.theory.ensembles import pooled_error as pooled_error
-from collapse_jax.theory.estimation import ACCUMULATE_LIMIT as ACCUMULATE_LIMIT
-from collapse_jax.theory.estimation import SUBSAMPLE_LIMIT as SUBSAMPLE_LIMIT
-from collapse_jax.theory.estimation import Moments as Moments
-from collapse_jax.theory.estimation import drift_collapse_time as drift_collapse_time
-from collapse_jax.theory.estimation import drift_entropy as drift_entropy
-from collapse_jax.theory.estimation import gaussian_accumulate as gaussian_accumulate
-from collapse_jax.theory.estimation import gaussian_accumulate_det as gaussian_accumulate_det
-from collapse_jax.theory.estimation import gaussian_accumulate_subsample as gaussian_accumulate_subsample
-from collapse_jax.theory.estimation import gaussian_accumulate_trace_limit as gaussian_accumulate_trace_limit
-from collapse_jax.theory.estimation import gaussian_limit as gaussian_limit
-from collapse_jax.theory.estimation import gaussian_mix as gaussian_mix
-from collapse_jax.theory.estimation import gaussian_mix_limit as gaussian_mix_limit
-from collapse_jax.theory.estimation import gaussian_moments as gaussian_moments
-from collapse_jax.theory.estimation import gaussian_replace as gaussian_replace
-from collapse_jax.theory.estimation import gaussian_replace_det as gaussian_replace_det
-from collapse_jax.theory.estimation import gaussian_replace_log_det as gaussian_replace_log_det
-from collapse_jax.theory.estimation import gaussian_replace_log_variance as gaussian_replace_log_variance
-from collapse_jax.theory.estimation import gaussian_schedule as gaussian_schedule
-from collapse_jax.theory.estimation import kde_variance as kde_variance
-from collapse_jax.theory.estimation import kde_variance_limit as kde_variance_limit
-from collapse_jax.theory.estimation import linear_noise as linear_noise
-from collapse_jax.theory.estimation import linear_regression_mse as linear_regression_mse
-from collapse_jax.theory.estimation import mix_first_order as mix_first_order
-from collapse_jax.theory.estimation import mix_first_order_peak as mix_first_order_peak
-from collapse_jax.theory.estimation import quadratic_family as quadratic_family
-from collapse_jax.theory.estimation import scott_bandwidth as scott_bandwidth
-from collapse_jax.theory.estimation import silverman_bandwidth as silverman_bandwidth
-from collapse_jax.theory.estimation import sliding_window as sliding_window
-from collapse_jax.theory.estimation import unbiased_std_replace as unbiased_std_replace
-from collapse_jax.theory.estimation import wasserstein2_squared as wasserstein2_squared
+from collapse_jax.theory.gaussian import SUBSAMPLE_LIMIT as SUBSAMPLE_LIMIT
+from collapse_jax.theory.gaussian import Moments as Moments
+from collapse_jax.theory.gaussian import gaussian_accumulate as gaussian_accumulate
+from collapse_jax.theory.gaussian import gaussian_accumulate_det as gaussian_accumulate_det
+from collapse_jax.theory.gaussian import gaussian_accumulate_subsample as gaussian_accumulate_subsample
+from collapse_jax.theory.gaussian import gaussian_accumulate_trace_limit as gaussian_accumulate_trace_limit
+from collapse_jax.theory.gaussian import gaussian_mix as gaussian_mix
+from collapse_jax.theory.gaussian import gaussian_mix_limit as gaussian_mix_limit
+from collapse_jax.theory.gaussian import gaussian_replace as gaussian_replace
+from collapse_jax.theory.gaussian import gaussian_replace_det as gaussian_replace_det
+from collapse_jax.theory.gaussian import gaussian_replace_log_det as gaussian_replace_log_det
+from collapse_jax.theory.gaussian import gaussian_replace_log_variance as gaussian_replace_log_variance
+from collapse_jax.theory.gaussian import gaussian_schedule as gaussian_schedule
+from collapse_jax.theory.gaussian import unbiased_std_replace as unbiased_std_replace
+from collapse_jax.theory.gaussian import wasserstein2_squared as wasserstein2_squared
+from collapse_jax.theory.kde import kde_variance as kde_variance
+from collapse_jax.theory.kde import kde_variance_limit as kde_variance_limit
+from collapse_jax.theory.kde import scott_bandwidth as scott_bandwidth
+from collapse_jax.theory.kde import silverman_bandwidth as silverman_bandwidth
 from collapse_jax.theory.mixing import golden_weight as golden_weight
 from collapse_jax.theory.mixing import mean_total_variation_of_fit as mean_total_variation_of_fit
+from collapse_jax.theory.mixing import mix_first_order as mix_first_order
+from collapse_jax.theory.mixing import mix_first_order_peak as mix_first_order_peak
 from collapse_jax.theory.mixing import mixture_bound as mixture_bound
 from collapse_jax.theory.mixing import total_variation_gaussian as total_variation_gaussian
 from collapse_jax.theory.mixing import total_variation_of_coin as total_variation_of_coin
 from collapse_jax.theory.mixing import weighted_mixing_error as weighted_mixing_error
+from collapse_jax.theory.regression import linear_regression_mse as linear_regression_mse
 from collapse_jax.theory.schedules import Schedule as Schedule
 from collapse_jax.theory.schedules import SecondMoments as SecondMoments
 from collapse_jax.theory.schedules import schedule_family as schedule_family
@@ -81,3 +82,7 @@ from collapse_jax.theory.verification import linear_verifier_loop as linear_veri
 from collapse_jax.theory.verification import truncation_loop as truncation_loop
 from collapse_jax.theory.verification import truncation_rate as truncation_rate
 from collapse_jax.theory.verification import verified_accuracy as verified_accuracy
+from collapse_jax.theory.weights import ACCUMULATE_LIMIT as ACCUMULATE_LIMIT
+from collapse_jax.theory.weights import linear_noise as linear_noise
+from collapse_jax.theory.weights import quadratic_family as quadratic_family
+from collapse_jax.theory.weights import sliding_window as sliding_window

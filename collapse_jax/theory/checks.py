@@ -21,3 +21,8 @@ def check_count(name: str, value, least: int = 1) -> None:
   check(name, value, least)
   if value != np.floor(value):
     raise Refused(f"{name} must be a whole number, got {value}.")
+
+
+def check_run(num_samples: float, num_generations: int = 1) -> None:
+  check("num_samples", num_samples, 2, open_most=True)
+  check_count("num_generations", num_generations)

@@ -1,7 +1,7 @@
 """Curated self-consumption (Ferbach et al. 2407.09499)."""
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from collapse_jax.refused import Refused
 from collapse_jax.theory.checks import check, check_count
@@ -31,6 +31,8 @@ def curation_two_types(
   Returns:
     [T]: the share after 1..T rounds of curation, that is in the data that models 2..T + 1 are fitted to.
   """
+  from scipy import stats
+
   check("share", share, 0, 1)
   check("flip_share", flip_share, 0, 1)
   check("gap", gap)

@@ -1,8 +1,9 @@
 """Mixtures of real and synthetic data: total variation (2402.11778), weights (2502.18049), fresh data (2310.00429)."""
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
+from collapse_jax.refused import Refused
 from collapse_jax.theory.checks import check, check_count
 
 
@@ -69,6 +70,8 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 
 def _normal_between(low: float, high: float, width: float) -> float:
   """Mass of N(0, 1) in [low, high], as wide as `width`."""
+  from scipy import stats
+
   if width < 1:
     return float(width / 2 * _WEIGHTS @ stats.norm.pdf(low + width / 2 * (1 + _NODES)))
   return float(special.ndtr(-low) - special.ndtr(-high) if low > 0 else special.ndtr(high) - special.ndtr(low))
@@ -94,6 +97,8 @@ def mean_total_variation_of_fit(num_rows: float) -> float:
   To first order |phi(x) (m x + (s/2)(x^2 - 1))| / 2 integrates over x, with m ~ N(0, 1/n) and s ~ N(0, 2/n) independent: by
   quadrature over their direction.
   """
+  from scipy import stats
+
   angle = np.linspace(0, 2 * np.pi, 720, endpoint=False)
   x = np.linspace(-9, 9, 4001)
   shape = np.cos(angle)[:, None] * x[None] + np.sin(angle)[:, None] * (x**2 - 1)[None] / np.sqrt(2)
@@ -108,7 +113,40 @@ def total_variation_of_coin(num_rows: int, probability: float) -> float:
 
   2 (1 - p) k P(k) / n with k the first number above n p (De Moivre).
   """
+  from scipy import stats
+
   check_count("num_rows", num_rows)
   check("probability", probability, 0, 1)
   above = np.floor(num_rows * probability) + 1
   return float(2 * (1 - probability) * above * stats.binom.pmf(above, num_rows, probability) / num_rows)
+
+
+def mix_first_order(t, synthetic_per_real) -> np.ndarray:
+  """n * mean error under `mix` with a fixed real batch: it rises, then falls, in L (Fu et al. 2024).
+
+  1 + [L/(1+2L)] [1 - (L/(1+L))^(2(t-1))], first order (derived), in units of the one-shot error.
+
+  Args:
+    t: generation, from 1; broadcasts with the other argument.
+    synthetic_per_real: L = (1-f)/f, synthetic items per real item.
+  """
+  check("t", t, 1)
+  check("synthetic_per_real", synthetic_per_real, 0)
+  with np.errstate(divide="ignore"):
+    real_per_synthetic = 1 / np.asarray(synthetic_per_real, float)
+  step = 2 * (np.asarray(t, float) - 1)
+  with np.errstate(invalid="ignore"):
+    forgotten = np.where(step > 0, -np.expm1(-step * np.log1p(real_per_synthetic)), 0.0)
+  return 1 + forgotten / (2 + real_per_synthetic)
+
+
+def mix_first_order_peak(t: int) -> float:
+  """Synthetic items per real item that hurt the mean most at generation t >= 2: 1 at t=2, 4.6 at t=10."""
+  from scipy import optimize
+
+  if t < 2:
+    raise Refused(f"t must be at least 2, got {t}: model 1 sees real data only.")
+  error = lambda log_ratio: -mix_first_order(t, np.exp(log_ratio))
+  return float(
+    np.exp(optimize.minimize_scalar(error, bounds=(-1, np.log(t) + 1), method="bounded", options={"xatol": 1e-9}).x)
+  )

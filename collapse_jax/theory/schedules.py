@@ -11,7 +11,7 @@ import numpy as np
 from scipy import special
 
 from collapse_jax.refused import Refused
-from collapse_jax.theory.estimation import Moments, _mean_log_chi2
+from collapse_jax.theory.gaussian import Moments, _mean_log_chi2
 from collapse_jax.vocabulary import parse_call
 
 

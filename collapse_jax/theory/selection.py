@@ -1,7 +1,6 @@
 """Selection by nearness to real data, an analogue of Alrashedy et al. 2311.00931 (all derived)."""
 
 import numpy as np
-from scipy import optimize, stats
 
 from collapse_jax.theory.checks import check, check_count
 from collapse_jax.theory.verification import truncation_rate
@@ -19,6 +18,8 @@ def nearest_variance(variance: float, keep_fraction: float, num_neighbors: int =
     num_neighbors: k.
     num_real: N, or infinite.
   """
+  from scipy import optimize, stats
+
   check("variance", variance, 0, open_most=True)
   check("keep_fraction", keep_fraction, 0, 1, open_least=True, open_most=True)
   check_count("num_neighbors", num_neighbors)
@@ -42,6 +43,8 @@ def nearest_variance(variance: float, keep_fraction: float, num_neighbors: int =
 
 def level_set_variance(variance: float, keep_fraction: float) -> float:
   """The same for the level set |x| < b that holds keep_fraction of N(0, variance): its truncated variance."""
+  from scipy import stats
+
   check("variance", variance, 0, open_most=True)
   check("keep_fraction", keep_fraction, 0, 1, open_least=True)
   return float(variance * truncation_rate(np.sqrt(stats.chi2.ppf(keep_fraction, 1))))
@@ -71,6 +74,8 @@ def nearest_purity(distance: float, dim: int, num_real: int, keep_fraction: floa
     keep_fraction: in (0, 1).
     share: of unrealistic candidates.
   """
+  from scipy import optimize, stats
+
   check("distance", distance, 0, open_most=True)
   check_count("dim", dim)
   check_count("num_real", num_real)

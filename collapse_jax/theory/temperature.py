@@ -4,7 +4,7 @@ import numpy as np
 
 from collapse_jax.refused import Refused
 from collapse_jax.theory.checks import check, check_count
-from collapse_jax.theory.estimation import Moments
+from collapse_jax.theory.gaussian import Moments
 from collapse_jax.vocabulary import parse_call
 
 

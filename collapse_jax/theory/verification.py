@@ -1,7 +1,7 @@
 """Verified synthetic data (Feng et al. 2406.07515; Yi et al. 2510.16657)."""
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from collapse_jax.refused import Refused
 from collapse_jax.theory.checks import check, check_count
@@ -43,6 +43,8 @@ def verified_accuracy(separation: float, dim: int, num_kept: float, error: float
     num_kept: n rows.
     error: p, share of wrong labels among them.
   """
+  from scipy import stats
+
   check("separation", separation, 0, open_most=True)
   check_count("dim", dim, 2)
   check("num_kept", num_kept, 1)
