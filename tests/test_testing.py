@@ -1,0 +1,283 @@
+"""`cj.testing` finds what is planted and nothing in its healthy twin; every task, workflow and transform of the library goes through it."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import collapse_jax as cj
+from collapse_jax import key_use, store, tasks, testing, theory, transforms, workflows
+from collapse_jax.transforms import rewards, verifiers
+from collapse_jax.types import MetricInfo, Summary, TaskSetting
+
+N = 6
+MASKED = ("grown_replace",)  # of the workflows, one that gives the real batch a mask
+normal = jax.random.normal
+
+
+# ------------------------------------------------------------------------------------- planted faults, and their twins
+def mean_of_rows(**changed):
+  """A task as a user writes it."""
+
+  def fit(key, problem, context):
+    rows, weight = store.flat(context.data)
+    return jnp.sum(weight * rows) / jnp.sum(weight)
+
+  draw = lambda key, mean, num: store.batch(mean + cj.random.normal(key, (num,)))
+  task = TaskSetting(
+    init=lambda key: (jnp.zeros(()), draw(key, 0.0, N)),
+    fit=fit,
+    sample=lambda key, problem, mean, context: (draw(key, mean, context.num), {}),
+    evaluate=lambda key, problem, mean: {"error": (mean - problem) ** 2},
+    num_samples=N,
+    metrics={"error": MetricInfo("squared error of the mean")},
+  )
+  return task._replace(**changed)
+
+
+def sampling(change):
+  """The task with `change` of (key, mean, context) -> rows, metrics."""
+
+  def sample(key, problem, mean, context):
+    rows, metrics = change(key, mean, context)
+    return store.batch(rows), metrics
+
+  return mean_of_rows(sample=sample, metrics={})
+
+
+def clipped(wrong):
+  """Rows are replaced, and their statistics kept."""
+
+  def sample(key, problem, params, context):
+    data, metrics = base.sample(key, problem, params, context)
+    rows = jnp.clip(data.rows, -0.5, 0.5)
+    return data._replace(rows=rows) if wrong else store.batch(rows[0]), metrics
+
+  base = tasks.gaussian(1, N, draws="rows")
+  return base._replace(sample=sample)
+
+
+def clipped_after_summary(wrong):
+  """As above, where what is kept is only where the rows come from (`draw`, `latent`)."""
+
+  def sample(key, problem, params, context):
+    data, metrics = base.sample(key, problem, params, context)
+    rows = jnp.clip(data.rows, -0.5, 0.5)
+    return data._replace(rows=rows, summary=None) if wrong else store.batch(rows[0]), metrics
+
+  base = tasks.gaussian(1, N, draws="rows")
+  return base._replace(sample=sample)
+
+
+def innovating(wrong):
+  """New outcomes come in, and the task still says that drift ends."""
+  base = tasks.discrete(3, N)
+
+  def sample(key, problem, params, context):
+    sample_key, new_key, swap_key = jax.random.split(key, 3)
+    data, metrics = base.sample(sample_key, problem, params, context)
+    new = jax.random.randint(new_key, (context.num,), 0, 3)
+    swap = jax.random.uniform(swap_key, (context.num,)) < 0.1
+    return store.batch(jnp.where(swap, new, data.rows[0])), metrics
+
+  return base._replace(sample=sample, absorbed=None if wrong is False else base.absorbed)
+
+
+def empty_slots_read(wrong):
+  weighted = mean_of_rows().fit
+  return mean_of_rows(fit=lambda key, problem, context: jnp.mean(context.data.rows) if wrong else weighted(key, problem, context))
+
+
+def row_weights_ignored(wrong):
+  def fit(key, problem, context):
+    rows, weight = store.flat(context.data)
+    if wrong:
+      weight = jnp.repeat(context.data.weight, context.data.rows.shape[1])
+    return jnp.sum(weight * rows) / jnp.sum(weight)
+
+  return mean_of_rows(fit=fit)
+
+
+def weights_only_as_mask(wrong):
+  def fit(key, problem, context):
+    rows, weight = store.flat(context.data)
+    weight = (weight > 0).astype(float) if wrong else weight
+    return jnp.sum(weight * rows) / jnp.sum(weight)
+
+  return mean_of_rows(fit=fit)
+
+
+def summed(wrong):
+  """Statistics whose sum forgets the weight of a batch."""
+  add = lambda problem, a, weight_a, b, weight_b: (a + b) if wrong else (weight_a * a + weight_b * b)
+  of = lambda problem, rows, weight: jnp.stack([jnp.sum(rows if weight is None else weight * rows), jnp.sum(jnp.ones(N) if weight is None else weight)])
+  return mean_of_rows(fit=lambda key, problem, context: context.data.summary[0] / context.data.summary[1], summary=Summary(of, add))
+
+
+def key_drawn_from_twice(wrong):
+  def rows(key, mean, context):
+    noise_key, scale_key = (key, key) if wrong else jax.random.split(key)
+    return mean + normal(noise_key, (context.num,)) * jax.random.uniform(scale_key, ()), {}
+
+  return sampling(rows)
+
+
+def key_split_beside_fold(wrong):
+  def rows(key, mean, context):
+    first, second = jax.random.split(key)
+    third = jax.random.fold_in(key if wrong else first, 1)
+    return mean + normal(third, (context.num,)) + normal(second, (context.num,)), {}
+
+  return sampling(rows)
+
+
+def key_in_a_loop(wrong):
+  def rows(key, mean, context):
+    step = lambda i, x: x + normal(key if wrong else jax.random.fold_in(key, i), (context.num,))
+    return jax.lax.fori_loop(0, 3, step, jnp.full(context.num, mean)), {}
+
+  return sampling(rows)
+
+
+def key_kept_in_the_problem(wrong):
+  """Every generation adds the same noise."""
+
+  def init(key):
+    data_key, noise_key = jax.random.split(key)
+    return noise_key, store.batch(normal(data_key, (N,)))
+
+  def fit(key, problem, context):
+    noise_key = problem if wrong else jax.random.fold_in(problem, context.t)
+    return mean_of_rows().fit(key, problem, context) + normal(noise_key)
+
+  return mean_of_rows(init=init, fit=fit, evaluate=lambda key, problem, mean: {"error": mean**2})
+
+
+def fixed_key_in_evaluate(wrong):
+  def evaluate(key, problem, mean):
+    return {"error": jnp.mean((mean + normal(jax.random.key(0) if wrong else key, (20,))) ** 2)}
+
+  return mean_of_rows(evaluate=evaluate)
+
+
+def drawn_outside(wrong):
+  """A generator of NumPy's behind a callback."""
+  generator = np.random.default_rng(0)
+
+  def rows(key, mean, context):
+    shape = jax.ShapeDtypeStruct((context.num,), np.float32)
+    noise = jax.pure_callback(lambda _: generator.normal(size=shape.shape).astype(np.float32), shape, mean, vmap_method="sequential")
+    return mean + (noise if wrong else normal(key, shape.shape)), {}
+
+  return sampling(rows)
+
+
+def counter_outside(wrong):
+  calls = []
+
+  def rows(key, mean, context):
+    calls.append(1)
+    return mean + normal(key, (context.num,)) + (0.1 * len(calls) if wrong else 0.0), {}
+
+  return sampling(rows)
+
+
+def arguments_changed(wrong):
+  def evaluate(key, problem, mean):
+    if wrong:
+      problem["last"] = mean
+    return {"error": (mean - problem["truth"]) ** 2}
+
+  init = mean_of_rows().init
+  return mean_of_rows(init=lambda key: ({"truth": jnp.zeros(())}, init(key)[1]), evaluate=evaluate)
+
+
+def rows_too_few(wrong):
+  return sampling(lambda key, mean, context: (mean + normal(key, (N - 1 if wrong else context.num,)), {}))
+
+
+def rows_of_another_kind(wrong):
+  return sampling(lambda key, mean, context: (jax.random.poisson(key, 3.0, (context.num,)).astype(int if wrong else float), {}))
+
+
+def rows_without_data(wrong):
+  sample = lambda key, problem, mean, context: (mean + normal(key, (context.num,)), {})
+  return mean_of_rows(sample=sample) if wrong else mean_of_rows()
+
+
+def name_of_results(wrong):
+  return mean_of_rows(evaluate=lambda key, problem, mean: {"finite" if wrong else "error": mean**2})
+
+
+def name_not_declared(wrong):
+  return mean_of_rows(evaluate=lambda key, problem, mean: {"error": mean**2, **({"eror": mean} if wrong else {})})
+
+
+def axis_without_name(wrong):
+  info = {"error": MetricInfo("error", dims=() if wrong else ("part",))}
+  return mean_of_rows(evaluate=lambda key, problem, mean: {"error": jnp.stack([mean, mean**2])}, metrics=info)
+
+
+def metric_of_rows_that_do_not_count(wrong):
+  def rows(key, mean, context):
+    found = mean + cj.random.normal(key, (context.num,))
+    return found, {"largest": jnp.max(found) if wrong else jnp.max(found, where=store.in_use(context) > 0, initial=-jnp.inf)}
+
+  return sampling(rows)
+
+
+def draws_of_the_horizon(wrong):
+  """Fewer draws are not the first of more: a permutation of all that are drawn."""
+
+  def rows(key, mean, context):
+    found = mean + cj.random.normal(key, (context.num,))
+    return found[::-1] if wrong else found, {}
+
+  return sampling(rows)
+
+
+def law_of_another_length(wrong):
+  Expected = cj.types.Expected
+  predict = lambda schedule: {"error": Expected(np.ones(len(schedule.sizes) + wrong))}
+  return mean_of_rows(predict=predict)
+
+
+FAULTS = {  # the check that finds it, and a workflow where it takes one
+  clipped: ("statistics", None),
+  clipped_after_summary: ("statistics", None),
+  innovating: ("absorbed", "replace"),
+  empty_slots_read: ("unused", "accumulate"),
+  row_weights_ignored: ("unused", "grown_replace"),
+  weights_only_as_mask: ("weights", None),
+  summed: ("weights", None),
+  key_drawn_from_twice: ("keys", "replace"),
+  key_split_beside_fold: ("keys", "replace"),
+  key_in_a_loop: ("keys", "replace"),
+  key_kept_in_the_problem: ("keys", "replace"),
+  fixed_key_in_evaluate: ("keys", "replace"),
+  drawn_outside: ("same", "replace"),
+  counter_outside: ("state", "replace"),
+  arguments_changed: ("mutation", None),
+  rows_too_few: ("shapes", None),
+  rows_of_another_kind: ("shapes", None),
+  rows_without_data: ("shapes", None),
+  name_of_results: ("names", None),
+  name_not_declared: ("names", None),
+  axis_without_name: ("names", None),
+  metric_of_rows_that_do_not_count: ("horizon", "grown_replace"),
+  draws_of_the_horizon: ("horizon", "grown_replace"),
+  law_of_another_length: ("predict", "replace"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_planted_fault_is_found(fault):
+  check, workflow = FAULTS[fault]
+  options = {"workflows": [workflow] if workflow else [], "drivers": ()}
+  with pytest.raises(testing.Failed) as caught:
+    testing.check_task(fault(True), **options)
+  assert check in {one.check for one in caught.value.findings}, caught.value
+  assert f"[{check}]" in str(caught.value)
+  testing.check_task(fault(False), **options)
