@@ -14,7 +14,7 @@ from collapse_jax.refused import Refused
 from collapse_jax.types import Array, Context, Data, Metrics, Params, Run, TaskSetting, Workflow
 
 # A role added later must change no earlier draw: append, never reorder.
-ROLES = {"select": 0, "fit": 1, "sample": 2, "update": 3}
+ROLES = {"select": 0, "fit": 1, "sample": 2, "update": 3, "evaluate": 4}
 
 
 def role_keys(key: Array, t) -> dict[str, Array]:
@@ -25,10 +25,12 @@ def role_keys(key: Array, t) -> dict[str, Array]:
 
 
 def prepared(task: TaskSetting, workflow: Workflow) -> TaskSetting:
-  """The task in the form that the workflow needs: with rows where a subset of them is redrawn."""
-  if workflow.redrawn and task.law and task.with_rows is not None:
-    return task.with_rows()
-  return task
+  """The task in the form that the workflow needs: with rows where a subset of them is redrawn.
+
+  Raises:
+    Refused: there is no such form.
+  """
+  return task.rows() if workflow.redrawn and task.rows is not None else task
 
 
 def start(key: Array, task: TaskSetting, workflow: Workflow, num_generations: int) -> Run:
@@ -76,7 +78,9 @@ def generation(
   if task.absorbed is not None:
     absorbed_at = jnp.where((absorbed_at == 0) & task.absorbed(run.problem, params), t, absorbed_at)
   if evaluate:
-    metrics = with_health(assess(task, run.problem, params, sampling, context) | provenance(context.data))
+    metrics = with_health(
+      assess(task, keys["evaluate"], run.problem, params, sampling, context) | provenance(context.data)
+    )
     if absorbed_at is not None:
       metrics["collapse_generation"] = absorbed_at
   store = workflow.update(task, run.problem, keys["update"], run.store, batch, t)
@@ -97,9 +101,9 @@ def fit(task: TaskSetting, key: Array, problem, context: Context) -> Params:
   return _where_data(context, task.fit(key, problem, context), jnp.nan)
 
 
-def assess(task: TaskSetting, problem, params, sampling: Metrics, context: Context) -> Metrics:
+def assess(task: TaskSetting, key: Array, problem, params, sampling: Metrics, context: Context) -> Metrics:
   """Metrics of a model and of its sampling; NaN where there is no model."""
-  return _where_data(context, task.evaluate(problem, params) | sampling, jnp.nan)
+  return _where_data(context, task.evaluate(key, problem, params) | sampling, jnp.nan)
 
 
 def _where_data(context: Context, tree, other):
@@ -115,7 +119,7 @@ def emit(
   """The batch that a fitted model writes, and metrics of the sampling. What there is no model of writes no row."""
   t = context.t
   num = workflow.emit(task.num_samples, t)
-  unused = not task.law and isinstance(num, int) and num == 0
+  unused = task.rows is None and isinstance(num, int) and num == 0
   if unused:  # mix(1.0): samples are looked at, and not kept
     context = context._replace(num=task.num_samples)
   if _grows(task, num):
@@ -133,7 +137,7 @@ def emit(
 
 
 def _grows(task, num) -> bool:
-  return not task.law and not isinstance(num, int)
+  return task.rows is None and not isinstance(num, int)
 
 
 def with_health(metrics: Metrics) -> Metrics:

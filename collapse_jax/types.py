@@ -150,8 +150,12 @@ class Sample(Protocol):
 
 
 class Evaluate(Protocol):
-  def __call__(self, problem: Problem, params: Params, /) -> Metrics:
-    """Metrics of the model against the real distribution: scalars, or arrays whose dims `metrics` names."""
+  def __call__(self, key: Array, problem: Problem, params: Params, /) -> Metrics:
+    """Metrics of the model against the real distribution: scalars, or arrays whose dims `metrics` names.
+
+    The key is of the run and generation: what is taken by draws (of the model, or of points) has an error of its own in every
+    run, which the mean over runs takes away.
+    """
 
 
 class Absorbed(Protocol):
@@ -169,6 +173,30 @@ class Fresh(Protocol):
     """Another one-slot real batch of the same truth."""
 
 
+class Rows(Protocol):
+  def __call__(self) -> "TaskSetting":
+    """The same task, drawing rows; may raise `Refused`."""
+
+
+class Expected(NamedTuple):
+  """What theory says of a metric.
+
+  Attributes:
+    mean: [T] NumPy float64, its expectation in generations 1..T.
+    variance: [T] NumPy float64, its variance from run to run; None: not known.
+    up_to: the last generation of which this is known; None: all.
+  """
+
+  mean: Any
+  variance: Any = None
+  up_to: int | None = None
+
+
+class Predict(Protocol):
+  def __call__(self, schedule: Any, /) -> Mapping[str, Expected]:
+    """The law of metrics under a `theory.Schedule`, by their names; called on the host, once a cell of a sweep."""
+
+
 class TaskSetting(NamedTuple):
   """What is modelled.
 
@@ -176,17 +204,18 @@ class TaskSetting(NamedTuple):
     init: (key) -> problem, real Data.
     fit: (key, problem, context) -> params.
     sample: (key, problem, params, context) -> one-slot Data, Metrics.
-    evaluate: (problem, params) -> Metrics.
+    evaluate: (key, problem, params) -> Metrics.
     num_samples: rows per batch: a Python int, or any traced number under exact-law draws.
     summary: how batches add up; None: `fit` reads rows.
     fresh: (key, problem) -> another real batch; None: workflows that need one raise.
-    law: batches come from their exact law, without rows.
+    rows: () -> the same task drawing rows, for workflows and transforms that need them. Set exactly where batches come from their
+      exact law, without rows.
     metrics: name -> MetricInfo; metrics not named here get their own name as label.
-    with_rows: () -> the same task drawing rows, for workflows that need them; None: there is none, or it is refused.
     absorbed: (problem, params) -> whether drift has ended; gives the metric `collapse_generation`, and lets a sweep stop
       such runs under a workflow that is `absorbing`.
     next_token: (problem, params, tokens) -> logits, where rows are {"tokens": [n, L] int32, "length": [n] int32}; None: rows
       are no sequences of tokens.
+    predict: (schedule) -> {metric: Expected}, the law of the metrics; None: none is known.
   """
 
   init: Init
@@ -196,11 +225,11 @@ class TaskSetting(NamedTuple):
   num_samples: Any
   summary: Summary | None = None
   fresh: Fresh | None = None
-  law: bool = False
+  rows: Rows | None = None
   metrics: Mapping[str, MetricInfo] = {}
-  with_rows: Callable[[], Any] | None = None
   absorbed: Absorbed | None = None
   next_token: NextToken | None = None
+  predict: Predict | None = None
 
 
 class StoreInit(Protocol):

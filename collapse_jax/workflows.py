@@ -203,8 +203,6 @@ def _scheduled(
   def init(task: TaskSetting, problem, real: Data, num_generations: int):
     if fresh and task.fresh is None:
       raise Refused("mix(fresh=True) needs a task that can draw fresh real data; this one has a finite set.")
-    if redrawn and task.law:
-      raise Refused("accumulate_subsample redraws rows and cannot use statistics: use draws='rows' or 'auto'.")
     real = storage.seal(task, problem, real, redrawn)
     capacity = 0
     if real.rows is not None:

@@ -104,14 +104,15 @@ def simulate(
 
   def begin(params, key):
     """Real rows, synthetic rows and how many of these could not be had."""
-    real_key, fit_key, sample_key = jax.random.split(key, 3)
+    real_key, fit_key, sample_key, evaluate_key = jax.random.split(key, 4)
     first = task(params, max(generator, rows, 2))
     problem, real = first.init(real_key)
     weight = (jnp.arange(real.row_weight.shape[1]) < generator).astype(jnp.float32)[None]
     context = Context(1, max(made, 1), real._replace(row_weight=weight), real)
     fitted = first.fit(fit_key, problem, context)
     synthetic, metrics = first.sample(sample_key, problem, fitted, context)
-    return problem, real, synthetic, metrics["num_missing"], first.evaluate(problem, fitted)["test_loss"]
+    loss = first.evaluate(evaluate_key, problem, fitted)["test_loss"]
+    return problem, real, synthetic, metrics["num_missing"], loss
 
   def cell(params, key, problem, real, synthetic, num_real, num_synthetic):
     def join(a, b):
@@ -131,7 +132,7 @@ def simulate(
     )
     one = task(params, 2)
     fitted = one.fit(key, problem, Context(1, 2, data, real))
-    metrics = one.evaluate(problem, fitted)
+    metrics = one.evaluate(jax.random.fold_in(key, 1), problem, fitted)
     return {name: metrics[name] for name in ("test_loss", "num_steps", "num_tokens")}
 
   cells = {(i, j): (r, f) for i, r in enumerate(num_real) for j, f in enumerate(num_synthetic)}

@@ -214,7 +214,7 @@ def poisson_mean(rate=4.0, num_samples=10):
     init=lambda key: (rate, draw(key, rate, num_samples)),
     fit=fit,
     sample=lambda key, problem, mean, context: (draw(key, mean, context.num), {}),
-    evaluate=lambda problem, mean: {"squared_error": (mean - problem) ** 2},
+    evaluate=lambda key, problem, mean: {"squared_error": (mean - problem) ** 2},
     num_samples=num_samples,
     fresh=lambda key, problem: draw(key, rate, num_samples),
   )
@@ -230,7 +230,7 @@ def resampled(rows=REAL, noise=1.0):
     init=lambda key: (jnp.zeros(()), store.batch(jnp.asarray(rows) + jax.random.normal(key, rows.shape))),
     fit=lambda key, problem, context: jnp.mean(store.flat(context.data)[0]),
     sample=lambda key, problem, mean, context: (draw(key, mean), {}),
-    evaluate=lambda problem, mean: {"error": (mean - problem) ** 2},
+    evaluate=lambda key, problem, mean: {"error": (mean - problem) ** 2},
     num_samples=len(rows),
   )
 

@@ -25,7 +25,7 @@ def test_metrics_are_numpys():
   rows = np.asarray(real.rows[0])
   p = np.bincount(rows, minlength=4) / 50
   model = task.summary.of(problem, real.rows[0], None) / 50
-  out = task.evaluate(problem, model)
+  out = task.evaluate(None, problem, model)
   entropy = -(p[p > 0] * np.log(p[p > 0])).sum()
   expected = {
     "entropy": entropy,
@@ -158,12 +158,12 @@ def test_small_divergences():
     model = (model / model.sum()).astype(np.float32)
     exact, known = model.astype(np.float64)[:-1], np.asarray(problem.known, np.float64)[:-1]
     expected = (exact * np.log(exact / known) - exact + known).sum()
-    np.testing.assert_allclose(task.evaluate(problem, jnp.asarray(model))["kl_from_truth"], expected, rtol=2e-3)
+    np.testing.assert_allclose(task.evaluate(None, problem, jnp.asarray(model))["kl_from_truth"], expected, rtol=2e-3)
     if size == 1e-4:
       cancelled = np.sum(model[:-1] * np.log(model[:-1] / known.astype(np.float32)), dtype=np.float32)
       assert abs(cancelled / expected - 1) > 0.1
   task = tasks.discrete(3, 50, [0.5, 0.5, 1e-60])
-  found = task.evaluate(task.init(jax.random.key(0))[0], jnp.asarray([0.98, 0.0, 0.02]))
+  found = task.evaluate(None, task.init(jax.random.key(0))[0], jnp.asarray([0.98, 0.0, 0.02]))
   assert 1 < found["kl_from_truth"] < 10 and np.isfinite(found["entropy"])
 
 

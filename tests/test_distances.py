@@ -25,6 +25,7 @@ def by_quadrature(mean, log_std):
   return 0.5 * np.sum(half[:, None] * weights * np.where(log_ratio > 0, large, small))
 
 
+KEY = jax.random.key(0)
 to_standard, bures_squared = jax.jit(distances.distances_to_standard), jax.jit(distances.bures_squared)
 NARROW = [-1000.0, -200.0, -69.0, -30.0, -20.0]
 
@@ -70,7 +71,9 @@ def near_the_truth(dim, num_samples, seed=0):
 @pytest.mark.parametrize("dim", [1, 2, 10])
 def test_distances_do_not_cancel(dim):
   """KL, 2-Wasserstein and total variation of fits to 1e2 to 1e12 rows; the textbook forms in float32 miss by more than all."""
-  kl = lambda factor, low, log_det: to_standard(jnp.zeros(dim), factor, jnp.zeros(()), log_det, jnp.asarray(dim), low)
+  kl = lambda factor, low, log_det: to_standard(
+    KEY, jnp.zeros(dim), factor, jnp.zeros(()), log_det, jnp.asarray(dim), low
+  )
   squared = lambda scale, factor, low, log_det: bures_squared(
     scale, factor, jnp.zeros(()), log_det, jnp.asarray(dim), low
   )
@@ -93,7 +96,7 @@ def test_distances_do_not_cancel(dim):
       expected = np.sum((scale @ (np.eye(dim) + deviation) @ rotation - scale) ** 2)
       assert squared(jnp.asarray(scale), factor, low, log_det) == pytest.approx(expected, rel=1e-3)
     if dim > 1:
-      points = np.asarray(distances.normal(jax.random.key(0), (distances.NUM_POINTS, dim)), float)
+      points = np.asarray(distances.normal(KEY, (distances.NUM_POINTS, dim)), float)
       white = np.linalg.solve(np.eye(dim) + deviation, points.T).T
       log_ratio = 0.5 * np.sum((white @ deviation.T) * (points + white), axis=1) - 0.5 * np.sum(np.log1p(excess))
       assert found["total_variation"] == pytest.approx(np.maximum(-np.expm1(log_ratio), 0).mean(), rel=1e-3)
@@ -110,6 +113,7 @@ def test_distances_at_any_width(dim, log_width):
   for offset in (0.0, 0.5, 1e4):
     mean = jnp.full(dim, offset)
     found = to_standard(
+      KEY,
       mean,
       jnp.eye(dim),
       jnp.asarray(log_width),

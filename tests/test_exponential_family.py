@@ -150,7 +150,7 @@ def test_no_rows_no_model():
     task = tasks.exponential_family(family, N, MEANS[family], draws="rows")
     nothing = task.summary.of(jnp.float32(MEANS[family]), jnp.ones(N), jnp.zeros(N))
     fitted = task.fit(None, None, Context(1, N, Data(summary=nothing), None))
-    assert np.isnan(task.evaluate(jnp.float32(MEANS[family]), fitted)["fitted_mean"])
+    assert np.isnan(task.evaluate(None, jnp.float32(MEANS[family]), fitted)["fitted_mean"])
 
 
 def test_bad_arguments():

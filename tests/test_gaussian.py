@@ -98,7 +98,7 @@ def test_fit_is_the_biased_maximum_likelihood_fit():
     mean, covariance = gaussian_module().moments(problem, params)
     np.testing.assert_allclose(mean, rows.mean(0), atol=2e-5)
     np.testing.assert_allclose(covariance, np.cov(rows.T, bias=True), atol=2e-5)
-    metrics = task.evaluate(problem, params)
+    metrics = task.evaluate(None, problem, params)
     white = np.linalg.solve(root, (rows - rows.mean(0)).T)
     eigenvalues = np.linalg.eigvalsh(white @ white.T / n)[::-1][: min(4, n - 1)]
     np.testing.assert_allclose(metrics["covariance_log_det_ratio"], np.log(eigenvalues).sum(), rtol=1e-3)
@@ -379,7 +379,7 @@ def test_one_real_batch_for_all_workflows(dim, n):
   from scipy import stats
 
   task, keys = tasks.gaussian(dim, n), jax.random.split(jax.random.key(4), 2000)
-  real = jax.jit(jax.vmap(lambda key: task.with_rows().init(key)[1]))(keys)
+  real = jax.jit(jax.vmap(lambda key: task.rows().init(key)[1]))(keys)
   rows = np.asarray(real.rows[:, 0], np.float64)
   first = {}
   for name in ("replace", "accumulate", "accumulate_subsample"):

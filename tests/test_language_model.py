@@ -110,7 +110,7 @@ def test_metrics_are_of_the_model_and_its_rows(base, rows):
   expected = training.mean_loss(
     base.apply, fitted.weights, jnp.asarray(test.tokens[:16]), jnp.asarray(test.length[:16]), 16
   )
-  np.testing.assert_allclose(task.evaluate(run.problem, fitted)["test_loss"], expected, rtol=1e-5)
+  np.testing.assert_allclose(task.evaluate(None, run.problem, fitted)["test_loss"], expected, rtol=1e-5)
   real = {tuple(row) for row in rows[0].tokens.tolist()}
   assert {tuple(row) for row in np.asarray(run.real.rows["tokens"][0]).tolist()} <= real
   batch, metrics = jax.jit(lambda key: task.sample(key, run.problem, fitted, context))(jax.random.key(2))
@@ -129,15 +129,17 @@ def test_adapters(base, rows):
   names = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(moved.weights)}
   assert len(names) == 4 and all("adapter" in name for name in names)
   plain = make(base, rows)
-  expected = plain.evaluate(run.problem, still._replace(weights=base.params))["test_loss"]
-  np.testing.assert_allclose(task.evaluate(run.problem, still)["test_loss"], expected, rtol=1e-6)
-  found = task.evaluate(run.problem, moved)["test_loss"]
+  expected = plain.evaluate(None, run.problem, still._replace(weights=base.params))["test_loss"]
+  np.testing.assert_allclose(task.evaluate(None, run.problem, still)["test_loss"], expected, rtol=1e-6)
+  found = task.evaluate(None, run.problem, moved)["test_loss"]
   assert abs(found - expected) > 1e-3
   arch = decoder.architecture(base.config)._replace(
     adapter_rank=2, adapter_alpha=4.0, adapter_targets=("query", "down")
   )
   merged = checkpoint.merge_adapters(arch, checkpoint.join(base.params, moved.weights))
-  np.testing.assert_allclose(plain.evaluate(run.problem, still._replace(weights=merged))["test_loss"], found, rtol=1e-4)
+  np.testing.assert_allclose(
+    plain.evaluate(None, run.problem, still._replace(weights=merged))["test_loss"], found, rtol=1e-4
+  )
 
 
 def test_warm_start_goes_on(base, rows):

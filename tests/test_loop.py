@@ -160,7 +160,7 @@ def test_warm_generations_continue_training():
       return jax.lax.fori_loop(0, steps, lambda i, w: w - 0.1 * jnp.mean(w - context.data.rows), start)
 
     same = lambda key, problem, params, context: (store.batch(context.real.rows[0]), {})
-    return poisson_mean()._replace(fit=fit, sample=same, evaluate=lambda problem, w: {"w": w})
+    return poisson_mean()._replace(fit=fit, sample=same, evaluate=lambda key, problem, w: {"w": w})
 
   last = lambda steps, T, warm: cj.run(jax.random.key(0), learner(steps), workflows.replace(), T, warm_start=warm)["w"][
     -1
@@ -186,7 +186,7 @@ def test_warm_start_hands_over_the_previous_model():
   step = lambda key, problem, context: (0.0 if context.previous is None else context.previous) + 1.0
   counting = task._replace(
     fit=step,
-    evaluate=lambda problem, count: {"count": jnp.asarray(count)},
+    evaluate=lambda key, problem, count: {"count": jnp.asarray(count)},
     sample=lambda key, problem, count, context: (store.batch(jnp.zeros(N)), {}),
   )
   for host in (False, True):

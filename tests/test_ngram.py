@@ -76,9 +76,9 @@ def test_impossible_tokens_at_any_temperature(temperature):
   for data in (real, emitted):
     tokens = np.asarray(data.rows["tokens"][0])
     assert (tokens[:, 1:] != tokens[:, :-1]).all() and len(np.unique(tokens)) == V
-  np.testing.assert_allclose(task.evaluate(problem, problem)["entropy"], np.log(V - 1), rtol=1e-5)
+  np.testing.assert_allclose(task.evaluate(None, problem, problem)["entropy"], np.log(V - 1), rtol=1e-5)
   nothing = real._replace(summary=task.summary.of(problem, {"tokens": real.rows["tokens"][0]}, jnp.zeros(500)))
-  assert np.isnan(task.evaluate(problem, task.fit(None, problem, context_of(real, nothing)))["test_nll"])
+  assert np.isnan(task.evaluate(None, problem, task.fit(None, problem, context_of(real, nothing)))["test_nll"])
 
 
 def test_truth_of_a_text():
@@ -91,7 +91,7 @@ def test_truth_of_a_text():
 def test_entropy_of_the_truth():
   task = tasks.ngram(10, V, concentration=1.0)
   problem, _ = task.init(jax.random.key(0))
-  found = task.evaluate(problem, problem)
+  found = task.evaluate(None, problem, problem)
   expected = -(problem.first[:, None] * problem.next * jnp.log(problem.next)).sum()
   np.testing.assert_allclose(found["test_nll"], expected, rtol=1e-4)
   np.testing.assert_allclose(found["total_variation"], 0, atol=1e-6)

@@ -22,7 +22,7 @@ def coins(num_samples, share=0.1):
       *store.flat(context.data)
     ),
     sample=lambda key, problem, p, context: (draw(key, p, context.num), {}),
-    evaluate=lambda problem, p: {"share": p},
+    evaluate=lambda key, problem, p: {"share": p},
     num_samples=num_samples,
   )
 
@@ -48,7 +48,7 @@ def test_verification_truncates():
     init=lambda key: (None, draw(key, 1.5, 5000)),
     fit=fit,
     sample=lambda key, problem, mean, context: (draw(key, mean, context.num), {}),
-    evaluate=lambda problem, mean: {"mean": mean},
+    evaluate=lambda key, problem, mean: {"mean": mean},
     num_samples=5000,
   )
   task = transforms.verify(task, lambda key, problem, rows: jnp.abs(rows) <= b)

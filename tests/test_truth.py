@@ -218,7 +218,7 @@ def trained(scale=2.0, num=6):
       jnp.sum(jnp.multiply(*store.flat(context.data))) / jnp.sum(store.flat(context.data)[1])
     ),
     sample=lambda key, problem, mean, context: (draw(key, mean), {}),
-    evaluate=lambda problem, mean: {"error": (mean - problem) ** 2},
+    evaluate=lambda key, problem, mean: {"error": (mean - problem) ** 2},
     num_samples=num,
   )
 

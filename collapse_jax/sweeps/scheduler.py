@@ -98,7 +98,7 @@ def sweep(
     axes: name -> values; each becomes a dimension, also at length 1.
     num_generations: T.
     num_seeds: runs per cell; run i of every cell has the same key, so that cells and workflows are paired, unless a task draws rows
-      for some of them and statistics for others without keeping both together (`with_rows`).
+      for some of them and statistics for others without keeping both together (`TaskSetting.rows`).
     seed: of all keys; a run depends on (seed, i) only, not on what else is in the sweep.
     record_every: keep metrics of generation 1 and of multiples of this only.
     warm_start: hand each fit the previous model.
@@ -647,7 +647,7 @@ def _group(task, makers, axes, status, num_generations: int, static_axes=()) -> 
       traced = {
         axis
         for axis, value in values.items()
-        if axis not in static_axes and _traceable(axis, value, one.law, axis in in_workflow)
+        if axis not in static_axes and _traceable(axis, value, one.rows is not None, axis in in_workflow)
       }
       if "num_samples" in traced and not _takes_traced(task, in_task, "num_samples"):
         traced.remove("num_samples")
@@ -661,7 +661,7 @@ def _group(task, makers, axes, status, num_generations: int, static_axes=()) -> 
         whole |= {(w, *at)} if num == one.num_samples else set()
       cell = Cell((w, *at), name, static, numbers)
       fixed = tuple(i for axis, i in zip(axes, at) if axis in static)  # values need not be hashable
-      groups.setdefault((name, fixed, tuple(numbers), one.law), []).append(cell)
+      groups.setdefault((name, fixed, tuple(numbers), one.rows is not None), []).append(cell)
   for key, cells in list(groups.items()):
     same, others = ([cell for cell in cells if (cell.index in whole) == wanted] for wanted in (True, False))
     if same and not (

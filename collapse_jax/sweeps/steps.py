@@ -135,7 +135,7 @@ def sweep(
     info |= {key: about for key, about in one.metrics.items() if key not in info}
     cell = {"workflow": name, **values}
     nums = {workflow.emit(one.num_samples, t) for t in range(1, num_generations + 1)}
-    program = (index[1:], one.law, name if len(nums) > 1 else nums.copy().pop())
+    program = (index[1:], one.rows is not None, name if len(nums) > 1 else nums.copy().pop())
     if program not in programs:
       lifted = functools.partial(_prepared, make, workflow)
       programs[program] = _programs(lifted, workflow, max(nums), num_generations)
@@ -246,7 +246,7 @@ def _programs(make, workflow: Workflow, num: int, num_generations: int):
     def one(key, problem, params, context):
       run = Run(key, problem, context.real, None, None)
       batch, sampling = emit(task, workflow, run, params, context._replace(num=num), num_generations=num_generations)
-      return batch, assess(task, problem, params, sampling, context)
+      return batch, assess(task, role_keys(key, context.t)["evaluate"], problem, params, sampling, context)
 
     return jax.vmap(one, in_axes=(0, 0, 0, _axes(contexts)))(keys, problems, params, contexts)
 

@@ -25,7 +25,7 @@ def pairs(seed: int = 0) -> list[Pair]:
 def two_types(num_samples: int, share: float = 0.1, **options):
   """Type 1 with probability `share`, reward 1; type 0, reward 0."""
   task = tasks.discrete(2, num_samples, [1 - share, share])
-  task = task._replace(evaluate=lambda problem, p: {"share": p[1]}, metrics={})
+  task = task._replace(evaluate=lambda key, problem, p: {"share": p[1]}, metrics={})
   return transforms.curate(task, reward=lambda rows: rows.astype(float), **options)
 
 

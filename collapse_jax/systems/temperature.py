@@ -96,7 +96,7 @@ def urn(T: int, num_runs: int, seed: int = 0) -> np.ndarray:
   task = tasks.discrete(2, 10)
   made = task._replace(
     init=lambda key: (task.init(key)[0], store.batch(jnp.asarray(first))),
-    evaluate=lambda problem, p: {"share": p[0]},
+    evaluate=lambda key, problem, p: {"share": p[0]},
     metrics={},
   )
   return simulate(made, workflows.accumulate(num_emitted=1), num_runs, T, seed)["share"][:, -1]

@@ -105,7 +105,7 @@ def normal_mean(num_samples: int, mean: float) -> TaskSetting:
     lambda key: (None, draw(key, mean, num_samples)),
     fit,
     lambda key, problem, mean, context: (draw(key, mean, context.num), {}),
-    lambda problem, mean: {"mean": mean},
+    lambda key, problem, mean: {"mean": mean},
     num_samples,
   )
 

@@ -99,7 +99,7 @@ def classification(
   def sample(key, problem, params, context: Context):
     return rows_of(key, problem, context.num, params if labels == "model" else None), {}
 
-  def evaluate(problem, params):
+  def evaluate(key, problem, params):
     cosine = params[0] / jnp.maximum(jnp.linalg.norm(params), 1e-30)
     angle = jnp.arctan2(jnp.linalg.norm(params[1:]), params[0])
     accuracy = jax.scipy.special.ndtr(separation * cosine) if inputs == "mixture" else 1 - angle / jnp.pi

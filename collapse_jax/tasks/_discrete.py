@@ -98,7 +98,7 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
     power = jnp.exp(jnp.log(params / jnp.max(params)) / temperature)  # the largest is 1 at any temperature
     return batch(choose(key, table(power), context.num)), {}
 
-  def evaluate(problem, params):
+  def evaluate(key, problem, params):
     entropy = -jnp.sum(jnp.where(params > 0, params * jnp.log(params), 0.0))
     missing = jnp.maximum(1 - jnp.sum(problem.known), 0.0) if renumbered else 0.0
     divergence = jnp.sum(_divergence(params, problem.known)) + missing

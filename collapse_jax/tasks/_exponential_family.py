@@ -15,7 +15,7 @@ import numpy as np
 from collapse_jax.random import binomial, chi_squares, index, normal, poisson, poisson_rows, uniform
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
-from collapse_jax.tasks.parts import MeanStats, add_means, check_draws, check_positive, known
+from collapse_jax.tasks.parts import MeanStats, add_means, check_draws, check_positive, known, rows_unless_refused
 from collapse_jax.types import Array, Context, MetricInfo, Summary, TaskSetting
 
 MOST_ROWS = 10**12  # of a batch
@@ -244,7 +244,7 @@ def exponential_family(family: str, num_samples, mean=None, *, temperature=1.0, 
       return summary_of(pooled(key, at, context.num), context.num), {}
     return batch(one.draw(key, at, context.num)), {}
 
-  def evaluate(problem, params):
+  def evaluate(key, problem, params):
     near = _near(params, problem, one.support)
     change = params.deviation * (one.slope + one.curvature * (2 * problem + params.deviation))
     variance = one.variance(params.mean) if params.rest is None else params.mean * params.rest
@@ -257,7 +257,7 @@ def exponential_family(family: str, num_samples, mean=None, *, temperature=1.0, 
   def at_an_end(problem, params):
     return (params.mean == 0) if params.rest is None else (params.mean == 0) | (params.rest == 0)
 
-  with_rows = functools.partial(exponential_family, family, num_samples, mean, temperature=temperature, draws="rows")
+  make = functools.partial(exponential_family, family, num_samples, mean, temperature=temperature, draws="rows")
   return TaskSetting(
     init,
     fit,
@@ -266,9 +266,8 @@ def exponential_family(family: str, num_samples, mean=None, *, temperature=1.0, 
     num_samples,
     Summary(of, add_means),
     fresh,
-    law,
+    rows_unless_refused(draws, make),
     METRICS,
-    with_rows if draws == "auto" else None,
     at_an_end if family in ("bernoulli", "poisson") else None,
   )
 

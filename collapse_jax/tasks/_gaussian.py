@@ -25,7 +25,15 @@ from collapse_jax.tasks._gaussian_distances import (
   bures_squared,
   distances_to_standard,
 )
-from collapse_jax.tasks.parts import check_draws, check_integer, check_positive, known, matmul, triangular
+from collapse_jax.tasks.parts import (
+  check_draws,
+  check_integer,
+  check_positive,
+  known,
+  matmul,
+  rows_unless_refused,
+  triangular,
+)
 from collapse_jax.types import Array, Context, Data, MetricInfo, Metrics, Summary, TaskSetting
 
 _MANY_ROWS = (
@@ -143,7 +151,7 @@ def gaussian(
     draws: "rows" draws every row; "law" draws a batch's mean and covariance from their exact law (Bartlett 1933), at
       a cost that does not depend on num_samples; "auto" is "law" unless a workflow or transform needs rows.
     wasserstein2: also evaluate the squared 2-Wasserstein distance to the truth (a singular value decomposition).
-    distances: also evaluate the total variation distance to the truth (exact in one dimension, else a mean over 2000 fixed
+    distances: also evaluate the total variation distance to the truth (exact in one dimension, else a mean over 2000
       points of the truth, with its standard error) and KL(model || truth), infinite for singular models of dim > 1.
   Raises:
     ValueError: an argument out of range.
@@ -197,7 +205,7 @@ def gaussian(
   def sample(key, problem, params: GaussianModel, context: Context):
     return draw(key, problem, params, context.num)._replace(draw=Drawn(context.data.summary, params)), {}
 
-  def evaluate(problem, params: GaussianModel) -> Metrics:
+  def evaluate(key, problem, params: GaussianModel) -> Metrics:
     deviation = _scaled(problem, params.mean)
     first_std = problem.scale if covariance is None else problem.scale[0, 0]
     log_first = params.log_scale + _log(params.factor[0, 0], params.low[0, 0])
@@ -216,7 +224,7 @@ def gaussian(
     if wasserstein2:
       metrics["wasserstein2_squared"] = jnp.sum(deviation**2) + bures_squared(problem.scale, *covariance_of(params))
     if distances:
-      metrics |= distances_to_standard(params.mean, *covariance_of(params))
+      metrics |= distances_to_standard(key, params.mean, *covariance_of(params))
     return metrics
 
   def extend(problem, total: GaussianStats, new: Data) -> GaussianStats:
@@ -227,7 +235,7 @@ def gaussian(
 
   metrics = METRICS | (WHITENED_METRICS if covariance is not None else {})
   metrics = metrics | (WASSERSTEIN_METRICS if wasserstein2 else {}) | (DISTANCE_METRICS if distances else {})
-  with_rows = functools.partial(
+  make = functools.partial(
     gaussian,
     dim,
     num_samples,
@@ -248,9 +256,8 @@ def gaussian(
     num_samples,
     Summary(of, _add, extend=extend, of_drawn=of_drawn, move=move),
     fresh,
-    law,
+    rows_unless_refused(draws, make),
     metrics,
-    with_rows if draws == "auto" else None,
   )
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.random import new_key, normal
+from collapse_jax.random import normal
 from collapse_jax.tasks.parts import matmul
 from collapse_jax.types import MetricInfo, Metrics
 
@@ -36,11 +36,12 @@ def deviation_of(factor, log_scale, low=None):
   return near + jnp.expm1(log_scale) * factor
 
 
-def distances_to_standard(mean, factor, log_scale, log_det, rank, low=None) -> Metrics:
+def distances_to_standard(key, mean, factor, log_scale, log_det, rank, low=None) -> Metrics:
   """Of N(mean, covariance) to N(0, I), in whitened coordinates: both are invariant.
 
   Args:
-    mean, factor, log_scale, log_det, rank: as in `GaussianStats`.
+    key: of the points at which the total variation is taken beyond one dimension.
+    mean, factor, log_scale, log_det, rank: as in `GaussianModel`.
     low: [dim, dim] what rounding left of the factor, where it is known.
   """
   dim = mean.shape[0]
@@ -62,7 +63,7 @@ def distances_to_standard(mean, factor, log_scale, log_det, rank, low=None) -> M
       "total_variation_error": jnp.zeros(()),
       "kl_from_truth": divergence,
     }
-  points = normal(new_key(0), (NUM_POINTS, dim))
+  points = normal(key, (NUM_POINTS, dim))
   solvable = full & jnp.all(
     jnp.diag(factor) != 0
   )  # else it is too narrow for its factor: of the truth's mass it has none

@@ -27,13 +27,11 @@ class Mixture(NamedTuple):
 
 
 class MixtureProblem(NamedTuple):
-  """test [num_test, dim], of the truth; centers [j, dim] of its modes, or None where they are not known; words [2] uint32, of the
-  key of the points by which models are judged: a run's own, so that their chance is in the spread over runs."""
+  """test [num_test, dim], of the truth; centers [j, dim] of its modes, or None where they are not known."""
 
   truth: Any
   test: Any
   centers: Any
-  words: Any
 
 
 def gaussian_mixture(
@@ -64,11 +62,11 @@ def gaussian_mixture(
   generators.check_size(source, num_samples)
 
   def init(key):
-    truth_key, split_key, point_key = jax.random.split(key, 3)
+    truth_key, split_key = jax.random.split(key)
     truth = source.init(truth_key)
     train, test = source.split(split_key, truth, num_samples, num_test)
     centers = None if source.centers is None else source.centers(truth)
-    return MixtureProblem(truth, test, centers, jax.random.bits(point_key, (2,), np.uint32)), batch(train)
+    return MixtureProblem(truth, test, centers), batch(train)
 
   def fit(key, problem, context: Context) -> Mixture:
     return fit_mixture(key, *storage.flat(context.data), num_components, num_steps, context.previous)
@@ -76,7 +74,7 @@ def gaussian_mixture(
   def sample(key, problem, params, context: Context):
     return batch(draw(key, params, context.num, temperature)), {}
 
-  def evaluate(problem, params: Mixture):
+  def evaluate(key, problem, params: Mixture):
     log_weight, mean, factor = params
     share = jnp.exp(log_weight)
     centre = matmul(share, mean)
@@ -86,7 +84,7 @@ def gaussian_mixture(
       "model_variance": matmul(share, spread) / source.dim,
     }
     if problem.centers is not None or source.log_density is not None:
-      rows = draw(jax.random.wrap_key_data(problem.words, impl="threefry2x32"), params, NUM_POINTS)
+      rows = draw(key, params, NUM_POINTS)
     if source.log_density is not None:
       metrics["kl_from_truth"] = jnp.mean(log_density(params, rows) - source.log_density(problem.truth, rows))
     if problem.centers is not None:

@@ -164,7 +164,7 @@ def kde(
       "far_share": _far_share(rows, problem.centers, storage.in_use(context))
     }
 
-  def evaluate(problem, params: KdeParams):
+  def evaluate(key, problem, params: KdeParams):
     log_density = params.log_density
     metrics = {"model_variance": params.variance, "fitted_bandwidth": params.bandwidth}
     if problem.centers is not None:

@@ -114,7 +114,7 @@ def labelled(
     x = jax.vmap(lambda key, member: draw(key, member, context.num))(jax.random.split(row_key), fitted)
     return batch({"x": jnp.where(one[:, None], x[1], x[0]), "label": one.astype(float)}), {}
 
-  def evaluate(problem, params):
+  def evaluate(key, problem, params):
     share, log_likelihood, _ = params
     label = problem.test["label"].astype(int)
     log_joint = log_likelihood[label, jnp.arange(len(label))] + jnp.log(jnp.maximum(share[label], 1e-30))

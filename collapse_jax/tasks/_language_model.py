@@ -199,7 +199,7 @@ def language_model(
       metrics[f"distinct_{order}"] = sampling.distinct_ngrams(tokens, length, filled, order)
     return batch({"tokens": tokens, "length": length}, filled.astype(jnp.float32)), metrics
 
-  def evaluate(problem, fitted):
+  def evaluate(key, problem, fitted):
     loss = training.mean_loss(logits, fitted.weights, *held_out, recipe.micro_batch_size or recipe.batch_size)
     return {
       "test_loss": loss,

@@ -26,6 +26,7 @@ from collapse_jax.tasks.parts import (
   known,
   label_stats,
   matmul,
+  rows_unless_refused,
   triangular,
 )
 from collapse_jax.types import Array, Context, Data, MetricInfo, Summary, TaskSetting
@@ -139,7 +140,7 @@ def linear_regression(
       raise Refused("covariates='same' relabels num_samples rows; use covariates='fresh' with this workflow.")
     return draw(key, problem, params, problem.noise_std * jnp.sqrt(jnp.asarray(temperature, float)), context.num), {}
 
-  def evaluate(problem, params):
+  def evaluate(key, problem, params):
     return {"test_mse": jnp.sum(matmul(problem.test_factor, params - problem.coefficients) ** 2)}
 
   if law:
@@ -148,7 +149,7 @@ def linear_regression(
     summary, fit = Summary(label_stats, add_labels), _fit_labels
   else:
     summary, fit = Summary(_of_rows, _add_rows), _fit_rows
-  with_rows = functools.partial(linear_regression, dim, num_samples, noise_var, temperature=temperature, draws="rows")
+  make = functools.partial(linear_regression, dim, num_samples, noise_var, temperature=temperature, draws="rows")
   return TaskSetting(
     init,
     fit,
@@ -157,9 +158,8 @@ def linear_regression(
     num_samples,
     summary,
     fresh,
-    law,
+    rows_unless_refused(draws, make) if same else None,
     METRICS,
-    with_rows if draws == "auto" and same else None,
   )
 
 

@@ -113,7 +113,7 @@ def logistic_regression(
       raise Refused("logistic_regression relabels num_samples rows and cannot emit other numbers of them.")
     return draw(key, problem, params[0], jnp.asarray(temperature, float)), {}
 
-  def evaluate(problem, params):
+  def evaluate(key, problem, params):
     w, separated = params
     error = w - problem.coefficients
     odds = matmul(problem.test, w)

@@ -132,7 +132,7 @@ def ngram(
   def sample(key, problem, params, context: Context):
     return draw(key, params._replace(next=jax.nn.softmax(jnp.log(params.next) / temperature, axis=1)), context.num), {}
 
-  def evaluate(problem, params):
+  def evaluate(key, problem, params):
     nll = -jnp.sum(xlogy(problem.next, params.next), axis=1)
     own = stationary(params.next)
     return {

@@ -50,7 +50,7 @@ def sample_median(num_samples: int, noise_var=1.0, *, temperature=1.0) -> TaskSe
     init,
     lambda key, problem, context: weighted_median(*flat(context.data)),
     sample,
-    lambda problem, median: {"squared_error_of_mean": median**2, "fitted_mean": median},
+    lambda key, problem, median: {"squared_error_of_mean": median**2, "fitted_mean": median},
     num_samples,
     None,
     fresh,

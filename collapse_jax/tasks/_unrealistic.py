@@ -51,7 +51,7 @@ def unrealistic(num_samples: int, unrealistic_share, distance, dim: int = 8) -> 
   def sample(key, problem, params, context: Context):
     return draw(key, context.num, unrealistic_share), {}
 
-  def evaluate(problem, params):
+  def evaluate(key, problem, params):
     direction, purity = params
     angle = jnp.arctan2(jnp.linalg.norm(direction[1:]), direction[0])
     return {"accuracy": 1 - angle / jnp.pi, "purity": purity}

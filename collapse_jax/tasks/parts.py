@@ -1,5 +1,6 @@
 """What several tasks share: checks of arguments, pooled means, and matrix products and triangles in full precision."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 
 from collapse_jax.random import chi_square, normal
 from collapse_jax.refused import Refused
-from collapse_jax.types import Array
+from collapse_jax.types import Array, TaskSetting
 from collapse_jax.vocabulary import LARGEST
 
 
@@ -79,6 +80,20 @@ def check_integer(name: str, value, least: int, most: int = LARGEST) -> None:
 def check_positive(name: str, value) -> None:
   if known(value) and not (np.isfinite(value) and value > 0):
     raise Refused(f"{name} must be above 0 and finite, got {value}.")
+
+
+def rows_unless_refused(draws: str, make: Callable[[], TaskSetting]) -> Callable[[], TaskSetting] | None:
+  """`TaskSetting.rows` of a task whose argument draws is "rows", "law" or "auto", where `make` makes it with draws="rows"."""
+
+  def refuse():
+    raise Refused(
+      "draws='law' keeps statistics, and this workflow or transform needs rows: use draws='rows' or 'auto'.",
+      argument="draws",
+      value=draws,
+      allowed="rows or auto",
+    )
+
+  return {"rows": None, "auto": make, "law": refuse}[draws]
 
 
 def check_draws(draws: str, num_samples=None) -> None:

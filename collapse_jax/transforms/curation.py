@@ -9,7 +9,7 @@ from collapse_jax import store as storage
 from collapse_jax.random import uniform
 from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_integer, known
-from collapse_jax.transforms.parts import per_row, require_plain, taken, with_rows
+from collapse_jax.transforms.parts import in_rows, per_row, require_plain, taken
 from collapse_jax.types import MetricInfo, TaskSetting
 
 
@@ -34,7 +34,7 @@ def curate(task: TaskSetting, num_candidates: int, reward: Callable, *, flip_sha
   check_integer("num_candidates", num_candidates, 2)
   if known(flip_share) and not 0 <= flip_share <= 1:
     raise Refused(f"flip_share must be from 0 to 1, got {flip_share}.")
-  task = with_rows(task, "curate")
+  task = in_rows(task)
 
   def sample(key, problem, params, context):
     candidates_key, choice_key, flip_key = jax.random.split(key, 3)
@@ -83,7 +83,7 @@ def class_shares(task: TaskSetting, log_probability: Callable, num_classes: int)
   Returns:
     the task, with metrics `class_share` [num_classes] and `largest_class_share`.
   """
-  task = with_rows(task, "class_shares")
+  task = in_rows(task)
 
   def sample(key, problem, params, context):
     data, metrics = task.sample(key, problem, params, context)

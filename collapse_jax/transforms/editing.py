@@ -9,7 +9,7 @@ import numpy as np
 from collapse_jax import store as storage
 from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_integer, check_positive, known
-from collapse_jax.transforms.parts import kth_smallest, require_parts, with_rows
+from collapse_jax.transforms.parts import in_rows, kth_smallest, require_parts
 from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
 
 BASES, MASKS = ("anchor", "chain"), ("fresh", "fixed", "disjoint")
@@ -120,7 +120,7 @@ def edit_labels(
   _check(base, mask)
   if noise not in ("regenerated", "additive"):
     raise Refused(f"noise must be regenerated or additive, got {noise!r}.")
-  task = with_rows(task, "edit_labels")
+  task = in_rows(task)
   draw_real = task.init
 
   def begin(key):
@@ -178,7 +178,6 @@ def _with_memory(task: TaskSetting, sample, info, parts: tuple[str, str], what: 
     sample=sample,
     fresh=None if draw_fresh is None else lambda key, problem: marked(draw_fresh(key, problem)),
     summary=None if task.summary is None else task.summary._replace(keep_rows=True),
-    with_rows=None,
     absorbed=None,
     metrics={**task.metrics, **info},
   )

@@ -8,7 +8,7 @@ from collapse_jax.random import choose, table
 from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_integer
 from collapse_jax.transforms import classifiers
-from collapse_jax.transforms.parts import require_parts, with_rows
+from collapse_jax.transforms.parts import in_rows, require_parts
 from collapse_jax.types import Context, Data, MetricInfo, TaskSetting
 
 RESAMPLING = ("none", "bootstrap")
@@ -33,7 +33,7 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
   check_integer("num_members", num_members, 2)
   if resample_real not in RESAMPLING:
     raise Refused(f"resample_real must be one of {', '.join(RESAMPLING)}, got {resample_real!r}.")
-  task = with_rows(task, "ensemble")
+  task = in_rows(task)
   if resample_real == "bootstrap" and task.summary is not None:
     task = task._replace(summary=task.summary._replace(keep_rows=True, extend=None))
 
@@ -74,8 +74,9 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
     whole = lambda x: None if x is None else jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[3:]), x)
     return storage.batch(whole(data.rows), whole(data.row_weight)), jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
 
-  def evaluate(problem, params):
-    metrics = jax.vmap(lambda member: task.evaluate(problem, member))(params[0])
+  def evaluate(key, problem, params):
+    keys = jax.random.split(key, num_members)
+    metrics = jax.vmap(lambda key, member: task.evaluate(key, problem, member))(keys, params[0])
     name = next((name for name in task.metrics if name in metrics), next(iter(metrics)))
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics) | {"member_spread": jnp.std(metrics[name], ddof=1)}
 
@@ -114,7 +115,7 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
     ValueError: num_members below 1, or, while tracing, rows that it does not divide or whose number grows.
   """
   check_integer("num_members", num_members, 1)
-  task = with_rows(task, "train_on_synthetic")
+  task = in_rows(task)
 
   def sample(key, problem, params, context: Context):
     data, metrics = task.sample(key, problem, params, context)

@@ -9,17 +9,13 @@ from collapse_jax.refused import Refused
 from collapse_jax.types import Data, TaskSetting
 
 
-def with_rows(task: TaskSetting, what: str) -> TaskSetting:
-  """The task drawing rows, which `what` needs.
+def in_rows(task: TaskSetting) -> TaskSetting:
+  """The task drawing rows.
 
   Raises:
-    ValueError: the task only draws statistics.
+    Refused: it draws statistics and nothing else.
   """
-  if not task.law:
-    return task._replace(with_rows=None)
-  if task.with_rows is None:
-    raise Refused(f"{what} needs rows and cannot use statistics: use draws='rows' or 'auto'.")
-  return task.with_rows()._replace(with_rows=None)
+  return task if task.rows is None else task.rows()
 
 
 def masked(data: Data) -> Data:

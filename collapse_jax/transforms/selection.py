@@ -10,7 +10,7 @@ import numpy as np
 from collapse_jax import store as storage
 from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_integer, known
-from collapse_jax.transforms.parts import kth_smallest, require_plain, taken, with_masks, with_rows
+from collapse_jax.transforms.parts import in_rows, kth_smallest, require_plain, taken, with_masks
 from collapse_jax.types import MetricInfo, TaskSetting
 
 _BLOCK = 256  # candidates compared with all real rows at once
@@ -47,7 +47,7 @@ def select_nearest(
   ):
     raise Refused(f"keep_fraction must be a number above 0 and at most 1, got {keep_fraction}.")
   check_integer("num_neighbors", num_neighbors, 1)
-  task = with_rows(task, "select_nearest")
+  task = in_rows(task)
   task = task if oversample else with_masks(task)
 
   def features(rows):

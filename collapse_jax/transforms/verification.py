@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax import store as storage
-from collapse_jax.transforms.parts import masked, per_row, with_masks, with_rows
+from collapse_jax.transforms.parts import in_rows, masked, per_row, with_masks
 from collapse_jax.types import MetricInfo, TaskSetting
 
 PROBES = {
@@ -35,7 +35,7 @@ def verify(task: TaskSetting, keep: Callable, is_right: Callable | None = None) 
   Raises:
     ValueError: a task without rows, or a verifier's answer of the wrong shape (while tracing).
   """
-  task = with_masks(with_rows(task, "verify"))
+  task = with_masks(in_rows(task))
 
   def sample(key, problem, params, context):
     sample_key, keep_key = jax.random.split(key)
