@@ -7,6 +7,7 @@ from collapse_jax import forks as forks
 
 if TYPE_CHECKING:
   from collapse_jax import tasks as tasks
+  from collapse_jax import testing as testing
   from collapse_jax import transforms as transforms
   from collapse_jax import workflows as workflows
   from collapse_jax.diagnostics.definitions import diagnose as diagnose
@@ -54,4 +55,4 @@ def __getattr__(name: str):
 
 
 def __dir__():
-  return sorted({*globals(), *_HOME, "tasks", "transforms", "workflows", "theory", "diagnostics", "plotting", "report"})
+  return sorted({*globals(), *_HOME, "tasks", "transforms", "workflows", "theory", "diagnostics", "plotting", "report", "testing"})

@@ -7,7 +7,7 @@ and raise one error that lists all findings, each with what to do about it.
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -249,9 +249,7 @@ def _check_task(task, make, workflows, drivers, num_seeds, report) -> dict[str, 
     return {}
   ran = _run_all(make, task, {text: workflow_library.parse(text)() for text in workflows}, num_seeds, report)
   _check_model_1(task, ran, report)
-  _check_weights(task, report)
-  _check_statistics(task, report)
-  _check_horizon(task, ran, num_seeds, report)
+  _check_parts(task, report)
   _check_absorbed(task, ran, report)
   chosen = ran if drivers is None else {text: one for text, one in ran.items() if text in drivers}
   _check_drivers(task, chosen, num_seeds, report)
@@ -687,124 +685,113 @@ def _evaluated(task) -> list[str]:
   return list(jax.eval_shape(evaluate, new_key(0)))
 
 
-def _check_weights(task, report) -> None:
-  """The same rows with the same weights, stored in several ways, give one model."""
-  if task.rows is not None:
-    return
-  if _uses_key(task):
-    return report.note("fit draws: whether it weighs rows is checked by what is unused only")
-  num = task.num_samples
-  first = (np.arange(num) < num // 2).astype(float)
-  whole, none = np.ones(num), np.zeros(num)
-  # row weights [3, num] and batch weights [3] of three slots that hold the same rows
-  forms = {
-    "whole": ((whole, none, none), (1, 0, 0)),
-    "in the last slot": ((none, none, whole), (0, 0, 1)),
-    "twice with half the weight": ((whole, whole, none), (0.5, 0.5, 0)),
-    "in two slots": ((first, 1 - first, none), (1, 1, 0)),
-    "more of some, by the batch": ((whole, first, none), (1, 0.5, 0)),
-    "more of some, by the row": ((whole + 0.5 * first, none, none), (1, 0, 0)),
-  }
+def _check_parts(task: TaskSetting, report) -> None:
+  """The functions of a task beside each other, in one program: weights, statistics, and batches of which a part counts."""
+  num, keyed = task.num_samples, _uses_key(task)
+  some = (np.arange(num) < num // 2).astype(float) if task.rows is None else None
+  forms = {} if some is None or keyed else _forms(some)
+  if some is not None and keyed:
+    report.note("weights: fit draws, so that it is checked by what is unused only")
 
-  def one(key, row_weight, weight):
-    problem, real = task.init(key)
-    masked = row_weight * (1.0 if real.row_weight is None else real.row_weight)
-    rows = jax.tree.map(lambda x: jnp.tile(x, (3, *[1] * (x.ndim - 1))), real.rows)
-    origin = jnp.where(weight > 0, jnp.arange(3), -1).astype(jnp.int32)
-    data = _filled(Data(rows, masked, jnp.sum(masked, axis=1), weight, origin), _ABSURD)
-    params = task.fit(key, problem, _context(task, problem, data, real))
-    return task.evaluate(key, problem, params)
-
-  def alone(key):
-    problem, real = task.init(key)
-    return task.evaluate(key, problem, task.fit(key, problem, _context(task, problem, real)))
-
-  key = new_key(1)
-  many = jax.jit(jax.vmap(one, (None, 0, 0)))
-  found = many(
-    key,
-    jnp.asarray([form[0] for form in forms.values()], float),
-    jnp.asarray([form[1] for form in forms.values()], float),
-  )
-  each = {text: {name: np.asarray(value[i]) for name, value in found.items()} for i, text in enumerate(forms)}
-  plain = {name: np.asarray(value) for name, value in jax.jit(alone)(key).items()}
-  by_batch, by_row = each.pop("more of some, by the batch"), each.pop("more of some, by the row")
-  pairs = [("in a batch of its own", plain, text, metrics) for text, metrics in each.items()]
-  pairs.append(("counted more by the weight of a batch", by_batch, "counted more by row weights", by_row))
-  for text, one_way, other_text, other in pairs:
-    for name, value in one_way.items():
-      if not _close(value, other[name], **_STATISTICS):
-        report.find(
-          "weights",
-          f"{name} of the model",
-          f"is {value} for rows {text} and {other[name]} for the same {other_text}: a fit by rows weighs them "
-          "by store.flat(context.data), and summary.of and summary.add by the weights that they are given.",
-        )
-
-
-def _check_statistics(task, report) -> None:
-  """What a sampler says of its rows is true of them, and a pool that is extended is the sum of its parts."""
-  if task.summary is None:
-    return
-
-  def models(key):
+  def measured(key):
     init_key, fit_key, sample_key = jax.random.split(key, 3)
     problem, real = task.init(init_key)
+    model = lambda context: task.fit(fit_key, problem, context)
+    metrics = lambda context: task.evaluate(fit_key, problem, model(context))
     context = _context(task, problem, real)
-    params = task.fit(fit_key, problem, context)
-    batch, _ = task.sample(sample_key, problem, params, context)
-    one = lambda data: jax.tree.map(lambda x: x[0], data.summary)
-    told = storage.summarise(task, problem, batch)
-    pools = {"told": one(told)}
-    if batch.rows is not None:
-      pools["counted"] = one(storage.summarise(task, problem, batch._replace(summary=None, draw=None, latent=None)))
-    if task.summary.extend is not None and batch.draw is not None:
-      pools["extended"] = task.summary.extend(problem, context.data.summary, told)
-      pools["added"] = task.summary.add(problem, context.data.summary, 1.0, one(told), 1.0)
+    found = {"alone": metrics(context)}
 
-    def metrics(summary, count):
-      data = told._replace(summary=summary, count=count[None])
-      return task.evaluate(fit_key, problem, task.fit(fit_key, problem, context._replace(data=data)))
+    def stored(row_weight, weight):
+      masked = row_weight * (1.0 if real.row_weight is None else real.row_weight)
+      rows = jax.tree.map(lambda x: jnp.tile(x, (3, *[1] * (x.ndim - 1))), real.rows)
+      origin = jnp.where(weight > 0, jnp.arange(3), -1).astype(jnp.int32)
+      data = _filled(Data(rows, masked, jnp.sum(masked, axis=1), weight, origin), _ABSURD)
+      return metrics(_context(task, problem, data, real))
 
-    counts = {name: told.count[0] * (2 if name in ("extended", "added") else 1) for name in pools}
-    names = list(pools)
-    stack = lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)
-    found = jax.vmap(metrics)(stack([pools[name] for name in names]), jnp.stack([counts[name] for name in names]))
-    return {name: jax.tree.map(lambda x: x[i], found) for i, name in enumerate(names)}  # noqa: B023
+    if forms:
+      row_weights, weights = (jnp.asarray(np.stack(parts), float) for parts in zip(*forms.values()))
+      found |= _unstacked(jax.vmap(stored)(row_weights, weights), forms)
+    params = model(context)
+    batch, sampling = task.sample(sample_key, problem, params, context)
+    if task.summary is not None:
+      pools = _pools(task, problem, context.data.summary, batch)
+      summaries, counts = (jax.tree.map(lambda *x: jnp.stack(x), *parts) for parts in zip(*pools.values()))
+      one = lambda summary, count: metrics(context._replace(data=batch._replace(summary=summary, count=count[None])))
+      found |= _unstacked(jax.vmap(one)(summaries, counts), pools)
+    if some is not None:
+      try:
+        wide = context._replace(num=3 * num, used=jnp.int32(num))
+        largest, sampling_of_part = task.sample(sample_key, problem, params, wide)
+      except Refused:
+        return found
+      first = lambda data: {f"rows{path}": x[0, :num] for path, x in _leaves((data.rows, data.row_weight))}
+      found |= {"emitted": sampling | first(batch), "part": sampling_of_part | first(largest)}
+    return found
 
-  found = jax.tree.map(np.asarray, jax.jit(models)(new_key(2)))
-  texts = {
-    (
-      "told",
-      "counted",
-    ): "of the statistics that sample returns {} and of its rows {}: what changes rows makes the batch anew "
-    "(transforms.resample, store.with_rows), so that summary, draw and latent go.",
-    (
-      "extended",
-      "added",
-    ): "of a pool extended by a batch {} and of the sum of both {}: summary.extend must give what summary.add does.",
-  }
-  for (one, other), text in texts.items():
+  found = jax.tree.map(np.asarray, jax.jit(jax.vmap(measured))(jax.random.split(new_key(1), 3)))
+  weighed = (
+    "by the same rows, stored {0}, it is {2}, and stored {1} it is {3}: a fit by rows weighs them by store.flat(context.data), and "
+    "summary.of and summary.add by the weights that they are given."
+  )
+  told = (
+    "by {0} it is {2}, and by {1} {3}: what changes rows makes the batch anew (store.with_rows, transforms.resample), so that "
+    "summary, draw and latent go."
+  )
+  added = "by a pool {0} it is {2}, and {1} {3}: summary.extend must give what summary.add does."
+  part = (
+    "differs where more are drawn than count ({3}, else {2}): fewer draws must be the first of more (collapse_jax.random), and "
+    "metrics of the sampling look at store.in_use(context) only."
+  )
+  pairs = [("weights", "alone", form, weighed) for form in forms if form not in (_BY_BATCH, _BY_ROW)]
+  pairs += [
+    ("weights", _BY_BATCH, _BY_ROW, weighed),
+    ("statistics", "the statistics that sample returns", "its rows", told),
+    ("statistics", "extended by a batch", "added to it", added),
+    ("horizon", "emitted", "part", part),
+  ]
+  for check, one, other, text in pairs:
     if one in found and other in found:
       for name, value in found[one].items():
-        if not _close(value, found[other][name], **_STATISTICS):
-          report.find("statistics", f"{name} of the model", text.format(value, found[other][name]))
+        if not _close(value, found[other][name], **(_CLOSE if check == "horizon" else _STATISTICS)):
+          report.find(check, name, text.format(one, other, value, found[other][name]))
 
 
-def _check_horizon(task, ran, num_seeds, report) -> None:
-  """Where the largest batch of the horizon is drawn, the first rows, and metrics of the sampling, are those of a smaller one."""
-  text = "grown_replace"
-  if text not in ran or not _has_rows(task, ran[text].workflow):
-    return
-  short = jax.jit(jax.vmap(lambda key: generation.run(key, task, ran[text].workflow, 2)))(_run_keys(range(num_seeds)))
-  for name, value in short.items():
-    if not _close(np.asarray(value), ran[text].metrics[name][:, :2], **_CLOSE):
-      report.find(
-        "horizon",
-        f"{name} under {text}",
-        "depends on how many generations will follow: fewer draws must be the first of more (collapse_jax.random), and metrics "
-        "of the sampling look at store.in_use(context) only.",
-      )
+_BY_BATCH, _BY_ROW = "with some counted more by their batch", "with some counted more by row weights"
+
+
+def _forms(some) -> dict[str, tuple]:
+  """Row weights [3, num] and batch weights [3] of three slots that hold the same rows: ways to store all of them once."""
+  whole, none = np.ones_like(some), np.zeros_like(some)
+  return {
+    "with a mask": ((whole, none, none), (1, 0, 0)),
+    "in the last slot": ((none, none, whole), (0, 0, 1)),
+    "twice with half the weight": ((whole, whole, none), (0.5, 0.5, 0)),
+    "in two slots": ((some, 1 - some, none), (1, 1, 0)),
+    _BY_BATCH: ((whole, some, none), (1, 0.5, 0)),
+    _BY_ROW: ((whole + 0.5 * some, none, none), (1, 0, 0)),
+  }
+
+
+def _pools(task: TaskSetting, problem, pool, batch: Data) -> dict[str, tuple]:
+  """Statistics and numbers of rows that should agree in pairs: of a batch, and of it with the pool that it was drawn from."""
+  one = lambda data: jax.tree.map(lambda x: x[0], data.summary)
+  told, count = storage.summarise(task, problem, batch), batch.count[0]
+  pools = {"the statistics that sample returns": (one(told), count)}
+  if batch.rows is not None:
+    anew = batch._replace(summary=None, draw=None, latent=None)
+    pools["its rows"] = one(storage.summarise(task, problem, anew)), count
+  if task.summary is not None and task.summary.extend is not None and batch.draw is not None:
+    pools["extended by a batch"] = task.summary.extend(problem, pool, told), 2 * count
+    pools["added to it"] = task.summary.add(problem, pool, 1.0, one(told), 1.0), 2 * count
+  return pools
+
+
+def _unstacked(metrics, names) -> dict[str, Any]:
+  return {name: jax.tree.map(lambda x: x[i], metrics) for i, name in enumerate(names)}  # noqa: B023
+
+
+def _leaves(tree):
+  return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree.leaves_with_path(tree)]
 
 
 def _check_absorbed(task, ran, report) -> None:
@@ -934,7 +921,8 @@ def _kinds() -> dict[str, TaskSetting]:
   def model(pool, data):
     size = jnp.sum(pool["shares"])
     by_origin = shares(data.origin, storage.mass(data))
-    return {"share": pool["shares"] / size, "by_origin": by_origin / jnp.sum(by_origin), "mean": pool["sum"] / size}
+    mean = pool["sum"] / size
+    return {"share": pool["shares"] / size, "by_origin": by_origin / jnp.sum(by_origin), "size": size, "mean": mean}
 
   def draw(key, mean, t, num):
     return {"value": mean + jax.random.normal(key, (num,)), "made": made_by(t, num)}
@@ -1017,6 +1005,14 @@ def _check_shares(workflow: Workflow, ran: Mapping[str, _Ran], report) -> None:
           "shares",
           what,
           f"declares {_table(table)}, and `fit` is handed {_table(share[0])} (generation by batch, 0 = real).",
+        )
+    for name, value in (("train_size", metrics["size"]), ("real_share", share[:, :, 0])):
+      if not _close(metrics[name], value, **_STATISTICS):
+        report.find(
+          "shares",
+          f"{name}, for {kind}",
+          f"is {_table(metrics[name][0])} by the count and weight of batches, and {_table(value[0])} by their rows: what is moved "
+          "or weighed keeps its count.",
         )
   if {"rows", "statistics"} <= ran.keys():
     for name, value in ran["rows"].metrics.items():
