@@ -9,7 +9,7 @@ BOUNDS := tests/test_survival_directory.py tests/test_binaries.py tests/test_lm_
 NEWEST := $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python) $(shell command -v python3.13) \
   $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python) $(shell command -v python3.12) $(PYTHON))
 
-.PHONY: install run test bounds lint benchmark clean
+.PHONY: install run test bounds lint benchmark docs clean
 
 install: $(VENV)/installed
 
@@ -40,6 +40,10 @@ bounds: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy collapse_jax experiments
+
+# What is generated of the documentation.
+docs: install
+	$(BIN)/python -m collapse_jax.systems.page > docs/systems.md
 
 benchmark: install
 	$(BIN)/python -m benchmarks.run

@@ -103,7 +103,14 @@ def fit(task: TaskSetting, key: Array, problem, context: Context) -> Params:
 
 def assess(task: TaskSetting, key: Array, problem, params, sampling: Metrics, context: Context) -> Metrics:
   """Metrics of a model and of its sampling; NaN where there is no model."""
-  return _where_data(context, task.evaluate(key, problem, params) | sampling, jnp.nan)
+  metrics = task.evaluate(key, problem, params) | sampling
+  taken = ("finite", "train_size", "real_share")
+  for name in taken:
+    if name in metrics:
+      raise Refused(
+        f"metrics must not be called {name}: every run has {', '.join(taken)}.", argument="metrics", value=name
+      )
+  return _where_data(context, metrics, jnp.nan)
 
 
 def _where_data(context: Context, tree, other):
@@ -124,7 +131,7 @@ def emit(
     context = context._replace(num=task.num_samples)
   if _grows(task, num):
     context = context._replace(used=num)
-  batch, sampling = task.sample(role_keys(run.key, t)["sample"], run.problem, params, context)
+  batch, sampling = _sampled(task.sample(role_keys(run.key, t)["sample"], run.problem, params, context), context.num)
   if unused:
     rows, row_weight = jax.tree.map(lambda x: x[:, :0], (batch.rows, batch.row_weight))
     batch = Data(rows, row_weight, jnp.zeros_like(batch.count), batch.weight, batch.origin)
@@ -134,6 +141,23 @@ def emit(
     batch = batch._replace(row_weight=mask, count=jnp.sum(mask, axis=1), summary=None)
   batch = _where_data(context, batch, 0)  # as empty slots of a store are
   return batch._replace(origin=jnp.full_like(batch.origin, t)), sampling
+
+
+def _sampled(found, num) -> tuple[Data, Metrics]:
+  """What a sampler returns, refused where it is not a batch of as many rows as it was asked for."""
+  if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], Data)):
+    what = "must return a batch and its metrics, such as (store.batch(rows), {})"
+    raise Refused(f"sample {what}, got {type(found).__name__}.", argument="sample", value=type(found), allowed=what)
+  shapes = {x.shape[:2] for x in jax.tree.leaves(found[0].rows)}
+  if isinstance(num, int) and shapes and shapes != {(1, num)}:
+    got = ", ".join(" x ".join(map(str, shape)) for shape in sorted(shapes))
+    raise Refused(
+      f"sample must return one batch of context.num = {num} rows, got leaves of {got} rows.",
+      argument="sample",
+      value=got,
+      allowed=f"leaves [1, {num}, ...]",
+    )
+  return found
 
 
 def _grows(task, num) -> bool:

@@ -85,6 +85,7 @@ def _part(name, results, figures) -> dict[str, Any]:
   return {
     "name": name,
     "what": what,
+    "about": _about(attrs.get("system", "")),
     "finding": attrs.get("finding", ""),
     "health": "Every run stayed finite." if not bad else f"{bad} runs became non-finite and are left out of the means.",
     "refused": [f"{reason} ({int((status == reason).sum())} cells)" for reason in reasons],
@@ -102,6 +103,13 @@ def _part(name, results, figures) -> dict[str, Any]:
     "samples": _samples(attrs.get("samples", "")),
     "worst": f"{max((abs(row['z']) for row in theory), default=0):.1f}",
   }
+
+
+def _about(name: str) -> list[str]:
+  """What the published system is that results are of."""
+  from collapse_jax.systems import page, table
+
+  return page.summaries(table.SYSTEMS[name].text) if name in table.SYSTEMS else []
 
 
 def _samples(text: str) -> list[dict[str, Any]]:

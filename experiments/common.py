@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import hashlib
-import importlib
 import io
 import ipaddress
 import json
@@ -737,16 +736,15 @@ def simulate(task, workflows, axes: dict[str, list], **options):
     raise UsageError(name_flag(str(error))) from None
 
 
-def related(results, experiment: str, pairs: str, compare: bool, **about):
-  """Names a sweep of a related system for its figure, and if asked to sets predictions of `pairs` beside simulations."""
+def related(results, system: str, compare: bool, **about):
+  """Says of which published system a sweep is, and if asked to sets predictions of the system beside simulations."""
   if results is None:
     return None
-  results.attrs |= {"task": experiment, **about}
+  results.attrs |= {"task": system, "system": system, **about}
   if compare and is_first_process():
-    rows = [
-      row._asdict() | {"z": row.z, "twin_z": row.twin_z}
-      for row in importlib.import_module(f"collapse_jax.systems.{pairs}").pairs()
-    ]
+    from collapse_jax.systems.table import SYSTEMS
+
+    rows = [row._asdict() | {"z": row.z, "twin_z": row.twin_z} for row in SYSTEMS[system].pairs()]
     results.attrs["comparisons"] = json.dumps(rows)
     worst = max(rows, key=lambda row: abs(row["z"]))
     print(

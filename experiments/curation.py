@@ -71,7 +71,7 @@ def simulate(setting, num_candidates, real_fractions, flip_shares, num_samples, 
     primary_metric="candidate_reward",
     **options,
   )
-  return common.related(results, "curation", "curation", compare, setting=setting, **ABOUT.get(setting, {}))
+  return common.related(results, "curation", compare, setting=setting, **ABOUT.get(setting, {}))
 
 
 def read():

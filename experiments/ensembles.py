@@ -49,7 +49,7 @@ def simulate(datasets, generators, num_members, num_samples, resample_real="none
     "num_samples": list(num_samples),
   }
   results = common.simulate(task, {"replace": workflow}, axes, primary_metric="downstream_auc", **options)
-  return common.related(results, "ensembles", "ensembles", compare)
+  return common.related(results, "ensembles", compare)
 
 
 def read():

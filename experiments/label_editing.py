@@ -43,7 +43,7 @@ def simulate(workflows, bases, masks, noises, shares, dims, num_samples, compare
     "num_samples": list(num_samples),
   }
   results = common.simulate(task, workflows, axes, primary_metric="test_mse", **options)
-  return common.related(results, "label_editing", "editing", compare)
+  return common.related(results, "label_editing", compare)
 
 
 def read():

@@ -64,7 +64,7 @@ def simulate(
   results = common.simulate(
     make, {"mix(fresh=True)" if fresh else "mix": workflow}, axes, primary_metric="total_variation", **options
   )
-  return common.related(results, "mixtures", "mixing", compare, fresh=int(fresh), model=task)
+  return common.related(results, "mixtures", compare, fresh=int(fresh), model=task)
 
 
 def read():

@@ -185,7 +185,7 @@ def related(scale: str) -> dict:
         "dims": [2],
         "num_samples": [400],
       }
-      | again(12, 200),
+      | size(12, 200),
     ),
     "curation/ring": (
       curation.simulate,

@@ -54,7 +54,7 @@ def simulate(
   metric = "covariance_trace_ratio" if setting == "gaussian" else "accuracy"
   static = ("keep_fraction",) if setting == "gaussian" else ()  # there it fixes the number of samples
   results = common.simulate(task, workflows, axes, static_axes=static, primary_metric=metric, **options)
-  return common.related(results, "selection", "selection", compare, setting=setting, num_neighbors=num_neighbors)
+  return common.related(results, "selection", compare, setting=setting, num_neighbors=num_neighbors)
 
 
 def read():

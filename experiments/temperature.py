@@ -55,7 +55,7 @@ def simulate(
     task, workflows, axes, static_axes=("real_fraction",), primary_metric="total_variation", **options
   )
   about = {} if probabilities is None else {"probabilities": list(probabilities)}
-  return common.related(results, "temperature", "temperature", compare, **about)
+  return common.related(results, "temperature", compare, **about)
 
 
 def read():

@@ -65,7 +65,7 @@ def simulate(
 
   axes = {"base": list(bases), "threshold": list(thresholds), "num_samples": list(num_samples)}
   results = common.simulate(task, workflows, axes, primary_metric="test_nll", **options)
-  return common.related(results, "token_editing", "editing", compare)
+  return common.related(results, "token_editing", compare)
 
 
 def read():

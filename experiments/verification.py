@@ -89,7 +89,7 @@ def simulate(
   axes = {"label_error": list(errors), "psi": list(psis), "verifier": list(verifiers), "num_samples": list(num_samples)}
   results = common.simulate(task, workflows, axes, primary_metric="accuracy", **options)
   about = {"dim": dim, "separation": separation} if angles is None else {"angles": list(angles)}
-  return common.related(results, "verification", "verification", compare, phi=phi, labels=labels, **about)
+  return common.related(results, "verification", compare, phi=phi, labels=labels, **about)
 
 
 def read():

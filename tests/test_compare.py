@@ -1,5 +1,6 @@
 """Published values beside results made by hand: agreement, disagreement, and what has no match."""
 
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 import xarray
 
 from collapse_jax.diagnostics import published
+from experiments import compare
 
 
 def regression(scale=1.0, seeds=100):
@@ -79,6 +81,25 @@ def test_the_table_is_sound():
     for row in rows
   ]
   assert len(set(keys)) == len(keys) > 100
+
+
+def test_the_table_says_what_was_compared():
+  """A line a published value, with its own place, cell, value, tolerance, mean, error and whether they agree."""
+  rows, _ = published.compare({"a": regression(), "b": regression(1.2)})
+  head, *lines = [re.split(r"  +", line) for line in compare.table(rows).splitlines()]
+  assert head == ["source", "what", "cell", "t", "published", "measured", "agrees"] and len(lines) == len(rows) == 2
+  for line, row in zip(lines, rows):
+    shown = dict(zip(head, line))
+    assert shown["source"] == row["source"] and shown["what"] == f"{row['place']}, {row['metric']}"
+    assert dict(item.split("=") for item in shown["cell"].split()) == row["select"]
+    assert int(shown["t"]) == row["generation"] == 100
+    value, tolerance = shown["published"].split(" +- ")
+    assert float(value) == pytest.approx(row["value"], rel=6e-4)
+    assert float(tolerance.rstrip("%")) / 100 == pytest.approx(row["tolerance"], abs=6e-4)
+    mean, error = map(float, shown["measured"].split(" +- "))
+    assert mean == pytest.approx(row["measured"], rel=6e-4) and error == pytest.approx(row["standard_error"], rel=0.06)
+    assert shown["agrees"] == ("yes" if row["agrees"] else "NO")
+  assert [line[-1] for line in lines] == ["yes", "NO"]
 
 
 def call(*arguments):

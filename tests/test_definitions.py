@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from looking import Page
 
 import collapse_jax as cj
 from collapse_jax import diagnostics, report, tasks, theory, workflows
@@ -244,9 +245,17 @@ def test_limits_of_metrics(unchanging):
 def test_report_has_the_table(unchanging, tmp_path):
   few = unchanging.isel(seed=slice(20)).assign_attrs(task="gaussian")
   report.write_report(few, tmp_path / "report.html", figures={"gaussian": {}})
-  page = (tmp_path / "report.html").read_text()
-  assert all(definition in page for definition in definitions.DEFINITIONS)
-  assert "undefined: a Gaussian has one mode" in page and "of 3</td>" in page
+  page = Page((tmp_path / "report.html").read_text())
+  [table] = [one for one in page.tables if one.heading == "Definitions of collapse" and "cell" not in one.columns]
+  assert {row[0] for row in table.rows} == set(definitions.DEFINITIONS)
+  assert ["entanglement of real modes", "undefined: a Gaussian has one mode"] in table.rows
+  found = cj.diagnose(few)
+  for shown in table.records():
+    for workflow in few.workflow.values:
+      at = (shown["definition"], shown["metric"], workflow)
+      rows = [row for row in found if (row["definition"], row["metric"], row["workflow"]) == at and row["applies"]]
+      assert shown.get(workflow, "") == (f"{sum(row['fires'] for row in rows)} of {len(rows)}" if rows else "")
+  assert any("0 of 3" in row for row in table.rows)
 
 
 @pytest.mark.slow

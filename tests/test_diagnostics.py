@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import xarray
+from looking import Page, bands, interval, lines
 
 from benchmarks import verdicts as benchmark
 from collapse_jax import diagnostics, plotting, report, theory
+from experiments import real_share
 
 
 def made(values, task="gaussian", metric="covariance_trace_ratio", worse="lower", log_scale=1, **axes):
@@ -114,6 +116,10 @@ def test_a_cell_that_was_stopped_is_drawn_up_to_there():
   assert "ended at t = 4" in part.get_label()
 
 
+def solid_lines(axis):
+  return lines(axis, "-")
+
+
 def normal_sample(mean, num=400, seed=0):
   return mean + 0.01 * np.random.default_rng(seed).normal(size=(num, len(mean)))
 
@@ -184,6 +190,14 @@ def test_smallest_bounded_share():
   assert diagnostics.smallest_bounded_share(results) == [{"workflow": "replace", "share": 0.5}]
   none = results.isel(real_fraction=slice(0, 3))
   assert diagnostics.smallest_bounded_share(none) == [{"workflow": "replace", "share": None}]
+  several = xarray.concat([results, none.reindex(real_fraction=results.real_fraction)], "num_samples")
+  several = several.assign_coords(num_samples=[10, 20]).assign_attrs(results.attrs)
+  status = np.where(np.isfinite(several.error.isel(seed=0, generation=0, workflow=0, drop=True)), "ok", "too large")
+  said = real_share.findings(several.assign(cell_status=(("num_samples", "real_fraction"), status)).isel(workflow=0))
+  assert said == [
+    "num_samples=10: smallest real share with bounded error: 0.5",
+    "num_samples=20: smallest real share with bounded error: none of those tried",
+  ]
 
 
 @pytest.mark.parametrize("select", [{}, {"dim": 0}, {"workflow": 0}, {"dim": 0, "num_samples": 1, "workflow": 1}])
@@ -193,8 +207,21 @@ def test_figures_and_report_after_selection(select, tmp_path):
   results = made(values, dim=[3, 10], num_samples=[10, 20]).isel(select)
   figures = plotting.figures_for(results)
   assert list(figures) == ["covariance_trace_ratio"]
+  whole = diagnostics.complete(results)
+  runs = [cell for _, cell in diagnostics.cells(whole, "covariance_trace_ratio")]
+  axes = figures["covariance_trace_ratio"].axes
+  drawn, filled = ([one for axis in axes for one in found(axis)] for found in (solid_lines, bands))
+  assert len(drawn) == len(filled) == len(runs)
+  for values in runs:
+    mean, low, high = interval(values)
+    [at] = [i for i, (_, y) in enumerate(drawn) if np.allclose(y, mean, rtol=1e-12)]
+    np.testing.assert_allclose(filled[at][1:], (np.maximum(low, 0.1 * mean), high))
   report.write_report(results, tmp_path / "report.html")
-  assert "<img" in (tmp_path / "report.html").read_text()
+  page = Page((tmp_path / "report.html").read_text())
+  assert [image["alt"] for image in page.images] == list(figures)
+  rows = [row["verdict"].label for row in diagnostics.verdicts(results)]
+  counted = np.sum([[int(text) for text in row[2:]] for row in page.table("cells diverging").rows], axis=0)
+  assert list(counted) == [rows.count(label) for label in ("diverging", "growing", "bounded", "undecided")]
 
 
 def test_file_names_of_figures(tmp_path):

@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import z_score
+from looking import bands, interval, lines, results
+from looking import theory as theory_lines
 
 import collapse_jax as cj
-from collapse_jax import tasks, workflows
+from collapse_jax import plotting, tasks, theory, workflows
 from collapse_jax.types import Context
 
 T = 8
@@ -67,6 +70,29 @@ def test_collapse_time_of_two_outcomes():
   assert abs(((generation <= 6) & ~censored).mean() - absorbed[4]) > 5 * np.sqrt(absorbed[4] * (1 - absorbed[4]) / 5000)
 
 
+def test_collapse_times_are_drawn_beside_their_law():
+  """Means over runs and the diffusion limit, each at its own num_samples."""
+  sizes, outcomes = [10, 40, 90], [2, 5]
+  law = np.array([[theory.drift_collapse_time(k, n) for n in sizes] for k in outcomes])
+  times = law[None, ..., None] * np.array([0.8, 0.9, 1.1, 1.2])
+  axes = {"workflow": ["replace"], "num_outcomes": outcomes, "num_samples": sizes}
+  known = results(
+    {
+      "entropy": np.zeros((1, 2, 3, 4, 5)),
+      "collapse_generation": ((*axes, "seed"), times, {}),
+      "censored": ((*axes, "seed"), np.zeros(times.shape, bool), {}),
+    },
+    task="discrete",
+    **axes,
+  )
+  [axis] = plotting.figures_for(known)["collapse_times"].axes
+  for i in range(2):
+    np.testing.assert_allclose(lines(axis, "-")[i], (sizes, law[i]))
+    np.testing.assert_allclose(bands(axis)[i][2], interval(times[0, i].T)[2])
+    np.testing.assert_allclose(theory_lines(axis)[i], (sizes, law[i]))
+  assert (np.diff(law) > 0).all() and len(theory_lines(axis)) == 2
+
+
 @pytest.mark.parametrize("record_every", [1, 4])
 def test_stopping_absorbed_runs_changes_nothing(record_every):
   """A sweep that stops them equals the plain program, and the collapse generation is exact where it is not recorded."""
@@ -90,11 +116,28 @@ def test_stopping_absorbed_runs_changes_nothing(record_every):
 def test_temperature():
   """In one step of many rows frequencies go to p^(1/temperature); above 1 they even out."""
   share = np.array([0.6, 0.3, 0.1])
+  n = 4000
+
+  def expected(temperature):
+    """To first order in 1 / n: that of the limit, less what two batches vary by."""
+    share_of = lambda p: p ** (1 / temperature) / (p ** (1 / temperature)).sum()
+    limit = lambda p: 1 - (share_of(p) ** 2).sum()
+    covariance, step = (np.diag(share) - np.outer(share, share)) / n, 1e-4
+    unit = np.eye(3) * step
+    curved = np.array(
+      [
+        [limit(share + a + b) - limit(share + a - b) - limit(share - a + b) + limit(share - a - b) for a in unit]
+        for b in unit
+      ]
+    ) / (4 * step**2)
+    return (limit(share) + 0.5 * (curved * covariance).sum()) * (1 - 1 / n)
+
   for temperature in (0.5, 2.0):
-    out = simulated(tasks.discrete(3, 4000, share, temperature=temperature), workflows.replace(), 20, 2)
-    power = share ** (1 / temperature)
-    power = power / power.sum()
-    assert abs(out["heterozygosity"][:, 1].mean() - (1 - (power**2).sum())) < 0.01
+    out = simulated(tasks.discrete(3, n, share, temperature=temperature), workflows.replace(), 400, 2)
+    found = out["heterozygosity"][:, 1]
+    assert abs(z_score(found, expected(temperature))) < 5
+    assert abs(z_score(found, expected(1.02 * temperature))) > 5
+    assert abs(z_score(found, expected(1 / temperature))) > 5
 
 
 @pytest.mark.parametrize("num_outcomes", [10, 1000])

@@ -7,16 +7,17 @@ import pytest
 from helpers import z_score
 from scipy import stats
 from sklearn import metrics as reference
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.mixture import GaussianMixture
 
+import collapse_jax as cj
 from collapse_jax import generation, store, tasks, theory, transforms, workflows
 from collapse_jax.systems import temperature
 from collapse_jax.tasks._gaussian_mixture import Mixture, fit_mixture, log_density
 from collapse_jax.transforms import classifiers, rewards, verifiers
 from collapse_jax.transforms.ensembles import bootstrap_counts
 from collapse_jax.transforms.selection import neighbor_distance
-from collapse_jax.types import MetricInfo
+from collapse_jax.types import Context, MetricInfo
 
 
 @pytest.fixture(scope="module")
@@ -307,6 +308,31 @@ def test_members_start_warm():
     out = generation.run(jax.random.key(0), task, workflows.replace(), 4, warm_start=True)
     np.testing.assert_array_equal(out["fits"], [1, 2, 3, 4])
     assert (out["member_spread"] > 0.01).all() and len(set(out["member_spread"].tolist())) == 1
+
+
+def test_members_differ_by_their_spread():
+  """Of two members that are standard normal the squared spread has mean 1: the deviation over few divides by one fewer."""
+  task = cj.TaskSetting(
+    init=lambda key: (None, store.batch(jnp.zeros(4))),
+    fit=lambda key, problem, context: jax.random.normal(key),
+    sample=lambda key, problem, params, context: (store.batch(jnp.zeros(context.num)), {}),
+    evaluate=lambda *known: {"own": known[-1]},
+    num_samples=4,
+  )
+  spread = run_many(transforms.ensemble(task, 2), workflows.replace(), 1, 4000)["member_spread"][:, 0]
+  assert abs(z_score(spread**2, 1.0, 2.0)) < 5  # chi-square of one degree
+  assert abs(z_score(spread**2, 0.5, 2.0)) > 5
+
+
+@pytest.mark.parametrize("ridge", [1e-3, 0.5])
+def test_ridge_classifier_is_that_of_scikit_learn(ridge):
+  """The penalty is relative to the number of rows."""
+  task = tasks.classification(3, 40, classifier="ridge", ridge=ridge, separation=0.5, label_error=0.2)
+  problem, real = task.init(jax.random.key(0))
+  rows = jax.tree.map(lambda x: np.asarray(x[0], np.float64), real.rows)
+  ours = task.fit(jax.random.key(1), problem, Context(1, 40, real, real))
+  theirs = Ridge(alpha=40 * ridge, fit_intercept=False).fit(rows["x"], rows["label"]).coef_
+  np.testing.assert_allclose(ours, theirs, rtol=2e-5)
 
 
 def test_within():

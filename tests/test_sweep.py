@@ -1,5 +1,6 @@
 """Sweeps, verdicts, plots, report and the command line, also for a user's own task and workflow."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -11,10 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import REAL, outcome, poisson_mean, resampled, small
+from looking import Page, assert_curve, caption
+from looking import theory as theory_lines
 
 import collapse_jax as cj
-from collapse_jax import diagnostics, plotting, report, tasks, workflows
-from collapse_jax.sweeps import devices, scheduler
+from collapse_jax import diagnostics, plotting, report, store, tasks, theory, workflows
+from collapse_jax.refused import Refused
+from collapse_jax.sweeps import devices, grid, scheduler
 from collapse_jax.sweeps.scheduler import plan
 
 
@@ -111,16 +115,37 @@ def test_report_and_figures(results, tmp_path):
   results.attrs["command"] = "python -m experiments.gaussian --x='<script>'"
   results.squared_error_of_mean[0, 0, 0, 0, 3, 2:] = np.nan
   figures = plotting.figures_for(results)
-  assert {"squared_error_of_mean_noise_var_1", "covariance_trace_ratio_noise_var_4"} <= set(figures) or len(
-    figures
-  ) >= 3
-  one = next(iter(figures.values()))
-  assert any("95% interval of the mean over 12 seeds" in text.get_text() for text in [one._supxlabel])
-  assert all(axis.get_title() for axis in one.axes)
+  assert set(figures) == {*diagnostics.metrics(results), "real_share"}
+  one = figures["covariance_trace_ratio"]
+  assert "band: 95% interval of the mean over 12 seeds" in caption(one)
+  cells = itertools.product(results.noise_var.values, results.workflow.values)
+  for axis, (noise_var, workflow) in zip(one.axes, cells, strict=True):
+    assert axis.get_title() == f"noise_var = {noise_var:g}\n{workflow}"
+    for i, num in enumerate(results.num_samples.values):
+      at = {"dim": 2, "noise_var": noise_var, "workflow": workflow, "num_samples": num}
+      assert_curve(axis, i, results.generation.values, results.covariance_trace_ratio.sel(at).values)
+      law = theory.gaussian_moments(workflow, num, 8).trace_ratio
+      np.testing.assert_allclose(theory_lines(axis)[i], (results.generation.values, law), rtol=1e-9)
   report.write_report(results, tmp_path / "r.html")
   page = (tmp_path / "r.html").read_text()
   assert "<script>" not in page and "&lt;script&gt;" in page
-  assert "z-scores" in page and "diverging" in page and "collapsing variance" in page
+  page = Page(page)
+  rows = diagnostics.compare_with_theory(results)
+  shown = page.table("generation", "predicted").records()
+  assert [row["z"] for row in shown] == [f"{row['z']:.2f}" for row in rows]
+  assert [row["predicted"] for row in shown] == [f"{row['predicted']:.5g}" for row in rows]
+  verdicts = diagnostics.verdicts(results)
+  for row in page.table("cells diverging").records():
+    labels = [
+      one["verdict"].label for one in verdicts if (one["workflow"], one["metric"]) == (row["workflow"], row["metric"])
+    ]
+    counted = [labels.count(label) for label in ("diverging", "growing", "bounded", "undecided")]
+    assert [int(text) for text in list(row.values())[2:]] == counted and sum(counted) == 4
+  found = [row for row in cj.diagnose(results) if row["metric"] == "covariance_trace_ratio" and row["applies"]]
+  [shown] = [row for row in page.table("definition", "replace").records() if row["metric"] == "covariance_trace_ratio"]
+  for workflow in results.workflow.values:
+    fires = [row["fires"] for row in found if row["workflow"] == workflow]
+    assert shown[workflow] == f"{sum(fires)} of {len(fires)}"
 
 
 def test_theory_rows(results):
@@ -177,6 +202,84 @@ def test_plan_and_bad_sweeps():
     cj.sweep(tasks.gaussian, ["replace"], {"dim": [10**6], "num_samples": [9]}, **options)
   with pytest.raises(ValueError, match="table of results needs about"):
     cj.sweep(tasks.gaussian, ["replace"], {"dim": [1], "num_samples": [9]}, num_generations=10**6, num_seeds=10**6)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "argument", "part"),
+  [
+    ({"workflows": "replace"}, "workflows", "write ['replace']"),
+    ({"workflows": workflows.replace()}, "workflows", "got a Workflow"),
+    ({"workflows": [workflows.replace()]}, "workflows", 'pass a mapping such as {"mine": workflow}'),
+    ({"workflows": ["replace", "replace"]}, "workflows", "names 'replace' twice"),
+    ({"workflows": {"mine": 3}}, "workflows", "got 'mine': 3"),
+    ({"workflows": ["mix"]}, "axes", "workflow mix needs real_fraction"),
+    ({"axes": {"dims": [1], "num_samples": [5]}}, "axes", "did you mean dim?"),
+    ({"axes": {"dim": [1]}}, "axes", "the task needs num_samples"),
+    ({"axes": {"dim": [1], "num_samples": 5}}, "num_samples", "must be a list of values, got 5"),
+    ({"axes": {"dim": [1], "num_samples": "55"}}, "num_samples", "must be a list of values, got '55'"),
+    ({"task": lambda generation: resampled(), "axes": {"generation": [1, 2]}}, "axes", "that the results use"),
+    ({"task": lambda seed: resampled(), "axes": {"seed": [1]}}, "axes", "that the results use"),
+    ({"task": lambda workflow: resampled(), "axes": {"workflow": [1]}}, "axes", "that the results use"),
+    ({"task": lambda x, x_value: resampled(), "axes": {"x": [1], "x_value": [1]}}, "axes", "that the results use"),
+    ({"task": lambda error: resampled(), "axes": {"error": [1]}}, "", "must not be called error"),
+    ({"task": None}, "task", "a factory of one, got None"),
+    ({"task": lambda: 3, "axes": {}}, "", "must return a TaskSetting, got 3"),
+  ],
+)
+def test_arguments_are_checked(arguments, argument, part, monkeypatch):
+  """Before anything is compiled: one line that names the argument, the value and what may be."""
+  monkeypatch.setattr(jax.stages.Lowered, "compile", None)
+  given = {"task": tasks.gaussian, "workflows": ["replace"], "axes": {"dim": [1], "num_samples": [5]}} | arguments
+  with pytest.raises(Refused) as caught:
+    cj.sweep(given["task"], given["workflows"], given["axes"], num_generations=2, num_seeds=2)
+  assert part in str(caught.value) and str(caught.value).count("\n") == 0
+  assert caught.value.argument == argument
+
+
+@pytest.mark.parametrize(
+  ("change", "part"),
+  [
+    ({"sample": lambda key, problem, mean, context: (store.batch(jnp.zeros(7)), {})}, "6 rows, got leaves of 1 x 7"),
+    ({"sample": lambda key, problem, mean, context: jnp.zeros(6)}, "must return a batch and its metrics"),
+    ({"evaluate": lambda *_: {"finite": jnp.zeros(())}}, "must not be called finite"),
+    ({"evaluate": lambda *_: {"train_size": jnp.zeros(())}}, "must not be called train_size"),
+    ({"evaluate": lambda *_: {"real_share": jnp.zeros(())}}, "must not be called real_share"),
+  ],
+)
+def test_what_a_task_returns_is_checked(change, part):
+  task = resampled()._replace(**change)
+  with pytest.raises(Refused, match=part):
+    cj.run(jax.random.key(0), task, workflows.accumulate(), 2)
+  with pytest.raises(Refused, match=part):
+    cj.sweep(task, ["accumulate"], {}, num_generations=2, num_seeds=2)
+
+
+def test_errors_of_a_users_code_keep_their_traceback(tmp_path):
+  """They end a sweep, whatever their kind, and say in which cell; what is finished is kept. Only what is refused is a status."""
+
+  def my_sampler(*arguments):
+    raise kind("my own bug")
+
+  def task(num_samples):
+    return resampled()._replace(sample=my_sampler) if num_samples == 7 else resampled()
+
+  for kind in (ValueError, KeyError, TypeError):
+    with pytest.raises(kind, match="my own bug") as caught:
+      cj.sweep(
+        task,
+        ["replace"],
+        {"num_samples": [8, 7]},
+        num_generations=2,
+        num_seeds=2,
+        num_workers=1,
+        directory=tmp_path / kind.__name__,
+      )
+    assert caught.traceback[-1].name == "my_sampler" and not isinstance(caught.value, Refused)
+    assert "in a sweep, workflow replace, num_samples 7" in caught.value.__notes__
+    assert len(list((tmp_path / kind.__name__).rglob("*.chunk"))) == 1
+  kind = Refused
+  found = cj.sweep(task, ["replace"], {"num_samples": [8, 7]}, num_generations=2, num_seeds=2)
+  assert found.cell_status.values.tolist() == [["ok", "my own bug"]]
 
 
 def test_only_what_the_same_program_computed_is_resumed(tmp_path, calls):
@@ -431,6 +534,6 @@ def test_numbers_of_numpy_and_arrays_as_values():
 
 
 def test_labels_are_unique():
-  assert scheduler.labels([0.5, "scott", 2, np.float64(1e-9)]) == ["0.5", "scott", "2", "1e-09"]
-  assert scheduler.labels([1 / 3, 0.333333]) == [str(1 / 3), "0.333333"]
-  assert scheduler.labels(["0.5", 0.5, "0.5 (2)"]) == ["0.5", "0.5 (3)", "0.5 (2)"]
+  assert grid.labels([0.5, "scott", 2, np.float64(1e-9)]) == ["0.5", "scott", "2", "1e-09"]
+  assert grid.labels([1 / 3, 0.333333]) == [str(1 / 3), "0.333333"]
+  assert grid.labels(["0.5", 0.5, "0.5 (2)"]) == ["0.5", "0.5 (3)", "0.5 (2)"]

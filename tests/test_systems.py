@@ -12,18 +12,32 @@ import numpy as np
 import pytest
 
 import collapse_jax as cj
-from collapse_jax import store, tasks, theory, transforms, workflows
+from collapse_jax import plotting, store, tasks, theory, transforms, workflows
+from collapse_jax.systems import page
+from collapse_jax.systems.table import SYSTEMS
 from collapse_jax.transforms import rewards, verifiers
 from experiments import reproduce
 
-PAGE = (Path(__file__).parent.parent / "docs" / "systems.md").read_text(encoding="utf-8")
+PAGE_FILE = Path(__file__).parent.parent / "docs" / "systems.md"
+PAGE = PAGE_FILE.read_text(encoding="utf-8")
 HEADER, *EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.S)
-TITLES = re.findall(r"^## (.*)$", PAGE, re.M)
 
 
 def test_every_system_has_an_example():
-  assert len(EXAMPLES) >= 14 and len(TITLES) >= 14
-  assert all(len(example.splitlines()) <= 10 for example in EXAMPLES)
+  for name, system in SYSTEMS.items():
+    sections = re.findall(r"^## ", system.text, re.M)
+    assert sections and len(re.findall(r"^```python$", system.text, re.M)) == len(sections), name
+    assert len(page.summaries(system.text)) == len(sections) and f"python -m experiments.{name}" in system.text, name
+  assert len(EXAMPLES) >= 15 and all(len(example.splitlines()) <= 10 for example in EXAMPLES)
+
+
+def test_page_is_generated():
+  """`make docs` writes it."""
+  assert page.page(SYSTEMS) == PAGE
+  numbers = [int(number) for number in re.findall(r"^## (\d+)\. ", PAGE, re.M)]
+  assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) >= 13
+  for image in re.findall(r"!\[[^]]*\]\(([^)]*)\)", PAGE):
+    assert (PAGE_FILE.parent / image).is_file(), image
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
@@ -218,6 +232,24 @@ def test_real_rows_alone():
     assert out["finite"].all() and (out["train_size"] == 10).all() and (out["real_share"] == 1).all()
 
 
+@pytest.mark.parametrize("workflow", ["accumulate", "replace"])
+def test_edits_chain_from_the_latest_batch(workflow):
+  """All labels get fresh noise: of the last batch, so that it adds up, or, anchored, of the real one."""
+  n, variance = 4000, {}
+  for base in ("chain", "anchor"):
+    task = transforms.edit_labels(tasks.linear_regression(2, n), 1.0, base=base, noise="additive")
+    make = workflows.parse(workflow)()
+
+    def labels(key, task=task, make=make):
+      run = cj.start(key, task, make, 4)
+      return cj.advance(task, make, run, range(1, 5), num_generations=4)[0].store.rows["label"], run.real.rows["label"]
+
+    after, real = jax.jit(labels)(jax.random.key(0))
+    variance[base] = np.asarray(jnp.var(after[-1] - real[0]))
+  error = np.sqrt(2 / n)
+  assert abs(variance["chain"] / 4 - 1) < 5 * error and abs(variance["anchor"] - 1) < 5 * error
+
+
 def test_a_strangers_task():
   """Rows of two parts, one of them an integer, and a model that is a pair: every transform that needs only rows serves it."""
 
@@ -267,6 +299,12 @@ def test_every_system_from_the_command_line(tmp_path):
   names = reproduce.related("smoke")
   assert len(names) == 16
   for name in names:
-    assert cj.load(tmp_path / "made" / name / "results.nc").finite.all(), name
-    figures = sorted((tmp_path / "made" / name / "figures").glob("*.png"))
-    assert figures and all(figure.stat().st_size > 5000 for figure in figures), name
+    results = cj.load(tmp_path / "made" / name / "results.nc")
+    assert results.finite.all(), name
+    drawn = plotting.figures_for(results)
+    files = {figure.stem for figure in (tmp_path / "made" / name / "figures").glob("*.png")}
+    assert files == set(drawn), name
+    for title, figure in drawn.items():
+      panels = [axis for axis in figure.axes if axis.get_label() != "<colorbar>"]
+      assert all(axis.lines or axis.collections or axis.images for axis in panels), (name, title)
+      assert all(axis.get_xlabel() for axis in figure.axes if axis in panels[-1:]), (name, title)

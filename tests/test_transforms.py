@@ -75,6 +75,29 @@ def test_transforms_chain_and_serve_library_tasks():
       assert {"mean_reward", "kept_share"} <= set(out)
 
 
+def test_a_chain_applies_all_of_its_links():
+  """Of two normals the better, where it is above 0: an exact mean, and neither link's own."""
+  draw = lambda key, num: store.batch(jax.random.normal(key, (num,)))
+  task = TaskSetting(
+    init=lambda key: (None, draw(key, 1000)),
+    fit=lambda key, problem, context: (lambda rows, weight: jnp.sum(weight * rows) / jnp.sum(weight))(
+      *store.flat(context.data)
+    ),
+    sample=lambda key, problem, mean, context: (draw(key, context.num), {}),
+    evaluate=lambda *known: {"mean": known[-1]},
+    num_samples=1000,
+  )
+  task = transforms.curate(task, 2, lambda rows: 1e9 * rows)
+  task = transforms.verify(task, lambda key, problem, rows: rows > 0)
+  means = simulate(task, "replace", 200, 2)["mean"][:, 1]
+  x = np.linspace(-12, 12, 200_001)
+  law = lambda density: np.sum(x * density) / np.sum(density)
+  better = norm.pdf(x) * norm.cdf(x)
+  assert abs(z_score(means, law(better * (x > 0)))) < 5
+  for alone in (better, norm.pdf(x) * (x > 0)):
+    assert abs(z_score(means, law(alone))) > 5
+
+
 def test_bad_transforms():
   task = coins(10)
   run = lambda task: cj.run(jax.random.key(0), task, workflows.replace(), 2)

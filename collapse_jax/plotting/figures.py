@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from collapse_jax import diagnostics, vocabulary
-from collapse_jax.plotting import related_plots
 from collapse_jax.plotting.panels import band, finish, labels, panels, slices, text_of, viridis, wrapped
 
 LONG = 500  # generations from which on their axis is logarithmic
@@ -263,8 +262,11 @@ def _figures_for(results) -> dict[str, Any]:
   if results.attrs.get("task") == "real_data_value":
     return {"test_loss_map": value_map(results), "test_loss_curves": value_curves(results)}
   results = diagnostics.complete(results)
-  if (related := related_plots.figures_for(results)) is not None:
-    return related
+  if "system" in results.attrs:
+    from collapse_jax.systems.table import SYSTEMS  # which are made of panels: here alone do figures know of systems
+
+    if (system := SYSTEMS.get(results.attrs["system"])) is not None:
+      return system.figures(results)
   figures: dict[str, Any] = {}
   grid = [d for d in results.cell_status.dims if d != "workflow"]
   names = diagnostics.metrics(results)

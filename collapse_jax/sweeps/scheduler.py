@@ -8,7 +8,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-import inspect
 import itertools
 import json
 import logging
@@ -17,7 +16,7 @@ import operator
 import pathlib
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -27,28 +26,31 @@ import scipy.linalg  # noqa: F401  JAX's LAPACK: a limit of threads reaches only
 from threadpoolctl import threadpool_limits
 
 from collapse_jax import interrupts
-from collapse_jax import workflows as workflow_library
 from collapse_jax.data import files
 from collapse_jax.generation import advance, generation, prepared, recorded, run, start
 from collapse_jax.random import new_key
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps import cost, devices, fingerprint, stopping
 from collapse_jax.sweeps.chunks import Chunks, read_object
+from collapse_jax.sweeps.grid import (
+  COMMON_METRICS,
+  accepted,
+  check_metrics,
+  check_numbers,
+  checked_axes,
+  labels,
+  made,
+  task_maker,
+  workflow_makers,
+)
 from collapse_jax.types import MetricInfo, Metrics, TaskSetting, Workflow
-from collapse_jax.vocabulary import LARGEST
 
 if TYPE_CHECKING:
   import xarray
 
 _log = logging.getLogger(__name__)
-MAX_GENERATIONS = 20_000_000  # their numbers are listed
 _EMITTED = "/emitted"  # beside the values of a cell: rows that each model emits, decided on the host
 OnCell = Callable[[dict[str, Any], Metrics], None]
-COMMON_METRICS = {
-  "finite": MetricInfo("all metrics of this generation are finite"),
-  "train_size": MetricInfo("training rows, weighted", "items"),
-  "real_share": MetricInfo("share of real rows in the training data"),
-}
 
 
 @dataclasses.dataclass
@@ -133,8 +135,8 @@ def sweep(
   origin = made_by(task, workflows)
   task = task_maker(task)
   makers = workflow_makers(workflows)
-  axes = {name: list(values) for name, values in axes.items()}
-  numbers = check_grid(makers, axes, num_generations, num_seeds, record_every, chunk_size)
+  numbers = check_numbers(num_generations, num_seeds, record_every, chunk_size)
+  axes = checked_axes(task, makers, axes)
   (num_generations, num_seeds, record_every, chunk_size), seed = numbers, operator.index(seed)
   status = np.full((len(makers), *map(len, axes.values())), "ok", dtype=object)
   _check_table(status.size * num_seeds * max(num_generations // record_every, 1))
@@ -184,14 +186,17 @@ def sweep(
       if bytes_per_run > memory:
         raise Refused(_too_large("one run", bytes_per_run, memory))
       stops = not warm_start and _can_stop(task, maker, cells[0])
-      program = Program(bind, num_generations, seed, record_every, warm_start, stops, mesh, name)
+      program = Program(bind, num_generations, seed, record_every, warm_start, stops, mesh, name, tuple(axes))
       fits = max(1, min(each, int(memory / workers / bytes_per_run)))
       if chunk_size:
         program.compile(min(chunk_size, num_seeds), cells[0].traced)
       else:
         program.choose(fits, memory / workers, num_seeds, cells[0].traced)
-    except ValueError as error:  # task and workflow do not go together: a fact about the cells, not a crash
+    except Refused as error:  # task and workflow do not go together: a fact about the cells, not a crash
       return cells, None, str(error)
+    except Exception as error:
+      error.add_note(f"in a sweep, {_named(cells[0], axes)}")
+      raise
     programs.append(program)
     return cells, program, ""
 
@@ -214,8 +219,7 @@ def sweep(
 
   def finished(cell: Cell):
     if on_cell is not None and results.done[cell.index].all():
-      names = {"workflow": cell.workflow} | {axis: axes[axis][i] for axis, i in zip(axes, cell.index[1:])}
-      on_cell(names, {name: value[cell.index] for name, value in results.values.items()})
+      on_cell(_values(cell, axes), {name: value[cell.index] for name, value in results.values.items()})
 
   alone = jax.process_count() == 1
   num_runs = sum(len(cells) for cells in groups) * num_seeds
@@ -293,6 +297,14 @@ def sweep(
   return to_dataset(results, list(makers), axes, text_axes, generations, status, info, attributes)
 
 
+def _values(cell: Cell, axes) -> dict[str, Any]:
+  return {"workflow": cell.workflow} | {axis: axes[axis][i] for axis, i in zip(axes, cell.index[1:])}
+
+
+def _named(cell: Cell, axes) -> str:
+  return ", ".join(f"{name} {value}" for name, value in _values(cell, axes).items())
+
+
 def _agreed(workers: int, memory: float) -> tuple[int, float]:
   """The least of any process, so that all cut the sweep into the same chunks."""
   everyone = devices.gather({"workers": np.asarray(workers), "memory": np.asarray(memory)})
@@ -318,12 +330,13 @@ class Program:
     stops: bool,
     mesh,
     name: str = "",
+    axes: Sequence[str] = (),
   ):
     self.size, self.compile_seconds, self.name = 0, 0.0, name
     self._mesh, self._lock = mesh, threading.RLock()
     self._compiled: dict[int, Callable[..., Any]] = {}
     self._stopping = stopping.Stopping(bind, num_generations, seed, record_every, mesh) if stops else None
-    self._runs = functools.partial(_run_seeds, bind, num_generations, seed, record_every, warm_start)
+    self._runs = functools.partial(_run_seeds, bind, axes, num_generations, seed, record_every, warm_start)
 
   @property
   def width(self) -> int:
@@ -442,8 +455,8 @@ def plan(
   devices.check()
   task = task_maker(task)
   makers = workflow_makers(workflows)
-  axes = {name: list(values) for name, values in axes.items()}
-  num_generations, num_seeds, record_every, _ = check_grid(makers, axes, num_generations, num_seeds, record_every, None)
+  num_generations, num_seeds, record_every, _ = check_numbers(num_generations, num_seeds, record_every)
+  axes = checked_axes(task, makers, axes)
   status = np.full((len(makers), *map(len, axes.values())), "ok", dtype=object)
   _check_table(status.size * num_seeds * max(num_generations // record_every, 1))
   traced, groups = [], []
@@ -495,7 +508,7 @@ def _cost_of_run(task, maker, cell, num_generations, record_every) -> tuple[floa
     if num_recorded < num_generations:
       without = cost.work_of(functools.partial(step, False), state, t, traced, fallbacks=fallbacks)
       total += (num_generations - num_recorded) * without
-  except ValueError:
+  except Refused:
     return 0.0, 0.0
   except OverflowError:
     return math.inf, math.inf
@@ -546,7 +559,7 @@ def load(directory) -> "xarray.Dataset":
   return results
 
 
-def _run_seeds(bind, num_generations, seed, record_every, warm_start, seed_index, traced):
+def _run_seeds(bind, axes, num_generations, seed, record_every, warm_start, seed_index, traced):
   """Metrics [chunk, T] of the runs `seed_index` of one cell: the program of a sweep."""
   one_task, workflow = bind(traced)
   one = lambda i: run(
@@ -557,40 +570,28 @@ def _run_seeds(bind, num_generations, seed, record_every, warm_start, seed_index
     warm_start=warm_start,
     record_every=record_every,
   )
-  return jax.vmap(one)(seed_index)
+  metrics = jax.vmap(one)(seed_index)
+  check_metrics(metrics.keys() - COMMON_METRICS.keys(), axes)
+  return metrics
 
 
 def _bind(task, maker, static, traced) -> tuple[TaskSetting, Workflow]:
-  values = static | traced
+  values = _plain(static | traced)
   workflow = maker(**accepted(maker, values))
-  if _EMITTED in values:  # None: num_samples
-    workflow = workflow._replace(emit=lambda n, t: n if values[_EMITTED] is None else values[_EMITTED])
+  if _EMITTED in static or _EMITTED in traced:
+    num = traced.get(_EMITTED)  # None: num_samples
+    workflow = workflow._replace(emit=lambda n, t: n if num is None else num)
   return task(**accepted(task, values)), workflow
+
+
+def _plain(values):
+  """Those of axes."""
+  return {name: value for name, value in values.items() if name != _EMITTED}
 
 
 def _can_stop(task, maker, cell: Cell) -> bool:
   one, workflow = _bind(task, maker, cell.static, cell.traced)
   return workflow.absorbing and prepared(one, workflow).absorbed is not None
-
-
-def workflow_makers(workflows) -> dict[str, Callable[..., Workflow]]:
-  """name -> function of axis values that returns a Workflow."""
-  if not isinstance(workflows, Mapping):
-    workflows = {name: workflow_library.parse(name) for name in workflows}
-  return {name: _constant(value) if isinstance(value, Workflow) else value for name, value in workflows.items()}
-
-
-def _constant(value):
-  return lambda: value
-
-
-@functools.cache
-def _parameters(factory) -> frozenset[str] | None:
-  """Names that a factory takes; None where it takes any."""
-  parameters = inspect.signature(factory).parameters
-  if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-    return None
-  return frozenset(parameters)
 
 
 def made_by(task, workflows) -> dict[str, str]:
@@ -599,16 +600,6 @@ def made_by(task, workflows) -> dict[str, str]:
   factory = f"{getattr(task, '__module__', '')}.{getattr(task, '__qualname__', '')}"
   own = list(workflows) if isinstance(workflows, Mapping) else []
   return {"task_factory": factory, "own_workflows": json.dumps(own)}
-
-
-def task_maker(task):
-  """A factory, also of a task that is given as such."""
-  return (lambda: task) if isinstance(task, TaskSetting) else task
-
-
-def accepted(factory, values):
-  names = _parameters(factory)
-  return {name: value for name, value in values.items() if name != _EMITTED and (names is None or name in names)}
 
 
 def _emitted(workflow: Workflow, num_samples, num_generations: int):
@@ -635,15 +626,12 @@ def _group(task, makers, axes, status, num_generations: int, static_axes=()) -> 
     for at in itertools.product(*(range(len(values)) for values in axes.values())):
       values = {axis: axes[axis][i] for axis, i in zip(axes, at)}
       try:
-        workflow = maker(**accepted(maker, values))
-        one = prepared(task(**accepted(task, values)), workflow)
-      except (ValueError, OverflowError) as error:
+        one, workflow = made(task, maker, values, axes)
+        one = prepared(one, workflow)
+      except Refused as error:
         status[(w, *at)] = str(error)
         continue
       in_task, in_workflow = accepted(task, values), accepted(maker, values)
-      for axis in values:
-        if axis not in in_task and axis not in in_workflow:
-          raise Refused(f"neither the task nor the workflow {name} takes the axis {axis}.")
       traced = {
         axis
         for axis, value in values.items()
@@ -743,7 +731,7 @@ def _restore(
   def expected(index, first, num):
     if index not in grid or first + num > results.shape[-2]:
       return None
-    with contextlib.suppress(ValueError):  # what cannot be traced did not compute this
+    with contextlib.suppress(Refused):  # what cannot be traced did not compute this
       mine = traced(group_of[index]) if index in group_of else Traced(0.0, "", {})
       return mine.name or None, {
         name: ((num, num_recorded, *one.shape[1:]), one.dtype) for name, one in mine.metrics.items()
@@ -780,7 +768,7 @@ def _scalar(value):
 def _metric_info(task, groups) -> dict[str, MetricInfo]:
   info: dict[str, MetricInfo] = {}
   for cells in groups:
-    values = cells[0].static | cells[0].traced
+    values = _plain(cells[0].static | cells[0].traced)
     for name, one in task(**accepted(task, values)).metrics.items():
       info.setdefault(name, one)
   return info
@@ -874,30 +862,6 @@ def to_dataset(results, workflow_names, axes, text_axes, generations, status, in
   return xarray.Dataset(variables, coordinates, {"package_version": version(), **attributes})
 
 
-def labels(values) -> list[str]:
-  """Texts for the values of an axis, no two alike: numbers as short as they may be, other things by their name or shape."""
-
-  def text(value, exact=False):
-    if isinstance(value, str):
-      return value
-    if isinstance(value, int | float | np.generic):
-      return str(value) if exact else f"{value:g}"
-    parts = value if isinstance(value, tuple) else (value,)
-    shapes = [" x ".join(map(str, x.shape)) for x in parts if hasattr(x, "shape")]
-    return getattr(value, "name", None) or ("array of " + " and ".join(shapes) if shapes else str(value)[:60])
-
-  short = [text(value) for value in values]
-  found: list[str] = []
-  for value, label in zip(values, short):
-    label = text(value, short.count(label) > 1)
-    again = itertools.count(2)
-    unique = label
-    while unique in found or (unique != label and unique in short):
-      unique = f"{label} ({next(again)})"
-    found.append(unique)
-  return found
-
-
 def _progress_bar(total, done, show):
   from tqdm import tqdm
 
@@ -908,41 +872,3 @@ def version() -> str:
   from collapse_jax import __version__
 
   return __version__
-
-
-def check_grid(makers, axes, num_generations, num_seeds, record_every, chunk_size) -> tuple[int, int, int, int | None]:
-  """The four numbers as Python ints; a ValueError where a grid cannot be run."""
-  if not makers:
-    raise Refused("workflows is empty.")
-  for name, values in axes.items():
-    if not values:
-      raise Refused(f"axis {name} is empty.")
-    if len(set(map(_comparable, values))) < len(values):
-      raise Refused(f"axis {name} names a value twice: {', '.join(labels(values))}.")
-  numbers = {
-    "num_generations": num_generations,
-    "num_seeds": num_seeds,
-    "record_every": record_every,
-    "chunk_size": 1 if chunk_size is None else chunk_size,
-  }
-  for name, value in numbers.items():
-    try:
-      numbers[name] = operator.index(value)
-    except TypeError:
-      numbers[name] = 0
-    if not 1 <= numbers[name] <= LARGEST:
-      raise Refused(f"{name} must be an integer from 1 to {LARGEST}, got {value}.")
-  if num_generations > MAX_GENERATIONS:
-    raise Refused(f"num_generations must be at most {MAX_GENERATIONS:,}, got {num_generations}.")
-  num_generations, num_seeds, record_every, size = numbers.values()
-  return num_generations, num_seeds, record_every, None if chunk_size is None else size
-
-
-def _comparable(value):
-  """What tells the values of an axis apart; arrays by what they hold."""
-  if isinstance(value, tuple | list):
-    return tuple(map(_comparable, value))
-  if isinstance(value, np.ndarray | jax.Array) and value.ndim:
-    value = np.asarray(value)
-    return value.shape, str(value.dtype), value.tobytes()
-  return value if isinstance(value, Hashable) else id(value)

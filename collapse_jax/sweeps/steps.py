@@ -27,16 +27,21 @@ from collapse_jax.generation import fit as fitted
 from collapse_jax.random import PRNG, new_key
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps import chunks, cost, devices, fingerprint
-from collapse_jax.sweeps.scheduler import (
+from collapse_jax.sweeps.grid import (
   COMMON_METRICS,
-  Results,
   accepted,
-  check_grid,
+  check_numbers,
+  checked_axes,
+  made,
+  task_maker,
+  workflow_makers,
+)
+from collapse_jax.sweeps.scheduler import (
+  Results,
   made_by,
   merged,
   to_dataset,
   version,
-  workflow_makers,
 )
 from collapse_jax.types import Data, MetricInfo, Metrics, Run, TaskSetting, Workflow
 
@@ -106,8 +111,9 @@ def sweep(
   begun = time.perf_counter()
   devices.check()
   makers = workflow_makers(workflows)
-  axes = {name: list(values) for name, values in axes.items()}
-  num_generations, num_seeds, _, chunk_size = check_grid(makers, axes, num_generations, num_seeds, 1, chunk_size)
+  task = task_maker(task)
+  axes = checked_axes(task, makers, axes, () if shared is None else ("shared",))
+  num_generations, num_seeds, _, chunk_size = check_numbers(num_generations, num_seeds, 1, chunk_size)
   status = np.full((len(makers), *map(len, axes.values())), "ok", dtype=object)
   results = Results((*status.shape, num_seeds, num_generations))
   info: dict[str, MetricInfo] = dict(COMMON_METRICS)
@@ -125,10 +131,10 @@ def sweep(
     values = {axis: axes[axis][i] for axis, i in zip(axes, index[1:])}
     make = functools.partial(_make, task, values)
     try:
-      workflow = makers[name](**accepted(makers[name], values))
-      one = prepared(make(shared), workflow)
+      one, workflow = made(task, makers[name], values | ({} if shared is None else {"shared": shared}), axes)
+      one = prepared(one, workflow)
       jax.eval_shape(lambda key, s: start(key, make(s), workflow, num_generations), new_key(0), shared)  # noqa: B023
-    except ValueError as error:
+    except Refused as error:
       status[index] = str(error)
       clock.num_left -= math.ceil(num_seeds / chunk / jax.process_count()) * num_generations
       continue

@@ -1,7 +1,5 @@
-"""Predictions for the related systems beside simulations by this package, composed from its core: one file a system.
-
-Each `pairs()` simulates with fixed seeds and returns rows of a table, which the tests, the report and the docs share.
-"""
+"""Published systems composed from this package's core: one file a system, with its predictions beside simulations, figure and text."""
 
 from collapse_jax.systems.types import Pair as Pair
+from collapse_jax.systems.types import System as System
 from collapse_jax.systems.types import pair as pair

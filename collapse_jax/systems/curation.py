@@ -1,11 +1,16 @@
 """Curated self-consumption (Ferbach et al. 2407.09499)."""
 
+import functools
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import tasks, theory, transforms, workflows
+from collapse_jax.plotting.panels import finish, panels, text_of, viridis, wrapped
+from collapse_jax.systems.drawing import THEORY, curves, name_axes, sliced
 from collapse_jax.systems.runs import simulate
-from collapse_jax.systems.types import Pair, pair
+from collapse_jax.systems.types import Pair, System, pair
 
 SOURCE = "2407.09499"
 NUM_SAMPLES, NUM_RUNS = 20_000, 48
@@ -122,3 +127,130 @@ def _gaussian(seed):
         )
       )
   return rows
+
+
+def figures(results):
+  """Reward and its variance over generations, a column a share of real data; shares of classes below one another."""
+  metrics = ["candidate_reward", "variance_of_exp_reward"]
+  metrics += ["marginal_mean", "covariance_trace_ratio"] if results.attrs["setting"] == "gaussian" else []
+  metrics += [name for name in ("test_nll", "kl_from_truth") if name in results]
+
+  def draw(part):
+    figure, axes = panels(len(metrics), part.sizes["real_fraction"], share_y="row")
+    left_out, known, bounded, t = 0, False, False, part.generation.values
+    cells = list(itertools.product(part.num_candidates.values, part.flip_share.values))
+    for (metric, row), (j, fraction) in itertools.product(zip(metrics, axes), enumerate(part.real_fraction.values)):
+      row[j].set_title(f"real share {text_of(fraction)}", fontsize=9)
+      per_real = (1 - fraction) / fraction if fraction else np.inf
+      for (num, flip), shade in zip(cells, viridis(len(cells))):
+        label = f"K = {num}" + (f", {100 * flip:.0f} % flipped" if len(part.flip_share) > 1 else "")
+        cell = {"real_fraction": fraction, "num_candidates": num, "flip_share": flip}
+        left_out += curves(row[j], part, metric, cell, shade, label)
+        law = _curation_law(part.attrs, metric, int(num), float(flip), per_real, int(t[-1]))
+        if law is not None:
+          known = True
+          row[j].plot(t, law[t - 1], **THEORY)
+        bound = theory.curation_divergence_bound(int(num), per_real)
+        if metric == "kl_from_truth" and flip == 0 and np.isfinite(bound):
+          bounded = True
+          row[j].axhline(bound, color=shade, linestyle=":", linewidth=1.2)
+      if metric == "test_nll":
+        row[j].set_yscale("symlog", linthresh=10)
+    name_axes(axes, part, metrics)
+    finish(figure, axes, "", part, left_out, 0, known, "dotted: bound on the divergence" if bounded else "")
+    return figure
+
+  figures = sliced("curation", results, ("real_fraction", "num_candidates", "flip_share"), draw)
+  for metric in ("component_share", "class_share"):
+    if metric in results:
+      figures |= sliced(metric, results, ("real_fraction", "num_candidates"), functools.partial(_shares, metric))
+  return figures
+
+
+def _curation_law(about, metric, num_candidates, flip_share, synthetic_per_real, T):
+  """The law [T] of a metric for many rows, where there is one."""
+  if T < 2:
+    return None
+  if about["setting"] == "two_types":
+    share, gap = float(about["share"]), float(about["gap"])
+    p = np.array(
+      [
+        share,
+        *theory.curation_two_types(
+          share, gap, num_candidates, T - 1, flip_share=flip_share, synthetic_per_real=synthetic_per_real
+        ),
+      ]
+    )
+    divergence = p * np.log(p / share) + (1 - p) * np.log(np.maximum(1 - p, 1e-300) / (1 - share))
+    return {
+      "candidate_reward": gap * p,
+      "variance_of_exp_reward": p * (1 - p) * np.expm1(gap) ** 2,
+      "kl_from_truth": divergence,
+    }.get(metric)
+  if about["setting"] == "gaussian" and flip_share == 0 and np.isinf(synthetic_per_real):
+    means, variances = theory.curation_gaussian(float(about["centre"]), float(about["width"]), num_candidates, T - 1)
+    mean, variance = np.array([0, *means]), np.array([1, *variances])
+    return {
+      "marginal_mean": mean,
+      "covariance_trace_ratio": variance,
+      "kl_from_truth": 0.5 * (variance + mean**2 - 1 - np.log(variance)),
+    }.get(metric)
+  return None
+
+
+def _shares(metric, part):
+  """Stacked shares over generations: a row a number of candidates, a column a share of real data."""
+  from matplotlib import colormaps
+
+  figure, axes = panels(part.sizes["num_candidates"], part.sizes["real_fraction"], share_y=True)
+  dim = next(dim for dim in part[metric].dims if dim in ("component", "class_label"))
+  shades = colormaps["tab10"](np.arange(part.sizes[dim]) % 10)
+  for (i, num), (j, fraction) in itertools.product(
+    enumerate(part.num_candidates.values), enumerate(part.real_fraction.values)
+  ):
+    shares = (
+      part[metric].sel(num_candidates=num, real_fraction=fraction).mean("seed").transpose(dim, "generation").values
+    )
+    names = [f"{'mode' if metric == 'component_share' else 'class'} {k}" for k in range(len(shares))]
+    axes[i][j].stackplot(part.generation.values, shares, colors=shades, labels=names)
+    axes[i][j].set_title(f"K = {num}, real share {text_of(fraction)}", fontsize=9)
+    axes[i][j].set_ylim(0, 1)
+  for axis in axes[-1]:
+    axis.set_xlabel("generation t")
+  axes[0][0].set_ylabel(wrapped(part[metric].attrs))
+  finish(figure, axes, "", part, 0, 0, False, "means over seeds")
+  return figure
+
+
+TEXT = """## Curation
+
+Ferbach et al., [2407.09499](https://arxiv.org/abs/2407.09499): of K samples one is kept, by softmax of its reward.
+
+```python
+task = transforms.curate(tasks.gaussian_mixture("ring", 100, 8, num_steps=5), 4, rewards.near([8.0, 0.0]))
+workflow = workflows.mix(0.5)
+```
+
+`python -m experiments.curation --setting=ring` (or `digits`, `gaussian`, `two_types`).
+Without real data one mode is left; with them shares level off, and the divergence from the truth stays bounded.
+The published limit of many candidates is held against K = 256.
+
+![Curated mixture on a ring](figures/curation_ring.png)
+![Shares of its modes](figures/curation_shares.png)
+
+## Adversarial curation
+
+Wei and Zhang, [2505.09768](https://arxiv.org/abs/2505.09768): a share of the choices follows the opposite reward.
+
+```python
+task = transforms.curate(tasks.gaussian(1, 50), 2, rewards.quadratic(2.0, 2.0), flip_share=0.3)
+workflow = workflows.replace()
+```
+
+`python -m experiments.curation --setting=two_types --num_samples=1000 --num_seeds=40 --num_candidates=2
+--flip_shares=0,0.3,0.7 --real_fractions=0,0.5,0.8`.
+
+![Flipped choices](figures/curation_flipped.png)
+"""
+
+SYSTEM = System(TEXT, pairs, figures)

@@ -1,11 +1,15 @@
 """Ensembles of generators (van Breugel et al. 2305.09235)."""
 
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import tasks, theory, transforms, workflows
+from collapse_jax.plotting.panels import finish, panels, wrapped
+from collapse_jax.systems.drawing import GREY, points, sliced
 from collapse_jax.systems.runs import simulate
-from collapse_jax.systems.types import Pair, pair
+from collapse_jax.systems.types import Pair, System, pair
 
 SOURCE = "2305.09235"
 NUM_REAL, NUM_RUNS = 100, 10_000
@@ -92,3 +96,69 @@ def _members(seed):
         )
       )
   return rows
+
+
+def figures(results):
+  """Classifiers by their training rows: a row a score, a column a data set, real rows as a grey line."""
+
+  def draw(part):
+    metrics = [f"downstream_{name}" for name in ("auc", "nll", "brier", "coverage") if f"downstream_{name}" in part]
+    figure, axes = panels(len(metrics), part.sizes["dataset"])
+    generations = part.generation.values[[0, -1]] if len(part.generation) > 1 else part.generation.values
+    left_out = 0
+    for (metric, row), (j, dataset) in itertools.product(zip(metrics, axes), enumerate(part.dataset.values)):
+      row[j].set_title(str(dataset), fontsize=9)
+      cells = itertools.product(part.generator.values, generations)
+      for (generator, t), shade in zip(cells, ("#0072B2", "#56B4E9", "#D55E00", "#E69F00")):
+        members = np.sort(part.num_members.values)
+        members = members[members > 1] if metric.endswith("coverage") else members
+        if not len(members):
+          continue
+        values = part[metric].sel(dataset=dataset, generator=generator, generation=t, num_members=members)
+        name = str(generator).replace("_", " ")
+        left_out += points(
+          row[j], members, values.transpose("seed", "num_members").values, shade, f"{name}, generation {t}"
+        )
+        pooled, several = metric.replace("downstream", "pooled"), members[members > 1]
+        if pooled in part and len(several):
+          values = (
+            part[pooled].sel(dataset=dataset, generator=generator, generation=t, num_members=several).mean("seed")
+          )
+          row[j].plot(several, values, "x:", color=shade, linewidth=1, markersize=5)
+      oracle = metric.replace("downstream", "oracle")
+      if oracle in part:
+        row[j].axhline(
+          float(part[oracle].sel(dataset=dataset).isel(generation=0).mean()),
+          color=GREY,
+          linewidth=1.2,
+          label="trained on real rows",
+        )
+      row[j].set_xticks(part.num_members.values)
+    for row, metric in zip(axes, metrics):
+      row[0].set_ylabel(wrapped(part[metric].attrs))
+    for axis in axes[-1]:
+      axis.set_xlabel("generators")
+    axes[0][0].plot([], [], "x:", color="black", linewidth=1, markersize=5, label="one classifier for all rows")
+    finish(figure, axes, "", part, left_out, 0, False)
+    return figure
+
+  return sliced("ensembles", results, ("dataset", "generator", "num_members"), draw)
+
+
+TEXT = """## Ensembles of generators
+
+van Breugel et al., [2305.09235](https://arxiv.org/abs/2305.09235): several generators of the same data, each with a classifier of its
+own, tested on real rows. Members that differ by seed only cannot see the sampling error of their data; a bootstrap can.
+
+```python
+members = transforms.ensemble(tasks.labelled("moons", 50, "kde"), 4, resample_real="bootstrap")
+task = transforms.train_on_synthetic(members, 4)
+workflow = workflows.replace(num_emitted=4 * 50)
+```
+
+`python -m experiments.ensembles`.
+
+![Scores of classifiers trained on synthetic rows](figures/ensembles.png)
+"""
+
+SYSTEM = System(TEXT, pairs, figures)

@@ -1,8 +1,12 @@
 """Selection by nearness to real data: an analogue of Alrashedy et al. 2311.00931."""
 
+import numpy as np
+
 from collapse_jax import tasks, theory, transforms, workflows
+from collapse_jax.plotting.panels import finish, panels, text_of, viridis, wrapped
+from collapse_jax.systems.drawing import GREY, SHADES, THEORY, curves, name_axes, points, sliced
 from collapse_jax.systems.runs import simulate
-from collapse_jax.systems.types import Pair, pair
+from collapse_jax.systems.types import Pair, System, pair
 
 SOURCE = "2311.00931"
 
@@ -60,3 +64,79 @@ def _purity(seed):
     )
     for distance, values, value in rows
   ]
+
+
+def figures(results):
+  """Gaussian: variance over generations by kept share; unrealistic samples: accuracy and purity against it."""
+  gaussian = results.attrs["setting"] == "gaussian"
+  return sliced(
+    "selection",
+    results,
+    ("keep_fraction", "workflow") if gaussian else ("keep_fraction", "selection"),
+    _kept_variance if gaussian else _kept_accuracy,
+  )
+
+
+def _kept_variance(part):
+  figure, axes = panels(1, part.sizes["workflow"], share_y=True)
+  n, T, num_neighbors = int(part.num_samples.values), int(part.generation.values[-1]), int(part.attrs["num_neighbors"])
+  left_out = known = 0
+  for axis, workflow in zip(axes[0], part.workflow.values):
+    axis.set_title(str(workflow), fontsize=9)
+    for keep, shade in zip(part.keep_fraction.values, viridis(part.sizes["keep_fraction"])):
+      cell = {"keep_fraction": keep, "workflow": workflow}
+      left_out += curves(axis, part, "covariance_trace_ratio", cell, shade, f"{text_of(keep)} kept")
+      if str(workflow) == "replace" and str(part.selection.values) == "nearest":
+        law = theory.nearest_loop(float(keep), T, num_neighbors, n) if keep < 1 else np.ones(T)
+        known = 1
+        axis.plot(
+          part.generation.values, (law * (1 - 1 / n) ** np.arange(1, T + 1))[part.generation.values - 1], **THEORY
+        )
+    axis.set_yscale("log")
+  name_axes(axes, part, ["covariance_trace_ratio"])
+  finish(figure, axes, "", part, left_out, 0, bool(known))
+  return figure
+
+
+def _kept_accuracy(part):
+  """Of models of the last generation; what is kept is chosen by nearness, or at random."""
+  metrics = [name for name in ("accuracy", "purity") if name in part]
+  figure, axes = panels(1, len(metrics))
+  keep = np.sort(part.keep_fraction.values)
+  left_out = 0
+  for axis, metric in zip(axes[0], metrics):
+    for selection, shade in zip(part.selection.values, (SHADES[0], GREY)):
+      values = (
+        part[metric].isel(generation=-1).sel(selection=selection, keep_fraction=keep).transpose("seed", "keep_fraction")
+      )
+      left_out += points(
+        axis, keep, values.values, shade, {"nearest": "nearest to real rows"}.get(str(selection), "at random")
+      )
+    axis.set_xscale("log")
+    axis.set_xlabel("kept share of the samples")
+    axis.set_ylabel(wrapped(part[metric].attrs))
+  finish(figure, axes, "", part, left_out, 0, False)
+  return figure
+
+
+TEXT = """## Selection by nearness to real data
+
+An analogue of Alrashedy et al., [2311.00931](https://arxiv.org/abs/2311.00931), for any rows and embedding: the samples nearest to real
+rows are kept. It rejects what is unrealistic, and is a collapse of its own: it favours dense regions.
+
+```python
+task = transforms.select_nearest(tasks.gaussian(1, 100), keep_fraction=0.5)
+workflow = workflows.replace()
+```
+
+`python -m experiments.selection --setting=gaussian` (or `unrealistic`). Where as many are drawn
+whatever is kept (`oversample=False`), accuracy has its best in between: fewer rows are too few, more are too unlike.
+
+The nearest half of a normal with 50 neighbours keeps .182 of its variance by theory for a real batch of 2000, .174 in a simulation
+elsewhere; a level set, the limit for large batches and many neighbours, would leave .143.
+
+![The price in variance](figures/selection.png)
+![Accuracy and purity against the kept share](figures/selection_unrealistic.png)
+"""
+
+SYSTEM = System(TEXT, pairs, figures)

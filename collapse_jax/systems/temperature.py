@@ -4,8 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import store, tasks, theory, workflows
+from collapse_jax.plotting.panels import finish, panels, text_of, viridis, wrapped
+from collapse_jax.systems.drawing import GREY, THEORY, curves, heat_map, name_axes, points, sliced
 from collapse_jax.systems.runs import simulate
-from collapse_jax.systems.types import Pair, pair
+from collapse_jax.systems.types import Pair, System, pair
 
 SOURCE = "2404.02325"
 
@@ -173,3 +175,105 @@ def _sampling_bias(seed):
       )
     )
   return rows
+
+
+def figures(results):
+  """Distance from the truth over temperature and synthetic share, with the predicted frontier."""
+  if "real_fraction" not in results.dims:
+    return _entropies(results)
+
+  def draw(part):
+    figure, axes = panels(1, 1)
+    axis, share = axes[0][0], 1 - part.real_fraction.values
+    one = part.total_variation.isel(generation=-1).mean("seed").transpose("temperature", "real_fraction")
+    rows, columns = np.argsort(part.temperature.values), np.argsort(share)
+    if min(one.shape) > 1:
+      heat_map(
+        figure,
+        axis,
+        share[columns],
+        part.temperature.values[rows],
+        one.values[np.ix_(rows, columns)],
+        f"total variation at t = {int(part.generation.values[-1])}",
+      )
+      limits = axis.get_xlim(), axis.get_ylim()
+      axis.plot(limits[0], limits[0], "w--", linewidth=2, label="predicted frontier: temperature = synthetic share")
+      axis.set(xlim=limits[0], ylim=limits[1])
+      axis.legend(fontsize=8, facecolor=GREY, labelcolor="white", loc="upper left")
+    else:
+      for value, shade in zip(part.real_fraction.values, viridis(len(share))):
+        values = (
+          part.total_variation.isel(generation=-1).sel(real_fraction=value).transpose("seed", "temperature").values
+        )
+        points(axis, part.temperature.values, values, shade, f"real share {text_of(value)}")
+      axis.legend(fontsize=8, frameon=False)
+    axis.set_xlabel("synthetic share of the training rows" if min(one.shape) > 1 else "temperature")
+    axis.set_ylabel("temperature" if min(one.shape) > 1 else wrapped(part.total_variation.attrs))
+    figure.supxlabel(f"means over {part.sizes['seed']} seeds", fontsize=8, color="0.35")
+    return figure
+
+  return sliced("phase_diagram", results, ("temperature", "real_fraction"), draw)
+
+
+def _entropies(results):
+  """Entropy over generations, a column a workflow, a curve a temperature, with the law for many rows."""
+
+  def draw(part):
+    figure, axes = panels(1, part.sizes["workflow"], share_y=True)
+    T, left_out, known = int(part.generation.values[-1]), 0, False
+    for axis, workflow in zip(axes[0], part.workflow.values):
+      axis.set_title(str(workflow), fontsize=9)
+      for temperature, shade in zip(part.temperature.values, viridis(part.sizes["temperature"])):
+        cell = {"workflow": workflow, "temperature": temperature}
+        left_out += curves(axis, part, "entropy", cell, shade, f"temperature {text_of(temperature)}")
+        if "probabilities" in part.attrs and workflow in ("replace", "accumulate"):
+          law = theory.heat_death(
+            part.attrs["probabilities"], float(temperature), T, accumulate=workflow == "accumulate"
+          )
+          entropy = -np.sum(law * np.log(np.maximum(law, 1e-300)), axis=1)
+          axis.plot(part.generation.values, entropy[part.generation.values - 1], **THEORY)
+          known = True
+      axis.set_xscale("log")
+    name_axes(axes, part, ["entropy"])
+    finish(figure, axes, "", part, left_out, 0, known, "theory: many rows" if known else "")
+    return figure
+
+  return sliced("entropy", results, ("workflow", "temperature"), draw)
+
+
+TEXT = """## Heat death
+
+Marchi et al., [2404.02325](https://arxiv.org/abs/2404.02325): a discrete model is sampled at a temperature. Uniform truth is stable
+where the temperature is above the synthetic share.
+
+```python
+task = tasks.discrete(10, 100, temperature=0.7)
+workflow = workflows.mix(0.2, fresh=True)
+```
+
+`python -m experiments.temperature`. At temperature 1 with one row a generation it is Polya's urn. Slopes
+under `accumulate` are those between t = 20 and 400, .02 % to 1 % from their limits.
+
+![Phase diagram](figures/temperature.png)
+
+Without real data entropy falls to nothing below temperature 1 and rises to its most above: `python -m experiments.temperature
+--workflows=replace,accumulate --probabilities=0.6,0.4 --temperatures=0.8,0.9,1,1.25,1.6 --num_samples=4000`.
+
+![Entropy at other temperatures than 1](figures/temperature_entropy.png)
+
+## Sampling bias
+
+Alemohammad et al. (MAD), [2307.01850](https://arxiv.org/abs/2307.01850): the same knob on a Gaussian multiplies its variance.
+
+```python
+task = tasks.gaussian(1, 100, temperature=0.8)
+workflow = workflows.mix(0.1, fresh=True)
+```
+
+`python -m experiments.gaussian --dims=1 --num_samples=1000 --temperatures=0.8 --num_generations=30
+--workflows='replace,mix(0.1,fresh=True),mix(0.5,fresh=True)'`.
+
+![Variance under sampling bias](figures/sampling_bias.png)
+"""
+
+SYSTEM = System(TEXT, pairs, figures)

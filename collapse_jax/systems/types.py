@@ -1,6 +1,7 @@
-"""A predicted number beside a simulated one."""
+"""A published system, and a predicted number beside a simulated one."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,3 +44,18 @@ def pair(system: str, source: str, quantity: str, values, predicted, twin=None, 
   error = values.std(ddof=1) / np.sqrt(len(values))
   twin, reference = (None if x is None else float(x) for x in (twin, reference))
   return Pair(system, source, quantity, float(predicted), float(values.mean()), float(error), twin, reference)
+
+
+class System(NamedTuple):
+  """A published system: what is said, predicted and drawn of it.
+
+  Attributes:
+    text: its sections of docs/systems.md. The first paragraph of each says what the system is, and stands in the report; an example
+      in Python makes `task` and `workflow`.
+    pairs: (seed) -> predictions beside simulations.
+    figures: (complete Dataset of its binary's sweep) -> figures by file name.
+  """
+
+  text: str
+  pairs: Callable[..., list[Pair]]
+  figures: Callable[[Any], dict[str, Any]]

@@ -1,0 +1,245 @@
+"""What a sweep is asked for: workflows, axes, and a task for each cell; checked before anything is computed."""
+
+import difflib
+import functools
+import inspect
+import itertools
+import operator
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from collapse_jax import workflows as workflow_library
+from collapse_jax.refused import Refused
+from collapse_jax.types import MetricInfo, TaskSetting, Workflow
+from collapse_jax.vocabulary import LARGEST
+
+MAX_GENERATIONS = 20_000_000  # their numbers are listed
+COMMON_METRICS = {
+  "finite": MetricInfo("all metrics of this generation are finite"),
+  "train_size": MetricInfo("training rows, weighted", "items"),
+  "real_share": MetricInfo("share of real rows in the training data"),
+}
+RESERVED = ("workflow", "seed", "generation", "cell_status", *COMMON_METRICS)  # names in the Dataset of every sweep
+
+
+def workflow_makers(workflows) -> dict[str, Callable[..., Workflow]]:
+  """name -> function of axis values that returns a Workflow.
+
+  Raises:
+    Refused: neither a list of names nor a mapping from names to Workflows or factories.
+  """
+  argument = functools.partial(Refused, argument="workflows", value=workflows, allowed="names, or name -> Workflow")
+  if isinstance(workflows, str):
+    raise argument(f"workflows must be a list of names, got the text {workflows!r}: write [{workflows!r}].")
+  if isinstance(workflows, Workflow) or not isinstance(workflows, Iterable):
+    what = "a Workflow" if isinstance(workflows, Workflow) else repr(workflows)
+    raise argument(f"workflows must be a list of names or a mapping name -> Workflow, got {what}.")
+  if not isinstance(workflows, Mapping):
+    names = list(workflows)
+    for name in names:
+      if not isinstance(name, str):
+        what = "a Workflow has none" if isinstance(name, Workflow) else f"got {name!r}"
+        raise argument(f'workflows in a list must be names, and {what}: pass a mapping such as {{"mine": workflow}}.')
+      if names.count(name) > 1:
+        raise argument(f"workflows names {name!r} twice.")
+    workflows = {name: workflow_library.parse(name) for name in names}
+  for name, value in workflows.items():
+    if not isinstance(name, str) or (not callable(value) and not isinstance(value, Workflow)):
+      raise argument(f"workflows must map names to Workflows or their factories, got {name!r}: {value!r}.")
+  if not workflows:
+    raise argument("workflows is empty.")
+  return {name: _constant(value) if isinstance(value, Workflow) else value for name, value in workflows.items()}
+
+
+def _constant(value):
+  return lambda: value
+
+
+def task_maker(task) -> Callable[..., TaskSetting]:
+  """A factory, also of a task that is given as such."""
+  if isinstance(task, TaskSetting):
+    return _constant(task)
+  if not callable(task):
+    raise Refused(
+      f"task must be a TaskSetting or a factory of one, got {task!r}.",
+      argument="task",
+      value=task,
+      allowed="a TaskSetting, or a function of axis values that returns one",
+    )
+  return task
+
+
+@functools.cache
+def _parameters(factory) -> tuple[frozenset[str] | None, frozenset[str]]:
+  """Names that a factory takes (None where it takes any), and those that it cannot do without."""
+  kinds = inspect.Parameter
+  try:
+    parameters = inspect.signature(factory).parameters.values()
+  except ValueError:  # some that are written in C do not tell
+    return None, frozenset()
+  named = [p for p in parameters if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)]
+  needed = frozenset(p.name for p in named if p.default is kinds.empty)
+  return None if any(p.kind is kinds.VAR_KEYWORD for p in parameters) else frozenset(p.name for p in named), needed
+
+
+def accepted(factory, values: Mapping[str, Any]) -> dict[str, Any]:
+  """Those of the values that a factory takes."""
+  names = _parameters(factory)[0]
+  return {name: value for name, value in values.items() if names is None or name in names}
+
+
+def checked_axes(task, makers, axes: Mapping[str, Sequence[Any]], given: Sequence[str] = ()) -> dict[str, list[Any]]:
+  """name -> values, as lists.
+
+  Args:
+    task, makers: factories of the task, and of workflows by name.
+    given: what the task is given besides.
+  Raises:
+    Refused: an axis without values or with one twice, of a reserved name, or that no factory takes; one that a factory needs.
+  """
+  if not isinstance(axes, Mapping):
+    raise Refused(f"axes must be a mapping name -> values, got {axes!r}.", argument="axes", value=axes)
+  lists: dict[str, list[Any]] = {}
+  for name, values in axes.items():
+    try:
+      lists[name] = list(() if isinstance(values, str) else values)
+    except TypeError:  # a number, or an array without dims
+      lists[name] = []
+    if not lists[name]:
+      what = "is empty" if isinstance(values, Sequence) and not values else f"must be a list of values, got {values!r}"
+      raise Refused(f"axis {name} {what}.", argument=name, value=values, allowed="a list of values")
+  for name, values in lists.items():
+    if name in RESERVED or any(name == f"{other}_value" for other in lists):
+      raise Refused(
+        f"axis {name} has a name that the results use: {', '.join(RESERVED)} and NAME_value of an axis NAME are taken.",
+        argument="axes",
+        value=name,
+        allowed="another name",
+      )
+    if len(set(map(_comparable, values))) < len(values):
+      raise Refused(f"axis {name} names a value twice: {', '.join(labels(values))}.", argument=name, value=values)
+  _check_parameters(task, makers, lists, given)
+  return lists
+
+
+def _check_parameters(task, makers, axes: Mapping[str, Any], given: Sequence[str]) -> None:
+  """Every axis is taken by the task or by each workflow, and what these need are axes."""
+  for name, maker in makers.items():
+    takes = [_parameters(factory)[0] for factory in (task, maker)]
+    known = sorted(set().union(*(names for names in takes if names is not None)) - set(axes) - set(given))
+    for axis in axes:
+      if not any(names is None or axis in names for names in takes):
+        near = difflib.get_close_matches(axis, known, 1, 0.5)
+        hint = f": did you mean {near[0]}?" if near else f"; they take {', '.join(known) or 'no other'}."
+        raise Refused(
+          f"neither the task nor the workflow {name} takes the axis {axis}{hint}",
+          argument="axes",
+          value=axis,
+          allowed=", ".join(known),
+        )
+  for what, factory, has in (
+    ("the task", task, given),
+    *((f"workflow {name}", one, ()) for name, one in makers.items()),
+  ):
+    missing = sorted(_parameters(factory)[1] - set(axes) - set(has))
+    if missing:
+      raise Refused(
+        f"{what} needs {missing[0]}: give an axis of that name, one value is enough.",
+        argument="axes",
+        value=list(axes),
+        allowed=", ".join([*axes, *missing]),
+      )
+
+
+def check_metrics(names: Iterable[str], axes: Iterable[str], dims: Iterable[str] = ()) -> None:
+  """Refuses metrics, or dims of theirs, that are called as something else in the results is."""
+  taken = {*RESERVED, *axes}
+  for name in (*names, *dims):
+    if name in taken:
+      raise Refused(
+        f"metrics must not be called {name}: the results have {', '.join(sorted(taken))}.",
+        argument="metrics",
+        value=name,
+        allowed="another name",
+      )
+
+
+def made(task, maker, values: Mapping[str, Any], axes: Iterable[str] = ()) -> tuple[TaskSetting, Workflow]:
+  """The task and the workflow of a cell, by the values of its axes and what the task is given besides."""
+  workflow = maker(**accepted(maker, values))
+  one = task(**accepted(task, values))
+  for what, kind in ((one, TaskSetting), (workflow, Workflow)):
+    if not isinstance(what, kind):
+      raise Refused(f"a factory must return a {kind.__name__}, got {what!r}.", value=what, allowed=kind.__name__)
+  check_metrics(one.metrics, axes, itertools.chain(*(info.dims for info in one.metrics.values())))
+  return one, workflow
+
+
+def check_numbers(num_generations, num_seeds, record_every=1, chunk_size=None) -> tuple[int, int, int, int | None]:
+  """The four as Python ints.
+
+  Raises:
+    Refused: not integers from 1 on, or too large.
+  """
+  numbers = {
+    "num_generations": num_generations,
+    "num_seeds": num_seeds,
+    "record_every": record_every,
+    "chunk_size": 1 if chunk_size is None else chunk_size,
+  }
+  for name, value in numbers.items():
+    largest = MAX_GENERATIONS if name == "num_generations" else LARGEST
+    try:
+      numbers[name] = operator.index(value)
+    except TypeError:
+      numbers[name] = 0
+    if not 1 <= numbers[name] <= largest:
+      raise Refused(
+        f"{name} must be an integer from 1 to {largest}, got {value}.",
+        argument=name,
+        value=value,
+        allowed=f"1 to {largest}",
+      )
+  num_generations, num_seeds, record_every, size = numbers.values()
+  return num_generations, num_seeds, record_every, None if chunk_size is None else size
+
+
+def _is_array(value) -> bool:
+  return isinstance(value, np.ndarray | jax.Array)
+
+
+def _comparable(value):
+  """What tells the values of an axis apart; arrays by what they hold."""
+  if isinstance(value, tuple | list):
+    return tuple(map(_comparable, value))
+  if _is_array(value) and value.ndim:
+    value = np.asarray(value)
+    return value.shape, str(value.dtype), value.tobytes()
+  return value if isinstance(value, Hashable) else id(value)
+
+
+def labels(values) -> list[str]:
+  """Texts for the values of an axis, no two alike: numbers as short as they may be, other things by their name or shape."""
+
+  def text(value, exact=False):
+    if isinstance(value, str):
+      return value
+    if isinstance(value, int | float | np.generic):
+      return str(value) if exact else f"{value:g}"
+    parts = value if isinstance(value, tuple) else (value,)
+    shapes = [" x ".join(map(str, x.shape)) for x in parts if hasattr(x, "shape")]
+    return getattr(value, "name", None) or ("array of " + " and ".join(shapes) if shapes else str(value)[:60])
+
+  short = [text(value) for value in values]
+  found: list[str] = []
+  for value, label in zip(values, short):
+    label = text(value, short.count(label) > 1)
+    again = itertools.count(2)
+    unique = label
+    while unique in found or (unique != label and unique in short):
+      unique = f"{label} ({next(again)})"
+    found.append(unique)
+  return found

@@ -1,0 +1,50 @@
+"""What the figures of systems are made of, beside `plotting.panels`."""
+
+from typing import Any
+
+from collapse_jax.plotting.panels import band, slices, wrapped
+
+SHADES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
+GREY = "#777777"
+THEORY: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1, "zorder": 5}
+
+
+def sliced(name, results, drawn, draw) -> dict[str, Any]:
+  """One figure per point of the grid dims that are not drawn."""
+  rest = [dim for dim in results.cell_status.dims if dim not in drawn]
+  return {f"{name}{suffix}": draw(part.squeeze(rest, drop=False)) for suffix, part in slices(results, rest)}
+
+
+def curves(axis, results, metric, cell, shade, label, **options) -> int:
+  """Metric over generations of one cell; returns the number of runs left out."""
+  one = results.sel(cell)
+  if str(one.cell_status.values) != "ok":
+    return 0
+  about = results[metric].attrs
+  return band(
+    axis,
+    results.generation.values,
+    one[metric].transpose("seed", "generation").values,
+    shade,
+    label,
+    about.get("log_scale"),
+    **options,
+  )
+
+
+def points(axis, x, values, shade, label, log_scale=False) -> int:
+  """Metric against a grid value; `values` is [seed, x]."""
+  return band(axis, x, values, shade, label, log_scale, "o")
+
+
+def name_axes(axes, results, metrics):
+  for row, metric in zip(axes, metrics):
+    row[0].set_ylabel(wrapped(results[metric].attrs))
+  for axis in axes[-1]:
+    axis.set_xlabel("generation t")
+
+
+def heat_map(figure, axis, x, y, values, label):
+  """Values [y, x] as coloured cells around their points, which need not be evenly spaced."""
+  image = axis.pcolormesh(x, y, values, shading="nearest", cmap="viridis")
+  figure.colorbar(image, ax=axis, label=label)

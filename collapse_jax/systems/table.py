@@ -1,0 +1,24 @@
+"""The published systems, a line each. A result says in `attrs["system"]` which one it is of."""
+
+from collapse_jax.systems import (
+  curation,
+  ensembles,
+  label_editing,
+  mixtures,
+  selection,
+  temperature,
+  token_editing,
+  verification,
+)
+from collapse_jax.systems.types import System
+
+SYSTEMS: dict[str, System] = {
+  "token_editing": token_editing.SYSTEM,
+  "label_editing": label_editing.SYSTEM,
+  "curation": curation.SYSTEM,
+  "verification": verification.SYSTEM,
+  "temperature": temperature.SYSTEM,
+  "mixtures": mixtures.SYSTEM,
+  "selection": selection.SYSTEM,
+  "ensembles": ensembles.SYSTEM,
+}

@@ -1,0 +1,301 @@
+"""The faults: each changes what somebody reads, and a fast test of its subject must fail. Keep those tests cheap."""
+
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+  """A line that is wrong.
+
+  Attributes:
+    name: of the fault, with its subject first.
+    right: text of the code, which occurs there once.
+    wrong: what stands in its place.
+    tests: what pytest runs, relative to the root.
+    equivalent: why nobody can tell, where nobody can; such a fault must survive.
+  """
+
+  name: str
+  right: str
+  wrong: str
+  tests: str
+  equivalent: str = ""
+
+
+FAULTS = [
+  # ----------------------------------------------------------------------------------------------------- figures
+  Fault(
+    "figures: a band of one standard error, not of 1.96",
+    "half = 1.96 * kept.std",
+    "half = 1.0 * kept.std",
+    "tests/test_figures.py -k curves_and_bands",
+  ),
+  Fault(
+    "figures: the spread of a band is that of a population",
+    "kept.std(axis=0, ddof=1) / np.sqrt(len(kept))",
+    "kept.std(axis=0) / np.sqrt(len(kept))",
+    "tests/test_figures.py -k curves_and_bands",
+  ),
+  Fault(
+    "figures: theory is drawn one generation late",
+    "axis.plot(results.generation.values, curve,",
+    "axis.plot(results.generation.values + 1, curve,",
+    "tests/test_figures.py -k 'theory_is_drawn'",
+  ),
+  Fault(
+    "figures: the law of collapse times in reverse order",
+    '"num_samples": n} for n in sizes[ended]]',
+    '"num_samples": n} for n in sizes[ended][::-1]]',
+    "tests/test_discrete.py -k collapse_times_are_drawn",
+  ),
+  Fault(
+    "figures: collapse times of censored runs count",
+    'ended = ~some.censored.any("seed").values & np.isfinite(times).all(axis=0)',
+    "ended = np.isfinite(times).all(axis=0)",
+    "tests/test_figures.py -k collapse_times",
+  ),
+  Fault(
+    "figures: theory against the real share is of the first generation",
+    "np.atleast_2d(one.mean)[:, -1].mean()",
+    "np.atleast_2d(one.mean)[:, 0].mean()",
+    "tests/test_figures.py -k theory_against_real_share",
+  ),
+  Fault(
+    "figures: the metric against the real share is of the first generation",
+    "values = some[metric].isel(generation=-1)",
+    "values = some[metric].isel(generation=0)",
+    "tests/test_figures.py -k real_share",
+  ),
+  Fault(
+    "figures: finite runs are counted as lost",
+    "return int((~finite).sum())",
+    "return int(finite.sum())",
+    "tests/test_figures.py -k 'lost or curves_and_bands'",
+  ),
+  Fault(
+    "figures: lost runs are in the mean",
+    "kept = values[finite].astype(np.float64)",
+    "kept = np.nan_to_num(values, posinf=0.0).astype(np.float64)",
+    "tests/test_figures.py -k lost",
+  ),
+  Fault(
+    "figures: a ratio has no log axis",
+    'if about.get("log_scale") and axis.lines:',
+    'if not about.get("log_scale") and axis.lines:',
+    "tests/test_figures.py -k log_axes",
+  ),
+  Fault(
+    "figures: a panel bears the name of its row only",
+    "for dim in (rows, columns) if dim]",
+    "for dim in (rows,) if dim]",
+    "tests/test_figures.py -k every_panel",
+  ),
+  Fault(
+    "figures: units are not named",
+    'text = about.get("long_name", "") + ("" if units in ("1", "") else f" ({units})")',
+    'text = about.get("long_name", "")',
+    "tests/test_figures.py -k curves_and_bands",
+  ),
+  Fault(
+    "figures: learning curves of one seed instead of the mean",
+    'one.sel(generation=t).mean("seed")',
+    "one.sel(generation=t).isel(seed=0)",
+    "tests/test_figures.py -k learning_curves",
+  ),
+  Fault(
+    "figures: the map of the value of real data is transposed",
+    'results.test_loss.mean("seed").transpose("num_real", "num_synthetic")',
+    'results.test_loss.mean("seed").transpose("num_synthetic", "num_real")',
+    "tests/test_figures.py -k value_of_real_data",
+  ),
+  Fault(
+    "figures: densities of twice the log width",
+    "np.exp(0.5 * float(one.marginal_log_variance.values[k]))",
+    "np.exp(1.0 * float(one.marginal_log_variance.values[k]))",
+    "tests/test_figures.py -k fitted_densities",
+  ),
+  # ----------------------------------------------------------------------------------------------------- report
+  Fault(
+    "report: every cell is counted as bounded",
+    'entry[row["verdict"].label] += 1',
+    'entry["bounded"] += 1',
+    "tests/test_report.py -k verdict_per_workflow",
+  ),
+  Fault(
+    "report: definitions fire wherever they apply",
+    'f"{fires} of {applies}" if applies',
+    'f"{applies} of {applies}" if applies',
+    "tests/test_report.py -k definitions",
+  ),
+  Fault(
+    "report: the z column shows the prediction",
+    '"runs": str(row["num_finite"]),\n    "z": f"{row[\'z\']:.2f}",',
+    '"runs": str(row["num_finite"]),\n    "z": f"{row[\'predicted\']:.2f}",',
+    "tests/test_report.py -k theory_rows",
+  ),
+  Fault(
+    "report: all runs are called finite",
+    '"finite": f"{v.num_finite}/{v.num_runs}"',
+    '"finite": f"{v.num_runs}/{v.num_runs}"',
+    "tests/test_report.py -k every_cell",
+  ),
+  Fault(
+    "report: the interval of a slope is upside down",
+    "[{v.slope_low:.3g}, {v.slope_high:.3g}]",
+    "[{v.slope_high:.3g}, {v.slope_low:.3g}]",
+    "tests/test_report.py -k every_cell",
+  ),
+  Fault(
+    "report: columns of the headline table are exchanged",
+    '<td class="n diverging">{{ r.diverging }}</td><td class="n growing">{{ r.growing }}</td>',
+    '<td class="n diverging">{{ r.growing }}</td><td class="n growing">{{ r.diverging }}</td>',
+    "tests/test_report.py -k page_of_several",
+  ),
+  Fault(
+    "report: a mean of z where a root mean square is named",
+    "np.sqrt(np.mean(np.square(z)))",
+    "np.mean(np.abs(z))",
+    "tests/test_report.py -k agreement",
+  ),
+  Fault(
+    "report: the usual largest z is that of a one-sided law",
+    "stats.norm.isf(0.5 / len(every) / 2)",
+    "stats.norm.isf(0.5 / len(every))",
+    "tests/test_report.py -k agreement",
+  ),
+  Fault(
+    "report: p-values of what does not fire",
+    '"p": f"{row[\'p_value\']:.2g}"',
+    '"p": f"{1 - row[\'p_value\']:.2g}"',
+    "tests/test_report.py -k every_finding",
+  ),
+  Fault(
+    "report: non-finite runs are counted where they are finite",
+    'int((~results.finite.where(results.cell_status == "ok", True).all("generation")).sum())',
+    'int((results.finite.where(results.cell_status == "ok", True).all("generation")).sum())',
+    "tests/test_report.py -k what_was_run",
+  ),
+  Fault(
+    "compare: the table shows the published value as the measured one",
+    "f\"{row['measured']:.4g} +- {row['standard_error']:.2g}\"",
+    "f\"{row['value']:.4g} +- {row['standard_error']:.2g}\"",
+    "tests/test_compare.py -k table_says",
+  ),
+  # ----------------------------------------------------------------------------------------------------- verdicts
+  Fault(
+    "definitions: what applies is counted as what fires",
+    '(fires + row["fires"], applies + row["applies"])',
+    '(fires + row["applies"], applies + row["applies"])',
+    "tests/test_report.py -k definitions",
+  ),
+  Fault(
+    "published: a hundredfold tolerance",
+    'max(one["tolerance"] * abs(one["value"]),',
+    'max(100 * one["tolerance"] * abs(one["value"]),',
+    "tests/test_compare.py -k 'right_values'",
+  ),
+  Fault(
+    "real share: another number is found",
+    'else f"{share:g}"',
+    'else "0.123"',
+    "tests/test_diagnostics.py -k smallest_bounded_share",
+  ),
+  # ----------------------------------------------------------------------------------------------------- plans
+  Fault(
+    "plan: compile time of no program",
+    "cost.seconds(work, len(groups), devices.num_workers())",
+    "cost.seconds(work, 0, devices.num_workers())",
+    "tests/test_cost.py -k plan_counts",
+  ),
+  Fault(
+    "plan: a tenth of the memory",
+    "max(size for _, size in traced),",
+    "max(size for _, size in traced) / 10,",
+    "tests/test_cost.py -k plan_of_memory",
+  ),
+  Fault(
+    "plan: memory of the smallest program",
+    "max(size for _, size in traced),",
+    "min(size for _, size in traced),",
+    "tests/test_cost.py -k plan_of_memory",
+  ),
+  Fault(
+    "plan: one seed runs",
+    "work = sum(len(group) * num_seeds * one for",
+    "work = sum(len(group) * one for",
+    "tests/test_cost.py -k plan_of_time",
+  ),
+  Fault(
+    "plan: the time that is printed leaves out compiling",
+    "total = cost.text(self.compile_seconds + self.run_seconds)",
+    "total = cost.text(self.run_seconds)",
+    "tests/test_cost.py -k plan_as_text",
+  ),
+  Fault(
+    "cost: a QR costs nothing",
+    "_LAPACK_FLOP * flops + 500",
+    "_LAPACK_FLOP * 0 + 500",
+    "tests/test_cost.py -k known_operations",
+  ),
+  Fault(
+    "cost: a product does not depend on what it sums over",
+    "_PER_FLOP * 2 * size * math.prod(",
+    "_PER_FLOP * 2 * size * len(",
+    "tests/test_cost.py -k known_operations",
+  ),
+  Fault(
+    "cost: running takes as long with many workers",
+    "1e-9 * work_ns * slowness() / workers)",
+    "1e-9 * work_ns * slowness())",
+    "tests/test_cost.py -k plan_of_time",
+  ),
+  Fault(
+    "dry run: the sum over experiments leaves out compiling",
+    "sum(plan.compile_seconds + plan.run_seconds for plan in common.PLANS)",
+    "sum(plan.run_seconds for plan in common.PLANS)",
+    "tests/test_cost.py -k dry_run_of_many",
+  ),
+  # ----------------------------------------------------------------------------------------------------- the loop
+  Fault(
+    "store.draw_rows: the last row is never drawn",
+    "fori_loop(0, size.bit_length(), lambda _, bounds: rough(bounds), (none, none + size))",
+    "fori_loop(0, size.bit_length(), lambda _, bounds: rough(bounds), (none, none + size - 1))",
+    "tests/test_store.py",
+    equivalent="beyond the last outcome there is none: the search ends at that one either way",
+  ),
+  Fault(
+    "classification: the ridge is not added",
+    "second + ridge * jnp.eye(dim)",
+    "second",
+    "tests/test_generators.py -k ridge_classifier",
+  ),
+  Fault(
+    "ensemble: the spread of members is that of a population",
+    "jnp.std(metrics[name], ddof=1)}",
+    "jnp.std(metrics[name])}",
+    "tests/test_generators.py -k members_differ",
+  ),
+  Fault(
+    "curation: the variance of exp(reward) without its offset",
+    "log_variance = 2 * largest +",
+    "log_variance = largest +",
+    "tests/test_generators.py -k large_rewards",
+  ),
+  Fault(
+    "workflows: model 1 of a fresh mix differs",
+    "jnp.where(t > 1, new, old)",
+    "jnp.where(t > 0, new, old)",
+    "tests/test_loop.py -k paired",
+  ),
+  Fault(
+    "stopping: runs that ended are filled with zeros",
+    "value[lane, end + 1 :] = value[lane, end]",
+    "value[lane, end + 1 :] = 0",
+    "tests/test_discrete.py -k 'stopping and 1'",
+  ),
+  Fault(
+    "store.latest: the oldest batch",
+    "slot = jnp.argmax(data.origin)",
+    "slot = jnp.argmin(data.origin)",
+    "tests/test_systems.py -k edits_chain",
+  ),
+]
