@@ -87,10 +87,10 @@ class _Reader:
     changing = frozenset().union(*(one.loops for one in operands))
     anew = lambda: [self.new(given, changing) for _ in equation.outvars]
     if name == "scan":
-      self._scan(params, operands, loops, branches, place)
+      self._scan(equation, operands, loops, branches, where, place)
       return anew()
     if name == "while":
-      self._while(params, operands, loops, branches, place)
+      self._while(equation, operands, loops, branches, where, place)
       return anew()
     if name == "cond":
       number = next(self._count)
@@ -119,7 +119,8 @@ class _Reader:
   def _consts(self, closed) -> list[_Value]:
     return [self.new() for _ in getattr(closed, "consts", ())]
 
-  def _scan(self, params, operands, loops, branches, place):
+  def _scan(self, equation, operands, loops, branches, where, place):
+    params = equation.params
     body, num_consts, num_carry = params["jaxpr"], params["num_consts"], params["num_carry"]
     loop = next(self._count)
     kept = num_consts + num_carry
@@ -127,10 +128,13 @@ class _Reader:
     for i, one in enumerate(operands[num_consts:], num_consts):
       same = i < kept and body.jaxpr.outvars[i - num_consts] is body.jaxpr.invars[i]
       inputs.append(one if same or params["length"] == 1 else self.new(one.given, one.loops | {loop}))
+      if i < kept and not same and _is_key(equation.invars[i]):  # the first of a chain of keys
+        self._use(one, "split", where, loops, branches, _is_ours(equation))
     inner = loops if params["length"] == 1 else (*loops, loop)
     self.read(body.jaxpr, inputs, self._consts(body), inner, branches, place)
 
-  def _while(self, params, operands, loops, branches, place):
+  def _while(self, equation, operands, loops, branches, where, place):
+    params = equation.params
     first, second = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
     loop = next(self._count)
     body = params["body_jaxpr"]
@@ -139,6 +143,8 @@ class _Reader:
     for i, one in enumerate(operands[second:]):
       same = body.jaxpr.outvars[i] is body.jaxpr.invars[num + i]
       carry.append(one if same else self.new(one.given, one.loops | {loop}))
+      if not same and _is_key(equation.invars[second + i]):
+        self._use(one, "split", where, loops, branches, _is_ours(equation))
     test = params["cond_jaxpr"]
     self.read(test.jaxpr, [*operands[:first], *carry], self._consts(test), (*loops, loop), branches, place)
     self.read(body.jaxpr, [*operands[first:second], *carry], self._consts(body), (*loops, loop), branches, place)
@@ -152,24 +158,25 @@ class _Reader:
     if kind == "draw" and any(_is_key(variable) for variable in equation.outvars):
       return  # a part of an array of keys, or a choice among keys
     for variable, one in zip(equation.invars, operands):
-      if not _is_key(variable):
-        continue
-      use = _Use(kind, where, branches)
-      lineage = [one.name]
-      while lineage[-1] in self._whole:
-        lineage.append(self._whole[lineage[-1]])
-      others = [*self._inside[one.name], *itertools.chain(*(self._uses[name] for name in lineage))]
-      clash = next((other for other in others if _clash(use, other)), None)
-      repeated = kind != "fold" and not set(loops) <= one.loops and not _is_ours(equation)
-      if clash is not None:
-        self._tell("reused", clash.place, where)
-      elif repeated:
-        self._tell("reused", where)
-      if kind == "draw" and not one.given:
-        self._tell("fixed", where)
-      self._uses[one.name].append(use)
-      for name in lineage[1:]:
-        self._inside[name].append(use)
+      if _is_key(variable):
+        self._use(one, kind, where, loops, branches, _is_ours(equation))
+
+  def _use(self, one: _Value, kind: str, where: str, loops, branches, ours: bool):
+    use = _Use(kind, where, branches)
+    lineage = [one.name]
+    while lineage[-1] in self._whole:
+      lineage.append(self._whole[lineage[-1]])
+    others = [*self._inside[one.name], *itertools.chain(*(self._uses[name] for name in lineage))]
+    clash = next((other for other in others if _clash(use, other)), None)
+    if clash is not None:
+      self._tell("reused", clash.place, where)
+    elif kind != "fold" and not set(loops) <= one.loops and not ours:
+      self._tell("reused", where)
+    if kind == "draw" and not one.given:
+      self._tell("fixed", where)
+    self._uses[one.name].append(use)
+    for name in lineage[1:]:
+      self._inside[name].append(use)
 
   def _tell(self, kind, *places):
     misuse = Misuse(kind, tuple(dict.fromkeys(places)) if len(set(places)) > 1 else places[:1])

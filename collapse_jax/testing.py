@@ -19,7 +19,7 @@ from collapse_jax import store as storage
 from collapse_jax import workflows as workflow_library
 from collapse_jax.random import new_key
 from collapse_jax.refused import Refused
-from collapse_jax.sweeps import fingerprint
+from collapse_jax.sweeps import fingerprint, grid
 from collapse_jax.types import Array, Context, Data, Summary, TaskSetting, Workflow
 
 __all__ = ["WORKFLOWS", "Failed", "Finding", "check_task", "check_transform", "check_workflow"]
@@ -35,19 +35,7 @@ WORKFLOWS = (
   "sliding_window(2)",
   "weights([[1, 0, 0], [0.5, 0.5, 0], [0.2, 0.3, 0.5]])",
 )
-RESERVED = frozenset(
-  [
-    "finite",
-    "train_size",
-    "real_share",
-    "collapse_generation",
-    "generation",
-    "seed",
-    "workflow",
-    "cell_status",
-    "shares",
-  ]
-)
+RESERVED = frozenset([*grid.RESERVED, "collapse_generation", "shares"])  # names in results
 _LONG = 64  # generations in which runs of a small task are absorbed, if ever
 _CLOSE = {"rtol": 2e-4, "atol": 2e-5}  # what is computed by two programs
 _SAME = {"rtol": 1e-5, "atol": 1e-6}  # what is computed by one
