@@ -38,6 +38,10 @@ slow: install
 fast: install
 	$(BIN)/python $(PYTEST) --durations=10 -m 'not slow' --cov --cov-fail-under=$(FLOOR)
 
+# One line wrong at a time; MUTANTS picks by a part of a name, or sets options.
+mutants: install
+	$(BIN)/python -m tests.mutants --jobs=2 $(MUTANTS)
+
 # With the lowest versions that pyproject.toml allows, and with the newest, on the newest Python that is found.
 bounds: install
 	$(BIN)/python -m pip install --quiet uv
@@ -52,10 +56,6 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy collapse_jax experiments
-
-# One line wrong at a time, which fast tests must notice: all, or as many as begin in MINUTES.
-mutants: install
-	$(BIN)/python -m tests.mutants $(if $(MINUTES),--minutes=$(MINUTES))
 
 # What is generated of the documentation.
 docs: install
