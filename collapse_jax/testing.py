@@ -822,16 +822,12 @@ def _check_drivers(task, ran: Mapping[str, _Ran], num_seeds, report) -> None:
 
 def _swept(task, ran, num_seeds) -> Iterator[tuple[str, int, dict[str, dict[str, np.ndarray]]]]:
   """(driver, generations, workflow -> metrics) of each driver."""
-  from collapse_jax.sweeps import scheduler, steps
+  from collapse_jax.sweeps.scheduler import sweep
 
-  drivers = {
-    "scan": scheduler.sweep,
-    "steps": lambda task, *arguments, **keywords: steps.sweep(lambda: task, *arguments, **keywords),
-  }
-  for driver, sweep in drivers.items():
+  for driver in ("scan", "steps"):
     for num_generations in sorted({one.num_generations for one in ran.values()}):
       flows = {text: one.workflow for text, one in ran.items() if one.num_generations == num_generations}
-      results = sweep(task, flows, {}, num_generations=num_generations, num_seeds=num_seeds)
+      results = sweep(task, flows, {}, num_generations=num_generations, num_seeds=num_seeds, driver=driver)
       each = {}
       for text in flows:
         cell = results.sel(workflow=text)
