@@ -69,9 +69,11 @@ def check_num_emitted(num_emitted=None) -> None:
 
 
 def check_real_fraction(real_fraction, fresh=False, real_weight=None) -> None:
-  for name, value in (("real_fraction", real_fraction), ("real_weight", 1.0 if real_weight is None else real_weight)):
-    if not _is_number(value) or not 0 < value <= 1:
-      raise Refused.must_be(name, "above 0 and at most 1", value)
+  if not _is_number(real_fraction) or not 0 <= real_fraction <= 1:
+    raise Refused.must_be("real_fraction", "at least 0 and at most 1", real_fraction)
+  if real_weight is not None and (not _is_number(real_weight) or not 0 < real_weight <= 1 or real_fraction == 0):
+    there = "" if real_fraction else ", and there must be real rows"
+    raise Refused.must_be("real_weight", f"above 0 and at most 1{there}", real_weight)
   if not isinstance(fresh, bool | np.bool_):
     raise Refused.must_be("fresh", "True or False", fresh)
 

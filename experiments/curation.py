@@ -10,7 +10,7 @@ Expected: mean reward rises and its variance falls until one mode is left; with 
 
 from absl import flags
 
-from . import common, real_share
+from . import common
 
 SETTINGS = ("ring", "digits", "gaussian", "two_types")
 ABOUT = {
@@ -65,7 +65,7 @@ def simulate(setting, num_candidates, real_fractions, flip_shares, num_samples, 
   }
   results = common.simulate(
     task,
-    {"mix": real_share.mixing(False)},
+    ["mix"],
     axes,
     static_axes=("real_fraction",),
     primary_metric="candidate_reward",

@@ -132,7 +132,7 @@ def simulate(
     )
     one = task(params, 2)
     fitted = one.fit(key, problem, Context(1, 2, data, real))
-    metrics = one.evaluate(jax.random.fold_in(key, 1), problem, fitted)
+    metrics = one.evaluate(jax.random.fold_in(key, 2), problem, fitted)
     return {name: metrics[name] for name in ("test_loss", "num_steps", "num_tokens")}
 
   cells = {(i, j): (r, f) for i, r in enumerate(num_real) for j, f in enumerate(num_synthetic)}

@@ -7,6 +7,7 @@ Each generation is fitted to all num_samples real rows and to as many rows of th
 (2310.00429); share 0 is `replace`. Prints, and puts into the report, the smallest share whose loss stays bounded.
 """
 
+import functools
 from collections.abc import Callable
 
 from absl import flags
@@ -31,17 +32,6 @@ def define():
   flags.DEFINE_boolean("fresh", False, "Draw the real rows anew each generation.")
 
 
-def mixing(fresh: bool):
-  """Workflow factory over the axis real_fraction; 0 is `replace`."""
-
-  def workflow(real_fraction):
-    from collapse_jax import workflows
-
-    return workflows.mix(real_fraction, fresh=fresh) if real_fraction else workflows.replace()
-
-  return workflow
-
-
 def _gaussian(dim, num_samples, noise_var):
   from collapse_jax import tasks
 
@@ -61,6 +51,8 @@ def simulate(
   **options,
 ):
   """The sweep behind this binary; None after a dry run."""
+  from collapse_jax import workflows
+
   make: Callable = _gaussian if task == "gaussian" else kde.factory()[0]
   if task == "gaussian":
     axes: dict[str, list] = {"dim": list(dims), "num_samples": list(num_samples), "noise_var": list(noise_vars)}
@@ -76,7 +68,7 @@ def simulate(
   name = "mix(fresh=True)" if fresh else "mix"
   results = common.simulate(
     make,
-    {name: mixing(fresh)},
+    {name: functools.partial(workflows.mix, fresh=fresh)},
     axes | {"real_fraction": list(real_fractions)},
     primary_metric=metric,
     text_axes=("bandwidth",),
@@ -84,14 +76,7 @@ def simulate(
     **options,
   )
   if results is not None:
-    # What theory must know: the workflow is the one that its name says, and tasks have their defaults.
-    results.attrs |= {
-      "task": task,
-      "experiment": "real_share",
-      "own_workflows": "[]",
-      "unbiased": 0,
-      "temperature": 1.0,
-    }
+    results.attrs |= {"task": task, "experiment": "real_share"}
   return results
 
 

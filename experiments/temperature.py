@@ -9,9 +9,11 @@ in none preferred, and temperature 1 in drift. In the second form entropy goes t
 like powers of the temperature in t under `replace`, like powers of t under `accumulate`.
 """
 
+import functools
+
 from absl import flags
 
-from . import common, real_share
+from . import common
 
 
 def define():
@@ -50,7 +52,9 @@ def simulate(
   axes = {"num_outcomes": list(num_outcomes), "num_samples": list(num_samples), "temperature": list(temperatures)}
   if list(workflows) == ["mix"]:
     axes["real_fraction"] = list(real_fractions)
-    workflows = {"mix(fresh=True)" if fresh else "mix": real_share.mixing(fresh)}
+    from collapse_jax.workflows import mix
+
+    workflows = {"mix(fresh=True)": functools.partial(mix, fresh=True)} if fresh else ["mix"]
   results = common.simulate(
     task, workflows, axes, static_axes=("real_fraction",), primary_metric="total_variation", **options
   )

@@ -272,7 +272,7 @@ def flow(num_samples):
   def init(key):
     return None, store.batch(jnp.asarray(MEAN) + jnp.asarray(STD) * jax.random.normal(key, (num_samples, 2)))
 
-  evaluate = lambda problem, fitted: {"excess": excess(fitted.params)}
+  evaluate = lambda key, problem, fitted: {"excess": excess(fitted.params)}
   return cj.TaskSetting(init, fit, sample, evaluate, num_samples)
 
 

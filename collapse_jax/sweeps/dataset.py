@@ -1,10 +1,9 @@
 """Results of a sweep: arrays that are filled as runs are done, the Dataset that they become, and reading it back."""
 
 import contextlib
-import json
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -159,14 +158,6 @@ def version() -> str:
   from collapse_jax import __version__
 
   return __version__
-
-
-def made_by(task, workflows) -> dict[str, str]:
-  """Attributes by which theory knows what a name stands for: the factory of the tasks, if it is one that has a name, and the
-  names that a user gave to workflows of their own."""
-  factory = f"{getattr(task, '__module__', '')}.{getattr(task, '__qualname__', '')}"
-  own = list(workflows) if isinstance(workflows, Mapping) else []
-  return {"task_factory": factory, "own_workflows": json.dumps(own)}
 
 
 def load(directory) -> "xarray.Dataset":

@@ -26,7 +26,15 @@ COMMON_METRICS = {
   "train_size": MetricInfo("training rows, weighted", "items"),
   "real_share": MetricInfo("share of real rows in the training data"),
 }
-RESERVED = ("workflow", "seed", "generation", "cell_status", *COMMON_METRICS)  # names in the Dataset of every sweep
+RESERVED = (
+  "workflow",
+  "seed",
+  "generation",
+  "batch",
+  "shares",
+  "cell_status",
+  *COMMON_METRICS,
+)  # of every Dataset
 
 
 @dataclasses.dataclass(frozen=True)

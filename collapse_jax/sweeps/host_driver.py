@@ -13,7 +13,7 @@ import numpy as np
 
 from collapse_jax import interrupts
 from collapse_jax import store as storage
-from collapse_jax.generation import emit, prepared, provenance, role_keys
+from collapse_jax.generation import emission, prepared, provenance, role_keys, written
 from collapse_jax.random import new_key
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps import devices, fingerprint
@@ -93,8 +93,7 @@ def _programs(task: TaskSetting, workflow: Workflow, num_generations: int) -> Pr
   def choose(task, problem, key, store, t):
     keys = role_keys(key, t)
     data = workflow.select(task, problem, keys["select"], store, t)
-    latest = None if data.rows is None else storage.latest(data)
-    return keys, data, latest, provenance(data)
+    return keys, data, storage.latest(data), provenance(data)
 
   def begin(task, problem, real):
     return workflow.init(task, problem, real, num_generations)
@@ -146,7 +145,11 @@ class _Loop:
     self.arrays = jax.tree.map(lambda x: x if isinstance(x, _ARRAYS) else None, self.problem)
     self.real = jax.tree.map(np.asarray, real)
     self.store = programs.begin(task, self.problem, self.arrays, self.real)
-    self.nums = [workflow.emit(task.num_samples, t) for t in range(1, job.numbers.num_generations + 1)]
+    table = emission(task, workflow, job.numbers.num_generations)
+    if table.counts is not None and any(table.counts):  # each as many as count: nothing here has to be of one shape
+      self.nums = list(table.counts)
+    else:
+      self.nums = [table.num(t) for t in range(1, job.numbers.num_generations + 1)]
     self.params: Any = None
     self.absorbed_at = 0
     self.place = {t: i for i, t in enumerate(job.numbers.recorded)}
@@ -190,11 +193,7 @@ class _Loop:
     batch = None
     if np.sum(storage.mass(context.data)) > 0:
       self.params = self.task.fit(keys["fit"], self.problem, context)
-      run = Run(self.key, self.problem, self.real, None, None)
-      num_generations = self.job.numbers.num_generations
-      batch, sampling = emit(
-        self.task, self.workflow, run, self.params, context, num_generations=num_generations, key=keys["sample"]
-      )
+      batch, sampling = written(self.task, keys["sample"], self.problem, self.params, context)
       if self.task.absorbed is not None and not self.absorbed_at and self.task.absorbed(self.problem, self.params):
         self.absorbed_at = t
       if evaluate:

@@ -16,8 +16,8 @@ import numpy as np
 
 from collapse_jax import interrupts
 from collapse_jax.refused import Refused
-from collapse_jax.sweeps import devices, fingerprint, host_driver, scan_driver, steps_driver
-from collapse_jax.sweeps.dataset import Results, check_table, made_by, merged, to_dataset
+from collapse_jax.sweeps import devices, expected, fingerprint, host_driver, scan_driver, steps_driver
+from collapse_jax.sweeps.dataset import Results, check_table, merged, to_dataset
 from collapse_jax.sweeps.grid import COMMON_METRICS, Grid, check_numbers
 from collapse_jax.sweeps.job import Job, Machine, Numbers, OnBatch, OnCell, OnMetrics, Saving, Watch, chosen_driver
 from collapse_jax.types import TaskSetting
@@ -143,6 +143,8 @@ def sweep(
   generations = numbers.recorded
   shape = (*grid.shape, numbers.num_seeds, len(generations))
   check_table(math.prod(shape))
+  cells = ((cell.index, one, workflow) for cell, one, workflow in grid.runnable())
+  laws = expected.Laws(cells, grid.shape, numbers.num_generations, numbers.warm_start)
   mesh = devices.local(mesh)
   workers, memory = _agreed(num_workers or devices.num_workers(mesh), memory_bytes or 0.5 * devices.memory_bytes())
   job = Job(
@@ -183,10 +185,9 @@ def sweep(
     "seed": numbers.seed,
     "record_every": numbers.record_every,
     **fingerprint.settings(),
-    **made_by(task, workflows),
     "primary_metric": primary_metric or next((name for name in grid.info if name not in COMMON_METRICS), ""),
   }
-  return to_dataset(results, grid, text_axes, generations, attributes)
+  return laws.beside(to_dataset(results, grid, text_axes, generations, attributes))
 
 
 def _agreed(workers: int, memory: float) -> tuple[int, float]:

@@ -15,7 +15,17 @@ import numpy as np
 
 from collapse_jax import interrupts
 from collapse_jax import store as storage
-from collapse_jax.generation import assess, context_of, emit, prepared, provenance, role_keys, start, with_health
+from collapse_jax.generation import (
+  assess,
+  context_of,
+  emission,
+  emit,
+  prepared,
+  provenance,
+  role_keys,
+  start,
+  with_health,
+)
 from collapse_jax.generation import fit as fitted
 from collapse_jax.random import new_key
 from collapse_jax.refused import Refused
@@ -55,14 +65,10 @@ def run(job: Job) -> dict[str, Any]:
     try:
       with noted(cell):
         jax.eval_shape(lambda key, s: start(key, make(s), workflow, numbers.num_generations), new_key(0), grid.shared)  # noqa: B023
-        nums = _nums(prepared(task, workflow), workflow, numbers.num_generations)
-        key = (
-          cell.index[1:],
-          prepared(task, workflow).rows is not None,
-          cell.workflow if min(nums) < max(nums) else nums[0],
-        )
+        counts = emission(prepared(task, workflow), workflow, numbers.num_generations).counts
+        key = cell.index[1:], cell.workflow if counts is None else counts
         if key not in costly:
-          costly[key] = _costly_programs(make, workflow, max(nums), numbers.num_generations)
+          costly[key] = _costly_programs(make, workflow, numbers.num_generations)
         programs = _programs(make, workflow, numbers, *costly[key])
         for first in starts:
           turn += 1
@@ -98,16 +104,16 @@ def _task(grid: Grid, values: Mapping[str, Any], workflow: Workflow, shared) -> 
   return prepared(grid.task_of(values, shared), workflow)
 
 
-def _nums(task: TaskSetting, workflow: Workflow, num_generations: int) -> list:
-  """Rows that the models emit."""
-  return [workflow.emit(task.num_samples, t) for t in range(1, num_generations + 1)]
-
-
-def _costly_programs(make: Callable[[Any], TaskSetting], workflow: Workflow, num: int, num_generations: int):
+def _costly_programs(make: Callable[[Any], TaskSetting], workflow: Workflow, num_generations: int):
   """The costly programs, which do not depend on how a workflow stores data: fit, and evaluate with sampling."""
 
   def fit(shared, keys, problems, contexts, previous):
-    one = lambda key, problem, context, old: fitted(make(shared), key, problem, context._replace(num=num, previous=old))
+    task = make(shared)
+
+    def one(key, problem, context, previous):
+      num = emission(task, workflow, num_generations).num(context.t)
+      return fitted(task, key, problem, context._replace(num=num, previous=previous))
+
     return jax.vmap(one, in_axes=(0, 0, _axes(contexts), 0))(keys, problems, contexts, previous)
 
   def evaluate_and_emit(shared, keys, problems, params, contexts):
@@ -115,7 +121,7 @@ def _costly_programs(make: Callable[[Any], TaskSetting], workflow: Workflow, num
 
     def one(key, problem, params, context):
       run = Run(key, problem, context.real, None, None)
-      batch, sampling = emit(task, workflow, run, params, context._replace(num=num), num_generations=num_generations)
+      batch, sampling = emit(task, workflow, run, params, context, num_generations=num_generations)
       return batch, assess(task, role_keys(key, context.t)["evaluate"], problem, params, sampling, context)
 
     return jax.vmap(one, in_axes=(0, 0, 0, _axes(contexts)))(keys, problems, params, contexts)
@@ -136,9 +142,8 @@ def _programs(make, workflow: Workflow, numbers: Numbers, fit, evaluate_and_emit
 
     def one(run):
       context = context_of(task, workflow, run, t, num_generations=num_generations)
-      latest = None if context.data.rows is None else storage.latest(context.data)
       pooled = _pooled(task, context.data, num_generations)
-      return context._replace(t=None, num=None, data=pooled, previous=None, latest=latest), provenance(context.data)
+      return context._replace(t=None, num=None, data=pooled, previous=None), provenance(context.data)
 
     return jax.vmap(one)(runs)
 
@@ -171,11 +176,10 @@ def memory_per_device(
     num_seeds: in one program.
   """
   grid = Grid(task, [workflow], {name: [value] for name, value in values.items()}, shared)
-  ((cell, one, flow),) = grid.runnable()
+  ((cell, _, flow),) = grid.runnable()
   make = functools.partial(_task, grid, cell.values, flow)
-  num = max(_nums(prepared(one, flow), flow, num_generations))
   numbers = Numbers(num_generations, num_seeds, 0, 1, False)
-  programs = _programs(make, flow, numbers, *_costly_programs(make, flow, num, num_generations))
+  programs = _programs(make, flow, numbers, *_costly_programs(make, flow, num_generations))
   runs = jax.eval_shape(programs.begin, shared, jax.ShapeDtypeStruct((num_seeds,), jnp.int32))
   contexts, _ = jax.eval_shape(programs.choose, shared, runs, jnp.asarray(1))
   contexts = contexts._replace(t=jax.ShapeDtypeStruct((), jnp.int32))
