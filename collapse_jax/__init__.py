@@ -13,6 +13,7 @@ if TYPE_CHECKING:
   from collapse_jax import report as report
   from collapse_jax import store as store
   from collapse_jax import tasks as tasks
+  from collapse_jax import testing as testing
   from collapse_jax import theory as theory
   from collapse_jax import training as training
   from collapse_jax import transforms as transforms
@@ -44,8 +45,8 @@ _HOME = {
   **dict.fromkeys(["advance", "run", "start"], "generation"),
   **dict.fromkeys(["load", "sweep"], "sweeps"),
   **dict.fromkeys(["rewards", "verifiers"], "transforms"),
-  **dict.fromkeys(["data", "diagnostics", "lm", "plotting", "report", "store", "tasks", "theory", "training"], ""),
-  **dict.fromkeys(["transforms", "workflows"], ""),
+  **dict.fromkeys(["data", "diagnostics", "lm", "plotting", "report", "store", "tasks", "testing", "theory"], ""),
+  **dict.fromkeys(["training", "transforms", "workflows"], ""),
   "Refused": "refused",
   "citation": "_citation",
   "diagnose": "diagnostics",

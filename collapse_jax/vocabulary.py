@@ -12,6 +12,18 @@ import numpy as np
 
 from collapse_jax.refused import Refused
 
+# Choices that both a function and a flag take.
+DRAWS = ("auto", "law", "rows")
+BANDWIDTH_RULES = ("scott", "silverman", "scott_scaled", "silverman_scaled")
+KERNELS = ("gaussian", "tophat")
+LABELLED_DATASETS, LABELLED_GENERATORS = ("moons", "circles", "breast_cancer"), ("gaussian_mixture", "kde")
+RESAMPLING = ("none", "bootstrap")  # of the real rows of an ensemble
+EDIT_BASES, EDIT_MASKS = ("anchor", "chain"), ("fresh", "fixed", "disjoint")
+EDIT_NOISES = ("regenerated", "additive")
+LABELS_OF_LOGISTIC = ("model", "data")
+LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")
+TOKEN_BUDGETS = ("epochs", "steps", "tokens")
+
 LARGEST = 2**31 - 1  # of integers: more would not count in int32
 LONGEST = 100  # bytes of a file's name; file systems take 143 (eCryptfs) to 255, and there are endings to add
 
@@ -69,9 +81,11 @@ def check_num_emitted(num_emitted=None) -> None:
 
 
 def check_real_fraction(real_fraction, fresh=False, real_weight=None) -> None:
-  for name, value in (("real_fraction", real_fraction), ("real_weight", 1.0 if real_weight is None else real_weight)):
-    if not _is_number(value) or not 0 < value <= 1:
-      raise Refused.must_be(name, "above 0 and at most 1", value)
+  if not _is_number(real_fraction) or not 0 <= real_fraction <= 1:
+    raise Refused.must_be("real_fraction", "at least 0 and at most 1", real_fraction)
+  if real_weight is not None and (not _is_number(real_weight) or not 0 < real_weight <= 1 or real_fraction == 0):
+    there = "" if real_fraction else ", and there must be real rows"
+    raise Refused.must_be("real_weight", f"above 0 and at most 1{there}", real_weight)
   if not isinstance(fresh, bool | np.bool_):
     raise Refused.must_be("fresh", "True or False", fresh)
 

@@ -75,10 +75,10 @@ def accumulate(num_emitted: int | None = None) -> Workflow:
 
   def init(task, problem, real, num_generations):
     if num_emitted is not None and real.rows is not None:
-      real = storage.pad(_masked(real), max(storage.num_rows(real.rows, 1), num_emitted))
+      real = _masked(real)
     real = storage.seal(task, problem, real)
     total = jax.tree.map(lambda x: x[0], real.summary)
-    capacity = 0 if real.rows is None else storage.num_rows(real.rows, 1)
+    capacity = 0 if real.rows is None else max(storage.num_rows(real.rows, 1), num_emitted or 0)
     return storage.allocate(real._replace(summary=None), num_generations, capacity)._replace(summary=total)
 
   def update(task, problem, key, store, batch, t):
@@ -126,19 +126,23 @@ def mix(real_fraction, fresh: bool = False, real_weight=None) -> Workflow:
   400
 
   Args:
-    real_fraction: share of real rows, in (0, 1]; may be traced if the task draws from the exact law.
+    real_fraction: share of real rows, in [0, 1], with 0 for `replace`; may be traced if the task draws from the exact law.
     fresh: draw the n real rows anew each generation.
     real_weight: share of the real batch in the fit, in (0, 1] (2502.18049); default f: rows count alike; may be traced.
   Raises:
-    ValueError: real_fraction or real_weight outside (0, 1], or no task rows are fresh.
+    ValueError: real_fraction outside [0, 1], real_weight outside (0, 1] or beside no real rows, or no task rows are fresh.
   """
   if not isinstance(real_fraction, jax.Array):
     vocabulary.check_real_fraction(real_fraction, fresh, None if isinstance(real_weight, jax.Array) else real_weight)
+    if real_fraction == 0:
+      return replace()
   share = real_fraction if real_weight is None else real_weight
 
   def emit(n, t):
     if any(isinstance(x, jax.core.Tracer) for x in (n, real_fraction)):
-      return jnp.round(n * (1 - real_fraction) / real_fraction)  # a sweep hands over the number of the next line
+      # A sweep hands over the number of the next line, and of `replace`.
+      some = jnp.where(real_fraction == 0, 0.5, real_fraction)
+      return jnp.round(n * (1 - some) / some)
     return round(float(n) * (1 - float(real_fraction)) / float(real_fraction))
 
   def weights(num_generations):
@@ -149,7 +153,13 @@ def mix(real_fraction, fresh: bool = False, real_weight=None) -> Workflow:
     return table
 
   return _scheduled(
-    slots=lambda T: 2, slot=lambda t: 1, weights=weights, emit=emit, fresh=fresh, real_weight=real_weight
+    slots=lambda T: 2,
+    slot=lambda t: 1,
+    weights=weights,
+    emit=emit,
+    fresh=fresh,
+    real_weight=real_weight,
+    real_factor=jnp.sign(real_fraction) if isinstance(real_fraction, jax.Array) else None,
   )
 
 
@@ -238,7 +248,7 @@ def _masked(data: Data) -> Data:
   """With a mask over rows, so that smaller batches can be stored beside it: all have one or none."""
   if data.row_weight is not None:
     return data
-  return data._replace(row_weight=jnp.ones((1, storage.num_rows(data.rows, 1))))
+  return storage.same(data, row_weight=jnp.ones((1, storage.num_rows(data.rows, 1))))
 
 
 def _uniform_over_history(num_generations):
@@ -254,6 +264,7 @@ def _scheduled(
   redrawn: bool = False,
   factor: np.ndarray | None = None,
   real_weight=None,
+  real_factor=None,
 ) -> Workflow:
   """A schedule of whole batches.
 
@@ -266,6 +277,7 @@ def _scheduled(
     redrawn: fitted to num_samples rows of the kept batches, drawn without replacement.
     factor: [T, T] weight of the batch in slot j in generation t, in row t - 1; None: 1 for all that are kept.
     real_weight: share of slot 0 where there is another batch; None: every row counts alike.
+    real_factor: what a row of slot 0 counts where there is another batch; None: 1.
   """
 
   def init(task: TaskSetting, problem, real: Data, num_generations: int):
@@ -278,7 +290,7 @@ def _scheduled(
     real = storage.seal(task, problem, real, redrawn)
     capacity = 0
     if real.rows is not None:
-      emitted = [emit(task.num_samples, t) for t in range(1, num_generations + 1)]
+      emitted = storage.emission(task, emit, num_generations).counts or ()
       capacity = max([storage.num_rows(real.rows, 1), *emitted])
       if min(emitted) < capacity:
         real = _masked(real)
@@ -298,13 +310,15 @@ def _scheduled(
     used = (store.origin >= 0).astype(float)
     if factor is not None:
       used = used * jnp.asarray(factor, float)[t - 1, : used.shape[0]]
+    if real_factor is not None:
+      used = used.at[0].multiply(jnp.where(t > 1, real_factor, 1.0))
     if real_weight is not None:
       share = used * jnp.stack([jnp.asarray(real_weight, float), jnp.asarray(1 - real_weight, float)])
       used = share / jnp.sum(share) * jnp.sum(used * store.count) / jnp.maximum(store.count, 1e-30)
     return storage.total(task, problem, store._replace(weight=used))
 
   def update(task, problem, key, store, batch, t):
-    if batch.rows is not None and storage.num_rows(batch.rows, 1) == 0:  # mix(1.0)
+    if task.rows is None and emit(task.num_samples, 1) == 0:  # mix(1.0)
       return store
     if not redrawn:
       return storage.put(storage.moved(task, problem, store, batch), storage.seal(task, problem, batch), slot(t))
@@ -342,7 +356,7 @@ def _rows_at(task, problem, stored, stamps, chosen) -> Data:
     )
   if task.summary is None:
     return data
-  return data._replace(summary=task.summary.of(problem, rows, row_weight))
+  return data._replace(summary=storage.statistics(task.summary.of, problem, rows, row_weight))
 
 
 FACTORIES: dict[str, Callable[..., Workflow]] = {

@@ -1,8 +1,5 @@
-"""One table drives every task through every workflow: jit, vmap, one trace, host loop equals scan, chained equals whole."""
+"""The loop: sizes and shares, chained and sparse calls, schedules, subsets, warm starts, and what is refused."""
 
-import itertools
-
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +8,7 @@ from helpers import poisson_mean
 
 import collapse_jax as cj
 from collapse_jax import store, tasks, transforms, workflows
-from collapse_jax.sweeps import scheduler
+from collapse_jax.sweeps import programs
 
 T, N = 4, 8
 OVERLAPPING = (
@@ -22,68 +19,44 @@ OVERLAPPING = (
 
 TASKS = {
   "gaussian": lambda: tasks.gaussian(2, N),
-  "gaussian_rows": lambda: tasks.gaussian(2, N, draws="rows"),
   "kde": lambda: tasks.kde("moons", N, 0.5, num_test=20),
-  "kde_scott": lambda: tasks.kde("moons", N, "scott", num_test=20),
-  "poisson": poisson_mean,
-}
-MORE_TASKS = {
-  "bernoulli": lambda: tasks.exponential_family("bernoulli", N),
+  "poisson": lambda: poisson_mean(num_samples=N),
   "discrete": lambda: tasks.discrete(50, N),
-  "linear_regression": lambda: tasks.linear_regression(3, N),
-  "logistic_regression": lambda: tasks.logistic_regression(OVERLAPPING, 40, coefficients=[0.2, 0.5]),
-  "sample_median": lambda: tasks.sample_median(N),
-  "linear_regression_fresh": lambda: tasks.linear_regression(3, N, covariates="fresh"),
 }
-PAPER = ("replace", "accumulate", "accumulate_subsample")
-WORKFLOWS = (*PAPER, "mix(0.5)", "mix(0.5, fresh=True)")
-CELLS = [
-  *itertools.product(TASKS, WORKFLOWS),
-  *itertools.product(MORE_TASKS, PAPER),
-  *itertools.product(["discrete", "linear_regression_fresh", "logistic_regression"], ["sliding_window(2)"]),
-  *itertools.product(["gaussian", "kde_scott", "poisson"], ["grown_replace", "sliding_window(2)"]),
-]
+SIZES = {
+  "replace": N,
+  "accumulate": N * np.arange(1, T + 1),
+  "accumulate_subsample": N,
+  "mix(0.5)": np.where(np.arange(T) == 0, N, 2 * N),
+  "mix(0.5, fresh=True)": np.where(np.arange(T) == 0, N, 2 * N),
+  "grown_replace": N * np.arange(1, T + 1),
+  "sliding_window(2)": N * np.minimum(np.arange(1, T + 1), 2),
+}
 
 
-@pytest.mark.parametrize(("task_name", "workflow_name"), CELLS)
-def test_every_task_by_every_workflow(task_name, workflow_name, keys):
-  task, workflow = (TASKS | MORE_TASKS)[task_name](), workflows.parse(workflow_name)()
-  chex.clear_trace_counter()
-  one = chex.assert_max_traces(lambda key: cj.run(key, task, workflow, T), n=1)
-  program = jax.jit(jax.vmap(one))
-  out = program(keys(3))
-  program(keys(3, seed=1))
-  assert out["finite"].shape == (3, T)
-  assert np.asarray(out["finite"]).all()
-  table = np.asarray(workflow.weights(T))
-  np.testing.assert_allclose(table.sum(axis=1), 1)
-  if not workflow.redrawn:  # the declared table is the one that is used
-    np.testing.assert_allclose(out["real_share"][0], table[:, 0], atol=1e-6)
-  size = {
-    "replace": N,
-    "accumulate": N * np.arange(1, T + 1),
-    "accumulate_subsample": N,
-    "grown_replace": N * np.arange(1, T + 1),
-    "sliding_window(2)": N * np.minimum(np.arange(1, T + 1), 2),
-  }.get(workflow_name)
-  if size is not None:
-    np.testing.assert_allclose(out["train_size"][0], np.broadcast_to(size, T) * task.num_samples / N)
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_and_shares(name, keys):
+  """Those that are recorded are those that are declared; `cj.testing` holds them against the rows themselves."""
+  workflow = workflows.parse(name)()
+  out = jax.jit(jax.vmap(lambda key: cj.run(key, TASKS["poisson"](), workflow, T)))(keys(3))
+  assert out["finite"].shape == (3, T) and np.asarray(out["finite"]).all()
+  np.testing.assert_allclose(out["train_size"][0], np.broadcast_to(SIZES[name], T))
+  if not workflow.redrawn:
+    np.testing.assert_allclose(out["real_share"][0], np.asarray(workflow.weights(T))[:, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize(
   ("task_name", "workflow_name"),
   [
-    *itertools.product(["poisson"], WORKFLOWS),
-    *itertools.product(["gaussian"], PAPER),
-    ("kde", "accumulate"),
-    ("kde", "mix(0.5, fresh=True)"),
-    ("linear_regression", "accumulate_subsample"),
+    ("poisson", "mix(0.5, fresh=True)"),
+    ("gaussian", "accumulate"),
+    ("kde", "accumulate_subsample"),
     ("discrete", "sliding_window(2)"),
   ],
 )
-def test_drivers_agree(task_name, workflow_name):
-  """The host loop equals the scan, two chained calls equal one, and a shorter horizon has the same draws."""
-  task, workflow = (TASKS | MORE_TASKS)[task_name](), workflows.parse(workflow_name)()
+def test_calls_chain(task_name, workflow_name):
+  """Two chained calls equal one, a shorter horizon has the same draws, and sparse recording the same numbers."""
+  task, workflow = TASKS[task_name](), workflows.parse(workflow_name)()
   key = jax.random.key(7)
   whole = jax.jit(lambda key: cj.run(key, task, workflow, T))(key)
   close = lambda a, b: jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-5), a, b)
@@ -95,25 +68,17 @@ def test_drivers_agree(task_name, workflow_name):
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
 
   close(jax.jit(chained)(key), whole)
-  close(jax.jit(lambda key: cj.run(key, task, workflow, T, host=True))(key), whole)
   short = jax.jit(lambda key: cj.run(key, task, workflow, 2))(key)
   close(short, jax.tree.map(lambda x: x[:2], whole))
   sparse = jax.jit(lambda key: cj.run(key, task, workflow, T, record_every=2))(key)
   close(sparse, jax.tree.map(lambda x: x[np.array([0, 1, 3])], whole))
 
 
-def test_runs_are_paired_across_workflows():
-  """Every workflow fits model 1 to the same rows."""
-  first = [
-    float(cj.run(jax.random.key(0), TASKS["kde"](), workflows.parse(name)(), 1)["test_nll"][0]) for name in WORKFLOWS
-  ]
-  assert max(first) - min(first) < 1e-5
-
-
 @pytest.mark.parametrize(
   ("text", "part"),
   [
-    ("mix(0)", "above 0"),
+    ("mix(-0.1)", "at least 0"),
+    ("mix(0, real_weight=0.5)", "there must be real rows"),
     ("mix(2)", "at most 1"),
     ("nothing", "unknown workflow"),
     ("mix(", "must be a name or a call"),
@@ -203,7 +168,7 @@ def test_mix_emits_one_number_wherever_it_is_decided():
     for f in shares:
       right = round(n * (1 - f) / f)
       workflow = workflows.mix(f)
-      handed = scheduler._emitted(workflow, n, 3)
+      handed = programs.emitted(workflow, n, 3)
       assert workflow.emit(n, 1) == right == handed, (n, f)
       assert workflows.mix(np.float64(f)).emit(np.int64(n), 1) == right
       differing += right != np.round(np.float32(n) * (1 - np.float32(f)) / np.float32(f))
@@ -224,6 +189,54 @@ def test_mix_trains_on_as_many_rows_in_a_sweep_as_in_a_run():
       assert found[1] == n + round(n * (1 - f) / f)
 
 
+def test_mix_of_no_real_rows_is_replace():
+  """As a workflow, and as one value of an axis whose values share a program."""
+  assert workflows.parse("mix(0.0, fresh=True)")().weights(3).tolist() == np.eye(3).tolist()
+  task = lambda num_samples: tasks.exponential_family("gaussian", num_samples)
+  axes = {"num_samples": [10], "real_fraction": [0.0, 0.5]}
+  out = cj.sweep(
+    task,
+    {"mix": workflows.mix, "replace": lambda real_fraction: workflows.replace()},
+    axes,
+    num_generations=4,
+    num_seeds=2,
+  )
+  mixed, replaced = (out.sel(workflow=name).squeeze() for name in ("mix", "replace"))
+  assert out.attrs["num_compilations"] == 2
+  for name in ("squared_error_of_mean", "train_size", "real_share"):
+    np.testing.assert_allclose(mixed[name][0], replaced[name][0], rtol=1e-5, atol=1e-7)
+  assert (mixed.real_share[1, :, 1:] == 0.5).all() and abs(mixed - replaced).squared_error_of_mean[1, :, 1:].min() > 0
+
+
+def test_where_no_rows_are_emitted_samples_are_looked_at():
+  """mix(1.0) trains on the real rows alone, and its samples are judged all the same."""
+  task = transforms.observe(
+    poisson_mean(num_samples=N), lambda problem, context, data: {"num": jnp.sum(data.rows > -1)}
+  )
+  out = cj.run(jax.random.key(0), task, workflows.mix(1.0), 3)
+  np.testing.assert_array_equal(out["num"], N)
+  np.testing.assert_array_equal(out["train_size"], N)
+  assert len(set(out["squared_error"].tolist())) == 1 and (out["real_share"] == 1).all()
+
+
+def test_rows_are_emitted_as_one_table_says():
+  """Drawn, used and stored alike; a workflow of one's own needs to say it only once."""
+  task, growing = poisson_mean(num_samples=N), workflows.grown_replace()
+  table = cj.generation.emission(task, growing, 3)
+  assert table.counts == (2 * N, 3 * N, 4 * N) and table.num(1) == 4 * N
+  assert [int(table.used(t)) for t in (1, 2, 3)] == list(table.counts)
+  even = cj.generation.emission(task, workflows.mix(1.0), 3)
+  assert even == (even.num, None, (0, 0, 0)) and even.num(1) == N
+  law = cj.generation.emission(tasks.gaussian(1, 1e9), growing, 3)
+  assert (law.num(2), law.used, law.counts) == (3e9, None, None)
+  seen = transforms.observe(
+    task, lambda problem, context, data: {"drawn": context.num, "used": jnp.asarray(context.used)}
+  )
+  out = cj.run(jax.random.key(0), seen, growing, 3)
+  np.testing.assert_array_equal(out["used"][:2], out["train_size"][1:])
+  assert (out["drawn"] == 4 * N).all()
+
+
 def test_a_task_that_relabels_its_rows_runs_in_a_sweep_where_it_runs_alone():
   """mix(0.5) emits as many rows as there are, also where the number is traced."""
   axes = {"dim": [3], "num_samples": [20, 30]}
@@ -238,35 +251,6 @@ def test_a_task_that_relabels_its_rows_runs_in_a_sweep_where_it_runs_alone():
   np.testing.assert_allclose(
     by_share.test_mse.values.ravel(), out.test_mse.sel(workflow="mix(0.5)").values.ravel(), rtol=1e-5
   )
-
-
-def _rejecting_some(task):
-  return transforms.verify(task, lambda key, problem, rows: jax.random.uniform(key, (store.num_rows(rows),)) < 0.7)
-
-
-GROWING = {
-  "kde": lambda: tasks.kde("blobs", N, 0.3, num_test=20),
-  "kde_tophat": lambda: tasks.kde("normal", N, 6.0, "tophat", num_test=20),
-  "poisson": lambda: tasks.exponential_family("poisson", N, draws="rows"),
-  "gaussian_rows": lambda: tasks.gaussian(2, N, draws="rows"),
-  "linear_regression_fresh": lambda: tasks.linear_regression(2, N, covariates="fresh"),
-  "discrete": lambda: tasks.discrete(10, N, temperature=1.5),
-  "ngram": lambda: tasks.ngram(N, 4, length=6),
-  "gaussian_mixture": lambda: tasks.gaussian_mixture("ring", N, 2, num_steps=2, num_test=20),
-  "verified": lambda: _rejecting_some(tasks.classification(2, N)),
-  "curated": lambda: transforms.curate(tasks.sample_median(N), 3, lambda rows: -(rows**2)),
-  "nearest": lambda: transforms.select_nearest(tasks.kde("normal", N, 0.3, num_test=20), 0.7),
-  "nearest_of_few": lambda: transforms.select_nearest(tasks.kde("normal", N, 0.3, num_test=20), 0.7, oversample=False),
-}
-
-
-@pytest.mark.parametrize("name", GROWING)
-def test_draws_do_not_depend_on_the_horizon_where_batches_grow(name):
-  """Where the largest batch of the horizon is drawn, its first rows are those of a smaller one, and metrics are of them only."""
-  task = GROWING[name]()
-  short, long = (cj.run(jax.random.key(7), task, workflows.grown_replace(), num) for num in (3, 6))
-  for metric, value in short.items():
-    np.testing.assert_allclose(value, long[metric][:3], rtol=2e-4, atol=1e-5, err_msg=metric)
 
 
 def test_selection_keeps_its_share_where_batches_grow():

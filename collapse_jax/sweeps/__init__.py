@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING
 from collapse_jax import lazy
 
 if TYPE_CHECKING:
-  from collapse_jax.sweeps.scheduler import Plan as Plan
-  from collapse_jax.sweeps.scheduler import load as load
-  from collapse_jax.sweeps.scheduler import plan as plan
+  from collapse_jax.sweeps.dataset import load as load
+  from collapse_jax.sweeps.job import Stop as Stop
+  from collapse_jax.sweeps.planning import Plan as Plan
+  from collapse_jax.sweeps.planning import plan as plan
   from collapse_jax.sweeps.scheduler import sweep as sweep
+  from collapse_jax.sweeps.steps_driver import memory_per_device as memory_per_device
 
-_HOME = dict.fromkeys(["Plan", "load", "plan", "sweep"], "scheduler")
+_HOME = {
+  "Plan": "planning",
+  "Stop": "job",
+  "load": "dataset",
+  "memory_per_device": "steps_driver",
+  "plan": "planning",
+  "sweep": "scheduler",
+}
 
 __all__ = sorted(_HOME)
 __getattr__, __dir__ = lazy.attach(__name__, _HOME)

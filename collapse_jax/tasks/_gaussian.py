@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax import theory
 from collapse_jax._citation import citing
 from collapse_jax.random import chi_squares, normal
 from collapse_jax.refused import Refused
@@ -35,7 +36,7 @@ from collapse_jax.tasks.parts import (
   rows_unless_refused,
   triangular,
 )
-from collapse_jax.types import Array, Context, Data, MetricInfo, Metrics, Summary, TaskSetting
+from collapse_jax.types import Array, Context, Data, Expected, MetricInfo, Metrics, Summary, TaskSetting
 
 _MANY_ROWS = (
   2e5  # in a pool; with fewer, rounding is below a tenth of the standard error of 1e4 runs for 10,000 generations
@@ -241,6 +242,31 @@ def gaussian(
   def move(problem, stats: GaussianStats, drawn: Drawn) -> GaussianStats:
     return _move(stats, drawn.pool, spread(drawn.pool), drawn.model)
 
+  def predict(schedule: theory.Schedule) -> dict[str, Expected]:
+    how = {"unbiased": unbiased, "temperature": temperature}
+    moments, limit = theory.schedule_moments(schedule, **how), theory.schedule_moments(schedule, **how, limit=True)
+    log_det, spread_of_log_det = theory.schedule_log_det(schedule, dim, **how)
+    log_det_limit = theory.schedule_log_det(schedule, dim, **how, limit=True)
+    # Another truth than N(0, I) only adds to the spread of the trace; and given the past each step of the mean is Gaussian with
+    # at most dim coordinates, to which a random variance only adds.
+    spread = theory.schedule_trace_variance(schedule, dim, **how)
+    trace = Expected(moments.trace_ratio, None, theory.light_until(schedule, 0.2), limit.trace_ratio, spread)
+    while_light = theory.light_until(schedule, 0.1)
+
+    def squared_error(true_trace):
+      mean = true_trace * moments.mean_error
+      up_to = while_light if while_light is None else max(while_light, 1)  # the first is a chi-squared
+      return Expected(mean, None, up_to, true_trace * limit.mean_error, 2 * mean**2 / dim)
+
+    found = {
+      "squared_error_of_mean": squared_error(dim * noise_var if covariance is None else np.trace(covariance)),
+      "covariance_trace_ratio": trace,
+      "covariance_log_det_ratio": Expected(log_det, spread_of_log_det, None, log_det_limit),
+    }
+    if covariance is not None:
+      found |= {"whitened_squared_error_of_mean": squared_error(dim), "whitened_trace_ratio": trace}
+    return found
+
   metrics = METRICS | (WHITENED_METRICS if covariance is not None else {})
   metrics = metrics | (WASSERSTEIN_METRICS if wasserstein2 else {}) | (DISTANCE_METRICS if distances else {})
   make = functools.partial(
@@ -266,6 +292,7 @@ def gaussian(
     fresh,
     rows_unless_refused(draws, make),
     metrics,
+    predict=predict,
   )
 
 

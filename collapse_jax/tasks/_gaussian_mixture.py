@@ -102,7 +102,9 @@ def gaussian_mixture(
     "test_nll": MetricInfo(
       "negative log-likelihood of the test rows", "nats per item", worse="higher", measures="risk"
     ),
-    "model_variance": MetricInfo("variance of the model per coordinate", "data units squared", measures="variance"),
+    "model_variance": MetricInfo(
+      "variance of the model per coordinate", "data units squared", log_scale=True, measures="variance"
+    ),
   }
   if source.log_density is not None:
     about = f"divergence of the model from the truth, KL(model || truth), by {NUM_POINTS} draws"

@@ -16,9 +16,8 @@ from collapse_jax.tasks._gaussian_mixture import draw, fit_mixture, log_density
 from collapse_jax.tasks._kde import log_kernel_sum, log_kernel_volume
 from collapse_jax.tasks.parts import check_integer, check_positive
 from collapse_jax.types import Context, MetricInfo, TaskSetting
+from collapse_jax.vocabulary import LABELLED_GENERATORS
 
-GENERATORS = ("gaussian_mixture", "kde")
-DATASETS = ("moons", "circles", "breast_cancer")
 NUM_FEATURES = 5  # leading principal components of breast_cancer
 
 METRICS = {
@@ -68,8 +67,8 @@ def labelled(
   ):
     check_integer(name, value, least)
   check_positive("bandwidth", bandwidth)
-  if generator not in GENERATORS:
-    raise Refused.must_be("generator", f"one of {', '.join(GENERATORS)}", generator)
+  if generator not in LABELLED_GENERATORS:
+    raise Refused.must_be("generator", f"one of {', '.join(LABELLED_GENERATORS)}", generator)
   made: Any = {
     "moons": lambda key, num: generators.moons(key, num, 0.2),
     "circles": lambda key, num: generators.circles(key, num, 0.3, 0.5),

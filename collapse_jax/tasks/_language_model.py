@@ -16,6 +16,7 @@ from collapse_jax.refused import Refused
 from collapse_jax.store import batch, flat, in_use
 from collapse_jax.tasks.parts import check_integer
 from collapse_jax.types import Context, MetricInfo, TaskSetting
+from collapse_jax.vocabulary import LORA_TARGETS
 
 METRICS = {
   "test_loss": MetricInfo("cross entropy of held-out real text", "nats per token", worse="higher", measures="risk"),
@@ -41,7 +42,7 @@ class Adapters(NamedTuple):
 
   rank: int = 8
   alpha: float = 16.0
-  targets: tuple[str, ...] = ("query", "key", "value", "out", "gate", "up", "down")
+  targets: tuple[str, ...] = LORA_TARGETS
 
 
 @citing("2410.16713")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
+from collapse_jax import theory
 from collapse_jax._citation import citing
 from collapse_jax.random import normal
 from collapse_jax.refused import Refused
@@ -30,7 +31,7 @@ from collapse_jax.tasks.parts import (
   rows_unless_refused,
   triangular,
 )
-from collapse_jax.types import Array, Context, Data, MetricInfo, Summary, TaskSetting
+from collapse_jax.types import Array, Context, Data, Expected, MetricInfo, Summary, TaskSetting
 
 METRICS = {
   "test_mse": MetricInfo(
@@ -154,6 +155,18 @@ def linear_regression(
   def evaluate(key, problem, params):
     return {"test_mse": jnp.sum(matmul(problem.test_factor, params - problem.coefficients) ** 2)}
 
+  def predict(schedule: theory.Schedule) -> dict[str, Expected]:
+    """Estimates from batches that relabel one design pool as means of rows do."""
+    if not same or abs(num_samples - dim) < 2 or schedule.redrawn or (schedule.sizes != num_samples).any():
+      return {}
+    unseen = max(dim - num_samples, 0)  # what no label shows
+    first = theory.linear_regression_mse(np.ones((1, 1)), dim, num_samples, noise_var)[0] - unseen
+    noise = first * theory.schedule_noise(schedule, temperature=temperature)
+    limit = first * theory.schedule_noise(schedule, temperature=temperature, limit=True)
+    heavy = num_samples < 2 * dim + 10 and dim < 2 * num_samples + 10  # inverse Wishart over designs
+    least = 2 * noise**2 / min(dim, num_samples)
+    return {"test_mse": Expected(noise + unseen, None, 0 if heavy else None, limit + unseen, least)}
+
   if law:
     summary, fit = Summary(_of_estimates, add_means), lambda key, problem, context: context.data.summary.mean
   elif same:
@@ -171,6 +184,7 @@ def linear_regression(
     fresh,
     rows_unless_refused(draws, make) if same else None,
     METRICS,
+    predict=predict,
   )
 
 

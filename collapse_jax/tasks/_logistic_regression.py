@@ -20,6 +20,7 @@ from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import LabelStats, add_labels, check_integer, check_positive, known, label_stats, matmul
 from collapse_jax.types import Array, Context, MetricInfo, Summary, TaskSetting
+from collapse_jax.vocabulary import LABELS_OF_LOGISTIC
 
 METRICS = {
   "excess_risk": MetricInfo(
@@ -218,7 +219,7 @@ def _check(data, num_samples, labels, coefficients, dim, temperature):
       f"at most {len(data.labels) - 1} for {data.name} ({len(data.labels)} rows, one at least held out)",
       num_samples,
     )
-  if labels not in ("model", "data"):
+  if labels not in LABELS_OF_LOGISTIC:
     raise Refused.must_be("labels", "'model' or 'data'", labels)
   if coefficients is not None and (np.shape(coefficients) != (dim,) or not np.isfinite(coefficients).all()):
     raise Refused(

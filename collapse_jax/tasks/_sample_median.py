@@ -5,12 +5,14 @@ Asymptotically linear, but no mean: a pool's median is no function of the median
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from collapse_jax import theory
 from collapse_jax._citation import citing
 from collapse_jax.random import normal
 from collapse_jax.store import batch, flat
 from collapse_jax.tasks.parts import check_integer, check_positive
-from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
+from collapse_jax.types import Array, Context, Expected, MetricInfo, TaskSetting
 
 METRICS = {
   "squared_error_of_mean": MetricInfo(
@@ -53,6 +55,12 @@ def sample_median(num_samples: int, noise_var=1.0, *, temperature=1.0) -> TaskSe
   def sample(key, problem, median, context: Context):
     return draw(key, median, problem * jnp.asarray(temperature, float), context.num), {}
 
+  def predict(schedule: theory.Schedule) -> dict[str, Expected]:
+    scale = np.pi / 2 * noise_var / num_samples  # the variance of a median is pi / 2 of the mean's
+    return {
+      "squared_error_of_mean": Expected(scale * theory.schedule_noise(schedule, temperature=temperature), up_to=0)
+    }
+
   return TaskSetting(
     init,
     lambda key, problem, context: weighted_median(*flat(context.data)),
@@ -62,6 +70,7 @@ def sample_median(num_samples: int, noise_var=1.0, *, temperature=1.0) -> TaskSe
     None,
     fresh,
     metrics=METRICS,
+    predict=predict,
   )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from collapse_jax.random import chi_square, normal
 from collapse_jax.refused import Refused
 from collapse_jax.types import Array, TaskSetting
-from collapse_jax.vocabulary import LARGEST
+from collapse_jax.vocabulary import DRAWS, LARGEST
 
 
 class MeanStats(NamedTuple):
@@ -98,7 +98,7 @@ def rows_unless_refused(draws: str, make: Callable[[], TaskSetting]) -> Callable
 
 def check_draws(draws: str, num_samples=None) -> None:
   """The kind of draws, and num_samples where an exact law lets it be any number."""
-  if draws not in ("auto", "law", "rows"):
+  if draws not in DRAWS:
     raise Refused.must_be("draws", "'auto', 'law' or 'rows'", draws)
   if num_samples is None:
     return

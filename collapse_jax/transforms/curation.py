@@ -10,7 +10,7 @@ from collapse_jax._citation import citing
 from collapse_jax.random import uniform
 from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_integer, known
-from collapse_jax.transforms.parts import in_rows, per_row, require_plain, taken
+from collapse_jax.transforms.parts import in_rows, observe, per_row, require_plain, resample
 from collapse_jax.types import MetricInfo, TaskSetting
 
 
@@ -71,14 +71,14 @@ def curate(task: TaskSetting, num_candidates: int, reward: Callable, *, flip_sha
       "candidate_reward": jnp.mean(rewards, where=used & (rewards != -jnp.inf)),
       "variance_of_exp_reward": variance,
     }
-    return taken(candidates, flat_index), metrics | found
+    return storage.take(candidates, flat_index), metrics | found
 
   info = {
     "mean_reward": MetricInfo("mean reward of the kept samples", "nats"),
     "candidate_reward": MetricInfo("mean reward of the model's samples", "nats"),
     "variance_of_exp_reward": MetricInfo("variance of exp(reward) over the model's samples"),
   }
-  return task._replace(sample=sample, metrics={**task.metrics, **info}, absorbed=None)
+  return resample(task, sample, info)
 
 
 @citing("2407.09499")
@@ -100,10 +100,8 @@ def class_shares(task: TaskSetting, log_probability: Callable, num_classes: int)
   squared_error_of_mean covariance_trace_ratio covariance_log_det_ratio marginal_mean marginal_log_variance standard_mean
   standard_log_variance largest_class_share class_share
   """
-  task = in_rows(task)
 
-  def sample(key, problem, params, context):
-    data, metrics = task.sample(key, problem, params, context)
+  def shares(problem, context, data):
     score = log_probability(jax.tree.map(lambda x: x[0], data.rows))
     if score.ndim != 2 or score.shape[1] != num_classes:
       raise Refused(
@@ -111,11 +109,11 @@ def class_shares(task: TaskSetting, log_probability: Callable, num_classes: int)
         argument="log_probability",
       )
     weight = storage.in_use(context) * (1.0 if data.row_weight is None else data.row_weight[0])
-    shares = jnp.zeros(num_classes).at[jnp.argmax(score, axis=1)].add(weight / jnp.sum(weight))
-    return data, metrics | {"class_share": shares, "largest_class_share": jnp.max(shares)}
+    share = jnp.zeros(num_classes).at[jnp.argmax(score, axis=1)].add(weight / jnp.sum(weight))
+    return {"class_share": share, "largest_class_share": jnp.max(share)}
 
   info = {
     "largest_class_share": MetricInfo("share of the commonest class among samples", worse="higher"),
     "class_share": MetricInfo("share of each class among samples", dims=("class_label",)),
   }
-  return task._replace(sample=sample, metrics={**task.metrics, **info})
+  return observe(task, shares, info)

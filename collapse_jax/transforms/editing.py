@@ -10,10 +10,10 @@ from collapse_jax import store as storage
 from collapse_jax._citation import citing
 from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_integer, check_positive, known
-from collapse_jax.transforms.parts import in_rows, kth_smallest, require_parts
+from collapse_jax.transforms.parts import in_rows, kth_smallest, on_real, require_parts, resample
 from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
+from collapse_jax.vocabulary import EDIT_BASES, EDIT_MASKS, EDIT_NOISES
 
-BASES, MASKS = ("anchor", "chain"), ("fresh", "fixed", "disjoint")
 _BLOCK_LOGITS = 2**24  # logits at once, 64 MiB
 
 
@@ -131,7 +131,7 @@ def edit_labels(
   if known(share) and not 0 <= share <= 1:
     raise Refused.must_be("share", "from 0 to 1", share)
   _check(base, mask)
-  if noise not in ("regenerated", "additive"):
+  if noise not in EDIT_NOISES:
     raise Refused.must_be("noise", "regenerated or additive", noise)
   task = in_rows(task)
   draw_real = task.init
@@ -171,7 +171,7 @@ def edit_labels(
 
 
 def _check(base, mask):
-  for name, value, allowed in (("base", base, BASES), ("mask", mask, MASKS)):
+  for name, value, allowed in (("base", base, EDIT_BASES), ("mask", mask, EDIT_MASKS)):
     if value not in allowed:
       raise Refused.must_be(name, f"one of {', '.join(allowed)}", value)
 
@@ -181,26 +181,18 @@ def _with_memory(task: TaskSetting, sample, info, parts: tuple[str, str], what: 
 
   def marked(data):
     require_parts(data.rows, parts, what)
-    return data._replace(rows=data.rows | {"edited": jnp.zeros(data.rows[parts[0]].shape, bool)}, draw=None)
+    return data._replace(rows=data.rows | {"edited": jnp.zeros(data.rows[parts[0]].shape, bool)})
 
-  def init(key):
-    problem, real = task.init(key)
-    return problem, marked(real)
-
-  draw_fresh = task.fresh
-  return task._replace(
-    init=init,
-    sample=sample,
-    fresh=None if draw_fresh is None else lambda key, problem: marked(draw_fresh(key, problem)),
-    summary=None if task.summary is None else task.summary._replace(keep_rows=True),
-    absorbed=None,
-    metrics={**task.metrics, **info},
-  )
+  task = on_real(task, marked)
+  if task.summary is not None:
+    task = task._replace(summary=task.summary._replace(keep_rows=True))
+  return resample(task, sample, info)
 
 
 def _base(context: Context, base: str) -> tuple[Any, Array, Any]:
   """The rows to edit, where the mask has been, and the weights of rows."""
-  last = storage.latest(context.data) if context.latest is None else context.latest
+  last = context.latest
+  assert last is not None
   n = storage.num_rows(context.real.rows, 1)
   if storage.num_rows(last.rows, 1) != n:
     raise Refused("editing needs whole batches: accumulate_subsample hands over single rows, use another workflow.")

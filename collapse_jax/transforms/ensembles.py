@@ -9,10 +9,9 @@ from collapse_jax.random import choose, table
 from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_integer
 from collapse_jax.transforms import classifiers
-from collapse_jax.transforms.parts import in_rows, require_parts
-from collapse_jax.types import Context, Data, MetricInfo, TaskSetting
-
-RESAMPLING = ("none", "bootstrap")
+from collapse_jax.transforms.parts import in_rows, observe, require_parts, resample
+from collapse_jax.types import Context, Data, MetricInfo, Metrics, TaskSetting
+from collapse_jax.vocabulary import RESAMPLING
 
 
 @citing("2305.09235")
@@ -49,7 +48,7 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
     """The context of one member: its training data with rows counted so many times."""
     if counts is None:
       return context
-    data = context.data._replace(row_weight=counts, count=jnp.sum(counts, axis=1), weight=jnp.ones(len(counts)))
+    data = context.data._replace(row_weight=counts, weight=jnp.ones(len(counts)))
     if task.summary is not None:
       data = data._replace(summary=task.summary.of(problem, *storage.flat(data)))
     return context._replace(data=data)
@@ -93,9 +92,7 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics) | {"member_spread": jnp.std(metrics[name], ddof=1)}
 
   info = {"member_spread": MetricInfo("standard deviation over members of the first metric")}
-  return task._replace(
-    fit=fit, sample=sample, evaluate=evaluate, metrics={**task.metrics, **info}, absorbed=None, next_token=None
-  )
+  return resample(task._replace(fit=fit, evaluate=evaluate), sample, info)
 
 
 def bootstrap_counts(key, data: Data):
@@ -134,10 +131,8 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
   oracle_nll oracle_brier pooled_auc pooled_accuracy pooled_nll pooled_brier downstream_coverage
   """
   check_integer("num_members", num_members, 1)
-  task = in_rows(task)
 
-  def sample(key, problem, params, context: Context):
-    data, metrics = task.sample(key, problem, params, context)
+  def judge(problem, context: Context, data: Data):
     rows = jax.tree.map(lambda x: x[0], data.rows)
     require_parts(rows, ("x", "label"), "train_on_synthetic")
     if not hasattr(problem, "test"):
@@ -164,13 +159,14 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
     judged = {"downstream": jnp.mean(each, axis=0), "oracle": oracle}
     if num_members > 1:
       judged["pooled"] = predict(rows["x"], rows["label"], weight)
+    metrics: Metrics = {}
     for what, probability in judged.items():
-      metrics = metrics | {f"{what}_{name}": value for name, value in scores(probability, test_label).items()}
+      metrics |= {f"{what}_{name}": value for name, value in scores(probability, test_label).items()}
     if num_members > 1:
       half = 1.96 * jnp.std(each, axis=0, ddof=1)
       middle = jnp.mean(each, axis=0)
       metrics["downstream_coverage"] = classifiers.coverage(middle - half, middle + half, oracle)
-    return data, metrics
+    return metrics
 
   names = {
     "auc": ("area under the curve", "lower"),
@@ -189,7 +185,7 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
   info["downstream_coverage"] = MetricInfo(
     "share of test rows whose probability by real rows lies in the members' interval"
   )
-  return task._replace(sample=sample, metrics={**task.metrics, **info}, absorbed=None)
+  return observe(task, judge, info)
 
 
 def scores(probability, label):

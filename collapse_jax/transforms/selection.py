@@ -11,7 +11,7 @@ from collapse_jax import store as storage
 from collapse_jax._citation import citing
 from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_integer, known
-from collapse_jax.transforms.parts import in_rows, kth_smallest, require_plain, taken, with_masks
+from collapse_jax.transforms.parts import in_rows, kth_smallest, require_plain, resample, with_masks
 from collapse_jax.types import MetricInfo, TaskSetting
 
 _BLOCK = 256  # candidates compared with all real rows at once
@@ -88,23 +88,24 @@ def select_nearest(
     if oversample:
       negative, index = jax.lax.top_k(-distance, context.num)
       distance, kept = -negative, storage.in_use(context) > 0
+      data = storage.take(data, index)
     else:
-      index = None
       wanted = jnp.maximum(jnp.round(keep_fraction * jnp.sum(there)), 1)
       radius = kth_smallest(distance, wanted)
       nearer, tied = distance < radius, distance == radius  # of those that tie at the edge, the first are kept
       kept = nearer | (tied & (jnp.cumsum(tied) <= wanted - jnp.sum(nearer)))
+      data = storage.weighed(data, kept.astype(float))
     found = {
       "nearest_distance": jnp.mean(distance, where=kept),
       "kept_radius": jnp.max(distance, where=kept, initial=0.0),
     }
-    return taken(data, index, None if oversample else kept.astype(float)), metrics | found
+    return data, metrics | found
 
   info = {
     "nearest_distance": MetricInfo("mean distance of kept samples to the nearest real row", "units of the embedding"),
     "kept_radius": MetricInfo("largest distance that was kept", "units of the embedding"),
   }
-  return task._replace(sample=sample, metrics={**task.metrics, **info}, absorbed=None)
+  return resample(task, sample, info)
 
 
 def num_candidates(num: int, keep_fraction: float) -> int:

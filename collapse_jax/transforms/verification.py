@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from collapse_jax import store as storage
 from collapse_jax._citation import citing
-from collapse_jax.transforms.parts import in_rows, masked, per_row, with_masks
+from collapse_jax.transforms.parts import in_rows, per_row, resample, with_masks
 from collapse_jax.types import MetricInfo, TaskSetting
 
 PROBES = {
@@ -47,12 +47,10 @@ def verify(task: TaskSetting, keep: Callable, is_right: Callable | None = None) 
   def sample(key, problem, params, context):
     sample_key, keep_key = jax.random.split(key)
     data, metrics = task.sample(sample_key, problem, params, context)
-    data = masked(data)
     rows = jax.tree.map(lambda x: x[0], data.rows)
     kept = per_row(keep(keep_key, problem, rows), storage.num_rows(rows), "keep").astype(float)
     kept = jnp.where((kept >= 0) & (kept <= 1), kept, jnp.nan)
-    weight = data.row_weight * kept[None]
-    data = data._replace(row_weight=weight, count=jnp.sum(weight, axis=1), summary=None)
+    data = storage.weighed(data, kept)
     used = storage.in_use(context)
     found = {"kept_share": jnp.sum(used * kept) / jnp.sum(used)}
     if is_right is not None:
@@ -62,7 +60,7 @@ def verify(task: TaskSetting, keep: Callable, is_right: Callable | None = None) 
     return data, metrics | found
 
   info = {"kept_share": MetricInfo("share of samples that the verifier kept"), **PROBES}
-  return task._replace(sample=sample, metrics={**task.metrics, **info})
+  return resample(task, sample, info)
 
 
 def _probes(right, kept, used):
