@@ -1,4 +1,4 @@
-"""One generation of the loop, and the two drivers that share it: `lax.scan`, and a host loop for large models."""
+"""One generation of the loop, and `lax.scan` over it."""
 
 import functools
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ def generation(
   warm_start: bool = False,
   evaluate: bool = True,
 ) -> tuple[Run, Metrics]:
-  """Select, fit, evaluate, sample, update: the body of both drivers.
+  """Select, fit, evaluate, sample, update: the body of the scan.
 
   Args:
     run: the run after generation t - 1.
@@ -90,10 +90,13 @@ def generation(
 def context_of(task: TaskSetting, workflow: Workflow, run: Run, t, *, num_generations: int) -> Context:
   """What `fit` and `sample` of generation t look at: the workflow's choice of training data, and how much to emit."""
   data = workflow.select(task, run.problem, role_keys(run.key, t)["select"], run.store, t)
-  num = workflow.emit(task.num_samples, t)
-  if _grows(task, num):  # draw the largest batch and mask the rest
-    num = max(workflow.emit(task.num_samples, s) for s in range(1, num_generations + 1))
-  return Context(t, num, data, run.real, run.params)
+  num = emission(task, workflow, num_generations).num(t)
+  return Context(t, num, data, run.real, run.params, storage.latest(data))
+
+
+def emission(task: TaskSetting, workflow: Workflow, num_generations: int) -> storage.Emission:
+  """How many rows each model emits, see `store.emission`."""
+  return storage.emission(task, workflow.emit, num_generations)
 
 
 def fit(task: TaskSetting, key: Array, problem, context: Context) -> Params:
@@ -123,24 +126,19 @@ def _where_data(context: Context, tree, other):
 def emit(
   task: TaskSetting, workflow: Workflow, run: Run, params, context: Context, *, num_generations: int
 ) -> tuple[Data, Metrics]:
-  """The batch that a fitted model writes, and metrics of the sampling. What there is no model of writes no row."""
-  t = context.t
-  num = workflow.emit(task.num_samples, t)
-  unused = task.rows is None and isinstance(num, int) and num == 0
-  if unused:  # mix(1.0): samples are looked at, and not kept
-    context = context._replace(num=task.num_samples)
-  if _grows(task, num):
-    context = context._replace(used=num)
-  batch, sampling = _sampled(task.sample(role_keys(run.key, t)["sample"], run.problem, params, context), context.num)
-  if unused:
-    rows, row_weight = jax.tree.map(lambda x: x[:, :0], (batch.rows, batch.row_weight))
-    batch = Data(rows, row_weight, jnp.zeros_like(batch.count), batch.weight, batch.origin)
-  if _grows(task, num):
-    mask = storage.in_use(context)[None]
-    mask = mask if batch.row_weight is None else mask * batch.row_weight
-    batch = batch._replace(row_weight=mask, count=jnp.sum(mask, axis=1), summary=None)
+  """The batch that a fitted model writes, as many rows as the workflow has it emit, and metrics of the sampling."""
+  t, table = context.t, emission(task, workflow, num_generations)
+  context = context._replace(num=table.num(t), used=None if table.used is None else table.used(t))
+  return written(task, role_keys(run.key, t)["sample"], run.problem, params, context)
+
+
+def written(task: TaskSetting, key: Array, problem, params, context: Context) -> tuple[Data, Metrics]:
+  """The batch of `context.num` rows that a fitted model writes. What there is no model of writes no row."""
+  batch, sampling = _sampled(task.sample(key, problem, params, context), context.num)
+  if context.used is not None:
+    batch = storage.weighed(batch, storage.in_use(context))
   batch = _where_data(context, batch, 0)  # as empty slots of a store are
-  return batch._replace(origin=jnp.full_like(batch.origin, t)), sampling
+  return batch._replace(origin=jnp.full_like(batch.origin, context.t)), sampling
 
 
 def _sampled(found, num) -> tuple[Data, Metrics]:
@@ -160,10 +158,6 @@ def _sampled(found, num) -> tuple[Data, Metrics]:
   return found
 
 
-def _grows(task, num) -> bool:
-  return task.rows is None and not isinstance(num, int)
-
-
 def with_health(metrics: Metrics) -> Metrics:
   """Adds `finite`: whether all metrics are."""
   healthy = [jnp.all(jnp.isfinite(value)) for value in jax.tree.leaves(metrics)]
@@ -178,7 +172,6 @@ def advance(
   *,
   num_generations: int,
   warm_start: bool = False,
-  host: bool = False,
   record_every: int = 1,
 ) -> tuple[Run, Metrics]:
   """Takes a run through the given generations; calls chain.
@@ -188,7 +181,6 @@ def advance(
     generations: consecutive Python ints, beginning with the first that has not been done.
     num_generations: the horizon that `start` was given.
     warm_start: see `generation`.
-    host: a Python loop, for models too large or too irregular to scan; else `lax.scan`.
     record_every: evaluate only generation 1 and multiples of this, and return only those.
   Returns:
     the run, and metrics with a leading axis over `recorded(generations, record_every)`.
@@ -200,12 +192,6 @@ def advance(
     raise Refused(f"generations must lie in 1..{num_generations}, got {generations[0]}..{generations[-1]}.")
   kept = [generations.index(t) for t in recorded(generations, record_every)]
   step = functools.partial(generation, task, workflow, num_generations=num_generations, warm_start=warm_start)
-  if host:
-    seen: list[Metrics] = []
-    for i, t in enumerate(generations):
-      run, metrics = step(run, t, evaluate=i in kept)
-      seen += [metrics] if i in kept else []
-    return run, jax.tree.map(lambda *x: jnp.stack(x), *seen)
   first: list[Metrics] = []
   if warm_start and run.params is None:  # the first model has no previous one: another structure, so not in the scan
     run, metrics = step(run, generations[0])

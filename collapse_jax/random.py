@@ -38,6 +38,15 @@ def checked_key(key: Array) -> Array:
   )
 
 
+def seed_of(key: Array) -> int:
+  """A seed for generators other than JAX's, from 0 to 2^31 - 1: a function of the key alone. Not inside jit.
+
+  Args:
+    key: as `fit`, `sample`, `init` and `evaluate` are handed it, each of them another one in every generation of every run.
+  """
+  return int(np.asarray(jax.random.bits(key))) >> 1
+
+
 def bits(key: Array, num: int) -> Array:
   """[num] uint32, all 64 bits of every hash used; `jax.random.bits` uses 32 of them so that it can be sharded.
 

@@ -18,3 +18,9 @@ class Refused(ValueError):
   def __init__(self, text: str, *, argument: str = "", value: Any = None, allowed: str = ""):
     super().__init__(text)
     self.argument, self.value, self.allowed = argument, value, allowed
+
+  @classmethod
+  def must_be(cls, argument: str, allowed: str, value: Any) -> "Refused":
+    """The usual line: "temperature must be above 0, got -1."."""
+    shown = repr(value) if isinstance(value, str) else value
+    return cls(f"{argument} must be {allowed}, got {shown}.", argument=argument, value=value, allowed=allowed)

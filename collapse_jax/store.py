@@ -1,13 +1,16 @@
 """Batches in storage of fixed capacity: append, total, draw rows, exact n-subset."""
 
 import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from collapse_jax.random import choose, index, table
 from collapse_jax.refused import Refused
-from collapse_jax.types import Array, Context, Data, Problem, PyTree, TaskSetting
+from collapse_jax.types import Array, Context, Data, Problem, PyTree, SummaryOf, TaskSetting
 
 
 def batch(
@@ -49,23 +52,64 @@ def num_rows(rows: PyTree, axis: int = 0) -> int:
   return jax.tree.leaves(rows)[0].shape[axis]
 
 
+def with_rows(data: Data, rows: PyTree, row_weight: Array | None = None) -> Data:
+  """A one-slot batch with other rows, of the same model and generation: the way to change what a sampler drew.
+
+  Args:
+    data: one slot, with rows.
+    rows: leaves [n, ...] or [1, n, ...], as those of `data` are.
+    row_weight: [n] or [1, n]; None: those of `data` where the number of rows is the same.
+  Raises:
+    Refused: `data` has no rows, or another number than there would be weights.
+  """
+  if data.rows is None:
+    raise Refused("this batch has statistics and no rows: wrap the sampler of transforms.in_rows(task).")
+  slotted = jax.tree.leaves(rows)[0].ndim == jax.tree.leaves(data.rows)[0].ndim
+  rows = rows if slotted else jax.tree.map(lambda x: x[None], rows)
+  weight = data.row_weight if row_weight is None else jnp.asarray(row_weight, float).reshape(1, -1)
+  num = num_rows(rows, 1)
+  if weight is not None and weight.shape[1] != num:
+    raise Refused(f"row_weight must be given for {num} rows, there are {weight.shape[1]} weights.")
+  count = jnp.full(1, num, float) if weight is None else jnp.sum(weight, axis=1)
+  return Data(rows, weight, count, data.weight, data.origin)
+
+
+def take(data: Data, index: Array, row_weight: Array | None = None) -> Data:
+  """A one-slot batch of some rows of one, which stay what a sampler knows of them.
+
+  Args:
+    data: one slot, with rows.
+    index: [k] of the rows that are taken.
+    row_weight: [k]; None: those they had.
+  """
+  chosen = jax.tree.map(lambda x: x[:, index], (data.rows, data.row_weight, data.latent))
+  weight = chosen[1] if row_weight is None else row_weight[None]
+  count = jnp.full(1, index.shape[0], float) if weight is None else jnp.sum(weight, axis=1)
+  return Data(chosen[0], weight, count, data.weight, data.origin, draw=data.draw, latent=chosen[2])
+
+
+def weighed(data: Data, factor: Array) -> Data:
+  """A one-slot batch whose rows count `factor` [n] times as much."""
+  weight = factor[None] if data.row_weight is None else data.row_weight * factor[None]
+  return data._replace(row_weight=weight)
+
+
+def blank(rows: PyTree, weight: Array) -> PyTree:
+  """Rows, leaves [n, ...], with 0 for those of weight [n] 0: these may hold anything, and 0 * NaN is NaN."""
+  used = weight != 0
+  return jax.tree.map(lambda x: jnp.where(used.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros((), x.dtype)), rows)
+
+
 def flat(data: Data) -> tuple[PyTree, Array]:
   """All stored rows [slots * n, ...] and their weights [slots * n]: what a fit by weighted rows uses.
 
-  What does not count is 0, so that neither empty slots nor a rejected row of NaN can get into a weighted sum.
+  Rows of weight 0 are 0.
   """
   n = num_rows(data.rows, 1)
   weight = jnp.ones((data.origin.shape[0], 1)) if data.weight is None else data.weight[:, None]
   weight = weight * (jnp.ones((1, n)) if data.row_weight is None else data.row_weight)
-  weight = weight.reshape(-1)
-  rows = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), data.rows)
-  return rows if data.weight is None and data.row_weight is None else blanked(rows, weight), weight
-
-
-def blanked(rows: PyTree, weight: Array) -> PyTree:
-  """Rows [m, ...] with 0 where their weight [m] is."""
-  blank = lambda x: jnp.where((weight != 0).reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros((), x.dtype))
-  return jax.tree.map(blank, rows)
+  rows, weight = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), data.rows), weight.reshape(-1)
+  return rows if data.weight is None and data.row_weight is None else blank(rows, weight), weight
 
 
 def in_use(context: Context) -> Array:
@@ -86,17 +130,20 @@ def size(data: Data) -> Array:
   return each[0] * jnp.sum(used) + jnp.sum(jnp.where(used, each - each[0], 0))
 
 
+def statistics(of: SummaryOf, problem: Problem, rows: PyTree, row_weight: Array | None) -> PyTree:
+  """`Summary.of` rows, leaves [n, ...]; what rows of weight 0 hold is not looked at."""
+  return of(problem, rows if row_weight is None else blank(rows, row_weight), row_weight)
+
+
 def summarise(task: TaskSetting, problem: Problem, data: Data) -> Data:
   """Adds each slot's summary where the sampler gave none."""
   if task.summary is None or data.summary is not None:
     return data
-  of, rows = functools.partial(task.summary.of, problem), data.rows
-  if task.summary.of_drawn is not None and data.draw is not None and data.latent is not None:
-    of, rows = functools.partial(task.summary.of_drawn, problem, data.draw), data.latent
-  if data.row_weight is None:
-    summary = jax.vmap(lambda rows: of(rows, None))(rows)
-  else:
-    summary = jax.vmap(lambda rows, weight: of(blanked(rows, weight), weight))(rows, data.row_weight)
+  of, rows = task.summary.of, data.rows
+  of_drawn = task.summary.of_drawn
+  if of_drawn is not None and data.draw is not None and data.latent is not None:
+    of, rows = lambda problem, latent, weight: of_drawn(problem, data.draw, latent, weight), data.latent
+  summary = jax.vmap(functools.partial(statistics, of, problem))(rows, data.row_weight)
   return data._replace(summary=summary)
 
 
@@ -116,22 +163,69 @@ def moved(task: TaskSetting, problem: Problem, store: Data, new: Data) -> Data:
   return store._replace(summary=jax.vmap(move)(store.summary))
 
 
+def same(data: Data, **fields: Any) -> Data:
+  """The same data in another form: what was derived from it stays."""
+  return Data(**data._asdict() | fields)
+
+
+class Emission(NamedTuple):
+  """How many rows the models of a run emit.
+
+  Attributes:
+    num: (t) -> rows that model t draws: the most of all generations, a Python int; under exact-law draws, those of generation t.
+    used: (t) -> how many of them count; None: all.
+    counts: [T] Python ints, rows that models 1..T emit; None under exact-law draws.
+  """
+
+  num: Callable[[Any], Any]
+  used: Callable[[Any], Any] | None = None
+  counts: tuple[int, ...] | None = None
+
+
+def emission(task: TaskSetting, emit: Callable[[Any, Any], Any], num_generations: int) -> Emission:
+  """The only place where it is decided how many rows are drawn and how many of them count.
+
+  Where no model is to emit any, as many are drawn as there are real ones, to be looked at: what becomes of them is the workflow's.
+
+  Args:
+    emit: as `Workflow.emit`.
+    num_generations: the horizon T.
+  """
+  n = task.num_samples
+  if task.rows is not None:
+    return Emission(lambda t: emit(n, t))
+  counts = tuple(emit(n, t) for t in range(1, num_generations + 1))
+  most = max(counts) or n
+  used = None if min(counts) == max(counts) else lambda t: jnp.asarray(counts, jnp.int32)[t - 1]
+  return Emission(lambda t: most, used, counts)
+
+
 def pad(data: Data, capacity: int) -> Data:
   """Rows padded to `capacity` per slot; the padding has weight 0."""
   if data.rows is None or num_rows(data.rows, 1) == capacity:
     return data
   slots, n = data.count.shape[0], num_rows(data.rows, 1)
-  extend = lambda x: jnp.pad(x, [(0, 0), (0, capacity - n)] + [(0, 0)] * (x.ndim - 2))
+
+  def extend(x, filled):
+    return jnp.pad(x, [(0, 0), (0, capacity - n)] + [(0, 0)] * (x.ndim - 2), constant_values=filled)
+
   row_weight = jnp.ones((slots, n)) if data.row_weight is None else data.row_weight
-  return data._replace(rows=jax.tree.map(extend, data.rows), row_weight=extend(row_weight))
+  rows = jax.tree.map(lambda x: extend(x, _unused(x.dtype)), data.rows)
+  return same(data, rows=rows, row_weight=extend(row_weight, 0))
+
+
+def _unused(dtype):
+  """What unused rows hold: that which is read by accident is seen."""
+  return np.nan if jnp.issubdtype(dtype, jnp.floating) else 0
 
 
 def allocate(real: Data, slots: int, capacity: int) -> Data:
   """An empty store of `slots` batches of up to `capacity` rows, with `real` in slot 0."""
   real = pad(real, capacity)
-  place = lambda x: jnp.zeros((slots, *x.shape[1:]), x.dtype).at[0].set(x[0])
-  store = jax.tree.map(place, real)
-  return store._replace(origin=jnp.full(slots, -1, jnp.int32).at[0].set(real.origin[0]))
+  place = lambda x, empty: jnp.full((slots, *x.shape[1:]), empty, x.dtype).at[0].set(x[0])
+  store = jax.tree.map(lambda x: place(x, 0), same(real, rows=None))
+  rows = jax.tree.map(lambda x: place(x, _unused(x.dtype)), real.rows)
+  return same(store, rows=rows, origin=jnp.full(slots, -1, jnp.int32).at[0].set(real.origin[0]))
 
 
 def put(store: Data, new: Data, slot) -> Data:
@@ -143,7 +237,7 @@ def put(store: Data, new: Data, slot) -> Data:
   if store.rows is not None:
     new = pad(new, num_rows(store.rows, 1))
   if store.row_weight is not None and new.row_weight is None:
-    new = new._replace(row_weight=jnp.ones_like(store.row_weight[:1]))
+    new = same(new, row_weight=jnp.ones_like(store.row_weight[:1]))
   if store.row_weight is None and new.row_weight is not None:
     raise Refused("a task that masks rows must give its real batch a row_weight too")
   write = lambda s, b: jax.lax.dynamic_update_index_in_dim(s, b[0].astype(s.dtype), slot, 0)

@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
+
+from collapse_jax.refused import Refused
 
 Array = jax.Array
 PyTree = Any
@@ -17,11 +20,28 @@ Metrics = dict[str, Any]
 Number = Any  # a Python number or a traced scalar
 
 
-class Data(NamedTuple):
+class _DataFields(NamedTuple):
+  rows: PyTree = None
+  row_weight: Any = None
+  count: Any = None
+  weight: Any = None
+  origin: Any = None
+  summary: PyTree = None
+  draw: PyTree = None
+  latent: PyTree = None
+
+
+class Data(_DataFields):
   """`slots` batches of up to n rows. A batch is one slot; the training data of a generation are many.
 
   Weights have two levels, per batch and per row, so that a generation touches no number per stored row unless the
   task needs it. Fields that a form of storage does not need are None, which is a static fact.
+
+  What is not in use (empty slots, rows of weight 0) holds anything, NaN where rows are floats: `store.flat` blanks it.
+
+  What was derived from rows goes with them: `_replace(rows=...)` also drops summary, draw and latent, and
+  `_replace(row_weight=...)` the summary and the count, unless they are given. To say that other rows are the same data, build a
+  Data of all fields.
 
   Attributes:
     rows: leaves [slots, n, ...]; None once summarised, or where batches come from their exact law.
@@ -35,14 +55,17 @@ class Data(NamedTuple):
       read by `Summary.of_drawn`; never stored.
   """
 
-  rows: PyTree = None
-  row_weight: Any = None
-  count: Any = None
-  weight: Any = None
-  origin: Any = None
-  summary: PyTree = None
-  draw: PyTree = None
-  latent: PyTree = None
+  __slots__ = ()
+
+  def _replace(self, **new: Any) -> "Data":
+    derived: dict[str, Any] = {}
+    if new.get("row_weight") is not None:
+      derived = {"summary": None, "count": jnp.sum(new["row_weight"], axis=1)}
+    if new.get("rows") is not None:
+      derived |= {"summary": None, "draw": None, "latent": None}
+    return super()._replace(**derived | new)
+
+  __replace__ = _replace
 
 
 class SummaryOf(Protocol):
@@ -99,7 +122,7 @@ class Context(NamedTuple):
     data: training data of this generation.
     real: the run's real batch.
     previous: params of model t-1 if the run is warm-started, else None.
-    latest: the youngest batch of `data` where a driver has poured all batches into one, else None.
+    latest: the youngest batch of `data`, one slot, without its summary.
     used: how many of the rows to emit will count, traced; None: all. Where generations emit different numbers of rows the largest
       is drawn and the first of them are used: metrics of the sampling look at these only, see `store.in_use`.
   """
@@ -179,17 +202,22 @@ class Rows(Protocol):
 
 
 class Expected(NamedTuple):
-  """What theory says of a metric.
+  """What theory says of a metric, over all randomness of a run.
 
   Attributes:
-    mean: [T] NumPy float64, its expectation in generations 1..T.
-    variance: [T] NumPy float64, its variance from run to run; None: not known.
-    up_to: the last generation of which this is known; None: all.
+    mean: [T] NumPy float64, its expectation in generations 1..T, NaN where it is not known; a number for a metric of the whole run.
+    variance: [T] NumPy float64, its variance from run to run; None: not known, a sample's is used.
+    up_to: the last generation in which means over runs are held against it; None: all; 0: it is only drawn, as what is true to
+      first order, or has tails too heavy for a mean over runs.
+    limit: of the mean as the generations go on under the same schedule, infinite where it has no bound; None or NaN: not known.
+    least_variance: [T] where no more than a lower bound of the variance is known: a sample's is not taken for less.
   """
 
   mean: Any
   variance: Any = None
   up_to: int | None = None
+  limit: Any = None
+  least_variance: Any = None
 
 
 class Predict(Protocol):
@@ -197,8 +225,28 @@ class Predict(Protocol):
     """The law of metrics under a `theory.Schedule`, by their names; called on the host, once a cell of a sweep."""
 
 
-class TaskSetting(NamedTuple):
+class _TaskFields(NamedTuple):
+  init: Init
+  fit: Fit
+  sample: Sample
+  evaluate: Evaluate
+  num_samples: Any
+  summary: Summary | None = None
+  fresh: Fresh | None = None
+  rows: Rows | None = None
+  metrics: Mapping[str, MetricInfo] = {}
+  absorbed: Absorbed | None = None
+  next_token: NextToken | None = None
+  predict: Predict | None = None
+  cites: tuple[str, ...] = ()
+
+
+class TaskSetting(_TaskFields):
   """What is modelled.
+
+  What is known of a task goes with what it is known of: `_replace(sample=...)` also drops absorbed, next_token and predict, unless
+  they are given, `_replace(fit=...)` absorbed and predict, and `_replace(evaluate=...)` predict; what is replaced in a task that
+  draws from the exact law holds for its `rows` too, or is refused there. `transforms.resample` is the door for other samplers.
 
   Attributes:
     init: (key) -> problem, real Data.
@@ -215,21 +263,38 @@ class TaskSetting(NamedTuple):
       such runs under a workflow that is `absorbing`.
     next_token: (problem, params, tokens) -> logits, where rows are {"tokens": [n, L] int32, "length": [n] int32}; None: rows
       are no sequences of tokens.
-    predict: (schedule) -> {metric: Expected}, the law of the metrics; None: none is known.
+    predict: (schedule) -> {metric: Expected}, the law of the metrics, of fits that do not look at the previous model; None: none is
+      known.
+    cites: where it comes from, for `citation`: numbers of arXiv, or whole BibTeX entries. A transform adds its own.
   """
 
-  init: Init
-  fit: Fit
-  sample: Sample
-  evaluate: Evaluate
-  num_samples: Any
-  summary: Summary | None = None
-  fresh: Fresh | None = None
-  rows: Rows | None = None
-  metrics: Mapping[str, MetricInfo] = {}
-  absorbed: Absorbed | None = None
-  next_token: NextToken | None = None
-  predict: Predict | None = None
+  __slots__ = ()
+
+  def _replace(self, **new: Any) -> "TaskSetting":
+    known = {name: None for name, of in _KNOWN_OF.items() if of & new.keys()} | new
+    if self.rows is not None and "rows" not in new:
+      known["rows"] = _refused_rows(new.keys() & _OF_STATISTICS) or (lambda rows=self.rows: rows()._replace(**new))
+    return super()._replace(**known)
+
+  __replace__ = _replace
+
+
+_KNOWN_OF = {
+  "absorbed": {"fit", "sample"},
+  "next_token": {"sample"},
+  "predict": {"init", "fit", "sample", "evaluate", "num_samples", "summary", "fresh"},
+}
+_OF_STATISTICS = {"init", "fit", "sample", "num_samples", "summary", "fresh"}  # other ones where there are rows
+
+
+def _refused_rows(names) -> Rows | None:
+  def refuse():
+    raise Refused(
+      f"a task that draws statistics was given another {' and '.join(sorted(names))}, and this workflow or transform needs rows: "
+      "give it to transforms.in_rows(task)."
+    )
+
+  return refuse if names else None
 
 
 class StoreInit(Protocol):
@@ -257,11 +322,14 @@ class Workflow(NamedTuple):
     select: (task, problem, key, store, t) -> Data for `fit`.
     update: (task, problem, key, store, batch, t) -> store.
     emit: (n, t) -> rows that model t emits; called with Python ints, and with tracers under exact-law draws. Where it is the same
-      in every generation a sweep decides it on the host, in float64, and hands it to the program as a number.
-    weights: (num_generations) -> [T, T] expected share of batch j (0 = real) in generation t + 1; theory reads it.
+      in every generation a sweep decides it on the host, in float64, and hands it to the program as a number. 0 in every
+      generation: n rows are drawn to be looked at, and `update` is to ignore them.
+    weights: (num_generations) -> [T, T] expected share of batch j (0 = real) in generation t + 1; theory reads it where there is no
+      `schedule`, and takes it that batches are kept whole and that real data are those of the first generation.
     redrawn: fitted to a fresh subset of rows each generation, so rows are needed.
     absorbing: training data come from the last model alone and are always as many: after an absorbed model nothing changes.
-    schedule: (num_samples, num_generations) -> `theory.Schedule`, what its laws are functions of; None: nothing is predicted.
+    schedule: (num_samples, num_generations) -> `theory.Schedule`, what its laws are functions of; None: as `weights` say.
+    cites: where it comes from, as of a task.
   """
 
   init: StoreInit
@@ -272,6 +340,7 @@ class Workflow(NamedTuple):
   redrawn: bool = False
   absorbing: bool = False
   schedule: Callable[[Any, int], Any] | None = None
+  cites: tuple[str, ...] = ()
 
 
 class Run(NamedTuple):

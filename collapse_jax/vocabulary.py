@@ -12,6 +12,18 @@ import numpy as np
 
 from collapse_jax.refused import Refused
 
+# Choices that both a function and a flag take.
+DRAWS = ("auto", "law", "rows")
+BANDWIDTH_RULES = ("scott", "silverman", "scott_scaled", "silverman_scaled")
+KERNELS = ("gaussian", "tophat")
+LABELLED_DATASETS, LABELLED_GENERATORS = ("moons", "circles", "breast_cancer"), ("gaussian_mixture", "kde")
+RESAMPLING = ("none", "bootstrap")  # of the real rows of an ensemble
+EDIT_BASES, EDIT_MASKS = ("anchor", "chain"), ("fresh", "fixed", "disjoint")
+EDIT_NOISES = ("regenerated", "additive")
+LABELS_OF_LOGISTIC = ("model", "data")
+LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")
+TOKEN_BUDGETS = ("epochs", "steps", "tokens")
+
 LARGEST = 2**31 - 1  # of integers: more would not count in int32
 LONGEST = 100  # bytes of a file's name; file systems take 143 (eCryptfs) to 255, and there are endings to add
 
@@ -31,19 +43,19 @@ def parse_call(text: str) -> tuple[str, tuple, dict[str, Any]]:
       return node.func.id, tuple(map(ast.literal_eval, node.args)), keywords
   except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
     pass
-  raise Refused(f"workflow must be a name or a call with literal arguments, e.g. mix(0.2), got {text!r}.")
+  raise Refused.must_be("workflow", "a name or a call with literal arguments, e.g. mix(0.2)", text)
 
 
 def check_workflow(text: str) -> None:
   """Raises ValueError where `workflows.parse` would: unknown name, or arguments that do not fit."""
   name, arguments, keywords = parse_call(text)
   if name not in ARGUMENTS:
-    raise Refused(f"unknown workflow {text!r}; known: {', '.join(ARGUMENTS)}.")
+    raise Refused(f"unknown workflow {text!r}; known: {', '.join(ARGUMENTS)}.", argument="workflows", value=text)
   if is_call(text):
     try:
       bound = inspect.signature(ARGUMENTS[name]).bind(*arguments, **keywords)
     except TypeError as error:
-      raise Refused(f"workflow {text!r}: {error}.") from None
+      raise Refused(f"workflow {text!r}: {error}.", argument="workflows", value=text) from None
     ARGUMENTS[name](*bound.args, **bound.kwargs)
 
 
@@ -69,11 +81,13 @@ def check_num_emitted(num_emitted=None) -> None:
 
 
 def check_real_fraction(real_fraction, fresh=False, real_weight=None) -> None:
-  for name, value in (("real_fraction", real_fraction), ("real_weight", 1.0 if real_weight is None else real_weight)):
-    if not _is_number(value) or not 0 < value <= 1:
-      raise Refused(f"{name} must be above 0 and at most 1, got {value!r}.")
+  if not _is_number(real_fraction) or not 0 <= real_fraction <= 1:
+    raise Refused.must_be("real_fraction", "at least 0 and at most 1", real_fraction)
+  if real_weight is not None and (not _is_number(real_weight) or not 0 < real_weight <= 1 or real_fraction == 0):
+    there = "" if real_fraction else ", and there must be real rows"
+    raise Refused.must_be("real_weight", f"above 0 and at most 1{there}", real_weight)
   if not isinstance(fresh, bool | np.bool_):
-    raise Refused(f"fresh must be True or False, got {fresh!r}.")
+    raise Refused.must_be("fresh", "True or False", fresh)
 
 
 def check_size(size) -> None:
@@ -94,13 +108,15 @@ def check_table(table) -> None:
   ):
     raise Refused(
       "weights must be a square table of shares: row t - 1 for generation t, zero right of the diagonal, "
-      "each row summing to 1."
+      "each row summing to 1.",
+      argument="weights",
+      value=table,
     )
 
 
 def _check_count(name, value) -> None:
   if not isinstance(value, int | np.integer) or isinstance(value, bool) or not 1 <= value <= LARGEST:
-    raise Refused(f"{name} must be an integer from 1 to {LARGEST}, got {value!r}.")
+    raise Refused.must_be(name, f"an integer from 1 to {LARGEST}", value)
 
 
 def _is_number(value) -> bool:

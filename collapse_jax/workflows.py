@@ -13,10 +13,27 @@ import numpy as np
 
 from collapse_jax import store as storage
 from collapse_jax import theory, vocabulary
+from collapse_jax._citation import citing
 from collapse_jax.refused import Refused
 from collapse_jax.types import Data, TaskSetting, Workflow
 
+__all__ = [
+  "accumulate",
+  "accumulate_subsample",
+  "grown_replace",
+  "mix",
+  "parse",
+  "replace",
+  "sliding_window",
+  "weights",
+]
 
+
+def __dir__() -> list[str]:
+  return __all__
+
+
+@citing("2305.17493", "2410.16713")
 def replace(num_emitted: int | None = None) -> Workflow:
   """Generation t is fitted to the output of model t - 1 only (Shumailov et al. 2023; Kazdan et al. 2410.16713).
 
@@ -24,6 +41,12 @@ def replace(num_emitted: int | None = None) -> Workflow:
     num_emitted: rows that each model emits; default num_samples, as many as there are real ones.
   Raises:
     ValueError: num_emitted is no integer of at least 1.
+
+  >>> import collapse_jax as cj
+  >>> cj.workflows.replace().weights(3)
+  array([[1., 0., 0.],
+         [0., 1., 0.],
+         [0., 0., 1.]])
   """
   vocabulary.check_num_emitted(num_emitted)
   return _scheduled(
@@ -31,6 +54,7 @@ def replace(num_emitted: int | None = None) -> Workflow:
   )._replace(absorbing=num_emitted is None)
 
 
+@citing("2404.01413")
 def accumulate(num_emitted: int | None = None) -> Workflow:
   """Generation t is fitted to all data so far, real and synthetic (Gerstgrasser et al. 2404.01413).
 
@@ -40,15 +64,21 @@ def accumulate(num_emitted: int | None = None) -> Workflow:
     num_emitted: rows that each model emits; default num_samples. With 1 a discrete task is Polya's urn.
   Raises:
     ValueError: num_emitted is no integer of at least 1.
+
+  >>> import collapse_jax as cj
+  >>> cj.workflows.accumulate().weights(3).round(3)
+  array([[1.   , 0.   , 0.   ],
+         [0.5  , 0.5  , 0.   ],
+         [0.333, 0.333, 0.333]])
   """
   vocabulary.check_num_emitted(num_emitted)
 
   def init(task, problem, real, num_generations):
     if num_emitted is not None and real.rows is not None:
-      real = storage.pad(_masked(real), max(storage.num_rows(real.rows, 1), num_emitted))
+      real = _masked(real)
     real = storage.seal(task, problem, real)
     total = jax.tree.map(lambda x: x[0], real.summary)
-    capacity = 0 if real.rows is None else storage.num_rows(real.rows, 1)
+    capacity = 0 if real.rows is None else max(storage.num_rows(real.rows, 1), num_emitted or 0)
     return storage.allocate(real._replace(summary=None), num_generations, capacity)._replace(summary=total)
 
   def update(task, problem, key, store, batch, t):
@@ -72,28 +102,47 @@ def accumulate(num_emitted: int | None = None) -> Workflow:
   )
 
 
+@citing("2410.16713")
 def accumulate_subsample() -> Workflow:
-  """Generation t is fitted to num_samples rows of all data so far, redrawn without replacement (2410.16713)."""
+  """Generation t is fitted to num_samples rows of all data so far, redrawn without replacement (2410.16713).
+
+  >>> import collapse_jax as cj
+  >>> cj.workflows.accumulate_subsample().redrawn
+  True
+  """
   return _scheduled(slots=lambda T: T, slot=lambda t: t, weights=_uniform_over_history, redrawn=True)
 
 
+@citing("2310.00429")
 def mix(real_fraction, fresh: bool = False, real_weight=None) -> Workflow:
   """All n real rows and n(1-f)/f rows of the last model, f = real_fraction (Bertrand et al. 2310.00429).
 
+  >>> import collapse_jax as cj
+  >>> cj.workflows.mix(0.2).weights(3)
+  array([[1. , 0. , 0. ],
+         [0.2, 0.8, 0. ],
+         [0.2, 0. , 0.8]])
+  >>> cj.workflows.mix(0.2).emit(100, 1)
+  400
+
   Args:
-    real_fraction: share of real rows, in (0, 1]; may be traced if the task draws from the exact law.
+    real_fraction: share of real rows, in [0, 1], with 0 for `replace`; may be traced if the task draws from the exact law.
     fresh: draw the n real rows anew each generation.
     real_weight: share of the real batch in the fit, in (0, 1] (2502.18049); default f: rows count alike; may be traced.
   Raises:
-    ValueError: real_fraction or real_weight outside (0, 1], or no task rows are fresh.
+    ValueError: real_fraction outside [0, 1], real_weight outside (0, 1] or beside no real rows, or no task rows are fresh.
   """
   if not isinstance(real_fraction, jax.Array):
     vocabulary.check_real_fraction(real_fraction, fresh, None if isinstance(real_weight, jax.Array) else real_weight)
+    if real_fraction == 0:
+      return replace()
   share = real_fraction if real_weight is None else real_weight
 
   def emit(n, t):
     if any(isinstance(x, jax.core.Tracer) for x in (n, real_fraction)):
-      return jnp.round(n * (1 - real_fraction) / real_fraction)  # a sweep hands over the number of the next line
+      # A sweep hands over the number of the next line, and of `replace`.
+      some = jnp.where(real_fraction == 0, 0.5, real_fraction)
+      return jnp.round(n * (1 - some) / some)
     return round(float(n) * (1 - float(real_fraction)) / float(real_fraction))
 
   def weights(num_generations):
@@ -104,20 +153,41 @@ def mix(real_fraction, fresh: bool = False, real_weight=None) -> Workflow:
     return table
 
   return _scheduled(
-    slots=lambda T: 2, slot=lambda t: 1, weights=weights, emit=emit, fresh=fresh, real_weight=real_weight
+    slots=lambda T: 2,
+    slot=lambda t: 1,
+    weights=weights,
+    emit=emit,
+    fresh=fresh,
+    real_weight=real_weight,
+    real_factor=jnp.sign(real_fraction) if isinstance(real_fraction, jax.Array) else None,
   )
 
 
+@citing("2404.01413")
 def grown_replace() -> Workflow:
-  """Generation t is fitted to num_samples * t rows, all of model t - 1 (Gerstgrasser et al. 2404.01413)."""
+  """Generation t is fitted to num_samples * t rows, all of model t - 1 (Gerstgrasser et al. 2404.01413).
+
+  >>> import collapse_jax as cj
+  >>> [cj.workflows.grown_replace().emit(100, t) for t in (1, 2, 3)]
+  [200, 300, 400]
+  """
   return _scheduled(slots=lambda T: 1, slot=lambda t: 0, weights=lambda T: np.eye(T), emit=lambda n, t: n * (t + 1))
 
 
 def sliding_window(size: int) -> Workflow:
   """Generation t is fitted to the last `size` batches; the real one counts while it is among them.
 
+  Args:
+    size: batches, at least 1; 1 is `replace`.
   Raises:
     ValueError: size is no integer of at least 1.
+
+  >>> import collapse_jax as cj
+  >>> cj.workflows.sliding_window(2).weights(4)
+  array([[1. , 0. , 0. , 0. ],
+         [0.5, 0.5, 0. , 0. ],
+         [0. , 0.5, 0.5, 0. ],
+         [0. , 0. , 0.5, 0.5]])
   """
   vocabulary.check_size(size)
   return _scheduled(
@@ -125,6 +195,7 @@ def sliding_window(size: int) -> Workflow:
   )
 
 
+@citing("2410.22812")
 def weights(table) -> Workflow:
   """Generation t is fitted to all batches so far, batch j with share table[t - 1][j] (Dey and Donoho 2410.22812).
 
@@ -134,6 +205,11 @@ def weights(table) -> Workflow:
     table: [T, T]; row t - 1 holds shares of batches 0..t-1 that sum to 1, and zeros.
   Raises:
     ValueError: not such a table, or (when a run starts) fewer rows than generations.
+
+  >>> import collapse_jax as cj
+  >>> cj.workflows.weights([[1, 0], [0.5, 0.5]]).weights(2)
+  array([[1. , 0. ],
+         [0.5, 0.5]])
   """
   vocabulary.check_table(table)
   table = np.asarray(table, float)
@@ -141,7 +217,9 @@ def weights(table) -> Workflow:
 
   def shares(num_generations):
     if num_generations > len(table):
-      raise Refused(f"weights has {len(table)} rows, too few for num_generations {num_generations}.")
+      raise Refused(
+        f"weights has {len(table)} rows, too few for num_generations {num_generations}.", argument="weights"
+      )
     return table[:num_generations, :num_generations]
 
   return _scheduled(slots=lambda T: len(shares(T)), slot=lambda t: t, weights=shares, factor=factor)
@@ -170,7 +248,7 @@ def _masked(data: Data) -> Data:
   """With a mask over rows, so that smaller batches can be stored beside it: all have one or none."""
   if data.row_weight is not None:
     return data
-  return data._replace(row_weight=jnp.ones((1, storage.num_rows(data.rows, 1))))
+  return storage.same(data, row_weight=jnp.ones((1, storage.num_rows(data.rows, 1))))
 
 
 def _uniform_over_history(num_generations):
@@ -186,6 +264,7 @@ def _scheduled(
   redrawn: bool = False,
   factor: np.ndarray | None = None,
   real_weight=None,
+  real_factor=None,
 ) -> Workflow:
   """A schedule of whole batches.
 
@@ -198,15 +277,20 @@ def _scheduled(
     redrawn: fitted to num_samples rows of the kept batches, drawn without replacement.
     factor: [T, T] weight of the batch in slot j in generation t, in row t - 1; None: 1 for all that are kept.
     real_weight: share of slot 0 where there is another batch; None: every row counts alike.
+    real_factor: what a row of slot 0 counts where there is another batch; None: 1.
   """
 
   def init(task: TaskSetting, problem, real: Data, num_generations: int):
     if fresh and task.fresh is None:
-      raise Refused("mix(fresh=True) needs a task that can draw fresh real data; this one has a finite set.")
+      raise Refused(
+        "mix(fresh=True) needs a task that can draw fresh real data; this one has a finite set.",
+        argument="fresh",
+        value=True,
+      )
     real = storage.seal(task, problem, real, redrawn)
     capacity = 0
     if real.rows is not None:
-      emitted = [emit(task.num_samples, t) for t in range(1, num_generations + 1)]
+      emitted = storage.emission(task, emit, num_generations).counts or ()
       capacity = max([storage.num_rows(real.rows, 1), *emitted])
       if min(emitted) < capacity:
         real = _masked(real)
@@ -226,13 +310,15 @@ def _scheduled(
     used = (store.origin >= 0).astype(float)
     if factor is not None:
       used = used * jnp.asarray(factor, float)[t - 1, : used.shape[0]]
+    if real_factor is not None:
+      used = used.at[0].multiply(jnp.where(t > 1, real_factor, 1.0))
     if real_weight is not None:
       share = used * jnp.stack([jnp.asarray(real_weight, float), jnp.asarray(1 - real_weight, float)])
       used = share / jnp.sum(share) * jnp.sum(used * store.count) / jnp.maximum(store.count, 1e-30)
     return storage.total(task, problem, store._replace(weight=used))
 
   def update(task, problem, key, store, batch, t):
-    if batch.rows is not None and storage.num_rows(batch.rows, 1) == 0:  # mix(1.0)
+    if task.rows is None and emit(task.num_samples, 1) == 0:  # mix(1.0)
       return store
     if not redrawn:
       return storage.put(storage.moved(task, problem, store, batch), storage.seal(task, problem, batch), slot(t))
@@ -270,7 +356,7 @@ def _rows_at(task, problem, stored, stamps, chosen) -> Data:
     )
   if task.summary is None:
     return data
-  return data._replace(summary=task.summary.of(problem, rows, row_weight))
+  return data._replace(summary=storage.statistics(task.summary.of, problem, rows, row_weight))
 
 
 FACTORIES: dict[str, Callable[..., Workflow]] = {

@@ -7,18 +7,21 @@ Each generation is fitted to all num_samples real rows and to as many rows of th
 (2310.00429); share 0 is `replace`. Prints, and puts into the report, the smallest share whose loss stays bounded.
 """
 
+import functools
 from collections.abc import Callable
 
 from absl import flags
 
-from . import common, kde
+from collapse_jax.vocabulary import KERNELS
+
+from . import common, flag_values, output
 
 TASKS = ("gaussian", "kde")
 
 
 def define():
   """Flags of this binary."""
-  common.define_common(num_samples="100", workflows=None)
+  flag_values.define_common(num_samples="100", workflows=None)
   flags.DEFINE_string("task", "gaussian", "gaussian or kde.")
   flags.DEFINE_string(
     "real_fractions", "0,0.01,0.03,0.1,0.3,0.5", "Comma list: real share of the training rows, 0 to 1."
@@ -31,21 +34,21 @@ def define():
   flags.DEFINE_boolean("fresh", False, "Draw the real rows anew each generation.")
 
 
-def mixing(fresh: bool):
-  """Workflow factory over the axis real_fraction; 0 is `replace`."""
-
-  def workflow(real_fraction):
-    from collapse_jax import workflows
-
-    return workflows.mix(real_fraction, fresh=fresh) if real_fraction else workflows.replace()
-
-  return workflow
-
-
 def _gaussian(dim, num_samples, noise_var):
   from collapse_jax import tasks
 
   return tasks.gaussian(dim, num_samples, noise_var)
+
+
+def _kde():
+  dataset_of = common.read_once()
+
+  def task(dataset, bandwidth, kernel, num_samples):
+    from collapse_jax import tasks
+
+    return tasks.kde(dataset_of(dataset), num_samples, bandwidth, kernel)
+
+  return task
 
 
 def simulate(
@@ -61,7 +64,9 @@ def simulate(
   **options,
 ):
   """The sweep behind this binary; None after a dry run."""
-  make: Callable = _gaussian if task == "gaussian" else kde.factory()[0]
+  from collapse_jax import workflows
+
+  make: Callable = _gaussian if task == "gaussian" else _kde()
   if task == "gaussian":
     axes: dict[str, list] = {"dim": list(dims), "num_samples": list(num_samples), "noise_var": list(noise_vars)}
     metric = "squared_error_of_mean"
@@ -76,7 +81,7 @@ def simulate(
   name = "mix(fresh=True)" if fresh else "mix"
   results = common.simulate(
     make,
-    {name: mixing(fresh)},
+    {name: functools.partial(workflows.mix, fresh=fresh)},
     axes | {"real_fraction": list(real_fractions)},
     primary_metric=metric,
     text_axes=("bandwidth",),
@@ -84,14 +89,7 @@ def simulate(
     **options,
   )
   if results is not None:
-    # What theory must know: the workflow is the one that its name says, and tasks have their defaults.
-    results.attrs |= {
-      "task": task,
-      "experiment": "real_share",
-      "own_workflows": "[]",
-      "unbiased": 0,
-      "temperature": 1.0,
-    }
+    results.attrs |= {"task": task, "experiment": "real_share"}
   return results
 
 
@@ -110,31 +108,29 @@ def findings(results) -> list[str]:
 
 def read():
   """Options of `simulate`, from validated flags."""
-  task = common.choice("task", TASKS)
+  task = flag_values.choice("task", TASKS)
   options = {
     "task": task,
-    "num_samples": common.integers("num_samples", 2),
-    "real_fractions": sorted(common.shares("real_fractions")),
-    "fresh": common.FLAGS.fresh,
+    "num_samples": flag_values.integers("num_samples", 2),
+    "real_fractions": sorted(flag_values.shares("real_fractions")),
+    "fresh": flag_values.FLAGS.fresh,
   }
   if task == "gaussian":
-    options |= {"dims": common.integers("dims"), "noise_vars": common.positives("noise_vars")}
+    options |= {"dims": flag_values.integers("dims"), "noise_vars": flag_values.positives("noise_vars")}
   else:
     options |= {
-      "datasets": common.items("datasets"),
-      "bandwidths": kde.bandwidths(),
-      "kernels": common.choices("kernels", ("gaussian", "tophat")),
+      "datasets": flag_values.datasets(),
+      "bandwidths": flag_values.bandwidths(),
+      "kernels": flag_values.choices("kernels", KERNELS),
     }
-  if task == "kde":
-    kde.check_datasets(options["datasets"])
-  return options | common.common_options()
+  return options | flag_values.common_options()
 
 
 def simulate_and_judge(**options):
   """`simulate`, with the findings; that they fail costs no numbers."""
   results = simulate(**options)
   if results is not None and common.is_first_process():
-    common.harmless("the smallest bounded share", judge, results)
+    output.harmless("the smallest bounded share", judge, results)
   return results
 
 

@@ -456,7 +456,7 @@ def main(root: Path) -> Corpus:
   import collapse_jax as cj
   from collapse_jax.data import files, real_data
   from collapse_jax.lm import checkpoint, text
-  from collapse_jax.sweeps import chunks, steps
+  from collapse_jax.sweeps import chunks
 
   files.PIPE_SECONDS = 0.1
   corpus, number = Corpus(), itertools.count()
@@ -569,7 +569,7 @@ def main(root: Path) -> Corpus:
     named.write_bytes(content)
     corpus.read("manifest", root / "again", saved_in, lambda found: all(same(found)))
 
-  for make in checkpoint_files(root, steps):
+  for make in checkpoint_files(root):
     corpus.read("npz", root / "npz", make, bool)
   return corpus
 
@@ -582,11 +582,12 @@ def huge_netcdf(file):
     table.create_dataset("loss", (1 << 20, 1 << 20), "f4", chunks=(1024, 1024))
 
 
-def checkpoint_files(root, steps):
+def checkpoint_files(root):
   """Functions that restore from a damaged checkpoint of a generation: the generation that they find whole."""
   import jax
   import jax.numpy as jnp
 
+  from collapse_jax.sweeps.checkpoints import Checkpoints
   from collapse_jax.types import Data, Run
 
   run = Run(
@@ -599,7 +600,7 @@ def checkpoint_files(root, steps):
   about = {"seed": 0}
 
   def opened(resume):
-    return steps._Checkpoints(root / "npz", keep_all=False, resume=resume, about=about)
+    return Checkpoints(root / "npz", keep_all=False, resume=resume, about=about)
 
   like = {"loss": jax.ShapeDtypeStruct((1,), np.float32)}
   opened(False).save(1, run, {"a": jnp.zeros(3)}, {"loss": jnp.ones((1, 1))})

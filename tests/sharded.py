@@ -12,9 +12,9 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 import numpy as np  # noqa: E402
 
-from collapse_jax import tasks  # noqa: E402
+from collapse_jax import sweeps, tasks  # noqa: E402
 from collapse_jax.lm import sharding, text, tiny, training  # noqa: E402
-from collapse_jax.sweeps import devices, steps  # noqa: E402
+from collapse_jax.sweeps import devices  # noqa: E402
 
 model = tiny.untrained(text.load("pydocs", "base"))
 train, test = (
@@ -42,7 +42,7 @@ found, used = [], []
 for mesh in (None, devices.mesh_of(8)):
   shared, task = make(mesh)
   rows: list = []
-  results = steps.sweep(
+  results = sweeps.sweep(
     task,
     ["replace"],
     {"num_samples": [16]},
@@ -53,7 +53,7 @@ for mesh in (None, devices.mesh_of(8)):
   )
   found.append({"loss": results.test_loss.values, "curve": results.learning_curve.values, "rows": np.stack(rows)})
   used.append(
-    steps.memory_per_device(
+    sweeps.memory_per_device(
       task, "replace", {"num_samples": 16}, num_generations=2, num_seeds=2, shared=sharding.abstract(shared, mesh)
     )
   )

@@ -1,12 +1,15 @@
 """Verdicts, theory beside simulation, figures and report on results whose law is known."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray
 from looking import Page, bands, interval, lines
 
 from benchmarks import verdicts as benchmark
-from collapse_jax import diagnostics, plotting, report, theory
+from collapse_jax import diagnostics, plotting, report, tasks, theory, workflows
+from collapse_jax.data import generators
 from experiments import real_share
 
 
@@ -124,29 +127,66 @@ def normal_sample(mean, num=400, seed=0):
   return mean + 0.01 * np.random.default_rng(seed).normal(size=(num, len(mean)))
 
 
+def beside(results, metric, **theory_of):
+  """With what theory says of a metric: ending -> values [workflow, ...]."""
+  grid = [dim for dim in results[metric].dims if dim not in ("seed", "generation")]
+  shape = [results.sizes[dim] for dim in grid]
+  for ending, values in theory_of.items():
+    values = np.asarray(values, float)
+    dims = [*grid, "generation"] if values.ndim > 1 else grid
+    results[f"{metric}_{ending}"] = dims, values.reshape(shape + list(values.shape[1:]))
+  return results
+
+
 def test_theory_uses_finite_runs_and_says_how_many():
   """Correct simulated means pass, a wrong generation or one NaN among them does not turn into a pass."""
   n, T = 100, 12
-  law = theory.gaussian_accumulate(n, T).trace_ratio
-  values = np.stack(
-    [normal_sample(theory.gaussian_replace(n, T).trace_ratio), normal_sample(law, seed=1), normal_sample(law, seed=2)]
-  )
+  replaced, law = theory.gaussian_replace(n, T).trace_ratio, theory.gaussian_accumulate(n, T).trace_ratio
+  values = np.stack([normal_sample(replaced), normal_sample(law, seed=1), normal_sample(law, seed=2)])
   values[1, :7, 5:] = np.nan
-  results = made(values[:, None, None], dim=[3], num_samples=[n])
-  rows = diagnostics.compare_with_theory(results)
+  expected = np.stack([replaced, law, np.full(T, np.nan)])
+  known = lambda values: beside(
+    made(values[:, None, None], dim=[3], num_samples=[n]), "covariance_trace_ratio", expected=expected
+  )
+  rows = diagnostics.compare_with_theory(known(values))
   assert [row["workflow"] for row in rows] == ["replace"] * 3 + ["accumulate"] * 3  # nothing is known of "my own"
   assert all(abs(row["z"]) < 5 for row in rows)
   assert [row["num_finite"] for row in rows[3:]] == [400, 400, 393]
-  late = made(np.roll(values, 1, axis=-1)[:, None, None], dim=[3], num_samples=[n])
-  assert max(abs(row["z"]) for row in diagnostics.compare_with_theory(late)) > 5
+  late = diagnostics.compare_with_theory(known(np.roll(values, 1, axis=-1)))
+  assert max(abs(row["z"]) for row in late) > 5
 
 
-def test_heavy_tails_are_left_out():
+def test_spreads_that_theory_knows():
+  """A known variance is taken for the sample's, a lower bound where the sample's is less; NaN is not known."""
+  values = np.random.default_rng(0).normal(size=(1, 1, 1, 20, 4))
+  sample = values[0, 0, 0].std(axis=0, ddof=1)
+  told = {"expected": np.zeros((1, 4)), "expected_variance": [[4.0, np.nan, np.nan, np.nan]]}
+  told["expected_least_variance"] = [[9.0, 9.0, 0.01, np.nan]]
+  results = beside(made(values, dim=[1], num_samples=[10]), "covariance_trace_ratio", **told)
+  rows = diagnostics.compare_with_theory(results, (1, 2, 3, 4))
+  spread = [2.0, 3.0, *sample[2:]]
+  np.testing.assert_allclose([row["standard_error"] for row in rows], np.array(spread) / np.sqrt(20))
+  ratios = values[0, 0, 0].mean(axis=0) / spread * np.sqrt(20)
+  by_student = [ratios[0], *(diagnostics.normal_deviate(ratio, 19) for ratio in ratios[1:])]
+  np.testing.assert_allclose([row["z"] for row in rows], by_student)
+
+
+@pytest.mark.parametrize(("up_to", "shown"), [(np.nan, [1, 2, 10]), (2, [1, 2]), (0, [])])
+def test_nothing_is_compared_beyond_what_theory_vouches_for(up_to, shown):
   values = np.random.default_rng(0).uniform(size=(1, 1, 1, 20, 30))
-  for metric, shown in (("covariance_trace_ratio", [1, 2]), ("squared_error_of_mean", [1])):
-    results = made(values, metric=metric, dim=[1], num_samples=[10])
-    rows = diagnostics.compare_with_theory(results)
-    assert [row["generation"] for row in rows] == shown
+  results = made(values, dim=[1], num_samples=[10])
+  told = {"expected": np.full((1, 30), 0.5), "expected_up_to": [up_to]}
+  rows = diagnostics.compare_with_theory(beside(results, "covariance_trace_ratio", **told))
+  assert [row["generation"] for row in rows] == shown
+  assert diagnostics.compare_with_theory(results.isel(seed=slice(9))) == []  # too few runs
+
+
+@pytest.mark.parametrize(("metric", "up_to"), [("covariance_trace_ratio", 2), ("squared_error_of_mean", 1)])
+def test_heavy_tails_are_left_out(metric, up_to):
+  """Under `replace` with 10 rows; the covariance at once with 4, the error of the mean's first generation never."""
+  law = lambda n: tasks.gaussian(1, n).predict(workflows.replace().schedule(n, 30))[metric]
+  assert law(10).up_to == up_to and law(4).up_to == (1 if metric == "squared_error_of_mean" else 0)
+  assert law(1000).up_to is None
 
 
 def kde_results(n=40, T=30, bandwidth=0.5, seeds=300, kernel_of_next=1.0):
@@ -160,24 +200,35 @@ def kde_results(n=40, T=30, bandwidth=0.5, seeds=300, kernel_of_next=1.0):
       rows = np.take_along_axis(pool, rng.integers(0, pool.shape[1], (seeds, n)), axis=1)
       rows = rows + kernel_of_next * bandwidth * rng.standard_normal((seeds, n))
       pool = np.concatenate([pool, rows], axis=1) if pooled else rows
-  return made(
-    out[:, None, None, None], "kde", "model_variance", "", 0, kernel=["gaussian"], bandwidth=["0.5"], num_samples=[n]
-  )
+  results = made(out[:, None], metric="model_variance", worse="", num_samples=[n])
+  flows = (workflows.replace(), workflows.accumulate())
+  told = [tasks.kde("normal", n, bandwidth).predict(flow.schedule(n, T))["model_variance"] for flow in flows]
+  up_to = [np.nan if law.up_to is None else law.up_to for law in told]
+  return beside(results, "model_variance", expected=[law.mean for law in told], expected_up_to=up_to)
 
 
 def test_kde_variance_beside_theory():
   rows = diagnostics.compare_with_theory(kde_results(), (1, 2, 8, 30))
-  assert [(row["workflow"], row["generation"]) for row in rows] == [
-    ("replace", 2),
-    ("replace", 8),
-    ("accumulate", 2),
-    ("accumulate", 8),
-    ("accumulate", 30),
-  ]
+  at = [("replace", t) for t in (1, 2, 8)] + [("accumulate", t) for t in (1, 2, 8, 30)]
+  assert [(row["workflow"], row["generation"]) for row in rows] == at
   assert max(abs(row["z"]) for row in rows) < 5
   wrong = diagnostics.compare_with_theory(kde_results(kernel_of_next=1.1), (1, 2, 8, 30))
   for workflow in ("replace", "accumulate"):
     assert max(abs(row["z"]) for row in wrong if row["workflow"] == workflow) > 5
+
+
+@pytest.mark.parametrize("dataset", ["blobs", "moons", "circles", "ring", "swiss_roll", "wine"])
+def test_variance_of_data_sets(dataset):
+  """Over training rows of 60,000 runs: the law, and not that of one row less, or of one more."""
+  source, num = generators.get(dataset, 30), 4
+
+  def one(key):
+    truth_key, split_key = jax.random.split(key)
+    return jnp.mean(jnp.var(source.split(split_key, source.init(truth_key), num, 30)[0], axis=0))
+
+  found = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 60_000)), np.float64)
+  z = lambda expected: abs(found.mean() - expected) / (found.std(ddof=1) / np.sqrt(len(found)))
+  assert z(source.variance(num)) < 5 < min(z(source.variance(num - 1)), z(source.variance(num + 1)))
 
 
 def test_smallest_bounded_share():

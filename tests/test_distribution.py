@@ -16,7 +16,7 @@ from helpers import finished, free_port, start
 
 import collapse_jax as cj
 from collapse_jax import tasks
-from collapse_jax.sweeps import devices, scheduler
+from collapse_jax.sweeps import devices, programs
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("distribution")]  # one worker, for what they share
 ROUNDED = ("entropy_ratio", "support_ratio")  # of discrete: quotients by the truth's
@@ -47,7 +47,7 @@ def test_as_on_one_device(processes, expected, tmp_path, monkeypatch):
   seen = [json.loads((tmp_path / "many" / f"seen_{i}.json").read_text()) for i in range(processes)]
   assert sorted(seen[0]) == sorted(["gaussian"] * 4 + ["kde", "linear_regression", "discrete"]) and not any(seen[1:])
   if processes == 2:
-    monkeypatch.setattr(scheduler.Program, "compile", None)  # nothing is left to compute
+    monkeypatch.setattr(programs.Program, "compile", None)  # nothing is left to compute
     one = distributed.sweep("linear_regression", directory=tmp_path / "many" / "chunks", resume=True)
     xarray.testing.assert_identical(one.drop_attrs(), expected["linear_regression"].drop_attrs())
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray
-from helpers import small
+from helpers import by_steps, small
 from power import Disk
 
 from collapse_jax import tasks
-from collapse_jax.sweeps import chunks, steps
+from collapse_jax.sweeps import chunks
 
 
 def boom(*_):
@@ -44,7 +44,7 @@ def test_a_language_model_keeps_two_checkpoints(tmp_path, monkeypatch):
   task = lambda num_samples: tasks.sample_median(num_samples)
   with monkeypatch.context() as patch:
     disk = Disk(root, patch)
-    expected = steps.sweep(task, ["accumulate"], {"num_samples": [5]}, directory=root / "out", **options)
+    expected = by_steps(task, ["accumulate"], {"num_samples": [5]}, directory=root / "out", **options)
   removed = [(path, left) for path, left in disk.removals if path.suffix == ".npz"]
   assert [path.stem for path, _ in removed] == ["1", "2", "3"]
   for path, left in removed:
@@ -55,7 +55,7 @@ def test_a_language_model_keeps_two_checkpoints(tmp_path, monkeypatch):
     (elsewhere / name).parent.mkdir(parents=True, exist_ok=True)
     (elsewhere / name).write_bytes(content)
   computed = []
-  resumed = steps.sweep(
+  resumed = by_steps(
     task,
     ["accumulate"],
     {"num_samples": [5]},
@@ -68,7 +68,7 @@ def test_a_language_model_keeps_two_checkpoints(tmp_path, monkeypatch):
   assert computed == [5]
   with monkeypatch.context() as patch:  # the wrong twin: nobody syncs, and at each deletion nothing is certain
     disk = Disk(root, patch, synced=False)
-    steps.sweep(task, ["accumulate"], {"num_samples": [5]}, directory=root / "twin", **options)
+    by_steps(task, ["accumulate"], {"num_samples": [5]}, directory=root / "twin", **options)
   assert [left for path, left in disk.removals if path.suffix == ".npz"] == [{}] * 3
 
 
@@ -115,11 +115,11 @@ def test_names_of_cells_fit(tmp_path):
   tables = [np.tril(np.ones((size, size))) / np.arange(1, size + 1)[:, None], np.eye(size)]
   names = [f"weights({table.tolist()})" for table in tables]
   options = {"num_generations": 2, "num_seeds": 1, "directory": tmp_path}
-  steps.sweep(tasks.sample_median, names, {"num_samples": [5]}, **options)
+  by_steps(tasks.sample_median, names, {"num_samples": [5]}, **options)
   folders = [folder.name for folder in tmp_path.iterdir()]
   assert len(folders) == 2 and all(len(name.encode()) <= 143 for name in folders)
   computed = []
-  steps.sweep(
+  by_steps(
     tasks.sample_median,
     names,
     {"num_samples": [5]},

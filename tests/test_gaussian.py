@@ -30,7 +30,7 @@ def test_moments_of_rows_follow_theory(name):
   """As those of the exact law do in test_validation."""
   dim, n = 2, 10
   out = simulate(name, 20_000, T, dim, n, draws="rows")
-  right, wrong = (theory.gaussian_moments(name, num, T) for num in (n, n - 1))
+  right, wrong = (theory.schedule_moments(workflows.parse(name)().schedule(num, T)) for num in (n, n - 1))
   assert out["finite"].all()
   assert np.abs(z_score(out["covariance_trace_ratio"], right.trace_ratio)).max() < 5
   assert np.abs(z_score(out["squared_error_of_mean"], dim * right.mean_error)).max() < 5
@@ -164,7 +164,7 @@ def test_extend_equals_add():
 def test_a_billion_rows_match_theory():
   n = 1e9
   out = simulate("accumulate", 4000, T, 2, n)
-  right = theory.gaussian_moments("accumulate", int(n), T)
+  right = theory.gaussian_accumulate(int(n), T)
   assert np.abs(z_score(out["squared_error_of_mean"], 2 * right.mean_error)).max() < 5
   # Of pooled data each batch adds its own error, of variance 2 / dim, to the mean of all before: float32 resolves it.
   spread = ((out["covariance_trace_ratio"].astype(np.float64) - 1) * np.sqrt(n)).var(axis=0, ddof=1)

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray
+from helpers import by_steps
 
-from collapse_jax import sweep, tasks
-from collapse_jax.sweeps import steps
+from collapse_jax import sweep, sweeps, tasks
+from collapse_jax.sweeps import checkpoints, cost
 from collapse_jax.types import Metrics, Run
 
 WORKFLOWS = ["replace", "accumulate", "accumulate_subsample", "mix(0.5)", "grown_replace"]
@@ -21,7 +22,7 @@ def task(num_samples, shared=1.0):
 def test_as_the_vectorised_sweep():
   options = {"num_generations": 4, "num_seeds": 3, "seed": 1}
   expected = sweep(lambda num_samples: task(num_samples, 2.0), WORKFLOWS, {"num_samples": [5, 8]}, **options)
-  found = steps.sweep(task, WORKFLOWS, {"num_samples": [5, 8]}, shared=2.0, **options)
+  found = by_steps(task, WORKFLOWS, {"num_samples": [5, 8]}, shared=2.0, **options)
   assert set(found.data_vars) == set(expected.data_vars) and found.sizes == expected.sizes
   for name in expected.data_vars:
     if expected[name].dtype.kind == "f":
@@ -33,15 +34,15 @@ def test_as_the_vectorised_sweep():
 
 def test_chunks_change_nothing():
   options = {"num_generations": 3, "num_seeds": 5}
-  whole = steps.sweep(task, ["accumulate"], {"num_samples": [6]}, **options)
-  parts = steps.sweep(task, ["accumulate"], {"num_samples": [6]}, chunk_size=2, **options)
+  whole = by_steps(task, ["accumulate"], {"num_samples": [6]}, **options)
+  parts = by_steps(task, ["accumulate"], {"num_samples": [6]}, chunk_size=2, **options)
   np.testing.assert_allclose(parts.fitted_mean, whole.fitted_mean, rtol=1e-6)
 
 
 @pytest.mark.parametrize("warm_start", [False, True])
 def test_killed_and_resumed(tmp_path, warm_start):
   options = {"num_generations": 4, "num_seeds": 2, "warm_start": warm_start}
-  expected = steps.sweep(task, WORKFLOWS[:3], {"num_samples": [5]}, **options)
+  expected = by_steps(task, WORKFLOWS[:3], {"num_samples": [5]}, **options)
   calls = []
 
   def kill(cell, t, seeds, metrics: Metrics):
@@ -50,9 +51,9 @@ def test_killed_and_resumed(tmp_path, warm_start):
       raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    steps.sweep(task, WORKFLOWS[:3], {"num_samples": [5]}, directory=tmp_path, on_metrics=kill, **options)
+    by_steps(task, WORKFLOWS[:3], {"num_samples": [5]}, directory=tmp_path, on_metrics=kill, **options)
   batches = []
-  found = steps.sweep(
+  found = by_steps(
     task,
     WORKFLOWS[:3],
     {"num_samples": [5]},
@@ -64,7 +65,7 @@ def test_killed_and_resumed(tmp_path, warm_start):
   assert batches == [("accumulate", 4), *(("accumulate_subsample", t) for t in (1, 2, 3, 4))]
   xarray.testing.assert_identical(found.drop_attrs(), expected.drop_attrs())
   with pytest.raises(ValueError, match="with shapes="):
-    steps.sweep(
+    by_steps(
       lambda num_samples: task(num_samples + 1),
       WORKFLOWS[:3],
       {"num_samples": [5]},
@@ -77,14 +78,14 @@ def test_killed_and_resumed(tmp_path, warm_start):
 def test_damaged_checkpoints(tmp_path, caplog):
   """The newest generation that is whole counts; without one a cell begins anew. What a checkpoint is it says itself."""
   options = {"num_generations": 3, "num_seeds": 2}
-  expected = steps.sweep(task, WORKFLOWS[:3], {"num_samples": [5]}, directory=tmp_path, keep_all=True, **options)
+  expected = by_steps(task, WORKFLOWS[:3], {"num_samples": [5]}, directory=tmp_path, keep_all=True, **options)
   truncated, lost, unnamed = (tmp_path / f"workflow={name},num_samples=5,seeds=0-1" for name in WORKFLOWS[:3])
   (truncated / "3.npz").write_bytes((truncated / "3.npz").read_bytes()[:-30])
   for t, content in ((1, b""), (2, b"x" * 5000), (3, (lost / "3.npz").read_bytes()[:200])):
     (lost / f"{t}.npz").write_bytes(content)
   (unnamed / "run.json").write_text("{")
   batches = []
-  found = steps.sweep(
+  found = by_steps(
     task,
     WORKFLOWS[:3],
     {"num_samples": [5]},
@@ -97,7 +98,7 @@ def test_damaged_checkpoints(tmp_path, caplog):
   xarray.testing.assert_identical(found.drop_attrs(), expected.drop_attrs())
   assert caplog.text.count("is damaged") == 5
   with pytest.raises(ValueError, match="made with data=None, not other"):
-    steps.sweep(
+    by_steps(
       task, WORKFLOWS[:3], {"num_samples": [5]}, directory=tmp_path, resume=True, about={"data": "other"}, **options
     )
 
@@ -107,7 +108,7 @@ def test_changed_bytes_are_found(tmp_path):
   run = Run(jax.random.split(jax.random.key(0), 2), {"mean": jnp.arange(40.0).reshape(2, 20)}, None, None, None)
   params = {"layer": {"kernel": jnp.arange(60, dtype=jnp.bfloat16).reshape(2, 30)}, "steps": jnp.asarray([3, 4])}
   metrics = {"loss": np.arange(4.0).reshape(2, 2), "finite": np.ones((2, 2), bool)}
-  steps._Checkpoints(tmp_path / "cell", False, False, {}).save(2, run, params, metrics)
+  checkpoints.Checkpoints(tmp_path / "cell", False, False, {}).save(2, run, params, metrics)
   (file,) = tmp_path.glob("cell/*.npz")
   one = {name: value[:, 0] for name, value in metrics.items()}
   content = file.read_bytes()
@@ -118,12 +119,12 @@ def test_changed_bytes_are_found(tmp_path):
     if i >= 0:
       changed[i] ^= 1 << i // 3 % 8
     file.write_bytes(changed)
-    t, *found = steps._Checkpoints(tmp_path / "cell", False, True, {}).restore(*empty, one)
+    t, *found = checkpoints.Checkpoints(tmp_path / "cell", False, True, {}).restore(*empty, one)
     assert t or (i >= 0 and not file.exists())
     none += not t
     if t:
       assert t == 2 and jax.tree.structure(found[0]) == jax.tree.structure(run)
-      chex.assert_trees_all_equal(steps._plain(found[0]), steps._plain(run), strict=True)
+      chex.assert_trees_all_equal(checkpoints.plain(found[0]), checkpoints.plain(run), strict=True)
       chex.assert_trees_all_equal(found[1], jax.tree.map(np.asarray, params), strict=True)
       chex.assert_trees_all_equal(found[2], metrics, strict=True)
   assert none > len(content) / 3 / 2
@@ -132,7 +133,7 @@ def test_changed_bytes_are_found(tmp_path):
 def test_clock(monkeypatch):
   """Time that is left: steps that are left at the mean pace, compiling apart."""
   now = [0.0]
-  monkeypatch.setattr(steps.time, "perf_counter", lambda: now[0])
+  monkeypatch.setattr(cost.time, "perf_counter", lambda: now[0])
 
   class Program:
     calls = 0
@@ -144,7 +145,7 @@ def test_clock(monkeypatch):
       self.calls += 1
       now[0] += 100.0 if self.calls == 1 else 0.0
 
-  clock, program = steps.Clock(5), Program()
+  clock, program = cost.Clock(5), Program()
   for seconds, said in (
     (2.0, "102.0 s, about 8 s left"),
     (4.0, "4.0 s, about 9 s left"),
@@ -161,11 +162,11 @@ def test_clock(monkeypatch):
 def test_stopped():
   def stop(cell, t, seeds, metrics):
     if len(stopping) == 1:
-      raise steps.Stop("no more")
+      raise sweeps.Stop("no more")
     stopping.append(1)
 
   stopping: list[int] = []
-  found = steps.sweep(task, ["replace"], {"num_samples": [5]}, num_generations=4, num_seeds=2, on_metrics=stop)
+  found = by_steps(task, ["replace"], {"num_samples": [5]}, num_generations=4, num_seeds=2, on_metrics=stop)
   assert found.stopped == "workflow replace, num_samples 5: no more"
   np.testing.assert_array_equal(
     np.isfinite(found.fitted_mean).all(["workflow", "num_samples", "seed"]), [True, True, False, False]
@@ -175,7 +176,7 @@ def test_stopped():
 
 def test_refusals():
   with pytest.raises(ValueError, match="num_samples"):
-    steps.sweep(task, ["replace"], {"num_samples": [1]}, num_generations=2, num_seeds=1)
-  found = steps.sweep(task, ["replace"], {"num_samples": [1, 5]}, num_generations=2, num_seeds=1)
+    by_steps(task, ["replace"], {"num_samples": [1]}, num_generations=2, num_seeds=1)
+  found = by_steps(task, ["replace"], {"num_samples": [1, 5]}, num_generations=2, num_seeds=1)
   assert "num_samples" in str(found.cell_status.values[0, 0]) and str(found.cell_status.values[0, 1]) == "ok"
   assert jax.numpy.isnan(found.fitted_mean.values[0, 0]).all()

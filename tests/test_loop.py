@@ -8,7 +8,7 @@ from helpers import poisson_mean
 
 import collapse_jax as cj
 from collapse_jax import store, tasks, transforms, workflows
-from collapse_jax.sweeps import scheduler
+from collapse_jax.sweeps import programs
 
 T, N = 4, 8
 OVERLAPPING = (
@@ -77,7 +77,8 @@ def test_calls_chain(task_name, workflow_name):
 @pytest.mark.parametrize(
   ("text", "part"),
   [
-    ("mix(0)", "above 0"),
+    ("mix(-0.1)", "at least 0"),
+    ("mix(0, real_weight=0.5)", "there must be real rows"),
     ("mix(2)", "at most 1"),
     ("nothing", "unknown workflow"),
     ("mix(", "must be a name or a call"),
@@ -167,7 +168,7 @@ def test_mix_emits_one_number_wherever_it_is_decided():
     for f in shares:
       right = round(n * (1 - f) / f)
       workflow = workflows.mix(f)
-      handed = scheduler._emitted(workflow, n, 3)
+      handed = programs.emitted(workflow, n, 3)
       assert workflow.emit(n, 1) == right == handed, (n, f)
       assert workflows.mix(np.float64(f)).emit(np.int64(n), 1) == right
       differing += right != np.round(np.float32(n) * (1 - np.float32(f)) / np.float32(f))
@@ -186,6 +187,54 @@ def test_mix_trains_on_as_many_rows_in_a_sweep_as_in_a_run():
       found = out.train_size.sel(num_samples=n, real_fraction=f).values.squeeze()
       np.testing.assert_array_equal(found, one["train_size"])
       assert found[1] == n + round(n * (1 - f) / f)
+
+
+def test_mix_of_no_real_rows_is_replace():
+  """As a workflow, and as one value of an axis whose values share a program."""
+  assert workflows.parse("mix(0.0, fresh=True)")().weights(3).tolist() == np.eye(3).tolist()
+  task = lambda num_samples: tasks.exponential_family("gaussian", num_samples)
+  axes = {"num_samples": [10], "real_fraction": [0.0, 0.5]}
+  out = cj.sweep(
+    task,
+    {"mix": workflows.mix, "replace": lambda real_fraction: workflows.replace()},
+    axes,
+    num_generations=4,
+    num_seeds=2,
+  )
+  mixed, replaced = (out.sel(workflow=name).squeeze() for name in ("mix", "replace"))
+  assert out.attrs["num_compilations"] == 2
+  for name in ("squared_error_of_mean", "train_size", "real_share"):
+    np.testing.assert_allclose(mixed[name][0], replaced[name][0], rtol=1e-5, atol=1e-7)
+  assert (mixed.real_share[1, :, 1:] == 0.5).all() and abs(mixed - replaced).squared_error_of_mean[1, :, 1:].min() > 0
+
+
+def test_where_no_rows_are_emitted_samples_are_looked_at():
+  """mix(1.0) trains on the real rows alone, and its samples are judged all the same."""
+  task = transforms.observe(
+    poisson_mean(num_samples=N), lambda problem, context, data: {"num": jnp.sum(data.rows > -1)}
+  )
+  out = cj.run(jax.random.key(0), task, workflows.mix(1.0), 3)
+  np.testing.assert_array_equal(out["num"], N)
+  np.testing.assert_array_equal(out["train_size"], N)
+  assert len(set(out["squared_error"].tolist())) == 1 and (out["real_share"] == 1).all()
+
+
+def test_rows_are_emitted_as_one_table_says():
+  """Drawn, used and stored alike; a workflow of one's own needs to say it only once."""
+  task, growing = poisson_mean(num_samples=N), workflows.grown_replace()
+  table = cj.generation.emission(task, growing, 3)
+  assert table.counts == (2 * N, 3 * N, 4 * N) and table.num(1) == 4 * N
+  assert [int(table.used(t)) for t in (1, 2, 3)] == list(table.counts)
+  even = cj.generation.emission(task, workflows.mix(1.0), 3)
+  assert even == (even.num, None, (0, 0, 0)) and even.num(1) == N
+  law = cj.generation.emission(tasks.gaussian(1, 1e9), growing, 3)
+  assert (law.num(2), law.used, law.counts) == (3e9, None, None)
+  seen = transforms.observe(
+    task, lambda problem, context, data: {"drawn": context.num, "used": jnp.asarray(context.used)}
+  )
+  out = cj.run(jax.random.key(0), seen, growing, 3)
+  np.testing.assert_array_equal(out["used"][:2], out["train_size"][1:])
+  assert (out["drawn"] == 4 * N).all()
 
 
 def test_a_task_that_relabels_its_rows_runs_in_a_sweep_where_it_runs_alone():

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import by_steps
 
 import collapse_jax as cj
 from collapse_jax import store, tasks, transforms, workflows
-from collapse_jax.sweeps import steps
 
 N, T, LAST = 12, 6, 2  # generation LAST is the last whose training data are kept
 
@@ -91,7 +91,7 @@ def test_a_model_is_there_again_once_there_are_data(workflow, name):
 def test_a_model_of_nothing_has_no_parameters_and_no_rows():
   task, workflow = rejecting(tasks.kde("moons", N, 0.5, num_test=20)), workflows.replace()
   run = cj.start(jax.random.key(0), task, workflow, T)
-  run, _ = cj.advance(task, workflow, run, range(1, LAST + 2), num_generations=T, warm_start=True, host=True)
+  run, _ = cj.advance(task, workflow, run, range(1, LAST + 2), num_generations=T, warm_start=True)
   assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(run.params))
   assert float(run.store.count[0]) == 0 and not np.asarray(run.store.row_weight).any()
   assert np.isfinite(run.store.rows).all()  # rows of weight 0 are multiplied with their weight
@@ -107,7 +107,7 @@ def test_sweeps_and_the_host_loop_say_so():
   assert (np.diff(finite.astype(int), axis=1) <= 0).all()  # what has ended stays so
   np.testing.assert_array_equal(np.isfinite(results.fitted_mean.values[0]), finite)
   np.testing.assert_array_equal(results.train_size.values[0] > 0, finite)
-  by_host = steps.sweep(task, ["replace"], {}, num_generations=8, num_seeds=40)
+  by_host = by_steps(task, ["replace"], {}, num_generations=8, num_seeds=40)
   np.testing.assert_array_equal(by_host.finite.values[0], finite)
 
 

@@ -11,7 +11,7 @@ from helpers import KILLED, dataset, run, waiting
 
 import collapse_jax as cj
 from collapse_jax import tasks
-from collapse_jax.sweeps import scheduler
+from collapse_jax.sweeps import programs
 from collapse_jax.sweeps.chunks import Chunks
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("resume")]  # one worker, for what they share
@@ -155,7 +155,7 @@ def test_memory(monkeypatch, caplog):
   small = sweep(num_workers=1, memory_bytes=100_000.0)
   assert 1 <= int(small.chunk_size) < 12
   np.testing.assert_allclose(small.covariance_trace_ratio, whole.covariance_trace_ratio, rtol=1e-5)
-  plain = scheduler.Program.compile
+  plain = programs.Program.compile
 
   def limited(program, size, traced):
     used = plain(program, size, traced)
@@ -169,7 +169,7 @@ def test_memory(monkeypatch, caplog):
     program._compiled[size] = run
     return used
 
-  monkeypatch.setattr(scheduler.Program, "compile", limited)
+  monkeypatch.setattr(programs.Program, "compile", limited)
   halved = sweep(num_workers=1)
   assert halved.chunk_size == 3 and "memory ran out for chunks of 12 runs" in caplog.text
   xarray.testing.assert_identical(halved.drop_attrs(), sweep(chunk_size=3).drop_attrs())

@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import needed
+from helpers import by_steps, needed
 
 from collapse_jax import lm, tasks
 from collapse_jax.lm import checkpoint, sampling, text, training
-from collapse_jax.sweeps import steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("smollm2")]
 
@@ -135,7 +134,7 @@ def test_two_generations_with_adapters(model, tmp_path):
       on_malformed="keep",
     )
 
-  found = steps.sweep(
+  found = by_steps(
     task,
     ["replace"],
     {},

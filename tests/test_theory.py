@@ -11,6 +11,19 @@ from collapse_jax import theory
 from collapse_jax.vocabulary import parse_call
 
 MAX_Z = 5.0
+
+
+def schedule_of(name, n, T):
+  """The schedule of a workflow given as its coordinate."""
+  from collapse_jax import workflows
+
+  return workflows.parse(name)().schedule(n, T)
+
+
+def moments_of(name, n, T, unbiased=False):
+  return theory.schedule_moments(schedule_of(name, n, T), unbiased=unbiased)
+
+
 WORKFLOWS = ["replace", "accumulate", "accumulate_subsample", "mix(0.25)", "mix(0.25, fresh=True)"]
 
 
@@ -103,7 +116,7 @@ def gaussian_runs(workflow, unbiased, dim=2, num_samples=6, num_generations=4, n
 @pytest.mark.parametrize("workflow", WORKFLOWS)
 def test_gaussian_moments_match_simulation(workflow, unbiased):
   trace_ratio, mean_error, _ = gaussian_runs(workflow, unbiased)
-  predict = lambda n, T=4, unbiased=unbiased, workflow=workflow: theory.gaussian_moments(workflow, n, T, unbiased)
+  predict = lambda n, T=4, unbiased=unbiased, workflow=workflow: moments_of(workflow, n, T, unbiased)
   right, later, smaller = predict(6), predict(6, 5), predict(5)
   other_divisor = predict(6, unbiased=not unbiased)
   others = [predict(6, workflow=other) for other in WORKFLOWS if other != workflow]
@@ -124,9 +137,9 @@ def test_gaussian_moments_match_simulation(workflow, unbiased):
 
 @pytest.mark.parametrize("workflow", WORKFLOWS)
 def test_trace_and_mean_error_sum_to_one(workflow):
-  moments = theory.gaussian_moments(workflow, 7, 50)
+  moments = moments_of(workflow, 7, 50)
   np.testing.assert_allclose(moments.trace_ratio + moments.mean_error, 1, rtol=1e-12)
-  assert np.abs(sum(theory.gaussian_moments(workflow, 7, 50, unbiased=True)) - 1).max() > 0.01
+  assert np.abs(sum(moments_of(workflow, 7, 50, unbiased=True)) - 1).max() > 0.01
 
 
 @pytest.mark.parametrize(
@@ -141,26 +154,104 @@ def test_trace_and_mean_error_sum_to_one(workflow):
 )
 def test_gaussian_moments_tabulated(workflow, t, trace_ratio, mean_error):
   """At n=10: values that the literature survey of this project had simulated."""
-  moments = theory.gaussian_moments(workflow, 10, t)
+  moments = moments_of(workflow, 10, t)
   assert moments.trace_ratio[-1] == pytest.approx(trace_ratio, abs=6e-4)
   assert moments.mean_error[-1] == pytest.approx(mean_error, abs=6e-4)
 
 
-def test_gaussian_moments_reads_coordinates():
-  np.testing.assert_array_equal(
-    theory.gaussian_moments("mix(real_fraction=0.2)", 10, 5), theory.gaussian_mix(10, 0.2, 5)
-  )
-  assert theory.gaussian_moments("best_of(5)", 10, 5) is None
-  np.testing.assert_allclose(theory.gaussian_moments("sliding_window(1)", 10, 5), theory.gaussian_replace(10, 5))
-  np.testing.assert_allclose(theory.gaussian_moments("sliding_window(9)", 10, 5), theory.gaussian_accumulate(10, 5))
-  assert theory.gaussian_moments("my_workflow", 10, 5) is None
-  for bad in ["mix(", "mix(x)", "1"]:
-    with pytest.raises(ValueError, match="workflow must be"):
-      theory.gaussian_moments(bad, 10, 5)
-  with pytest.raises(ValueError, match="real_fraction"):
-    theory.gaussian_moments("mix(0.)", 10, 5)
-  with pytest.raises(ValueError, match="num_samples must be at least 2, got 1"):
-    theory.gaussian_moments("replace", 1, 5)
+CLOSED = {
+  "replace": theory.gaussian_replace,
+  "accumulate": theory.gaussian_accumulate,
+  "accumulate_subsample": theory.gaussian_accumulate_subsample,
+  "mix(0.25)": lambda n, T, unbiased: theory.gaussian_mix(n, 0.25, T, unbiased=unbiased),
+  "mix(0.25, fresh=True)": lambda n, T, unbiased: theory.gaussian_mix(n, 0.25, T, fresh=True, unbiased=unbiased),
+  "sliding_window(1)": theory.gaussian_replace,
+  "sliding_window(9)": theory.gaussian_accumulate,
+}
+
+
+@pytest.mark.parametrize("unbiased", [False, True], ids=["biased", "unbiased"])
+@pytest.mark.parametrize("workflow", CLOSED)
+def test_moments_of_schedules_are_the_closed_forms(workflow, unbiased):
+  np.testing.assert_allclose(moments_of(workflow, 10, 5, unbiased), CLOSED[workflow](10, 5, unbiased), rtol=1e-12)
+
+
+# ----------------------------------------------------------------------------------------------------- limits
+def table_of(real_share, T):
+  """Each generation is fitted to the real batch with a share, and to the last one."""
+  table = np.diag(np.append(1.0, np.full(T - 1, 1 - real_share)))
+  table[1:, 0] = real_share
+  return table
+
+
+LIMITS = {  # schedule, limits of trace ratio and error of the mean
+  "replace": (schedule_of("replace", 50, 3), (0.0, 1.0)),
+  "replace, a billion rows": (schedule_of("replace", 10**9, 3), (0.0, 1.0)),
+  "other numbers": (schedule_of("replace(5)", 50, 3), (0.0, 1.0)),
+  "window": (schedule_of("sliding_window(3)", 50, 20), (0.0, 1.0)),
+  "accumulate": (schedule_of("accumulate", 50, 2), (np.sinc(1 / np.sqrt(50)), 1 - np.sinc(1 / np.sqrt(50)))),
+  "mix": (schedule_of("mix(0.2)", 50, 8), theory.gaussian_mix_limit(50, 0.2)),
+  "little real data": (schedule_of("mix(0.001)", 50, 8), theory.gaussian_mix_limit(50, 0.001)),
+  "fresh": (schedule_of("mix(0.2, fresh=True)", 50, 8), theory.gaussian_mix_limit(50, 0.2, fresh=True)),
+  "a table": (theory.schedule_of_weights(table_of(0.5, 8), np.full(8, 50.0)), theory.gaussian_mix_limit(50, 0.5)),
+  "a table that ends": (
+    theory.schedule_of_weights(np.eye(8)[[0, 1, 2, 3, 4, 5, 6, 3]], np.full(8, 50.0)),
+    (np.nan, np.nan),
+  ),
+  "batches that grow": (schedule_of("grown_replace", 50, 8), (np.nan, np.nan)),
+  "a window not yet full": (schedule_of("sliding_window(9)", 50, 8), (np.nan, np.nan)),
+  "one generation": (schedule_of("replace", 50, 1), (np.nan, np.nan)),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_limits_of_schedules(name):
+  """As the schedule ends it goes on; where nothing tells how, there is none."""
+  schedule, limits = LIMITS[name]
+  np.testing.assert_allclose(theory.schedule_moments(schedule, limit=True), limits, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["accumulate_subsample", "accumulate(20)", "mix(0.3, real_weight=0.7)"])
+def test_limits_are_what_late_generations_tend_to(name):
+  """To first order in 1 / t, of what changes like 1 / t: half of it is left at twice the generation."""
+  limit = np.array(theory.schedule_moments(schedule_of(name, 50, 8), limit=True))
+  at = lambda T: np.array(moments_of(name, 50, T))[:, -1]
+  left, later = at(500) - limit, at(1000) - limit
+  assert (np.abs(later) < 2e-4).all() and (np.abs(later - 0.5 * left) <= 0.01 * np.abs(left) + 1e-12).all()
+
+
+def test_limits_of_other_laws():
+  replace, pool = schedule_of("replace", 50, 4), schedule_of("accumulate", 50, 4)
+  assert theory.schedule_noise(replace, limit=True) == theory.schedule_family(replace, 1.0, limit=True) == np.inf
+  assert theory.schedule_noise(pool, limit=True) == pytest.approx(theory.ACCUMULATE_LIMIT, rel=1e-9)
+  assert theory.schedule_family(replace, -1.0, limit=True) == pytest.approx(1)  # a coin that always falls on one side
+  assert theory.schedule_kde_variance(replace, lambda rows: 0.25, limit=True) == pytest.approx(50 * 0.25)
+  assert theory.schedule_kde_variance(pool, lambda rows: 0.25, limit=True) == np.inf  # like log t
+  assert np.isnan(theory.schedule_kde_variance(pool, lambda rows: rows**-0.3, limit=True))
+  assert theory.schedule_log_det(replace, 2, limit=True) == -np.inf
+  assert np.isnan(theory.schedule_log_det(pool, 2, limit=True))
+  warm = theory.schedule_moments(replace, temperature=1.2, limit=True)
+  assert warm.trace_ratio == warm.mean_error == np.inf
+
+
+def test_schedules_by_weights():
+  """What weights alone say gives the laws of the workflow that has them."""
+  for name in ("replace", "accumulate", "accumulate_subsample", "sliding_window(3)", "mix(0.5)"):
+    from collapse_jax import workflows
+
+    workflow = workflows.parse(name)()
+    sizes = [20.0] + [workflow.emit(20, t) for t in range(1, 6)]
+    found = theory.schedule_of_weights(workflow.weights(6), sizes, workflow.redrawn)
+    np.testing.assert_allclose(theory.schedule_moments(found), moments_of(name, 20, 6), rtol=1e-12)
+  assert theory.schedule_of_weights(np.eye(4), np.full(4, 20.0), redrawn=True) is None
+  assert theory.schedule_of_weights(table_of(0.5, 4), [20.0, 0.0, 0.0, 0.0]) is None
+
+
+def test_tails_are_light_until():
+  assert theory.light_until(schedule_of("replace", 50, 40), 0.2) == 10
+  assert theory.light_until(schedule_of("replace", 50, 10), 0.2) is None
+  assert theory.light_until(schedule_of("replace", 2, 10), 0.2) == 0
+  assert theory.light_until(schedule_of("accumulate", 50, 1000), 0.2) is None
 
 
 def test_gaussian_mix_with_real_data_only_is_the_first_fit():
@@ -295,7 +386,7 @@ def test_linear_noise_is_the_gaussian_mean_at_large_num_samples():
     ("accumulate_subsample", uniform_history(T), True, 1.0),
     ("mix(0.2)", mix_table(0.2, T), False, [1.0] + [4.0] * (T - 1)),
   ]:
-    exact = theory.gaussian_moments(workflow, num, T).mean_error * num
+    exact = moments_of(workflow, num, T).mean_error * num
     np.testing.assert_allclose(theory.linear_noise(weights, redrawn, size), exact, rtol=1e-5)
 
 
@@ -419,9 +510,7 @@ def test_kde_variance_tabulated():
   ]:
     for bandwidth, expected in [(0.5, fixed), (theory.scott_bandwidth, scott)]:
       assert theory.kde_variance(workflow, 20, bandwidth, 50)[-1] == pytest.approx(expected, abs=0.005)
-    np.testing.assert_allclose(
-      theory.kde_variance(workflow, 20, 0.0, 30), theory.gaussian_moments(workflow, 20, 30).trace_ratio
-    )
+    np.testing.assert_allclose(theory.kde_variance(workflow, 20, 0.0, 30), moments_of(workflow, 20, 30).trace_ratio)
   limit = theory.kde_variance_limit(20, 0.5)
   assert theory.kde_variance("replace", 20, 0.5, 1000)[-1] == pytest.approx(limit)
   assert theory.kde_variance("mix(0.2)", 20, 0.5, 10) is None
@@ -586,7 +675,7 @@ def test_laws_of_schedules_match_simulation(kind):
     model, real = gaussian_model(rng, **options.get(kind, {})), lambda num: rng.standard_normal((num_runs, num))
   told = 0
   for name in SCHEDULES:
-    schedule = theory.schedule_of(name, n, T)
+    schedule = schedule_of(name, n, T)
     found = zip(*training_rows(rng, name, n, T, num_runs, real, model))
     careless = schedule._replace(sizes=np.full(T, float(n)), fresh=False, real_weight=None)
     for values, law, twin in zip(found, laws_of(kind, schedule), laws_of(kind, careless)):
@@ -607,10 +696,10 @@ def test_schedules_have_the_shares_of_their_workflows():
     if workflow.weights is not None and name not in ("mix(0.3)", "mix(0.56)"):  # whose rows are whole numbers
       np.testing.assert_allclose(schedule.weights, workflow.weights(4), atol=1e-15)
   np.testing.assert_allclose(
-    theory.schedule_of("accumulate(5)", 10, 3).weights, [[1, 0, 0], [2 / 3, 1 / 3, 0], [0.5, 0.25, 0.25]]
+    schedule_of("accumulate(5)", 10, 3).weights, [[1, 0, 0], [2 / 3, 1 / 3, 0], [0.5, 0.25, 0.25]]
   )
-  np.testing.assert_allclose(theory.schedule_of("mix(0.56)", 2, 2).weights[1], [0.5, 0.5])
-  np.testing.assert_allclose(theory.schedule_of("mix(0.56)", 100, 2).weights[1], np.array([100, 79]) / 179)
+  np.testing.assert_allclose(schedule_of("mix(0.56)", 2, 2).weights[1], [0.5, 0.5])
+  np.testing.assert_allclose(schedule_of("mix(0.56)", 100, 2).weights[1], np.array([100, 79]) / 179)
 
 
 def test_log_det_and_trace_variance_of_schedules():
@@ -634,7 +723,7 @@ def test_log_det_and_trace_variance_of_schedules():
   assert_oracle((log_det - mean) ** 2, variance, careless[1])
   moments, spread = theory.schedule_moments(schedule, **how), theory.schedule_trace_variance(schedule, 2, **how)
   assert_oracle((trace - moments.trace_ratio) ** 2, spread, theory.schedule_trace_variance(schedule, 3, **how))
-  pooled = theory.schedule_of("accumulate", 8, 3)
+  pooled = schedule_of("accumulate", 8, 3)
   assert (
     theory.schedule_trace_variance(pooled, 1) <= [2 * 7 / 64] * 3
   ).all()  # a bound: what comes from the real batch

@@ -127,11 +127,6 @@ CASES = {
     ((HUGE,), {}, lambda x: (1 - x) * HUGE, near(np.pi**2 / 6, 1e-3)),
     ((1,), {}, whole, ValueError),
   ],
-  "gaussian_limit": [
-    (("replace", 1), {}, whole, ValueError),
-    (("mix(1.0)", 10), {}, np.ravel, near([0.9, 0.1])),
-    (("mix(0.3, real_weight=0.2)", 10), {}, whole, None),
-  ],
   "gaussian_mix": [
     ((10, 1.0, 3), {}, lambda x: x.mean_error[-1], near(0.1)),
     ((10, 0.0, 3), {}, whole, ValueError),
@@ -142,12 +137,6 @@ CASES = {
     ((10, 1.0), {}, np.ravel, near([0.9, 0.1])),
     ((HUGE, 0.5), {}, lambda x: x.mean_error * HUGE, near(4 / 3)),
     ((1, 0.5), {}, whole, ValueError),
-  ],
-  "gaussian_moments": [
-    (("accumulate(1)", 2, 1), {}, np.ravel, near([0.5, 0.5])),
-    (("replace", HUGE, T), {}, lambda x: x.mean_error[-1], near(1e-6, 1e-5)),
-    (("mix(0.5, fresh=True)", 1, 3), {}, whole, ValueError),
-    (("replace", 10, 0), {}, whole, ValueError),
   ],
   "gaussian_replace": [
     ((2, 1), {}, np.ravel, near([0.5, 0.5])),
@@ -264,10 +253,6 @@ CASES = {
     ((10, 2.0, 3), {"real_fraction": 1.0}, lambda x: x.mean_error[-1], near(0.1)),
     ((1, 2.0, 3), {}, whole, ValueError),
   ],
-  "gaussian_temperature_moments": [
-    (("replace", 2, 0.0, 2), {}, lambda x: x.trace_ratio[-1], 0.0),
-    (("replace", 1, 1.0, 2), {}, whole, ValueError),
-  ],
   "heat_death": [
     (([0.6, 0.4, 0.0], np.inf, 3), {}, last, near([0.5, 0.5, 0.0])),
     (([0.6, 0.4, 0.0], 0.0, 3), {}, last, [1.0, 0.0, 0.0]),
@@ -328,10 +313,12 @@ CASES = {
     ((1.0, 1, 10, 0.2), {}, whole, ValueError),
     ((1.0, 2, HUGE, 0.2), {}, whole, near(stats.norm.cdf(1), 1e-5)),
   ],
-  "schedule_of": [
-    (("mix(0.5)", HUGE, 3), {}, lambda x: list(x.sizes), [HUGE, HUGE, HUGE]),
-    (("mine", 2, 3), {}, whole, None),
+  "schedule_of_weights": [
+    ((np.eye(2), [HUGE, 1]), {}, lambda x: x.alone, True),
+    (([[1.0, 0], [0.5, 0.5]], [2, 0]), {}, whole, None),
+    (([[1.0, 0], [0.0, 1.0]], [2, 2]), {"redrawn": True}, whole, None),
   ],
+  "light_until": [((WINDOW, 0.0), {}, whole, 0), ((WINDOW, np.inf), {}, whole, None)],
   "schedule_moments": [
     (
       (theory.Schedule(np.full(T // 10, float(HUGE)), np.zeros(T // 10, int)),),
@@ -340,6 +327,12 @@ CASES = {
       near(1e-7, 1e-5),
     ),
     ((WINDOW,), {"temperature": 0.0}, lambda x: x.trace_ratio[-1], 0.0),
+    (
+      (theory.Schedule(np.array([2.0]), np.zeros(1, int)),),
+      {"limit": True},
+      lambda x: bool(np.isnan(x.mean_error)),
+      True,
+    ),
   ],
   "schedule_family": [((WINDOW, 0.0), {}, lambda x: x[0], 0.2)],
   "schedule_noise": [((WINDOW,), {"temperature": 0.0}, lambda x: x[0], 1.0)],

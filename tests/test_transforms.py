@@ -9,8 +9,9 @@ from scipy.stats import norm
 
 import collapse_jax as cj
 from collapse_jax import store, tasks, transforms, workflows
+from collapse_jax.refused import Refused
 from collapse_jax.transforms import rewards, verifiers
-from collapse_jax.types import Context, TaskSetting
+from collapse_jax.types import Context, Data, TaskSetting
 
 
 def coins(num_samples, share=0.1):
@@ -84,7 +85,7 @@ def test_a_chain_applies_all_of_its_links():
       *store.flat(context.data)
     ),
     sample=lambda key, problem, mean, context: (draw(key, context.num), {}),
-    evaluate=lambda *known: {"mean": known[-1]},
+    evaluate=lambda key, problem, mean: {"mean": mean},
     num_samples=1000,
   )
   task = transforms.curate(task, 2, lambda rows: 1e9 * rows)
@@ -138,3 +139,86 @@ def test_rewards_and_verifiers_at_extreme_scales():
   assert np.isfinite(rewards.near([0.0], 1e-37, 8.0)(rows)).all()
   np.testing.assert_array_equal(verifiers.within(0.0, 2e-25)(None, None, rows), [True, False, False, False])
   np.testing.assert_array_equal(verifiers.within(0.0, 2e25)(None, None, rows), [True] * 4)
+
+
+def clipped(task, how, at=0.5):
+  """What a user writes: the task with rows no further than `at` from 0, told in one of four ways."""
+  task = transforms.in_rows(task)
+
+  def sample(key, problem, params, context):
+    data, metrics = task.sample(key, problem, params, context)
+    rows = jnp.clip(data.rows, -at, at)
+    data = {
+      "door": lambda: store.with_rows(data, rows),
+      "replaced": lambda: data._replace(rows=rows),
+      "rebuilt": lambda: store.batch(rows[0]),
+      "stale": lambda: Data(**data._asdict() | {"rows": rows}),
+    }[how]()
+    return data, metrics
+
+  return transforms.resample(task, sample) if how == "door" else task._replace(sample=sample)
+
+
+def test_changed_rows_have_their_effect():
+  """Statistics of what was drawn do not outlive its rows. Twin: kept on purpose, and then nothing is clipped."""
+  task = tasks.gaussian(1, 20)
+  key = jax.random.key(0)
+  batches = {}
+  for how in ("door", "replaced", "rebuilt", "stale"):
+    one = clipped(task, how)
+    problem, real = one.init(key)
+    data = store.total(one, problem, store.seal(one, problem, real))
+    context = Context(1, 20, data, real)
+    batch, _ = one.sample(key, problem, one.fit(key, problem, context), context)
+    batches[how] = one.summary.of(problem, batch.rows[0], None), store.seal(one, problem, batch)
+  for how in ("door", "replaced", "rebuilt"):
+    of_rows, sealed = batches[how]
+    for a, b in zip(jax.tree.leaves(of_rows), jax.tree.leaves(sealed.summary)):
+      np.testing.assert_allclose(a, b[0], rtol=1e-5, atol=1e-6)
+  of_rows, sealed = batches["stale"]
+  assert abs(of_rows.model.log_det - sealed.summary.model.log_det[0]) > 0.1
+
+
+def test_what_is_known_of_a_sampler_goes_with_it():
+  """Twin: given again, it stays."""
+  known = {
+    "absorbed": lambda problem, p: p == 1,
+    "next_token": lambda problem, p, tokens: tokens,
+    "predict": lambda schedule: {},
+  }
+  task = coins(10)._replace(**known)
+  left = lambda task: {name for name in known if getattr(task, name) is not None}
+  assert left(task) == left(task._replace(metrics={})) == set(known)
+  assert left(transforms.observe(task, lambda problem, context, data: {})) == set(known)
+  assert left(task._replace(evaluate=task.evaluate)) == {"absorbed", "next_token"}
+  assert left(task._replace(init=task.init)) == {"absorbed", "next_token"}
+  assert left(task._replace(fit=task.fit)) == {"next_token"}
+  assert left(task._replace(sample=task.sample)) == left(transforms.curate(task, 2, lambda rows: rows)) == set()
+  assert left(transforms.verify(task, lambda key, problem, rows: rows > 0)) == set()
+  assert left(task._replace(sample=task.sample, **known)) == set(known)
+
+
+def test_a_law_with_parts_of_its_own():
+  """What is replaced in a task that draws statistics holds where rows are needed too, or is refused there."""
+  law = tasks.gaussian(1, 10)
+  evaluate = lambda key, problem, params: {"mean": params.mean[0]}
+  own = law._replace(evaluate=evaluate, metrics={})
+  assert own.rows().evaluate is evaluate and own.rows().rows is None
+  out = cj.run(jax.random.key(0), own, workflows.accumulate_subsample(), 2)
+  assert set(out) == {"mean", "finite", "train_size", "real_share"}
+  other = law._replace(sample=law.sample)
+  with pytest.raises(Refused, match="another sample, and this workflow or transform needs rows"):
+    cj.run(jax.random.key(0), other, workflows.accumulate_subsample(), 2)
+  forgotten = transforms.resample(law, law.sample)
+  with pytest.raises(Refused, match=r"wrap that of transforms.in_rows\(task\)"):
+    cj.run(jax.random.key(0), forgotten, workflows.replace(), 2)
+  with pytest.raises(Refused, match=r"wrap the sampler of transforms.in_rows\(task\)"):
+    store.with_rows(law.init(jax.random.key(0))[1], jnp.zeros((10, 1)))
+
+
+def test_rows_that_are_read_by_accident_are_seen():
+  """A mean of all that is stored, in use or not, is no number; by rows and weights that belong together it is the mean."""
+  careless = coins(10)._replace(fit=lambda key, problem, context: jnp.mean(context.data.rows))
+  for task, finite in ((careless, [0, 0, 1]), (coins(10), [1, 1, 1])):  # all slots are filled at last
+    out = cj.run(jax.random.key(0), task, workflows.accumulate(), 3)
+    np.testing.assert_array_equal(out["finite"], finite)

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import compile_quickly, resampled, small
+from helpers import by_steps, compile_quickly, resampled, small
 
 import collapse_jax as cj
 from collapse_jax import store, tasks
-from collapse_jax.sweeps import fingerprint, steps
+from collapse_jax.sweeps import fingerprint, steps_driver
 
 CELL = "cell_0-0,seeds_0-3.chunk", "cell_0-0,seeds_4-7.chunk", "cell_0-1,seeds_0-3.chunk"
 
@@ -178,29 +178,27 @@ def test_other_settings_are_refused_by_name(copy, setting, tmp_path, name, value
   """Those of JAX that fix numbers, of sweeps of both kinds; and results record them."""
   out, whole = copy
   options = {"num_generations": 1, "num_seeds": 1, "directory": tmp_path / "language"}
-  first = steps.sweep(tasks.sample_median, ["replace"], {"num_samples": [5]}, **options)
+  first = by_steps(tasks.sample_median, ["replace"], {"num_samples": [5]}, **options)
   for one in (whole, first):
     assert one.attrs["prng"] == "threefry2x32" and one.attrs[name] == fingerprint.settings()[name]
   setting(name, value)
   with pytest.raises(ValueError, match=f"with {said}"):
     small(directory=out, resume=True)
   with pytest.raises(ValueError, match=f"with {said}"):
-    steps.sweep(tasks.sample_median, ["replace"], {"num_samples": [5]}, resume=True, **options)
+    by_steps(tasks.sample_median, ["replace"], {"num_samples": [5]}, resume=True, **options)
 
 
 @pytest.mark.parametrize("kind", ["rbg", "unsafe_rbg"])
 def test_keys_are_threefry_whatever_the_default(setting, kind):
   """Draws of other kinds change under vmap, and so with the chunk; a key of such a kind is refused."""
   expected = small(chunk_size=12)
-  hosted = steps.sweep(tasks.sample_median, ["replace"], {"num_samples": [5]}, num_generations=2, num_seeds=3)
+  hosted = by_steps(tasks.sample_median, ["replace"], {"num_samples": [5]}, num_generations=2, num_seeds=3)
   task, workflow = resampled(), cj.workflows.replace()
   one = cj.run(jax.random.key(3), task, workflow, 2)
   setting("jax_default_prng_impl", kind)
   for size in (1, 5):
     np.testing.assert_allclose(small(chunk_size=size).error, expected.error, rtol=1e-5)
-  found = steps.sweep(
-    tasks.sample_median, ["replace"], {"num_samples": [5]}, num_generations=2, num_seeds=3, chunk_size=1
-  )
+  found = by_steps(tasks.sample_median, ["replace"], {"num_samples": [5]}, num_generations=2, num_seeds=3, chunk_size=1)
   np.testing.assert_allclose(found.fitted_mean, hosted.fitted_mean, rtol=1e-5)
   for key in (jax.random.key(3), jax.random.PRNGKey(3)):
     with pytest.raises(ValueError, match="key must be a threefry key"):
@@ -233,7 +231,7 @@ def language(folder, task=None, base=1.0, computed=None, **options):
       raise KeyboardInterrupt
 
   on_batch = None if computed is None else lambda cell, t, seeds, batch: computed.append((cell["workflow"], t))
-  return steps.sweep(
+  return by_steps(
     task or trained(),
     ["replace", "accumulate", "mix(0.5)"],
     {"num_samples": [6]},
@@ -297,7 +295,7 @@ def test_other_code_and_other_weights_are_refused(begun, change, said):
 
 def test_other_code_over_other_devices_cannot_be_told(begun, monkeypatch, caplog):
   """Programs that are split otherwise differ: it goes on, and says what it could not check."""
-  monkeypatch.setattr(steps, "_num_devices", lambda shared: 2)
+  monkeypatch.setattr(steps_driver, "_num_devices", lambda shared: 2)
   computed = []
   language(begun[0], task=trained(2.1), computed=computed)
   assert computed == LEFT and "whether code is the same cannot be told" in caplog.text
@@ -366,7 +364,7 @@ def test_an_interrupt_that_is_lost():
   with pytest.raises(KeyboardInterrupt):
     small(on_cell=collect)
   with pytest.raises(KeyboardInterrupt):
-    steps.sweep(
+    by_steps(
       tasks.sample_median,
       ["replace"],
       {"num_samples": [5]},

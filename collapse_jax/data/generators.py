@@ -32,6 +32,8 @@ class Dataset(NamedTuple):
     num_test: the test rows of finite data, the same for every key; None: as many as `split` is asked for.
     centers: (truth) -> [k, dim] modes of the truth, of standard deviation 1 each; None where they are not known.
     log_density: (truth, points [m, dim]) -> [m] nats; None where it is not known.
+    variance: (num) -> expected variance, per coordinate and over truths, of that many training rows about their own mean; None
+      where it is not known.
   """
 
   name: str
@@ -44,28 +46,35 @@ class Dataset(NamedTuple):
   num_test: int | None = None
   centers: Callable[[Any], Array] | None = None
   log_density: Callable[[Any, Array], Array] | None = None
+  variance: Callable[[int], float] | None = None
 
 
 def moons(key: Array, num: int, noise=0.05) -> Array:
   """Two interleaving half circles [num, 2] (scikit-learn's make_moons)."""
+  return _noisy(key, _moons_grid(num), noise)
+
+
+def _moons_grid(num: int) -> np.ndarray:
   outer = num // 2
   angle, inner_angle = np.linspace(0, np.pi, outer), np.linspace(0, np.pi, num - outer)
-  grid = np.stack(
+  return np.stack(
     [np.append(np.cos(angle), 1 - np.cos(inner_angle)), np.append(np.sin(angle), 0.5 - np.sin(inner_angle))], axis=1
   )
-  return _noisy(key, grid, noise)
 
 
 def circles(key: Array, num: int, noise=0.05, factor: float = 0.8) -> Array:
   """Two concentric circles [num, 2] of radius 1 and `factor` (scikit-learn's make_circles)."""
+  return _noisy(key, _circles_grid(num, factor), noise)
+
+
+def _circles_grid(num: int, factor: float = 0.8) -> np.ndarray:
   outer = num // 2
   angle = np.linspace(0, 2 * np.pi, outer, endpoint=False)
   inner_angle = np.linspace(0, 2 * np.pi, num - outer, endpoint=False)
-  grid = np.stack(
+  return np.stack(
     [np.append(np.cos(angle), factor * np.cos(inner_angle)), np.append(np.sin(angle), factor * np.sin(inner_angle))],
     axis=1,
   )
-  return _noisy(key, grid, noise)
 
 
 def swiss_roll(key: Array, num: int, noise=0.05) -> Array:
@@ -121,7 +130,7 @@ def check_size(dataset: Dataset, num_samples: int) -> None:
   most, held_out = dataset.max_samples, dataset.num_test or 0
   if most is not None and num_samples > most:
     rows = f"{most + held_out} rows, {held_out} held out for testing"
-    raise Refused(f"num_samples must be at most {most} for {dataset.name} ({rows}), got {num_samples}.")
+    raise Refused.must_be("num_samples", f"at most {most} for {dataset.name} ({rows})", num_samples)
 
 
 def _log_density_on_curves(curves: np.ndarray, noise: float) -> Callable[[Any, Array], Array]:
@@ -138,7 +147,8 @@ def _log_density_on_curves(curves: np.ndarray, noise: float) -> Callable[[Any, A
 def _normal() -> Dataset:
   """Rows of N(0, I) in two dimensions."""
   draw = lambda key, num: normal(key, (num, 2))
-  return _without_truth("normal", 2, draw, lambda truth, points: -0.5 * jnp.sum(points**2, axis=1) - np.log(2 * np.pi))
+  log_density = lambda truth, points: -0.5 * jnp.sum(points**2, axis=1) - np.log(2 * np.pi)
+  return _without_truth("normal", 2, draw, log_density, _about_grid(lambda num: np.zeros((num, 2)), 1.0))
 
 
 def _ring() -> Dataset:
@@ -150,6 +160,7 @@ def _ring() -> Dataset:
     2,
     lambda key, num: blobs(key, num, jnp.asarray(centers, float)),
     lambda truth, points: _log_density_of_blobs({"train": jnp.asarray(centers, float)}, points),
+    _about_grid(lambda num: centers[np.arange(num) % 8], 1.0),
   )
   return source._replace(centers=lambda truth: jnp.asarray(centers, float))
 
@@ -158,14 +169,27 @@ def _noisy(key, grid, noise):
   return jnp.asarray(grid, float) + noise * normal(key, grid.shape)
 
 
-def _without_truth(name, dim, draw, log_density=None) -> Dataset:
+def _about_grid(grid: Callable[[int], np.ndarray], noise: float) -> Callable[[int], float]:
+  """`Dataset.variance` of rows that are a grid [num, dim] plus normal noise of that standard deviation."""
+  return lambda num: float(np.mean(np.var(grid(num), axis=0)) + (1 - 1 / num) * noise**2)
+
+
+def _without_truth(name, dim, draw, log_density=None, variance=None) -> Dataset:
   """A generator whose law has no random part."""
 
   def split(key, truth, num_train, num_test):
     train_key, test_key = jax.random.split(key)
     return draw(train_key, num_train), draw(test_key, num_test)
 
-  return Dataset(name, dim, lambda key: None, split, lambda key, truth, num: draw(key, num), log_density=log_density)
+  return Dataset(
+    name,
+    dim,
+    lambda key: None,
+    split,
+    lambda key, truth, num: draw(key, num),
+    log_density=log_density,
+    variance=variance,
+  )
 
 
 def _blobs(mismatched: bool) -> Dataset:
@@ -187,7 +211,14 @@ def _blobs(mismatched: bool) -> Dataset:
     note="training and test blobs have different centres, as published" if mismatched else "",
     centers=None if mismatched else lambda truth: truth["train"],
     log_density=None if mismatched else _log_density_of_blobs,
+    variance=_variance_of_blobs,
   )
+
+
+def _variance_of_blobs(num: int) -> float:
+  """Of rows about three centres, each coordinate of which is uniform in [-10, 10]."""
+  shares = np.bincount(np.arange(num) % 3, minlength=3) / num
+  return float(20**2 / 12 * (1 - np.sum(shares**2)) + 1 - 1 / num)
 
 
 def _log_density_of_blobs(truth, points):
@@ -203,7 +234,18 @@ def _real(data: real_data.RealData) -> Dataset:
 
   dropped = f"constant columns dropped: {', '.join(data.dropped)}" if data.dropped else ""
   note = "; ".join(filter(None, (data.layout, dropped)))
-  source = Dataset(data.name, data.train.shape[1], lambda key: None, split, None, len(data.train), note, len(data.test))
+  num_rows, spread = len(data.train), float(np.mean(np.var(np.asarray(data.train, np.float64), axis=0)))
+  source = Dataset(
+    data.name,
+    data.train.shape[1],
+    lambda key: None,
+    split,
+    None,
+    num_rows,
+    note,
+    len(data.test),
+    variance=lambda num: spread * num_rows / max(num_rows - 1, 1) * (1 - 1 / num),  # drawn without replacement
+  )
   return source
 
 
@@ -213,14 +255,22 @@ _MOONS = np.stack(
 )
 _CIRCLE = np.stack([np.cos(2 * _ANGLES[1:]), np.sin(2 * _ANGLES[1:])], axis=1)
 
+_ALONG = 1.5 * np.pi * (1 + 2 * (np.arange(10_000) + 0.5) / 10_000)
+_SHEET = [np.var(_ALONG * np.cos(_ALONG)), 21**2 / 12, np.var(_ALONG * np.sin(_ALONG))]
+_SWISS_ROLL = float(np.mean(np.array(_SHEET, float))) + 0.05**2
+
 _SYNTHETIC = {
   "blobs": _blobs(mismatched=False),
   "blobs_mismatched": _blobs(mismatched=True),
   "circles": _without_truth(
-    "circles", 2, circles, _log_density_on_curves(np.concatenate([_CIRCLE, 0.8 * _CIRCLE]), 0.05)
+    "circles",
+    2,
+    circles,
+    _log_density_on_curves(np.concatenate([_CIRCLE, 0.8 * _CIRCLE]), 0.05),
+    _about_grid(_circles_grid, 0.05),
   ),
-  "moons": _without_truth("moons", 2, moons, _log_density_on_curves(_MOONS, 0.05)),
+  "moons": _without_truth("moons", 2, moons, _log_density_on_curves(_MOONS, 0.05), _about_grid(_moons_grid, 0.05)),
   "normal": _normal(),
   "ring": _ring(),
-  "swiss_roll": _without_truth("swiss_roll", 3, swiss_roll),
+  "swiss_roll": _without_truth("swiss_roll", 3, swiss_roll, variance=lambda num: (1 - 1 / num) * _SWISS_ROLL),
 }

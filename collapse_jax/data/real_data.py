@@ -47,7 +47,11 @@ def load(name: str, num_test: int = 500) -> RealData:
     return split(name, rows, [f"column {i + 1}" for i in range(rows.shape[1])], num_test)
   looks_like_a_name = Path(name).suffix == "" and "/" not in name
   if name == "" or (looks_like_a_name and not os.path.exists(name)):
-    raise Refused(f"unknown data set {name!r}; known: {', '.join(SYNTHETIC + BUNDLED)}, or a path to a CSV file.")
+    raise Refused(
+      f"unknown data set {name!r}; known: {', '.join(SYNTHETIC + BUNDLED)}, or a path to a CSV file.",
+      argument="dataset",
+      value=name,
+    )
   rows, columns, layout = csv_file.read(name)
   return split(files.shown(Path(name).name), rows, columns, num_test)._replace(layout=layout)
 
@@ -73,13 +77,17 @@ def load_labelled(dataset, num_features: int | None = None) -> LabelledData:
   rows = numbers(name, rows)
   found = np.unique(classes)
   if len(found) != 2 or classes.shape != (len(rows),):
-    raise Refused(f"{name} must have labels of two values, one for each row, got {len(found)} values.")
+    raise Refused(
+      f"{name} must have labels of two values, one for each row, got {len(found)} values.",
+      argument="dataset",
+      value=name,
+    )
   if len(rows) < MIN_ROWS:
-    raise Refused(f"{name} must have at least {MIN_ROWS} rows, got {len(rows)}.")
+    raise Refused(f"{name} must have at least {MIN_ROWS} rows, got {len(rows)}.", argument="dataset", value=name)
   rows = standardise(name, rows, rows, [str(i + 1) for i in range(rows.shape[1])]).train.astype(np.float64)
   if num_features is not None:
     if not isinstance(num_features, int | np.integer) or not 1 <= num_features <= rows.shape[1]:
-      raise Refused(f"num_features must be an integer from 1 to {rows.shape[1]} for {name}, got {num_features}.")
+      raise Refused.must_be("num_features", f"an integer from 1 to {rows.shape[1]} for {name}", num_features)
     loadings = np.linalg.svd(rows, full_matrices=False)[2][:num_features]
     loadings *= np.sign(np.take_along_axis(loadings, np.abs(loadings).argmax(axis=1)[:, None], axis=1))
     rows = rows @ loadings.T
@@ -102,7 +110,11 @@ def digits(num_features: int) -> tuple[np.ndarray, np.ndarray]:
 def _labelled_rows(dataset):
   if isinstance(dataset, tuple):
     if len(dataset) != 2:
-      raise Refused(f"dataset must be a pair (covariates, labels), got {len(dataset)} arrays.")
+      raise Refused(
+        f"dataset must be a pair (covariates, labels), got {len(dataset)} arrays.",
+        argument="dataset",
+        value=len(dataset),
+      )
     return "array", dataset[0], np.asarray(dataset[1])
   name = os.fspath(dataset)
   if name in LABELLED:
@@ -113,10 +125,16 @@ def _labelled_rows(dataset):
     kept = np.ones(len(rows), bool) if pair is None else np.isin(classes, pair)
     return name, rows[kept], classes[kept]
   if Path(name).suffix == "" and "/" not in name and not os.path.exists(name):
-    raise Refused(f"unknown data set {name!r}; known: {', '.join(LABELLED)}, or a path to a CSV file.")
+    raise Refused(
+      f"unknown data set {name!r}; known: {', '.join(LABELLED)}, or a path to a CSV file.",
+      argument="dataset",
+      value=name,
+    )
   table, columns = read_csv(name)
   if len(columns) < 2:
-    raise Refused(f"{name} must have a column of labels after those of covariates, got one column.")
+    raise Refused(
+      f"{name} must have a column of labels after those of covariates, got one column.", argument="dataset", value=name
+    )
   return Path(name).name, table[:, :-1], table[:, -1]
 
 
@@ -137,7 +155,8 @@ def logistic_fit(data: LabelledData) -> np.ndarray:
   if ((data.covariates @ w > 0) == (data.labels == 1)).all():
     raise Refused(
       f"num_features must be smaller for {data.name}: its covariates separate the labels, so that no "
-      "unpenalised fit exists."
+      "unpenalised fit exists.",
+      argument="num_features",
     )
   return w
 
@@ -152,7 +171,7 @@ def split(name: str, rows: np.ndarray, columns: list[str], num_test: int = 500) 
   """
   rows = numbers(name, rows)
   if len(rows) < MIN_ROWS:
-    raise Refused(f"{name} must have at least {MIN_ROWS} rows, got {len(rows)}.")
+    raise Refused(f"{name} must have at least {MIN_ROWS} rows, got {len(rows)}.", argument="dataset", value=name)
   order = np.random.default_rng(2410_16713).permutation(len(rows))
   held_out = max(1, min(num_test, round(0.3 * len(rows))))
   test, train = rows[order[:held_out]], rows[order[held_out:]]
@@ -164,12 +183,16 @@ def numbers(name: str, rows) -> np.ndarray:
   try:
     rows = np.asarray(rows, np.float64)
   except (TypeError, ValueError):
-    raise Refused(f"{name} must be an array of numbers [rows, columns].") from None
+    raise Refused(f"{name} must be an array of numbers [rows, columns].", argument="dataset", value=name) from None
   if rows.ndim != 2:
-    raise Refused(f"{name} must have the shape [rows, columns], got {rows.shape}.")
+    raise Refused(f"{name} must have the shape [rows, columns], got {rows.shape}.", argument="dataset", value=name)
   bad = np.argwhere(~np.isfinite(rows))
   if len(bad):
-    raise Refused(f"{name} must be finite, but row {bad[0][0] + 1} of column {bad[0][1] + 1} is not; remove it.")
+    raise Refused(
+      f"{name} must be finite, but row {bad[0][0] + 1} of column {bad[0][1] + 1} is not; remove it.",
+      argument="dataset",
+      value=name,
+    )
   return rows
 
 
@@ -181,13 +204,19 @@ def standardise(name: str, train: np.ndarray, test: np.ndarray, columns: list[st
     if not varies.any():
       raise Refused(
         f"{name}: every column is constant in the training rows, so that there is no density to estimate; "
-        "add a column or rows that vary."
+        "add a column or rows that vary.",
+        argument="dataset",
+        value=name,
       )
     scale = lambda x: ((x - mean) / np.where(varies, std, 1))[:, varies].astype(np.float32)
     train, test = scale(train), scale(test)
   dropped = tuple(column for column, keep in zip(columns, varies) if not keep)
   if not (np.isfinite(std).all() and np.isfinite(train).all() and np.isfinite(test).all()):
-    raise Refused(f"{name}: numbers too large or too far apart to standardise in float32; rescale or clip them.")
+    raise Refused(
+      f"{name}: numbers too large or too far apart to standardise in float32; rescale or clip them.",
+      argument="dataset",
+      value=name,
+    )
   return RealData(name, train, test, dropped)
 
 

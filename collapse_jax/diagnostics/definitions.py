@@ -1,8 +1,9 @@
 """Eight published definitions of model collapse as tests on trajectories (Schaeffer et al. 2025, arXiv 2503.03150).
 
 Each is a function of the runs of one cell that says whether the definition fires at a significance level, and in words by
-how much. What changes is judged per run, between its first and its last generation, on a log scale: a metric in nats is one
-already, any other is logged. No run is dropped in silence: an infinite value is a very large one, a NaN is counted.
+how much. What changes is judged per run, between its first and its last generation: the log of a metric on a log scale
+(`MetricInfo.log_scale`), of any other the metric itself; a risk that is better the higher it is counts negative. No run is
+dropped in silence: an infinite value is a very large one, a NaN is counted.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special, stats
 
-from collapse_jax.diagnostics import beside_theory, curves
+from collapse_jax.diagnostics import curves, judgement, reading
 
 _FEWEST_RUNS = 5  # fewer cannot be significant at 5%
 _LEAST = 1e-3  # a change of a log that counts: less is rounding, or too small to name
@@ -38,26 +39,29 @@ def undefined(reason: str) -> Finding:
 
 
 # -------------------------------------------------------------------------------------------- the definitions
-def catastrophic_increase(values, generations, alpha: float = 0.05, factor: float = 10.0) -> Finding:
+def catastrophic_increase(
+  values, generations, alpha: float = 0.05, unit: str = "nats", factor: float = 10.0
+) -> Finding:
   """The risk of the typical run rises by more than a factor.
 
   Args:
     values: [seeds, T] log risk.
     generations: [T].
     alpha: significance level, here and below.
+    unit: of the values; a difference of nats is told as a factor.
     factor: what counts as catastrophic; the paper gives no number.
   """
-  return _change(values, alpha, least=np.log(factor))
+  return _change(values, alpha, unit, least=np.log(factor))
 
 
-def any_increase(values, generations, alpha: float = 0.05) -> Finding:
+def any_increase(values, generations, alpha: float = 0.05, unit: str = "nats") -> Finding:
   """The risk of the typical run rises. Values [seeds, T] log risk."""
-  return _change(values, alpha)
+  return _change(values, alpha, unit)
 
 
-def diverging(values, generations, alpha: float = 0.05) -> Finding:
+def diverging(values, generations, alpha: float = 0.05, unit: str = "nats") -> Finding:
   """The risk rises in the last half of the generations, and not towards a limit. Values [seeds, T] log risk."""
-  return _trend(values, generations, alpha, "higher")
+  return _trend(values, generations, alpha, unit, "higher")
 
 
 def changed_scaling(values, num_samples, alpha: float = 0.05) -> Finding:
@@ -86,24 +90,24 @@ def changed_scaling(values, num_samples, alpha: float = 0.05) -> Finding:
   return Finding(True, p_value < alpha, p_value, statement + _lost(kept, change))
 
 
-def collapsing_variance(values, generations, alpha: float = 0.05) -> Finding:
+def collapsing_variance(values, generations, alpha: float = 0.05, unit: str = "nats") -> Finding:
   """The variance falls in the last half of the generations, not towards a limit above 0. Values [seeds, T] log variance."""
-  return _trend(values, generations, alpha, "lower")
+  return _trend(values, generations, alpha, unit, "lower")
 
 
-def entangled_modes(values, generations, alpha: float = 0.05) -> Finding:
+def entangled_modes(values, generations, alpha: float = 0.05, unit: str = "nats") -> Finding:
   """The modes of the typical run come closer to each other. Values [seeds, T] log of their separation."""
-  return _change(values, alpha, sign=-1)
+  return _change(values, alpha, unit, sign=-1)
 
 
-def lost_tail(values, generations, alpha: float = 0.05) -> Finding:
+def lost_tail(values, generations, alpha: float = 0.05, unit: str = "nats") -> Finding:
   """The typical run covers less of the real tail. Values [seeds, T] log of the share that is covered."""
-  return _change(values, alpha, sign=-1)
+  return _change(values, alpha, unit, sign=-1)
 
 
-def hallucination(values, generations, alpha: float = 0.05) -> Finding:
+def hallucination(values, generations, alpha: float = 0.05, unit: str = "nats") -> Finding:
   """The typical run makes more data where the truth has next to none. Values [seeds, T] log of their share."""
-  return _change(values, alpha)
+  return _change(values, alpha, unit)
 
 
 class Definition(NamedTuple):
@@ -125,7 +129,7 @@ DEFINITIONS = {
 }
 
 
-def _change(values, alpha, least=0.0, sign=1) -> Finding:
+def _change(values, alpha, unit, least=0.0, sign=1) -> Finding:
   """Wilcoxon's signed-rank test of sign * (last - first) > least over runs: heavy tails do not matter to it."""
   ends = np.asarray(values, np.float64)[:, [0, -1]]
   first, last = ends.T
@@ -135,20 +139,20 @@ def _change(values, alpha, least=0.0, sign=1) -> Finding:
   if _too_few(kept, change):
     return undefined(_too_few(kept, change))
   p_value = _signed_rank(sign * kept - least)
-  statement = f"median run: {_factor(np.quantile(kept, 0.5, method='closest_observation'))}"
+  statement = f"median run: {_told(np.quantile(kept, 0.5, method='closest_observation'), unit)}"
   for value, word in ((np.inf, "infinite"), (-np.inf, "0")):
     num = int((last == value).sum())
     statement += f"; {word} at the end in {num} of {len(change)} runs" if num else ""
   return Finding(True, p_value < alpha, p_value, statement + _lost(kept, change))
 
 
-def _trend(values, generations, alpha, worse) -> Finding:
+def _trend(values, generations, alpha, unit, worse) -> Finding:
   """The verdict on a trajectory as a test."""
   sign = -1 if worse == "lower" else 1
-  found = curves.verdict(values, generations, worse, alpha, beside_theory.resolution(values))
+  found = curves.verdict(values, generations, worse, alpha, judgement.resolution(values))
   endless = bool(found.possible) and "bounded" not in found.possible
   if curves.went_infinite(sign * values).any() and not (endless and np.isfinite(found.final_mean)):
-    return _change(values, alpha, sign=sign)  # of all runs: those that ended at infinity changed most
+    return _change(values, alpha, unit, sign=sign)  # of all runs: those that ended at infinity changed most
   if not found.possible:
     return undefined("needs four generations, and two runs and half of them finite")
   hows: dict[tuple[str, ...], str] = {
@@ -158,7 +162,7 @@ def _trend(values, generations, alpha, worse) -> Finding:
   }
   how = hows.get(found.possible, "goes on" if endless else "undecided whether it levels off or goes on")
   lost = found.num_runs - found.num_finite
-  statement = f"{how}; {found.slope:+.2g} nats per generation" + (f"; {lost} runs not finite" if lost else "")
+  statement = f"{how}; {_measured(found.slope, unit)} per generation" + (f"; {lost} runs not finite" if lost else "")
   return Finding(True, endless, found.p_value, statement)
 
 
@@ -185,26 +189,19 @@ def _lost(kept, change) -> str:
   return f"; {len(change) - len(kept)} of {len(change)} runs left out: not a number" if len(kept) < len(change) else ""
 
 
-def _factor(change) -> str:
+def _measured(change, unit) -> str:
+  return f"{change:+.2g} {unit}".removesuffix(" 1")
+
+
+def _told(change, unit) -> str:
+  if unit != "nats":
+    return _measured(change, unit)
   if abs(change) < np.log(1e4):
     return f"x {np.exp(change):.3g}"
   return f"x 1e{change / np.log(10):+.0f}" if np.isfinite(change) else ("x infinity" if change > 0 else "x 0")
 
 
 # -------------------------------------------------------------------------------------------- result Datasets
-_WHY_NOT = {  # task, measure -> why there is nothing to measure
-  **{
-    (task, measure): "a regression has no law of its covariates"
-    for task in ("linear_regression", "logistic_regression")
-    for measure in ("variance", "modes", "tail", "hallucination")
-  },
-  ("gaussian", "modes"): "a Gaussian has one mode",
-  ("discrete", "risk"): "the log-likelihood is infinite once an outcome is lost",
-  ("discrete", "modes"): "outcomes do not mix",
-  ("discrete", "hallucination"): "a resampled outcome is always a real one",
-}
-
-
 def diagnose(results, alpha: float = 0.05) -> list[dict[str, Any]]:
   """Which definitions of collapse hold in which cells of a sweep.
 
@@ -218,7 +215,7 @@ def diagnose(results, alpha: float = 0.05) -> list[dict[str, Any]]:
     one row per cell, definition and metric: the cell's coordinates (without num_samples for the scaling law, which is about
     all of them), `definition`, `metric` ("" where there is none), `applies`, `fires`, `p_value`, `statement`.
   """
-  results = with_first_coordinate(beside_theory.complete(results))
+  results = with_first_coordinate(reading.complete(results))
   grid = results.cell_status.dims
   names: dict[str, list[str]] = {}
   for name, variable in results.data_vars.items():
@@ -231,19 +228,18 @@ def diagnose(results, alpha: float = 0.05) -> list[dict[str, Any]]:
     scaling = test is changed_scaling
     for name in names.get(measure, [""]):
       if not name:
-        why = _WHY_NOT.get((str(results.attrs.get("task")), measure), f"no metric of {_WHAT[measure]}")
-        found = [(cell, undefined(why)) for cell in (_without_size(cells) if scaling else cells)]
+        found = [
+          (cell, undefined(f"no metric of {_WHAT[measure]}")) for cell in (_without_size(cells) if scaling else cells)
+        ]
       elif scaling:
         found = _scaling_of(results, name, alpha)
       else:
-        found = [
-          (cell, _found(test, results, name, values, alpha)) for cell, values in beside_theory.cells(results, name)
-        ]
+        found = [(cell, _found(test, results, name, values, alpha)) for cell, values in reading.cells(results, name)]
       rows += [{**cell, "definition": definition, "metric": name, **finding._asdict()} for cell, finding in found]
   return rows
 
 
-_WHAT = {
+_WHAT = {  # measures
   "risk": "population risk",
   "variance": "variance",
   "modes": "how far modes are apart",
@@ -259,7 +255,7 @@ def _without_size(cells) -> list[dict[str, Any]]:
 
 
 def _scaling_of(results, name, alpha) -> list[tuple[dict[str, Any], Finding]]:
-  cells = list(beside_theory.cells(results, name))
+  cells = list(reading.cells(results, name))
   found = []
   for rest in _without_size([cell for cell, _ in cells]):
     sizes = {
@@ -267,26 +263,29 @@ def _scaling_of(results, name, alpha) -> list[tuple[dict[str, Any], Finding]]:
       for cell, values in cells
       if "num_samples" in cell and all(cell[dim] == value for dim, value in rest.items())
     }
-    test = lambda values, generations, alpha, sizes=tuple(sizes): changed_scaling(values, sizes, alpha)
+    test = lambda values, generations, alpha, unit, sizes=tuple(sizes): changed_scaling(values, sizes, alpha)
     found.append((rest, _found(test, results, name, np.array(list(sizes.values())), alpha)))
   return found
 
 
 def _found(test, results, name, values, alpha) -> Finding:
-  """A test on values [..., seeds, T] of a metric, put on a log scale."""
+  """A test on values [..., seeds, T] of a metric, or of its log."""
   about = results[name].attrs
   values = np.asarray(values, np.float64)
   if np.isnan(values).all():
     return undefined("not measured here")
-  if not about.get("units", "").startswith("nats"):
+  if about.get("log_scale"):
     if (values < 0).any():
       return undefined("the metric is negative in places, so that it has no log")
     least = 1e-300 if about["measures"] == "risk" else 0.0  # a variance of 0 has collapsed, a risk of 0 is only small
     with np.errstate(divide="ignore"):
       values = np.log(np.maximum(values, least))
+  if about["measures"] == "risk" and about.get("worse") == "lower":
+    values = -values
   if len(results.generation) < 2:
     return undefined("needs two generations")
-  return test(values, results.generation.values, alpha=alpha)
+  unit = "nats" if about.get("log_scale") else about.get("units", "1").split(" ")[0]
+  return test(values, results.generation.values, alpha=alpha, unit=unit)
 
 
 TAIL, FAR = 2.0, 5.0  # standard deviations of the truth
@@ -323,7 +322,7 @@ def with_first_coordinate(results):
   dims = results.standard_mean.dims
   return results.assign(
     {
-      name: (dims, values, {"long_name": label, "units": "1", "measures": measure})
+      name: (dims, values, {"long_name": label, "units": "1", "measures": measure, "log_scale": 1})
       for name, (values, measure, label) in added.items()
     }
   )

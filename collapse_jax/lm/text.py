@@ -121,7 +121,7 @@ def splits(source: str) -> Splits:
   else:
     train, test = _file(path), None
   if not train:
-    raise Refused(f"{files.shown(source)} holds no rows.")
+    raise Refused(f"{files.shown(source)} holds no rows.", argument="dataset", value=source)
   return _split(train) if test is None else Splits(train, test, "source")
 
 
@@ -324,9 +324,9 @@ def _after_space(text: str, at: int) -> int:
   return re.compile(r"[ \t\r\n]*").match(text, at).end()  # type: ignore[union-attr]
 
 
-def _no_json(path: Path, line: int, error: Exception) -> ValueError:
+def _no_json(path: Path, line: int, error: Exception) -> Refused:
   reason = getattr(error, "msg", "too deep" if isinstance(error, RecursionError) else str(error).split(";")[0])
-  return ValueError(f"{files.shown(path)}, line {line}: is no JSON ({reason}).")
+  return Refused(f"{files.shown(path)}, line {line}: is no JSON ({reason}).")
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
@@ -492,7 +492,7 @@ def prompts(tokenizer, rows: Rows) -> Rows:
     tokens[len(length), 0], tokens[len(length), 1 : 1 + num] = begin, row[:num]
     length.append(1 + num)
   if not length:
-    raise Refused("prompts: no row of prompt and response to take them from.")
+    raise Refused("prompts: no row of prompt and response to take them from.", argument="prompts")
   return Rows(tokens[: len(length)], np.asarray(length, np.int32))
 
 

@@ -57,7 +57,7 @@ def trajectories(
   figure, axes = panels(len(row_values), len(column_values))
   about = results[metric].attrs
   missing = non_finite = 0
-  theory_drawn = first_order = False
+  theory_drawn = only_drawn = False
   for axis, at in zip(axes.flat, itertools.product(row_values, column_values)):
     panel: dict[str, Any] = {dim: results[dim].values[0] for dim in results.cell_status.dims}
     panel |= {columns: at[1]} | ({rows: at[0]} if rows else {})
@@ -70,11 +70,9 @@ def trajectories(
       values = one[metric].transpose("seed", "generation").values
       non_finite += band(axis, results.generation.values, values, shade, label, about.get("log_scale"))
       expected = diagnostics.predicted(results, cell, metric)
-      if expected is not None and np.isfinite(expected.mean).any(axis=-1).all():
-        curve = np.atleast_2d(expected.mean).mean(axis=0)
-        if np.isfinite(curve).sum() > 1:
-          theory_drawn, first_order = True, first_order or expected.first_order
-          axis.plot(results.generation.values, curve, "k--", linewidth=1, zorder=5)
+      if expected is not None and np.isfinite(expected.mean).sum() > 1:
+        theory_drawn, only_drawn = True, only_drawn or expected.up_to == 0
+        axis.plot(results.generation.values, expected.mean, "k--", linewidth=1, zorder=5)
     if not axis.lines:
       axis.text(0.5, 0.5, "no cell could run", ha="center", va="center", transform=axis.transAxes)
     axis.set_title(_heading(results, panel, rows, None if colour == columns else columns), fontsize=9)
@@ -86,7 +84,7 @@ def trajectories(
     axis.set_xlabel("generation t")
   for axis in axes[:, 0]:
     axis.set_ylabel(wrapped(about))
-  note = "some theory is the first order in 1 / num_samples" if first_order else ""
+  note = "some theory is drawn only: to first order, or with tails too heavy for means over runs" if only_drawn else ""
   finish(figure, axes, title, results, non_finite, missing, theory_drawn, note)
   return figure
 
@@ -169,10 +167,11 @@ def collapse_times(results, title: str = ""):
       if ended.any():
         band(axis, sizes[ended], times[:, ended], shade, f"num_outcomes = {text_of(num)}", True, "o")
         cells = [others | {"workflow": workflow, "num_outcomes": num, "num_samples": n} for n in sizes[ended]]
-        law = [diagnostics.predicted_collapse_time(results, cell) for cell in cells]
-        if None not in law:
+        laws = [diagnostics.predicted(results, cell, "collapse_generation") for cell in cells]
+        times = [float(law.mean) for law in laws if law is not None]
+        if len(times) == len(cells):
           theory_drawn = True
-          axis.plot(sizes[ended], law, "k--", linewidth=1, zorder=5)
+          axis.plot(sizes[ended], times, "k--", linewidth=1, zorder=5)
     if not axis.lines:
       axis.text(0.5, 0.5, "drift did not end", ha="center", va="center", transform=axis.transAxes)
     axis.set_xscale("log")
@@ -212,7 +211,7 @@ def metric_against_real_share(results, metric: str, title: str = ""):
     non_finite += band(axis, shares, values, shade, f"num_samples = {text_of(num)}", about.get("log_scale"), "o")
     cells = [others | {"num_samples": num, "real_fraction": share} for share in shares]
     known = [diagnostics.predicted(results, cell, metric) for cell in cells]
-    curve = [np.nan if one is None else np.atleast_2d(one.mean)[:, -1].mean() for one in known]
+    curve = [np.nan if one is None else one.mean[-1] for one in known]
     if np.isfinite(curve).any():
       theory_drawn = True
       axis.plot(shares, curve, "k--", linewidth=1, zorder=5)
@@ -259,7 +258,7 @@ def _own_style():
 
 
 def _figures_for(results) -> dict[str, Any]:
-  if results.attrs.get("task") == "real_data_value":
+  if {"num_real", "num_synthetic"} <= set(results.dims):
     return {"test_loss_map": value_map(results), "test_loss_curves": value_curves(results)}
   results = diagnostics.complete(results)
   if "system" in results.attrs:
@@ -275,12 +274,12 @@ def _figures_for(results) -> dict[str, Any]:
       for at, part in slices(results, [d for d in grid if d not in ("real_fraction", "num_samples")]):
         figures[f"{name}_against_real_share{at}"] = metric_against_real_share(part, name)
     return figures
-  if results.attrs.get("task") == "language_model":
+  if "learning_curve" in results:
     return _language_figures(results)
   long = [d for d in grid if results.sizes[d] > 1]
-  if results.attrs.get("task") == "kde" and results.sizes["bandwidth"] > 3:
+  if results.sizes.get("bandwidth", 1) > 3 and "num_samples" in grid:
     layout: dict[str, Any] = {"rows": "num_samples", "columns": "workflow", "colour": "bandwidth"}
-  elif results.attrs.get("task") == "kde":
+  elif {"dataset", "bandwidth", "num_samples"} <= set(grid):
     layout = {"rows": "dataset", "columns": "num_samples", "colour": "workflow"}
   else:
     layout = {"rows": next((d for d in long if d != "num_samples"), None)}
@@ -288,9 +287,10 @@ def _figures_for(results) -> dict[str, Any]:
   for name in drawn:
     for at, part in slices(results, [d for d in long if d not in (*layout.values(), "num_samples")]):
       figures[f"{name}{at}"] = trajectories(part, name, **layout)
-  if results.attrs.get("task") == "gaussian" and 1 in results.dim.values:
+  is_normal = {"marginal_mean", "marginal_log_variance"} <= set(results) and {"dim", "num_samples"} <= set(grid)
+  if is_normal and 1 in results.dim.values:
     figures["fitted_densities"] = fitted_densities(results.sel(dim=[1]))
-  if results.attrs.get("task") == "gaussian" and results.sizes["workflow"] > 1 and "real_share" in results:
+  if is_normal and results.sizes["workflow"] > 1 and "real_share" in results:
     figures["real_share"] = trajectories(results.isel({d: [0] for d in grid}), "real_share", columns=grid[0])
   if "censored" in results and {"num_outcomes", "num_samples"} <= set(grid):
     figures["collapse_times"] = collapse_times(results)

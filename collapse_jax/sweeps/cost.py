@@ -159,3 +159,36 @@ def text(total_seconds: float) -> str:
   if total_seconds < 5400:
     return f"{total_seconds / 60:.0f} min"
   return f"{total_seconds / 3600:.0f} h" if total_seconds < 48 * 3600 else f"{total_seconds / 86400:.0f} days"
+
+
+class Clock:
+  """Seconds of steps of about equal size, with those of compiling apart.
+
+  Args:
+    num_left: steps, all in all.
+  """
+
+  def __init__(self, num_left: int):
+    self.num_left, self.compiling, self.num_compilations = num_left, 0.0, 0
+    self._num_done, self._running = 0, 0.0
+    self.start()
+
+  def start(self) -> None:
+    """Of a step."""
+    self._begun, self._compiled = time.perf_counter(), self.compiling
+
+  def call(self, program, *arguments):
+    before = program._cache_size()
+    clock = time.perf_counter()
+    out = program(*arguments)
+    if program._cache_size() > before:  # dispatch is asynchronous: the time of a first call is that of compiling
+      self.compiling += time.perf_counter() - clock
+      self.num_compilations += 1
+    return out
+
+  def step(self) -> str:
+    """Ends a step: how long it was, and how long those that are left will take at the mean pace."""
+    wall = time.perf_counter() - self._begun
+    self._running += wall - (self.compiling - self._compiled)
+    self.num_left, self._num_done = self.num_left - 1, self._num_done + 1
+    return f"{wall:.1f} s, about {text(self.num_left * self._running / self._num_done)} left"

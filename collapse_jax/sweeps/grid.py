@@ -1,17 +1,21 @@
 """What a sweep is asked for: workflows, axes, and a task for each cell; checked before anything is computed."""
 
+import contextlib
+import dataclasses
 import difflib
 import functools
 import inspect
 import itertools
+import math
 import operator
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from collapse_jax import workflows as workflow_library
+from collapse_jax.generation import prepared
 from collapse_jax.refused import Refused
 from collapse_jax.types import MetricInfo, TaskSetting, Workflow
 from collapse_jax.vocabulary import LARGEST
@@ -22,7 +26,141 @@ COMMON_METRICS = {
   "train_size": MetricInfo("training rows, weighted", "items"),
   "real_share": MetricInfo("share of real rows in the training data"),
 }
-RESERVED = ("workflow", "seed", "generation", "cell_status", *COMMON_METRICS)  # names in the Dataset of every sweep
+RESERVED = (
+  "workflow",
+  "seed",
+  "generation",
+  "batch",
+  "shares",
+  "cell_status",
+  *COMMON_METRICS,
+)  # of every Dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """One point of the grid.
+
+  Attributes:
+    index: in the grid, workflow first.
+    workflow: its name.
+    values: of the axes.
+  """
+
+  index: tuple[int, ...]
+  workflow: str
+  values: dict[str, Any]
+
+  @property
+  def names(self) -> dict[str, Any]:
+    """As coordinates of the results name it."""
+    return {"workflow": self.workflow, **self.values}
+
+  def __str__(self):
+    return ", ".join(f"{name} {value}" for name, value in self.names.items())
+
+
+class Grid:
+  """Workflows x axes: which cells there are, what they are made of, and which of them are refused.
+
+  Args:
+    task, workflows, axes: as for `sweep`.
+    shared: what the task is given as `shared`; None: nothing.
+  Attributes:
+    makers: name -> factory of a workflow.
+    refused: index of a cell -> why it cannot run.
+    info: of the metrics of all tasks that were made.
+  Raises:
+    Refused: nothing that could be run, in any cell.
+  """
+
+  def __init__(self, task, workflows, axes, shared=None):
+    self.makers = workflow_makers(workflows)
+    self.task = task_maker(task)
+    self.shared = shared
+    self.axes = _checked_axes(self.task, self.makers, axes, () if shared is None else ("shared",))
+    self.shape = (len(self.makers), *map(len, self.axes.values()))
+    self.refused: dict[tuple[int, ...], Refused] = {}
+    self.info = dict(COMMON_METRICS)
+
+  def cell(self, index: tuple[int, ...]) -> Cell:
+    values = {axis: each[i] for (axis, each), i in zip(self.axes.items(), index[1:])}
+    return Cell(tuple(index), list(self.makers)[index[0]], values)
+
+  def __iter__(self) -> Iterator[Cell]:
+    """Cells that are not refused."""
+    return (self.cell(index) for index in np.ndindex(*self.shape) if index not in self.refused)
+
+  def task_of(self, values: Mapping[str, Any], shared=None) -> TaskSetting:
+    """The task by values of axes, which may be tracers."""
+    given = accepted(self.task, values)
+    return self.task(**given) if self.shared is None else self.task(shared=shared, **given)
+
+  def workflow_of(self, name: str, values: Mapping[str, Any]) -> Workflow:
+    return self.makers[name](**accepted(self.makers[name], values))
+
+  def made(self, cell: Cell) -> tuple[TaskSetting, Workflow]:
+    """The task and the workflow of a cell, from the numbers that the axes hold."""
+    workflow, task = self.workflow_of(cell.workflow, cell.values), self.task_of(cell.values, self.shared)
+    for what, kind in ((task, TaskSetting), (workflow, Workflow)):
+      if not isinstance(what, kind):
+        raise Refused(f"a factory must return a {kind.__name__}, got {what!r}.", value=what, allowed=kind.__name__)
+    self.check_metrics(task.metrics, itertools.chain(*(info.dims for info in task.metrics.values())))
+    return task, workflow
+
+  def runnable(self) -> Iterator[tuple[Cell, TaskSetting, Workflow]]:
+    """Cells with their tasks and workflows; those that cannot be made are `refused`.
+
+    Raises:
+      Refused: none can be made.
+    """
+    for cell in self:
+      try:
+        task, workflow = self.made(cell)
+        prepared(task, workflow)
+      except Refused as error:
+        self.refuse(cell, error)
+        continue
+      self.info |= {name: about for name, about in task.metrics.items() if name not in self.info}
+      yield cell, task, workflow
+
+  def refuse(self, cell: Cell, error: Refused) -> None:
+    """Marks a cell as one that cannot run; raises where there is no other."""
+    self.refused[cell.index] = error
+    if len(self.refused) == math.prod(self.shape):
+      raise self.refused[min(self.refused)]
+
+  @property
+  def status(self) -> np.ndarray:
+    """Of each cell: "ok", or why it cannot run."""
+    texts = np.full(self.shape, "ok", dtype=object)
+    for index, error in self.refused.items():
+      texts[index] = str(error)
+    return texts
+
+  def check_metrics(self, names: Iterable[str], dims: Iterable[str] = ()) -> None:
+    """Refuses metrics, or dims of theirs, that are called as something else in the results is."""
+    taken = {*RESERVED, *self.axes}
+    for name in (*names, *dims):
+      if name in taken:
+        raise Refused(
+          f"metrics must not be called {name}: the results have {', '.join(sorted(taken))}.",
+          argument="metrics",
+          value=name,
+          allowed="another name",
+        )
+
+
+@contextlib.contextmanager
+def noted(cell: Cell) -> Iterator[None]:
+  """Errors of a user's code that are raised here say in which cell."""
+  try:
+    yield
+  except Refused:
+    raise
+  except Exception as error:
+    error.add_note(f"in a sweep, {cell}")
+    raise
 
 
 def workflow_makers(workflows) -> dict[str, Callable[..., Workflow]]:
@@ -91,7 +229,7 @@ def accepted(factory, values: Mapping[str, Any]) -> dict[str, Any]:
   return {name: value for name, value in values.items() if names is None or name in names}
 
 
-def checked_axes(task, makers, axes: Mapping[str, Sequence[Any]], given: Sequence[str] = ()) -> dict[str, list[Any]]:
+def _checked_axes(task, makers, axes: Mapping[str, Sequence[Any]], given: Sequence[str] = ()) -> dict[str, list[Any]]:
   """name -> values, as lists.
 
   Args:
@@ -152,30 +290,6 @@ def _check_parameters(task, makers, axes: Mapping[str, Any], given: Sequence[str
         value=list(axes),
         allowed=", ".join([*axes, *missing]),
       )
-
-
-def check_metrics(names: Iterable[str], axes: Iterable[str], dims: Iterable[str] = ()) -> None:
-  """Refuses metrics, or dims of theirs, that are called as something else in the results is."""
-  taken = {*RESERVED, *axes}
-  for name in (*names, *dims):
-    if name in taken:
-      raise Refused(
-        f"metrics must not be called {name}: the results have {', '.join(sorted(taken))}.",
-        argument="metrics",
-        value=name,
-        allowed="another name",
-      )
-
-
-def made(task, maker, values: Mapping[str, Any], axes: Iterable[str] = ()) -> tuple[TaskSetting, Workflow]:
-  """The task and the workflow of a cell, by the values of its axes and what the task is given besides."""
-  workflow = maker(**accepted(maker, values))
-  one = task(**accepted(task, values))
-  for what, kind in ((one, TaskSetting), (workflow, Workflow)):
-    if not isinstance(what, kind):
-      raise Refused(f"a factory must return a {kind.__name__}, got {what!r}.", value=what, allowed=kind.__name__)
-  check_metrics(one.metrics, axes, itertools.chain(*(info.dims for info in one.metrics.values())))
-  return one, workflow
 
 
 def check_numbers(num_generations, num_seeds, record_every=1, chunk_size=None) -> tuple[int, int, int, int | None]:

@@ -11,6 +11,7 @@ import numpy as np
 from collapse_jax.generation import recorded, scan_generations, start
 from collapse_jax.random import new_key
 from collapse_jax.sweeps import devices
+from collapse_jax.types import TaskSetting, Workflow
 
 NUM_BLOCKS = 24
 NARROWING = 4  # a narrower batch costs a compilation: made when this many times fewer runs are left
@@ -26,7 +27,14 @@ class Stopping:
     num_generations, seed, record_every, mesh: as for `sweep`.
   """
 
-  def __init__(self, bind: Callable[[Any], tuple], num_generations: int, seed: int, record_every: int, mesh=None):
+  def __init__(
+    self,
+    bind: Callable[[Any], tuple[TaskSetting, Workflow]],
+    num_generations: int,
+    seed: int,
+    record_every: int,
+    mesh=None,
+  ):
     self._mesh = mesh
     self._bind, self._num_generations, self._record_every, self._seed = bind, num_generations, record_every, seed
     self._size = -(-num_generations // (NUM_BLOCKS * record_every)) * record_every

@@ -65,11 +65,10 @@ def _pooled(seed):
 def member_means(task, num_members: int):
   """The task, with the mean of each member's rows as a metric."""
 
-  def sample(key, problem, params, context):
-    data, metrics = task.sample(key, problem, params, context)
-    return data, metrics | {"member_means": jnp.mean(data.rows[0].reshape(num_members, -1), axis=1)}
+  def means(problem, context, data):
+    return {"member_means": jnp.mean(data.rows[0].reshape(num_members, -1), axis=1)}
 
-  return task._replace(sample=sample)
+  return transforms.observe(task, means)
 
 
 def _members(seed):

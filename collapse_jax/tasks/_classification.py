@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import store as storage
+from collapse_jax._citation import citing
 from collapse_jax.random import normal
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
@@ -25,6 +26,7 @@ class ClassificationProblem(NamedTuple):
   label_error: Any
 
 
+@citing("2406.07515")
 def classification(
   dim: int,
   num_samples: int,
@@ -56,11 +58,16 @@ def classification(
     ridge: penalty of the latter, relative to the number of rows; may be traced.
   Raises:
     ValueError: an argument out of range.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.tasks.classification(dim=2, num_samples=10)
+  >>> print(*task.metrics)
+  accuracy angle_to_truth
   """
   _check(dim, num_samples, separation, inputs, label_error, labels, classifier, ridge)
   for name, value in (("generator", generator), ("reference", reference)):
     if value is not None and np.shape(value) != (dim,):
-      raise Refused(f"{name} must be a direction of {dim} numbers, got shape {np.shape(value)}.")
+      raise Refused(f"{name} must be a direction of {dim} numbers, got shape {np.shape(value)}.", argument=name)
 
   def draw(key, num):
     truth_key, x_key = jax.random.split(key)
@@ -123,11 +130,11 @@ def _check(dim, num_samples, separation, inputs, label_error, labels, classifier
   check_positive("separation", separation)
   check_positive("ridge", ridge)
   if known(label_error) and not 0 <= label_error <= 1:
-    raise Refused(f"label_error must be from 0 to 1, got {label_error}.")
+    raise Refused.must_be("label_error", "from 0 to 1", label_error)
   for name, value, allowed in (
     ("inputs", inputs, ("mixture", "gaussian")),
     ("labels", labels, ("model", "noisy")),
     ("classifier", classifier, ("mean", "ridge")),
   ):
     if value not in allowed:
-      raise Refused(f"{name} must be {' or '.join(allowed)}, got {value!r}.")
+      raise Refused.must_be(name, " or ".join(allowed), value)

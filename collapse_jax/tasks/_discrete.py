@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import store as storage
+from collapse_jax import theory
+from collapse_jax._citation import citing
 from collapse_jax.random import choose, exact_table, index, table
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import check_integer, check_positive, known
-from collapse_jax.types import Context, MetricInfo, Summary, TaskSetting
+from collapse_jax.types import Context, Expected, MetricInfo, Summary, TaskSetting
 
 METRICS = {
   "entropy_ratio": MetricInfo(
@@ -41,6 +43,7 @@ class DiscreteProblem(NamedTuple):
   known: Any
 
 
+@citing("2410.16713", "2404.05090")
 def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, temperature=1.0) -> TaskSetting:
   """Frequencies of num_samples draws from num_outcomes outcomes.
 
@@ -52,9 +55,14 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
       as a Python number is faster: rows are then drawn from the training rows.
   Raises:
     ValueError: an argument out of range.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.tasks.discrete(num_outcomes=5, num_samples=10)
+  >>> print(*task.metrics)
+  entropy_ratio entropy support_ratio heterozygosity total_variation kl_from_truth
   """
   _check(num_outcomes, num_samples, probabilities, temperature)
-  support, true_entropy = num_outcomes, math.log(num_outcomes)
+  support, true_entropy, heterozygosity = num_outcomes, math.log(num_outcomes), 1 - 1 / num_outcomes
   if probabilities is not None:
     share = np.asarray(probabilities, np.float64)
     share = share / share.sum()
@@ -63,6 +71,7 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
     )  # what can occur has no infinite divergence
     positive = share[share > 0]
     support, true_entropy = len(positive), float(-(positive * np.log(positive)).sum())
+    heterozygosity = float((share * (1 - share)).sum())
   renumbered = num_outcomes > 4 * num_samples
   num_known = num_samples if renumbered else num_outcomes
   resampled = known(temperature) and temperature == 1
@@ -111,6 +120,23 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
       "kl_from_truth": divergence,
     }
 
+  def predict(schedule: theory.Schedule) -> dict[str, Expected]:
+    if not resampled:
+      return {}
+    ratio, limit = (
+      theory.schedule_moments(schedule).trace_ratio,
+      theory.schedule_moments(schedule, limit=True).trace_ratio,
+    )
+    light = theory.light_until(schedule, 1.0)
+    found = {"heterozygosity": Expected(heterozygosity * ratio, None, light, heterozygosity * limit)}
+    if schedule.alone and (schedule.sizes == num_samples).all() and probabilities is None:  # laws of a diffusion
+      found["collapse_generation"] = Expected(theory.drift_collapse_time(num_outcomes, num_samples), up_to=0)
+      t = np.arange(1, len(schedule.sizes) + 1)
+      known_at = (t > 20) & (5 * t < num_samples)
+      if num_outcomes >= num_samples and known_at.any():
+        found["entropy"] = Expected(np.where(known_at, theory.drift_entropy(t, num_samples), np.nan), up_to=0)
+    return found
+
   # Other real rows would have outcomes outside the renumbered ones.
   fresh = None if renumbered else lambda key, problem: batch(real_rows(key, problem))
   return TaskSetting(
@@ -123,6 +149,7 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
     fresh,
     metrics=METRICS,
     absorbed=lambda problem, params: jnp.max(params) >= 1,
+    predict=predict,
   )
 
 
@@ -145,4 +172,6 @@ def _check(num_outcomes, num_samples, probabilities, temperature):
     if share.shape != (num_outcomes,) or not (
       np.isfinite(share).all() and (share >= 0).all() and (share > 0).sum() > 1
     ):
-      raise Refused(f"probabilities must be {num_outcomes} numbers of at least 0, two of them positive.")
+      raise Refused(
+        f"probabilities must be {num_outcomes} numbers of at least 0, two of them positive.", argument="probabilities"
+      )

@@ -12,11 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax import theory
+from collapse_jax._citation import citing
 from collapse_jax.random import binomial, chi_squares, index, normal, poisson, poisson_rows, uniform
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import MeanStats, add_means, check_draws, check_positive, known, rows_unless_refused
-from collapse_jax.types import Array, Context, MetricInfo, Summary, TaskSetting
+from collapse_jax.types import Array, Context, Expected, MetricInfo, Summary, TaskSetting
 
 MOST_ROWS = 10**12  # of a batch
 
@@ -190,6 +192,7 @@ METRICS = {
 }
 
 
+@citing("2410.22812")
 def exponential_family(family: str, num_samples, mean=None, *, temperature=1.0, draws: str = "auto") -> TaskSetting:
   """The mean of a Bernoulli, Poisson or exponential distribution, or of a Gaussian with variance 1.
 
@@ -204,6 +207,11 @@ def exponential_family(family: str, num_samples, mean=None, *, temperature=1.0, 
       function, see `random.binomial`; real data are the same under all three.
   Raises:
     ValueError: an argument out of range.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.tasks.exponential_family("poisson", num_samples=10)
+  >>> print(*task.metrics)
+  squared_error_of_mean variance_ratio fitted_mean
   """
   _check(family, num_samples, mean, temperature, draws)
   one = FAMILIES[family]
@@ -254,6 +262,24 @@ def exponential_family(family: str, num_samples, mean=None, *, temperature=1.0, 
       "fitted_mean": jnp.where(near, problem + params.deviation, params.mean),
     }
 
+  def predict(schedule: theory.Schedule) -> dict[str, Expected]:
+    """The mean is a martingale, and the variance a quadratic function of it."""
+    if not (known(temperature) and temperature == 1):
+      return {}
+    error, limit = (
+      theory.schedule_family(schedule, one.curvature),
+      theory.schedule_family(schedule, one.curvature, limit=True),
+    )
+    variance, light = float(_variance(family, truth)), theory.light_until(schedule, 0.1)
+    up_to = light if light is None else max(light, 1)
+    return {
+      "squared_error_of_mean": Expected(variance * error, None, up_to, variance * limit),
+      "variance_ratio": Expected(
+        1 + one.curvature * error, None, up_to, 1 + one.curvature * limit if one.curvature else 1.0
+      ),
+      "fitted_mean": Expected(np.full(len(error), float(truth)), variance * error, up_to, float(truth)),
+    }
+
   def at_an_end(problem, params):
     return (params.mean == 0) if params.rest is None else (params.mean == 0) | (params.rest == 0)
 
@@ -269,7 +295,12 @@ def exponential_family(family: str, num_samples, mean=None, *, temperature=1.0, 
     rows_unless_refused(draws, make),
     METRICS,
     at_an_end if family in ("bernoulli", "poisson") else None,
+    predict=predict,
   )
+
+
+def _variance(family: str, mean: float) -> float:
+  return {"bernoulli": mean * (1 - mean), "poisson": mean, "exponential": mean**2, "gaussian": 1.0}[family]
 
 
 def _near(at, truth, support):
@@ -280,13 +311,19 @@ def _near(at, truth, support):
 
 def _check(family, num_samples, mean, temperature, draws):
   if family not in FAMILIES:
-    raise Refused(f"family must be one of {', '.join(FAMILIES)}, got {family!r}.")
+    raise Refused.must_be("family", f"one of {', '.join(FAMILIES)}", family)
   check_draws(draws, num_samples)
   if known(num_samples) and num_samples > MOST_ROWS:
-    raise Refused(f"num_samples must be at most {MOST_ROWS:.0e}, got {num_samples}.")
+    raise Refused.must_be("num_samples", f"at most {MOST_ROWS:.0e}", num_samples)
   least, most = FAMILIES[family].support
   if mean is not None and known(mean) and not least < mean < most:
-    raise Refused(f"mean must lie between {least:g} and {most:g} for {family}, got {mean}.")
+    raise Refused(
+      f"mean must lie between {least:g} and {most:g} for {family}, got {mean}.", argument="mean", value=mean
+    )
   check_positive("temperature", temperature)
   if known(temperature) and temperature != 1 and FAMILIES[family].tempered is None:
-    raise Refused(f"temperature must be 1 for {family}, got {temperature}: the tempered density is outside the family.")
+    raise Refused(
+      f"temperature must be 1 for {family}, got {temperature}: the tempered density is outside the family.",
+      argument="temperature",
+      value=temperature,
+    )

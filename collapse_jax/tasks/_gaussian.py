@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax import theory
+from collapse_jax._citation import citing
 from collapse_jax.random import chi_squares, normal
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
@@ -34,7 +36,7 @@ from collapse_jax.tasks.parts import (
   rows_unless_refused,
   triangular,
 )
-from collapse_jax.types import Array, Context, Data, MetricInfo, Metrics, Summary, TaskSetting
+from collapse_jax.types import Array, Context, Data, Expected, MetricInfo, Metrics, Summary, TaskSetting
 
 _MANY_ROWS = (
   2e5  # in a pool; with fewer, rounding is below a tenth of the standard error of 1e4 runs for 10,000 generations
@@ -125,6 +127,7 @@ WHITENED_METRICS = {
 }
 
 
+@citing("2410.16713", "2305.17493")
 def gaussian(
   dim: int,
   num_samples,
@@ -155,6 +158,12 @@ def gaussian(
       points of the truth, with its standard error) and KL(model || truth), infinite for singular models of dim > 1.
   Raises:
     ValueError: an argument out of range.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.tasks.gaussian(dim=2, num_samples=10)
+  >>> print(*task.metrics)
+  squared_error_of_mean covariance_trace_ratio covariance_log_det_ratio marginal_mean marginal_log_variance standard_mean
+  standard_log_variance
   """
   _check(dim, num_samples, noise_var, mean, covariance, temperature, draws)
   law = draws != "rows"
@@ -233,6 +242,31 @@ def gaussian(
   def move(problem, stats: GaussianStats, drawn: Drawn) -> GaussianStats:
     return _move(stats, drawn.pool, spread(drawn.pool), drawn.model)
 
+  def predict(schedule: theory.Schedule) -> dict[str, Expected]:
+    how = {"unbiased": unbiased, "temperature": temperature}
+    moments, limit = theory.schedule_moments(schedule, **how), theory.schedule_moments(schedule, **how, limit=True)
+    log_det, spread_of_log_det = theory.schedule_log_det(schedule, dim, **how)
+    log_det_limit = theory.schedule_log_det(schedule, dim, **how, limit=True)
+    # Another truth than N(0, I) only adds to the spread of the trace; and given the past each step of the mean is Gaussian with
+    # at most dim coordinates, to which a random variance only adds.
+    spread = theory.schedule_trace_variance(schedule, dim, **how)
+    trace = Expected(moments.trace_ratio, None, theory.light_until(schedule, 0.2), limit.trace_ratio, spread)
+    while_light = theory.light_until(schedule, 0.1)
+
+    def squared_error(true_trace):
+      mean = true_trace * moments.mean_error
+      up_to = while_light if while_light is None else max(while_light, 1)  # the first is a chi-squared
+      return Expected(mean, None, up_to, true_trace * limit.mean_error, 2 * mean**2 / dim)
+
+    found = {
+      "squared_error_of_mean": squared_error(dim * noise_var if covariance is None else np.trace(covariance)),
+      "covariance_trace_ratio": trace,
+      "covariance_log_det_ratio": Expected(log_det, spread_of_log_det, None, log_det_limit),
+    }
+    if covariance is not None:
+      found |= {"whitened_squared_error_of_mean": squared_error(dim), "whitened_trace_ratio": trace}
+    return found
+
   metrics = METRICS | (WHITENED_METRICS if covariance is not None else {})
   metrics = metrics | (WASSERSTEIN_METRICS if wasserstein2 else {}) | (DISTANCE_METRICS if distances else {})
   make = functools.partial(
@@ -258,6 +292,7 @@ def gaussian(
     fresh,
     rows_unless_refused(draws, make),
     metrics,
+    predict=predict,
   )
 
 
@@ -613,12 +648,14 @@ def _check(dim, num_samples, noise_var, mean, covariance, temperature, draws):
   check_positive("noise_var", noise_var)
   check_positive("temperature", temperature)
   if mean is not None and np.shape(mean) != (dim,):
-    raise Refused(f"mean must have shape ({dim},), got {np.shape(mean)}.")
+    raise Refused(f"mean must have shape ({dim},), got {np.shape(mean)}.", argument="mean", value=np.shape(mean))
   if covariance is not None:
     if known(noise_var) and noise_var != 1.0:
       raise Refused("give noise_var or covariance, not both.")
     covariance = np.asarray(covariance, np.float64)
     if covariance.shape != (dim, dim) or not np.allclose(covariance, covariance.T):
-      raise Refused(f"covariance must be symmetric with shape ({dim}, {dim}), got shape {covariance.shape}.")
+      raise Refused(
+        f"covariance must be symmetric with shape ({dim}, {dim}), got shape {covariance.shape}.", argument="covariance"
+      )
     if np.linalg.eigvalsh(covariance).min() <= 0:
-      raise Refused("covariance must be positive definite.")
+      raise Refused("covariance must be positive definite.", argument="covariance")

@@ -49,6 +49,11 @@ def gaussian_mixture(
     temperature: factor of the components' variances when sampling; may be traced.
   Raises:
     ValueError: an argument out of range, or a data set that cannot be used.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.tasks.gaussian_mixture("moons", num_samples=20, num_components=2)
+  >>> print(*task.metrics)
+  test_nll model_variance kl_from_truth
   """
   for name, value, least in (
     ("num_samples", num_samples, 2),
@@ -97,7 +102,9 @@ def gaussian_mixture(
     "test_nll": MetricInfo(
       "negative log-likelihood of the test rows", "nats per item", worse="higher", measures="risk"
     ),
-    "model_variance": MetricInfo("variance of the model per coordinate", "data units squared", measures="variance"),
+    "model_variance": MetricInfo(
+      "variance of the model per coordinate", "data units squared", log_scale=True, measures="variance"
+    ),
   }
   if source.log_density is not None:
     about = f"divergence of the model from the truth, KL(model || truth), by {NUM_POINTS} draws"

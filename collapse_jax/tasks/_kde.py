@@ -14,16 +14,17 @@ import numpy as np
 from jax.scipy.special import logsumexp
 
 from collapse_jax import store as storage
+from collapse_jax import theory
+from collapse_jax._citation import citing
 from collapse_jax.data import generators
 from collapse_jax.random import normal
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import check_integer, check_positive, matmul
-from collapse_jax.types import Array, Context, Data, MetricInfo, Summary, TaskSetting
+from collapse_jax.types import Array, Context, Data, Expected, MetricInfo, Summary, TaskSetting
+from collapse_jax.vocabulary import BANDWIDTH_RULES, KERNELS
 
 MAX_ROWS = 10**8  # of a batch: data sets are made on the host
-KERNELS = ("gaussian", "tophat")
-RULES = ("scott", "silverman", "scott_scaled", "silverman_scaled")
 _FAR = 1e15  # where rows of weight 0 are put: their kernels vanish, and their squared distance is still finite
 FAR = 5.0  # standard deviations from every mode of the truth at which it has next to nothing
 _BLOCK = 16  # rows per step of the direct form: enough to hide the loop, few enough to compile fast
@@ -72,6 +73,7 @@ class KdeParams(NamedTuple):
   variance: Any  # [] variance of the model per coordinate, data units squared
 
 
+@citing("2410.16713")
 def kde(
   dataset,
   num_samples: int,
@@ -99,12 +101,21 @@ def kde(
       standard error; for data sets whose density is known.
   Raises:
     ValueError: an argument out of range, an unknown or unreadable data set, or more samples than it has.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.tasks.kde("moons", num_samples=10, bandwidth=0.5)
+  >>> print(*task.metrics)
+  test_nll model_variance fitted_bandwidth mode_separation far_share
   """
   rule = _check(num_samples, bandwidth, kernel, num_test, temperature)
   source = generators.get(dataset, num_test)
   generators.check_size(source, num_samples)
   if distances and source.log_density is None:
-    raise Refused(f"distances needs a known density (blobs, circles, moons, normal), which {source.name} has not.")
+    raise Refused(
+      f"distances needs a known density (blobs, circles, moons, normal), which {source.name} has not.",
+      argument="distances",
+      value=True,
+    )
   dim, draw = source.dim, source.draw
   log_sum = functools.partial(log_kernel_sum, kernel=kernel)
 
@@ -184,14 +195,33 @@ def kde(
       metrics["covered_nll"] = -jnp.sum(jnp.where(covered, log_density, 0.0)) / jnp.maximum(jnp.sum(covered), 1)
     return metrics
 
+  def predict(schedule: theory.Schedule) -> dict[str, Expected]:
+    """Variances are linear in that of the real batch, whatever its law is."""
+    if source.variance is None or schedule.fresh:
+      return {}
+    width = lambda rows: rule_bandwidth(rule.removesuffix("_scaled"), rows, 1.0, dim) if rule else bandwidth
+    law = functools.partial(
+      theory.schedule_kde_variance,
+      schedule,
+      lambda rows: float(width(rows)) ** 2 * kernel_variance(kernel, dim),
+      scaled=rule.endswith("_scaled"),
+      temperature=temperature,
+      first=source.variance(num_samples),
+    )
+    return {"model_variance": Expected(law(), None, theory.light_until(schedule, 0.2), law(limit=True))}
+
   metrics = {
     "test_nll": MetricInfo(
       "negative log-likelihood of the test rows", "nats per item", worse="higher", measures="risk"
     ),
-    "model_variance": MetricInfo("variance of the model per coordinate", "data units squared", measures="variance"),
+    "model_variance": MetricInfo(
+      "variance of the model per coordinate", "data units squared", log_scale=True, measures="variance"
+    ),
     "fitted_bandwidth": MetricInfo("bandwidth", "data units"),
     "mode_separation": MetricInfo("log density at the truth's centres minus between them", "nats", measures="modes"),
-    "far_share": MetricInfo(f"share of emitted rows more than {FAR:g} from every centre", measures="hallucination"),
+    "far_share": MetricInfo(
+      f"share of emitted rows more than {FAR:g} from every centre", log_scale=True, measures="hallucination"
+    ),
   }
   if kernel == "tophat":
     metrics["covered_share"] = MetricInfo("share of test rows with positive density", worse="lower")
@@ -203,7 +233,7 @@ def kde(
     metrics["total_variation_error"] = MetricInfo("standard error of that distance, over the test rows")
   fresh = None if draw is None else lambda key, problem: batch(draw(key, problem.truth, num_samples))
   summary = None if rule else Summary(of, add, keep_rows=True)
-  return TaskSetting(init, fit, sample, evaluate, num_samples, summary, fresh, metrics=metrics)
+  return TaskSetting(init, fit, sample, evaluate, num_samples, summary, fresh, metrics=metrics, predict=predict)
 
 
 def log_kernel_sum(points: Array, rows: Array, row_weight: Array | None, bandwidth, kernel: str = "gaussian") -> Array:
@@ -344,11 +374,11 @@ def _check(num_samples, bandwidth, kernel, num_test, temperature) -> str:
   check_integer("num_samples", num_samples, 2, MAX_ROWS)
   check_integer("num_test", num_test, 1, MAX_ROWS)
   if kernel not in KERNELS:
-    raise Refused(f"kernel must be one of {', '.join(KERNELS)}, got {kernel!r}.")
+    raise Refused.must_be("kernel", f"one of {', '.join(KERNELS)}", kernel)
   check_positive("temperature", temperature)
   if isinstance(bandwidth, str):
-    if bandwidth not in RULES:
-      raise Refused(f"bandwidth must be a number above 0 or one of {', '.join(RULES)}, got {bandwidth!r}.")
+    if bandwidth not in BANDWIDTH_RULES:
+      raise Refused.must_be("bandwidth", f"a number above 0 or one of {', '.join(BANDWIDTH_RULES)}", bandwidth)
     return bandwidth
   check_positive("bandwidth", bandwidth)
   return ""

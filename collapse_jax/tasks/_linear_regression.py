@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
+from collapse_jax import theory
+from collapse_jax._citation import citing
 from collapse_jax.random import normal
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
@@ -29,7 +31,7 @@ from collapse_jax.tasks.parts import (
   rows_unless_refused,
   triangular,
 )
-from collapse_jax.types import Array, Context, Data, MetricInfo, Summary, TaskSetting
+from collapse_jax.types import Array, Context, Data, Expected, MetricInfo, Summary, TaskSetting
 
 METRICS = {
   "test_mse": MetricInfo(
@@ -74,6 +76,7 @@ class TriangularStats(NamedTuple):
   factor: Any
 
 
+@citing("2410.16713", "2404.01413")
 def linear_regression(
   dim: int, num_samples: int, noise_var=1.0, *, covariates: str = "same", temperature=1.0, draws: str = "auto"
 ) -> TaskSetting:
@@ -91,6 +94,11 @@ def linear_regression(
       "law" where that is possible and neither workflow nor transform needs rows.
   Raises:
     ValueError: an argument out of range.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.tasks.linear_regression(dim=2, num_samples=10)
+  >>> print(*task.metrics)
+  test_mse
   """
   _check(dim, num_samples, noise_var, covariates, temperature, draws)
   same = covariates == "same"
@@ -137,11 +145,27 @@ def linear_regression(
   def sample(key, problem, params, context: Context):
     unchanged = context.num is num_samples or (known(context.num) and known(num_samples) and context.num == num_samples)
     if same and not unchanged:
-      raise Refused("covariates='same' relabels num_samples rows; use covariates='fresh' with this workflow.")
+      raise Refused(
+        "covariates='same' relabels num_samples rows; use covariates='fresh' with this workflow.",
+        argument="covariates",
+        value="same",
+      )
     return draw(key, problem, params, problem.noise_std * jnp.sqrt(jnp.asarray(temperature, float)), context.num), {}
 
   def evaluate(key, problem, params):
     return {"test_mse": jnp.sum(matmul(problem.test_factor, params - problem.coefficients) ** 2)}
+
+  def predict(schedule: theory.Schedule) -> dict[str, Expected]:
+    """Estimates from batches that relabel one design pool as means of rows do."""
+    if not same or abs(num_samples - dim) < 2 or schedule.redrawn or (schedule.sizes != num_samples).any():
+      return {}
+    unseen = max(dim - num_samples, 0)  # what no label shows
+    first = theory.linear_regression_mse(np.ones((1, 1)), dim, num_samples, noise_var)[0] - unseen
+    noise = first * theory.schedule_noise(schedule, temperature=temperature)
+    limit = first * theory.schedule_noise(schedule, temperature=temperature, limit=True)
+    heavy = num_samples < 2 * dim + 10 and dim < 2 * num_samples + 10  # inverse Wishart over designs
+    least = 2 * noise**2 / min(dim, num_samples)
+    return {"test_mse": Expected(noise + unseen, None, 0 if heavy else None, limit + unseen, least)}
 
   if law:
     summary, fit = Summary(_of_estimates, add_means), lambda key, problem, context: context.data.summary.mean
@@ -160,12 +184,13 @@ def linear_regression(
     fresh,
     rows_unless_refused(draws, make) if same else None,
     METRICS,
+    predict=predict,
   )
 
 
 # ----------------------------------------------------------------------------------- whole batches, one design
 def _of_estimates(problem, rows, row_weight):
-  raise Refused("draws='law' keeps no rows.")
+  raise Refused("draws='law' keeps no rows.", argument="draws", value="law")
 
 
 def _estimate_law(key, dim, num_samples) -> tuple[Array, Array, Array]:
@@ -271,6 +296,10 @@ def _check(dim, num_samples, noise_var, covariates, temperature, draws):
   check_positive("noise_var", noise_var)
   check_positive("temperature", temperature)
   if covariates not in ("same", "fresh"):
-    raise Refused(f"covariates must be 'same' or 'fresh', got {covariates!r}.")
+    raise Refused.must_be("covariates", "'same' or 'fresh'", covariates)
   if draws == "law" and covariates == "fresh":
-    raise Refused("draws='law' needs covariates='same': with fresh ones the pooled estimate is no average.")
+    raise Refused(
+      "draws='law' needs covariates='same': with fresh ones the pooled estimate is no average.",
+      argument="draws",
+      value="law",
+    )

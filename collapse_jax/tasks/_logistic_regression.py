@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import cho_solve
 
+from collapse_jax._citation import citing
 from collapse_jax.data import real_data
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import LabelStats, add_labels, check_integer, check_positive, known, label_stats, matmul
 from collapse_jax.types import Array, Context, MetricInfo, Summary, TaskSetting
+from collapse_jax.vocabulary import LABELS_OF_LOGISTIC
 
 METRICS = {
   "excess_risk": MetricInfo(
@@ -49,6 +51,7 @@ class LogisticProblem(NamedTuple):
   label: Any
 
 
+@citing("2410.22812")
 def logistic_regression(
   dataset,
   num_samples: int | None = None,
@@ -70,6 +73,11 @@ def logistic_regression(
     temperature: divides the log-odds with which models make labels; may be traced.
   Raises:
     ValueError: data that cannot be used, labels that all rows' covariates separate, an argument out of range.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.tasks.logistic_regression("breast_cancer")
+  >>> print(*task.metrics)
+  excess_risk test_loss squared_error_of_coefficients separated
   """
   data = real_data.load_labelled(dataset, num_features)
   num_rows, dim = data.covariates.shape
@@ -206,14 +214,16 @@ def weighted_logistic_fit(design: Array, label_sum: Array, times: Array) -> Arra
 def _check(data, num_samples, labels, coefficients, dim, temperature):
   check_integer("num_samples", num_samples, 2)
   if num_samples >= len(data.labels):
-    raise Refused(
-      f"num_samples must be at most {len(data.labels) - 1} for {data.name} ({len(data.labels)} rows, one at "
-      f"least held out), got {num_samples}."
+    raise Refused.must_be(
+      "num_samples",
+      f"at most {len(data.labels) - 1} for {data.name} ({len(data.labels)} rows, one at least held out)",
+      num_samples,
     )
-  if labels not in ("model", "data"):
-    raise Refused(f"labels must be 'model' or 'data', got {labels!r}.")
+  if labels not in LABELS_OF_LOGISTIC:
+    raise Refused.must_be("labels", "'model' or 'data'", labels)
   if coefficients is not None and (np.shape(coefficients) != (dim,) or not np.isfinite(coefficients).all()):
     raise Refused(
-      f"coefficients must be {dim} finite numbers, the intercept first, got shape {np.shape(coefficients)}."
+      f"coefficients must be {dim} finite numbers, the intercept first, got shape {np.shape(coefficients)}.",
+      argument="coefficients",
     )
   check_positive("temperature", temperature)

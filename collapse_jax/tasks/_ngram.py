@@ -59,6 +59,11 @@ def ngram(
       model's own law.
   Raises:
     ValueError: an argument out of range, or a table that is no such probabilities or too large.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.tasks.ngram(num_samples=10, vocab_size=5)
+  >>> print(*task.metrics)
+  test_nll entropy total_variation
   """
   truth = None if truth is None else np.asarray(truth, np.float64)
   vocab_size = truth.shape[-1] if truth is not None and truth.ndim else vocab_size
@@ -165,7 +170,10 @@ def conditional_frequencies(text: str, order: int = 2, smoothing: float = 0.01) 
   """
   alphabet = sorted(set(text))
   if len(alphabet) < 2 or len(text) < order:
-    raise Refused(f"text must have two different characters and {order} in all, got {len(text)} of {len(alphabet)}.")
+    raise Refused(
+      f"text must have two different characters and {order} in all, got {len(text)} of {len(alphabet)}.",
+      argument="text",
+    )
   _check_table_size(len(alphabet), order)
   place = {character: i for i, character in enumerate(alphabet)}
   codes = np.array([place[character] for character in text])
@@ -196,4 +204,6 @@ def _check(num_samples, vocab_size, order, length, truth, concentration, smoothi
     or not (truth >= 0).all()
     or not np.allclose(truth.sum(axis=1), 1, atol=1e-5)
   ):
-    raise Refused(f"truth must be [V^(order-1), V] probabilities whose rows sum to 1, got shape {truth.shape}.")
+    raise Refused(
+      f"truth must be [V^(order-1), V] probabilities whose rows sum to 1, got shape {truth.shape}.", argument="truth"
+    )

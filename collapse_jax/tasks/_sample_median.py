@@ -5,11 +5,14 @@ Asymptotically linear, but no mean: a pool's median is no function of the median
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from collapse_jax import theory
+from collapse_jax._citation import citing
 from collapse_jax.random import normal
 from collapse_jax.store import batch, flat
 from collapse_jax.tasks.parts import check_integer, check_positive
-from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
+from collapse_jax.types import Array, Context, Expected, MetricInfo, TaskSetting
 
 METRICS = {
   "squared_error_of_mean": MetricInfo(
@@ -19,6 +22,7 @@ METRICS = {
 }
 
 
+@citing("2410.22812")
 def sample_median(num_samples: int, noise_var=1.0, *, temperature=1.0) -> TaskSetting:
   """The median of rows from N(0, noise_var), which models emit again around their own median.
 
@@ -28,6 +32,11 @@ def sample_median(num_samples: int, noise_var=1.0, *, temperature=1.0) -> TaskSe
     temperature: factor of the variance with which models sample; may be traced.
   Raises:
     ValueError: an argument out of range.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.tasks.sample_median(num_samples=11)
+  >>> print(*task.metrics)
+  squared_error_of_mean fitted_mean
   """
   check_integer("num_samples", num_samples, 2)
   check_positive("noise_var", noise_var)
@@ -46,6 +55,12 @@ def sample_median(num_samples: int, noise_var=1.0, *, temperature=1.0) -> TaskSe
   def sample(key, problem, median, context: Context):
     return draw(key, median, problem * jnp.asarray(temperature, float), context.num), {}
 
+  def predict(schedule: theory.Schedule) -> dict[str, Expected]:
+    scale = np.pi / 2 * noise_var / num_samples  # the variance of a median is pi / 2 of the mean's
+    return {
+      "squared_error_of_mean": Expected(scale * theory.schedule_noise(schedule, temperature=temperature), up_to=0)
+    }
+
   return TaskSetting(
     init,
     lambda key, problem, context: weighted_median(*flat(context.data)),
@@ -55,6 +70,7 @@ def sample_median(num_samples: int, noise_var=1.0, *, temperature=1.0) -> TaskSe
     None,
     fresh,
     metrics=METRICS,
+    predict=predict,
   )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from collapse_jax.random import chi_square, normal
 from collapse_jax.refused import Refused
 from collapse_jax.types import Array, TaskSetting
-from collapse_jax.vocabulary import LARGEST
+from collapse_jax.vocabulary import DRAWS, LARGEST
 
 
 class MeanStats(NamedTuple):
@@ -74,12 +74,12 @@ def known(x) -> bool:
 def check_integer(name: str, value, least: int, most: int = LARGEST) -> None:
   if not isinstance(value, int | np.integer) or not least <= value <= most:
     bound = f"of at least {least}" if value <= most else f"of at most {most}"
-    raise Refused(f"{name} must be an integer {bound}, got {value}.")
+    raise Refused.must_be(name, f"an integer {bound}", value)
 
 
 def check_positive(name: str, value) -> None:
   if known(value) and not (np.isfinite(value) and value > 0):
-    raise Refused(f"{name} must be above 0 and finite, got {value}.")
+    raise Refused.must_be(name, "above 0 and finite", value)
 
 
 def rows_unless_refused(draws: str, make: Callable[[], TaskSetting]) -> Callable[[], TaskSetting] | None:
@@ -98,11 +98,11 @@ def rows_unless_refused(draws: str, make: Callable[[], TaskSetting]) -> Callable
 
 def check_draws(draws: str, num_samples=None) -> None:
   """The kind of draws, and num_samples where an exact law lets it be any number."""
-  if draws not in ("auto", "law", "rows"):
-    raise Refused(f"draws must be 'auto', 'law' or 'rows', got {draws!r}.")
+  if draws not in DRAWS:
+    raise Refused.must_be("draws", "'auto', 'law' or 'rows'", draws)
   if num_samples is None:
     return
   if known(num_samples) and not num_samples >= 2:
-    raise Refused(f"num_samples must be at least 2, got {num_samples}.")
+    raise Refused.must_be("num_samples", "at least 2", num_samples)
   if draws == "rows" and not isinstance(num_samples, int | np.integer):
-    raise Refused("num_samples must be a Python int under draws='rows'.")
+    raise Refused("num_samples must be a Python int under draws='rows'.", argument="num_samples")

@@ -8,8 +8,6 @@ is derived here, not quoted from a paper; all is checked by simulation in the te
 scipy.stats and scipy.optimize take 0.4 s to import, which is done where they are used.
 """
 
-from collapse_jax.theory.by_name import gaussian_limit as gaussian_limit
-from collapse_jax.theory.by_name import gaussian_moments as gaussian_moments
 from collapse_jax.theory.curation import curation_divergence_bound as curation_divergence_bound
 from collapse_jax.theory.curation import curation_factor as curation_factor
 from collapse_jax.theory.curation import curation_gain_bound as curation_gain_bound
@@ -55,12 +53,13 @@ from collapse_jax.theory.mixing import weighted_mixing_error as weighted_mixing_
 from collapse_jax.theory.regression import linear_regression_mse as linear_regression_mse
 from collapse_jax.theory.schedules import Schedule as Schedule
 from collapse_jax.theory.schedules import SecondMoments as SecondMoments
+from collapse_jax.theory.schedules import light_until as light_until
 from collapse_jax.theory.schedules import schedule_family as schedule_family
 from collapse_jax.theory.schedules import schedule_kde_variance as schedule_kde_variance
 from collapse_jax.theory.schedules import schedule_log_det as schedule_log_det
 from collapse_jax.theory.schedules import schedule_moments as schedule_moments
 from collapse_jax.theory.schedules import schedule_noise as schedule_noise
-from collapse_jax.theory.schedules import schedule_of as schedule_of
+from collapse_jax.theory.schedules import schedule_of_weights as schedule_of_weights
 from collapse_jax.theory.schedules import schedule_trace_variance as schedule_trace_variance
 from collapse_jax.theory.schedules import second_moments as second_moments
 from collapse_jax.theory.selection import level_set_variance as level_set_variance
@@ -68,7 +67,6 @@ from collapse_jax.theory.selection import nearest_loop as nearest_loop
 from collapse_jax.theory.selection import nearest_purity as nearest_purity
 from collapse_jax.theory.selection import nearest_variance as nearest_variance
 from collapse_jax.theory.temperature import gaussian_temperature as gaussian_temperature
-from collapse_jax.theory.temperature import gaussian_temperature_moments as gaussian_temperature_moments
 from collapse_jax.theory.temperature import heat_death as heat_death
 from collapse_jax.theory.temperature import heat_death_exponent as heat_death_exponent
 from collapse_jax.theory.temperature import heat_death_noise as heat_death_noise

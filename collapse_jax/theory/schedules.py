@@ -5,14 +5,13 @@ weights, real data once or anew, subsets.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special
 
 from collapse_jax.refused import Refused
 from collapse_jax.theory.gaussian import Moments, _mean_log_chi2
-from collapse_jax.vocabulary import parse_call
 
 
 class Schedule(NamedTuple):
@@ -37,6 +36,11 @@ class Schedule(NamedTuple):
   fresh: bool = False
 
   @property
+  def alone(self) -> bool:
+    """Whether every generation is fitted to the newest batch alone."""
+    return not self.pooled and _num_places(self) == 1
+
+  @property
   def weights(self) -> np.ndarray:
     """[T, T] expected share of batch j in generation t, in row t - 1; rows sum to 1."""
     num_generations = len(self.sizes)
@@ -52,18 +56,30 @@ class Schedule(NamedTuple):
     return table
 
 
-def schedule_of(workflow: str, num_samples, num_generations: int) -> Schedule | None:
-  """The schedule of a workflow given as its coordinate, "mix(0.2)"; None where no workflow has that name.
+def schedule_of_weights(weights, sizes, redrawn: bool = False) -> Schedule | None:
+  """The schedule of a workflow that is known by its weights alone; None where these do not tell it.
 
-  Raises:
-    ValueError: neither a name nor a call with literal arguments, or these do not fit.
+  Args:
+    weights: [T, T] share of batch j in generation t, in row t - 1; rows sum to 1.
+    sizes: [T] rows of batch j.
+    redrawn: each generation is fitted to a subset of sizes[0] rows: known where it is one of all rows so far.
   """
-  from collapse_jax import workflows
-
-  if parse_call(workflow)[0] not in workflows.FACTORIES:
+  weights, sizes = np.asarray(weights, float), np.asarray(sizes, float)
+  num = len(sizes)
+  newest = Schedule(sizes, np.zeros(num, int))
+  pool = newest._replace(pooled=True, redrawn=int(sizes[0]) if redrawn else 0)
+  if np.allclose(pool.weights, weights, atol=1e-9):
+    return pool
+  if redrawn:
     return None
-  schedule = workflows.parse(workflow)().schedule
-  return None if schedule is None else schedule(num_samples, num_generations)
+  if np.allclose(weights, np.eye(num), atol=1e-9):
+    return newest
+  used = weights > 0
+  if (used & (sizes <= 0)).any():
+    return None
+  rows = np.where(used, sizes, 0.0).sum(axis=1, keepdims=True)
+  factor = np.divide(weights * rows, sizes, out=np.zeros_like(weights), where=used)
+  return Schedule(sizes, np.arange(num), factor)
 
 
 def _num_places(schedule: Schedule) -> int:
@@ -105,6 +121,7 @@ def second_moments(
   *,
   unbiased: bool = False,
   first: float | None = None,
+  limit: bool = False,
 ) -> SecondMoments:
   """Means and variances of all models, exact: rows are drawn with the fitted mean, whatever else their law is.
 
@@ -118,6 +135,8 @@ def second_moments(
     unbiased: fits divide by (rows - 1).
     first: variance of the real batch about its own mean, by its number of rows, where it is given: errors are then distances
       from that mean. Not with fresh real data.
+    limit: instead of trajectories, what they tend to if the schedule goes on as it ends: numbers, infinite where they grow without
+      bound, NaN where that is not known. `emitted` must then be affine in variance and error.
   Raises:
     ValueError: `first` with fresh real data.
   """
@@ -125,7 +144,10 @@ def second_moments(
     raise Refused("fresh real data are not those of the first generation.")
   num = float(schedule.sizes[0])
   real = (1 - 1 / num, 1 / num) if first is None else (first, 0.0)
-  track = _pooled_moments if _num_places(schedule) == 1 else _placed_moments
+  pooled = _num_places(schedule) == 1 and (schedule.pooled or not limit)
+  if limit:
+    return (_pooled_limit if pooled else _placed_limit)(schedule, emitted, unbiased, *real)
+  track = _pooled_moments if pooled else _placed_moments
   return SecondMoments(*map(np.array, zip(*track(schedule, emitted, unbiased, *real))))
 
 
@@ -156,7 +178,8 @@ def _pooled_moments(schedule, emitted, unbiased, variance, error):
     count = count + num if schedule.pooled else num
 
 
-def _placed_moments(schedule, emitted, unbiased, variance, error):
+def _placed_moments(schedule, emitted, unbiased, variance, error, ends=None):
+  """Batches in places; `ends` is filled with the places (within, product, lies), and shares and rows, of the last generation."""
   places, sizes = _num_places(schedule), schedule.sizes.tolist()
   within, product = np.zeros(places), np.zeros((places, places))
   lies, count = np.full(places, -1), np.zeros(places)
@@ -167,25 +190,176 @@ def _placed_moments(schedule, emitted, unbiased, variance, error):
       product[0, 0] = error
     _put(schedule, lies, count, t)
     shares, rows = _shares(schedule, count, t)
-    between = product @ shares  # of each batch with the fitted mean
-    fitted_error = float(shares @ between)
-    fitted = _divided(float(shares @ (within + product.diagonal())) - fitted_error, rows, unbiased)
+    between, fitted, fitted_error = _fit(shares, within, product, rows, unbiased)
     yield fitted, fitted_error, rows
     if t + 1 < len(sizes) and sizes[t + 1] > 0:
       drawn, num, place = emitted(fitted, fitted_error, rows), sizes[t + 1], schedule.slots[t + 1]
       product[place], product[:, place] = between, between
       product[place, place], within[place] = fitted_error + drawn / num, (1 - 1 / num) * drawn
+  if ends is not None:
+    ends.append((within, product, lies, shares, rows))
+
+
+def _fit(shares, within, product, rows, unbiased) -> tuple[np.ndarray, float, float]:
+  """Products of the fitted mean's error with each batch's, variance and squared error of the fit."""
+  between = product @ shares
+  error = float(shares @ between)
+  return between, _divided(float(shares @ (within + product.diagonal())) - error, rows, unbiased), error
+
+
+# --------------------------------------------------------------------------------------------- limits
+_UNKNOWN = SecondMoments(*map(np.array, (np.nan, np.nan, np.nan)))
+_LAGS = 8  # a generation may look back so far
+
+
+def _pooled_limit(schedule, emitted, unbiased, variance, error) -> SecondMoments:
+  """Of a pool that grows by as many rows in each generation: what is left to come falls like powers of 1 / t."""
+  sizes = schedule.sizes
+  if len(sizes) < 2 or (sizes[1:] != sizes[1]).any() or not sizes[0] <= 4 * sizes[1]:
+    return _UNKNOWN  # unless the pool soon has many times as many rows, nothing is seen of how it ends
+  num = 1024
+  long = schedule._replace(sizes=np.append(sizes[0], np.full(num - 1, sizes[1])), slots=np.zeros(num, int))
+  found = np.array(list(_pooled_moments(long, emitted, unbiased, variance, error)))
+  at = found[num // 2 ** np.arange(6, -1, -1) - 1]  # 16, 32, .. 1024 generations
+  return SecondMoments(*map(np.array, (_extrapolated(at[:, 0]), _extrapolated(at[:, 1]), np.inf)))
+
+
+def _extrapolated(values) -> float:
+  """Limit of values at t, 2 t, 4 t, ... of a function that is a series in 1 / t, infinite where it grows like log t or faster."""
+  steps = np.diff(values)
+  if not np.isfinite(values).all():
+    return np.nan
+  if (steps[-3:] == 0).all():
+    return float(values[-1])
+  if (np.abs(steps[1:]) > 0.97 * np.abs(steps[:-1])).all() and (steps * steps[-1] > 0).all():
+    return float(np.copysign(np.inf, steps[-1]))
+  best = [values]
+  for power in range(1, len(values)):  # Richardson
+    best.append((2**power * best[-1][1:] - best[-1][:-1]) / (2**power - 1))
+  last, before = best[-1][-1], best[-2][-1]
+  return float(last) if abs(last - before) <= 1e-7 * abs(last) else np.nan
+
+
+def _placed_limit(schedule, emitted, unbiased, variance, error) -> SecondMoments:
+  """Where each generation looks back on the real batch and the last few as the one before did, moments obey an affine map: its
+  powers, by repeated squaring from where the schedule ends."""
+  lags = _lags(schedule)
+  if lags is None:
+    return _UNKNOWN
+  ends: list = []
+  for _ in _placed_moments(schedule, emitted, unbiased, variance, error, ends):
+    pass
+  within, product, lies, shares, rows = ends[0]
+  last = len(schedule.sizes) - 1
+  place = {batch: i for i, batch in enumerate(lies) if batch >= 0}
+  kept = [place[0]] if 0 in place and shares[place[0]] > 0 else []
+  real = len(kept)
+  kept += [place[last - lag] for lag in range(lags)]
+  within, product, shares = within[kept], product[np.ix_(kept, kept)], shares[kept]
+  num, size = schedule.sizes[-1], len(kept)
+  upper = np.triu_indices(size)
+
+  def unpacked(state):
+    full = np.zeros((size, size))
+    full[upper] = state[size:]
+    return state[:size], full + np.triu(full, 1).T
+
+  def fit(state):
+    within, product = unpacked(state)
+    return _fit(shares, within, product, rows, unbiased)
+
+  def step(state):
+    within, product = unpacked(state)
+    between, fitted, fitted_error = fit(state)
+    drawn = emitted(fitted, fitted_error, rows)
+    moved = [*range(real), real, *range(real, size - 1)]  # the newest batch comes first of those of models
+    next_product = product[np.ix_(moved, moved)]
+    next_within = within[moved]
+    next_product[real], next_product[:, real] = between[moved], between[moved]
+    next_product[real, real], next_within[real] = fitted_error + drawn / num, (1 - 1 / num) * drawn
+    if real and schedule.fresh:
+      next_product[0, 1:], next_product[1:, 0] = 0.0, 0.0
+    return np.append(next_within, next_product[upper])
+
+  start = np.append(within, product[upper])
+  zero = step(np.zeros_like(start))
+  matrix = np.zeros((len(start) + 1,) * 2)
+  matrix[:-1, :-1] = np.stack([step(unit) - zero for unit in np.eye(len(start))], axis=1)
+  matrix[:-1, -1], matrix[-1, -1] = zero, 1.0
+  return SecondMoments(*map(np.array, (*_settled(matrix, np.append(start, 1.0), lambda x: fit(x[:-1])[1:]), rows)))
+
+
+def _lags(schedule) -> int | None:
+  """How many of the latest batches a generation is fitted to, besides the real one, if the last half of the generations is all
+  alike; else None."""
+  num_generations = len(schedule.sizes)
+  late = range(num_generations // 2, num_generations)
+  if num_generations < 2 or len(set(schedule.sizes[1:].tolist())) > 1 or schedule.sizes[-1] <= 0:
+    return None
+  if _num_places(schedule) == 1:
+    return 1
+  lies, count = np.full(_num_places(schedule), -1), np.zeros(_num_places(schedule))
+  seen = []
+  for t in range(num_generations):
+    _put(schedule, lies, count, t)
+    if t in late:
+      shares, rows = _shares(schedule, count, t)
+      used = (lies >= 0) & (shares > 0)
+      age = {int(t - batch): share for batch, share in zip(lies[used], shares[used]) if batch > 0}
+      seen.append((age, float(shares[used & (lies == 0)].sum()), rows))
+  lags = max(seen[-1][0], default=-1) + 1
+  alike = lambda one: (
+    one[0].keys() == seen[-1][0].keys()
+    and np.allclose([*one[0].values(), *one[1:]], [*seen[-1][0].values(), *seen[-1][1:]], rtol=1e-9)
+  )
+  # Where all batches so far are in use, or too few are seen to tell, nothing says how it goes on.
+  enough = len(late) >= 2 and 1 <= lags <= min(_LAGS, late[0])
+  return lags if enough and all(map(alike, seen)) else None
+
+
+def _settled(matrix, start, looked_at) -> list[float]:
+  """Limits of the (variance, error) looked at in the powers of a matrix on a vector; infinite where they grow, NaN where they do
+  neither."""
+  found = [np.array(looked_at(start))]
+  noise = lambda pair: np.array(
+    [1e-14 * np.abs(pair).sum(), 1e-30]
+  )  # the variance is a difference of numbers of that size
+  for k in range(40):
+    state = matrix @ start
+    if not np.isfinite(matrix).all() or np.abs(state).max() > 1e100:
+      break
+    found.append(np.array(looked_at(state)))
+    matrix = matrix @ matrix
+    steps = np.abs(np.diff(found[-3:], axis=0))
+    close = steps[-1] <= max(1e-11, 1e-15 * 2.0**k) * np.abs(found[-1]) + noise(found[-1])
+    if len(steps) == 2 and (close & ((steps[1] <= 0.6 * steps[0]) | (steps[1] <= noise(found[-1])))).all():
+      return [float(x) if abs(x) > least else 0.0 for x, least in zip(found[-1], noise(found[-1]))]
+  limits = []
+  for values in np.array(found).T:
+    steps = np.abs(np.diff(values))
+    settled = len(steps) > 2 and steps[-1] <= 1e-9 * abs(values[-1]) and steps[-1] <= 0.6 * steps[-2]
+    grows = len(steps) > 6 and (steps[-6:] > 1.5 * steps[-7:-1]).all() and abs(values[-1]) > 1e3 * abs(values[0])
+    if grows:
+      limits.append(float(np.copysign(np.inf, values[-1])))
+    else:
+      vanished = abs(values[-1]) <= 1e-12 * np.abs(values).max()
+      limits.append(0.0 if settled and vanished else float(values[-1]) if settled else np.nan)
+  return limits
 
 
 # --------------------------------------------------------------------------------------- laws of single tasks
-def schedule_moments(schedule: Schedule, *, unbiased: bool = False, temperature: float = 1.0) -> Moments:
+def schedule_moments(
+  schedule: Schedule, *, unbiased: bool = False, temperature: float = 1.0, limit: bool = False
+) -> Moments:
   """Moments of Gaussians, and of frequencies of outcomes, under a schedule, exact.
 
   Args:
     unbiased: fits divide by (rows - 1).
     temperature: factor of the variance that rows are drawn with.
+    limit: as in `second_moments`, here and below.
   """
-  found = second_moments(schedule, lambda variance, error, rows: temperature * variance, unbiased=unbiased)
+  emitted = lambda variance, error, rows: temperature * variance
+  found = second_moments(schedule, emitted, unbiased=unbiased, limit=limit)
   return Moments(found.variance, found.error)
 
 
@@ -218,50 +392,69 @@ def schedule_trace_variance(
   return np.array(found)
 
 
-def schedule_family(schedule: Schedule, curvature: float) -> np.ndarray:
+def light_until(schedule: Schedule, most: float) -> int | None:
+  """The last generation until which products of random factors have light tails; None: all of them.
+
+  They soon have tails too heavy for the spread of a sample to mean anything. As a measure serves the squared error of a mean in
+  units of the truth's variance, to first order: t / num_samples under `replace`.
+  """
+  heavy = schedule_noise(schedule) / schedule.sizes[0] > most * (1 + 1e-9)
+  return int(np.argmax(heavy)) if heavy.any() else None
+
+
+def schedule_family(schedule: Schedule, curvature: float, *, limit: bool = False) -> np.ndarray:
   """E (mean_t - mu)^2 / V(mu) [T] for the mean of a natural exponential family with quadratic variance function, exact.
 
   Rows of a model have the variance V(mean_t), whose expectation is V(mu) (1 + c E (mean_t - mu)^2 / V(mu)); curvature c as in
   `quadratic_family`.
   """
-  return second_moments(schedule, lambda variance, error, rows: 1 + curvature * error).error
+  return second_moments(schedule, lambda variance, error, rows: 1 + curvature * error, limit=limit).error
 
 
-def schedule_noise(schedule: Schedule, *, temperature: float = 1.0) -> np.ndarray:
+def schedule_noise(schedule: Schedule, *, temperature: float = 1.0, limit: bool = False) -> np.ndarray:
   """[T] error of the mean over the first model's, of rows that have the truth's variance times the temperature in every batch.
 
   Exact for least squares on one design, whose estimates from batches pool like means of rows; first order for any smooth
   estimator. Under `replace` at temperature 1 it is t: a fitted variance is then a product of that many factors.
   """
-  return second_moments(schedule, lambda variance, error, rows: temperature).error * schedule.sizes[0]
+  found = second_moments(schedule, lambda variance, error, rows: temperature, limit=limit)
+  return found.error * schedule.sizes[0]
 
 
 def schedule_kde_variance(
-  schedule: Schedule, kernel_variance: Callable[[float], float], *, temperature: float = 1.0, first: float | None = None
+  schedule: Schedule,
+  kernel_variance: Callable[[float], float],
+  *,
+  scaled: bool = False,
+  temperature: float = 1.0,
+  first: float | None = None,
+  limit: bool = False,
 ) -> np.ndarray:
   """Expected variance per coordinate of a kernel density estimate [T]: that of its rows and its kernel's, exact.
 
   Args:
     kernel_variance: (rows of the training data) -> variance of the kernel per coordinate, in units of the truth's variance,
       or of those in which `first` is given.
+    scaled: it is in units of the variance of the training data instead.
     temperature: factor of the kernel's variance when rows are drawn.
     first: as in `second_moments`, in which the result is linear.
   """
-  emitted = lambda variance, error, rows: variance + temperature * kernel_variance(rows)
-  found = second_moments(schedule, emitted, first=first)
-  return found.variance + np.array([kernel_variance(rows) for rows in found.rows])
+  kernel = lambda variance, rows: kernel_variance(rows) * (variance if scaled else 1.0)
+  emitted = lambda variance, error, rows: variance + temperature * kernel(variance, rows)
+  found = second_moments(schedule, emitted, first=first, limit=limit)
+  return found.variance + np.vectorize(kernel, otypes=[float])(found.variance, found.rows)
 
 
 def schedule_log_det(
-  schedule: Schedule, dim: int, *, unbiased: bool = False, temperature: float = 1.0
-) -> tuple[np.ndarray, np.ndarray]:
+  schedule: Schedule, dim: int, *, unbiased: bool = False, temperature: float = 1.0, limit: bool = False
+) -> Any:
   """Mean and variance over runs of log(det cov_t / det cov_0), nats, exact; NaN from where there is no closed form.
 
   As `gaussian_replace_log_det`, for batches of any sizes while each model is fitted to one batch alone and its rank does not
   fall; the first generation's law is that of every schedule.
 
   Returns:
-    mean [T], variance [T].
+    mean [T], variance [T]; or the limit of the mean.
   """
   num_generations = len(schedule.sizes)
   mean, variance = np.full(num_generations, np.nan), np.full(num_generations, np.nan)
@@ -276,4 +469,8 @@ def schedule_log_det(
     spread += float(np.sum(special.polygamma(1, degrees / 2)))
     total -= rank * np.log1p(-1 / num) if unbiased else 0.0
     mean[t], variance[t] = total, spread
+  if limit:
+    sizes = schedule.sizes
+    step = mean[-1] - mean[-2] if num_generations > 1 and (sizes[1:] == sizes[1]).all() else np.nan
+    return float(np.copysign(np.inf, step)) if abs(step) > 0 else step
   return mean, variance

@@ -5,7 +5,6 @@ import numpy as np
 from collapse_jax.refused import Refused
 from collapse_jax.theory.checks import check, check_count
 from collapse_jax.theory.gaussian import Moments
-from collapse_jax.vocabulary import parse_call
 
 
 def tempered(probability, temperature: float) -> np.ndarray:
@@ -125,19 +124,3 @@ def gaussian_temperature(
     variance = second - error
     found.append((variance, error))
   return Moments(*np.transpose(found))
-
-
-def gaussian_temperature_moments(
-  workflow: str, num_samples: int, temperature: float, num_generations: int
-) -> Moments | None:
-  """The same of a workflow given as its coordinate; None where there is no form.
-
-  Raises:
-    ValueError, TypeError: as `gaussian_moments`.
-  """
-  name, arguments, keywords = parse_call(workflow)
-  if name == "replace" and not arguments and not keywords:
-    return gaussian_temperature(num_samples, temperature, num_generations)
-  if name == "mix" and len(arguments) == 1 and keywords == {"fresh": True}:
-    return gaussian_temperature(num_samples, temperature, num_generations, real_fraction=float(arguments[0]))
-  return None

@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax import store as storage
+from collapse_jax._citation import citing
 from collapse_jax.random import uniform
 from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_integer, known
-from collapse_jax.transforms.parts import in_rows, per_row, require_plain, taken
+from collapse_jax.transforms.parts import in_rows, observe, per_row, require_plain, resample
 from collapse_jax.types import MetricInfo, TaskSetting
 
 
+@citing("2407.09499")
 def curate(task: TaskSetting, num_candidates: int, reward: Callable, *, flip_share=0.0) -> TaskSetting:
   """Of every `num_candidates` samples one is kept, by softmax of its reward (Ferbach et al. 2407.09499).
 
@@ -30,10 +32,16 @@ def curate(task: TaskSetting, num_candidates: int, reward: Callable, *, flip_sha
     `variance_of_exp_reward` of the model, which the paper shows to vanish (at most the largest number there is).
   Raises:
     ValueError: an argument out of range, a task without rows, or a reward of the wrong shape (while tracing).
+
+  >>> import collapse_jax as cj
+  >>> task = cj.transforms.curate(cj.tasks.gaussian(dim=1, num_samples=10), 4, cj.rewards.near(0.0))
+  >>> print(*task.metrics)
+  squared_error_of_mean covariance_trace_ratio covariance_log_det_ratio marginal_mean marginal_log_variance standard_mean
+  standard_log_variance mean_reward candidate_reward variance_of_exp_reward
   """
   check_integer("num_candidates", num_candidates, 2)
   if known(flip_share) and not 0 <= flip_share <= 1:
-    raise Refused(f"flip_share must be from 0 to 1, got {flip_share}.")
+    raise Refused.must_be("flip_share", "from 0 to 1", flip_share)
   task = in_rows(task)
 
   def sample(key, problem, params, context):
@@ -63,16 +71,17 @@ def curate(task: TaskSetting, num_candidates: int, reward: Callable, *, flip_sha
       "candidate_reward": jnp.mean(rewards, where=used & (rewards != -jnp.inf)),
       "variance_of_exp_reward": variance,
     }
-    return taken(candidates, flat_index), metrics | found
+    return storage.take(candidates, flat_index), metrics | found
 
   info = {
     "mean_reward": MetricInfo("mean reward of the kept samples", "nats"),
     "candidate_reward": MetricInfo("mean reward of the model's samples", "nats"),
     "variance_of_exp_reward": MetricInfo("variance of exp(reward) over the model's samples"),
   }
-  return task._replace(sample=sample, metrics={**task.metrics, **info}, absorbed=None)
+  return resample(task, sample, info)
 
 
+@citing("2407.09499")
 def class_shares(task: TaskSetting, log_probability: Callable, num_classes: int) -> TaskSetting:
   """The task, with the shares of classes among the rows that it emits, as a classifier sees them.
 
@@ -82,20 +91,29 @@ def class_shares(task: TaskSetting, log_probability: Callable, num_classes: int)
     num_classes: of the classifier.
   Returns:
     the task, with metrics `class_share` [num_classes] and `largest_class_share`.
-  """
-  task = in_rows(task)
 
-  def sample(key, problem, params, context):
-    data, metrics = task.sample(key, problem, params, context)
+  >>> import collapse_jax as cj
+  >>> import jax.numpy as jnp
+  >>> positive = lambda rows: jnp.concatenate([-rows, rows], axis=1)
+  >>> task = cj.transforms.class_shares(cj.tasks.gaussian(dim=1, num_samples=10), positive, 2)
+  >>> print(*task.metrics)
+  squared_error_of_mean covariance_trace_ratio covariance_log_det_ratio marginal_mean marginal_log_variance standard_mean
+  standard_log_variance largest_class_share class_share
+  """
+
+  def shares(problem, context, data):
     score = log_probability(jax.tree.map(lambda x: x[0], data.rows))
     if score.ndim != 2 or score.shape[1] != num_classes:
-      raise Refused(f"log_probability must return {num_classes} scores per row, got shape {score.shape}.")
+      raise Refused(
+        f"log_probability must return {num_classes} scores per row, got shape {score.shape}.",
+        argument="log_probability",
+      )
     weight = storage.in_use(context) * (1.0 if data.row_weight is None else data.row_weight[0])
-    shares = jnp.zeros(num_classes).at[jnp.argmax(score, axis=1)].add(weight / jnp.sum(weight))
-    return data, metrics | {"class_share": shares, "largest_class_share": jnp.max(shares)}
+    share = jnp.zeros(num_classes).at[jnp.argmax(score, axis=1)].add(weight / jnp.sum(weight))
+    return {"class_share": share, "largest_class_share": jnp.max(share)}
 
   info = {
     "largest_class_share": MetricInfo("share of the commonest class among samples", worse="higher"),
     "class_share": MetricInfo("share of each class among samples", dims=("class_label",)),
   }
-  return task._replace(sample=sample, metrics={**task.metrics, **info})
+  return observe(task, shares, info)

@@ -7,15 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import store as storage
+from collapse_jax._citation import citing
 from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_integer, check_positive, known
-from collapse_jax.transforms.parts import in_rows, kth_smallest, require_parts
+from collapse_jax.transforms.parts import in_rows, kth_smallest, on_real, require_parts, resample
 from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
+from collapse_jax.vocabulary import EDIT_BASES, EDIT_MASKS, EDIT_NOISES
 
-BASES, MASKS = ("anchor", "chain"), ("fresh", "fixed", "disjoint")
 _BLOCK_LOGITS = 2**24  # logits at once, 64 MiB
 
 
+@citing("2412.14689")
 def edit_tokens(
   task: TaskSetting,
   threshold,
@@ -48,11 +50,16 @@ def edit_tokens(
   Raises:
     ValueError: an argument out of range, a task without `next_token`, or, while tracing, a workflow that hands over redrawn
       single rows or asks for another number of rows than the base has.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.transforms.edit_tokens(cj.tasks.ngram(num_samples=10, vocab_size=5), 0.9, top_k=3)
+  >>> print(*task.metrics)
+  test_nll entropy total_variation eligible_share changed_share
   """
   check_integer("top_k", top_k, 1)
   check_positive("beta", beta)
   if known(threshold) and not 0 <= threshold <= 1:
-    raise Refused(f"threshold must be from 0 to 1, got {threshold}.")
+    raise Refused.must_be("threshold", "from 0 to 1", threshold)
   if block_rows is not None:
     check_integer("block_rows", block_rows, 1)
   _check(base, mask)
@@ -75,7 +82,7 @@ def edit_tokens(
       log_p = jax.nn.log_softmax(next_token(problem, params, some).astype(float), axis=-1)
       chance = jnp.take_along_axis(log_p, some[..., None], axis=-1)[..., 0]
       if top_k > log_p.shape[-1]:
-        raise Refused(f"top_k must be at most the {log_p.shape[-1]} tokens there are, got {top_k}.")
+        raise Refused.must_be("top_k", f"at most the {log_p.shape[-1]} tokens there are", top_k)
       top, choice = jax.lax.top_k(log_p, top_k)
       noise = jax.vmap(lambda key: jax.random.gumbel(key, top.shape[1:]))(row_keys)
       drawn = jnp.take_along_axis(choice, jnp.argmax(top / beta + noise, axis=-1)[..., None], axis=-1)[..., 0]
@@ -97,6 +104,7 @@ def edit_tokens(
   return _with_memory(task, sample, info, ("tokens", "length"), "edit_tokens")
 
 
+@citing("2412.14689")
 def edit_labels(
   task: TaskSetting, share, *, base: str = "anchor", mask: str = "fresh", noise: str = "regenerated"
 ) -> TaskSetting:
@@ -114,12 +122,17 @@ def edit_labels(
     the task, with metric `edited_share`. Its rows have another part, "edited" [n].
   Raises:
     ValueError: an argument out of range; as in `edit_tokens`; additive noise for labels without (when a run starts).
+
+  >>> import collapse_jax as cj
+  >>> task = cj.transforms.edit_labels(cj.tasks.linear_regression(dim=2, num_samples=10), 0.5)
+  >>> print(*task.metrics)
+  test_mse edited_share
   """
   if known(share) and not 0 <= share <= 1:
-    raise Refused(f"share must be from 0 to 1, got {share}.")
+    raise Refused.must_be("share", "from 0 to 1", share)
   _check(base, mask)
-  if noise not in ("regenerated", "additive"):
-    raise Refused(f"noise must be regenerated or additive, got {noise!r}.")
+  if noise not in EDIT_NOISES:
+    raise Refused.must_be("noise", "regenerated or additive", noise)
   task = in_rows(task)
   draw_real = task.init
 
@@ -128,7 +141,9 @@ def edit_labels(
     if noise == "additive" and not hasattr(problem, "noise_std"):
       raise Refused(
         "noise='additive' needs labels with noise of known size, as tasks.linear_regression has: others take "
-        "'regenerated'."
+        "'regenerated'.",
+        argument="noise",
+        value="additive",
       )
     return problem, real
 
@@ -156,9 +171,9 @@ def edit_labels(
 
 
 def _check(base, mask):
-  for name, value, allowed in (("base", base, BASES), ("mask", mask, MASKS)):
+  for name, value, allowed in (("base", base, EDIT_BASES), ("mask", mask, EDIT_MASKS)):
     if value not in allowed:
-      raise Refused(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
+      raise Refused.must_be(name, f"one of {', '.join(allowed)}", value)
 
 
 def _with_memory(task: TaskSetting, sample, info, parts: tuple[str, str], what: str) -> TaskSetting:
@@ -166,26 +181,18 @@ def _with_memory(task: TaskSetting, sample, info, parts: tuple[str, str], what: 
 
   def marked(data):
     require_parts(data.rows, parts, what)
-    return data._replace(rows=data.rows | {"edited": jnp.zeros(data.rows[parts[0]].shape, bool)}, draw=None)
+    return data._replace(rows=data.rows | {"edited": jnp.zeros(data.rows[parts[0]].shape, bool)})
 
-  def init(key):
-    problem, real = task.init(key)
-    return problem, marked(real)
-
-  draw_fresh = task.fresh
-  return task._replace(
-    init=init,
-    sample=sample,
-    fresh=None if draw_fresh is None else lambda key, problem: marked(draw_fresh(key, problem)),
-    summary=None if task.summary is None else task.summary._replace(keep_rows=True),
-    absorbed=None,
-    metrics={**task.metrics, **info},
-  )
+  task = on_real(task, marked)
+  if task.summary is not None:
+    task = task._replace(summary=task.summary._replace(keep_rows=True))
+  return resample(task, sample, info)
 
 
 def _base(context: Context, base: str) -> tuple[Any, Array, Any]:
   """The rows to edit, where the mask has been, and the weights of rows."""
-  last = storage.latest(context.data) if context.latest is None else context.latest
+  last = context.latest
+  assert last is not None
   n = storage.num_rows(context.real.rows, 1)
   if storage.num_rows(last.rows, 1) != n:
     raise Refused("editing needs whole batches: accumulate_subsample hands over single rows, use another workflow.")

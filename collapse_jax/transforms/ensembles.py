@@ -4,16 +4,17 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax import store as storage
+from collapse_jax._citation import citing
 from collapse_jax.random import choose, table
 from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_integer
 from collapse_jax.transforms import classifiers
-from collapse_jax.transforms.parts import in_rows, require_parts
-from collapse_jax.types import Context, Data, MetricInfo, TaskSetting
+from collapse_jax.transforms.parts import in_rows, observe, require_parts, resample
+from collapse_jax.types import Context, Data, MetricInfo, Metrics, TaskSetting
+from collapse_jax.vocabulary import RESAMPLING
 
-RESAMPLING = ("none", "bootstrap")
 
-
+@citing("2305.09235")
 def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -> TaskSetting:
   """Several models of the same data; each emits an equal part of the batch, in the order of members (van Breugel et al.).
 
@@ -29,10 +30,16 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
   Raises:
     ValueError: an argument out of range, a task without rows, or, while tracing, rows to emit that K does not divide, or as many
       as the generation has it (`grown_replace`).
+
+  >>> import collapse_jax as cj
+  >>> task = cj.transforms.ensemble(cj.tasks.gaussian(dim=1, num_samples=10), 3)
+  >>> print(*task.metrics)
+  squared_error_of_mean covariance_trace_ratio covariance_log_det_ratio marginal_mean marginal_log_variance standard_mean
+  standard_log_variance member_spread
   """
   check_integer("num_members", num_members, 2)
   if resample_real not in RESAMPLING:
-    raise Refused(f"resample_real must be one of {', '.join(RESAMPLING)}, got {resample_real!r}.")
+    raise Refused.must_be("resample_real", f"one of {', '.join(RESAMPLING)}", resample_real)
   task = in_rows(task)
   if resample_real == "bootstrap" and task.summary is not None:
     task = task._replace(summary=task.summary._replace(keep_rows=True, extend=None))
@@ -41,7 +48,7 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
     """The context of one member: its training data with rows counted so many times."""
     if counts is None:
       return context
-    data = context.data._replace(row_weight=counts, count=jnp.sum(counts, axis=1), weight=jnp.ones(len(counts)))
+    data = context.data._replace(row_weight=counts, weight=jnp.ones(len(counts)))
     if task.summary is not None:
       data = data._replace(summary=task.summary.of(problem, *storage.flat(data)))
     return context._replace(data=data)
@@ -63,7 +70,11 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
     if context.used is not None:
       raise Refused("ensemble needs a workflow that asks for the same number of rows in every generation.")
     if context.num % num_members:
-      raise Refused(f"num_members must divide the {context.num} rows to emit, got {num_members}.")
+      raise Refused(
+        f"num_members must divide the {context.num} rows to emit, got {num_members}.",
+        argument="num_members",
+        value=num_members,
+      )
     part = context._replace(num=context.num // num_members, previous=None)
     members, counts = params
 
@@ -81,9 +92,7 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics) | {"member_spread": jnp.std(metrics[name], ddof=1)}
 
   info = {"member_spread": MetricInfo("standard deviation over members of the first metric")}
-  return task._replace(
-    fit=fit, sample=sample, evaluate=evaluate, metrics={**task.metrics, **info}, absorbed=None, next_token=None
-  )
+  return resample(task._replace(fit=fit, evaluate=evaluate), sample, info)
 
 
 def bootstrap_counts(key, data: Data):
@@ -99,6 +108,7 @@ def bootstrap_counts(key, data: Data):
   return jnp.zeros(slots * n).at[row].add(in_use.astype(float)).reshape(slots, n)
 
 
+@citing("2305.09235")
 def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
   """Classifiers trained on emitted rows are tested on real ones (van Breugel et al. 2305.09235).
 
@@ -113,19 +123,27 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
     probability lies within 1.96 deviations of members.
   Raises:
     ValueError: num_members below 1, or, while tracing, rows that it does not divide or whose number grows.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.transforms.train_on_synthetic(cj.tasks.labelled("moons", num_samples=20))
+  >>> print(*task.metrics)
+  test_nll label_share downstream_auc downstream_accuracy downstream_nll downstream_brier oracle_auc oracle_accuracy
+  oracle_nll oracle_brier pooled_auc pooled_accuracy pooled_nll pooled_brier downstream_coverage
   """
   check_integer("num_members", num_members, 1)
-  task = in_rows(task)
 
-  def sample(key, problem, params, context: Context):
-    data, metrics = task.sample(key, problem, params, context)
+  def judge(problem, context: Context, data: Data):
     rows = jax.tree.map(lambda x: x[0], data.rows)
     require_parts(rows, ("x", "label"), "train_on_synthetic")
     if not hasattr(problem, "test"):
       raise Refused("train_on_synthetic needs a problem with test rows, as that of tasks.labelled.")
     num = storage.num_rows(rows)
     if num % num_members:
-      raise Refused(f"num_members must divide the {num} rows to train on, got {num_members}.")
+      raise Refused(
+        f"num_members must divide the {num} rows to train on, got {num_members}.",
+        argument="num_members",
+        value=num_members,
+      )
     if context.used is not None and num_members > 1:
       raise Refused("parts of rows need a workflow that asks for the same number of rows in every generation.")
     weight = storage.in_use(context) * (1.0 if data.row_weight is None else data.row_weight[0])
@@ -141,13 +159,14 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
     judged = {"downstream": jnp.mean(each, axis=0), "oracle": oracle}
     if num_members > 1:
       judged["pooled"] = predict(rows["x"], rows["label"], weight)
+    metrics: Metrics = {}
     for what, probability in judged.items():
-      metrics = metrics | {f"{what}_{name}": value for name, value in scores(probability, test_label).items()}
+      metrics |= {f"{what}_{name}": value for name, value in scores(probability, test_label).items()}
     if num_members > 1:
       half = 1.96 * jnp.std(each, axis=0, ddof=1)
       middle = jnp.mean(each, axis=0)
       metrics["downstream_coverage"] = classifiers.coverage(middle - half, middle + half, oracle)
-    return data, metrics
+    return metrics
 
   names = {
     "auc": ("area under the curve", "lower"),
@@ -166,7 +185,7 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
   info["downstream_coverage"] = MetricInfo(
     "share of test rows whose probability by real rows lies in the members' interval"
   )
-  return task._replace(sample=sample, metrics={**task.metrics, **info}, absorbed=None)
+  return observe(task, judge, info)
 
 
 def scores(probability, label):

@@ -1,4 +1,7 @@
-"""What several transforms share: rows where a task has them, and checks of what users' functions return."""
+"""The doors that transforms go through, and checks of what users' functions return."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -6,11 +9,11 @@ import numpy as np
 
 from collapse_jax import store as storage
 from collapse_jax.refused import Refused
-from collapse_jax.types import Data, TaskSetting
+from collapse_jax.types import Context, Data, MetricInfo, Metrics, Sample, TaskSetting
 
 
 def in_rows(task: TaskSetting) -> TaskSetting:
-  """The task drawing rows.
+  """The task drawing rows, whose sampler a transform can wrap.
 
   Raises:
     Refused: it draws statistics and nothing else.
@@ -18,31 +21,65 @@ def in_rows(task: TaskSetting) -> TaskSetting:
   return task if task.rows is None else task.rows()
 
 
-def masked(data: Data) -> Data:
-  """A one-slot batch with a mask over its rows."""
-  if data.row_weight is not None:
-    return data
-  return data._replace(row_weight=jnp.ones((1, storage.num_rows(data.rows, 1))), summary=None)
+def resample(task: TaskSetting, sample: Sample, metrics: Mapping[str, MetricInfo] | None = None) -> TaskSetting:
+  """The task with another sampler: the door for every transform of what models emit.
+
+  What is known of the old sampler's batches goes: their statistics, `absorbed`, `next_token`, `predict`, the exact law.
+
+  Args:
+    task: any; whoever wraps its sampler takes `in_rows(task)` first.
+    sample: as `TaskSetting.sample`. Rows of a batch are changed by `store.with_rows`, chosen by `store.take`, weighed by
+      `store.weighed`.
+    metrics: of the sampling that `sample` adds.
+  Raises:
+    Refused: the task draws statistics and nothing else, or (while tracing) `sample` emits no rows.
+  """
+
+  def emit(key, problem, params, context):
+    data, found = sample(key, problem, params, context)
+    if data.rows is None:
+      raise Refused("a sampler must emit rows here: wrap that of transforms.in_rows(task).")
+    return data._replace(summary=None), found
+
+  return in_rows(task)._replace(sample=emit, metrics={**task.metrics, **(metrics or {})})
 
 
-def taken(data: Data, index, row_weight=None) -> Data:
-  """A one-slot batch of the rows [k] of one, or of all where `index` is None, with new weights [k]."""
-  take = lambda x: x[0] if index is None else x[0][index]
-  rows, latent = jax.tree.map(take, (data.rows, data.latent))
-  return storage.batch(rows, row_weight, draw=data.draw, latent=latent)
+def observe(
+  task: TaskSetting, look: Callable[[Any, Context, Data], Metrics], metrics: Mapping[str, MetricInfo] | None = None
+) -> TaskSetting:
+  """The task with more metrics of what its models emit, which stays as it is.
+
+  Args:
+    task: any that draws rows.
+    look: (problem, context, one-slot data) -> metrics.
+    metrics: what these are.
+  Raises:
+    Refused: the task draws statistics and nothing else.
+  """
+  task = in_rows(task)
+
+  def sample(key, problem, params, context):
+    data, found = task.sample(key, problem, params, context)
+    return data, found | look(problem, context, data)
+
+  known = {"absorbed": task.absorbed, "next_token": task.next_token, "predict": task.predict}
+  return task._replace(sample=sample, metrics={**task.metrics, **(metrics or {})}, **known)
+
+
+def on_real(task: TaskSetting, change: Callable[[Data], Data]) -> TaskSetting:
+  """The task whose real batches, fresh ones too, are given another form."""
+
+  def init(key):
+    problem, real = task.init(key)
+    return problem, change(real)
+
+  fresh = task.fresh
+  return task._replace(init=init, fresh=None if fresh is None else lambda key, problem: change(fresh(key, problem)))
 
 
 def with_masks(task: TaskSetting) -> TaskSetting:
   """The task whose real batches are masked too, as those of a store are where synthetic ones are."""
-
-  def init(key):
-    problem, real = task.init(key)
-    return problem, masked(real)
-
-  draw = task.fresh
-  return task._replace(
-    init=init, fresh=None if draw is None else lambda key, problem: masked(draw(key, problem)), absorbed=None
-  )
+  return on_real(task, lambda data: storage.weighed(data, jnp.ones(storage.num_rows(data.rows, 1))))
 
 
 def require_plain(data, what):
@@ -60,7 +97,9 @@ def require_parts(rows, names: tuple[str, ...], what: str) -> None:
 def per_row(value, num, name):
   value = jnp.asarray(value)
   if value.shape != (num,):
-    raise Refused(f"{name} must return one number per row, shape ({num},), got {value.shape}.")
+    raise Refused(
+      f"{name} must return one number per row, shape ({num},), got {value.shape}.", argument=name, value=value.shape
+    )
   return value
 
 

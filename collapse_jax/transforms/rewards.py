@@ -19,7 +19,11 @@ def near(centre, scale: float = 2.0, limit: float = 8.0):
 
   def reward(rows):
     if np.shape(centre) != rows.shape[1:]:
-      raise Refused(f"centre must have the shape of a row, {rows.shape[1:]}, got {np.shape(centre)}.")
+      raise Refused(
+        f"centre must have the shape of a row, {rows.shape[1:]}, got {np.shape(centre)}.",
+        argument="centre",
+        value=np.shape(centre),
+      )
     distance = limit * jnp.sqrt(jnp.sum(((rows - jnp.asarray(centre, float)[None]) / limit) ** 2, axis=1))
     return jnp.maximum(-jnp.minimum(distance, limit) / scale, -np.finfo(np.float32).max)
 

@@ -8,14 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import store as storage
+from collapse_jax._citation import citing
 from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_integer, known
-from collapse_jax.transforms.parts import in_rows, kth_smallest, require_plain, taken, with_masks
+from collapse_jax.transforms.parts import in_rows, kth_smallest, require_plain, resample, with_masks
 from collapse_jax.types import MetricInfo, TaskSetting
 
 _BLOCK = 256  # candidates compared with all real rows at once
 
 
+@citing("2311.00931")
 def select_nearest(
   task: TaskSetting,
   keep_fraction: float,
@@ -41,22 +43,32 @@ def select_nearest(
     the task, with metrics `nearest_distance` (mean over what is kept) and `kept_radius` (the largest kept).
   Raises:
     ValueError: an argument out of range, a task without rows, or an embedding of the wrong shape (while tracing).
+
+  >>> import collapse_jax as cj
+  >>> task = cj.transforms.select_nearest(cj.tasks.gaussian(dim=2, num_samples=10), 0.5)
+  >>> print(*task.metrics)
+  squared_error_of_mean covariance_trace_ratio covariance_log_det_ratio marginal_mean marginal_log_variance standard_mean
+  standard_log_variance nearest_distance kept_radius
   """
   if (oversample or known(keep_fraction)) and not (
     isinstance(keep_fraction, int | float | np.number) and 0 < keep_fraction <= 1
   ):
-    raise Refused(f"keep_fraction must be a number above 0 and at most 1, got {keep_fraction}.")
+    raise Refused.must_be("keep_fraction", "a number above 0 and at most 1", keep_fraction)
   check_integer("num_neighbors", num_neighbors, 1)
   task = in_rows(task)
   task = task if oversample else with_masks(task)
 
   def features(rows):
     if embed is None and len(jax.tree.leaves(rows)) != 1:
-      raise Refused("embed must be given for rows of several parts.")
+      raise Refused("embed must be given for rows of several parts.", argument="embed")
     num = storage.num_rows(rows)
     found = jax.tree.leaves(rows)[0].reshape(num, -1) if embed is None else jnp.asarray(embed(rows))
     if found.ndim != 2 or found.shape[0] != num:
-      raise Refused(f"embed must return features of every row, shape ({num}, features), got {found.shape}.")
+      raise Refused(
+        f"embed must return features of every row, shape ({num}, features), got {found.shape}.",
+        argument="embed",
+        value=found.shape,
+      )
     return found.astype(float)
 
   def sample(key, problem, params, context):
@@ -76,23 +88,24 @@ def select_nearest(
     if oversample:
       negative, index = jax.lax.top_k(-distance, context.num)
       distance, kept = -negative, storage.in_use(context) > 0
+      data = storage.take(data, index)
     else:
-      index = None
       wanted = jnp.maximum(jnp.round(keep_fraction * jnp.sum(there)), 1)
       radius = kth_smallest(distance, wanted)
       nearer, tied = distance < radius, distance == radius  # of those that tie at the edge, the first are kept
       kept = nearer | (tied & (jnp.cumsum(tied) <= wanted - jnp.sum(nearer)))
+      data = storage.weighed(data, kept.astype(float))
     found = {
       "nearest_distance": jnp.mean(distance, where=kept),
       "kept_radius": jnp.max(distance, where=kept, initial=0.0),
     }
-    return taken(data, index, None if oversample else kept.astype(float)), metrics | found
+    return data, metrics | found
 
   info = {
     "nearest_distance": MetricInfo("mean distance of kept samples to the nearest real row", "units of the embedding"),
     "kept_radius": MetricInfo("largest distance that was kept", "units of the embedding"),
   }
-  return task._replace(sample=sample, metrics={**task.metrics, **info}, absorbed=None)
+  return resample(task, sample, info)
 
 
 def num_candidates(num: int, keep_fraction: float) -> int:
@@ -113,7 +126,7 @@ def neighbor_distance(rows, real, num_neighbors: int = 1, in_use=None):
     ValueError: fewer real rows than num_neighbors (while tracing).
   """
   if num_neighbors > len(real):
-    raise Refused(f"num_neighbors must be at most the {len(real)} real rows, got {num_neighbors}.")
+    raise Refused.must_be("num_neighbors", f"at most the {len(real)} real rows", num_neighbors)
 
   def one(row):
     squared = jnp.sum((real - row[None]) ** 2, axis=1)

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax import store as storage
-from collapse_jax.transforms.parts import in_rows, masked, per_row, with_masks
+from collapse_jax._citation import citing
+from collapse_jax.transforms.parts import in_rows, per_row, resample, with_masks
 from collapse_jax.types import MetricInfo, TaskSetting
 
 PROBES = {
@@ -18,6 +19,7 @@ PROBES = {
 }
 
 
+@citing("2406.07515")
 def verify(task: TaskSetting, keep: Callable, is_right: Callable | None = None) -> TaskSetting:
   """Samples that a verifier rejects stay in place with weight 0 (Feng et al. 2406.07515).
 
@@ -34,18 +36,21 @@ def verify(task: TaskSetting, keep: Callable, is_right: Callable | None = None) 
     (and `kept_error_rate` as 0 where nothing is kept).
   Raises:
     ValueError: a task without rows, or a verifier's answer of the wrong shape (while tracing).
+
+  >>> import collapse_jax as cj
+  >>> task = cj.transforms.verify(cj.tasks.classification(dim=2, num_samples=10), cj.verifiers.oracle())
+  >>> print(*task.metrics)
+  accuracy angle_to_truth kept_share error_rate kept_if_right kept_if_wrong kept_error_rate breakdown_point
   """
   task = with_masks(in_rows(task))
 
   def sample(key, problem, params, context):
     sample_key, keep_key = jax.random.split(key)
     data, metrics = task.sample(sample_key, problem, params, context)
-    data = masked(data)
     rows = jax.tree.map(lambda x: x[0], data.rows)
     kept = per_row(keep(keep_key, problem, rows), storage.num_rows(rows), "keep").astype(float)
     kept = jnp.where((kept >= 0) & (kept <= 1), kept, jnp.nan)
-    weight = data.row_weight * kept[None]
-    data = data._replace(row_weight=weight, count=jnp.sum(weight, axis=1), summary=None)
+    data = storage.weighed(data, kept)
     used = storage.in_use(context)
     found = {"kept_share": jnp.sum(used * kept) / jnp.sum(used)}
     if is_right is not None:
@@ -55,7 +60,7 @@ def verify(task: TaskSetting, keep: Callable, is_right: Callable | None = None) 
     return data, metrics | found
 
   info = {"kept_share": MetricInfo("share of samples that the verifier kept"), **PROBES}
-  return task._replace(sample=sample, metrics={**task.metrics, **info})
+  return resample(task, sample, info)
 
 
 def _probes(right, kept, used):

@@ -26,7 +26,7 @@ def noisy(phi=1.0, psi=0.0):
   """
   for name, value in (("phi", phi), ("psi", psi)):
     if known(value) and not 0 <= value <= 1:
-      raise Refused(f"{name} must be from 0 to 1, got {value}.")
+      raise Refused.must_be(name, "from 0 to 1", value)
 
   def keep(key, problem, rows):
     right = _is_right(rows)
@@ -47,7 +47,11 @@ def linear(direction):
   def keep(key, problem, rows):
     require_parts(rows, ("x", "label"), "verifiers.linear")
     if np.shape(direction) != rows["x"].shape[1:]:
-      raise Refused(f"direction must have the shape of a row, {rows['x'].shape[1:]}, got {np.shape(direction)}.")
+      raise Refused(
+        f"direction must have the shape of a row, {rows['x'].shape[1:]}, got {np.shape(direction)}.",
+        argument="direction",
+        value=np.shape(direction),
+      )
     return matmul(rows["x"], jnp.asarray(direction, float)) * rows["label"] > 0
 
   return keep
@@ -66,7 +70,11 @@ def within(centre, radius):
 
   def keep(key, problem, rows):
     if np.ndim(centre) and np.shape(centre) != rows.shape[1:]:
-      raise Refused(f"centre must have the shape of a row, {rows.shape[1:]}, got {np.shape(centre)}.")
+      raise Refused(
+        f"centre must have the shape of a row, {rows.shape[1:]}, got {np.shape(centre)}.",
+        argument="centre",
+        value=np.shape(centre),
+      )
     centre_row = jnp.asarray(centre, float)
     off = (rows - (centre_row[None] if centre_row.ndim else centre_row)).reshape(len(rows), -1)
     return jnp.sum((off / radius) ** 2, axis=1) <= 1  # squares of tiny numbers are 0

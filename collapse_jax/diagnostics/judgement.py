@@ -1,0 +1,67 @@
+"""Verdicts on the trajectories of result Datasets. Imports no JAX."""
+
+from typing import Any
+
+import numpy as np
+
+from collapse_jax.diagnostics.curves import Verdict, verdict
+from collapse_jax.diagnostics.reading import cells, complete, metrics
+
+
+def verdicts(results) -> list[dict[str, Any]]:
+  """One row per workflow, cell and metric with a worse direction: the cell's coordinates, `metric`, `verdict`."""
+  results = complete(results)
+  rows = []
+  for name in metrics(results):
+    label = f"log {name}" if results[name].attrs.get("log_scale") else name
+    for cell, values in cells(results, name):
+      found = verdict_of(results, name, values)
+      if results[name].attrs.get("measures") == "tail" and _drift_ended(results, cell):
+        found = found._replace(label="diverging")  # it cannot fall below one outcome, where it is now
+      rows.append({**cell, "metric": label, "verdict": found})
+  return rows
+
+
+def _drift_ended(results, cell) -> bool:
+  """Whether most runs of a cell have come down to one outcome."""
+  return "censored" in results and bool((~results.censored.sel(cell)).mean() > 0.5)
+
+
+def verdict_of(results, name: str, values) -> Verdict:
+  """The verdict on values [seeds, T] of a metric, on the scale and in the direction that its attributes name."""
+  about = results[name].attrs
+  values = np.asarray(values, np.float64)
+  if about.get("log_scale"):
+    least = 0.0 if about["worse"] == "lower" else 1e-300  # a ratio that falls to 0 has collapsed, an error of 0 has not
+    with np.errstate(divide="ignore"):
+      values = np.log(np.maximum(values, least))
+  logged = about.get("log_scale") or is_log(about)
+  return verdict(values, results.generation.values, about["worse"], resolution=resolution(values) if logged else None)
+
+
+def resolution(values) -> float:
+  """Of values in nats: a ratio is rounded relative to itself, however close to 0 its log is."""
+  size = np.abs(values[np.isfinite(values)])
+  return 1e-6 * max(1.0, float(size.max(initial=0.0)))
+
+
+def smallest_bounded_share(results) -> list[dict[str, Any]]:
+  """Per cell of a sweep over `real_fraction`: the share from which on the primary metric is bounded, or None."""
+  results = complete(results)
+  name = results.attrs["primary_metric"]
+  shares = sorted(results.real_fraction.values)
+  others = [dim for dim in results.cell_status.dims if dim != "real_fraction"]
+  bounded: dict[tuple, dict[Any, bool]] = {}
+  for cell, values in cells(results, name):
+    found = bounded.setdefault(tuple(cell[dim] for dim in others), {})
+    found[cell["real_fraction"]] = verdict_of(results, name, values).label == "bounded"
+  rows = []
+  for at, found in bounded.items():
+    enough = [share for i, share in enumerate(shares) if all(found.get(s, False) for s in shares[i:])]
+    rows.append({**dict(zip(others, at)), "share": float(enough[0]) if enough else None})
+  return rows
+
+
+def is_log(about) -> bool:
+  """Whether a metric is a log already, as its units say."""
+  return str(about.get("units", "")).split(" ")[0] in ("nats", "bits")

@@ -1,0 +1,71 @@
+"""Result Datasets as all readers take them: every coordinate a dim, and which cells ran. Imports no JAX."""
+
+import numpy as np
+
+from collapse_jax.refused import Refused
+
+# Endings of what stands beside a metric, see `sweeps.expected`.
+BESIDE = ("expected", "expected_variance", "expected_least_variance", "expected_up_to", "limit")
+
+
+def complete(results):
+  """The Dataset with every coordinate as a dim and with `cell_status`, also after `isel`, `sel` or a user's own making; the same
+  object where it has them.
+
+  Raises:
+    ValueError: no variable has the dims workflow, seed and generation.
+  """
+  import xarray
+
+  lost = [name for name, value in results.coords.items() if value.ndim == 0 and name != "batch"]
+  if lost:
+    theory = [name for name in results.data_vars if _is_beside(results, str(name))]
+    kept = results[theory].drop_vars("shares", errors="ignore")
+    runs = results.drop_vars([*theory, "cell_status"], errors="ignore").expand_dims(lost)
+    status = results.get("cell_status")
+    results = runs.assign(kept.expand_dims([name for name in lost if name != "seed"]).data_vars)
+    results = results if status is None else results.assign(cell_status=status.drop_vars(lost, errors="ignore"))
+  wanted = {"workflow", "seed", "generation"}
+  tables = [set(value.dims) for value in results.data_vars.values() if wanted <= set(value.dims)]
+  if not tables:
+    raise Refused("results must hold a variable with dims workflow, seed and generation.")
+  grid = [dim for dim in results.sizes if dim in set.intersection(*tables) - {"seed", "generation"}]
+  status = results.get("cell_status", xarray.DataArray("ok"))
+  if "cell_status" in results and set(status.dims) == set(grid):
+    return results
+  for dim in grid:
+    if dim not in status.dims:
+      status = status.drop_vars(dim, errors="ignore").expand_dims({dim: results[dim].values})
+  return results.assign(cell_status=status.transpose(*grid))
+
+
+def _is_beside(results, name: str) -> bool:
+  return name == "shares" or any(
+    name.endswith(f"_{ending}") and name.removesuffix(f"_{ending}") in results for ending in BESIDE
+  )
+
+
+def cells(results, name: str):
+  """Yields (coordinates of the cell, values [seeds, T]) of a scalar metric, cells that cannot run left out."""
+  grid = [dim for dim in results.cell_status.dims]
+  values = results[name].transpose(*grid, "seed", "generation")
+  for at in np.ndindex(*(results.sizes[dim] for dim in grid)):
+    if results.cell_status.values[at] == "ok":
+      yield {dim: results[dim].values[i] for dim, i in zip(grid, at)}, values.values[at]
+
+
+def metrics(results) -> list[str]:
+  """Scalar metrics with a worse direction, the primary one first."""
+  base = {*results.cell_status.dims, "seed", "generation"}
+  names = [n for n, v in results.data_vars.items() if set(v.dims) == base and v.attrs.get("worse")]
+  return sorted(names, key=lambda n: n != results.attrs.get("primary_metric"))
+
+
+def at_cell(results, name: str, cell, dims=()) -> np.ndarray | None:
+  """Values [dims] of a variable in a cell, float64; None where there is no such variable."""
+  if name not in results:
+    return None
+  one = results[name]
+  one = one.sel({dim: value for dim, value in cell.items() if dim in one.dims})
+  one = one.isel({dim: 0 for dim in one.dims if dim not in dims})
+  return one.transpose(*(dim for dim in dims if dim in one.dims)).values.astype(np.float64)

@@ -1,0 +1,204 @@
+"""Results of a sweep: arrays that are filled as runs are done, the Dataset that they become, and reading it back."""
+
+import contextlib
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from collapse_jax.data import files
+from collapse_jax.refused import Refused
+from collapse_jax.sweeps import devices
+from collapse_jax.sweeps.chunks import read_object
+from collapse_jax.sweeps.grid import Grid, labels
+from collapse_jax.types import MetricInfo
+
+if TYPE_CHECKING:
+  import xarray
+
+
+def check_table(entries: int) -> None:
+  """Refuses arrays of results that do not fit."""
+  needed = 32.0 * entries
+  if needed > devices.memory_bytes():
+    raise too_large("the table of results", needed, devices.memory_bytes())
+
+
+def too_large(what: str, needed: float, memory: float) -> Refused:
+  """Of something that needs more bytes than may be used."""
+  size = f"about {needed / 2**30:.3g} GiB" if needed < math.inf else "more memory than can be counted"
+  return Refused(
+    f"{what} needs {size} and {memory / 2**30:.3g} GiB may be used: lower num_samples, "
+    "num_generations or the dimension, or raise record_every.",
+    value=needed,
+    allowed=f"{memory:.0f} bytes",
+  )
+
+
+class Results:
+  """Arrays [workflow, axes..., seed, generation, ...], made when a metric is first seen, and which runs are in them."""
+
+  def __init__(self, shape):
+    self.shape = shape
+    self.values: dict[str, np.ndarray] = {}
+    self.done = np.zeros(shape[:-1], bool)
+
+  def write(self, index, first, metrics) -> int:
+    """Puts metrics [seeds, ...] of a cell in place; how many of these runs are new."""
+    at = (*index, slice(first, min(self.shape[-2], first + len(metrics["finite"]))))
+    num = int(np.sum(~self.done[at]))
+    for name, value in metrics.items():
+      self.put(at, name, value[: at[-1].stop - first])
+    return num
+
+  def put(self, at, name, value) -> None:
+    """Metrics [runs, ...] of the runs at an index of cells and seeds."""
+    if name not in self.values:
+      empty = False if value.dtype == bool else np.nan
+      dtype = bool if value.dtype == bool else np.result_type(value.dtype, np.float32)
+      self.values[name] = np.full(self.shape + value.shape[2:], empty, dtype)
+    self.values[name][at] = value
+    self.done[at] = True
+
+
+def padded(value: np.ndarray, recorded: Sequence[int]) -> np.ndarray:
+  """Metrics [runs, generations done, ...] at the generations that are recorded: NaN, or False, where they were not reached."""
+  value = value if value.dtype in (bool, np.float64) else value.astype(np.float32)
+  missing = np.full((len(value), recorded[-1], *value.shape[2:]), False if value.dtype == bool else np.nan, value.dtype)
+  whole = np.concatenate([value, missing], axis=1)
+  return whole[:, np.asarray(recorded) - 1]
+
+
+def merged(results: Results) -> Results:
+  """What all processes have computed; the same object where there is one.
+
+  A run that several have (all read what is committed) is handed in by the first of them.
+  """
+  if jax.process_count() == 1:
+    return results
+  taken, shares = np.zeros_like(results.done), []
+  for one in devices.gather({"done": results.done}):
+    shares.append(one["done"] & ~taken)
+    taken |= one["done"]
+  mine = shares[jax.process_index()]
+  whole = Results(results.shape)
+  for share, one in zip(shares, devices.gather({name: value[mine] for name, value in results.values.items()})):
+    for name, value in one.items():
+      whole.put(share, name, value)
+  return whole
+
+
+def to_dataset(results: Results, grid: Grid, text_axes, generations, attributes) -> "xarray.Dataset":
+  """The Dataset of a sweep.
+
+  Args:
+    results: of all runs.
+    grid: which cells they are of.
+    text_axes: see `sweep`.
+    generations: of which there are metrics.
+    attributes: name -> value.
+  """
+  import xarray
+
+  dims_of_grid = ("workflow", *grid.axes)
+  coordinates: dict[str, Any] = {"workflow": list(grid.makers)}
+  for name, values in grid.axes.items():
+    numeric = [isinstance(value, int | float | np.generic) for value in values]
+    if name in text_axes or not all(numeric):
+      coordinates[name] = labels(values)
+      if any(numeric):
+        coordinates[f"{name}_value"] = (
+          name,
+          [float(value) if is_number else np.nan for value, is_number in zip(values, numeric)],
+        )
+    else:
+      coordinates[name] = values
+  coordinates |= {"seed": np.arange(results.shape[-2]), "generation": np.asarray(generations)}
+  variables: dict[str, tuple] = {}
+  ended = results.values.pop("collapse_generation", None)
+  if ended is not None:
+    last = ended[..., -1]
+    about_last = {
+      "long_name": "first generation whose model knows one outcome; the last one where censored",
+      "units": "1",
+    }
+    variables["collapse_generation"] = ((*dims_of_grid, "seed"), np.where(last == 0, generations[-1], last), about_last)
+    variables["censored"] = (
+      (*dims_of_grid, "seed"),
+      last == 0,
+      {"long_name": "drift had not ended at the last generation"},
+    )
+  for name, value in results.values.items():
+    about = grid.info.get(name, MetricInfo(name.replace("_", " ")))
+    extra = about.dims or tuple(f"{name}_{i}" for i in range(value.ndim - len(results.shape)))
+    dims = (*dims_of_grid, "seed", "generation", *extra)
+    notes = {
+      "long_name": about.long_name,
+      "units": about.units,
+      "worse": about.worse,
+      "log_scale": int(about.log_scale),
+      "measures": about.measures,
+    }
+    variables[name] = (dims, value, notes)
+  variables["cell_status"] = (dims_of_grid, grid.status.astype(str), {"long_name": "ok, or why the cell cannot run"})
+  return xarray.Dataset(variables, coordinates, {"package_version": version(), **attributes})
+
+
+def progress_bar(total: int, done: int, show: bool):
+  """Of runs, on standard error."""
+  from tqdm import tqdm
+
+  return tqdm(total=total, initial=done, unit="run", disable=not show, smoothing=0.05, mininterval=0.5)
+
+
+def version() -> str:
+  from collapse_jax import __version__
+
+  return __version__
+
+
+def load(directory) -> "xarray.Dataset":
+  """Opens the results that a binary or `to_netcdf` left in a directory (or the file itself).
+
+  Raises:
+    FileNotFoundError: there are none.
+    ValueError: the file is damaged, or no such file; or the config.json beside it is of another run, which was killed while it
+      replaced this one's results.
+  """
+  import h5py
+  import xarray
+
+  path = pathlib.Path(directory)
+  path = path / "results.nc" if path.is_dir() else path
+  if not path.exists():
+    raise FileNotFoundError(f"{path} does not exist; run an experiment with --output_dir={directory} first.")
+  size = files.check_regular(path)
+  try:
+    with h5py.File(path) as file:
+      file.attrs.get(
+        "_nc3_strict"
+      )  # where that fails, h5netcdf leaves an object behind that complains when it is deleted
+      claimed: list[int] = []
+      file.visititems(
+        lambda name, one: claimed.append(one.size * one.dtype.itemsize) if isinstance(one, h5py.Dataset) else None
+      )
+    if sum(claimed) > 1100 * size + files.MIB:  # zlib makes nothing smaller than that
+      raise Refused("its arrays are larger than such a file can hold")
+    results = xarray.load_dataset(path, engine="h5netcdf")
+  except Exception as error:  # whatever HDF5 finds
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    raise Refused(f"{files.shown(path)} cannot be read as results: {files.shown(reason).rstrip('.')}.") from None
+  depth = len(pathlib.PurePath(str(results.attrs.get("experiment", ""))).parts)
+  above = path.resolve().parents
+  config = above[min(depth, len(above) - 1)] / "config.json"
+  mine = theirs = results.attrs.get("config_id")
+  with contextlib.suppress(OSError, ValueError):  # there is none, or it is somebody else's
+    theirs = read_object(config).get("id", mine) if config.is_file() else mine
+  if mine is not None and mine != theirs:
+    raise Refused(
+      f"{path} and {config} are of two runs, one of which was killed while it replaced the other; give --resume."
+    )
+  return results

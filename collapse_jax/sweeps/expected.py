@@ -1,0 +1,149 @@
+"""What theory says of each cell of a sweep, beside its results: the laws of its task under the schedule of its workflow."""
+
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from collapse_jax import theory
+from collapse_jax.types import Expected, TaskSetting, Workflow
+
+if TYPE_CHECKING:
+  import xarray
+
+_log = logging.getLogger(__name__)
+MAX_TABLE = 1_000_000  # numbers of a table of shares, also of a workflow that is known by its weights alone
+MAX_STEPS = 2e9  # of a law: about what generations x places^2 take a second or two
+Cell = tuple[tuple[int, ...], TaskSetting, Workflow]
+
+
+class Laws:
+  """Laws and shares of the cells of a grid, by their index in it.
+
+  Args:
+    cells: (index, task, workflow), made from Python numbers.
+    shape: of the grid, workflows first.
+    num_generations: T.
+    warm_start: whether fits see the previous model, of which no law knows.
+  Raises:
+    ValueError: a task predicts something that is no trajectory of T numbers, nor a number.
+  """
+
+  def __init__(self, cells: Iterable[Cell], shape: tuple[int, ...], num_generations: int, warm_start: bool = False):
+    self._shape, self._num_generations = shape, num_generations
+    self._expected: dict[str, dict[tuple[int, ...], Expected]] = {}
+    self._tables: list[np.ndarray] = []
+    self._which = np.full(shape, -1)  # of the tables
+    for index, task, workflow in cells:
+      schedule = schedule_of(workflow, task.num_samples, num_generations)
+      if schedule is None:
+        continue
+      if num_generations**2 <= MAX_TABLE:
+        self._which[index] = self._table(schedule.weights)
+      places = 1 if schedule.pooled else int(np.max(schedule.slots)) + 1
+      if task.predict is None or warm_start or float(num_generations) * places**2 > MAX_STEPS:
+        continue
+      for name, one in task.predict(schedule).items():
+        self._expected.setdefault(name, {})[index] = self._checked(name, one)
+
+  def _table(self, weights: np.ndarray) -> int:
+    for i, table in enumerate(self._tables):
+      if np.array_equal(table, weights):
+        return i
+    self._tables.append(weights)
+    return len(self._tables) - 1
+
+  def _checked(self, name: str, one: Expected) -> Expected:
+    one = Expected(*one)
+    for field in ("mean", "variance", "least_variance"):
+      value = getattr(one, field)
+      if value is not None and np.shape(value) not in ((), (self._num_generations,)):
+        raise ValueError(
+          f"predict gives {field} of {name} with shape {np.shape(value)}, where ({self._num_generations},) is asked for."
+        )
+    return one
+
+  def beside(self, results: "xarray.Dataset") -> "xarray.Dataset":
+    """The results with METRIC_expected and, where they are known, METRIC_expected_variance, METRIC_expected_least_variance,
+    METRIC_expected_up_to and METRIC_limit beside each metric that they hold, and with `shares`."""
+    grid, runs = results.cell_status.dims, results.cell_status.values == "ok"
+    at = results.generation.values - 1
+    runs &= ~self._stale(results, at)
+    added: dict[str, Any] = {}
+    for metric, cells in self._expected.items():
+      if metric not in results:
+        _log.warning("the task predicts %s, which is none of its metrics.", metric)
+        continue
+      cells = {index: one for index, one in cells.items() if runs[index]}
+      over_time = (*grid, "generation") if "generation" in results[metric].dims else grid
+      units = results[metric].attrs.get("units", "1")
+      for suffix, field, dims, about in (
+        ("expected", "mean", over_time, f"{metric}, expected by theory"),
+        ("expected_variance", "variance", over_time, f"variance of {metric} over runs, by theory"),
+        ("expected_least_variance", "least_variance", over_time, f"lower bound of the variance of {metric} over runs"),
+        ("expected_up_to", "up_to", grid, f"last generation in which means of {metric} are held against theory"),
+        ("limit", "limit", grid, f"limit of {metric}, expected by theory"),
+      ):
+        values = self._values(cells, field, at, dims)
+        if not np.isnan(values).all():
+          added[f"{metric}_{suffix}"] = (dims, values, {"long_name": about, "units": units})
+    batches = {"batch": np.arange(self._num_generations)}
+    shares = self._shares(grid, at, runs)
+    return results.assign(added | shares).assign_coords(batches if shares else {})
+
+  def _values(self, cells, field, at, dims) -> np.ndarray:
+    """Of a field of the cells' laws, NaN where it is None."""
+    found = np.full(self._shape + ((len(at),) if "generation" in dims else ()), np.nan)
+    for index, one in cells.items():
+      value = getattr(one, field)
+      if value is not None:
+        value = np.asarray(value, np.float64)
+        found[index] = value[at] if value.ndim else value
+    return found
+
+  def _stale(self, results, at) -> np.ndarray:
+    """Cells whose runs were trained on another share of real rows than the schedule has: a workflow that was changed after it was
+    made, and its schedule was not; or a task that leaves rows out."""
+    stale = np.zeros(self._shape, bool)
+    if "real_share" not in results:
+      return stale
+    measured = results.real_share.transpose(*results.cell_status.dims, "seed", "generation").values.astype(np.float64)
+    for index in np.argwhere((self._which >= 0) & (results.cell_status.values == "ok")):
+      runs = measured[tuple(index)]
+      runs = runs[np.isfinite(runs).all(axis=1)]
+      if len(runs):
+        apart = np.abs(runs.mean(axis=0) - self._tables[self._which[tuple(index)]][at, 0])
+        stale[tuple(index)] = (apart > 1e-3 + 6 * runs.std(axis=0) / np.sqrt(len(runs))).any()
+    if any(stale[index] for cells in self._expected.values() for index in cells):
+      _log.warning("theory is left out where the share of real rows is not that of the workflow's schedule.")
+    return stale
+
+  def _shares(self, grid, at, runs) -> dict[str, Any]:
+    """`shares`, over the dims of the grid in which they differ."""
+    which = np.where(runs | (self._which < 0), self._which, -1)
+    if not (which >= 0).any():
+      return {}
+    kept = [0]
+    for axis in range(1, which.ndim):
+      if (which != which.take([0], axis=axis)).any():
+        kept.append(axis)
+      else:
+        which = which.take([0], axis=axis)
+    which = which.reshape([which.shape[axis] for axis in kept])
+    if which.size * len(at) * self._num_generations > MAX_TABLE:
+      return {}
+    tables = np.stack([*self._tables, np.full_like(self._tables[0], np.nan)])[:, at]
+    dims = (*(grid[axis] for axis in kept), "generation", "batch")
+    about = {"long_name": "expected share of each batch, 0 = real, in the training data", "units": "1"}
+    return {"shares": (dims, tables[which], about)}
+
+
+def schedule_of(workflow: Workflow, num_samples, num_generations: int) -> theory.Schedule | None:
+  """A workflow's own schedule, or what its weights say of it; None where neither is known."""
+  if workflow.schedule is not None:
+    return workflow.schedule(num_samples, num_generations)
+  if workflow.weights is None or num_generations**2 > MAX_TABLE:
+    return None
+  sizes = [num_samples, *(workflow.emit(num_samples, t) for t in range(1, num_generations))]
+  return theory.schedule_of_weights(workflow.weights(num_generations), sizes, workflow.redrawn)

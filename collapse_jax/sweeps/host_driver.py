@@ -1,0 +1,282 @@
+"""The driver of tasks that are any Python: a generation at a time, a seed at a time.
+
+What the workflow does (its store, the choice of training data, the update) is jitted; `init`, `fit`, `sample`, `evaluate` and
+`fresh` of the task are called with NumPy arrays and concrete keys, and params are any object.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import interrupts
+from collapse_jax import store as storage
+from collapse_jax.generation import emission, prepared, provenance, role_keys, written
+from collapse_jax.random import new_key
+from collapse_jax.refused import Refused
+from collapse_jax.sweeps import devices, fingerprint
+from collapse_jax.sweeps.checkpoints import Checkpoints, folder_name
+from collapse_jax.sweeps.dataset import padded, progress_bar, version
+from collapse_jax.sweeps.grid import Cell, accepted, noted
+from collapse_jax.sweeps.job import Job, Stop
+from collapse_jax.types import Context, Data, Metrics, Run, TaskSetting, Workflow
+
+_ARRAYS = (jax.Array, np.ndarray, np.generic, bool, int, float)
+
+
+def run(job: Job) -> dict[str, Any]:
+  """Computes all cells, runs dealt in turn to the processes; attributes of the results."""
+  grid, num_seeds = job.grid, job.numbers.num_seeds
+  programs: dict[Any, Programs] = {}
+  stopped: list[str] = []
+  turn = -1
+  with progress_bar(len(list(grid)) * num_seeds, 0, job.watch.progress) as bar:
+    for cell, task, workflow in grid.runnable():
+      task = prepared(task, workflow)
+      key = _kind(job, cell, task)
+      if key not in programs:
+        programs[key] = _programs(task, workflow, job.numbers.num_generations)
+      for i in range(num_seeds):
+        turn += 1
+        if turn % jax.process_count() != jax.process_index():
+          continue
+        try:
+          with noted(cell):
+            metrics, reason = _Loop(job, cell, i, task, workflow, programs[key]).run()
+        except Refused as error:
+          grid.refuse(cell, error)
+          break
+        stopped += [reason] if reason else []
+        kept = {name: padded(value, range(1, job.results.shape[-1] + 1)) for name, value in metrics.items()}
+        job.results.write(cell.index, i, kept)
+        bar.update(1)
+        job.finished(cell)
+  everywhere = devices.gather({"stopped": np.frombuffer("; ".join(stopped).encode(), np.uint8)})
+  return {
+    "compile_seconds": 0.0,  # of the workflow's programs, small beside what runs on the host
+    "num_compilations": 3 * len(programs),
+    "stopped": "; ".join(one["stopped"].tobytes().decode() for one in everywhere if one["stopped"].size),
+  }
+
+
+class Programs(NamedTuple):
+  """What a workflow does, jitted.
+
+  Attributes:
+    begin: (task, problem, arrays of it, real) -> store.
+    choose: (task, problem, arrays, key of the run, store, t) -> keys of the roles, training data, their youngest batch, size and
+      real share.
+    update: (task, problem, arrays, key, store, batch, t) -> store.
+  """
+
+  begin: "_Jitted"
+  choose: "_Jitted"
+  update: "_Jitted"
+
+
+class _CallsPython(Exception):
+  """A workflow needs what the task has as Python (`fresh`): its program cannot be jitted."""
+
+
+def _kind(job: Job, cell: Cell, task: TaskSetting):
+  """What tells programs of workflows apart: where batches are stored as rows, of the task only the number of these matters."""
+  if task.summary is not None:
+    return cell.index
+  taken = accepted(job.grid.makers[cell.workflow], cell.values)
+  values = [i for axis, i in zip(job.grid.axes, cell.index[1:]) if axis in taken]
+  return cell.workflow, tuple(values), task.num_samples, task.fresh is None
+
+
+def _programs(task: TaskSetting, workflow: Workflow, num_generations: int) -> Programs:
+  def choose(task, problem, key, store, t):
+    keys = role_keys(key, t)
+    data = workflow.select(task, problem, keys["select"], store, t)
+    latest = None if data.rows is None else storage.latest(data)
+    return keys, data, latest, provenance(data)
+
+  def begin(task, problem, real):
+    return workflow.init(task, problem, real, num_generations)
+
+  def update(task, problem, key, store, batch, t):
+    return workflow.update(task, problem, key, store, batch, t)
+
+  return Programs(*(_Jitted(function, task) for function in (begin, choose, update)))
+
+
+class _Jitted:
+  """A function (task, arguments); run as Python where it calls what of the task is Python."""
+
+  def __init__(self, function, task: TaskSetting):
+    def calls_python(*_):
+      raise _CallsPython
+
+    known = task if task.fresh is None else task._replace(fresh=calls_python)
+    self._function, self._jitted = function, jax.jit(functools.partial(function, known))
+
+  def __call__(self, task: TaskSetting, problem, arrays, *arguments):
+    try:
+      return self._jitted(arrays, *arguments)
+    except _CallsPython:
+      return self._function(task, problem, *arguments)
+
+  def name(self, *arguments) -> str:
+    """Of what it computes; "" where that is Python."""
+    try:
+      return fingerprint.of(self._jitted.trace(*arguments).jaxpr)
+    except _CallsPython:
+      return ""
+
+
+class _Loop:
+  """A run of a cell, generation by generation.
+
+  Attributes:
+    store, params: after the generations done; params are None before the first.
+    seen: metrics of recorded generations.
+  """
+
+  def __init__(self, job: Job, cell: Cell, i: int, task: TaskSetting, workflow: Workflow, programs: Programs):
+    self.job, self.cell, self.seeds = job, cell, range(i, i + 1)
+    self.task, self.workflow, self.programs = task, workflow, programs
+    init_key, self.key = jax.random.split(jax.random.fold_in(new_key(job.numbers.seed), i))
+    self.problem, real = task.init(init_key)
+    self.arrays = jax.tree.map(lambda x: x if isinstance(x, _ARRAYS) else None, self.problem)
+    self.real = jax.tree.map(np.asarray, real)
+    self.store = programs.begin(task, self.problem, self.arrays, self.real)
+    table = emission(task, workflow, job.numbers.num_generations)
+    if table.counts is not None and any(table.counts):  # each as many as count: nothing here has to be of one shape
+      self.nums = list(table.counts)
+    else:
+      self.nums = [table.num(t) for t in range(1, job.numbers.num_generations + 1)]
+    self.params: Any = None
+    self.absorbed_at = 0
+    self.seen: list[Metrics] = []
+
+  def run(self) -> tuple[Metrics, str]:
+    """Metrics [1, recorded, ...], and why the run stopped early or ""."""
+    watch, numbers = self.job.watch, self.job.numbers
+    checkpoints, done = None, 0
+    if self.job.saving.directory is not None:
+      checkpoints = self._checkpoints()
+      done = self._restore(checkpoints)
+    try:
+      for t in range(1, numbers.num_generations + 1):
+        interrupts.check()
+        if t > done:
+          batch = self._generation(t, t in numbers.recorded)
+          if watch.on_batch is not None:
+            watch.on_batch(self.cell.names, t, self.seeds, jax.tree.map(lambda x: np.asarray(x)[None], batch))
+          if checkpoints is not None:
+            checkpoints.save(t, self._state(), self._saved_params(), self._stacked())
+        if watch.on_metrics is not None and t in numbers.recorded:
+          at = numbers.recorded.index(t)
+          watch.on_metrics(self.cell.names, t, self.seeds, {name: x[None] for name, x in self.seen[at].items()})
+    except Stop as stop:
+      return self._stacked(), f"{self.cell}, seed {self.seeds.start}: {stop}"
+    return self._stacked(), ""
+
+  def _context(self, t: int) -> tuple[dict[str, Any], Context, Metrics]:
+    """Keys of the roles, what fit and sample look at, and size and real share of the training data."""
+    keys, data, latest, shares = self.programs.choose(
+      self.task, self.problem, self.arrays, self.key, self.store, np.int32(t)
+    )
+    previous = self.params if self.job.numbers.warm_start else None
+    data, latest, shares = jax.tree.map(np.asarray, (data, latest, shares))
+    return keys, Context(t, self.nums[t - 1], _pooled(self.task, data), self.real, previous, latest), shares
+
+  def _generation(self, t: int, evaluate: bool) -> Data | None:
+    """Goes on by a generation; the batch, or None where there were no training data, and so no model."""
+    keys, context, metrics = self._context(t)
+    batch = None
+    if np.sum(storage.mass(context.data)) > 0:
+      self.params = self.task.fit(keys["fit"], self.problem, context)
+      batch, sampling = written(self.task, keys["sample"], self.problem, self.params, context)
+      if self.task.absorbed is not None and not self.absorbed_at and self.task.absorbed(self.problem, self.params):
+        self.absorbed_at = t
+      if evaluate:
+        metrics |= self.task.evaluate(keys["evaluate"], self.problem, self.params) | sampling
+        self.job.grid.check_metrics(metrics.keys() - {"train_size", "real_share"})
+      stored = batch
+      if len(set(self.nums)) > 1 and batch.rows is not None:  # of one shape, so that the update compiles once
+        stored = storage.pad(batch, max(self.nums))
+      self.store = self.programs.update(
+        self.task, self.problem, self.arrays, keys["update"], self.store, stored, np.int32(t)
+      )
+    elif evaluate:
+      metrics = {
+        name: np.full_like(x, np.nan) if x.dtype.kind == "f" else x for name, x in self.seen[-1].items()
+      } | metrics
+    if evaluate:
+      metrics = {name: np.asarray(value) for name, value in metrics.items() if name != "finite"}
+      metrics["finite"] = np.asarray(all(np.isfinite(value).all() for value in metrics.values()))
+      if self.task.absorbed is not None:
+        metrics["collapse_generation"] = np.asarray(self.absorbed_at, np.int32)
+      self.seen.append(metrics)
+    return batch
+
+  def _stacked(self) -> Metrics:
+    return {name: np.stack([one[name] for one in self.seen])[None] for name in self.seen[0]} if self.seen else {}
+
+  def _state(self) -> Run:
+    """What is saved: the rest of a run follows from its key."""
+    return Run(self.key, None, Data(), self.store, None, jnp.asarray(self.absorbed_at))
+
+  def _saved_params(self):
+    """Params follow from data and key, unless each fit begins from those before it."""
+    if not self.job.numbers.warm_start:
+      return None
+    if not all(isinstance(leaf, _ARRAYS) for leaf in jax.tree.leaves(self.params)):
+      raise Refused(
+        "directory cannot keep params of warm-started runs that are no arrays: let fit return a tree of arrays, or leave out "
+        "warm_start or directory.",
+        argument="directory",
+        value=self.job.saving.directory,
+        allowed="params that are trees of arrays",
+      )
+    return jax.tree.map(np.asarray, self.params)
+
+  def _checkpoints(self) -> Checkpoints:
+    numbers, saving = self.job.numbers, self.job.saving
+    assert saving.directory is not None
+    workflow = self.programs.choose.name(self.arrays, self.key, self.store, np.int32(1))
+    about = {
+      **saving.about,
+      "jax": jax.__version__,
+      "collapse_jax": version(),
+      **fingerprint.settings(),
+      "cell": self.cell.names,
+      "seeds": [self.seeds.start, self.seeds.stop],
+      **numbers._asdict(),
+      "program": f"{workflow} {fingerprint.of_values(self.real)}",
+      "num_devices": 1,
+    }
+    del about["num_seeds"]  # seeds may be added
+    folder = saving.directory / folder_name(self.cell.names, self.seeds)
+    return Checkpoints(folder, saving.keep_all, saving.resume, about)
+
+  def _restore(self, checkpoints: Checkpoints) -> int:
+    """Goes to where the checkpoints end: the number of generations done."""
+    like = None
+    if checkpoints.any and self.job.numbers.warm_start:  # of the structure that the first fit gives
+      keys, context, _ = self._context(1)
+      self.params = self.task.fit(keys["fit"], self.problem, context)
+      like, self.params = self._saved_params(), None
+    done, state, params, metrics = checkpoints.restore(self._state(), like, None)
+    if done:
+      self.store, self.absorbed_at = state.store, int(state.absorbed_at)
+      self.params = params
+      num = len([t for t in self.job.numbers.recorded if t <= done])
+      self.seen = [{name: value[0, i] for name, value in metrics.items()} for i in range(num)]
+    return done
+
+
+def _pooled(task: TaskSetting, data: Data) -> Data:
+  """The rows that count as one batch of NumPy arrays: nothing in it is padding."""
+  if data.rows is None or task.summary is not None:
+    return data
+  rows, weight = jax.tree.map(np.asarray, storage.flat(data))
+  rows = jax.tree.map(lambda x: x[weight > 0][None], rows)
+  weight = weight[weight > 0][None]
+  return Data(rows, weight, weight.sum(1), np.ones(1, np.float32), np.full(1, -1, np.int32))

@@ -1,0 +1,298 @@
+"""Programs of the scan driver: cells that share one, what is static in it and what traced, compiled for chunks that fit memory."""
+
+import dataclasses
+import functools
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax.generation import advance, prepared, run, start
+from collapse_jax.random import new_key
+from collapse_jax.sweeps import devices, fingerprint, stopping
+from collapse_jax.sweeps.grid import COMMON_METRICS, Cell, Grid, accepted
+from collapse_jax.sweeps.job import Numbers
+from collapse_jax.types import Metrics, TaskSetting, Workflow
+
+_log = logging.getLogger(__name__)
+_EMITTED = "/emitted"  # beside the values of a cell: rows that each model emits, decided on the host
+
+
+class Bound(NamedTuple):
+  """A cell, and which of its values a program has as constants and which it is given."""
+
+  cell: Cell
+  static: dict[str, Any]
+  traced: dict[str, float]
+
+  @property
+  def arguments(self):
+    """What its program is called with."""
+    return jax.tree.map(_scalar, self.traced)
+
+
+@dataclasses.dataclass(frozen=True)
+class Binding:
+  """(traced values) -> task and workflow of a group of cells; called while tracing.
+
+  Attributes:
+    grid: what makes them.
+    workflow: its name.
+    static: values that are no tracers.
+  """
+
+  grid: Grid
+  workflow: str
+  static: dict[str, Any]
+
+  def __call__(self, traced) -> tuple[TaskSetting, Workflow]:
+    given = self.static | traced
+    values = {name: value for name, value in given.items() if name != _EMITTED}
+    workflow = self.grid.workflow_of(self.workflow, values)
+    if _EMITTED in given:
+      num = given[_EMITTED]  # None: num_samples
+      workflow = workflow._replace(emit=lambda n, t: n if num is None else num)
+    return self.grid.task_of(values), workflow
+
+
+def groups(grid: Grid, num_generations: int, static_axes=()) -> list[list[Bound]]:
+  """Cells that share a program, the costly ones (by their static numbers) first."""
+  found: dict[tuple, list[Bound]] = {}
+  whole = set()  # cells whose models emit num_samples rows
+  for cell, task, workflow in grid.runnable():
+    one = prepared(task, workflow)
+    in_task, in_workflow = accepted(grid.task, cell.values), accepted(grid.makers[cell.workflow], cell.values)
+    traced = {
+      axis
+      for axis, value in cell.values.items()
+      if axis not in static_axes and _traceable(axis, value, one.rows is not None, axis in in_workflow)
+    }
+    if "num_samples" in traced and not _takes_traced(grid.task, in_task, "num_samples"):
+      traced.remove("num_samples")
+    static = {axis: value for axis, value in cell.values.items() if axis not in traced}
+    numbers = {axis: float(cell.values[axis]) for axis in sorted(traced)}
+    if "num_samples" in traced or any(axis in traced for axis in in_workflow):  # else it emits a static number
+      num = emitted(workflow, one.num_samples, num_generations)
+      numbers |= {} if num is None else {_EMITTED: float(num)}
+      whole |= {cell.index} if num == one.num_samples else set()
+    fixed = tuple(i for axis, i in zip(grid.axes, cell.index[1:]) if axis in static)  # values need not be hashable
+    key = (cell.workflow, fixed, tuple(numbers), one.rows is not None)
+    found.setdefault(key, []).append(Bound(cell, static, numbers))
+  for key, cells in list(found.items()):
+    same, others = ([one for one in cells if (one.cell.index in whole) == wanted] for wanted in (True, False))
+    if same and not (others and _runs(grid, others[0], num_generations)):  # a fact that the task may need to know
+      for bound in same:
+        del bound.traced[_EMITTED]
+        bound.static[_EMITTED] = None
+      found[key] = same
+      found |= {(*key, _EMITTED): others} if others else {}
+  size = lambda cells: math.prod(v for v in cells[0].static.values() if isinstance(v, int) and v > 0)
+  return sorted(found.values(), key=size, reverse=True)
+
+
+def emitted(workflow: Workflow, num_samples, num_generations: int):
+  """The number of rows that every model emits; None where it is not the same in all generations."""
+  num = workflow.emit(num_samples, 1)
+  return num if all(workflow.emit(num_samples, t) == num for t in range(2, num_generations + 1)) else None
+
+
+def _runs(grid: Grid, one: Bound, num_generations: int) -> bool:
+  """Whether task and workflow go together, found by tracing."""
+  bind = Binding(grid, one.cell.workflow, one.static)
+  try:
+    jax.eval_shape(lambda key, traced: run(key, *bind(traced), num_generations), jax.random.key(0), one.arguments)
+  except ValueError:
+    return False
+  return True
+
+
+def _takes_traced(task, values, axis) -> bool:
+  """Whether a factory takes a tracer for this axis; a design matrix, say, fixes its rows also under an exact law."""
+
+  def make(x):
+    task(**values | {axis: x})
+    return x
+
+  try:
+    jax.eval_shape(make, jax.ShapeDtypeStruct((), np.float32))
+  except (TypeError, ValueError):
+    return False
+  return True
+
+
+def _traceable(axis, value, law, in_workflow) -> bool:
+  if axis == "num_samples":
+    return law
+  if isinstance(value, bool | str) or not isinstance(value, float | np.floating):
+    return False
+  return law or not in_workflow  # a workflow's number decides how many rows are emitted
+
+
+class Traced(NamedTuple):
+  """Of a cell's program: bytes of a run, a name of what it computes ("" where none is asked for), and metrics of a run [2, ...].
+
+  Bytes are a generous estimate: the store twice (it may be copied once), and a few batches.
+  """
+
+  bytes_per_run: float
+  name: str
+  metrics: dict[str, jax.ShapeDtypeStruct]
+
+
+def traced(bind: Binding, arguments, numbers: Numbers, named: bool) -> Traced:
+  """What tracing says of a program, before it is compiled.
+
+  Args:
+    arguments: its traced values.
+    named: whether its name and its metrics are asked for.
+  """
+  num_generations = numbers.num_generations
+
+  def begin(key, traced):
+    return start(key, *bind(traced), num_generations)
+
+  def go_on(state, traced):  # two generations, for the first of a warm-started run differs from all others
+    return advance(
+      *bind(traced),
+      state,
+      range(1, min(num_generations, 2) + 1),
+      num_generations=num_generations,
+      warm_start=numbers.warm_start,
+    )
+
+  try:
+    first, state = jax.make_jaxpr(begin, return_shape=True)(new_key(0), arguments)
+    if not named:
+      return Traced(bytes_of(state), "", {})
+    going_on, (_, metrics) = jax.make_jaxpr(go_on, return_shape=True)(state, arguments)
+    return Traced(bytes_of(state), fingerprint.of(first, going_on), metrics)
+  except OverflowError:  # rows are counted in int32
+    return Traced(math.inf, "", {})
+
+
+def bytes_of(shapes) -> float:
+  """Of a run, by the shapes of its state."""
+  size = lambda tree: sum(math.prod(x.shape) * 4 for x in jax.tree.leaves(tree))
+  return 2.0 * size(shapes.store) + 8.0 * size((shapes.problem, shapes.real)) + 65536
+
+
+def _scalar(value):
+  return jnp.asarray(value, float)
+
+
+class Program:
+  """The runs of a group of cells, compiled for one size of chunk, or for a smaller one once memory has run out.
+
+  Attributes:
+    size: runs of a call on each device.
+    name: tells programs apart, see `fingerprint`.
+    compile_seconds: of all sizes together.
+  """
+
+  def __init__(self, bind: Binding, numbers: Numbers, mesh, stops: bool = False, name: str = ""):
+    self.size, self.compile_seconds, self.name = 0, 0.0, name
+    self._mesh, self._lock = mesh, threading.RLock()
+    self._compiled: dict[int, Callable[..., Any]] = {}
+    self._stopping = None
+    if stops:
+      self._stopping = stopping.Stopping(bind, numbers.num_generations, numbers.seed, numbers.record_every, mesh)
+    self._runs = functools.partial(_run_seeds, bind, numbers)
+
+  @property
+  def width(self) -> int:
+    """Runs of a call."""
+    return self.size * devices.size(self._mesh)
+
+  def choose(self, size: int, memory: float, num_seeds: int, traced) -> None:
+    """Compiles for chunks of at most this size that use at most this memory on a device."""
+    while True:
+      together = devices.size(self._mesh)
+      calls = math.ceil(num_seeds / (size * together))
+      used = self.compile(math.ceil(num_seeds / calls / together), traced)  # all of one size
+      if used <= memory or self.size == 1:
+        _log.info("chunks of %d runs use %.4g MiB on a device", self.size, used / 2**20)
+        return
+      size = max(1, min(self.size - 1, int(self.size * memory / used)))
+      _log.info(
+        "chunks of %d runs would use %.4g MiB of %.4g: trying %d", self.size, used / 2**20, memory / 2**20, size
+      )
+
+  def compile(self, size: int, traced) -> float:
+    """For chunks of this size from now on, or smaller ones where memory runs out; the bytes that they use on a device."""
+    with self._lock:
+      self.size = size
+      while True:
+        clock, width = time.perf_counter(), self.width
+        try:
+          if self._stopping is not None:
+            used = self._stopping.compile(width, traced)
+            self._compiled[self.size] = self._stopping
+          else:
+            index = jax.ShapeDtypeStruct((width,), np.int32)
+            compiled = devices.over_runs(self._runs, self._mesh, True, False).lower(index, traced).compile()
+            used = devices.bytes_used(compiled)
+            self._compiled[self.size] = compiled
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+          self._halve(self.size, error)
+        else:
+          return used
+        finally:
+          self.compile_seconds += time.perf_counter() - clock
+
+  def run(self, first: int, num: int, traced) -> Iterator[tuple[int, Metrics]]:
+    """(first, metrics) of chunks that cover `num` seeds from `first` on, and no other; smaller ones where memory runs out."""
+    end = first + num
+    while first < end:
+      with self._lock:
+        if self.size not in self._compiled:
+          self.compile(self.size, traced)
+        size, width = self.size, self.width
+      try:
+        index = devices.place(np.arange(first, first + width, dtype=np.int32), self._mesh)
+        metrics = jax.tree.map(np.asarray, self._compiled[size](index, traced))
+      except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        self._halve(size, error)
+        continue
+      yield first, {name: value[: end - first] for name, value in metrics.items()}
+      first += width
+
+  def _halve(self, size: int, error: Exception) -> None:
+    """Goes on with half of a size for which memory ran out; raises any other error, and where one run is too much."""
+    if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+      raise error
+    if size == 1:
+      raise MemoryError(
+        "memory does not suffice for one run: lower num_samples, num_generations or the dimension, "
+        "or raise record_every."
+      ) from None
+    with self._lock:
+      self.size = min(self.size, math.ceil(size / 2))
+    _log.warning("memory ran out for chunks of %d runs: going on with chunks of %d", size, self.size)
+
+
+def _run_seeds(bind: Binding, numbers: Numbers, seed_index, traced):
+  """Metrics [chunk, T] of the runs `seed_index` of one cell: the program of a sweep."""
+  task, workflow = bind(traced)
+  one = lambda i: run(
+    jax.random.fold_in(new_key(numbers.seed), i),
+    task,
+    workflow,
+    numbers.num_generations,
+    warm_start=numbers.warm_start,
+    record_every=numbers.record_every,
+  )
+  metrics = jax.vmap(one)(seed_index)
+  bind.grid.check_metrics(metrics.keys() - COMMON_METRICS.keys())
+  return metrics
+
+
+def can_stop(bind: Binding, arguments) -> bool:
+  """Whether runs may end when they are absorbed."""
+  task, workflow = bind(arguments)
+  return workflow.absorbing and prepared(task, workflow).absorbed is not None

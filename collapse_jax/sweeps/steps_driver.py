@@ -1,0 +1,305 @@
+"""The driver of models too large to scan: a generation at a time, checkpointed.
+
+Runs of a cell are vectorised over seeds. A generation is four programs (select, fit, emit, update), and rows are pooled to
+one shape whatever the workflow, so that the costly ones compile once for all workflows.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import interrupts
+from collapse_jax import store as storage
+from collapse_jax.generation import (
+  assess,
+  context_of,
+  emission,
+  emit,
+  prepared,
+  provenance,
+  role_keys,
+  start,
+  with_health,
+)
+from collapse_jax.generation import fit as fitted
+from collapse_jax.random import new_key
+from collapse_jax.refused import Refused
+from collapse_jax.sweeps import devices, fingerprint
+from collapse_jax.sweeps.checkpoints import Checkpoints, folder_name
+from collapse_jax.sweeps.cost import Clock
+from collapse_jax.sweeps.dataset import padded, version
+from collapse_jax.sweeps.grid import Cell, Grid, noted
+from collapse_jax.sweeps.job import Job, Numbers, Stop
+from collapse_jax.types import Data, Metrics, Run, TaskSetting, Workflow
+
+
+class Programs(NamedTuple):
+  """Of a generation. All are handed what is `shared`, so that it is a constant of none."""
+
+  begin: Any
+  choose: Any
+  fit: Any
+  evaluate_and_emit: Any
+  update: Any
+
+
+def run(job: Job) -> dict[str, Any]:
+  """Computes all cells, dealt in turn to the processes; attributes of the results."""
+  grid, numbers = job.grid, job.numbers
+  num_seeds = numbers.num_seeds
+  chunk = min(job.machine.chunk_size or num_seeds, num_seeds)
+  starts = range(0, num_seeds, chunk)
+  each = numbers.num_generations * math.ceil(len(starts) / jax.process_count())  # steps of a cell in a process
+  clock = Clock(numbers.num_generations * math.ceil(math.prod(grid.shape) * len(starts) / jax.process_count()))
+  about = _about(job)
+  costly: dict[Any, Any] = {}
+  stopped: list[str] = []
+  turn = -1
+  for cell, task, workflow in grid.runnable():
+    make = functools.partial(_task, grid, cell.values, workflow)
+    try:
+      with noted(cell):
+        jax.eval_shape(lambda key, s: start(key, make(s), workflow, numbers.num_generations), new_key(0), grid.shared)  # noqa: B023
+        counts = emission(prepared(task, workflow), workflow, numbers.num_generations).counts
+        key = cell.index[1:], cell.workflow if counts is None else counts
+        if key not in costly:
+          costly[key] = _costly_programs(make, workflow, numbers.num_generations)
+        programs = _programs(make, workflow, numbers, *costly[key])
+        for first in starts:
+          turn += 1
+          if turn % jax.process_count() == jax.process_index():
+            seeds = range(first, min(first + chunk, num_seeds))
+            metrics, reason = _run_cell(job, programs, cell, seeds, about, clock)
+            stopped += [reason] if reason else []
+            kept = {name: padded(value, numbers.recorded) for name, value in metrics.items()}
+            job.results.write(cell.index, first, kept)
+    except Refused as error:
+      grid.refuse(cell, error)
+      clock.num_left -= each
+      continue
+    job.finished(cell)
+  everywhere = devices.gather({"stopped": np.frombuffer("; ".join(stopped).encode(), np.uint8)})
+  return {
+    "compile_seconds": clock.compiling,
+    "num_compilations": clock.num_compilations,
+    "stopped": "; ".join(one["stopped"].tobytes().decode() for one in everywhere if one["stopped"].size),
+  }
+
+
+def _about(job: Job) -> dict[str, Any]:
+  """What fixes the numbers of all cells, for checkpoints."""
+  if job.saving.directory is None:
+    return {}
+  about = {**job.saving.about, "jax": jax.__version__, "collapse_jax": version()} | fingerprint.settings()
+  shared = job.grid.shared
+  return about if shared is None else about | {"shared": fingerprint.of_values(shared)}
+
+
+def _task(grid: Grid, values: Mapping[str, Any], workflow: Workflow, shared) -> TaskSetting:
+  return prepared(grid.task_of(values, shared), workflow)
+
+
+def _costly_programs(make: Callable[[Any], TaskSetting], workflow: Workflow, num_generations: int):
+  """The costly programs, which do not depend on how a workflow stores data: fit, and evaluate with sampling."""
+
+  def fit(shared, keys, problems, contexts, previous):
+    task = make(shared)
+
+    def one(key, problem, context, previous):
+      num = emission(task, workflow, num_generations).num(context.t)
+      return fitted(task, key, problem, context._replace(num=num, previous=previous))
+
+    return jax.vmap(one, in_axes=(0, 0, _axes(contexts), 0))(keys, problems, contexts, previous)
+
+  def evaluate_and_emit(shared, keys, problems, params, contexts):
+    task = make(shared)
+
+    def one(key, problem, params, context):
+      run = Run(key, problem, context.real, None, None)
+      batch, sampling = emit(task, workflow, run, params, context, num_generations=num_generations)
+      return batch, assess(task, role_keys(key, context.t)["evaluate"], problem, params, sampling, context)
+
+    return jax.vmap(one, in_axes=(0, 0, 0, _axes(contexts)))(keys, problems, params, contexts)
+
+  return jax.jit(fit), jax.jit(evaluate_and_emit)
+
+
+def _programs(make, workflow: Workflow, numbers: Numbers, fit, evaluate_and_emit) -> Programs:
+  """Those of a cell, of which the costly ones are there."""
+  num_generations = numbers.num_generations
+
+  def begin(shared, seeds):
+    one = lambda i: start(jax.random.fold_in(new_key(numbers.seed), i), make(shared), workflow, num_generations)
+    return jax.vmap(one)(seeds)
+
+  def choose(shared, runs, t):
+    task = make(shared)
+
+    def one(run):
+      context = context_of(task, workflow, run, t, num_generations=num_generations)
+      pooled = _pooled(task, context.data, num_generations)
+      return context._replace(t=None, num=None, data=pooled, previous=None), provenance(context.data)
+
+    return jax.vmap(one)(runs)
+
+  def update(shared, runs, batches, t):
+    task = make(shared)
+
+    def one(run, batch):
+      keys = role_keys(run.key, t)
+      return run._replace(store=workflow.update(task, run.problem, keys["update"], run.store, batch, t))
+
+    return jax.vmap(one)(runs, batches)
+
+  return Programs(jax.jit(begin), jax.jit(choose), fit, evaluate_and_emit, jax.jit(update))
+
+
+def memory_per_device(
+  task: Callable[..., TaskSetting],
+  workflow: str,
+  values: Mapping[str, Any],
+  *,
+  num_generations: int,
+  num_seeds: int,
+  shared: Any,
+) -> dict[str, float]:
+  """Bytes that fitting, and sampling with evaluation, take on each device: compiled from shapes, nothing is allocated.
+
+  Args:
+    task, num_generations, shared: as in `sweep`; of `shared`, shapes (with shardings) suffice.
+    workflow, values: of the cell.
+    num_seeds: in one program.
+  """
+  grid = Grid(task, [workflow], {name: [value] for name, value in values.items()}, shared)
+  ((cell, _, flow),) = grid.runnable()
+  make = functools.partial(_task, grid, cell.values, flow)
+  numbers = Numbers(num_generations, num_seeds, 0, 1, False)
+  programs = _programs(make, flow, numbers, *_costly_programs(make, flow, num_generations))
+  runs = jax.eval_shape(programs.begin, shared, jax.ShapeDtypeStruct((num_seeds,), jnp.int32))
+  contexts, _ = jax.eval_shape(programs.choose, shared, runs, jnp.asarray(1))
+  contexts = contexts._replace(t=jax.ShapeDtypeStruct((), jnp.int32))
+  fitting = programs.fit.lower(shared, runs.key, runs.problem, contexts, None).compile()
+  params = jax.eval_shape(programs.fit, shared, runs.key, runs.problem, contexts, None)
+  params = jax.tree.map(
+    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), params, fitting.output_shardings
+  )
+  sampling = programs.evaluate_and_emit.lower(shared, runs.key, runs.problem, params, contexts).compile()
+  return {"fit": devices.bytes_used(fitting), "sample": devices.bytes_used(sampling)}
+
+
+def _axes(context):
+  """Generation and number of rows are the same for all runs."""
+  return context._replace(t=None, num=None, data=0, real=0, previous=0, latest=0)
+
+
+def _run_cell(job: Job, programs: Programs, cell: Cell, seeds: range, about, clock: Clock) -> tuple[Metrics, str]:
+  """All generations of some runs of a cell: metrics [seeds, generations done, ...], and why it stopped early or ""."""
+  shared, numbers, watch = job.grid.shared, job.numbers, job.watch
+  warm_start = numbers.warm_start
+  runs, params = clock.call(programs.begin, shared, jnp.asarray(seeds)), None
+  done, reason, checkpoints = 0, "", None
+  seen: list[Metrics] = []
+  if job.saving.directory is not None:
+    program, params_like, metrics_like = _traced(programs, shared, runs, seeds, warm_start)
+    about = dict(about) | {
+      "cell": cell.names,
+      "seeds": [seeds.start, seeds.stop],
+      "num_generations": numbers.num_generations,
+      "seed": numbers.seed,
+      "warm_start": warm_start,
+      "shapes": [list(x.shape) for x in jax.tree.leaves(runs)],
+      "program": program,
+      "num_devices": _num_devices(shared),
+    }
+    folder = job.saving.directory / folder_name(cell.names, seeds)
+    checkpoints = Checkpoints(folder, job.saving.keep_all, job.saving.resume, about)
+    done, runs, params, metrics = checkpoints.restore(runs, params_like if warm_start else None, metrics_like)
+    params = job.saving.place(params) if done and warm_start else None
+    seen = [jax.tree.map(lambda x: x[:, i], metrics) for i in range(done)]  # noqa: B023
+  try:
+    clock.num_left -= done
+    for t in range(1, numbers.num_generations + 1):
+      clock.start()
+      interrupts.check()
+      if t > done:
+        at = jnp.asarray(t, jnp.int32)
+        contexts, shares = clock.call(programs.choose, shared, runs, at)
+        contexts = contexts._replace(t=at)
+        keys = jax.vmap(lambda key: role_keys(key, t)["fit"])(runs.key)  # noqa: B023
+        previous = params if warm_start else None
+        params = clock.call(programs.fit, shared, keys, runs.problem, contexts, previous)
+        batches, metrics = clock.call(programs.evaluate_and_emit, shared, runs.key, runs.problem, params, contexts)
+        runs = clock.call(programs.update, shared, runs, batches, at)
+        job.grid.check_metrics(metrics)
+        seen.append(_checked(jax.tree.map(np.asarray, metrics | shares)))
+        if watch.on_batch is not None:
+          watch.on_batch(cell.names, t, seeds, jax.tree.map(np.asarray, batches))
+        if checkpoints is not None:
+          checkpoints.save(t, runs, params, _stacked(seen))
+        pace = clock.step()
+        if watch.progress:
+          _report(cell, seeds, t, seen[-1], watch.primary_metric, pace)
+      if watch.on_metrics is not None:
+        watch.on_metrics(cell.names, t, seeds, seen[t - 1])
+  except Stop as stop:
+    clock.num_left -= numbers.num_generations - len(seen)
+    reason = f"{cell}: {stop}"
+  return _stacked(seen), reason
+
+
+def _traced(programs: Programs, shared, runs, seeds: range, warm_start: bool):
+  """A name for what the programs of a cell compute; shapes of params; shapes of the metrics of a generation [seeds, ...].
+
+  What is traced here is not traced again where it is called.
+  """
+  begin, choose, fit, evaluate_and_emit, update = programs
+  t = jax.ShapeDtypeStruct((), jnp.int32)
+  traces = [begin.trace(shared, jnp.asarray(seeds)), choose.trace(shared, runs, t)]
+  contexts, shares = traces[-1].out_info
+  contexts = contexts._replace(t=t)
+  keys = jax.eval_shape(jax.vmap(lambda key: role_keys(key, 1)["fit"]), runs.key)
+  traces.append(fit.trace(shared, keys, runs.problem, contexts, None))
+  params = traces[-1].out_info
+  if warm_start:
+    traces.append(fit.trace(shared, keys, runs.problem, contexts, params))
+  traces.append(evaluate_and_emit.trace(shared, runs.key, runs.problem, params, contexts))
+  batches, metrics = traces[-1].out_info
+  traces.append(update.trace(shared, runs, batches, t))
+  metrics = jax.eval_shape(jax.vmap(with_health), metrics | shares)
+  return fingerprint.of(*(one.jaxpr for one in traces)), params, metrics
+
+
+def _num_devices(shared) -> int:
+  """Over which what is shared is split."""
+  return max(
+    (len(leaf.sharding.device_set) for leaf in jax.tree.leaves(shared) if isinstance(leaf, jax.Array)), default=1
+  )
+
+
+def _checked(metrics: Metrics) -> Metrics:
+  """Adds `finite`, a run's own."""
+  return jax.tree.map(np.asarray, jax.vmap(with_health)(metrics))
+
+
+def _pooled(task, data: Data, num_generations: int) -> Data:
+  """All rows of a generation as one batch of a capacity that no workflow exceeds, so that `fit` compiles once for all."""
+  if data.rows is None or task.summary is not None:
+    return data
+  rows, weight = storage.flat(data)
+  spare = max(num_generations * task.num_samples - weight.shape[0], 0)
+  pad = lambda x: jnp.pad(x, [(0, spare)] + [(0, 0)] * (x.ndim - 1))[None]
+  return Data(jax.tree.map(pad, rows), pad(weight), jnp.sum(weight)[None], jnp.ones(1), jnp.full(1, -1, jnp.int32))
+
+
+def _stacked(seen: list[Metrics]) -> Metrics:
+  return jax.tree.map(lambda *x: np.stack(x, axis=1), *seen)
+
+
+def _report(cell: Cell, seeds: range, t: int, metrics: Metrics, primary: str, pace: str) -> None:
+  value = f"{primary} {np.mean(metrics[primary]):.4g}, " if primary in metrics else ""
+  print(f"  {cell}, seeds {seeds.start} to {seeds.stop - 1}, generation {t}: {value}{pace}", flush=True)
