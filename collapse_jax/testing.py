@@ -19,7 +19,7 @@ from collapse_jax import store as storage
 from collapse_jax import workflows as workflow_library
 from collapse_jax.random import new_key
 from collapse_jax.refused import Refused
-from collapse_jax.sweeps import fingerprint, grid
+from collapse_jax.sweeps import fingerprint, grid, sweep
 from collapse_jax.types import Array, Context, Data, Summary, TaskSetting, Workflow
 
 __all__ = ["WORKFLOWS", "Failed", "Finding", "check_task", "check_transform", "check_workflow"]
@@ -528,6 +528,9 @@ def _watched(task: TaskSetting, report: _Report, fill) -> TaskSetting:
     fit=fit,
     sample=sample,
     evaluate=_intact(report, "evaluate", task.evaluate),
+    absorbed=task.absorbed,
+    next_token=task.next_token,
+    predict=task.predict,
     fresh=None if fresh is None else lambda key, problem: _filled(fresh(key, problem), fill),
     rows=None if rows is None else lambda: _watched(rows(), report, fill),
   )
@@ -561,7 +564,8 @@ def _filled(data: Data, fill, used=None) -> Data:
     here = unused.reshape(slots, num, *[1] * (x.ndim - 2)) & (fill != _PLAIN)
     return jnp.where(here, other.reshape([1] * x.ndim), x)
 
-  return data._replace(rows=jax.tree.map(filled, data.rows))
+  rows = jax.tree.map(filled, data.rows)  # the same data, as far as it counts
+  return data._replace(rows=rows, summary=data.summary, draw=data.draw, latent=data.latent)
 
 
 def _has_rows(task, workflow) -> bool:
@@ -801,10 +805,35 @@ def _check_absorbed(task, ran, report) -> None:
           break
 
 
+def _reads_rows(task: TaskSetting) -> bool:
+  """Whether `sample` draws from stored rows: other ones where batches are poured into one, as the driver "steps" does."""
+
+  def draw(rows, problem, params, context):
+    return task.sample(new_key(0), problem, params, context._replace(num=num, data=context.data._replace(**rows)))
+
+  def begin(key):
+    problem, real = task.init(key)
+    context = _context(task, problem, real)
+    return problem, task.fit(key, problem, context), context._replace(num=None)
+
+  num = task.num_samples
+  if task.rows is not None:
+    return False
+  problem, params, context = jax.eval_shape(begin, new_key(0))
+  rows = {"rows": context.data.rows, "summary": context.data.summary}
+  program = jax.make_jaxpr(draw)(rows, problem, params, context).jaxpr
+  given = program.invars[: len(jax.tree.leaves(context.data.rows))]
+  return any(variable is one for equation in program.eqns for variable in equation.invars for one in given)
+
+
 def _check_drivers(task, ran: Mapping[str, _Ran], num_seeds, report) -> None:
   """The drivers of a sweep, beside runs on their own."""
+  drawn = _reads_rows(task)
   for driver, num_generations, metrics in _swept(task, ran, num_seeds):
     for text, found in metrics.items():
+      if drawn and driver == "steps" and text not in ("replace", "grown_replace"):
+        report.note("drivers: sample draws from stored rows, of which the driver 'steps' draws others by the same law")
+        continue
       own = ran[text].metrics
       for name in own.keys() & found.keys():
         value = found[name]
@@ -814,23 +843,17 @@ def _check_drivers(task, ran: Mapping[str, _Ran], num_seeds, report) -> None:
           report.find(
             "drivers",
             f"{name} under {text}",
-            f"is {own[name][0]} by cj.run and {value[0]} by driver {driver!r}: fit and sample must not depend on how batches are laid out in slots, "
-            "nor on anything but their arguments.",
+            f"is {own[name][0]} by cj.run and {value[0]} by driver {driver!r}: fit and sample must not depend on how batches "
+            "are laid out in slots, nor on anything but their arguments.",
           )
 
 
 def _swept(task, ran, num_seeds) -> Iterator[tuple[str, int, dict[str, dict[str, np.ndarray]]]]:
   """(driver, generations, workflow -> metrics) of each driver."""
-  from collapse_jax.sweeps import scheduler, steps
-
-  drivers = {
-    "scan": scheduler.sweep,
-    "steps": lambda task, *arguments, **keywords: steps.sweep(lambda: task, *arguments, **keywords),
-  }
-  for driver, sweep in drivers.items():
+  for driver in ("scan", "steps"):
     for num_generations in sorted({one.num_generations for one in ran.values()}):
       flows = {text: one.workflow for text, one in ran.items() if one.num_generations == num_generations}
-      results = sweep(task, flows, {}, num_generations=num_generations, num_seeds=num_seeds)
+      results = sweep(task, flows, {}, num_generations=num_generations, num_seeds=num_seeds, driver=driver)
       each = {}
       for text in flows:
         cell = results.sel(workflow=text)

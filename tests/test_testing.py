@@ -49,7 +49,7 @@ def clipped(wrong):
   def sample(key, problem, params, context):
     data, metrics = base.sample(key, problem, params, context)
     rows = jnp.clip(data.rows, -0.5, 0.5)
-    return data._replace(rows=rows) if wrong else store.batch(rows[0]), metrics
+    return data._replace(rows=rows, summary=data.summary) if wrong else store.with_rows(data, rows), metrics
 
   base = tasks.gaussian(1, N, draws="rows")
   return base._replace(sample=sample)
@@ -61,7 +61,9 @@ def clipped_after_summary(wrong):
   def sample(key, problem, params, context):
     data, metrics = base.sample(key, problem, params, context)
     rows = jnp.clip(data.rows, -0.5, 0.5)
-    return data._replace(rows=rows, summary=None) if wrong else store.batch(rows[0]), metrics
+    return data._replace(rows=rows, draw=data.draw, latent=data.latent) if wrong else store.with_rows(
+      data, rows
+    ), metrics
 
   base = tasks.gaussian(1, N, draws="rows")
   return base._replace(sample=sample)
@@ -78,7 +80,7 @@ def innovating(wrong):
     swap = jax.random.uniform(swap_key, (context.num,)) < 0.1
     return store.batch(jnp.where(swap, new, data.rows[0])), metrics
 
-  return base._replace(sample=sample, absorbed=None if wrong is False else base.absorbed)
+  return base._replace(sample=sample, absorbed=base.absorbed if wrong else None)
 
 
 def empty_slots_read(wrong):
@@ -245,7 +247,7 @@ def draws_of_the_horizon(wrong):
 
 
 def law_of_another_length(wrong):
-  Expected = cj.types.Expected
+  Expected = cj.Expected
   predict = lambda schedule: {"error": Expected(np.ones(len(schedule.sizes) + wrong))}
   return mean_of_rows(predict=predict)
 
@@ -403,7 +405,7 @@ def _clip(broken):
     def sample(key, problem, params, context):
       data, metrics = task.sample(key, problem, params, context)
       rows = jnp.clip(data.rows, -0.5, 0.5)
-      return data._replace(rows=rows) if broken else store.batch(rows[0]), metrics
+      return data._replace(rows=rows, summary=data.summary) if broken else store.with_rows(data, rows), metrics
 
     return task._replace(sample=sample, absorbed=None)
 
@@ -452,7 +454,7 @@ def _best_of_all(broken):
 
 
 def _predicting():
-  law = lambda schedule: {"error": cj.types.Expected(np.ones(len(schedule.sizes)))}
+  law = lambda schedule: {"error": cj.Expected(np.ones(len(schedule.sizes)))}
   return {"mine": mean_of_rows(predict=law, metrics=dict(mean_of_rows().metrics))}
 
 
