@@ -523,17 +523,15 @@ def _watched(task: TaskSetting, report: _Report, fill) -> TaskSetting:
     return _filled(batch, fill, context.used), metrics
 
   fresh, rows = task.fresh, task.rows
-  return task._replace(
-    init=init,
-    fit=fit,
-    sample=sample,
-    evaluate=_intact(report, "evaluate", task.evaluate),
-    absorbed=task.absorbed,
-    next_token=task.next_token,
-    predict=task.predict,
-    fresh=None if fresh is None else lambda key, problem: _filled(fresh(key, problem), fill),
-    rows=None if rows is None else lambda: _watched(rows(), report, fill),
-  )
+  watched = {
+    "init": init,
+    "fit": fit,
+    "sample": sample,
+    "evaluate": _intact(report, "evaluate", task.evaluate),
+    "fresh": None if fresh is None else lambda key, problem: _filled(fresh(key, problem), fill),
+    "rows": None if rows is None else lambda: _watched(rows(), report, fill),
+  }
+  return TaskSetting(**task._asdict() | watched)  # _replace would drop what is known of the task
 
 
 def _filled(data: Data, fill, used=None) -> Data:
@@ -564,8 +562,7 @@ def _filled(data: Data, fill, used=None) -> Data:
     here = unused.reshape(slots, num, *[1] * (x.ndim - 2)) & (fill != _PLAIN)
     return jnp.where(here, other.reshape([1] * x.ndim), x)
 
-  rows = jax.tree.map(filled, data.rows)  # the same data, as far as it counts
-  return data._replace(rows=rows, summary=data.summary, draw=data.draw, latent=data.latent)
+  return storage.same(data, rows=jax.tree.map(filled, data.rows))
 
 
 def _has_rows(task, workflow) -> bool:
