@@ -74,7 +74,8 @@ class _Report:
   def __init__(self, skip: Sequence[str]):
     self.findings: list[Finding] = []
     self.notes: list[str] = []
-    self._skip, self._known = frozenset(skip), set()
+    self._skip = frozenset(skip)
+    self._known: set[tuple[str, str]] = set()
 
   def find(self, check: str, where: str, text: str) -> None:
     if check not in self._skip and (check, text) not in self._known:
@@ -339,7 +340,7 @@ def _intact(report, name, function):
     leaves, structure = jax.tree.flatten(arguments)
     found = function(*arguments)
     after, structure_after = jax.tree.flatten(arguments)
-    if structure != structure_after or any(a is not b for a, b in zip(leaves, after)):
+    if str(structure) != str(structure_after) or any(a is not b for a, b in zip(leaves, after)):
       report.find(
         "mutation",
         name,
@@ -1062,6 +1063,6 @@ def _form(tree, from_axis: int = 0) -> str:
     else repr(x)
     for x in leaves
   ]
-  if len(texts) == 1 and structure == jax.tree.structure(0):
+  if jax.tree_util.treedef_is_leaf(structure):
     return texts[0]
   return str(jax.tree.unflatten(structure, texts)) if texts else str(structure)
