@@ -9,7 +9,12 @@ BOUNDS := tests/test_survival_directory.py tests/test_binaries.py tests/test_lm_
 NEWEST := $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python) $(shell command -v python3.13) \
   $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python) $(shell command -v python3.12) $(PYTHON))
 
-.PHONY: install run test bounds lint benchmark docs clean
+# Side by side; tests of one group share a process.
+PYTEST := -m pytest -q -n auto --maxprocesses=4 --dist=loadgroup
+# Percent of lines and branches that the fast tests run, rounded down: raised when more is measured, never lowered.
+FLOOR := 80
+
+.PHONY: install run test slow fast bounds lint mutants docs benchmark clean
 
 install: $(VENV)/installed
 
@@ -24,21 +29,32 @@ $(VENV)/installed: pyproject.toml
 run: install
 	$(BIN)/python -m experiments.reproduce --scale=$(SCALE) --output_dir=results/reproduce --overwrite
 
-test: install
-	$(BIN)/python -m pytest -q --durations=10 -n auto --maxprocesses=4 --dist=loadgroup
+# All tests, each once: long ones alone, for coverage takes its time and is that of the others.
+test: slow fast
+
+slow: install
+	$(BIN)/python $(PYTEST) --durations=10 -m slow
+
+fast: install
+	$(BIN)/python $(PYTEST) --durations=10 -m 'not slow' --cov --cov-fail-under=$(FLOOR)
+
+# One line wrong at a time; MUTANTS picks by a part of a name, or sets options.
+mutants: install
+	$(BIN)/python -m tests.mutants --jobs=2 $(MUTANTS)
 
 # With the lowest versions that pyproject.toml allows, and with the newest, on the newest Python that is found.
 bounds: install
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv venv --quiet --clear --python $(PYTHON) $(VENV)-lowest
 	$(BIN)/uv pip install --quiet --python $(VENV)-lowest --resolution lowest-direct -r pyproject.toml --extra test
-	PYTHONPATH=$(CURDIR) $(VENV)-lowest/bin/python -m pytest -q -n auto --maxprocesses=4 --dist=loadgroup -m 'not slow' $(BOUNDS)
+	PYTHONPATH=$(CURDIR) $(VENV)-lowest/bin/python $(PYTEST) -m 'not slow' $(BOUNDS)
 	$(BIN)/uv venv --quiet --clear --python $(NEWEST) $(VENV)-newest
 	$(BIN)/uv pip install --quiet --python $(VENV)-newest -r pyproject.toml --extra test
-	PYTHONPATH=$(CURDIR) $(VENV)-newest/bin/python -m pytest -q -n auto --maxprocesses=4 --dist=loadgroup -m 'not slow' $(BOUNDS)
+	PYTHONPATH=$(CURDIR) $(VENV)-newest/bin/python $(PYTEST) -m 'not slow' $(BOUNDS)
 
 lint: install
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy collapse_jax experiments
 
 # What is generated of the documentation.

@@ -1,57 +1,56 @@
 """A laboratory for model collapse: self-consuming training loops as pure, vectorised JAX functions."""
 
-import importlib
 from typing import TYPE_CHECKING
 
 from collapse_jax import forks as forks
+from collapse_jax import lazy
 
 if TYPE_CHECKING:
+  from collapse_jax import data as data
+  from collapse_jax import diagnostics as diagnostics
+  from collapse_jax import lm as lm
+  from collapse_jax import plotting as plotting
+  from collapse_jax import report as report
+  from collapse_jax import store as store
   from collapse_jax import tasks as tasks
+  from collapse_jax import testing as testing
+  from collapse_jax import theory as theory
+  from collapse_jax import training as training
   from collapse_jax import transforms as transforms
   from collapse_jax import workflows as workflows
+  from collapse_jax._citation import citation as citation
   from collapse_jax.diagnostics.definitions import diagnose as diagnose
   from collapse_jax.generation import advance as advance
   from collapse_jax.generation import run as run
   from collapse_jax.generation import start as start
+  from collapse_jax.refused import Refused as Refused
   from collapse_jax.sweeps import load as load
   from collapse_jax.sweeps import sweep as sweep
+  from collapse_jax.transforms import rewards as rewards
+  from collapse_jax.transforms import verifiers as verifiers
+  from collapse_jax.types import Context as Context
   from collapse_jax.types import Data as Data
+  from collapse_jax.types import Expected as Expected
+  from collapse_jax.types import MetricInfo as MetricInfo
+  from collapse_jax.types import Run as Run
+  from collapse_jax.types import Summary as Summary
   from collapse_jax.types import TaskSetting as TaskSetting
   from collapse_jax.types import Workflow as Workflow
 
 __version__ = "0.1.0"
 
+# Name -> the module that it is from; of modules themselves their package, "".
 _HOME = {
+  **dict.fromkeys(["Context", "Data", "Expected", "MetricInfo", "Run", "Summary", "TaskSetting", "Workflow"], "types"),
+  **dict.fromkeys(["advance", "run", "start"], "generation"),
+  **dict.fromkeys(["load", "sweep"], "sweeps"),
+  **dict.fromkeys(["rewards", "verifiers"], "transforms"),
+  **dict.fromkeys(["data", "diagnostics", "lm", "plotting", "report", "store", "tasks", "testing", "theory"], ""),
+  **dict.fromkeys(["training", "transforms", "workflows"], ""),
+  "Refused": "refused",
+  "citation": "_citation",
   "diagnose": "diagnostics",
-  "rewards": "transforms",
-  "verifiers": "transforms",
-  "advance": "generation",
-  "run": "generation",
-  "start": "generation",
-  "load": "sweeps",
-  "sweep": "sweeps",
-  "Data": "types",
-  "TaskSetting": "types",
-  "Workflow": "types",
 }
 
-
-def __getattr__(name: str):
-  """Imports on first use, so that `collapse_jax.data` and `.vocabulary` can check input before JAX is imported."""
-  if name in _HOME:
-    found = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-  elif name.startswith("_"):
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-  else:
-    try:
-      found = importlib.import_module(f"{__name__}.{name}")
-    except ModuleNotFoundError as error:
-      if error.name != f"{__name__}.{name}":
-        raise
-      raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-  globals()[name] = found
-  return found
-
-
-def __dir__():
-  return sorted({*globals(), *_HOME, "tasks", "transforms", "workflows", "theory", "diagnostics", "plotting", "report"})
+__all__ = sorted(_HOME)
+__getattr__, __dir__ = lazy.attach(__name__, _HOME)

@@ -238,6 +238,7 @@ class _TaskFields(NamedTuple):
   absorbed: Absorbed | None = None
   next_token: NextToken | None = None
   predict: Predict | None = None
+  cites: tuple[str, ...] = ()
 
 
 class TaskSetting(_TaskFields):
@@ -264,6 +265,7 @@ class TaskSetting(_TaskFields):
       are no sequences of tokens.
     predict: (schedule) -> {metric: Expected}, the law of the metrics, of fits that do not look at the previous model; None: none is
       known.
+    cites: where it comes from, for `citation`: numbers of arXiv, or whole BibTeX entries. A transform adds its own.
   """
 
   __slots__ = ()
@@ -327,6 +329,7 @@ class Workflow(NamedTuple):
     redrawn: fitted to a fresh subset of rows each generation, so rows are needed.
     absorbing: training data come from the last model alone and are always as many: after an absorbed model nothing changes.
     schedule: (num_samples, num_generations) -> `theory.Schedule`, what its laws are functions of; None: as `weights` say.
+    cites: where it comes from, as of a task.
   """
 
   init: StoreInit
@@ -337,6 +340,7 @@ class Workflow(NamedTuple):
   redrawn: bool = False
   absorbing: bool = False
   schedule: Callable[[Any, int], Any] | None = None
+  cites: tuple[str, ...] = ()
 
 
 class Run(NamedTuple):

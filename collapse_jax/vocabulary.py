@@ -12,6 +12,18 @@ import numpy as np
 
 from collapse_jax.refused import Refused
 
+# Choices that both a function and a flag take.
+DRAWS = ("auto", "law", "rows")
+BANDWIDTH_RULES = ("scott", "silverman", "scott_scaled", "silverman_scaled")
+KERNELS = ("gaussian", "tophat")
+LABELLED_DATASETS, LABELLED_GENERATORS = ("moons", "circles", "breast_cancer"), ("gaussian_mixture", "kde")
+RESAMPLING = ("none", "bootstrap")  # of the real rows of an ensemble
+EDIT_BASES, EDIT_MASKS = ("anchor", "chain"), ("fresh", "fixed", "disjoint")
+EDIT_NOISES = ("regenerated", "additive")
+LABELS_OF_LOGISTIC = ("model", "data")
+LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")
+TOKEN_BUDGETS = ("epochs", "steps", "tokens")
+
 LARGEST = 2**31 - 1  # of integers: more would not count in int32
 LONGEST = 100  # bytes of a file's name; file systems take 143 (eCryptfs) to 255, and there are endings to add
 

@@ -13,10 +13,27 @@ import numpy as np
 
 from collapse_jax import store as storage
 from collapse_jax import theory, vocabulary
+from collapse_jax._citation import citing
 from collapse_jax.refused import Refused
 from collapse_jax.types import Data, TaskSetting, Workflow
 
+__all__ = [
+  "accumulate",
+  "accumulate_subsample",
+  "grown_replace",
+  "mix",
+  "parse",
+  "replace",
+  "sliding_window",
+  "weights",
+]
 
+
+def __dir__() -> list[str]:
+  return __all__
+
+
+@citing("2305.17493", "2410.16713")
 def replace(num_emitted: int | None = None) -> Workflow:
   """Generation t is fitted to the output of model t - 1 only (Shumailov et al. 2023; Kazdan et al. 2410.16713).
 
@@ -24,6 +41,12 @@ def replace(num_emitted: int | None = None) -> Workflow:
     num_emitted: rows that each model emits; default num_samples, as many as there are real ones.
   Raises:
     ValueError: num_emitted is no integer of at least 1.
+
+  >>> import collapse_jax as cj
+  >>> cj.workflows.replace().weights(3)
+  array([[1., 0., 0.],
+         [0., 1., 0.],
+         [0., 0., 1.]])
   """
   vocabulary.check_num_emitted(num_emitted)
   return _scheduled(
@@ -31,6 +54,7 @@ def replace(num_emitted: int | None = None) -> Workflow:
   )._replace(absorbing=num_emitted is None)
 
 
+@citing("2404.01413")
 def accumulate(num_emitted: int | None = None) -> Workflow:
   """Generation t is fitted to all data so far, real and synthetic (Gerstgrasser et al. 2404.01413).
 
@@ -40,6 +64,12 @@ def accumulate(num_emitted: int | None = None) -> Workflow:
     num_emitted: rows that each model emits; default num_samples. With 1 a discrete task is Polya's urn.
   Raises:
     ValueError: num_emitted is no integer of at least 1.
+
+  >>> import collapse_jax as cj
+  >>> cj.workflows.accumulate().weights(3).round(3)
+  array([[1.   , 0.   , 0.   ],
+         [0.5  , 0.5  , 0.   ],
+         [0.333, 0.333, 0.333]])
   """
   vocabulary.check_num_emitted(num_emitted)
 
@@ -72,13 +102,28 @@ def accumulate(num_emitted: int | None = None) -> Workflow:
   )
 
 
+@citing("2410.16713")
 def accumulate_subsample() -> Workflow:
-  """Generation t is fitted to num_samples rows of all data so far, redrawn without replacement (2410.16713)."""
+  """Generation t is fitted to num_samples rows of all data so far, redrawn without replacement (2410.16713).
+
+  >>> import collapse_jax as cj
+  >>> cj.workflows.accumulate_subsample().redrawn
+  True
+  """
   return _scheduled(slots=lambda T: T, slot=lambda t: t, weights=_uniform_over_history, redrawn=True)
 
 
+@citing("2310.00429")
 def mix(real_fraction, fresh: bool = False, real_weight=None) -> Workflow:
   """All n real rows and n(1-f)/f rows of the last model, f = real_fraction (Bertrand et al. 2310.00429).
+
+  >>> import collapse_jax as cj
+  >>> cj.workflows.mix(0.2).weights(3)
+  array([[1. , 0. , 0. ],
+         [0.2, 0.8, 0. ],
+         [0.2, 0. , 0.8]])
+  >>> cj.workflows.mix(0.2).emit(100, 1)
+  400
 
   Args:
     real_fraction: share of real rows, in [0, 1], with 0 for `replace`; may be traced if the task draws from the exact law.
@@ -118,16 +163,31 @@ def mix(real_fraction, fresh: bool = False, real_weight=None) -> Workflow:
   )
 
 
+@citing("2404.01413")
 def grown_replace() -> Workflow:
-  """Generation t is fitted to num_samples * t rows, all of model t - 1 (Gerstgrasser et al. 2404.01413)."""
+  """Generation t is fitted to num_samples * t rows, all of model t - 1 (Gerstgrasser et al. 2404.01413).
+
+  >>> import collapse_jax as cj
+  >>> [cj.workflows.grown_replace().emit(100, t) for t in (1, 2, 3)]
+  [200, 300, 400]
+  """
   return _scheduled(slots=lambda T: 1, slot=lambda t: 0, weights=lambda T: np.eye(T), emit=lambda n, t: n * (t + 1))
 
 
 def sliding_window(size: int) -> Workflow:
   """Generation t is fitted to the last `size` batches; the real one counts while it is among them.
 
+  Args:
+    size: batches, at least 1; 1 is `replace`.
   Raises:
     ValueError: size is no integer of at least 1.
+
+  >>> import collapse_jax as cj
+  >>> cj.workflows.sliding_window(2).weights(4)
+  array([[1. , 0. , 0. , 0. ],
+         [0.5, 0.5, 0. , 0. ],
+         [0. , 0.5, 0.5, 0. ],
+         [0. , 0. , 0.5, 0.5]])
   """
   vocabulary.check_size(size)
   return _scheduled(
@@ -135,6 +195,7 @@ def sliding_window(size: int) -> Workflow:
   )
 
 
+@citing("2410.22812")
 def weights(table) -> Workflow:
   """Generation t is fitted to all batches so far, batch j with share table[t - 1][j] (Dey and Donoho 2410.22812).
 
@@ -144,6 +205,11 @@ def weights(table) -> Workflow:
     table: [T, T]; row t - 1 holds shares of batches 0..t-1 that sum to 1, and zeros.
   Raises:
     ValueError: not such a table, or (when a run starts) fewer rows than generations.
+
+  >>> import collapse_jax as cj
+  >>> cj.workflows.weights([[1, 0], [0.5, 0.5]]).weights(2)
+  array([[1. , 0. ],
+         [0.5, 0.5]])
   """
   vocabulary.check_table(table)
   table = np.asarray(table, float)

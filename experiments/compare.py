@@ -9,7 +9,10 @@ from pathlib import Path
 
 from absl import flags
 
-from . import common
+from collapse_jax.refused import Refused
+
+from . import common, flag_values
+from .directory import RESULTS
 
 
 def define():
@@ -21,13 +24,11 @@ def load(directory: str) -> dict:
   """name -> Dataset of every results.nc below a directory."""
   path = Path(directory)
   if not path.is_dir():
-    raise common.UsageError(f"{directory} is no directory; name the --output_dir of an experiment.")
+    raise Refused(f"{directory} is no directory; name the --output_dir of an experiment.")
   hidden = lambda file: any(part.startswith(".") for part in file.relative_to(path).parts)  # half written
-  files = sorted(file for file in path.rglob(common.RESULTS) if not hidden(file))
+  files = sorted(file for file in path.rglob(RESULTS) if not hidden(file))
   if not files:
-    raise common.UsageError(
-      f"{directory} holds no {common.RESULTS}; run an experiment with --output_dir={directory} first."
-    )
+    raise Refused(f"{directory} holds no {RESULTS}; run an experiment with --output_dir={directory} first.")
   import collapse_jax
   from collapse_jax import diagnostics
 
@@ -36,9 +37,9 @@ def load(directory: str) -> dict:
     try:
       found[str(file.parent)] = results = collapse_jax.load(file)
       diagnostics.complete(results)
-    except ValueError as error:
+    except Refused as error:
       reason = str(error) if str(file) in str(error) else f"{file} cannot be read as results: {error}"
-      raise common.UsageError(f"{reason} Run its experiment again.") from None
+      raise Refused(f"{reason} Run its experiment again.") from None
   return found
 
 
@@ -65,21 +66,21 @@ def table(rows) -> str:
 
 def main(directories):
   if not directories:
-    raise common.UsageError("name a directory with results: python -m experiments.compare DIR")
+    raise Refused("name a directory with results: python -m experiments.compare DIR")
   experiments = {name: results for directory in directories for name, results in load(directory).items()}
   from collapse_jax.diagnostics import published
 
   try:
     rows, unmatched = published.compare(experiments)
-  except ValueError as error:
-    raise common.UsageError(f"{directories[0]}: {error}") from None
+  except Refused as error:
+    raise Refused(f"{directories[0]}: {error}") from None
   print(table(rows) if rows else "no cell of these results has a published value")
   agreeing = sum(row["agrees"] for row in rows)
   print(
     f"{agreeing} of {len(rows)} agree (within the tolerance, or 4 standard errors); {unmatched} published values have "
     "no cell in these results"
   )
-  if common.FLAGS.strict and agreeing < len(rows):
+  if flag_values.FLAGS.strict and agreeing < len(rows):
     raise SystemExit(1)
 
 

@@ -10,7 +10,7 @@ Expected: mean reward rises and its variance falls until one mode is left; with 
 
 from absl import flags
 
-from . import common
+from . import common, flag_values
 
 SETTINGS = ("ring", "digits", "gaussian", "two_types")
 ABOUT = {
@@ -21,8 +21,8 @@ ABOUT = {
 
 def define():
   """Flags of this binary."""
-  common.define_common(num_samples="400", num_generations=12, num_seeds=10, workflows=None, temperatures=False)
-  common.define_compare()
+  flag_values.define_common(num_samples="400", num_generations=12, num_seeds=10, workflows=None, temperatures=False)
+  flag_values.define_compare()
   flags.DEFINE_string("setting", "ring", f"One of {', '.join(SETTINGS)}.")
   flags.DEFINE_string("num_candidates", "2,8", "Comma list: K, at least 2.")
   flags.DEFINE_string("real_fractions", "0,0.5", "Comma list: share of real rows in training; 0: none.")
@@ -77,12 +77,12 @@ def simulate(setting, num_candidates, real_fractions, flip_shares, num_samples, 
 def read():
   """Options of `simulate`, from validated flags."""
   return {
-    "setting": common.choice("setting", SETTINGS),
-    "num_candidates": common.integers("num_candidates", 2),
-    "real_fractions": common.shares("real_fractions"),
-    "flip_shares": common.shares("flip_shares"),
-    "num_samples": common.integers("num_samples", 2),
-  } | common.related_options()
+    "setting": flag_values.choice("setting", SETTINGS),
+    "num_candidates": flag_values.integers("num_candidates", 2),
+    "real_fractions": flag_values.shares("real_fractions"),
+    "flip_shares": flag_values.shares("flip_shares"),
+    "num_samples": flag_values.integers("num_samples", 2),
+  } | flag_values.related_options()
 
 
 def main():

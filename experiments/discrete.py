@@ -9,12 +9,12 @@ ended at --num_generations are marked in `censored`.
 
 from absl import flags
 
-from . import common
+from . import common, flag_values
 
 
 def define():
   """Flags of this binary."""
-  common.define_common(num_samples="10,100,1000", num_generations=12_000, workflows="replace", record_every=10)
+  flag_values.define_common(num_samples="10,100,1000", num_generations=12_000, workflows="replace", record_every=10)
   flags.DEFINE_string("num_outcomes", "10,100,1000,10000,100000", "Comma list: outcomes of the uniform truth.")
 
 
@@ -38,11 +38,11 @@ def simulate(workflows, num_outcomes, num_samples, temperatures=(1.0,), **option
 def read():
   """Options of `simulate`, from validated flags."""
   options = {
-    "num_outcomes": common.integers("num_outcomes", 2),
-    "num_samples": common.integers("num_samples", 2),
-    "temperatures": common.positives("temperatures"),
-  } | common.common_options()
-  return options | {"workflows": common.check_workflows(law=False)}
+    "num_outcomes": flag_values.integers("num_outcomes", 2),
+    "num_samples": flag_values.integers("num_samples", 2),
+    "temperatures": flag_values.positives("temperatures"),
+  } | flag_values.common_options()
+  return options | {"workflows": flag_values.check_workflows(law=False)}
 
 
 def main():

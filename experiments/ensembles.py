@@ -9,17 +9,17 @@ cross entropy and Brier score), and they last longer over generations.
 
 from absl import flags
 
-from . import common
+from collapse_jax.vocabulary import LABELLED_DATASETS, LABELLED_GENERATORS, RESAMPLING
 
-DATASETS, GENERATORS = ("moons", "circles", "breast_cancer"), ("gaussian_mixture", "kde")
+from . import common, flag_values
 
 
 def define():
   """Flags of this binary."""
-  common.define_common(num_samples="200", num_generations=4, num_seeds=10, workflows=None, temperatures=False)
-  common.define_compare()
-  flags.DEFINE_string("datasets", "moons,circles,breast_cancer", f"Comma list among {', '.join(DATASETS)}.")
-  flags.DEFINE_string("generators", "gaussian_mixture,kde", f"Comma list among {', '.join(GENERATORS)}.")
+  flag_values.define_common(num_samples="200", num_generations=4, num_seeds=10, workflows=None, temperatures=False)
+  flag_values.define_compare()
+  flags.DEFINE_string("datasets", "moons,circles,breast_cancer", f"Comma list among {', '.join(LABELLED_DATASETS)}.")
+  flags.DEFINE_string("generators", "gaussian_mixture,kde", f"Comma list among {', '.join(LABELLED_GENERATORS)}.")
   flags.DEFINE_string("num_members", "1,5,20", "Comma list: generators, each with its own sample; 1: no ensemble.")
   flags.DEFINE_string(
     "resample_real", "none", "none, or bootstrap: each member is fitted to rows drawn with replacement."
@@ -55,12 +55,12 @@ def simulate(datasets, generators, num_members, num_samples, resample_real="none
 def read():
   """Options of `simulate`, from validated flags."""
   return {
-    "datasets": common.choices("datasets", DATASETS),
-    "generators": common.choices("generators", GENERATORS),
-    "num_members": common.integers("num_members"),
-    "num_samples": common.integers("num_samples", 2),
-    "resample_real": common.choice("resample_real", ("none", "bootstrap")),
-  } | common.related_options()
+    "datasets": flag_values.choices("datasets", LABELLED_DATASETS),
+    "generators": flag_values.choices("generators", LABELLED_GENERATORS),
+    "num_members": flag_values.integers("num_members"),
+    "num_samples": flag_values.integers("num_samples", 2),
+    "resample_real": flag_values.choice("resample_real", RESAMPLING),
+  } | flag_values.related_options()
 
 
 def main():

@@ -9,14 +9,16 @@ end at 0 or 1 under `replace` (`collapse_generation`). "median" is a Gaussian wh
 
 from absl import flags
 
-from . import common
+from collapse_jax.vocabulary import DRAWS
+
+from . import common, flag_values
 
 FAMILIES = ("bernoulli", "poisson", "exponential", "gaussian", "median")
 
 
 def define():
   """Flags of this binary."""
-  common.define_common(num_samples="10,100,1000")
+  flag_values.define_common(num_samples="10,100,1000")
   flags.DEFINE_string("families", "bernoulli,poisson,exponential,gaussian", f"Comma list among {', '.join(FAMILIES)}.")
   flags.DEFINE_string("draws", "auto", "law, rows, or auto: the exact law where a workflow does not need rows.")
 
@@ -40,14 +42,14 @@ def simulate(workflows, families, num_samples, temperatures=(1.0,), draws="auto"
 
 def read():
   """Options of `simulate`, from validated flags."""
-  draws = common.choice("draws", ("auto", "law", "rows"))
+  draws = flag_values.choice("draws", DRAWS)
   options = {
-    "families": common.choices("families", FAMILIES),
-    "num_samples": common.integers("num_samples", 2),
-    "temperatures": common.positives("temperatures"),
+    "families": flag_values.choices("families", FAMILIES),
+    "num_samples": flag_values.integers("num_samples", 2),
+    "temperatures": flag_values.positives("temperatures"),
     "draws": draws,
-  } | common.common_options()
-  return options | {"workflows": common.check_workflows(draws == "law")}
+  } | flag_values.common_options()
+  return options | {"workflows": flag_values.check_workflows(draws == "law")}
 
 
 def main():

@@ -8,12 +8,14 @@ cores. Expected: `replace` loses its covariance at the rate (1 - 1/n)^t, both ac
 
 from absl import flags
 
-from . import common
+from collapse_jax.vocabulary import DRAWS
+
+from . import common, flag_values
 
 
 def define():
   """Flags of this binary."""
-  common.define_common()
+  flag_values.define_common()
   flags.DEFINE_string("dims", "1,3,10,31,100", "Comma list: dimensions.")
   flags.DEFINE_string("noise_vars", "1", "Comma list: variance of the truth per coordinate.")
   flags.DEFINE_string("draws", "auto", "law, rows, or auto: the exact law where a workflow does not need rows.")
@@ -55,18 +57,18 @@ def simulate(
 
 def read():
   """Options of `simulate`, from validated flags."""
-  flag = common.FLAGS
-  draws = common.choice("draws", ("auto", "law", "rows"))
+  flag = flag_values.FLAGS
+  draws = flag_values.choice("draws", DRAWS)
   options = {
-    "dims": common.integers("dims"),
-    "num_samples": common.integers("num_samples", 2),
-    "noise_vars": common.positives("noise_vars"),
-    "temperatures": common.positives("temperatures"),
+    "dims": flag_values.integers("dims"),
+    "num_samples": flag_values.integers("num_samples", 2),
+    "noise_vars": flag_values.positives("noise_vars"),
+    "temperatures": flag_values.positives("temperatures"),
     "draws": draws,
     "unbiased": flag.unbiased,
     "wasserstein2": flag.wasserstein2,
-  } | common.common_options()
-  return options | {"workflows": common.check_workflows(draws == "law")}
+  } | flag_values.common_options()
+  return options | {"workflows": flag_values.check_workflows(draws == "law")}
 
 
 def main():

@@ -7,43 +7,35 @@ The defaults are the paper's: 3 workflows x 4 data sets x 3 bandwidths x 5 num_s
 --datasets also takes a path to a CSV file of numeric columns, or `<(command)`, and blobs_mismatched for the published blobs figure.
 """
 
-import functools
-
 from absl import flags
 
-from . import common
+from collapse_jax.refused import Refused
+from collapse_jax.vocabulary import BANDWIDTH_RULES, DRAWS, KERNELS
 
-RULES = ("scott", "silverman", "scott_scaled", "silverman_scaled")
+from . import common, flag_values
 
 
 def define():
   """Flags of this binary."""
-  common.define_common()
+  flag_values.define_common()
   flags.DEFINE_string("datasets", "blobs,circles,moons,swiss_roll", "Comma list: names, or paths to CSV files.")
-  flags.DEFINE_string("bandwidths", "0.1,0.5,1", f"Comma list: numbers, or {', '.join(RULES)}.")
+  flags.DEFINE_string("bandwidths", "0.1,0.5,1", f"Comma list: numbers, or {', '.join(BANDWIDTH_RULES)}.")
   flags.DEFINE_string("kernels", "gaussian", "Comma list: gaussian, tophat.")
   flags.DEFINE_string("num_test", "500", "Test rows, from the same truth as the training rows.")
   flags.DEFINE_string("draws", "auto", "auto or rows; this task has no exact law.")
-
-
-def factory(num_test: int = 500):
-  """A task factory for `sweep` that reads each data set once, and the function that gives them."""
-  from collapse_jax import tasks
-  from collapse_jax.data import generators
-
-  dataset_of = functools.cache(lambda name: generators.get(name, num_test))
-
-  def task(dataset, bandwidth, kernel, num_samples, temperature=1.0):
-    return tasks.kde(dataset_of(dataset), num_samples, bandwidth, kernel, num_test=num_test, temperature=temperature)
-
-  return task, dataset_of
 
 
 def simulate(
   workflows, datasets, num_samples, bandwidths, kernels=("gaussian",), temperatures=(1.0,), num_test=500, **options
 ):
   """The sweep behind this binary; None after a dry run."""
-  task, dataset_of = factory(num_test)
+  dataset_of = common.read_once(num_test)
+
+  def task(dataset, bandwidth, kernel, num_samples, temperature):
+    from collapse_jax import tasks
+
+    return tasks.kde(dataset_of(dataset), num_samples, bandwidth, kernel, num_test=num_test, temperature=temperature)
+
   axes = {
     "dataset": list(datasets),
     "bandwidth": list(bandwidths),
@@ -58,46 +50,21 @@ def simulate(
   return results.assign_coords(dataset_note=("dataset", [dataset_of(name).note for name in datasets]))
 
 
-def bandwidths(name="bandwidths"):
-  values = []
-  for item in common.items(name):
-    try:
-      values.append(item if item in RULES else float(item))
-    except ValueError:
-      values.append(-1.0)
-    if not isinstance(values[-1], str) and not 0 < values[-1] < float("inf"):
-      raise common.UsageError(f"--{name} must be numbers above 0 or among {', '.join(RULES)}, got {item!r}.")
-  return values
-
-
-def check_datasets(names):
-  """Loads real data before JAX starts, so that a bad file ends at once."""
-  from collapse_jax.data import real_data
-
-  for name in names:
-    try:
-      real_data.check(name)
-    except ValueError as error:
-      raise common.UsageError(f"--datasets: {error}") from None
-  return names
-
-
 def read():
   """Options of `simulate`, from validated flags."""
-  if common.choice("draws", ("auto", "rows", "law")) == "law":
-    raise common.UsageError(
+  if flag_values.choice("draws", DRAWS) == "law":
+    raise Refused(
       "--draws=law is not possible: a kernel density estimate has no exact law of its batches; use auto or rows."
     )
   options = {
-    "datasets": common.items("datasets"),
-    "num_samples": common.integers("num_samples", 2),
-    "bandwidths": bandwidths(),
-    "kernels": common.choices("kernels", ("gaussian", "tophat")),
-    "temperatures": common.positives("temperatures"),
-    "num_test": common.integer("num_test"),
-  } | common.common_options()
-  check_datasets(options["datasets"])
-  return options | {"workflows": common.check_workflows(law=False)}
+    "datasets": flag_values.datasets(),
+    "num_samples": flag_values.integers("num_samples", 2),
+    "bandwidths": flag_values.bandwidths(),
+    "kernels": flag_values.choices("kernels", KERNELS),
+    "temperatures": flag_values.positives("temperatures"),
+    "num_test": flag_values.integer("num_test"),
+  } | flag_values.common_options()
+  return options | {"workflows": flag_values.check_workflows(law=False)}
 
 
 def main():

@@ -9,18 +9,21 @@ anew; on the real labels ("anchor") it comes to rest at 1 + m (2 - m) / (1 - m^2
 
 from absl import flags
 
-from . import common
+from collapse_jax.refused import Refused
+from collapse_jax.vocabulary import EDIT_BASES, EDIT_MASKS, EDIT_NOISES
 
-BASES, MASKS, NOISES = ("anchor", "chain"), ("fresh", "fixed", "disjoint"), ("regenerated", "additive")
+from . import common, flag_values
 
 
 def define():
   """Flags of this binary."""
-  common.define_common(num_samples="1000", num_generations=12, num_seeds=400, workflows="replace", temperatures=False)
-  common.define_compare()
-  flags.DEFINE_string("bases", "anchor,chain", f"Comma list among {', '.join(BASES)}: which labels are edited.")
-  flags.DEFINE_string("masks", "fresh,fixed,disjoint", f"Comma list among {', '.join(MASKS)}.")
-  flags.DEFINE_string("noises", "regenerated,additive", f"Comma list among {', '.join(NOISES)}.")
+  flag_values.define_common(
+    num_samples="1000", num_generations=12, num_seeds=400, workflows="replace", temperatures=False
+  )
+  flag_values.define_compare()
+  flags.DEFINE_string("bases", "anchor,chain", f"Comma list among {', '.join(EDIT_BASES)}: which labels are edited.")
+  flags.DEFINE_string("masks", "fresh,fixed,disjoint", f"Comma list among {', '.join(EDIT_MASKS)}.")
+  flags.DEFINE_string("noises", "regenerated,additive", f"Comma list among {', '.join(EDIT_NOISES)}.")
   flags.DEFINE_string("shares", "0.1,0.25", "Comma list: share of the labels that is edited in a generation.")
   flags.DEFINE_string("dims", "2", "Comma list: dimensions, far below num_samples where theory is to hold.")
 
@@ -48,18 +51,18 @@ def simulate(workflows, bases, masks, noises, shares, dims, num_samples, compare
 
 def read():
   """Options of `simulate`, from validated flags."""
-  dims, num_samples = common.integers("dims"), common.integers("num_samples", 2)
+  dims, num_samples = flag_values.integers("dims"), flag_values.integers("num_samples", 2)
   if max(dims) >= min(num_samples):
-    raise common.UsageError(f"--dims must be below --num_samples, got {max(dims)}.")
+    raise Refused(f"--dims must be below --num_samples, got {max(dims)}.")
   options = {
-    "bases": common.choices("bases", BASES),
-    "masks": common.choices("masks", MASKS),
-    "noises": common.choices("noises", NOISES),
-    "shares": common.shares("shares", zero=False),
+    "bases": flag_values.choices("bases", EDIT_BASES),
+    "masks": flag_values.choices("masks", EDIT_MASKS),
+    "noises": flag_values.choices("noises", EDIT_NOISES),
+    "shares": flag_values.shares("shares", zero=False),
     "dims": dims,
     "num_samples": num_samples,
   }
-  return options | common.related_options() | {"workflows": common.check_workflows(law=False)}
+  return options | flag_values.related_options() | {"workflows": flag_values.check_workflows(law=False)}
 
 
 def main():

@@ -22,9 +22,11 @@ from absl import flags, logging
 
 from collapse_jax import vocabulary
 from collapse_jax.data import files
+from collapse_jax.refused import Refused
 from collapse_jax.sweeps import chunks
+from collapse_jax.vocabulary import EDIT_BASES, EDIT_MASKS, LORA_TARGETS, TOKEN_BUDGETS
 
-from . import common, token_editing, watching
+from . import common, flag_values, watching
 
 TINY: dict[str, Any] = {"max_seq_len": 64, "batch_size": 16, "learning_rate": 1e-3, "num_samples": 256}
 NUM_SHOWN = 3
@@ -62,7 +64,7 @@ def define_model(num_samples: bool = True) -> None:
   flags.DEFINE_string("budget", "epochs", "epochs, steps or tokens: what is held equal over generations.")
   flags.DEFINE_string("budget_amount", "1", "How much of that.")
   flags.DEFINE_string("lora_rank", "0", "Rank of low-rank adapters; 0: full fine-tuning.")
-  flags.DEFINE_string("lora_targets", "query,key,value,out,gate,up,down", "Comma list of kernels with adapters.")
+  flags.DEFINE_string("lora_targets", ",".join(LORA_TARGETS), "Comma list of kernels with adapters.")
   flags.DEFINE_string("dtype", "float32", "float32 or bfloat16, of matrix products; training keeps float32 weights.")
   flags.DEFINE_boolean("remat", False, "Compute activations again in the backward pass, to save memory.")
   flags.DEFINE_string("sample_batch_size", "0", "Sequences sampled at once; 0: a quarter of num_samples.")
@@ -72,7 +74,7 @@ def define_model(num_samples: bool = True) -> None:
 def define():
   """Flags of this binary."""
   define_model()
-  flags.DEFINE_string("workflows", common.PAPER_WORKFLOWS, "Comma list, e.g. replace,accumulate,mix(0.2).")
+  flags.DEFINE_string("workflows", flag_values.PAPER_WORKFLOWS, "Comma list, e.g. replace,accumulate,mix(0.2).")
   flags.DEFINE_string("num_generations", "5", "Generations T.")
   flags.DEFINE_string("num_seeds", "3", "Runs per cell.")
   flags.DEFINE_string("temperatures", "1", "Comma list: divides logits when sampling.")
@@ -89,8 +91,8 @@ def define():
   flags.DEFINE_string("edit_top_k", "8", "Tokens that are drawn from.")
   flags.DEFINE_string("edit_beta", "1", "Divides their log probabilities.")
   flags.DEFINE_string("edit_base", "anchor", "anchor: the real text is edited each time; chain: what was edited last.")
-  flags.DEFINE_string("edit_mask", "fresh", f"One of {', '.join(token_editing.MASKS)}.")
-  common.define_shared()
+  flags.DEFINE_string("edit_mask", "fresh", f"One of {', '.join(EDIT_MASKS)}.")
+  flag_values.define_shared()
 
 
 @functools.cache
@@ -101,15 +103,13 @@ def load_model(name: str, dtype: str, dataset: str, abstract: bool = False):
   from collapse_jax import lm
   from collapse_jax.lm import presets, text, tiny
 
-  try:
+  with flag_values.given_as("model", name):
     if name in presets.NAMES:
       return presets.build(name, documents.train, dtype, abstract)
     model = tiny.load(dtype) if name == "tiny" else lm.load(name, dtype)
     if model.tokenizer is None:
-      raise ValueError("there is no tokenizer with it")
+      raise Refused("there is no tokenizer with it")
     text.special_ids(model.tokenizer)
-  except ValueError as error:
-    raise common.UsageError(f"--model={name}: {error}") from None
   return model
 
 
@@ -117,11 +117,9 @@ def check_dataset(name: str) -> None:
   """Loads text before JAX is imported, so that a bad file ends at once; what lies on the hub waits."""
   from collapse_jax.lm import text
 
-  try:
+  with flag_values.given_as("dataset", name):
     if text.is_on_hub(name):
       return
-  except ValueError as error:
-    raise common.UsageError(f"--dataset={name}: {error}") from None
   load_documents(name)
 
 
@@ -130,10 +128,8 @@ def load_documents(dataset: str):
   """`text.Splits`; a usage error where they cannot be had."""
   from collapse_jax.lm import text
 
-  try:
+  with flag_values.given_as("dataset", dataset):
     return text.splits(dataset)
-  except ValueError as error:
-    raise common.UsageError(f"--dataset={dataset}: {error}") from None
 
 
 def load_rows(
@@ -150,20 +146,16 @@ def load_rows(
   documents = load_documents(dataset)
   sides = {"train": documents.train, "test": documents.test}
   plain = not (pairs and any(one.text.startswith(text.USER) for side in sides.values() for one in side))
-  try:
+  with flag_values.given_as("dataset", dataset):
     rows = {
       split: text.to_rows(
         model.tokenizer, side, max_seq_len, model.config.vocab_size, not plain, on_malformed == "keep"
       )
       for split, side in sides.items()
     }
-  except ValueError as error:
-    raise common.UsageError(f"--dataset={dataset}: {error}") from None
   for split, one in rows.items():
     if not len(one.length):
-      raise common.UsageError(
-        f"--dataset={dataset} gives no {split} rows: {_why_none(one, sides[split], max_seq_len, plain)}."
-      )
+      raise Refused(f"--dataset={dataset} gives no {split} rows: {_why_none(one, sides[split], max_seq_len, plain)}.")
   train, test = rows["train"], rows["test"]
   total = lambda field: sum(getattr(one, field) for one in rows.values())
   about = {
@@ -180,7 +172,7 @@ def load_rows(
     "split_by": documents.split_by,
     "train_sha256": text.fingerprint(documents.train),
     "test_sha256": text.fingerprint(documents.test),
-    "base_sha256": "" if common.dry_run() else tiny.weights_hash(model),
+    "base_sha256": "" if flag_values.dry_run() else tiny.weights_hash(model),
   }
   if common.is_first_process():
     changed = next((one.changed for one in rows.values() if one.num_changed), ("", ""))
@@ -267,7 +259,7 @@ def simulate(
     chunk_size: seeds in one program; 0: all for tiny and for adapters, else 1.
   """
   common.prepare_jax()
-  base = load_model(model, dtype, dataset, abstract=common.dry_run())
+  base = load_model(model, dtype, dataset, abstract=flag_values.dry_run())
   from collapse_jax import sweeps, tasks, transforms
   from collapse_jax.lm import sharding, text, training
   from collapse_jax.lm.checkpoint import num_params
@@ -277,7 +269,7 @@ def simulate(
   pretrain = mode == "pretrain"
   train, test, about = load_rows(base, dataset, max_seq_len, max_test_rows, not pretrain, model, on_malformed)
   adapters = tasks.Adapters(lora_rank, 2.0 * lora_rank, tuple(lora_targets)) if lora_rank else None
-  given = _prompts(base.tokenizer, test, text) if prompts else None
+  given = text.prompts(base.tokenizer, test) if prompts else None
 
   mesh = common.mesh()
 
@@ -304,15 +296,12 @@ def simulate(
     return one if edit is None else transforms.edit_tokens(one, **edit, fixed_tokens=(end,))
 
   axes = {"num_samples": list(num_samples), "temperature": list(temperatures)}
-  try:
-    for size in num_samples:
-      task(base.params, size, 1.0)
-  except ValueError as error:
-    raise common.UsageError(common.name_flag(str(error))) from None
+  for size in num_samples:
+    task(base.params, size, 1.0)
   small = num_params(base.params) < 5_000_000 or lora_rank
   chunk = chunk_size or (num_seeds if small else 1)
   num_steps = -(-max(num_samples) // recipe.batch_size)
-  if common.dry_run():
+  if flag_values.dry_run():
     cells = len(workflows) * len(num_samples) * len(temperatures)
     print(
       f"cells: {cells}\nruns: {cells * num_seeds}\nmodel: {num_params(base.params):,} parameters, {dtype}\n"
@@ -334,14 +323,14 @@ def simulate(
     return None
   base = base._replace(params=sharding.place(base.params, mesh))
   saved = _Samples(base.tokenizer, directory)
-  if directory is not None and common.flag("resume", False):
+  if directory is not None and flag_values.flag("resume", False):
     chunk = min(chunk, num_seeds)
     parts = [range(first, min(first + chunk, num_seeds)) for first in range(0, num_seeds, chunk)]
     grid = [dict(zip(("workflow", *axes), values)) for values in itertools.product(workflows, *axes.values())]
     common._agreed(
       lambda: all([saved.check(cell, seeds) for cell in grid for seeds in parts])
     )  # by one process for all
-  curves = watching.Curves(common.FLAGS.log_dir) if common.flag("log_dir", None) else None
+  curves = watching.Curves(flag_values.FLAGS.log_dir) if flag_values.flag("log_dir", None) else None
 
   def judge(cell, t, seeds, metrics):
     if curves is not None:
@@ -355,30 +344,27 @@ def simulate(
         "candidates for each that was asked for (--on_malformed=keep goes on with raw text)"
       )
 
-  try:
-    results = sweeps.sweep(
-      task,
-      workflows,
-      axes,
-      num_generations=num_generations,
-      num_seeds=num_seeds,
-      seed=seed,
-      shared=base.params,
-      warm_start=warm_start,
-      chunk_size=chunk,
-      place=functools.partial(sharding.place, mesh=mesh),
-      resume=common.flag("resume", False),
-      about=about,
-      keep_all=keep_checkpoints,
-      directory=None if directory is None else Path(directory) / "checkpoints",
-      on_batch=saved.write,
-      on_metrics=judge,
-      primary_metric="test_loss",
-      driver="steps",
-      progress=common.is_first_process(),
-    )
-  except ValueError as error:
-    raise common.UsageError(common.name_flag(str(error))) from None
+  results = sweeps.sweep(
+    task,
+    workflows,
+    axes,
+    num_generations=num_generations,
+    num_seeds=num_seeds,
+    seed=seed,
+    shared=base.params,
+    warm_start=warm_start,
+    chunk_size=chunk,
+    place=functools.partial(sharding.place, mesh=mesh),
+    resume=flag_values.flag("resume", False),
+    about=about,
+    keep_all=keep_checkpoints,
+    directory=None if directory is None else Path(directory) / "checkpoints",
+    on_batch=saved.write,
+    on_metrics=judge,
+    primary_metric="test_loss",
+    driver="steps",
+    progress=common.is_first_process(),
+  )
   lines = findings(results)
   print("\n".join(lines))
   results.attrs |= about | {
@@ -409,14 +395,6 @@ def findings(results) -> list[str]:
       f"{spread} in generation {loss.shape[1]} ({seeds})"
     )
   return lines
-
-
-def _prompts(tokenizer, rows, text):
-  """Beginnings of the rows, up to their responses."""
-  try:
-    return text.prompts(tokenizer, rows)
-  except ValueError as error:
-    raise common.UsageError(f"--{error}") from None
 
 
 class _Samples:
@@ -511,75 +489,74 @@ def _row(one, text):
 
 def recipe_of_flags():
   """Training as the flags say, with the defaults of tiny or of larger models."""
-  flag = common.FLAGS
+  flag = flag_values.FLAGS
   defaults = TINY if flag.model == "tiny" else OTHER
   auto = lambda name, parse: defaults[name] if getattr(flag, name) == "auto" else parse(name)
-  rates = common.positives("learning_rate") if flag.learning_rate != "auto" else [defaults["learning_rate"]]
-  amounts = common.positives("budget_amount")
-  micro = common.integer("micro_batch_size", 0)
+  rates = flag_values.positives("learning_rate") if flag.learning_rate != "auto" else [defaults["learning_rate"]]
+  amounts = flag_values.positives("budget_amount")
+  micro = flag_values.integer("micro_batch_size", 0)
   from collapse_jax.lm import presets
 
   if flag.model in presets.NAMES and flag.mode != "pretrain" and not flag.dry_run:
-    raise common.UsageError(f"--model={flag.model} has no weights: use it with --mode=pretrain, or with --dry_run.")
+    raise Refused(f"--model={flag.model} has no weights: use it with --mode=pretrain, or with --dry_run.")
   values: dict[str, Any] = {
     "learning_rate": rates[0],
-    "budget": common.choice("budget", ("epochs", "steps", "tokens")),
+    "budget": flag_values.choice("budget", TOKEN_BUDGETS),
     "amount": amounts[0],
-    "batch_size": auto("batch_size", common.integer),
+    "batch_size": auto("batch_size", flag_values.integer),
     "micro_batch_size": micro or None,
   }
   if values["batch_size"] % (micro or 1):
-    raise common.UsageError(f"--micro_batch_size={micro} must divide --batch_size={values['batch_size']}.")
-  targets = common.items("lora_targets")
-  known = ("query", "key", "value", "out", "gate", "up", "down")
+    raise Refused(f"--micro_batch_size={micro} must divide --batch_size={values['batch_size']}.")
+  targets = flag_values.items("lora_targets")
   for target in targets:
-    if target not in known:
-      raise common.UsageError(f"--lora_targets names {target!r}; allowed are {', '.join(known)}.")
+    if target not in LORA_TARGETS:
+      raise Refused(f"--lora_targets names {target!r}; allowed are {', '.join(LORA_TARGETS)}.")
   return values, {
     "model": flag.model,
     "dataset": flag.dataset,
-    "mode": common.choice("mode", ("finetune", "pretrain")),
-    "max_seq_len": auto("max_seq_len", lambda name: common.integer(name, 4)),
-    "lora_rank": common.integer("lora_rank", 0),
+    "mode": flag_values.choice("mode", ("finetune", "pretrain")),
+    "max_seq_len": auto("max_seq_len", lambda name: flag_values.integer(name, 4)),
+    "lora_rank": flag_values.integer("lora_rank", 0),
     "lora_targets": targets,
-    "dtype": common.choice("dtype", ("float32", "bfloat16")),
+    "dtype": flag_values.choice("dtype", ("float32", "bfloat16")),
     "remat": flag.remat,
-    "sample_batch_size": common.integer("sample_batch_size", 0),
-    "max_test_rows": common.integer("max_test_rows"),
+    "sample_batch_size": flag_values.integer("sample_batch_size", 0),
+    "max_test_rows": flag_values.integer("max_test_rows"),
   }
 
 
 def read():
   """Options of `simulate`, from validated flags."""
-  flag = common.FLAGS
+  flag = flag_values.FLAGS
   recipe, options = recipe_of_flags()
   defaults = TINY if flag.model == "tiny" else OTHER
   options |= {
-    "num_samples": [defaults["num_samples"]] if flag.num_samples == "auto" else common.integers("num_samples", 2),
-    "temperatures": common.positives("temperatures"),
-    "num_generations": common.integer("num_generations"),
-    "num_seeds": common.integer("num_seeds"),
-    "seed": common.integer("seed", 0),
+    "num_samples": [defaults["num_samples"]] if flag.num_samples == "auto" else flag_values.integers("num_samples", 2),
+    "temperatures": flag_values.positives("temperatures"),
+    "num_generations": flag_values.integer("num_generations"),
+    "num_seeds": flag_values.integer("num_seeds"),
+    "seed": flag_values.integer("seed", 0),
     "warm_start": flag.warm_start,
-    "on_malformed": common.choice("on_malformed", ("reject", "keep")),
-    "max_attempts": common.positives("max_attempts")[0],
+    "on_malformed": flag_values.choice("on_malformed", ("reject", "keep")),
+    "max_attempts": flag_values.positives("max_attempts")[0],
     "prompts": flag.prompts,
-    "chunk_size": common.integer("chunk_size", 0),
+    "chunk_size": flag_values.integer("chunk_size", 0),
     "keep_checkpoints": flag.keep_checkpoints,
   }
-  threshold = common.share("edit_threshold")
+  threshold = flag_values.share("edit_threshold")
   edit = {
     "threshold": threshold,
-    "top_k": common.integer("edit_top_k"),
-    "beta": common.positive("edit_beta"),
-    "base": common.choice("edit_base", token_editing.BASES[1:]),
-    "mask": common.choice("edit_mask", token_editing.MASKS),
+    "top_k": flag_values.integer("edit_top_k"),
+    "beta": flag_values.positive("edit_beta"),
+    "base": flag_values.choice("edit_base", EDIT_BASES),
+    "mask": flag_values.choice("edit_mask", EDIT_MASKS),
   }
   if threshold and flag.prompts:
-    raise common.UsageError("--prompts is for text that is generated, and --edit_threshold generates none.")
+    raise Refused("--prompts is for text that is generated, and --edit_threshold generates none.")
   check_dataset(flag.dataset)
   return options | {
-    "workflows": common.check_workflows(law=False),
+    "workflows": flag_values.check_workflows(law=False),
     "recipe": recipe,
     "edit": edit if threshold else None,
   }

@@ -8,12 +8,15 @@ runs). Expected: the test error grows like t under `replace` and stays within pi
 
 from absl import flags
 
-from . import common
+from collapse_jax.refused import Refused
+from collapse_jax.vocabulary import DRAWS
+
+from . import common, flag_values
 
 
 def define():
   """Flags of this binary."""
-  common.define_common()
+  flag_values.define_common()
   flags.DEFINE_string("dims", "1,3,10,32,100", "Comma list: dimensions.")
   flags.DEFINE_string("noise_vars", "0.1,1,10", "Comma list: variances of the labels.")
   flags.DEFINE_string(
@@ -48,21 +51,19 @@ def simulate(
 
 def read():
   """Options of `simulate`, from validated flags."""
-  draws = common.choice("draws", ("auto", "law", "rows"))
-  covariates = common.choice("covariates", ("same", "fresh"))
+  draws = flag_values.choice("draws", DRAWS)
+  covariates = flag_values.choice("covariates", ("same", "fresh"))
   if draws == "law" and covariates == "fresh":
-    raise common.UsageError(
-      "--draws=law needs --covariates=same: with fresh covariates the pooled estimate is no average."
-    )
+    raise Refused("--draws=law needs --covariates=same: with fresh covariates the pooled estimate is no average.")
   options = {
-    "dims": common.integers("dims"),
-    "num_samples": common.integers("num_samples", 2),
+    "dims": flag_values.integers("dims"),
+    "num_samples": flag_values.integers("num_samples", 2),
     "draws": draws,
-    "noise_vars": common.positives("noise_vars"),
-    "temperatures": common.positives("temperatures"),
+    "noise_vars": flag_values.positives("noise_vars"),
+    "temperatures": flag_values.positives("temperatures"),
     "covariates": covariates,
-  } | common.common_options()
-  return options | {"workflows": common.check_workflows(draws == "law")}
+  } | flag_values.common_options()
+  return options | {"workflows": flag_values.check_workflows(draws == "law")}
 
 
 def main():

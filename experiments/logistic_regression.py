@@ -9,12 +9,14 @@ columns of breast_cancer separate the real labels already, so that leading princ
 
 from absl import flags
 
-from . import common
+from collapse_jax.vocabulary import LABELS_OF_LOGISTIC
+
+from . import common, flag_values
 
 
 def define():
   """Flags of this binary."""
-  common.define_common(num_samples="auto", num_generations=50)
+  flag_values.define_common(num_samples="auto", num_generations=50)
   flags.DEFINE_string(
     "dataset", "breast_cancer", "breast_cancer, wine, digits, or a CSV whose last column is the label."
   )
@@ -32,11 +34,8 @@ def simulate(
   """The sweep behind this binary, with its finding; None after a dry run."""
   from collapse_jax.data import real_data
 
-  try:
+  with flag_values.given_as("dataset"):
     num_rows = len(real_data.load_labelled(dataset, num_features).labels)
-  except ValueError as error:
-    text = str(error)
-    raise common.UsageError(f"--{text}" if text.startswith("num_features") else f"--dataset: {text}") from None
   if num_samples == "auto":
     num_samples = [num_rows - round(0.3 * num_rows)]
 
@@ -95,16 +94,16 @@ def findings(results) -> list[str]:
 
 def read():
   """Options of `simulate`, from validated flags."""
-  flag = common.FLAGS
-  num_features = None if flag.num_features == "all" else common.integer("num_features")
+  flag = flag_values.FLAGS
+  num_features = None if flag.num_features == "all" else flag_values.integer("num_features")
   options = {
     "dataset": flag.dataset,
     "num_features": num_features,
-    "labels": common.choice("labels", ("model", "data")),
-    "num_samples": "auto" if flag.num_samples == "auto" else common.integers("num_samples", 2),
-    "temperatures": common.positives("temperatures"),
-  } | common.common_options()
-  return options | {"workflows": common.check_workflows(law=False)}
+    "labels": flag_values.choice("labels", LABELS_OF_LOGISTIC),
+    "num_samples": "auto" if flag.num_samples == "auto" else flag_values.integers("num_samples", 2),
+    "temperatures": flag_values.positives("temperatures"),
+  } | flag_values.common_options()
+  return options | {"workflows": flag_values.check_workflows(law=False)}
 
 
 def main():

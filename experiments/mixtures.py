@@ -11,15 +11,17 @@ rows it is least at the weight (sqrt(k^2 + 4k) - k) / 2 of the real ones: the go
 
 from absl import flags
 
-from . import common
+from collapse_jax.refused import Refused
+
+from . import common, flag_values
 
 TASKS = ("gaussian", "kde", "discrete")
 
 
 def define():
   """Flags of this binary."""
-  common.define_common(num_samples="100", num_generations=10, num_seeds=2000, workflows=None, temperatures=False)
-  common.define_compare()
+  flag_values.define_common(num_samples="100", num_generations=10, num_seeds=2000, workflows=None, temperatures=False)
+  flag_values.define_compare()
   flags.DEFINE_string(
     "task", "gaussian", "gaussian: N(0, 1); kde: N(0, I) in two dimensions; discrete: uniform outcomes."
   )
@@ -70,19 +72,19 @@ def simulate(
 def read():
   """Options of `simulate`, from validated flags."""
   options = {
-    "task": common.choice("task", TASKS),
-    "real_fractions": sorted(common.shares("real_fractions", zero=False)),
-    "real_weights": common.shares("real_weights"),
-    "num_samples": common.integers("num_samples", 2),
-    "fresh": common.FLAGS.fresh,
-    "bandwidth": common.positive("bandwidth"),
-    "num_outcomes": common.integer("num_outcomes", 2),
+    "task": flag_values.choice("task", TASKS),
+    "real_fractions": sorted(flag_values.shares("real_fractions", zero=False)),
+    "real_weights": flag_values.shares("real_weights"),
+    "num_samples": flag_values.integers("num_samples", 2),
+    "fresh": flag_values.FLAGS.fresh,
+    "bandwidth": flag_values.positive("bandwidth"),
+    "num_outcomes": flag_values.integer("num_outcomes", 2),
   }
   if 0.0 in options["real_weights"] and len(options["real_weights"]) > 1:
-    raise common.UsageError("--real_weights=0, every row counts alike, goes alone.")
+    raise Refused("--real_weights=0, every row counts alike, goes alone.")
   if options["fresh"] and options["task"] == "discrete" and options["num_outcomes"] > 4 * min(options["num_samples"]):
-    raise common.UsageError("--fresh needs --num_outcomes of at most 4 * --num_samples; use --nofresh.")
-  return options | common.related_options()
+    raise Refused("--fresh needs --num_outcomes of at most 4 * --num_samples; use --nofresh.")
+  return options | flag_values.related_options()
 
 
 def main():

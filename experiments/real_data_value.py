@@ -11,7 +11,9 @@ import time
 
 from absl import flags
 
-from . import common, language_model
+from collapse_jax.refused import Refused
+
+from . import common, flag_values, language_model
 
 
 def define():
@@ -21,7 +23,7 @@ def define():
   flags.DEFINE_string("num_synthetic", "0,32,128,512", "Comma list: synthetic rows.")
   flags.DEFINE_string("num_generator", "auto", "Real rows that the generator is fitted to; auto: the largest num_real.")
   flags.DEFINE_string("num_seeds", "3", "Runs.")
-  common.define_shared()
+  flag_values.define_shared()
 
 
 def simulate(
@@ -54,10 +56,8 @@ def simulate(
   rows, made = max(num_real), max(num_synthetic)
   generator = num_generator or rows
   if generator < 2:
-    raise common.UsageError(
-      "--num_generator must be at least 2: synthetic rows come from a model of that many real ones."
-    )
-  base = language_model.load_model(model, dtype, dataset, abstract=common.dry_run())
+    raise Refused("--num_generator must be at least 2: synthetic rows come from a model of that many real ones.")
+  base = language_model.load_model(model, dtype, dataset, abstract=flag_values.dry_run())
   import jax
   import jax.numpy as jnp
   import numpy as np
@@ -78,9 +78,9 @@ def simulate(
   plain = about["format"] == language_model.PLAIN
   for name, value in (("num_real", rows), ("num_generator", generator)):
     if value > len(train.length):
-      raise common.UsageError(f"--{name}={value} asks for more real rows than there are: {len(train.length)}.")
+      raise Refused(f"--{name}={value} asks for more real rows than there are: {len(train.length)}.")
   num_cells = len(num_real) * len(num_synthetic)
-  if common.dry_run():
+  if flag_values.dry_run():
     print(
       f"cells: {num_cells}\nfits: {(num_cells + 1) * num_seeds}\nmodel: {num_params(base.params):,} parameters, {dtype}"
       f"\nrows: {len(train.length)} for training, {len(test.length)} for test"
@@ -170,11 +170,8 @@ def simulate(
       ours = index in cells and first in starts and num == min(chunk, num_seeds - first)
       return (program, {name: ((num,), dtype) for name, dtype in kinds.items()}) if ours else None
 
-    try:
-      saved = Chunks(directory, what | about | fingerprint.settings(), common.flag("resume", False))
-      grid = {(one.cell, one.first): one.metrics for one in saved.saved(expected)}
-    except ValueError as error:
-      raise common.UsageError(common.name_flag(str(error))) from None
+    saved = Chunks(directory, what | about | fingerprint.settings(), flag_values.flag("resume", False))
+    grid = {(one.cell, one.first): one.metrics for one in saved.saved(expected)}
   clock = Clock(sum((index, start) not in grid for index in cells for start in starts))
   for start in starts:
     seeds = jnp.arange(start, min(start + chunk, num_seeds))
@@ -186,9 +183,7 @@ def simulate(
     problem, real, synthetic, missing, loss = clock.call(begin, base.params, keys)
     if made and int(missing.max()):
       wanted = "text that ends" if plain else "the format"
-      raise common.UsageError(
-        f"the generator does not produce {wanted}: {int(missing.max())} synthetic rows are missing."
-      )
+      raise Refused(f"the generator does not produce {wanted}: {int(missing.max())} synthetic rows are missing.")
     for index in left:
       r, f = cells[index]
       metrics = clock.call(cell, base.params, keys, problem, real, synthetic, r, f) | {"generator_test_loss": loss}
@@ -260,21 +255,21 @@ def finding(results) -> str:
 
 def read():
   """Options of `simulate`, from validated flags."""
-  flag = common.FLAGS
+  flag = flag_values.FLAGS
   recipe, options = language_model.recipe_of_flags()
   options |= {
-    "num_real": common.integers("num_real", 0),
-    "num_synthetic": common.integers("num_synthetic", 0),
-    "num_generator": 0 if flag.num_generator == "auto" else common.integer("num_generator", 2),
-    "num_seeds": common.integer("num_seeds"),
-    "seed": common.integer("seed", 0),
-    "chunk_size": common.integer("chunk_size", 0),
+    "num_real": flag_values.integers("num_real", 0),
+    "num_synthetic": flag_values.integers("num_synthetic", 0),
+    "num_generator": 0 if flag.num_generator == "auto" else flag_values.integer("num_generator", 2),
+    "num_seeds": flag_values.integer("num_seeds"),
+    "seed": flag_values.integer("seed", 0),
+    "chunk_size": flag_values.integer("chunk_size", 0),
   }
   for name in ("num_real", "num_synthetic"):
     if len(set(options[name])) < len(options[name]):
-      raise common.UsageError(f"--{name} names a value twice: {getattr(flag, name)}.")
+      raise Refused(f"--{name} names a value twice: {getattr(flag, name)}.")
   if flag.distributed or flag.devices not in ("auto", "1"):
-    raise common.UsageError("--devices and --distributed are not for this experiment: its runs share one device.")
+    raise Refused("--devices and --distributed are not for this experiment: its runs share one device.")
   language_model.check_dataset(flag.dataset)
   return options | {"recipe": recipe}
 

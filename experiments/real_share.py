@@ -12,14 +12,16 @@ from collections.abc import Callable
 
 from absl import flags
 
-from . import common, kde
+from collapse_jax.vocabulary import KERNELS
+
+from . import common, flag_values, output
 
 TASKS = ("gaussian", "kde")
 
 
 def define():
   """Flags of this binary."""
-  common.define_common(num_samples="100", workflows=None)
+  flag_values.define_common(num_samples="100", workflows=None)
   flags.DEFINE_string("task", "gaussian", "gaussian or kde.")
   flags.DEFINE_string(
     "real_fractions", "0,0.01,0.03,0.1,0.3,0.5", "Comma list: real share of the training rows, 0 to 1."
@@ -38,6 +40,17 @@ def _gaussian(dim, num_samples, noise_var):
   return tasks.gaussian(dim, num_samples, noise_var)
 
 
+def _kde():
+  dataset_of = common.read_once()
+
+  def task(dataset, bandwidth, kernel, num_samples):
+    from collapse_jax import tasks
+
+    return tasks.kde(dataset_of(dataset), num_samples, bandwidth, kernel)
+
+  return task
+
+
 def simulate(
   task,
   real_fractions,
@@ -53,7 +66,7 @@ def simulate(
   """The sweep behind this binary; None after a dry run."""
   from collapse_jax import workflows
 
-  make: Callable = _gaussian if task == "gaussian" else kde.factory()[0]
+  make: Callable = _gaussian if task == "gaussian" else _kde()
   if task == "gaussian":
     axes: dict[str, list] = {"dim": list(dims), "num_samples": list(num_samples), "noise_var": list(noise_vars)}
     metric = "squared_error_of_mean"
@@ -95,31 +108,29 @@ def findings(results) -> list[str]:
 
 def read():
   """Options of `simulate`, from validated flags."""
-  task = common.choice("task", TASKS)
+  task = flag_values.choice("task", TASKS)
   options = {
     "task": task,
-    "num_samples": common.integers("num_samples", 2),
-    "real_fractions": sorted(common.shares("real_fractions")),
-    "fresh": common.FLAGS.fresh,
+    "num_samples": flag_values.integers("num_samples", 2),
+    "real_fractions": sorted(flag_values.shares("real_fractions")),
+    "fresh": flag_values.FLAGS.fresh,
   }
   if task == "gaussian":
-    options |= {"dims": common.integers("dims"), "noise_vars": common.positives("noise_vars")}
+    options |= {"dims": flag_values.integers("dims"), "noise_vars": flag_values.positives("noise_vars")}
   else:
     options |= {
-      "datasets": common.items("datasets"),
-      "bandwidths": kde.bandwidths(),
-      "kernels": common.choices("kernels", ("gaussian", "tophat")),
+      "datasets": flag_values.datasets(),
+      "bandwidths": flag_values.bandwidths(),
+      "kernels": flag_values.choices("kernels", KERNELS),
     }
-  if task == "kde":
-    kde.check_datasets(options["datasets"])
-  return options | common.common_options()
+  return options | flag_values.common_options()
 
 
 def simulate_and_judge(**options):
   """`simulate`, with the findings; that they fail costs no numbers."""
   results = simulate(**options)
   if results is not None and common.is_first_process():
-    common.harmless("the smallest bounded share", judge, results)
+    output.harmless("the smallest bounded share", judge, results)
   return results
 
 

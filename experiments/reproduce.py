@@ -14,12 +14,15 @@ import fnmatch
 
 from absl import flags
 
+from collapse_jax.refused import Refused
+
 from . import (
   common,
   curation,
   discrete,
   ensembles,
   exponential_family,
+  flag_values,
   gaussian,
   kde,
   label_editing,
@@ -35,7 +38,7 @@ from . import (
 )
 
 SCALES = ("smoke", "laptop", "paper")
-WORKFLOWS = common.PAPER_WORKFLOWS.split(",")
+WORKFLOWS = flag_values.PAPER_WORKFLOWS.split(",")
 RELATED = "related/"
 SMALLEST: dict = {
   "workflows": ["replace"],
@@ -57,7 +60,7 @@ def define():
   """Flags of this binary."""
   flags.DEFINE_string("scale", "laptop", "smoke, laptop or paper.")
   flags.DEFINE_string("only", None, "Glob: run only experiments whose name matches; default all but related/*.")
-  common.define_shared()
+  flag_values.define_shared()
 
 
 def experiments(scale: str) -> dict:
@@ -336,16 +339,16 @@ def related(scale: str) -> dict:
 
 def read():
   """Options of `simulate`, from validated flags."""
-  scale = common.choice("scale", SCALES)
-  known, only = experiments(scale) | related(scale), common.FLAGS.only
+  scale = flag_values.choice("scale", SCALES)
+  known, only = experiments(scale) | related(scale), flag_values.FLAGS.only
   chosen = {
     name: what
     for name, what in known.items()
     if (fnmatch.fnmatch(name, only) if only is not None else not name.startswith(RELATED))
   }
   if not chosen:
-    raise common.UsageError(f"--only={only} matches none of {', '.join(known)}.")
-  return {"chosen": chosen, "seed": common.integer("seed", 0)}
+    raise Refused(f"--only={only} matches none of {', '.join(known)}.")
+  return {"chosen": chosen, "seed": flag_values.integer("seed", 0)}
 
 
 def simulate(chosen, seed, directory=None):
@@ -354,7 +357,7 @@ def simulate(chosen, seed, directory=None):
   for name, (function, options) in chosen.items():
     print(f"{name}:", flush=True)
     results[name] = function(**options, seed=seed, directory=directory and directory / name)
-  if not common.FLAGS.dry_run:
+  if not flag_values.FLAGS.dry_run:
     return results
   from collapse_jax.sweeps import cost
 

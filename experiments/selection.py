@@ -10,7 +10,9 @@ below it rows are too few, above it too many are unrealistic; a random choice of
 
 from absl import flags
 
-from . import common
+from collapse_jax.refused import Refused
+
+from . import common, flag_values
 
 SETTINGS, SELECTIONS = ("gaussian", "unrealistic"), ("nearest", "random")
 UNREALISTIC_SHARE, DISTANCE = 0.7, 3.0
@@ -18,8 +20,8 @@ UNREALISTIC_SHARE, DISTANCE = 0.7, 3.0
 
 def define():
   """Flags of this binary."""
-  common.define_common(num_samples="300", num_generations=8, num_seeds=40, workflows="replace", temperatures=False)
-  common.define_compare()
+  flag_values.define_common(num_samples="300", num_generations=8, num_seeds=40, workflows="replace", temperatures=False)
+  flag_values.define_compare()
   flags.DEFINE_string("setting", "gaussian", f"One of {', '.join(SETTINGS)}.")
   flags.DEFINE_string("keep_fractions", "0.1,0.2,0.3,0.5,0.75,0.9,1", "Comma list: share of samples that is kept.")
   flags.DEFINE_string(
@@ -59,20 +61,20 @@ def simulate(
 
 def read():
   """Options of `simulate`, from validated flags."""
-  num_samples, num_neighbors = common.integers("num_samples", 2), common.integer("num_neighbors")
+  num_samples, num_neighbors = flag_values.integers("num_samples", 2), flag_values.integer("num_neighbors")
   if num_neighbors > min(num_samples):
-    raise common.UsageError(f"--num_neighbors must be at most --num_samples, got {num_neighbors}.")
+    raise Refused(f"--num_neighbors must be at most --num_samples, got {num_neighbors}.")
   options = {
-    "setting": common.choice("setting", SETTINGS),
-    "keep_fractions": common.shares("keep_fractions", zero=False),
+    "setting": flag_values.choice("setting", SETTINGS),
+    "keep_fractions": flag_values.shares("keep_fractions", zero=False),
     "num_samples": num_samples,
     "num_neighbors": num_neighbors,
   }
-  if common.FLAGS.selections == "auto":
+  if flag_values.FLAGS.selections == "auto":
     options["selections"] = ["nearest"] if options["setting"] == "gaussian" else list(SELECTIONS)
   else:
-    options["selections"] = common.choices("selections", SELECTIONS)
-  return options | common.related_options() | {"workflows": common.check_workflows(law=False)}
+    options["selections"] = flag_values.choices("selections", SELECTIONS)
+  return options | flag_values.related_options() | {"workflows": flag_values.check_workflows(law=False)}
 
 
 def main():

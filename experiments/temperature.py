@@ -13,13 +13,15 @@ import functools
 
 from absl import flags
 
-from . import common
+from collapse_jax.refused import Refused
+
+from . import common, flag_values
 
 
 def define():
   """Flags of this binary."""
-  common.define_common(num_samples="400", num_generations=100, num_seeds=10, workflows="mix", temperatures=False)
-  common.define_compare()
+  flag_values.define_common(num_samples="400", num_generations=100, num_seeds=10, workflows="mix", temperatures=False)
+  flag_values.define_compare()
   flags.DEFINE_string(
     "temperatures", "0.2,0.4,0.6,0.7,0.8,0.9,1,1.2,1.5", "Comma list: samples follow p^(1/temperature)."
   )
@@ -64,12 +66,12 @@ def simulate(
 
 def read():
   """Options of `simulate`, from validated flags."""
-  flag = common.FLAGS
+  flag = flag_values.FLAGS
   options = {
-    "temperatures": common.positives("temperatures"),
-    "real_fractions": sorted(common.shares("real_fractions")),
-    "num_outcomes": common.integers("num_outcomes", 2),
-    "num_samples": common.integers("num_samples", 2),
+    "temperatures": flag_values.positives("temperatures"),
+    "real_fractions": sorted(flag_values.shares("real_fractions")),
+    "num_outcomes": flag_values.integers("num_outcomes", 2),
+    "num_samples": flag_values.integers("num_samples", 2),
     "fresh": flag.fresh,
   }
   if flag.probabilities is not None:
@@ -78,23 +80,21 @@ def read():
   if flag.workflows == "mix":
     options["workflows"] = ["mix"]
   else:
-    options["workflows"] = common.check_workflows(law=False)
+    options["workflows"] = flag_values.check_workflows(law=False)
     if "mix" in options["workflows"]:
-      raise common.UsageError(
-        "--workflows=mix takes --real_fractions and goes alone; name shares as in mix(0.2) beside others."
-      )
+      raise Refused("--workflows=mix takes --real_fractions and goes alone; name shares as in mix(0.2) beside others.")
   if options["fresh"] and any(k > 4 * n for k in options["num_outcomes"] for n in options["num_samples"]):
-    raise common.UsageError("--fresh needs --num_outcomes of at most 4 * --num_samples; use --nofresh.")
-  return options | common.related_options()
+    raise Refused("--fresh needs --num_outcomes of at most 4 * --num_samples; use --nofresh.")
+  return options | flag_values.related_options()
 
 
 def _probabilities(text):
   try:
-    given = [float(one) for one in text.split(",")]  # not `common.items`: those of several outcomes may be equal
+    given = [float(one) for one in text.split(",")]  # not `flag_values.items`: those of several outcomes may be equal
   except ValueError:
     given = []
   if not all(0 <= one < float("inf") for one in given) or sum(one > 0 for one in given) < 2:
-    raise common.UsageError(f"--probabilities must be numbers of at least 0, two of them above it, got {text!r}.")
+    raise Refused(f"--probabilities must be numbers of at least 0, two of them above it, got {text!r}.")
   return [one / sum(given) for one in given]
 
 

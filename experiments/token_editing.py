@@ -12,20 +12,23 @@ import os
 
 from absl import flags
 
-from . import common
+from collapse_jax.refused import Refused
+from collapse_jax.vocabulary import EDIT_BASES, EDIT_MASKS
 
-BASES, MASKS = ("none", "anchor", "chain"), ("fresh", "fixed", "disjoint")
+from . import common, flag_values
+
+BASES = ("none", *EDIT_BASES)
 
 
 def define():
   """Flags of this binary."""
-  common.define_common(
+  flag_values.define_common(
     num_samples="200", num_generations=12, num_seeds=20, workflows="replace,accumulate", temperatures=False
   )
-  common.define_compare()
+  flag_values.define_compare()
   flags.DEFINE_string("bases", "none,anchor,chain", f"Comma list among {', '.join(BASES)}: what is edited.")
   flags.DEFINE_string("thresholds", "0.5,0.9", "Comma list: least probability of a token that is edited.")
-  flags.DEFINE_string("mask", "fresh", f"One of {', '.join(MASKS)}.")
+  flags.DEFINE_string("mask", "fresh", f"One of {', '.join(EDIT_MASKS)}.")
   flags.DEFINE_string("top_k", "8", "Tokens that are drawn from.")
   flags.DEFINE_string("beta", "1", "Divides their log probabilities.")
   flags.DEFINE_string("vocab_size", "30", "Tokens of the generated truth.")
@@ -51,10 +54,8 @@ def simulate(
     from collapse_jax.lm.text import read_text
     from collapse_jax.tasks._ngram import conditional_frequencies
 
-    try:
+    with flag_values.given_as("text", text):
       table = conditional_frequencies(read_text(os.path.expanduser(text)).replace("\r\n", "\n").replace("\r", "\n"))
-    except ValueError as error:
-      raise common.UsageError(f"--text={text}: {error}") from None
     top_k = min(top_k, len(table))
 
   def task(base, threshold, num_samples):
@@ -71,18 +72,18 @@ def simulate(
 def read():
   """Options of `simulate`, from validated flags."""
   options = {
-    "bases": common.choices("bases", BASES),
-    "thresholds": common.shares("thresholds"),
-    "num_samples": common.integers("num_samples", 2),
-    "mask": common.choice("mask", MASKS),
-    "top_k": common.integer("top_k"),
-    "beta": common.positive("beta"),
-    "vocab_size": common.integer("vocab_size", 2),
-    "text": common.FLAGS.text,
+    "bases": flag_values.choices("bases", BASES),
+    "thresholds": flag_values.shares("thresholds"),
+    "num_samples": flag_values.integers("num_samples", 2),
+    "mask": flag_values.choice("mask", EDIT_MASKS),
+    "top_k": flag_values.integer("top_k"),
+    "beta": flag_values.positive("beta"),
+    "vocab_size": flag_values.integer("vocab_size", 2),
+    "text": flag_values.FLAGS.text,
   }
   if options["text"] is None and options["top_k"] > options["vocab_size"]:
-    raise common.UsageError(f"--top_k must be at most --vocab_size={options['vocab_size']}, got {options['top_k']}.")
-  return options | common.related_options() | {"workflows": common.check_workflows(law=False)}
+    raise Refused(f"--top_k must be at most --vocab_size={options['vocab_size']}, got {options['top_k']}.")
+  return options | flag_values.related_options() | {"workflows": flag_values.check_workflows(law=False)}
 
 
 def main():

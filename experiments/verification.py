@@ -14,15 +14,19 @@ from typing import Any
 
 from absl import flags
 
-from . import common
+from collapse_jax.refused import Refused
+
+from . import common, flag_values
 
 SETTINGS, VERIFIERS = ("clusters", "directions"), ("none", "noisy", "oracle", "linear")
 
 
 def define():
   """Flags of this binary."""
-  common.define_common(num_samples="4000", num_generations=2, num_seeds=20, workflows="replace", temperatures=False)
-  common.define_compare()
+  flag_values.define_common(
+    num_samples="4000", num_generations=2, num_seeds=20, workflows="replace", temperatures=False
+  )
+  flag_values.define_compare()
   flags.DEFINE_string(
     "setting", "clusters", "clusters: two classes, labels with errors; directions: N(0, I), a linear generator."
   )
@@ -94,35 +98,35 @@ def simulate(
 
 def read():
   """Options of `simulate`, from validated flags."""
-  setting = common.choice("setting", SETTINGS)
+  setting = flag_values.choice("setting", SETTINGS)
   options: dict[str, Any] = {
-    "errors": common.shares("errors"),
-    "psis": common.shares("psis"),
-    "phi": common.share("phi", zero=False),
-    "verifiers": common.choices("verifiers", VERIFIERS),
-    "labels": common.choice("labels", ("noisy", "model")),
-    "num_samples": common.integers("num_samples", 2),
-    "dim": common.integer("dim", 2),
-    "separation": common.positive("separation"),
+    "errors": flag_values.shares("errors"),
+    "psis": flag_values.shares("psis"),
+    "phi": flag_values.share("phi", zero=False),
+    "verifiers": flag_values.choices("verifiers", VERIFIERS),
+    "labels": flag_values.choice("labels", ("noisy", "model")),
+    "num_samples": flag_values.integers("num_samples", 2),
+    "dim": flag_values.integer("dim", 2),
+    "separation": flag_values.positive("separation"),
   }
-  angles = tuple(common.positive(name) for name in ("generator_angle", "verifier_angle", "angle_between"))
+  angles = tuple(flag_values.positive(name) for name in ("generator_angle", "verifier_angle", "angle_between"))
   if (
     setting == "directions"
   ):  # the generator's labels are wrong by its angle, and the noisy verifier's psi is one number
-    given = [name for name in ("errors", "psis") if common.FLAGS[name].present and len(options[name]) > 1]
+    given = [name for name in ("errors", "psis") if flag_values.FLAGS[name].present and len(options[name]) > 1]
     if given:
-      raise common.UsageError(f"--{given[0]} must be a single number in --setting=directions.")
+      raise Refused(f"--{given[0]} must be a single number in --setting=directions.")
     _check_angles(angles)
     options |= {"errors": [0.0], "psis": options["psis"][:1], "labels": "model", "angles": angles}
   elif "linear" in options["verifiers"]:
-    raise common.UsageError("--verifiers=linear needs --setting=directions.")
-  return options | common.related_options() | {"workflows": common.check_workflows(law=False)}
+    raise Refused("--verifiers=linear needs --setting=directions.")
+  return options | flag_values.related_options() | {"workflows": flag_values.check_workflows(law=False)}
 
 
 def _check_angles(angles):
   """Three directions have angles of which none exceeds the sum of the others."""
   if max(angles) > min(sum(angles) - max(angles), 3.14159):
-    raise common.UsageError(
+    raise Refused(
       "--generator_angle, --verifier_angle and --angle_between must be angles of three directions: none "
       f"above pi or above the sum of the others, got {', '.join(f'{one:g}' for one in angles)}."
     )

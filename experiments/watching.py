@@ -1,9 +1,11 @@
 """TensorBoard events of a sweep: curves of each cell as they come, figures at the end. Imports no JAX."""
 
+import contextlib
 import importlib.util
 import json
 import logging
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,11 @@ def available() -> bool:
   return importlib.util.find_spec("tensorboardX") is not None
 
 
+def _close(records) -> None:
+  with contextlib.suppress(OSError):  # a full disk, which `flush` has told of
+    records.close()
+
+
 class Events:
   """An events file that begins anew. Written here and now: tensorboardX's own writer hangs when its thread finds the disk full."""
 
@@ -28,6 +35,7 @@ class Events:
 
     folder.mkdir(parents=True, exist_ok=True)
     self._records = RecordWriter(str(folder / FILE))
+    weakref.finalize(self, _close, self._records)
     self._write(file_version="brain.Event:2")
 
   def add(self, summary, step: int = 0) -> None:

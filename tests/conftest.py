@@ -1,16 +1,22 @@
 """Strict JAX for all tests: an implicit rank promotion or a warning is an error. One compilation cache for the suite."""
 
+import os
+
 import jax
 import matplotlib
 import pytest
-from helpers import CACHE, DRAWN, compile_quickly
+from helpers import CACHE, DRAWN, SUBPROCESS_WARNINGS, compile_options, compile_quickly
+from jax._src import compiler
 
 from collapse_jax.sweeps import programs
-from experiments import common
+from experiments import common, flag_values, output
 
 matplotlib.use("Agg")
+os.environ["PYTHONWARNINGS"] = SUBPROCESS_WARNINGS  # of programs that tests start
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", CACHE)
+if hasattr(compiler, "get_compile_options"):  # of JAX's own: where a version has none, compilation is less quick
+  compiler.get_compile_options = compile_options(compiler.get_compile_options)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
@@ -48,22 +54,22 @@ def calls(monkeypatch):
 @pytest.fixture
 def begin(monkeypatch):
   """Parses flags as a binary does; they are gone in the end. Figures are not drawn: DRAWN stand for them."""
-  before = set(common.FLAGS)
-  common.define_shared()
-  monkeypatch.setattr(common, "drawings", lambda path, folders: dict(DRAWN))
+  before = set(flag_values.FLAGS)
+  flag_values.define_shared()
+  monkeypatch.setattr(output, "drawings", lambda path, folders: dict(DRAWN))
 
   def parse(*flags):
-    common.FLAGS.unparse_flags()
+    flag_values.FLAGS.unparse_flags()
     common.parse(["x", *map(str, flags)])
-    common.NUMBERS.clear()
-    common.HELD.clear()
+    output.NUMBERS.clear()
+    output.HELD.clear()
 
   yield parse
-  for flag in set(common.FLAGS) - before:
-    delattr(common.FLAGS, flag)
-  common.FLAGS.unparse_flags()
-  common.FLAGS(["test"])
-  common.PARSED.clear()
-  common.BEGUN.clear()
-  common.NUMBERS.clear()
-  common.HELD.clear()
+  for flag in set(flag_values.FLAGS) - before:
+    delattr(flag_values.FLAGS, flag)
+  flag_values.FLAGS.unparse_flags()
+  flag_values.FLAGS(["test"])
+  flag_values.PARSED.clear()
+  output.BEGUN.clear()
+  output.NUMBERS.clear()
+  output.HELD.clear()

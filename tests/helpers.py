@@ -1,8 +1,9 @@
 """What several test modules share: z-scores, programs of their own, small sweeps and tasks. No test module imports another."""
 
 import contextlib
-import importlib
+import importlib.util
 import io
+import mmap
 import os
 import signal
 import socket
@@ -21,7 +22,13 @@ from jax.experimental.compilation_cache import compilation_cache
 
 import collapse_jax as cj
 from collapse_jax import TaskSetting, store
-from experiments import common
+from collapse_jax.refused import Refused
+from experiments import common, flag_values, output
+
+# As in pyproject.toml; the interpreter takes no patterns of modules, so that deprecations are left to the tests in this process.
+SUBPROCESS_WARNINGS = (
+  "error,ignore::DeprecationWarning,ignore::PendingDeprecationWarning,ignore::FutureWarning,ignore::ImportWarning"
+)
 
 
 def z_score(values, expected, variance=None):
@@ -44,14 +51,38 @@ def needed(what, reason=""):
 
 
 CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "tests"))
+QUICK_CACHE = os.path.join(CACHE, "quick")  # JAX's keys do not tell such programs apart
+SLOW_OPTION = "xla_cpu_use_fusion_emitters"  # newer code generation, of loops: takes half the time of what is left
+
+
+def xla_knows(option: str) -> bool:
+  """Whether the XLA at hand has it; what it does not know ends the process."""
+  files = sorted(
+    Path(importlib.util.find_spec("jaxlib").origin).parent.glob("*.so"), key=lambda one: one.stat().st_size
+  )
+  with files[-1].open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    return content.find(option.encode()) >= 0
+
+
+QUICK_OPTIONS = {SLOW_OPTION: False} if xla_knows(SLOW_OPTION) else {}
 
 
 def compile_quickly(quick: bool) -> None:
-  """Without XLA's optimisations, or with them; a cache for each, since JAX's keys do not tell such programs apart."""
+  """Without XLA's optimisations, or with them as for users."""
   if jax.config.read("jax_disable_most_optimizations") != quick:
     jax.config.update("jax_disable_most_optimizations", quick)
-    jax.config.update("jax_compilation_cache_dir", os.path.join(CACHE, "quick") if quick else CACHE)
+    jax.config.update("jax_compilation_cache_dir", QUICK_CACHE if quick else CACHE)
     compilation_cache.reset_cache()
+
+
+def compile_options(plain):
+  """For JAX's own function of that name: the same, and QUICK_OPTIONS where compilation is to be quick."""
+
+  def get_compile_options(*arguments, env_options_overrides=None, **options):
+    more = QUICK_OPTIONS if jax.config.read("jax_disable_most_optimizations") else {}
+    return plain(*arguments, env_options_overrides={**more, **(env_options_overrides or {})}, **options)
+
+  return get_compile_options
 
 
 def by_steps(*arguments, **options):
@@ -60,13 +91,19 @@ def by_steps(*arguments, **options):
 
 
 KILLED = str(Path(__file__).parent / "killed.py")
-ENVIRONMENT = {
+USUAL = {
   **os.environ,
   "PYTHONPATH": os.getcwd(),
-  "PYTHONWARNINGS": "ignore",
-  "JAX_COMPILATION_CACHE_DIR": os.path.abspath(".cache/tests/quick"),
+  "PYTHONWARNINGS": SUBPROCESS_WARNINGS,
+  "JAX_COMPILATION_CACHE_DIR": CACHE,
+}
+ENVIRONMENT = USUAL | {
+  "JAX_COMPILATION_CACHE_DIR": QUICK_CACHE,
   "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-}  # these tests start many programs and look at what is on disk
+  "XLA_FLAGS": " ".join(
+    [os.environ.get("XLA_FLAGS", ""), *(f"--{name}={str(value).lower()}" for name, value in QUICK_OPTIONS.items())]
+  ),
+}  # of tests that start many programs and look at what is on disk, or at what is said
 
 
 def run(*arguments, expect=0):
@@ -82,21 +119,20 @@ def run(*arguments, expect=0):
 @contextlib.contextmanager
 def waiting(log, when, *arguments, **environment):
   """A binary that has come to a write, and waits in it; is killed in the end."""
-  process = subprocess.Popen(
+  with subprocess.Popen(
     [sys.executable, KILLED, str(log), when, "wait", *map(str, arguments)],
     text=True,
     env=ENVIRONMENT | environment,
     stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
-  )
-  try:
-    while not (log.exists() and "waiting" in log.read_text()):
-      assert process.poll() is None, process.stderr.read()
-      time.sleep(0.01)
-    yield process
-  finally:
-    process.kill()
-    process.wait()
+  ) as process:
+    try:
+      while not (log.exists() and "waiting" in log.read_text()):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+      yield process
+    finally:
+      process.kill()
 
 
 def dataset(path):
@@ -128,11 +164,10 @@ def values(log_dir):
 HELD: list[socket.socket] = []
 
 
-def start(*arguments):
+def start(*arguments, environment=USUAL):
   """A Python program that goes on beside the test; what it says is one stream."""
-  environment = {**os.environ, "PYTHONPATH": os.getcwd(), "JAX_COMPILATION_CACHE_DIR": os.path.abspath(".cache/tests")}
   return subprocess.Popen(
-    [sys.executable, "-W", "ignore", *map(str, arguments)],
+    [sys.executable, *map(str, arguments)],
     env=environment,
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
@@ -184,7 +219,7 @@ def limited(seconds=60):
 def outcome(name: str, arguments: list[str]) -> str:
   """ "" where a binary would run, or its one line of refusal; anything else that it does is raised."""
   module = importlib.import_module(f"experiments.{name}")
-  before = set(common.FLAGS)
+  before = set(flag_values.FLAGS)
   module.define()
   said = io.StringIO()
   try:
@@ -195,16 +230,16 @@ def outcome(name: str, arguments: list[str]) -> str:
       else:
         module.read()
         common.check_machine()
-        common.output_dir("results/x")
+        output.output_dir("results/x")
     return ""
   except SystemExit as end:
     assert end.code == 2 or any("help" in one for one in arguments), (end.code, said.getvalue())
     return said.getvalue() or "help"
-  except common.UsageError as error:
-    return str(error) or "?"
+  except Refused as error:
+    return flag_values.in_flags(error) or "?"
   finally:
-    for flag in set(common.FLAGS) - before:
-      delattr(common.FLAGS, flag)
+    for flag in set(flag_values.FLAGS) - before:
+      delattr(flag_values.FLAGS, flag)
 
 
 def poisson_mean(rate=4.0, num_samples=10):

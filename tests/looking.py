@@ -11,8 +11,9 @@ def results(metrics, *, task="mine", generations=None, about=(), **axes):
   """A result Dataset as a sweep would make it, but of given numbers.
 
   Args:
-    metrics: name -> values [workflow, axes..., seed, generation], and of `NAME_expected`, which have no seed; any other
-      variable is (dims, values) or (dims, values, attributes). The first one is the primary metric.
+    metrics: name -> values [workflow, axes..., seed, generation]; of `NAME_expected` and its variances, which have no seed; of
+      `NAME_limit` and `NAME_expected_up_to`, which have no generation either; any other variable is (dims, values) or (dims,
+      values, attributes). The first one is the primary metric.
     task: what the results call themselves.
     generations: as recorded; default 1, 2, ...
     about: name -> attributes of a metric; default: higher is worse, no units.
@@ -22,9 +23,14 @@ def results(metrics, *, task="mine", generations=None, about=(), **axes):
   made = {}
   for name, values in metrics.items():
     if not isinstance(values, tuple):
-      dims = (*axes, "generation") if "_expected" in name else (*axes, "seed", "generation")
       plain = {"long_name": name.replace("_", " "), "units": "1", "worse": "higher", "log_scale": 0}
-      values = (dims, np.asarray(values), {} if "_expected" in name else plain | dict(about).get(name, {}))
+      if name.endswith(("_limit", "_expected_up_to")):
+        dims, plain = (*axes,), {}
+      elif "_expected" in name:
+        dims, plain = (*axes, "generation"), {}
+      else:
+        dims, plain = (*axes, "seed", "generation"), plain | dict(about).get(name, {})
+      values = (dims, np.asarray(values), plain)
     made[name] = values
   num = dict(zip(*next(iter(made.values()))[:1], next(iter(made.values()))[1].shape))["generation"]
   coordinates = {**axes, "generation": np.arange(1, num + 1) if generations is None else generations}

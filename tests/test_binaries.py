@@ -11,11 +11,12 @@ import matplotlib
 import numpy as np
 import pytest
 import xarray
+from absl import flags
 from helpers import finish, go
 
-from collapse_jax import plotting
+from collapse_jax import plotting, vocabulary
 from collapse_jax.plotting import panels
-from experiments import common, kde, watching
+from experiments import common, flag_values, output, watching
 
 ROOT = Path(__file__).parent.parent
 TINY = (
@@ -47,11 +48,11 @@ def start(arguments, redirect="", **environment):
 
 BINARY = """
 import sys, time
-from experiments import common
+from experiments import common, flag_values, output
 def run():
   {body}
 sys.argv = ["gaussian"]
-common.main(common.define_shared, run)
+common.main(flag_values.define_shared, run)
 """
 TALK = BINARY.format(
   body="""from tqdm import tqdm
@@ -100,16 +101,16 @@ def test_signals_are_not_swallowed(number, status, said):
     except BaseException:
       pass"""
   heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # also where tests run in the background
-  process = subprocess.Popen(
+  with subprocess.Popen(
     [sys.executable, "-c", heard + BINARY.format(body=body)],
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
     env=os.environ | {"PYTHONPATH": str(ROOT)},
-  )
-  assert process.stdout.readline() == "ready\n"
-  process.send_signal(number)
-  assert process.wait(20) == status and process.stderr.read() == f"{said}\n"
+  ) as process:
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    assert process.wait(20) == status and process.stderr.read() == f"{said}\n"
 
 
 def test_an_ignored_interrupt_stays_ignored():
@@ -137,23 +138,23 @@ def test_an_ignored_interrupt_stays_ignored():
   ],
 )
 def test_comma_lists(text, expected):
-  assert common._split(text) == expected
+  assert flag_values._split(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", ",", "a,", ",a", "a,,b", '""', 'a,""', " "])
 def test_empty_items(text):
-  assert not all(common._split(text))
+  assert not all(flag_values._split(text))
 
 
 def test_home_in_every_path(begin, tmp_path, monkeypatch):
   monkeypatch.setenv("HOME", str(tmp_path))
   (tmp_path / "a,b.csv").write_text("a,b\n" + "".join(f"{i},{i * i % 7}\n" for i in range(30)))
   (tmp_path / "c.csv").write_text("a,b\n" + "".join(f"{i},{i * i % 5}\n" for i in range(30)))
-  kde.define.__globals__["flags"].DEFINE_string("datasets", f'~/c.csv,"{tmp_path}/a,b.csv"', "")
+  flags.DEFINE_string("datasets", f'~/c.csv,"{tmp_path}/a,b.csv"', "")
   begin("--output_dir=~/out", "--log_dir=~/logs")
-  assert (common.FLAGS.output_dir, common.FLAGS.log_dir) == (f"{tmp_path}/out", f"{tmp_path}/logs")
-  assert common.output_dir("x") == tmp_path / "out"
-  assert kde.check_datasets(common.items("datasets")) == [f"{tmp_path}/c.csv", f"{tmp_path}/a,b.csv"]
+  assert (flag_values.FLAGS.output_dir, flag_values.FLAGS.log_dir) == (f"{tmp_path}/out", f"{tmp_path}/logs")
+  assert output.output_dir("x") == tmp_path / "out"
+  assert flag_values.datasets() == [f"{tmp_path}/c.csv", f"{tmp_path}/a,b.csv"]
 
 
 def refused(begin, capsys, *flags):
@@ -169,12 +170,12 @@ def test_flag_files(begin, capsys, tmp_path):
   for i in range(1500):
     (tmp_path / f"{i}.flags").write_text(f"--flagfile={tmp_path / f'{i + 1}.flags'}\n")
   (tmp_path / "1499.flags").write_text("# text\n\n// text\n--seed=7\n")
-  begin(f"--flagfile={tmp_path / '1450.flags'}", "--num_seeds=3") if "num_seeds" in common.FLAGS else begin(
+  begin(f"--flagfile={tmp_path / '1450.flags'}", "--num_seeds=3") if "num_seeds" in flag_values.FLAGS else begin(
     f"--flagfile={tmp_path / '1450.flags'}"
   )
-  assert common.FLAGS.seed == "7"
+  assert flag_values.FLAGS.seed == "7"
   begin("--flagfile", tmp_path / "1499.flags", "--seed=8")
-  assert common.FLAGS.seed == "8"
+  assert flag_values.FLAGS.seed == "8"
   (tmp_path / "self.flags").write_text(f"--seed=1\n--flagfile={tmp_path / 'self.flags'}\n")
   (tmp_path / "latin.flags").write_bytes(b"--seed=\xff")
   os.mkfifo(tmp_path / "fifo")
@@ -191,8 +192,8 @@ def test_paths_that_are_not_utf8(begin, capsys, flag):
 
 def test_lists_and_lines_of_any_text():
   """Without end, or with what a terminal would obey."""
-  assert len(common._split("(" * 100_000)) == 1 and len(common._split("(," * 50_000)) == 50_001
-  assert common._line("a\n b\x1b[31m\x9b") == r"a b\x1b[31m\x9b"
+  assert len(flag_values._split("(" * 100_000)) == 1 and len(flag_values._split("(," * 50_000)) == 50_001
+  assert output._line("a\n b\x1b[31m\x9b") == r"a b\x1b[31m\x9b"
 
 
 # --------------------------------------------------------------------------------------------------------- machines
@@ -217,11 +218,11 @@ def test_the_coordinator_listens_where_it_was_told():
   """Not on every interface: whoever reaches the port takes part."""
   script = """
 import socket, sys
-from experiments import common
+from experiments import common, flag_values, output
 with socket.socket() as one:
   one.bind(("127.0.0.1", 0))
   port = one.getsockname()[1]
-common.define_shared()
+flag_values.define_shared()
 common.parse(["x", "--distributed", f"--coordinator=127.0.0.1:{port}", "--num_processes=1", "--process_id=0"])
 common.prepare_jax()
 rows = [line.split()[1] for name in ("tcp", "tcp6") for line in open(f"/proc/self/net/{name}").readlines()[1:] if line.split()[3] == "0A"]
@@ -373,9 +374,7 @@ def test_a_figure_for_each_value():
   )
   found = list(panels.slices(results, ("dim", "dataset")))
   assert (
-    len({plotting.names.file_name(suffix) for suffix, _ in found})
-    == len({part.attrs["slice"] for _, part in found})
-    == 4
+    len({vocabulary.file_name(suffix) for suffix, _ in found}) == len({part.attrs["slice"] for _, part in found}) == 4
   )
   long = [kde_results([f"/{'very/long/' * 40}{name}.csv" for name in "ab"], (10, 20, 30, 40)).isel(bandwidth=[0] * 4)]
   long = [

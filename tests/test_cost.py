@@ -9,8 +9,8 @@ import pytest
 
 import collapse_jax as cj
 from collapse_jax import store, tasks, workflows
-from collapse_jax.sweeps import cost, devices, plan
-from experiments import common
+from collapse_jax.sweeps import cost, devices, plan, scheduler
+from experiments import common, flag_values
 
 
 def test_known_functions():
@@ -111,7 +111,7 @@ def test_estimates_grow_as_times_do():
     running(gaussian, {"dim": [100], "num_samples": [1000]}, workflow=name)
     for name in ("replace", "accumulate_subsample")
   )
-  assert 15 < rows / law < 150  # measured: 50
+  assert 25 < rows / law < 100  # measured: 50; a factor of two is what is promised
 
 
 def estimated(names=("replace",), num_seeds=10, num_generations=6, record_every=1, **axes):
@@ -166,7 +166,7 @@ def test_plan_of_memory(workers):
       init=lambda key: (None, draw(key, jnp.zeros(50))),
       fit=lambda key, problem, context: jnp.mean(store.flat(context.data)[0], axis=0),
       sample=lambda key, problem, mean, context: (draw(key, mean), {}),
-      evaluate=lambda *known: {"error": jnp.sum(known[-1] ** 2)},
+      evaluate=lambda key, problem, mean: {"error": jnp.sum(mean**2)},
       num_samples=num_samples,
     )
 
@@ -188,6 +188,8 @@ def test_plan_refuses_what_does_not_fit(workers):
   needed = re.match(r"one run needs about ([\d.e+]+) GiB and 4 GiB may be used", reason)
   assert float(needed[1]) > 1e12 * 4 / 2**30  # a covariance
   assert f"cannot run: {reason}" in str(found).splitlines()
+  with pytest.raises(ValueError, match="one run needs about"):
+    estimated(dim=[10**6])
 
 
 def parsed(text: str) -> dict[str, str]:
@@ -196,7 +198,7 @@ def parsed(text: str) -> dict[str, str]:
 
 def test_plan_as_text(workers):
   found = estimated()._replace(
-    memory_of_run=3.25 * 2**20, compile_seconds=26.0, run_seconds=400.0, refusals=("too large",)
+    memory_of_run=3.25 * 2**20, compile_seconds=260.0, run_seconds=400.0, refusals=("too large",)
   )
   assert parsed(str(found)) == {
     "cells": "3",
@@ -205,7 +207,7 @@ def test_plan_as_text(workers):
     "fits": "180",
     "programs to compile": "1",
     "memory of the largest run": "3.2 MiB",
-    "time on this machine": "about 7 min (compiling 26 s, running 7 min), good to a factor of two",
+    "time on this machine": "about 11 min (compiling 4 min, running 7 min), good to a factor of two",
     "cannot run": "too large",
   }
 
@@ -213,29 +215,29 @@ def test_plan_as_text(workers):
 @pytest.fixture
 def dry_run(capsys):
   """What a binary prints with --dry_run; it may write nothing."""
-  before = set(common.FLAGS)
+  before = set(flag_values.FLAGS)
 
   def run(name, *arguments):
     module = importlib.import_module(f"experiments.{name}")
     module.define()
-    common.FLAGS.unparse_flags()
+    flag_values.FLAGS.unparse_flags()
     common.parse(["x", "--dry_run", *arguments])
     module.main()
     return capsys.readouterr().out
 
   yield run
-  for flag in set(common.FLAGS) - before:
-    delattr(common.FLAGS, flag)
-  common.FLAGS.unparse_flags()
-  common.FLAGS(["test"])
-  common.PARSED.clear()
+  for flag in set(flag_values.FLAGS) - before:
+    delattr(flag_values.FLAGS, flag)
+  flag_values.FLAGS.unparse_flags()
+  flag_values.FLAGS(["test"])
+  flag_values.PARSED.clear()
   common.PLANS.clear()
 
 
 def test_dry_run(dry_run, workers, tmp_path, monkeypatch):
   """A binary prints the plan of its sweep, and computes and writes nothing."""
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr("collapse_jax.sweeps.scheduler.sweep", None)
+  monkeypatch.setattr(scheduler, "sweep", None)
   said = dry_run(
     "gaussian", "--workflows=replace", "--dims=2", "--num_samples=10,20,40", "--num_seeds=10", "--num_generations=6"
   )

@@ -96,7 +96,7 @@ def python(code, **environment):
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
 def test_cores_are_those_of_the_affinity():
-  code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from collapse_jax import devices; print(devices.num_workers())"
+  code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from collapse_jax.sweeps import devices; print(devices.num_workers())"
   assert python(code).stdout == "1\n"
 
 

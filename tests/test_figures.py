@@ -303,3 +303,13 @@ def test_theory_against_real_share():
   for i, (x, y) in enumerate(drawn):
     np.testing.assert_array_equal(x, known.real_fraction)
     np.testing.assert_array_equal(y, expected[0, i, :, -1])
+
+
+def test_theory_that_is_only_drawn_is_named():
+  """Of first order, or with tails too heavy for means over runs: no z-score is made of it, as the caption says."""
+  expected = {"loss_expected": CURVES}
+  held, drawn = (
+    plotting.trajectories(simple(**expected, loss_expected_up_to=np.array([6.0, last, 6.0])), "loss") for last in (1, 0)
+  )
+  assert len(theory(held.axes[0])) == len(theory(drawn.axes[0])) == 3
+  assert "only" in caption(drawn) and "only" not in caption(held)

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from collapse_jax.sweeps import chunks
-from experiments import common
+from experiments import flag_values
 
 BINARIES = (
   "gaussian",
@@ -158,11 +158,11 @@ def digest(folder: Path) -> str:
 
 
 def flags_of(name: str) -> list[str]:
-  before = set(common.FLAGS)
+  before = set(flag_values.FLAGS)
   importlib.import_module(f"experiments.{name}").define()
-  found = sorted(set(common.FLAGS) - before)
+  found = sorted(set(flag_values.FLAGS) - before)
   for flag in found:
-    delattr(common.FLAGS, flag)
+    delattr(flag_values.FLAGS, flag)
   return found
 
 
@@ -441,18 +441,18 @@ def test_real_commands(places, tmp_path):
 def test_input_is_checked_without_jax():
   script = """
 import importlib, sys
-from experiments import common
+from experiments import common, flag_values
 for name in sys.argv[1:]:
   module = importlib.import_module(f"experiments.{name}")
-  before = set(common.FLAGS)
+  before = set(flag_values.FLAGS)
   module.define()
   common.parse(["x"])
   if name != "compare":
     module.read()
     common.check_machine()
   assert "jax" not in sys.modules, name
-  for flag in set(common.FLAGS) - before:
-    delattr(common.FLAGS, flag)
+  for flag in set(flag_values.FLAGS) - before:
+    delattr(flag_values.FLAGS, flag)
 """
   done = subprocess.run(
     [sys.executable, "-c", script, *BINARIES],

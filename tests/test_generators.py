@@ -315,7 +315,7 @@ def test_members_differ_by_their_spread():
     init=lambda key: (None, store.batch(jnp.zeros(4))),
     fit=lambda key, problem, context: jax.random.normal(key),
     sample=lambda key, problem, params, context: (store.batch(jnp.zeros(context.num)), {}),
-    evaluate=lambda *known: {"own": known[-1]},
+    evaluate=lambda key, problem, own: {"own": own},
     num_samples=4,
   )
   spread = run_many(transforms.ensemble(task, 2), workflows.replace(), 1, 4000)["member_spread"][:, 0]

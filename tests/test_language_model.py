@@ -15,10 +15,11 @@ from transformers import PreTrainedTokenizerFast
 from collapse_jax import tasks, transforms
 from collapse_jax.generation import start
 from collapse_jax.lm import checkpoint, decoder, text, tiny, training
+from collapse_jax.refused import Refused
 from collapse_jax.sweeps import checkpoints
 from collapse_jax.types import Context
 from collapse_jax.workflows import replace
-from experiments import common, language_model, real_data_value
+from experiments import flag_values, language_model, output, real_data_value
 
 RECIPE = training.Recipe(1e-3, batch_size=8)
 LENGTH = 40
@@ -205,7 +206,7 @@ def test_plain_text_is_fitted_from_the_base(base, rows):
 
 
 @pytest.fixture
-def flag_values(tmp_path):
+def parsed(tmp_path):
   """Flags as a binary has them, for what `write` records."""
   if not flags.FLAGS.is_parsed():
     flags.FLAGS(["test"])
@@ -228,9 +229,9 @@ def saved_base(base, tmp_path):
     ({"max_seq_len": 500}, "beyond the 256 positions"),
   ],
 )
-def test_usage_errors_write_nothing(base, tmp_path, flag_values, options, match):
+def test_usage_errors_write_nothing(base, tmp_path, parsed, options, match):
   given = {"workflows": ["replace"], "model": options.get("model") or saved_base(base, tmp_path)} | options
-  with pytest.raises(common.UsageError, match=match):
+  with pytest.raises(Refused, match=match):
     language_model.simulate(**given, directory=tmp_path / "out")
   assert not (tmp_path / "out").exists()
 
@@ -242,12 +243,12 @@ def test_usage_errors_write_nothing(base, tmp_path, flag_values, options, match)
     ({"num_real": [0]}, "--num_generator must be at least 2"),
   ],
 )
-def test_usage_errors_of_the_value_of_real_data(base, tmp_path, flag_values, options, match):
-  with pytest.raises(common.UsageError, match=match):
+def test_usage_errors_of_the_value_of_real_data(base, tmp_path, parsed, options, match):
+  with pytest.raises(Refused, match=match):
     real_data_value.simulate(num_synthetic=[0], model=saved_base(base, tmp_path), max_seq_len=LENGTH, **options)
 
 
-def test_lost_format_is_a_finding(base, tmp_path, flag_values):
+def test_lost_format_is_a_finding(base, tmp_path, parsed):
   """A model that never produces the format ends its cell; what was measured stays, and the reason is recorded."""
   options = {
     "num_samples": [8],
@@ -273,7 +274,7 @@ def test_lost_format_is_a_finding(base, tmp_path, flag_values):
   assert list(next(iter(shown.values()))) == ["1", "2", "3"]
 
 
-def test_edited_text(base, tmp_path, flag_values):
+def test_edited_text(base, tmp_path, parsed):
   """From the command line's options: nothing is generated, whatever the format; other workflows than whole batches are refused."""
   edit = {"threshold": 0.002, "top_k": 4, "beta": 1.0, "base": "chain", "mask": "fresh"}
   options = {
@@ -293,13 +294,13 @@ def test_edited_text(base, tmp_path, flag_values):
     and "num_missing" not in results
     and results.stopped == ""
   )
-  with pytest.raises(common.UsageError, match="editing needs whole batches"):
+  with pytest.raises(Refused, match="editing needs whole batches"):
     language_model.simulate(["accumulate_subsample"], **options)
 
 
-def test_value_of_real_data(base, tmp_path, flag_values):
+def test_value_of_real_data(base, tmp_path, parsed):
   """Dims, and the base itself where there is nothing to train on."""
-  common.FLAGS(["test"])
+  flag_values.FLAGS(["test"])
   options = {
     "model": saved_base(base, tmp_path),
     "max_seq_len": LENGTH,
@@ -316,7 +317,7 @@ def test_value_of_real_data(base, tmp_path, flag_values):
   assert float(results.test_loss.sel(num_real=16).max()) < float(
     results.test_loss.sel(num_real=0, num_synthetic=0).min()
   )
-  common.write(results, tmp_path / "value")
+  output.write(results, tmp_path / "value")
   assert "test_loss_map" in (tmp_path / "value" / "report.html").read_text()
 
 
@@ -332,13 +333,13 @@ def read_rows(base, dataset, tokenizer=None, **options):
   return language_model.load_rows(model, dataset, LENGTH, 16, options.pop("pairs", True), "base", **options)
 
 
-def test_rows_that_cannot_be_represented_are_refused_before_fitting(base, tmp_path, flag_values, capsys):
+def test_rows_that_cannot_be_represented_are_refused_before_fitting(base, tmp_path, parsed, capsys):
   """And not the model blamed for it; a few are left out, and counted."""
   pairs = [{"prompt": f"item {i}", "response": "is here" if i % 2 else "a\n\nb"} for i in range(60)]
   dataset = dump(tmp_path / "pairs.jsonl", pairs)
   unmarked = text_tokenizer(["user: item is here a b assistant:"], tokenizers.normalizers.Replace("\n", " "))
   with pytest.raises(
-    common.UsageError,
+    Refused,
     match=r"gives no train rows: all 5. of them have lost their format.*'user: item .*nassistant: .* becomes ",
   ):
     read_rows(base, dataset, unmarked)
@@ -375,23 +376,24 @@ def text_tokenizer(texts, normalizer):
   return PreTrainedTokenizerFast(tokenizer_object=one, eos_token="</s>", clean_up_tokenization_spaces=False)
 
 
-def test_what_becomes_of_the_rows_is_said(base, tmp_path, flag_values, capsys):
+def test_what_becomes_of_the_rows_is_said(base, tmp_path, parsed, capsys):
   same = [{"prompt": "Write a short story.", "response": f"Story {i}."} for i in range(60)]
   train, test, about = read_rows(base, dump(tmp_path / "same.jsonl", same))
   assert about["split_by"] == "row" and len(test.length) == 6 and "split by row" in capsys.readouterr().out
-  with pytest.raises(common.UsageError, match="gives no test rows: a split needs two different rows"):
+  with pytest.raises(Refused, match="gives no test rows: a split needs two different rows"):
     read_rows(base, dump(tmp_path / "one.jsonl", same[:1] * 5))
   plain = dump(tmp_path / "plain.jsonl", [{"text": f"Plain text {i}."} for i in range(60)])
   train, test, about = read_rows(base, plain)
   assert about["format"] == language_model.PLAIN and len(train.length) + len(test.length) == 60
   assert "fitted to, and sampled, as plain text" in capsys.readouterr().out
-  with pytest.raises(common.UsageError, match="--prompts: no row of prompt and response"):
-    language_model._prompts(base.tokenizer, test, text)
-  with pytest.raises(common.UsageError, match=r"gives no train rows: all .* of them have no prompt, no response"):
+  with pytest.raises(Refused, match="prompts: no row of prompt and response") as refusal:
+    text.prompts(base.tokenizer, test)
+  assert refusal.value.argument == "prompts"
+  with pytest.raises(Refused, match=r"gives no train rows: all .* of them have no prompt, no response"):
     read_rows(base, dump(tmp_path / "bad.jsonl", [{"prompt": f"p{i}", "response": ""} for i in range(60)]))
 
 
-def test_plain_text_from_the_command_line(base, tmp_path, flag_values, monkeypatch):
+def test_plain_text_from_the_command_line(base, tmp_path, parsed, monkeypatch):
   """The weights of a base go on with plain text in both experiments: `test_plain_text_is_fitted_from_the_base` is what they ask for."""
   asked = []
 
@@ -404,14 +406,14 @@ def test_plain_text_from_the_command_line(base, tmp_path, flag_values, monkeypat
   plain = dump(tmp_path / "plain.jsonl", [{"text": f"Plain text {i}."} for i in range(60)])
   pairs = dump(tmp_path / "pairs.jsonl", [{"prompt": f"p{i}", "response": "r"} for i in range(60)])
   for dataset in (plain, pairs):
-    with pytest.raises(common.UsageError, match="asked"):
+    with pytest.raises(Refused, match="asked"):
       language_model.simulate(["replace"], num_samples=[8], num_generations=1, dataset=dataset, **options)
     with pytest.raises(ValueError, match="asked"):
       real_data_value.simulate([8], [0], dataset=dataset, **options)
   assert asked == [(False, True, 60)] * 2 + [(False, False, 60)] * 2
 
 
-def test_torn_text_is_computed_again(base, tmp_path, flag_values, monkeypatch, caplog):
+def test_torn_text_is_computed_again(base, tmp_path, parsed, monkeypatch, caplog):
   """A sweep that goes on ends with the texts and numbers of one that was not interrupted."""
   options = {
     "num_samples": [4],
@@ -428,7 +430,7 @@ def test_torn_text_is_computed_again(base, tmp_path, flag_values, monkeypatch, c
   first = language_model.simulate(["replace"], **options)
   files = {file: file.read_bytes() for file in (tmp_path / "out" / "samples").glob("*/*")}
   assert len(files) == 6
-  monkeypatch.setattr(common, "flag", lambda name, otherwise: True if name == "resume" else otherwise)
+  monkeypatch.setattr(flag_values, "flag", lambda name, otherwise: True if name == "resume" else otherwise)
   torn = next(file for file in files if file.name == "seed_0_generation_2.jsonl")
   torn.write_bytes(files[torn][:30])
   with caplog.at_level("WARNING"):

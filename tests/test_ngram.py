@@ -11,6 +11,7 @@ from helpers import z_score
 from collapse_jax import generation, tasks, theory, transforms, workflows
 from collapse_jax.tasks._ngram import conditional_frequencies
 from collapse_jax.types import Context
+from collapse_jax.vocabulary import EDIT_BASES, EDIT_MASKS
 
 V = 5
 
@@ -173,7 +174,7 @@ def test_laws_of_edited_labels(noise):
   rng = np.random.default_rng(0)
   real, fixed = rng.standard_normal((num_runs, n)), rng.random((num_runs, n)) < m
   laws, found = {}, {}
-  for base, mask in itertools.product(transforms.editing.BASES, transforms.editing.MASKS):
+  for base, mask in itertools.product(EDIT_BASES, EDIT_MASKS):
     labels, errors = real, []
     for t in range(T):
       mean = labels.mean(axis=1, keepdims=True)

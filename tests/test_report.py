@@ -42,6 +42,8 @@ def known():
       "spread": variance,
       "loss_expected": expected,
       "loss_expected_variance": np.full(expected.shape, 0.02**2) * np.linspace(1, 2, len(T)) ** 2,
+      "loss_expected_up_to": np.array([[40.0, np.nan, 3, 1], [np.nan, np.nan, np.nan, 10]]),
+      "loss_limit": np.array([[np.inf, np.nan, 7.25, 5], [3, 3, np.nan, -np.inf]]),
       "finite": (grid, np.isfinite(values), {}),
       "cell_status": (tuple(axes), status, {}),
     },
@@ -172,7 +174,8 @@ def test_definitions(known, page):
     expected.append([definition, metric, *texts] if any(texts) else [definition, reason])
   assert table.rows == expected
   assert ["collapsing variance", "spread", "3 of 4", "0 of 2"] in table.rows
-  assert ["entanglement of real modes", "undefined: no metric of how far modes are apart"] in table.rows
+  [modes] = [row for row in table.rows if row[0] == "entanglement of real modes"]
+  assert len(modes) == 2 and modes[1].startswith("undefined: no metric")
   assert len({row[0] for row in table.rows}) == len(definitions.DEFINITIONS) == 8
 
 
@@ -235,7 +238,9 @@ def test_a_page_of_several_and_of_results_without_generations(known):
   flat = xarray.Dataset(
     {"test_loss": ("num_real", [1.0])}, attrs={"num_runs": 5, "wall_seconds": 3.0, "finding": "worth it"}
   )
-  bare = known.isel(num_samples=[3], workflow=[0]).drop_vars(["loss_expected", "loss_expected_variance"])
+  bare = known.isel(num_samples=[3], workflow=[0]).drop_vars(
+    [name for name in known if "_expected" in name or "_limit" in name]
+  )
   bare.attrs = {}
   both = Page(report.page({"a": bare, "b": flat}, {"a": {}, "b": {"map": b"x"}}))
   assert [text for tag, text in both.texts if tag == "h2"] == ["a", "b", "How to reproduce"]
@@ -269,6 +274,38 @@ def test_theory_rows(known, page):
   assert max(right) < 5 < max(wrong)
   assert f"{len(rows)} comparisons" in page.text(f"{len(rows)} comparisons of means")
   assert f"largest |z| = {max(wrong):.1f}." in page.text(f"{len(rows)} comparisons of means")
+
+
+def test_theory_holds_up_to_a_generation(known):
+  """Later it is drawn, and no ground for a z-score; with a bound that is not known it holds to the end."""
+  seen = {}
+  for row in diagnostics.compare_with_theory(known, range(1, 41)):
+    seen.setdefault((row["workflow"], row["num_samples"]), []).append(row["generation"])
+  every = list(range(1, 41))
+  assert (
+    seen
+    == {
+      ("replace", 10): every,
+      ("replace", 20): every[:5],  # later too few are finite
+      ("replace", 40): [1, 2, 3],
+      ("replace", 80): [1],
+      ("mine", 40): every,
+      ("mine", 80): every[:10],
+    }
+  )
+
+
+def test_limits(known, page):
+  """The mean of finite runs at the last generation beside the limit, in the rows of the metric that has one."""
+  for shown, row in zip(page.table("verdict").records(), diagnostics.verdicts(known)):
+    text = shown["mean at the end \N{RIGHTWARDS ARROW} limit by theory"]
+    limit = float(known.loss_limit.sel(workflow=row["workflow"], num_samples=row["num_samples"]))
+    if row["metric"] != "loss" or np.isnan(limit):
+      assert text == ""
+      continue
+    last = known.loss.sel(workflow=row["workflow"], num_samples=row["num_samples"]).values[:, -1]
+    mean, said = text.split(" \N{RIGHTWARDS ARROW} ")
+    assert np.mean(last[np.isfinite(last)]) == number(mean, 4) and float(said) == limit
 
 
 def test_agreement(known, page):

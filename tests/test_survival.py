@@ -71,7 +71,7 @@ class SmallDisk:
         self.seen = Path(f"/proc/{shell.pid}/root{folder}")
         return
       shell.kill()
-      shell.wait()
+      shell.communicate()
     self.shell, self.seen, self.limit = None, folder, largest_file * 1024
 
   def resize(self, size: int, largest_file: int = 1 << 20):
@@ -286,22 +286,24 @@ def free_job():
 @contextlib.contextmanager
 def processes(*commands):
   """Starts them; kills what is left in the end."""
-  started = [
-    subprocess.Popen(
-      [sys.executable, *map(str, command)],
-      env=ENVIRONMENT | environment,
-      text=True,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-    )
-    for command, environment in commands
-  ]
-  try:
-    yield started
-  finally:
-    for one in started:
-      one.kill()
-      one.wait()
+  with contextlib.ExitStack() as stack:
+    started = [
+      stack.enter_context(
+        subprocess.Popen(
+          [sys.executable, *map(str, command)],
+          env=ENVIRONMENT | environment,
+          text=True,
+          stdout=subprocess.PIPE,
+          stderr=subprocess.PIPE,
+        )
+      )
+      for command, environment in commands
+    ]
+    try:
+      yield started
+    finally:
+      for one in started:
+        one.kill()
 
 
 def ended(one, status, timeout=100):

@@ -15,8 +15,9 @@ import pytest
 from helpers import DRAWN, finish, go, numbers
 
 import collapse_jax as cj
+from collapse_jax.refused import Refused
 from collapse_jax.sweeps.chunks import Chunks
-from experiments import common, compare, directory, language_model, real_data_value
+from experiments import compare, directory, flag_values, language_model, output, real_data_value
 
 WHOLE = {"config.json", "results.nc", *DRAWN}
 
@@ -35,17 +36,17 @@ def refuse(directory):
   directory.mkdir(exist_ok=True)
   (directory / "sweep.json").write_text("{}")
   (directory.parent / "profile").mkdir(exist_ok=True)
-  raise common.UsageError("--num_generations is too large.")
+  raise Refused("--num_generations is too large.")
 
 
-def commit(directory, then=common.UsageError):
-  chunks = Chunks(directory, {}, common.FLAGS.resume)
+def commit(directory, then=Refused):
+  chunks = Chunks(directory, {}, flag_values.FLAGS.resume)
   chunks.save((0,), 0, {"finite": np.ones((1, 1), bool)})
   chunks.close()
   raise then("too late")
 
 
-@pytest.mark.parametrize("error", [common.UsageError, OSError, RuntimeError])
+@pytest.mark.parametrize("error", [Refused, OSError, RuntimeError])
 @pytest.mark.parametrize("before", ["nothing", "empty", "finished"])
 def test_sweeps_that_finish_nothing_leave_nothing(begin, tmp_path, before, error):
   """The command that was corrected runs; results that --overwrite would have replaced are still there, and finished."""
@@ -59,13 +60,13 @@ def test_sweeps_that_finish_nothing_leave_nothing(begin, tmp_path, before, error
   held = digest(tmp_path)
 
   def fail(directory):
-    with contextlib.suppress(common.UsageError):
+    with contextlib.suppress(Refused):
       refuse(directory)
     raise error("--num_generations is too large.")
 
   with pytest.raises(error, match="too large"):
     go(fail, path)
-  assert common.kept() == "."  # nothing is there to go on with
+  assert output.kept() == "."  # nothing is there to go on with
   assert digest(tmp_path) == held and (tmp_path / "below").exists() == (before != "nothing")
   if before == "finished":
     begin(f"--output_dir={path}", "--resume")
@@ -76,16 +77,16 @@ def test_sweeps_that_finish_nothing_leave_nothing(begin, tmp_path, before, error
     assert cj.load(path).loss.values.flat[0] == 1
 
 
-@pytest.mark.parametrize("error", [common.UsageError, OSError])
+@pytest.mark.parametrize("error", [Refused, OSError])
 def test_what_is_finished_is_kept(begin, tmp_path, error):
   path = tmp_path / "out"
   begin(f"--output_dir={path}")
   with pytest.raises(error):
     go(lambda directory: commit(directory, error), path)
-  assert "--resume goes on" in common.kept()
+  assert "--resume goes on" in output.kept()
   held = digest(path)
   assert "unfinished.json" in held and any(name.endswith(".chunk") for name in held)
-  with pytest.raises(common.UsageError, match="--resume to go on"):
+  with pytest.raises(Refused, match="--resume to go on"):
     go(finish, path)
   assert digest(path) == held
   begin(f"--output_dir={path}", "--resume")
@@ -104,7 +105,7 @@ def test_a_lost_or_empty_marker(begin, tmp_path, lost):
   if lost:
     (path / "unfinished.json").unlink()
   held = digest(path)
-  with pytest.raises(common.UsageError, match="already holds an unfinished sweep; give --resume"):
+  with pytest.raises(Refused, match="already holds an unfinished sweep; give --resume"):
     go(finish, path)
   assert digest(path) == held
   if lost == "both":  # somebody else's, for all that is known
@@ -170,7 +171,7 @@ def test_texts_and_checkpoints_stay_beside_results(begin, tmp_path, monkeypatch)
     go(refuse, path, folders=folders)  # nothing to do
   assert set(digest(path)) == WHOLE | texts | {"language_model/results.nc"} and not (path / "chunks").exists()
   begin(f"--output_dir={path}", "--seed=1", "--resume")
-  with pytest.raises(common.UsageError, match=r"^--resume: .* with --seed=0, not 1; --overwrite begins anew\.$"):
+  with pytest.raises(Refused, match=r"^--resume: .* with --seed=0, not 1; --overwrite begins anew\.$"):
     go(refuse, path, folders=folders)
   begin(f"--output_dir={path}", "--seed=1", "--overwrite")
   go(finish, path)
@@ -202,14 +203,12 @@ def test_what_others_made_is_never_removed(begin, tmp_path, theirs, end):
   free = theirs == (".writing-abc/results.nc",)  # hidden files are nobody's business
   begin(f"--output_dir={path}")
   if not free:
-    with pytest.raises(
-      common.UsageError, match="which this program did not make; name another directory, or give --overwrite"
-    ):
+    with pytest.raises(Refused, match="which this program did not make; name another directory, or give --overwrite"):
       go(end, path)
     assert digest(path) == held
   for _ in range(2):
     begin(f"--output_dir={path}", "--overwrite")
-    with contextlib.suppress(common.UsageError):
+    with contextlib.suppress(Refused):
       go(end, path)
     found = digest(path)
     assert sorted(held.values()) == sorted(
@@ -233,7 +232,7 @@ def test_names_that_are_taken(begin, tmp_path, name, kind):
     other.write_text("mine")
     (path / name).symlink_to(other)
   begin(f"--output_dir={path}")
-  with pytest.raises(common.UsageError, match="already holds"):
+  with pytest.raises(Refused, match="already holds"):
     go(finish, path)
   begin(f"--output_dir={path}", "--overwrite")
   go(finish, path)
@@ -297,12 +296,12 @@ def test_results_of_an_experiment_among_several(begin, tmp_path):
   several = lambda directory: {"gaussian": numbers(2.0), "kde/moons": numbers(3.0)}
   folders = ("gaussian", "kde/moons")
   begin(f"--output_dir={path}")
-  with pytest.raises(common.UsageError, match=r"already holds gaussian/"):
+  with pytest.raises(Refused, match=r"already holds gaussian/"):
     go(several, path, folders=folders)
   assert digest(path) == held
   begin(f"--output_dir={path}", "--overwrite")
   with filelock.FileLock(below / ".lock"):
-    with pytest.raises(common.UsageError, match=r"gaussian is being written by another process"):
+    with pytest.raises(Refused, match=r"gaussian is being written by another process"):
       go(several, path, folders=folders)
     assert digest(path) == held
   go(several, path, folders=folders)
@@ -312,7 +311,7 @@ def test_results_of_an_experiment_among_several(begin, tmp_path):
   begin(f"--output_dir={below / 'x'}")
   with (
     filelock.FileLock(path / ".lock"),
-    pytest.raises(common.UsageError, match=r"results is being written by another process"),
+    pytest.raises(Refused, match=r"results is being written by another process"),
   ):
     go(finish, below / "x")
   begin(f"--output_dir={path}", "--overwrite")
@@ -372,7 +371,7 @@ def test_drawing_that_fails_is_a_warning(begin, tmp_path, monkeypatch, capsys):
     raise RuntimeError("no LaTeX\nmore")
 
   with monkeypatch.context() as patch:
-    patch.setattr(common, "drawings", fail)
+    patch.setattr(output, "drawings", fail)
     go(finish, path)
   said = capsys.readouterr()
   assert (
@@ -451,7 +450,7 @@ def test_results_and_configuration_of_two_runs(begin, tmp_path):
   (path / "results.nc").write_bytes(older)
   with pytest.raises(ValueError, match="of two runs"):
     cj.load(path)
-  with pytest.raises(common.UsageError, match="of two runs"):
+  with pytest.raises(Refused, match="of two runs"):
     compare.load(str(path))
   begin(f"--output_dir={path}", "--seed=1", "--resume")
   go(finish, path)
@@ -475,7 +474,7 @@ def test_directories_that_cannot_be(begin, tmp_path, value, said):
   (tmp_path / "file").write_text("x")
   (tmp_path / "loop").symlink_to("loop")
   begin(f"--output_dir={tmp_path / value}")
-  with pytest.raises(common.UsageError, match=said):
+  with pytest.raises(Refused, match=said):
     go(finish, tmp_path)
 
 
@@ -498,12 +497,13 @@ def test_dry_run_of_a_large_model_allocates_nothing(begin, capsys):
 def test_failing_sweeps_wait_for_nobody():
   """Once a sweep has begun, an error ends it although a thread of it still runs; one line, or a traceback for what is no user's fault."""
   script = (
-    "import sys, threading, time; from experiments import common; common.parse(['x']); common.BEGUN.set(); "
+    "import sys, threading, time; from experiments import common, output; from collapse_jax.refused import Refused; "
+    "common.parse(['x']); output.BEGUN.set(); "
     "threading.Thread(target=time.sleep, args=(600,)).start(); common._guarded({}, False, [''])"
   )
   for raised, status, said in (
     ("MemoryError('one run does not fit.')", 1, "error: one run does not fit."),
-    ("common.UsageError('--x is\\n bad.')", 2, "error: --x is bad."),
+    ("Refused('--x is\\n bad.')", 2, "error: --x is bad."),
     ("RuntimeError('mine')", 1, "error: RuntimeError."),
   ):
     thrower = f"lambda: (_ for _ in ()).throw({raised})"

@@ -270,7 +270,9 @@ def flow(num_samples):
     return store.batch(jax.lax.fori_loop(0, 50, step, x)), {}
 
   def init(key):
-    return None, store.batch(jnp.asarray(MEAN) + jnp.asarray(STD) * jax.random.normal(key, (num_samples, 2)))
+    return None, store.batch(
+      jnp.asarray(MEAN)[None] + jnp.asarray(STD)[None] * jax.random.normal(key, (num_samples, 2))
+    )
 
   evaluate = lambda key, problem, fitted: {"excess": excess(fitted.params)}
   return cj.TaskSetting(init, fit, sample, evaluate, num_samples)

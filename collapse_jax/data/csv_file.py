@@ -275,8 +275,8 @@ def _records(path) -> tuple[str, Iterator[tuple[int, list[str]]]]:
   return delimiter, records()
 
 
-def _uneven(shown, line, record, first) -> ValueError:
-  return ValueError(
+def _uneven(shown, line, record, first) -> Refused:
+  return Refused(
     f"{shown} line {line} has {len(record)} columns where the first has {len(first)}; give every line as many."
   )
 

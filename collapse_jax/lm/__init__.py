@@ -2,15 +2,23 @@
 
 from typing import TYPE_CHECKING
 
+from collapse_jax import lazy
+
 if TYPE_CHECKING:
-  from collapse_jax.lm.checkpoint import LanguageModel, load, random, save
+  from collapse_jax.lm import presets as presets
+  from collapse_jax.lm import sampling as sampling
+  from collapse_jax.lm import text as text
+  from collapse_jax.lm import tiny as tiny
+  from collapse_jax.lm import training as training
+  from collapse_jax.lm.checkpoint import LanguageModel as LanguageModel
+  from collapse_jax.lm.checkpoint import load as load
+  from collapse_jax.lm.checkpoint import random as random
+  from collapse_jax.lm.checkpoint import save as save
 
-__all__ = ["LanguageModel", "load", "random", "save"]
+_HOME = {
+  **dict.fromkeys(["LanguageModel", "load", "random", "save"], "checkpoint"),
+  **dict.fromkeys(["presets", "sampling", "text", "tiny", "training"], ""),
+}
 
-
-def __getattr__(name: str):  # so that text can be checked before JAX is imported
-  if name in __all__:
-    from collapse_jax.lm import checkpoint
-
-    return getattr(checkpoint, name)
-  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__ = sorted(_HOME)
+__getattr__, __dir__ = lazy.attach(__name__, _HOME)

@@ -324,9 +324,9 @@ def _after_space(text: str, at: int) -> int:
   return re.compile(r"[ \t\r\n]*").match(text, at).end()  # type: ignore[union-attr]
 
 
-def _no_json(path: Path, line: int, error: Exception) -> ValueError:
+def _no_json(path: Path, line: int, error: Exception) -> Refused:
   reason = getattr(error, "msg", "too deep" if isinstance(error, RecursionError) else str(error).split(";")[0])
-  return ValueError(f"{files.shown(path)}, line {line}: is no JSON ({reason}).")
+  return Refused(f"{files.shown(path)}, line {line}: is no JSON ({reason}).")
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:

@@ -13,6 +13,7 @@ from collapse_jax import training
 from collapse_jax.lm.sharding import constrain
 from collapse_jax.refused import Refused
 from collapse_jax.types import Array
+from collapse_jax.vocabulary import TOKEN_BUDGETS
 
 Params = Any
 Logits = Callable[[Params, Array], Array]
@@ -65,7 +66,7 @@ class Fitted(NamedTuple):
 
 def check(recipe: Recipe) -> None:
   """Raises ValueError where a recipe makes no sense."""
-  if recipe.budget not in ("epochs", "steps", "tokens"):
+  if recipe.budget not in TOKEN_BUDGETS:
     raise Refused(f"budget must be epochs, steps or tokens, got {recipe.budget!r}.")
   if not recipe.amount > 0:
     raise Refused(f"amount must be above 0, got {recipe.amount}.")

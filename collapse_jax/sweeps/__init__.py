@@ -3,8 +3,9 @@
 Imports on first use: files and processes are looked after before JAX is imported.
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from collapse_jax import lazy
 
 if TYPE_CHECKING:
   from collapse_jax.sweeps.dataset import load as load
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
   from collapse_jax.sweeps.planning import plan as plan
   from collapse_jax.sweeps.scheduler import sweep as sweep
   from collapse_jax.sweeps.steps_driver import memory_per_device as memory_per_device
-
-__all__ = ["Plan", "Stop", "load", "memory_per_device", "plan", "sweep"]
 
 _HOME = {
   "Plan": "planning",
@@ -25,8 +24,5 @@ _HOME = {
   "sweep": "scheduler",
 }
 
-
-def __getattr__(name: str):
-  if name not in _HOME:
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-  return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+__all__ = sorted(_HOME)
+__getattr__, __dir__ = lazy.attach(__name__, _HOME)

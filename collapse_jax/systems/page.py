@@ -48,7 +48,7 @@ coin = cj.TaskSetting(
   init=lambda key: (None, draw(key, 0.1, 50)),
   fit=lambda key, problem, context: jnp.average(cj.store.flat(context.data)[0], weights=cj.store.flat(context.data)[1]),
   sample=lambda key, problem, p, context: (draw(key, p, context.num), {}),
-  evaluate=lambda problem, p: {"share": p},
+  evaluate=lambda key, problem, p: {"share": p},
   num_samples=50,
 )
 task = transforms.curate(coin, 2, lambda rows: rows)

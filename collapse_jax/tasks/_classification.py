@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import store as storage
+from collapse_jax._citation import citing
 from collapse_jax.random import normal
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
@@ -25,6 +26,7 @@ class ClassificationProblem(NamedTuple):
   label_error: Any
 
 
+@citing("2406.07515")
 def classification(
   dim: int,
   num_samples: int,
@@ -56,6 +58,11 @@ def classification(
     ridge: penalty of the latter, relative to the number of rows; may be traced.
   Raises:
     ValueError: an argument out of range.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.tasks.classification(dim=2, num_samples=10)
+  >>> print(*task.metrics)
+  accuracy angle_to_truth
   """
   _check(dim, num_samples, separation, inputs, label_error, labels, classifier, ridge)
   for name, value in (("generator", generator), ("reference", reference)):

@@ -12,6 +12,7 @@ import numpy as np
 
 from collapse_jax import store as storage
 from collapse_jax import theory
+from collapse_jax._citation import citing
 from collapse_jax.random import choose, exact_table, index, table
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
@@ -42,6 +43,7 @@ class DiscreteProblem(NamedTuple):
   known: Any
 
 
+@citing("2410.16713", "2404.05090")
 def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, temperature=1.0) -> TaskSetting:
   """Frequencies of num_samples draws from num_outcomes outcomes.
 
@@ -53,6 +55,11 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
       as a Python number is faster: rows are then drawn from the training rows.
   Raises:
     ValueError: an argument out of range.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.tasks.discrete(num_outcomes=5, num_samples=10)
+  >>> print(*task.metrics)
+  entropy_ratio entropy support_ratio heterozygosity total_variation kl_from_truth
   """
   _check(num_outcomes, num_samples, probabilities, temperature)
   support, true_entropy, heterozygosity = num_outcomes, math.log(num_outcomes), 1 - 1 / num_outcomes

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import theory
+from collapse_jax._citation import citing
 from collapse_jax.random import binomial, chi_squares, index, normal, poisson, poisson_rows, uniform
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
@@ -191,6 +192,7 @@ METRICS = {
 }
 
 
+@citing("2410.22812")
 def exponential_family(family: str, num_samples, mean=None, *, temperature=1.0, draws: str = "auto") -> TaskSetting:
   """The mean of a Bernoulli, Poisson or exponential distribution, or of a Gaussian with variance 1.
 
@@ -205,6 +207,11 @@ def exponential_family(family: str, num_samples, mean=None, *, temperature=1.0, 
       function, see `random.binomial`; real data are the same under all three.
   Raises:
     ValueError: an argument out of range.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.tasks.exponential_family("poisson", num_samples=10)
+  >>> print(*task.metrics)
+  squared_error_of_mean variance_ratio fitted_mean
   """
   _check(family, num_samples, mean, temperature, draws)
   one = FAMILIES[family]

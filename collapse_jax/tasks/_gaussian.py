@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import theory
+from collapse_jax._citation import citing
 from collapse_jax.random import chi_squares, normal
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
@@ -126,6 +127,7 @@ WHITENED_METRICS = {
 }
 
 
+@citing("2410.16713", "2305.17493")
 def gaussian(
   dim: int,
   num_samples,
@@ -156,6 +158,12 @@ def gaussian(
       points of the truth, with its standard error) and KL(model || truth), infinite for singular models of dim > 1.
   Raises:
     ValueError: an argument out of range.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.tasks.gaussian(dim=2, num_samples=10)
+  >>> print(*task.metrics)
+  squared_error_of_mean covariance_trace_ratio covariance_log_det_ratio marginal_mean marginal_log_variance standard_mean
+  standard_log_variance
   """
   _check(dim, num_samples, noise_var, mean, covariance, temperature, draws)
   law = draws != "rows"

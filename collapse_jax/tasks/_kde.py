@@ -15,16 +15,16 @@ from jax.scipy.special import logsumexp
 
 from collapse_jax import store as storage
 from collapse_jax import theory
+from collapse_jax._citation import citing
 from collapse_jax.data import generators
 from collapse_jax.random import normal
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
-from collapse_jax.tasks.parts import check_integer, check_positive, matmul
+from collapse_jax.tasks.parts import check_integer, check_positive, matmul, real_rows
 from collapse_jax.types import Array, Context, Data, Expected, MetricInfo, Summary, TaskSetting
+from collapse_jax.vocabulary import BANDWIDTH_RULES, KERNELS
 
 MAX_ROWS = 10**8  # of a batch: data sets are made on the host
-KERNELS = ("gaussian", "tophat")
-RULES = ("scott", "silverman", "scott_scaled", "silverman_scaled")
 _FAR = 1e15  # where rows of weight 0 are put: their kernels vanish, and their squared distance is still finite
 FAR = 5.0  # standard deviations from every mode of the truth at which it has next to nothing
 _BLOCK = 16  # rows per step of the direct form: enough to hide the loop, few enough to compile fast
@@ -73,6 +73,7 @@ class KdeParams(NamedTuple):
   variance: Any  # [] variance of the model per coordinate, data units squared
 
 
+@citing("2410.16713")
 def kde(
   dataset,
   num_samples: int,
@@ -100,6 +101,11 @@ def kde(
       standard error; for data sets whose density is known.
   Raises:
     ValueError: an argument out of range, an unknown or unreadable data set, or more samples than it has.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.tasks.kde("moons", num_samples=10, bandwidth=0.5)
+  >>> print(*task.metrics)
+  test_nll model_variance fitted_bandwidth mode_separation far_share
   """
   rule = _check(num_samples, bandwidth, kernel, num_test, temperature)
   source = generators.get(dataset, num_test)
@@ -110,19 +116,15 @@ def kde(
       argument="distances",
       value=True,
     )
-  dim, draw = source.dim, source.draw
+  dim = source.dim
   log_sum = functools.partial(log_kernel_sum, kernel=kernel)
 
-  def init(key):
-    truth_key, split_key = jax.random.split(key)
-    truth = source.init(truth_key)
-    train, test = source.split(split_key, truth, num_samples, num_test)
-    centers = None if source.centers is None else source.centers(truth)
+  def problem_of(truth, test, centers):
     points = test if centers is None else jnp.concatenate([test, centers, _midpoints(centers)])
     log_density = source.log_density(truth, test) if distances and source.log_density else None
-    return KdeProblem(truth, points, jnp.asarray(jnp.nan if rule else bandwidth, float), centers, log_density), batch(
-      train
-    )
+    return KdeProblem(truth, points, jnp.asarray(jnp.nan if rule else bandwidth, float), centers, log_density)
+
+  init, fresh = real_rows(source, num_samples, num_test, problem_of)
 
   def of(problem, rows, row_weight):
     return KdeStats(log_sum(problem.points, rows, row_weight, problem.bandwidth), *_moments(rows, row_weight))
@@ -225,7 +227,6 @@ def kde(
   if distances:
     metrics["total_variation"] = MetricInfo("total variation distance to the truth", worse="higher", log_scale=True)
     metrics["total_variation_error"] = MetricInfo("standard error of that distance, over the test rows")
-  fresh = None if draw is None else lambda key, problem: batch(draw(key, problem.truth, num_samples))
   summary = None if rule else Summary(of, add, keep_rows=True)
   return TaskSetting(init, fit, sample, evaluate, num_samples, summary, fresh, metrics=metrics, predict=predict)
 
@@ -371,8 +372,8 @@ def _check(num_samples, bandwidth, kernel, num_test, temperature) -> str:
     raise Refused.must_be("kernel", f"one of {', '.join(KERNELS)}", kernel)
   check_positive("temperature", temperature)
   if isinstance(bandwidth, str):
-    if bandwidth not in RULES:
-      raise Refused.must_be("bandwidth", f"a number above 0 or one of {', '.join(RULES)}", bandwidth)
+    if bandwidth not in BANDWIDTH_RULES:
+      raise Refused.must_be("bandwidth", f"a number above 0 or one of {', '.join(BANDWIDTH_RULES)}", bandwidth)
     return bandwidth
   check_positive("bandwidth", bandwidth)
   return ""

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import store as storage
+from collapse_jax._citation import citing
 from collapse_jax.data import generators, real_data
 from collapse_jax.random import normal
 from collapse_jax.refused import Refused
@@ -15,9 +16,8 @@ from collapse_jax.tasks._gaussian_mixture import draw, fit_mixture, log_density
 from collapse_jax.tasks._kde import log_kernel_sum, log_kernel_volume
 from collapse_jax.tasks.parts import check_integer, check_positive
 from collapse_jax.types import Context, MetricInfo, TaskSetting
+from collapse_jax.vocabulary import LABELLED_GENERATORS
 
-GENERATORS = ("gaussian_mixture", "kde")
-DATASETS = ("moons", "circles", "breast_cancer")
 NUM_FEATURES = 5  # leading principal components of breast_cancer
 
 METRICS = {
@@ -34,6 +34,7 @@ class LabelledProblem(NamedTuple):
   test: Any
 
 
+@citing("2305.09235")
 def labelled(
   dataset,
   num_samples: int,
@@ -53,6 +54,11 @@ def labelled(
     num_test: test rows of the synthetic sets; real ones test on all that is left.
   Raises:
     ValueError: an argument out of range, or data that cannot be used.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.tasks.labelled("moons", num_samples=20)
+  >>> print(*task.metrics)
+  test_nll label_share
   """
   for name, value, least in (
     ("num_samples", num_samples, 2),
@@ -61,8 +67,8 @@ def labelled(
   ):
     check_integer(name, value, least)
   check_positive("bandwidth", bandwidth)
-  if generator not in GENERATORS:
-    raise Refused.must_be("generator", f"one of {', '.join(GENERATORS)}", generator)
+  if generator not in LABELLED_GENERATORS:
+    raise Refused.must_be("generator", f"one of {', '.join(LABELLED_GENERATORS)}", generator)
   made: Any = {
     "moons": lambda key, num: generators.moons(key, num, 0.2),
     "circles": lambda key, num: generators.circles(key, num, 0.3, 0.5),

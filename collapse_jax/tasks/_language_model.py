@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from collapse_jax._citation import citing
 from collapse_jax.lm import checkpoint, decoder, sampling, text, training
 from collapse_jax.lm.checkpoint import LanguageModel
 from collapse_jax.lm.training import Recipe
@@ -15,6 +16,7 @@ from collapse_jax.refused import Refused
 from collapse_jax.store import batch, flat, in_use
 from collapse_jax.tasks.parts import check_integer
 from collapse_jax.types import Context, MetricInfo, TaskSetting
+from collapse_jax.vocabulary import LORA_TARGETS
 
 METRICS = {
   "test_loss": MetricInfo("cross entropy of held-out real text", "nats per token", worse="higher", measures="risk"),
@@ -40,9 +42,10 @@ class Adapters(NamedTuple):
 
   rank: int = 8
   alpha: float = 16.0
-  targets: tuple[str, ...] = ("query", "key", "value", "out", "gate", "up", "down")
+  targets: tuple[str, ...] = LORA_TARGETS
 
 
+@citing("2410.16713")
 def language_model(
   model: LanguageModel,
   train: text.Rows,
@@ -88,6 +91,16 @@ def language_model(
     mesh: devices over which weights, optimiser state, batches and samples are split (`lm.sharding`).
   Raises:
     ValueError: an argument out of range, or fewer real rows than num_samples.
+
+  >>> import collapse_jax as cj
+  >>> from collapse_jax.lm import text, tiny
+  >>> documents = text.load("pydocs", "base")[:50]
+  >>> model = tiny.untrained(documents)
+  >>> rows = text.to_rows(model.tokenizer, documents, 64, tiny.VOCAB_SIZE)
+  >>> task = cj.tasks.language_model(model, rows, rows, num_samples=4)
+  >>> print(*task.metrics)
+  test_loss learning_curve train_loss num_steps num_tokens rejection_rate num_missing duplicate_rate distinct_1 distinct_2
+  distinct_3 mean_length
   """
   check_integer("num_samples", num_samples, 2)
   training.check(recipe)
@@ -222,6 +235,7 @@ def language_model(
     lambda key, problem: real_rows(key),
     metrics=METRICS,
     next_token=next_token,
+    cites=() if adapters is None else ("2106.09685",),
   )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 
 from collapse_jax import theory
+from collapse_jax._citation import citing
 from collapse_jax.random import normal
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
@@ -75,6 +76,7 @@ class TriangularStats(NamedTuple):
   factor: Any
 
 
+@citing("2410.16713", "2404.01413")
 def linear_regression(
   dim: int, num_samples: int, noise_var=1.0, *, covariates: str = "same", temperature=1.0, draws: str = "auto"
 ) -> TaskSetting:
@@ -92,6 +94,11 @@ def linear_regression(
       "law" where that is possible and neither workflow nor transform needs rows.
   Raises:
     ValueError: an argument out of range.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.tasks.linear_regression(dim=2, num_samples=10)
+  >>> print(*task.metrics)
+  test_mse
   """
   _check(dim, num_samples, noise_var, covariates, temperature, draws)
   same = covariates == "same"

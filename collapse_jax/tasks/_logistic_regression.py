@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import cho_solve
 
+from collapse_jax._citation import citing
 from collapse_jax.data import real_data
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import LabelStats, add_labels, check_integer, check_positive, known, label_stats, matmul
 from collapse_jax.types import Array, Context, MetricInfo, Summary, TaskSetting
+from collapse_jax.vocabulary import LABELS_OF_LOGISTIC
 
 METRICS = {
   "excess_risk": MetricInfo(
@@ -49,6 +51,7 @@ class LogisticProblem(NamedTuple):
   label: Any
 
 
+@citing("2410.22812")
 def logistic_regression(
   dataset,
   num_samples: int | None = None,
@@ -70,6 +73,11 @@ def logistic_regression(
     temperature: divides the log-odds with which models make labels; may be traced.
   Raises:
     ValueError: data that cannot be used, labels that all rows' covariates separate, an argument out of range.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.tasks.logistic_regression("breast_cancer")
+  >>> print(*task.metrics)
+  excess_risk test_loss squared_error_of_coefficients separated
   """
   data = real_data.load_labelled(dataset, num_features)
   num_rows, dim = data.covariates.shape
@@ -211,7 +219,7 @@ def _check(data, num_samples, labels, coefficients, dim, temperature):
       f"at most {len(data.labels) - 1} for {data.name} ({len(data.labels)} rows, one at least held out)",
       num_samples,
     )
-  if labels not in ("model", "data"):
+  if labels not in LABELS_OF_LOGISTIC:
     raise Refused.must_be("labels", "'model' or 'data'", labels)
   if coefficients is not None and (np.shape(coefficients) != (dim,) or not np.isfinite(coefficients).all()):
     raise Refused(

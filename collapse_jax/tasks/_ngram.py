@@ -59,6 +59,11 @@ def ngram(
       model's own law.
   Raises:
     ValueError: an argument out of range, or a table that is no such probabilities or too large.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.tasks.ngram(num_samples=10, vocab_size=5)
+  >>> print(*task.metrics)
+  test_nll entropy total_variation
   """
   truth = None if truth is None else np.asarray(truth, np.float64)
   vocab_size = truth.shape[-1] if truth is not None and truth.ndim else vocab_size

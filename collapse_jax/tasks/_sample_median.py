@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import theory
+from collapse_jax._citation import citing
 from collapse_jax.random import normal
 from collapse_jax.store import batch, flat
 from collapse_jax.tasks.parts import check_integer, check_positive
@@ -21,6 +22,7 @@ METRICS = {
 }
 
 
+@citing("2410.22812")
 def sample_median(num_samples: int, noise_var=1.0, *, temperature=1.0) -> TaskSetting:
   """The median of rows from N(0, noise_var), which models emit again around their own median.
 
@@ -30,6 +32,11 @@ def sample_median(num_samples: int, noise_var=1.0, *, temperature=1.0) -> TaskSe
     temperature: factor of the variance with which models sample; may be traced.
   Raises:
     ValueError: an argument out of range.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.tasks.sample_median(num_samples=11)
+  >>> print(*task.metrics)
+  squared_error_of_mean fitted_mean
   """
   check_integer("num_samples", num_samples, 2)
   check_positive("noise_var", noise_var)

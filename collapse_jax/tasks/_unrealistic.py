@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax import store as storage
+from collapse_jax._citation import citing
 from collapse_jax.random import normal, uniform
 from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_integer, check_positive, known, matmul
@@ -15,6 +16,7 @@ METRICS = {
 }
 
 
+@citing("2311.00931")
 def unrealistic(num_samples: int, unrealistic_share, distance, dim: int = 8) -> TaskSetting:
   """A linear classifier of rows that a fixed generator makes, part of which are unlike real ones.
 
@@ -29,6 +31,11 @@ def unrealistic(num_samples: int, unrealistic_share, distance, dim: int = 8) -> 
     dim: at least 2.
   Raises:
     ValueError: an argument out of range.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.tasks.unrealistic(num_samples=10, unrealistic_share=0.5, distance=4.0)
+  >>> print(*task.metrics)
+  accuracy purity
   """
   check_integer("num_samples", num_samples, 2)
   check_integer("dim", dim, 2)

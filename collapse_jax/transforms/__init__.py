@@ -16,3 +16,23 @@ from collapse_jax.transforms.parts import observe as observe
 from collapse_jax.transforms.parts import resample as resample
 from collapse_jax.transforms.selection import select_nearest as select_nearest
 from collapse_jax.transforms.verification import verify as verify
+
+__all__ = [
+  "class_shares",
+  "curate",
+  "edit_labels",
+  "edit_tokens",
+  "ensemble",
+  "in_rows",
+  "observe",
+  "resample",
+  "rewards",
+  "select_nearest",
+  "train_on_synthetic",
+  "verifiers",
+  "verify",
+]
+
+
+def __dir__() -> list[str]:
+  return __all__

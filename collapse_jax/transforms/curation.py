@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax import store as storage
+from collapse_jax._citation import citing
 from collapse_jax.random import uniform
 from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_integer, known
@@ -13,6 +14,7 @@ from collapse_jax.transforms.parts import in_rows, observe, per_row, require_pla
 from collapse_jax.types import MetricInfo, TaskSetting
 
 
+@citing("2407.09499")
 def curate(task: TaskSetting, num_candidates: int, reward: Callable, *, flip_share=0.0) -> TaskSetting:
   """Of every `num_candidates` samples one is kept, by softmax of its reward (Ferbach et al. 2407.09499).
 
@@ -30,6 +32,12 @@ def curate(task: TaskSetting, num_candidates: int, reward: Callable, *, flip_sha
     `variance_of_exp_reward` of the model, which the paper shows to vanish (at most the largest number there is).
   Raises:
     ValueError: an argument out of range, a task without rows, or a reward of the wrong shape (while tracing).
+
+  >>> import collapse_jax as cj
+  >>> task = cj.transforms.curate(cj.tasks.gaussian(dim=1, num_samples=10), 4, cj.rewards.near(0.0))
+  >>> print(*task.metrics)
+  squared_error_of_mean covariance_trace_ratio covariance_log_det_ratio marginal_mean marginal_log_variance standard_mean
+  standard_log_variance mean_reward candidate_reward variance_of_exp_reward
   """
   check_integer("num_candidates", num_candidates, 2)
   if known(flip_share) and not 0 <= flip_share <= 1:
@@ -73,6 +81,7 @@ def curate(task: TaskSetting, num_candidates: int, reward: Callable, *, flip_sha
   return resample(task, sample, info)
 
 
+@citing("2407.09499")
 def class_shares(task: TaskSetting, log_probability: Callable, num_classes: int) -> TaskSetting:
   """The task, with the shares of classes among the rows that it emits, as a classifier sees them.
 
@@ -82,6 +91,14 @@ def class_shares(task: TaskSetting, log_probability: Callable, num_classes: int)
     num_classes: of the classifier.
   Returns:
     the task, with metrics `class_share` [num_classes] and `largest_class_share`.
+
+  >>> import collapse_jax as cj
+  >>> import jax.numpy as jnp
+  >>> positive = lambda rows: jnp.concatenate([-rows, rows], axis=1)
+  >>> task = cj.transforms.class_shares(cj.tasks.gaussian(dim=1, num_samples=10), positive, 2)
+  >>> print(*task.metrics)
+  squared_error_of_mean covariance_trace_ratio covariance_log_det_ratio marginal_mean marginal_log_variance standard_mean
+  standard_log_variance largest_class_share class_share
   """
 
   def shares(problem, context, data):

@@ -7,15 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import store as storage
+from collapse_jax._citation import citing
 from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_integer, check_positive, known
 from collapse_jax.transforms.parts import in_rows, kth_smallest, on_real, require_parts, resample
 from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
+from collapse_jax.vocabulary import EDIT_BASES, EDIT_MASKS, EDIT_NOISES
 
-BASES, MASKS = ("anchor", "chain"), ("fresh", "fixed", "disjoint")
 _BLOCK_LOGITS = 2**24  # logits at once, 64 MiB
 
 
+@citing("2412.14689")
 def edit_tokens(
   task: TaskSetting,
   threshold,
@@ -48,6 +50,11 @@ def edit_tokens(
   Raises:
     ValueError: an argument out of range, a task without `next_token`, or, while tracing, a workflow that hands over redrawn
       single rows or asks for another number of rows than the base has.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.transforms.edit_tokens(cj.tasks.ngram(num_samples=10, vocab_size=5), 0.9, top_k=3)
+  >>> print(*task.metrics)
+  test_nll entropy total_variation eligible_share changed_share
   """
   check_integer("top_k", top_k, 1)
   check_positive("beta", beta)
@@ -97,6 +104,7 @@ def edit_tokens(
   return _with_memory(task, sample, info, ("tokens", "length"), "edit_tokens")
 
 
+@citing("2412.14689")
 def edit_labels(
   task: TaskSetting, share, *, base: str = "anchor", mask: str = "fresh", noise: str = "regenerated"
 ) -> TaskSetting:
@@ -114,11 +122,16 @@ def edit_labels(
     the task, with metric `edited_share`. Its rows have another part, "edited" [n].
   Raises:
     ValueError: an argument out of range; as in `edit_tokens`; additive noise for labels without (when a run starts).
+
+  >>> import collapse_jax as cj
+  >>> task = cj.transforms.edit_labels(cj.tasks.linear_regression(dim=2, num_samples=10), 0.5)
+  >>> print(*task.metrics)
+  test_mse edited_share
   """
   if known(share) and not 0 <= share <= 1:
     raise Refused.must_be("share", "from 0 to 1", share)
   _check(base, mask)
-  if noise not in ("regenerated", "additive"):
+  if noise not in EDIT_NOISES:
     raise Refused.must_be("noise", "regenerated or additive", noise)
   task = in_rows(task)
   draw_real = task.init
@@ -158,7 +171,7 @@ def edit_labels(
 
 
 def _check(base, mask):
-  for name, value, allowed in (("base", base, BASES), ("mask", mask, MASKS)):
+  for name, value, allowed in (("base", base, EDIT_BASES), ("mask", mask, EDIT_MASKS)):
     if value not in allowed:
       raise Refused.must_be(name, f"one of {', '.join(allowed)}", value)
 

@@ -4,16 +4,17 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax import store as storage
+from collapse_jax._citation import citing
 from collapse_jax.random import choose, table
 from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_integer
 from collapse_jax.transforms import classifiers
 from collapse_jax.transforms.parts import in_rows, observe, require_parts, resample
 from collapse_jax.types import Context, Data, MetricInfo, Metrics, TaskSetting
+from collapse_jax.vocabulary import RESAMPLING
 
-RESAMPLING = ("none", "bootstrap")
 
-
+@citing("2305.09235")
 def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -> TaskSetting:
   """Several models of the same data; each emits an equal part of the batch, in the order of members (van Breugel et al.).
 
@@ -29,6 +30,12 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
   Raises:
     ValueError: an argument out of range, a task without rows, or, while tracing, rows to emit that K does not divide, or as many
       as the generation has it (`grown_replace`).
+
+  >>> import collapse_jax as cj
+  >>> task = cj.transforms.ensemble(cj.tasks.gaussian(dim=1, num_samples=10), 3)
+  >>> print(*task.metrics)
+  squared_error_of_mean covariance_trace_ratio covariance_log_det_ratio marginal_mean marginal_log_variance standard_mean
+  standard_log_variance member_spread
   """
   check_integer("num_members", num_members, 2)
   if resample_real not in RESAMPLING:
@@ -101,6 +108,7 @@ def bootstrap_counts(key, data: Data):
   return jnp.zeros(slots * n).at[row].add(in_use.astype(float)).reshape(slots, n)
 
 
+@citing("2305.09235")
 def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
   """Classifiers trained on emitted rows are tested on real ones (van Breugel et al. 2305.09235).
 
@@ -115,6 +123,12 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
     probability lies within 1.96 deviations of members.
   Raises:
     ValueError: num_members below 1, or, while tracing, rows that it does not divide or whose number grows.
+
+  >>> import collapse_jax as cj
+  >>> task = cj.transforms.train_on_synthetic(cj.tasks.labelled("moons", num_samples=20))
+  >>> print(*task.metrics)
+  test_nll label_share downstream_auc downstream_accuracy downstream_nll downstream_brier oracle_auc oracle_accuracy
+  oracle_nll oracle_brier pooled_auc pooled_accuracy pooled_nll pooled_brier downstream_coverage
   """
   check_integer("num_members", num_members, 1)
 
@@ -133,6 +147,7 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
     if context.used is not None and num_members > 1:
       raise Refused("parts of rows need a workflow that asks for the same number of rows in every generation.")
     weight = storage.in_use(context) * (1.0 if data.row_weight is None else data.row_weight[0])
+    rows = storage.blank(rows, weight)
     parts = (v.reshape(num_members, -1, *v.shape[1:]) for v in (rows["x"], rows["label"], weight))
     test, test_label = problem.test["x"], problem.test["label"]
     centre = classifiers.scaling(context.real.rows["x"][0])

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import store as storage
+from collapse_jax._citation import citing
 from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_integer, known
 from collapse_jax.transforms.parts import in_rows, kth_smallest, require_plain, resample, with_masks
@@ -16,6 +17,7 @@ from collapse_jax.types import MetricInfo, TaskSetting
 _BLOCK = 256  # candidates compared with all real rows at once
 
 
+@citing("2311.00931")
 def select_nearest(
   task: TaskSetting,
   keep_fraction: float,
@@ -41,6 +43,12 @@ def select_nearest(
     the task, with metrics `nearest_distance` (mean over what is kept) and `kept_radius` (the largest kept).
   Raises:
     ValueError: an argument out of range, a task without rows, or an embedding of the wrong shape (while tracing).
+
+  >>> import collapse_jax as cj
+  >>> task = cj.transforms.select_nearest(cj.tasks.gaussian(dim=2, num_samples=10), 0.5)
+  >>> print(*task.metrics)
+  squared_error_of_mean covariance_trace_ratio covariance_log_det_ratio marginal_mean marginal_log_variance standard_mean
+  standard_log_variance nearest_distance kept_radius
   """
   if (oversample or known(keep_fraction)) and not (
     isinstance(keep_fraction, int | float | np.number) and 0 < keep_fraction <= 1

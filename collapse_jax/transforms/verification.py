@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax import store as storage
+from collapse_jax._citation import citing
 from collapse_jax.transforms.parts import in_rows, per_row, resample, with_masks
 from collapse_jax.types import MetricInfo, TaskSetting
 
@@ -18,6 +19,7 @@ PROBES = {
 }
 
 
+@citing("2406.07515")
 def verify(task: TaskSetting, keep: Callable, is_right: Callable | None = None) -> TaskSetting:
   """Samples that a verifier rejects stay in place with weight 0 (Feng et al. 2406.07515).
 
@@ -34,6 +36,11 @@ def verify(task: TaskSetting, keep: Callable, is_right: Callable | None = None) 
     (and `kept_error_rate` as 0 where nothing is kept).
   Raises:
     ValueError: a task without rows, or a verifier's answer of the wrong shape (while tracing).
+
+  >>> import collapse_jax as cj
+  >>> task = cj.transforms.verify(cj.tasks.classification(dim=2, num_samples=10), cj.verifiers.oracle())
+  >>> print(*task.metrics)
+  accuracy angle_to_truth kept_share error_rate kept_if_right kept_if_wrong kept_error_rate breakdown_point
   """
   task = with_masks(in_rows(task))
 

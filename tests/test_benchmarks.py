@@ -1,0 +1,43 @@
+"""Benchmarks run, in small: what they time is what the plain loops compute."""
+
+import importlib
+import pkgutil
+
+import numpy as np
+import pytest
+
+import benchmarks
+from benchmarks import run, sweeps, verdicts
+from collapse_jax import tasks, workflows
+
+T = 4
+
+
+def test_all_can_be_imported():
+  names = [one.name for one in pkgutil.iter_modules(benchmarks.__path__)]
+  assert len(names) >= 9
+  for name in names:
+    importlib.import_module(f"benchmarks.{name}")
+
+
+@pytest.mark.parametrize("name", [case.name for case in run.cases()])
+def test_product_and_plain_loop_agree(name):
+  (case,) = (case for case in run.cases() if case.name == name)
+  first, num = case.small
+  ours, compiling, memory = run.product(case.task(first, num), workflows.replace(), T, num_seeds=60)
+  assert compiling > 0 and memory > 0
+  loops = lambda num: [case.loop("replace", first, num, T, seed) for seed in range(60)]
+  theirs = [{key: np.stack([one[key] for one in loop]) for key in loop[0]} for loop in (loops(num), loops(num // 5))]
+  assert run.check_agreement(ours(), theirs[0]) < 5
+  with pytest.raises(SystemExit, match="disagree"):
+    run.check_agreement(ours(), theirs[1])
+
+
+def test_sweep_is_timed():
+  results, seconds = sweeps.sweep((tasks.sample_median, "replace", {"num_samples": 5}, T, 6))
+  assert results.sizes["seed"] == 6 and 0 < seconds < results.wall_seconds
+
+
+def test_rates_of_verdicts():
+  found = verdicts.rates("t", 30, 20, 0.02, "white", repeats=3)
+  assert found == {"diverging": 1.0}

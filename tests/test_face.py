@@ -1,0 +1,158 @@
+"""What a user sees first: names, examples, citations; and what importing them costs."""
+
+import doctest
+import importlib
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import collapse_jax as cj
+from collapse_jax import _citation
+
+FACE = [
+  "Context",
+  "Data",
+  "Expected",
+  "MetricInfo",
+  "Refused",
+  "Run",
+  "Summary",
+  "TaskSetting",
+  "Workflow",
+  "advance",
+  "citation",
+  "data",
+  "diagnose",
+  "diagnostics",
+  "lm",
+  "load",
+  "plotting",
+  "report",
+  "rewards",
+  "run",
+  "start",
+  "store",
+  "sweep",
+  "tasks",
+  "theory",
+  "training",
+  "transforms",
+  "verifiers",
+  "workflows",
+]
+TASKS = [
+  "Adapters",
+  "classification",
+  "discrete",
+  "exponential_family",
+  "gaussian",
+  "gaussian_mixture",
+  "kde",
+  "labelled",
+  "language_model",
+  "linear_regression",
+  "logistic_regression",
+  "ngram",
+  "sample_median",
+  "unrealistic",
+]
+WORKFLOWS = [
+  "accumulate",
+  "accumulate_subsample",
+  "grown_replace",
+  "mix",
+  "parse",
+  "replace",
+  "sliding_window",
+  "weights",
+]
+
+
+def shown(module):
+  return [name for name in dir(module) if not name.startswith("__")]
+
+
+def test_names():
+  """What a user needs, and nothing else: no helper, no module that it is made of."""
+  assert shown(cj) == FACE
+  assert shown(cj.tasks) == TASKS
+  assert shown(cj.workflows) == WORKFLOWS
+  assert {"curate", "ensemble", "verify"} <= set(shown(cj.transforms)) and not {"parts", "curation"} & set(
+    dir(cj.transforms)
+  )
+  for module in (cj, cj.data, cj.lm, cj.tasks, cj.transforms, cj.workflows):
+    assert sorted(module.__all__) == shown(module)
+    for name in module.__all__:
+      assert getattr(module, name) is not None
+  with pytest.raises(AttributeError, match="no attribute 'swep'"):
+    cj.swep  # noqa: B018
+
+
+def test_a_sweep_imports_no_statistics():
+  """They take 0.4 s, which only theory needs. Twin: they are there once they are asked for."""
+  script = """
+import sys
+import collapse_jax as cj
+assert "jax" not in sys.modules
+cj.sweep, cj.tasks.gaussian, cj.workflows.replace
+print("scipy.stats" in sys.modules, "optax" in sys.modules)
+import scipy.stats
+print("scipy.stats" in sys.modules)
+"""
+  ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+  assert ran.stdout.split() == ["False", "False", "True"]
+
+
+# ------------------------------------------------------------------------------------------------- examples in docstrings
+FACTORIES = [
+  *(getattr(cj.tasks, name) for name in TASKS if name != "Adapters"),
+  *(getattr(cj.transforms, name) for name in ("curate", "class_shares", "edit_labels", "edit_tokens", "ensemble")),
+  *(getattr(cj.transforms, name) for name in ("select_nearest", "train_on_synthetic", "verify")),
+  *(getattr(cj.workflows, name) for name in WORKFLOWS if name != "parse"),
+  cj.citation,
+]
+
+
+@pytest.mark.parametrize("factory", FACTORIES, ids=lambda one: one.__name__)
+def test_examples(factory):
+  module = importlib.import_module(factory.__module__)
+  (example,) = doctest.DocTestFinder().find(factory, factory.__name__, module=module, globs={})
+  assert example.examples
+  ran = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(example, clear_globs=False)
+  assert ran.failed == 0
+  if "task" in example.globs:  # what it says of metrics is all of them
+    assert example.examples[-1].want.split() == list(example.globs["task"].metrics)
+  assert not inspect.signature(factory).parameters or "Args:" in factory.__doc__
+
+
+# ------------------------------------------------------------------------------------------------------------- citations
+def keys(text):
+  return [line.split("{")[1].rstrip(",") for line in text.splitlines() if line.startswith("@")]
+
+
+def test_citation():
+  task = cj.transforms.curate(cj.tasks.gaussian(dim=1, num_samples=10), 2, cj.rewards.near(0.0))
+  found = keys(cj.citation(task, cj.workflows.replace(), cj.workflows.accumulate()))
+  once = ["kazdan2024collapse", "shumailov2023curse", "ferbach2024curated", "gerstgrasser2024inevitable"]
+  assert found[0] == "collapse_jax" and sorted(found[1:]) == sorted(once)
+  mine = cj.workflows.replace()._replace(cites=("@book{mine,\n}", "2601.00001"))
+  assert keys(cj.citation(mine)) == ["collapse_jax", "mine", "arXiv:2601.00001"]
+  assert keys(cj.citation(cj.workflows.sliding_window(2))) == ["collapse_jax"]
+
+
+def test_papers_are_whole():
+  """Braces close, nothing is there twice, and what factories cite is there."""
+  papers = _citation._papers()
+  assert len(set(map(str, papers.values()))) == len(papers) == len({keys(entry)[0] for entry in papers.values()})
+  for number, entry in papers.items():
+    assert entry.count("{") == entry.count("}") and "author = " in entry and "title = " in entry
+    assert f"year = {{20{number[:2]}}}" in entry
+  cited = set()
+  for factory in FACTORIES:
+    source = inspect.getsource(factory)
+    cited |= (
+      set(source.split("@citing(")[1].split(")")[0].replace('"', "").split(", ")) if "@citing(" in source else set()
+    )
+  assert cited and cited <= set(papers)

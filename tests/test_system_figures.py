@@ -1,0 +1,328 @@
+"""Figures of the published systems, of results of known numbers: curves, laws, frontiers and bounds, read back."""
+
+import itertools
+
+import numpy as np
+import pytest
+from looking import assert_curve, bands, caption, interval, legend, lines, results, runs
+from looking import theory as theory_lines
+
+from collapse_jax import plotting, theory
+
+NUM = 6
+T = np.arange(1, NUM + 1)
+
+
+def grid(axes, seed=0):
+  """Runs of every cell: no two cells have a mean in common."""
+  shape = tuple(map(len, axes.values()))
+  mean = 1 + np.random.default_rng(seed).permutation(int(np.prod(shape))).reshape(shape)[..., None] + 0.1 * T
+  return runs(mean, spread=0.01, seed=seed)
+
+
+def figures(system, metrics, axes, about=(), **attributes):
+  known = results(metrics, task=system, about=dict(about), **axes).assign_attrs(system=system, **attributes)
+  return known, plotting.figures_for(known)
+
+
+def at(known, metric, **cell):
+  """Runs [seed, generation] of a cell."""
+  one = known[metric].sel(cell).squeeze(drop=True)
+  return one.transpose("seed", "generation").values
+
+
+def panels(figure, columns):
+  """Axes by row, colour bars left out."""
+  axes = [axis for axis in figure.axes if axis.get_label() != "<colorbar>"]
+  return [axes[i : i + columns] for i in range(0, len(axes), columns)]
+
+
+def test_token_editing():
+  axes = {"workflow": ["replace", "accumulate"], "base": ["none", "anchor", "chain"], "threshold": [0.5, 0.9]}
+  metrics = ["test_nll", "entropy", "changed_share"]
+  known, drawn = figures("token_editing", {name: grid(axes, i) for i, name in enumerate(metrics)}, axes)
+  assert list(drawn) == ["token_editing"]
+  cells = [("none", 0.5), ("anchor", 0.5), ("anchor", 0.9), ("chain", 0.5), ("chain", 0.9)]
+  for metric, row in zip(metrics, panels(drawn["token_editing"], 2)):
+    for axis, workflow in zip(row, axes["workflow"]):
+      assert axis.get_title() == workflow
+      shown = cells[metric == "changed_share" :]
+      assert len(axis.lines) == len(shown)
+      for line, (base, threshold), band in zip(axis.lines, shown, bands(axis)):
+        values = at(known, metric, workflow=workflow, base=base, threshold=threshold)
+        np.testing.assert_allclose(line.get_ydata(), values.mean(axis=0))
+        np.testing.assert_allclose(band[1:], interval(values)[1:])
+        says = "everything is generated" if base == "none" else f"{base}, threshold {threshold}"
+        assert line.get_label() == says and line.get_linestyle() == {0.5: "-", 0.9: ":"}[threshold]
+    assert row[0].get_ylabel() == metric.replace("_", " ")
+
+
+def test_label_editing():
+  """Errors over that of the first fit, dim / (n - dim - 1), and its law of the same cell."""
+  axes = {
+    "workflow": ["replace"],
+    "base": ["anchor", "chain"],
+    "share": [0.25, 0.5],
+    "noise": ["additive", "regenerated"],
+    "mask": ["fresh", "disjoint"],
+    "num_samples": [23],
+    "dim": [2],
+  }
+  known, drawn = figures("label_editing", {"test_mse": grid(axes)}, axes)
+  [figure] = drawn.values()
+  for row, noise in zip(panels(figure, 2), axes["noise"]):
+    for axis, mask in zip(row, axes["mask"]):
+      assert axis.get_title() == f"{noise}, {mask} masks"
+      cells = list(itertools.product(axes["base"], axes["share"]))
+      laws = [theory.edited_regression(share, NUM, base=base, mask=mask, noise=noise) for base, share in cells]
+      assert len(theory_lines(axis)) == 4 and not np.allclose(laws[0], laws[-1])
+      for i, (base, share) in enumerate(cells):
+        assert_curve(axis, i, T, at(known, "test_mse", base=base, share=share, noise=noise, mask=mask) * 10)
+        np.testing.assert_allclose(theory_lines(axis)[i][1], laws[i])
+      assert [set(y) for _, y in lines(axis, ":")] == [{2}]
+  assert legend(figure)[-1] == "theory"
+
+
+def test_curation_of_two_types():
+  """The law of the share by hand: of two candidates the better with the odds of its reward, beside real data."""
+  share, gap = 0.2, 1.5
+  axes = {"workflow": ["replace"], "real_fraction": [0.0, 0.8], "num_candidates": [2], "flip_share": [0.0, 0.5]}
+  metrics = ["candidate_reward", "variance_of_exp_reward", "kl_from_truth"]
+  known, drawn = figures(
+    "curation", {name: grid(axes, i) for i, name in enumerate(metrics)}, axes, setting="two_types", share=share, gap=gap
+  )
+  p = {}
+  for fraction, flip in itertools.product(axes["real_fraction"], axes["flip_share"]):
+    law = [share]
+    odds = 1 / (1 + np.exp(-gap))
+    better = (1 - flip) * odds + flip * (1 - odds)
+    for _ in T[1:]:
+      law.append(fraction * share + (1 - fraction) * (law[-1] ** 2 + 2 * law[-1] * (1 - law[-1]) * better))
+    p[fraction, flip] = np.array(law)
+  expected = {
+    "candidate_reward": lambda p: gap * p,
+    "variance_of_exp_reward": lambda p: p * (1 - p) * (np.exp(gap) - 1) ** 2,
+    "kl_from_truth": lambda p: p * np.log(p / share) + (1 - p) * np.log((1 - p) / (1 - share)),
+  }
+  figure = drawn["curation"]
+  for metric, row in zip(metrics, panels(figure, 2)):
+    for axis, fraction in zip(row, axes["real_fraction"]):
+      assert axis.get_title() == f"real share {fraction:g}"
+      for i, flip in enumerate(axes["flip_share"]):
+        assert_curve(axis, i, T, at(known, metric, real_fraction=fraction, flip_share=flip))
+        np.testing.assert_allclose(theory_lines(axis)[i][1], expected[metric](p[fraction, flip]), rtol=1e-6, atol=1e-9)
+  [bound] = lines(panels(figure, 2)[2][1], ":")
+  assert bound[1] == pytest.approx([-np.log(1 - 0.25)] * 2)
+  assert "dotted: bound on the divergence" in caption(figure)
+
+
+def test_curation_of_a_gaussian():
+  axes = {"workflow": ["replace"], "real_fraction": [0.0], "num_candidates": [4], "flip_share": [0.0]}
+  metrics = ["candidate_reward", "variance_of_exp_reward", "marginal_mean", "covariance_trace_ratio"]
+  _, drawn = figures(
+    "curation", {name: grid(axes) for name in metrics}, axes, setting="gaussian", centre=3.0, width=2.0
+  )
+  means, variances = theory.curation_gaussian(3.0, 2.0, 4, NUM - 1)
+  rows = panels(drawn["curation"], 1)
+  assert [len(theory_lines(axis)) for [axis] in rows] == [0, 0, 1, 1]
+  np.testing.assert_allclose(theory_lines(rows[2][0])[0][1], [0, *means])
+  np.testing.assert_allclose(theory_lines(rows[3][0])[0][1], [1, *variances])
+
+
+def test_shares_are_stacked():
+  axes = {"workflow": ["replace"], "real_fraction": [0.0, 0.5], "num_candidates": [2, 8], "flip_share": [0.0]}
+  shares = np.random.default_rng(0).dirichlet([1, 1, 1], size=(1, 2, 2, 1, 5, NUM))
+  metric = (*axes, "seed", "generation", "class_label"), shares, {"long_name": "share of each class"}
+  plain = {name: grid(axes) for name in ("candidate_reward", "variance_of_exp_reward")}
+  _, drawn = figures("curation", plain | {"class_share": metric}, axes, setting="digits")
+  figure = drawn["class_share"]
+  for i, row in enumerate(panels(figure, 2)):
+    for j, axis in enumerate(row):
+      assert axis.get_title() == f"K = {axes['num_candidates'][i]}, real share {axes['real_fraction'][j]:g}"
+      mean = shares[0, j, i, 0].mean(axis=0)
+      heights = np.array([high - low for _, low, high in bands(axis)])
+      np.testing.assert_allclose(heights, mean.T, atol=1e-12)
+      assert axis.get_ylim() == (0, 1)
+  assert legend(figure) == ["class 0", "class 1", "class 2"]
+
+
+def test_verification_frontier():
+  """Accuracy of the noisy verifier at the last generation, coloured at its own error and chance, and p = 1 / (1 + psi / phi)."""
+  axes = {"workflow": ["replace"], "label_error": [0.5, 0.1, 0.9], "psi": [0.2, 0.8], "verifier": ["none", "noisy"]}
+  known, drawn = figures("verification", {"accuracy": grid(axes)}, axes, phi=0.6)
+  figure = drawn["accuracy"]
+  [[axis]] = panels(figure, 1)
+  [mesh] = [one for one in axis.collections if one.get_array() is not None]
+  corners = np.asarray(mesh.get_coordinates())
+  centres = (corners[:-1, :-1] + corners[1:, 1:]) / 2
+  shown = np.asarray(mesh.get_array()).reshape(3, 2)
+  for i, error in enumerate([0.1, 0.5, 0.9]):
+    for j, psi in enumerate(axes["psi"]):
+      np.testing.assert_allclose(centres[i, j], [psi, error], atol=1e-9)
+      assert shown[i, j] == pytest.approx(
+        at(known, "accuracy", label_error=error, psi=psi, verifier="noisy")[:, -1].mean()
+      )
+  [(x, y)] = lines(axis, "--")
+  inside = (x >= 0) & (x <= 1)
+  np.testing.assert_allclose(y[inside], 1 / (1 + x[inside] / 0.6))
+  assert inside.sum() > 50 and caption(figure) == "after 5 rounds; means over 5 seeds"
+  assert axis.get_xlabel().startswith("psi") and axis.get_ylabel() == "p, share of wrong labels"
+
+
+def test_verification_over_generations():
+  axes = {
+    "workflow": ["replace", "accumulate"],
+    "label_error": [0.1, 0.4],
+    "psi": [0.2, 0.8],
+    "verifier": ["none", "noisy", "oracle"],
+  }
+  known, drawn = figures("verification", {"accuracy": grid(axes)}, axes, labels="model")
+  cells = [("none", 0.2), ("noisy", 0.2), ("noisy", 0.8), ("oracle", 0.2)]
+  for row, error in zip(panels(drawn["verification"], 2), axes["label_error"]):
+    for axis, workflow in zip(row, axes["workflow"]):
+      assert axis.get_title() == f"{workflow}, first labels wrong: {100 * error:.0f} %"
+      for i, (verifier, psi) in enumerate(cells):
+        cell = {"workflow": workflow, "label_error": error, "verifier": verifier, "psi": psi}
+        assert_curve(axis, i, T, at(known, "accuracy", **cell))
+      assert len(axis.lines) == 4
+  assert legend(drawn["verification"]) == ["no verifier", "noisy, psi = 0.2", "noisy, psi = 0.8", "oracle"]
+
+
+def test_angles_to_a_linear_verifier():
+  axes = {"workflow": ["replace", "accumulate"], "label_error": [0.0], "psi": [0.5], "verifier": ["none", "linear"]}
+  metrics = {"angle_to_reference": grid(axes), "angle_to_truth": grid(axes, 1), "accuracy": grid(axes)}
+  known, drawn = figures("verification", metrics, axes, labels="model", angles=[1.2, 0.5, 1.234])
+  laws = theory.linear_verifier_loop(1.2, 0.5, 1.234, NUM)
+  for metric, law, row in zip(metrics, laws, panels(drawn["verification"], 2)):
+    for axis, workflow in zip(row, axes["workflow"]):
+      for i, verifier in enumerate(axes["verifier"]):
+        assert_curve(axis, i, T, at(known, metric, workflow=workflow, verifier=verifier))
+      assert len(theory_lines(axis)) == (workflow == "replace")
+    np.testing.assert_allclose(theory_lines(row[0])[0][1], law)
+
+
+def test_temperature_over_generations():
+  """Of many rows under `replace` frequencies go to p^(1 / temperature) in every generation."""
+  truth = np.array([0.5, 0.3, 0.2])
+  axes = {"workflow": ["replace", "mine"], "temperature": [0.8, 1.0, 1.3]}
+  known, drawn = figures("temperature", {"entropy": grid(axes)}, axes, probabilities=truth)
+  for axis, workflow in zip(panels(drawn["entropy"], 2)[0], axes["workflow"]):
+    assert axis.get_xscale() == "log" and axis.get_title() == workflow
+    for i, temperature in enumerate(axes["temperature"]):
+      assert_curve(axis, i, T, at(known, "entropy", workflow=workflow, temperature=temperature))
+      if workflow == "replace":
+        p = truth[None] ** (temperature ** -(T[:, None] - 1.0))
+        p = p / p.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(theory_lines(axis)[i][1], -(p * np.log(p)).sum(axis=1), rtol=1e-6)
+  assert not theory_lines(panels(drawn["entropy"], 2)[0][1])
+
+
+def test_temperature_frontier():
+  axes = {"workflow": ["mix"], "temperature": [1.0, 0.2, 0.6], "real_fraction": [0.9, 0.3]}
+  known, drawn = figures("temperature", {"total_variation": grid(axes)}, axes)
+  axis = drawn["phase_diagram"].axes[0]
+  [mesh] = [one for one in axis.collections if one.get_array() is not None]
+  corners = np.asarray(mesh.get_coordinates())
+  centres = (corners[:-1, :-1] + corners[1:, 1:]) / 2
+  shown = np.asarray(mesh.get_array()).reshape(3, 2)
+  for (i, temperature), (j, share) in itertools.product(enumerate([0.2, 0.6, 1.0]), enumerate([0.1, 0.7])):
+    np.testing.assert_allclose(centres[i, j], [share, temperature], atol=1e-9)
+    cell = {"temperature": temperature, "real_fraction": {0.1: 0.9, 0.7: 0.3}[share]}
+    assert shown[i, j] == pytest.approx(at(known, "total_variation", **cell)[:, -1].mean())
+  [(x, y)] = lines(axis, "--")
+  np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("fresh", [0, 1])
+def test_mixtures_by_ratio(fresh):
+  """n times the squared error against synthetic rows per real row, and the exact law of the same share."""
+  n = 40
+  axes = {"workflow": ["mix"], "real_fraction": [0.5, 0.2, 0.8], "real_weight": [0.0], "num_samples": [n]}
+  metrics = {"squared_error_of_mean": grid(axes), "total_variation": grid(axes, 1)}
+  known, drawn = figures("mixtures", metrics, axes, model="gaussian", fresh=fresh)
+  [[left, right]] = panels(drawn["mixtures"], 2)
+  shares = np.array([0.2, 0.5, 0.8])
+  for axis, metric, factor in ((left, "squared_error_of_mean", n), (right, "total_variation", 1)):
+    last = np.stack([at(known, metric, real_fraction=share)[:, -1] for share in shares], axis=1)
+    assert_curve(axis, 0, (1 - shares) / shares, factor * last)
+    assert axis.get_xscale() == "log" and axis.get_xlabel() == "synthetic rows per real row"
+  law = [n * theory.gaussian_mix(n, share, NUM, fresh=bool(fresh)).mean_error[-1] for share in shares]
+  np.testing.assert_allclose(theory_lines(left)[0], ((1 - shares) / shares, law))
+  dotted = lines(left, ":")
+  assert [x[0] for x, _ in dotted] == ([] if fresh else [float(theory.mix_first_order_peak(NUM))])
+  assert len(lines(right, "-.")) == 1
+
+
+def test_mixtures_by_weight():
+  axes = {"workflow": ["mix"], "real_fraction": [0.2, 0.6], "real_weight": [0.8, 0.2, 0.5], "num_samples": [40]}
+  values = grid(axes)
+  known, drawn = figures("mixtures", {"squared_error_of_mean": values}, axes, model="gaussian", fresh=1)
+  [[left, right]] = panels(drawn["mixtures"], 2)
+  weights = np.array([0.2, 0.5, 0.8])
+  for i, share in enumerate(axes["real_fraction"]):
+    last = [at(known, "squared_error_of_mean", real_fraction=share, real_weight=w)[:, -1] for w in weights]
+    assert_curve(left, i, weights, 40 * np.stack(last, axis=1))
+    fine, law = theory_lines(left)[i]
+    np.testing.assert_allclose(law, theory.weighted_mixing_error(fine, share / (1 - share), NUM)[-1])
+  [(x, golden)] = theory_lines(right)
+  np.testing.assert_allclose(golden, theory.golden_weight(x / (1 - x)))
+
+
+def test_selection_of_a_gaussian():
+  """The law: of the nearest share, and of (1 - 1/n) for each fit."""
+  n = 50
+  axes = {
+    "workflow": ["replace", "accumulate"],
+    "keep_fraction": [0.3, 1.0],
+    "selection": ["nearest"],
+    "num_samples": [n],
+  }
+  metrics = {"covariance_trace_ratio": grid(axes)}
+  known, drawn = figures("selection", metrics, axes, setting="gaussian", num_neighbors=1)
+  [[left, right]] = panels(drawn["selection"], 2)
+  for axis, workflow in ((left, "replace"), (right, "accumulate")):
+    assert axis.get_title() == workflow and axis.get_yscale() == "log"
+    for i, keep in enumerate(axes["keep_fraction"]):
+      values = at(known, "covariance_trace_ratio", workflow=workflow, keep_fraction=keep)
+      np.testing.assert_allclose(lines(axis, "-")[i][1], values.mean(axis=0))
+  some, everything = (y for _, y in theory_lines(left))
+  np.testing.assert_allclose(everything, (1 - 1 / n) ** T)
+  np.testing.assert_allclose(some, theory.nearest_loop(0.3, NUM, 1, n) * (1 - 1 / n) ** T)
+  assert not theory_lines(right)
+
+
+def test_selection_of_unrealistic_samples():
+  axes = {"workflow": ["replace"], "keep_fraction": [0.5, 0.1, 1.0], "selection": ["nearest", "random"]}
+  known, drawn = figures("selection", {"accuracy": grid(axes), "purity": grid(axes, 1)}, axes, setting="unrealistic")
+  for axis, metric in zip(panels(drawn["selection"], 2)[0], ("accuracy", "purity")):
+    for i, selection in enumerate(axes["selection"]):
+      last = [at(known, metric, keep_fraction=keep, selection=selection)[:, -1] for keep in (0.1, 0.5, 1.0)]
+      assert_curve(axis, i, np.array([0.1, 0.5, 1.0]), np.stack(last, axis=1))
+      assert axis.lines[i].get_label() == ("nearest to real rows", "at random")[i]
+    assert axis.get_ylabel() == metric
+
+
+def test_ensembles():
+  """Curves of the first and the last generation by members, their pooled twin, and what real rows give."""
+  axes = {"workflow": ["replace"], "dataset": ["moons", "wine"], "generator": ["kde"], "num_members": [1, 2, 5]}
+  names = ["downstream_auc", "pooled_auc", "oracle_auc", "downstream_coverage"]
+  known, drawn = figures("ensembles", {name: grid(axes, i) for i, name in enumerate(names)}, axes)
+  auc, coverage = panels(drawn["ensembles"], 2)
+  for j, dataset in enumerate(axes["dataset"]):
+    assert auc[j].get_title() == dataset
+    for i, t in enumerate((0, -1)):
+      last = lambda name, members, dataset=dataset, t=t: np.stack(
+        [at(known, name, dataset=dataset, num_members=m)[:, t] for m in members], axis=1
+      )
+      label = f"kde, generation {T[t]}"
+      [line] = [one for one in auc[j].lines if one.get_label() == label]
+      np.testing.assert_allclose(line.get_ydata(), last("downstream_auc", [1, 2, 5]).mean(axis=0))
+      np.testing.assert_allclose(bands(auc[j])[i][1:], interval(last("downstream_auc", [1, 2, 5]))[1:])
+      [line] = [one for one in coverage[j].lines if one.get_label() == label]
+      np.testing.assert_array_equal(line.get_xdata(), [2, 5])
+      np.testing.assert_allclose(line.get_ydata(), last("downstream_coverage", [2, 5]).mean(axis=0))
+      pooled = [y for x, y in lines(auc[j], ":") if len(x) == 2]
+      np.testing.assert_allclose(pooled[i], last("pooled_auc", [2, 5]).mean(axis=0))
+    [real] = [one for one in auc[j].lines if one.get_label() == "trained on real rows"]
+    oracle = known.oracle_auc.sel(dataset=dataset).isel(generation=0).values.mean()
+    assert real.get_ydata() == pytest.approx([oracle] * 2)
