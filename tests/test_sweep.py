@@ -220,7 +220,7 @@ def test_plan_and_bad_sweeps():
     ({"task": lambda seed: resampled(), "axes": {"seed": [1]}}, "axes", "that the results use"),
     ({"task": lambda workflow: resampled(), "axes": {"workflow": [1]}}, "axes", "that the results use"),
     ({"task": lambda x, x_value: resampled(), "axes": {"x": [1], "x_value": [1]}}, "axes", "that the results use"),
-    ({"task": lambda error: resampled(), "axes": {"error": [1]}}, "", "must not be called error"),
+    ({"task": lambda error: resampled(), "axes": {"error": [1]}}, "metrics", "must not be called error"),
     ({"task": None}, "task", "a factory of one, got None"),
     ({"task": lambda: 3, "axes": {}}, "", "must return a TaskSetting, got 3"),
   ],
