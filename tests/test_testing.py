@@ -50,7 +50,7 @@ def clipped(wrong):
   def sample(key, problem, params, context):
     data, metrics = base.sample(key, problem, params, context)
     rows = jnp.clip(data.rows, -0.5, 0.5)
-    return data._replace(rows=rows) if wrong else store.batch(rows[0]), metrics
+    return store.same(data, rows=rows) if wrong else store.batch(rows[0]), metrics
 
   base = tasks.gaussian(1, N, draws="rows")
   return base._replace(sample=sample)
@@ -62,7 +62,7 @@ def clipped_after_summary(wrong):
   def sample(key, problem, params, context):
     data, metrics = base.sample(key, problem, params, context)
     rows = jnp.clip(data.rows, -0.5, 0.5)
-    return data._replace(rows=rows, summary=None) if wrong else store.batch(rows[0]), metrics
+    return store.same(data, rows=rows, summary=None) if wrong else store.batch(rows[0]), metrics
 
   base = tasks.gaussian(1, N, draws="rows")
   return base._replace(sample=sample)
@@ -404,7 +404,7 @@ def _clip(broken):
     def sample(key, problem, params, context):
       data, metrics = task.sample(key, problem, params, context)
       rows = jnp.clip(data.rows, -0.5, 0.5)
-      return data._replace(rows=rows) if broken else store.batch(rows[0]), metrics
+      return store.same(data, rows=rows) if broken else store.batch(rows[0]), metrics
 
     return task._replace(sample=sample, absorbed=None)
 
