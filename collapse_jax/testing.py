@@ -815,7 +815,7 @@ def _check_drivers(task, ran: Mapping[str, _Ran], num_seeds, report) -> None:
           report.find(
             "drivers",
             f"{name} under {text}",
-            f"differs between cj.run and driver {driver!r}: fit and sample must not depend on how batches are laid out in slots, "
+            f"is {own[name][0]} by cj.run and {value[0]} by driver {driver!r}: fit and sample must not depend on how batches are laid out in slots, "
             "nor on anything but their arguments.",
           )
 

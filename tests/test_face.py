@@ -36,6 +36,7 @@ FACE = [
   "store",
   "sweep",
   "tasks",
+  "testing",
   "theory",
   "training",
   "transforms",

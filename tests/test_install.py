@@ -35,7 +35,7 @@ def test_contents(wheel):
   tops = {one.name for one in wheel.iterdir()}
   assert len(tops) == 2 and "collapse_jax" in tops and any(one.endswith(".dist-info") for one in tops)
   files = {str(file.relative_to(wheel)) for file in wheel.rglob("*") if file.is_file()}
-  for suffix in ("*.py", "*.csv", "*.j2", "*.flags", "py.typed"):
+  for suffix in ("*.bib", "*.py", "*.csv", "*.j2", "*.flags", "py.typed"):
     assert {str(file.relative_to(ROOT)) for file in (ROOT / "collapse_jax").rglob(suffix)} <= files
     assert {f"collapse_jax/{file.relative_to(ROOT)}" for file in (ROOT / "experiments").rglob(suffix)} <= files
   entry = next(wheel.glob("*.dist-info/entry_points.txt")).read_text()
