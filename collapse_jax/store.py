@@ -98,7 +98,10 @@ def weighed(data: Data, factor: Array) -> Data:
 def blank(rows: PyTree, weight: Array) -> PyTree:
   """Rows, leaves [n, ...], with 0 for those of weight [n] 0: these may hold anything, and 0 * NaN is NaN."""
   used = weight != 0
-  return jax.tree.map(lambda x: jnp.where(used.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros((), x.dtype)), rows)
+  xp = (
+    np if isinstance(weight, np.ndarray) else jnp
+  )  # on the host, arrays of any shape go through without a compilation
+  return jax.tree.map(lambda x: xp.where(used.reshape(-1, *[1] * (x.ndim - 1)), x, xp.zeros((), x.dtype)), rows)
 
 
 def flat(data: Data) -> tuple[PyTree, Float[Array, " rows"]]:

@@ -523,14 +523,15 @@ def _watched(task: TaskSetting, report: _Report, fill) -> TaskSetting:
     return _filled(batch, fill, context.used), metrics
 
   fresh, rows = task.fresh, task.rows
-  return task._replace(
-    init=init,
-    fit=fit,
-    sample=sample,
-    evaluate=_intact(report, "evaluate", task.evaluate),
-    fresh=None if fresh is None else lambda key, problem: _filled(fresh(key, problem), fill),
-    rows=None if rows is None else lambda: _watched(rows(), report, fill),
-  )
+  watched = {
+    "init": init,
+    "fit": fit,
+    "sample": sample,
+    "evaluate": _intact(report, "evaluate", task.evaluate),
+    "fresh": None if fresh is None else lambda key, problem: _filled(fresh(key, problem), fill),
+    "rows": None if rows is None else lambda: _watched(rows(), report, fill),
+  }
+  return TaskSetting(**task._asdict() | watched)  # _replace would drop what is known of the task
 
 
 def _filled(data: Data, fill, used=None) -> Data:
@@ -561,7 +562,7 @@ def _filled(data: Data, fill, used=None) -> Data:
     here = unused.reshape(slots, num, *[1] * (x.ndim - 2)) & (fill != _PLAIN)
     return jnp.where(here, other.reshape([1] * x.ndim), x)
 
-  return data._replace(rows=jax.tree.map(filled, data.rows))
+  return storage.same(data, rows=jax.tree.map(filled, data.rows))
 
 
 def _has_rows(task, workflow) -> bool:
@@ -814,23 +815,19 @@ def _check_drivers(task, ran: Mapping[str, _Ran], num_seeds, report) -> None:
           report.find(
             "drivers",
             f"{name} under {text}",
-            f"differs between cj.run and driver {driver!r}: fit and sample must not depend on how batches are laid out in slots, "
+            f"is {own[name][0]} by cj.run and {value[0]} by driver {driver!r}: fit and sample must not depend on how batches are laid out in slots, "
             "nor on anything but their arguments.",
           )
 
 
 def _swept(task, ran, num_seeds) -> Iterator[tuple[str, int, dict[str, dict[str, np.ndarray]]]]:
   """(driver, generations, workflow -> metrics) of each driver."""
-  from collapse_jax.sweeps import scheduler, steps
+  from collapse_jax.sweeps.scheduler import sweep
 
-  drivers = {
-    "scan": scheduler.sweep,
-    "steps": lambda task, *arguments, **keywords: steps.sweep(lambda: task, *arguments, **keywords),
-  }
-  for driver, sweep in drivers.items():
+  for driver in ("scan", "steps"):
     for num_generations in sorted({one.num_generations for one in ran.values()}):
       flows = {text: one.workflow for text, one in ran.items() if one.num_generations == num_generations}
-      results = sweep(task, flows, {}, num_generations=num_generations, num_seeds=num_seeds)
+      results = sweep(task, flows, {}, num_generations=num_generations, num_seeds=num_seeds, driver=driver)
       each = {}
       for text in flows:
         cell = results.sel(workflow=text)

@@ -1,13 +1,10 @@
-"""Run by test_lm_sharding.py in a process with 8 simulated devices: a small model split over them, and on one."""
+"""Run by test_lm_sharding.py, in its ENVIRONMENT, with 8 simulated devices: a small model split over them, and on one."""
 
-import os
 import sys
 
 import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_disable_most_optimizations", True)  # of LLVM: how arrays are split is decided before
-jax.config.update("jax_compilation_cache_dir", os.path.abspath(".cache/tests/quick"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 import numpy as np  # noqa: E402

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from helpers import finished, free_port, start
+from helpers import ENVIRONMENT, compile_quickly, finished, free_port, start
 
 import collapse_jax as cj
 from collapse_jax.lm import decoder, presets, sharding, text
@@ -39,7 +39,7 @@ def test_what_devices_do_not_divide_is_named(caplog):
 
 def test_small_model_as_on_one_device():
   """Losses within 1e-5, and the same text, on 8 devices, in less than a third of the memory of each."""
-  finished(start(Path(__file__).parent / "sharded.py"))
+  finished(start(Path(__file__).parent / "sharded.py", environment=ENVIRONMENT))
 
 
 def test_plan_of_27_billion():
@@ -56,6 +56,7 @@ def test_plan_of_27_billion():
     "--num_samples=512",
     "--sample_batch_size=64",
     "--num_generations=2",
+    environment=ENVIRONMENT,  # how arrays are split and where they lie is decided before LLVM
   )
   said, _ = plan.communicate(timeout=300)
   assert plan.returncode == 0 and "27,227,128,320" in said, said
@@ -69,6 +70,7 @@ def test_cells_are_dealt_to_processes(tmp_path, monkeypatch):
   """Two processes write the results, samples and checkpoints of one."""
   from experiments import language_model
 
+  compile_quickly(True)  # as in ENVIRONMENT
   port = free_port()
   finished(
     *(
@@ -87,6 +89,7 @@ def test_cells_are_dealt_to_processes(tmp_path, monkeypatch):
         f"--coordinator=localhost:{port}",
         "--num_processes=2",
         f"--process_id={i}",
+        environment=ENVIRONMENT,
       )
       for i in range(2)
     )

@@ -177,7 +177,7 @@ def test_which_driver():
   """What cannot be traced is refused in a line that names the driver for it; options choose, or contradict."""
   with pytest.raises(Refused, match='cannot be traced by JAX; driver="host" runs any Python') as caught:
     cj.sweep(counting(), ["replace"], {}, num_generations=2, num_seeds=2)
-  assert isinstance(caught.value.__cause__, jax.errors.ConcretizationTypeError) and "\n" not in str(caught.value)
+  assert isinstance(caught.value.__cause__, jax.errors.TracerArrayConversionError) and "\n" not in str(caught.value)
   options = {"num_generations": 1, "num_seeds": 1}
   taken = lambda **more: cj.sweep(resampled(), ["replace"], {}, **options, **more).attrs["driver"]
   assert taken() == "scan" and taken(on_batch=lambda *_: None) == "steps" and taken(driver="host") == "host"

@@ -1,6 +1,5 @@
 """The examples of docs/systems.md run, transforms chain and serve a stranger's task, and bad input is refused."""
 
-import os
 import re
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import ENVIRONMENT
 
 import collapse_jax as cj
 from collapse_jax import plotting, store, tasks, theory, transforms, workflows
@@ -285,15 +285,13 @@ def test_a_strangers_task():
 @pytest.mark.slow
 def test_every_system_from_the_command_line(tmp_path):
   """Smoke scale: every binary's sweep, and its figures."""
-  root = Path(__file__).parent.parent
-  cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(root / ".cache" / "tests"))
   done = subprocess.run(
     [sys.executable, "-m", "experiments.reproduce", "--scale=smoke", "--only=related/*", "--output_dir=made"],
     cwd=tmp_path,
     capture_output=True,
     text=True,
     check=False,
-    env=os.environ | {"PYTHONPATH": str(root), "JAX_COMPILATION_CACHE_DIR": cache},
+    env=ENVIRONMENT,
   )
   assert done.returncode == 0, done.stderr
   names = reproduce.related("smoke")

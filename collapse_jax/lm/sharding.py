@@ -4,7 +4,7 @@ Weights, gradients and the optimiser's moments are split over the devices of a m
 is computed. Rows of a batch, and sequences that are sampled with their caches, are split along their first axis.
 
 A model is split over the devices of one process, which together must hold it; further processes compute other cells. The table
-would do for a mesh over the devices of several processes. What such a mesh lacks is in the host loop, which deals cells to
+would do for a mesh over the devices of several processes. What such a mesh lacks is in the driver "steps", which deals cells to
 processes and reads metrics, batches and checkpoints as arrays that each of them has whole; and loops that end by what was
 sampled must end alike in all processes, whose sums may differ in the last bits.
 """

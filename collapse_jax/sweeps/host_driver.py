@@ -93,8 +93,7 @@ def _programs(task: TaskSetting, workflow: Workflow, num_generations: int) -> Pr
   def choose(task, problem, key, store, t):
     keys = role_keys(key, t)
     data = workflow.select(task, problem, keys["select"], store, t)
-    latest = None if data.rows is None else storage.latest(data)
-    return keys, data, latest, provenance(data)
+    return keys, data, storage.latest(data), provenance(data)
 
   def begin(task, problem, real):
     return workflow.init(task, problem, real, num_generations)
@@ -134,7 +133,8 @@ class _Loop:
 
   Attributes:
     store, params: after the generations done; params are None before the first.
-    seen: metrics of recorded generations.
+    place: generation -> its place among those that are recorded.
+    seen: metrics of these.
   """
 
   def __init__(self, job: Job, cell: Cell, i: int, task: TaskSetting, workflow: Workflow, programs: Programs):
@@ -152,26 +152,27 @@ class _Loop:
       self.nums = [table.num(t) for t in range(1, job.numbers.num_generations + 1)]
     self.params: Any = None
     self.absorbed_at = 0
+    self.place = {t: i for i, t in enumerate(job.numbers.recorded)}
     self.seen: list[Metrics] = []
 
   def run(self) -> tuple[Metrics, str]:
     """Metrics [1, recorded, ...], and why the run stopped early or ""."""
-    watch, numbers = self.job.watch, self.job.numbers
+    watch = self.job.watch
     checkpoints, done = None, 0
     if self.job.saving.directory is not None:
       checkpoints = self._checkpoints()
       done = self._restore(checkpoints)
     try:
-      for t in range(1, numbers.num_generations + 1):
+      for t in range(1, self.job.numbers.num_generations + 1):
         interrupts.check()
+        at = self.place.get(t)  # None: metrics are not asked for
         if t > done:
-          batch = self._generation(t, t in numbers.recorded)
-          if watch.on_batch is not None:
+          batch = self._generation(t, at is not None)
+          if watch.on_batch is not None and batch is not None:
             watch.on_batch(self.cell.names, t, self.seeds, jax.tree.map(lambda x: np.asarray(x)[None], batch))
           if checkpoints is not None:
             checkpoints.save(t, self._state(), self._saved_params(), self._stacked())
-        if watch.on_metrics is not None and t in numbers.recorded:
-          at = numbers.recorded.index(t)
+        if watch.on_metrics is not None and at is not None:
           watch.on_metrics(self.cell.names, t, self.seeds, {name: x[None] for name, x in self.seen[at].items()})
     except Stop as stop:
       return self._stacked(), f"{self.cell}, seed {self.seeds.start}: {stop}"
@@ -267,7 +268,7 @@ class _Loop:
     if done:
       self.store, self.absorbed_at = state.store, int(state.absorbed_at)
       self.params = params
-      num = len([t for t in self.job.numbers.recorded if t <= done])
+      num = len([t for t in self.place if t <= done])
       self.seen = [{name: value[0, i] for name, value in metrics.items()} for i in range(num)]
     return done
 

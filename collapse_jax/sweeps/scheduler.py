@@ -140,7 +140,8 @@ def sweep(
   sizes = check_numbers(num_generations, num_seeds, record_every, chunk_size)
   numbers = Numbers(*sizes[:2], operator.index(seed), sizes[2], bool(warm_start))
   grid = Grid(task, workflows, axes, shared)
-  shape = (*grid.shape, numbers.num_seeds, len(numbers.recorded))
+  generations = numbers.recorded
+  shape = (*grid.shape, numbers.num_seeds, len(generations))
   check_table(math.prod(shape))
   cells = ((cell.index, one, workflow) for cell, one, workflow in grid.runnable())
   laws = expected.Laws(cells, grid.shape, numbers.num_generations, numbers.warm_start)
@@ -186,7 +187,7 @@ def sweep(
     **fingerprint.settings(),
     "primary_metric": primary_metric or next((name for name in grid.info if name not in COMMON_METRICS), ""),
   }
-  return laws.beside(to_dataset(results, grid, text_axes, numbers.recorded, attributes))
+  return laws.beside(to_dataset(results, grid, text_axes, generations, attributes))
 
 
 def _agreed(workers: int, memory: float) -> tuple[int, float]:

@@ -11,7 +11,7 @@ from collapse_jax import store as storage
 from collapse_jax.data import generators
 from collapse_jax.random import choose, normal, table
 from collapse_jax.store import batch
-from collapse_jax.tasks.parts import check_integer, check_positive, matmul
+from collapse_jax.tasks.parts import check_integer, check_positive, matmul, real_rows
 from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
 
 NUM_POINTS = 1000  # draws of a model by which its mass about each centre, and its divergence, are told
@@ -66,12 +66,7 @@ def gaussian_mixture(
   source = generators.get(dataset, num_test)
   generators.check_size(source, num_samples)
 
-  def init(key):
-    truth_key, split_key = jax.random.split(key)
-    truth = source.init(truth_key)
-    train, test = source.split(split_key, truth, num_samples, num_test)
-    centers = None if source.centers is None else source.centers(truth)
-    return MixtureProblem(truth, test, centers), batch(train)
+  init, fresh = real_rows(source, num_samples, num_test, MixtureProblem)
 
   def fit(key, problem, context: Context) -> Mixture:
     return fit_mixture(key, *storage.flat(context.data), num_components, num_steps, context.previous)
@@ -116,8 +111,6 @@ def gaussian_mixture(
       ),
       "component_share": MetricInfo("share of the model about each mode of the truth", dims=("component",)),
     }
-  draw_truth = source.draw
-  fresh = None if draw_truth is None else lambda key, problem: batch(draw_truth(key, problem.truth, num_samples))
   return TaskSetting(init, fit, sample, evaluate, num_samples, fresh=fresh, metrics=metrics)
 
 

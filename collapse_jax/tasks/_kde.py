@@ -20,7 +20,7 @@ from collapse_jax.data import generators
 from collapse_jax.random import normal
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
-from collapse_jax.tasks.parts import check_integer, check_positive, matmul
+from collapse_jax.tasks.parts import check_integer, check_positive, matmul, real_rows
 from collapse_jax.types import Array, Context, Data, Expected, MetricInfo, Summary, TaskSetting
 from collapse_jax.vocabulary import BANDWIDTH_RULES, KERNELS
 
@@ -116,19 +116,15 @@ def kde(
       argument="distances",
       value=True,
     )
-  dim, draw = source.dim, source.draw
+  dim = source.dim
   log_sum = functools.partial(log_kernel_sum, kernel=kernel)
 
-  def init(key):
-    truth_key, split_key = jax.random.split(key)
-    truth = source.init(truth_key)
-    train, test = source.split(split_key, truth, num_samples, num_test)
-    centers = None if source.centers is None else source.centers(truth)
+  def problem_of(truth, test, centers):
     points = test if centers is None else jnp.concatenate([test, centers, _midpoints(centers)])
     log_density = source.log_density(truth, test) if distances and source.log_density else None
-    return KdeProblem(truth, points, jnp.asarray(jnp.nan if rule else bandwidth, float), centers, log_density), batch(
-      train
-    )
+    return KdeProblem(truth, points, jnp.asarray(jnp.nan if rule else bandwidth, float), centers, log_density)
+
+  init, fresh = real_rows(source, num_samples, num_test, problem_of)
 
   def of(problem, rows, row_weight):
     return KdeStats(log_sum(problem.points, rows, row_weight, problem.bandwidth), *_moments(rows, row_weight))
@@ -231,7 +227,6 @@ def kde(
   if distances:
     metrics["total_variation"] = MetricInfo("total variation distance to the truth", worse="higher", log_scale=True)
     metrics["total_variation_error"] = MetricInfo("standard error of that distance, over the test rows")
-  fresh = None if draw is None else lambda key, problem: batch(draw(key, problem.truth, num_samples))
   summary = None if rule else Summary(of, add, keep_rows=True)
   return TaskSetting(init, fit, sample, evaluate, num_samples, summary, fresh, metrics=metrics, predict=predict)
 

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax.data.generators import Dataset
 from collapse_jax.random import chi_square, normal
 from collapse_jax.refused import Refused
-from collapse_jax.types import Array, TaskSetting
+from collapse_jax.store import batch
+from collapse_jax.types import Array, Fresh, Init, TaskSetting
 from collapse_jax.vocabulary import DRAWS, LARGEST
 
 
@@ -44,6 +46,27 @@ def label_stats(problem, rows, row_weight) -> LabelStats:
 def add_labels(problem, a: LabelStats, weight_a, b: LabelStats, weight_b) -> LabelStats:
   """`Summary.add` of label sums."""
   return LabelStats(weight_a * a.times + weight_b * b.times, weight_a * a.label_sum + weight_b * b.label_sum)
+
+
+def real_rows(source: Dataset, num_samples: int, num_test: int, problem_of: Callable) -> tuple[Init, Fresh | None]:
+  """`init` and `fresh` of a task whose real rows are of a data set.
+
+  Args:
+    source: from `data.generators.get`.
+    num_samples: rows of a batch.
+    num_test: rows that are held out.
+    problem_of: (truth, test rows [num_test, dim], centers [k, dim] or None) -> problem, which has the attribute `truth`.
+  """
+
+  def init(key):
+    truth_key, split_key = jax.random.split(key)
+    truth = source.init(truth_key)
+    train, test = source.split(split_key, truth, num_samples, num_test)
+    centers = None if source.centers is None else source.centers(truth)
+    return problem_of(truth, test, centers), batch(train)
+
+  draw = source.draw
+  return init, None if draw is None else lambda key, problem: batch(draw(key, problem.truth, num_samples))
 
 
 def matmul(a: Array, b: Array) -> Array:

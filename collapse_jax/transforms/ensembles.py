@@ -147,6 +147,7 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
     if context.used is not None and num_members > 1:
       raise Refused("parts of rows need a workflow that asks for the same number of rows in every generation.")
     weight = storage.in_use(context) * (1.0 if data.row_weight is None else data.row_weight[0])
+    rows = storage.blank(rows, weight)
     parts = (v.reshape(num_members, -1, *v.shape[1:]) for v in (rows["x"], rows["label"], weight))
     test, test_label = problem.test["x"], problem.test["label"]
     centre = classifiers.scaling(context.real.rows["x"][0])
