@@ -11,13 +11,25 @@ import numpy as np
 from collapse_jax import store as storage
 from collapse_jax.random import checked_key
 from collapse_jax.refused import Refused
-from collapse_jax.types import Array, Context, Data, Metrics, Params, Run, TaskSetting, Workflow
+from collapse_jax.types import (
+  Array,
+  Context,
+  Data,
+  Metrics,
+  Number,
+  Params,
+  Problem,
+  PyTree,
+  Run,
+  TaskSetting,
+  Workflow,
+)
 
 # A role added later must change no earlier draw: append, never reorder.
 ROLES = {"select": 0, "fit": 1, "sample": 2, "update": 3, "evaluate": 4}
 
 
-def role_keys(key: Array, t) -> dict[str, Array]:
+def role_keys(key: Array, t: Number) -> dict[str, Array]:
   """The key of each role in generation t: independent of horizon, driver and workflow."""
   # One call for all: hashes are cheap to run and slow to compile.
   keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, t), jnp.arange(len(ROLES)))
@@ -51,7 +63,7 @@ def generation(
   task: TaskSetting,
   workflow: Workflow,
   run: Run,
-  t,
+  t: Number,
   *,
   num_generations: int,
   warm_start: bool = False,
@@ -87,7 +99,7 @@ def generation(
   return run._replace(store=store, params=params if warm_start else None, absorbed_at=absorbed_at), metrics
 
 
-def context_of(task: TaskSetting, workflow: Workflow, run: Run, t, *, num_generations: int) -> Context:
+def context_of(task: TaskSetting, workflow: Workflow, run: Run, t: Number, *, num_generations: int) -> Context:
   """What `fit` and `sample` of generation t look at: the workflow's choice of training data, and how much to emit."""
   data = workflow.select(task, run.problem, role_keys(run.key, t)["select"], run.store, t)
   num = emission(task, workflow, num_generations).num(t)
@@ -99,12 +111,14 @@ def emission(task: TaskSetting, workflow: Workflow, num_generations: int) -> sto
   return storage.emission(task, workflow.emit, num_generations)
 
 
-def fit(task: TaskSetting, key: Array, problem, context: Context) -> Params:
+def fit(task: TaskSetting, key: Array, problem: Problem, context: Context) -> Params:
   """The model of the training data. Where these have no mass (a verifier rejected every row) there is none: all NaN."""
   return _where_data(context, task.fit(key, problem, context), jnp.nan)
 
 
-def assess(task: TaskSetting, key: Array, problem, params, sampling: Metrics, context: Context) -> Metrics:
+def assess(
+  task: TaskSetting, key: Array, problem: Problem, params: Params, sampling: Metrics, context: Context
+) -> Metrics:
   """Metrics of a model and of its sampling; NaN where there is no model."""
   metrics = task.evaluate(key, problem, params) | sampling
   taken = ("finite", "train_size", "real_share")
@@ -113,10 +127,11 @@ def assess(task: TaskSetting, key: Array, problem, params, sampling: Metrics, co
       raise Refused(
         f"metrics must not be called {name}: every run has {', '.join(taken)}.", argument="metrics", value=name
       )
-  return _where_data(context, metrics, jnp.nan)
+  judged: Metrics = _where_data(context, metrics, jnp.nan)
+  return judged
 
 
-def _where_data(context: Context, tree, other):
+def _where_data(context: Context, tree: PyTree, other: float) -> PyTree:
   """The tree where the training data have mass, else `other` in all its floats."""
   there = jnp.sum(storage.mass(context.data)) > 0
   is_float = lambda x: jnp.issubdtype(jnp.result_type(x), jnp.floating)
@@ -124,7 +139,7 @@ def _where_data(context: Context, tree, other):
 
 
 def emit(
-  task: TaskSetting, workflow: Workflow, run: Run, params, context: Context, *, num_generations: int
+  task: TaskSetting, workflow: Workflow, run: Run, params: Params, context: Context, *, num_generations: int
 ) -> tuple[Data, Metrics]:
   """The batch that a fitted model writes, as many rows as the workflow has it emit, and metrics of the sampling."""
   t, table = context.t, emission(task, workflow, num_generations)
@@ -132,7 +147,7 @@ def emit(
   return written(task, role_keys(run.key, t)["sample"], run.problem, params, context)
 
 
-def written(task: TaskSetting, key: Array, problem, params, context: Context) -> tuple[Data, Metrics]:
+def written(task: TaskSetting, key: Array, problem: Problem, params: Params, context: Context) -> tuple[Data, Metrics]:
   """The batch of `context.num` rows that a fitted model writes. What there is no model of writes no row."""
   batch, sampling = _sampled(task.sample(key, problem, params, context), context.num)
   if context.used is not None:
@@ -141,7 +156,7 @@ def written(task: TaskSetting, key: Array, problem, params, context: Context) ->
   return batch._replace(origin=jnp.full_like(batch.origin, context.t)), sampling
 
 
-def _sampled(found, num) -> tuple[Data, Metrics]:
+def _sampled(found: Any, num: Number) -> tuple[Data, Metrics]:
   """What a sampler returns, refused where it is not a batch of as many rows as it was asked for."""
   if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], Data)):
     what = "must return a batch and its metrics, such as (store.batch(rows), {})"
@@ -214,7 +229,7 @@ def scan_generations(
   task: TaskSetting,
   workflow: Workflow,
   run: Run,
-  generations,
+  generations: Array,
   *,
   num_generations: int,
   warm_start: bool = False,
@@ -223,12 +238,12 @@ def scan_generations(
   """`lax.scan` over traced generations [k] int32: the run, and metrics [k], zero where they are not `recorded`."""
   step = functools.partial(generation, task, workflow, num_generations=num_generations, warm_start=warm_start)
 
-  def body(carry, t, evaluate=True):
+  def body(carry: PyTree, t: Array, evaluate: bool = True) -> tuple[PyTree, Metrics]:
     store, params, absorbed_at = carry
     done, metrics = step(run._replace(store=store, params=params, absorbed_at=absorbed_at), t, evaluate=evaluate)
     return (done.store, done.params, done.absorbed_at), metrics
 
-  def sparse_body(carry, t):
+  def sparse_body(carry: PyTree, t: Array) -> Any:
     # t is the same for all runs, so this stays a branch under vmap: unrecorded metrics cost nothing.
     shape = jax.eval_shape(body, carry, t)[1]
     empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)

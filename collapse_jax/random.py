@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.random import threefry_2x32
+from jaxtyping import Float, Int32, Num, UInt32
 
 from collapse_jax.refused import Refused
-from collapse_jax.types import Array
+from collapse_jax.types import Array, Number
 
 PRNG = "threefry2x32"  # of every key, whatever jax_default_prng_impl says: draws of other kinds change under vmap
 _ABOVE_MINUS_ONE = np.nextafter(np.float32(-1), np.float32(0))
@@ -47,7 +48,7 @@ def seed_of(key: Array) -> int:
   return int(np.asarray(jax.random.bits(key))) >> 1
 
 
-def bits(key: Array, num: int) -> Array:
+def bits(key: Array, num: int) -> UInt32[Array, "{num}"]:
   """[num] uint32, all 64 bits of every hash used; `jax.random.bits` uses 32 of them so that it can be sharded.
 
   Words 2i and 2i + 1 are the hash of i, so that fewer numbers are the first of more.
@@ -61,7 +62,7 @@ def bits(key: Array, num: int) -> Array:
   return jnp.stack([both[:half], both[half:]], axis=1).reshape(-1)[:num]
 
 
-def normal(key: Array, shape: tuple[int, ...] = ()) -> Array:
+def normal(key: Array, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
   """Standard normal variates by inversion."""
   num = math.prod(shape)
   if jnp.result_type(float) != np.float32:
@@ -113,7 +114,7 @@ def _polynomial(coefficients, w):
   return value
 
 
-def index(key: Array, num: int, size) -> Array:
+def index(key: Array, num: int, size: Number) -> Int32[Array, "{num}"]:
   """[num] int32, uniform over 0..size - 1, size at most 2^31: the high half of bits * size.
 
   (Lemire 2019, without its rejection: no index is likelier than another by more than a factor 1 + size / 2^32.)
@@ -130,7 +131,7 @@ def _high_product(a, b):
   return a_high * b_high + (cross >> 16) + (other >> 16) + carry
 
 
-def uniform(key: Array, num: int) -> Array:
+def uniform(key: Array, num: int) -> Float[Array, "{num}"]:
   """[num] in (0, 1), of 64 bits: the relative resolution of small numbers is that of float32 down to 2^-40.
 
   Those of `jax.random.uniform` are multiples of 2^-23, so that events of probability 1e-8 never happen.
@@ -151,7 +152,7 @@ class Table(NamedTuple):
 _WHOLE = 2.0**32 - 2.0**20  # sum of the high words: less than 2^32 also where rounding adds to it
 
 
-def table(weight: Array) -> Table:
+def table(weight: Num[Array, "*rows k"]) -> Table:
   """Of weights [..., k] of at least 0 and any scale; those below 2^-62 of their sum count as 0."""
   total = jnp.sum(weight, axis=-1, keepdims=True)
   share = jnp.where(total > 0, weight / jnp.where(total > 0, total, 1.0), 0.0) * _WHOLE
@@ -162,7 +163,7 @@ def table(weight: Array) -> Table:
   return Table(jnp.cumsum(whole.astype(np.uint32) + carry, axis=-1, dtype=np.uint32), low)
 
 
-def exact_table(weight: np.ndarray) -> Table:
+def exact_table(weight: Num[np.ndarray, " k"]) -> Table:
   """Of known weights [k], float64, on the host; every positive one counts."""
   share = np.asarray(weight, np.float64) / np.sum(weight, dtype=np.float64)
   each = np.maximum((share * _WHOLE * 2.0**32).astype(np.uint64), share > 0)
@@ -170,7 +171,9 @@ def exact_table(weight: np.ndarray) -> Table:
   return Table((below >> np.uint64(32)).astype(np.uint32), (below & np.uint64(0xFFFFFFFF)).astype(np.uint32))
 
 
-def choose(key: Array, weights: Table, num: int, which: Array | None = None, fine: bool = True) -> Array:
+def choose(
+  key: Array, weights: Table, num: int, which: Num[Array, "{num}"] | None = None, fine: bool = True
+) -> Int32[Array, "{num}"]:
   """[num] int32 outcomes, each with its weight, and never one of weight 0.
 
   Positions have 64 bits, of which the last 32 are drawn where the first leave more than one outcome: hardly ever.
@@ -213,7 +216,7 @@ def choose(key: Array, weights: Table, num: int, which: Array | None = None, fin
   return jnp.minimum(jax.lax.while_loop(lambda bounds: jnp.any(bounds[0] < bounds[1]), finer, unsettled)[0], size - 1)
 
 
-def choose_all(words: Array, weights: Table) -> Array:
+def choose_all(words: UInt32[Array, "m 2"], weights: Table) -> Int32[Array, " m"]:
   """[m] int32, one outcome of each row of weights [m, k], as `choose` does, by random words [m, 2]."""
   high, low = _below((words[:, 0], words[:, 1]), weights.high[:, -1], weights.low[:, -1])
   passed = (weights.high < high[:, None]) | ((weights.high == high[:, None]) & (weights.low <= low[:, None]))
@@ -336,17 +339,17 @@ def _product(a, b):
   return whole + jnp.floor(part), part - jnp.floor(part)
 
 
-def chi_square(key: Array, freedom: Array) -> Array:
+def chi_square(key: Array, freedom: Num[Array, " k"]) -> Float[Array, " k"]:
   """Chi-squared variates, exact, for freedom 1 or from 2 to 1e13; see `chi_squares`."""
   return chi_squares(key, freedom)[0]
 
 
-def chi_square_excess(key: Array, freedom: Array) -> Array:
+def chi_square_excess(key: Array, freedom: Num[Array, " k"]) -> Float[Array, " k"]:
   """Chi-squared variates over their mean, minus one, without cancellation; see `chi_squares`."""
   return chi_squares(key, freedom)[1]
 
 
-def chi_squares(key: Array, freedom: Array) -> tuple[Array, Array]:
+def chi_squares(key: Array, freedom: Num[Array, " k"]) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
   """Chi-squared variates, exact (Marsaglia and Tsang 2000): themselves, and relative to their mean.
 
   All lanes propose together until the last accepts, which compiles and runs several times faster on CPU than

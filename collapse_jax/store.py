@@ -7,17 +7,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int32, Shaped
 
 from collapse_jax.random import choose, index, table
 from collapse_jax.refused import Refused
-from collapse_jax.types import Array, Context, Data, Problem, PyTree, SummaryOf, TaskSetting
+from collapse_jax.types import Array, Context, Data, Number, Problem, PyTree, SummaryOf, TaskSetting
 
 
 def batch(
   rows: PyTree = None,
-  row_weight: Array | None = None,
+  row_weight: Shaped[Array, " n"] | None = None,
   summary: PyTree = None,
-  count=None,
+  count: Number = None,
   origin: int = 0,
   draw: PyTree = None,
   latent: PyTree = None,
@@ -49,7 +50,7 @@ def batch(
 
 
 def num_rows(rows: PyTree, axis: int = 0) -> int:
-  return jax.tree.leaves(rows)[0].shape[axis]
+  return int(jax.tree.leaves(rows)[0].shape[axis])
 
 
 def with_rows(data: Data, rows: PyTree, row_weight: Array | None = None) -> Data:
@@ -103,7 +104,7 @@ def blank(rows: PyTree, weight: Array) -> PyTree:
   return jax.tree.map(lambda x: xp.where(used.reshape(-1, *[1] * (x.ndim - 1)), x, xp.zeros((), x.dtype)), rows)
 
 
-def flat(data: Data) -> tuple[PyTree, Array]:
+def flat(data: Data) -> tuple[PyTree, Float[Array, " rows"]]:
   """All stored rows [slots * n, ...] and their weights [slots * n]: what a fit by weighted rows uses.
 
   Rows of weight 0 are 0.
@@ -115,18 +116,19 @@ def flat(data: Data) -> tuple[PyTree, Array]:
   return rows if data.weight is None and data.row_weight is None else blank(rows, weight), weight
 
 
-def in_use(context: Context) -> Array:
+def in_use(context: Context) -> Float[Array, " num"]:
   """[num] 1.0 for the rows to emit that will count, else 0.0; see `Context.used`."""
   number = jnp.arange(context.num)
   return jnp.ones(number.shape) if context.used is None else (number < context.used).astype(float)
 
 
-def mass(data: Data) -> Array:
+def mass(data: Data) -> Float[Array, " slots"]:
   """[slots] rows in use of each batch, times its weight."""
-  return data.count if data.weight is None else data.weight * data.count
+  each: Array = data.count if data.weight is None else data.weight * data.count
+  return each
 
 
-def size(data: Data) -> Array:
+def size(data: Data) -> Float[Array, ""]:
   """[] rows in use of all batches, weighted. A sum of many equal counts drifts in float32, that of their differences does not."""
   each = mass(data)
   used = each != 0
@@ -209,7 +211,7 @@ def pad(data: Data, capacity: int) -> Data:
     return data
   slots, n = data.count.shape[0], num_rows(data.rows, 1)
 
-  def extend(x, filled):
+  def extend(x: Array, filled: float | int) -> Array:
     return jnp.pad(x, [(0, 0), (0, capacity - n)] + [(0, 0)] * (x.ndim - 2), constant_values=filled)
 
   row_weight = jnp.ones((slots, n)) if data.row_weight is None else data.row_weight
@@ -217,7 +219,7 @@ def pad(data: Data, capacity: int) -> Data:
   return same(data, rows=rows, row_weight=extend(row_weight, 0))
 
 
-def _unused(dtype):
+def _unused(dtype: Any) -> float | int:
   """What unused rows hold: that which is read by accident is seen."""
   return np.nan if jnp.issubdtype(dtype, jnp.floating) else 0
 
@@ -231,7 +233,7 @@ def allocate(real: Data, slots: int, capacity: int) -> Data:
   return same(store, rows=rows, origin=jnp.full(slots, -1, jnp.int32).at[0].set(real.origin[0]))
 
 
-def put(store: Data, new: Data, slot) -> Data:
+def put(store: Data, new: Data, slot: Number) -> Data:
   """Writes a one-slot batch. A row mask appears in both or in neither.
 
   Raises:
@@ -244,7 +246,8 @@ def put(store: Data, new: Data, slot) -> Data:
   if store.row_weight is None and new.row_weight is not None:
     raise Refused("a task that masks rows must give its real batch a row_weight too")
   write = lambda s, b: jax.lax.dynamic_update_index_in_dim(s, b[0].astype(s.dtype), slot, 0)
-  return jax.tree.map(write, store, new._replace(draw=None, latent=None))
+  written: Data = jax.tree.map(write, store, new._replace(draw=None, latent=None))
+  return written
 
 
 def total(task: TaskSetting, problem: Problem, store: Data) -> Data:
@@ -264,7 +267,8 @@ def total(task: TaskSetting, problem: Problem, store: Data) -> Data:
 def latest(data: Data) -> Data:
   """The youngest batch, one slot."""
   slot = jnp.argmax(data.origin)
-  return jax.tree.map(lambda x: x[slot][None], data._replace(summary=None, draw=None, latent=None))
+  youngest: Data = jax.tree.map(lambda x: x[slot][None], data._replace(summary=None, draw=None, latent=None))
+  return youngest
 
 
 def draw_rows(key: Array, data: Data, num: int) -> PyTree:
@@ -281,7 +285,9 @@ def draw_rows(key: Array, data: Data, num: int) -> PyTree:
   return jax.tree.map(lambda x: x[slot, row], data.rows)
 
 
-def subset(key: Array, stamps: Array, num: int, t) -> tuple[Array, Array]:
+def subset(
+  key: Array, stamps: Int32[Array, " capacity"], num: int, t: Number
+) -> tuple[Int32[Array, " capacity"], Int32[Array, "{num}"]]:
   """A uniform `num`-subset of the first num * (t + 1) stored rows, t >= 1, in O(num) and without a sort.
 
   The first `num` distinct values of an i.i.d. uniform stream are an exact uniform subset. `stamps` [capacity] int32

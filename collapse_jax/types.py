@@ -4,8 +4,8 @@ A task-setting says what is modelled and how it is fitted, sampled and evaluated
 generation t is fitted to. Both are plain values made by factories; a user's own needs no registration.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +68,7 @@ class Data(_DataFields):
   __replace__ = _replace
 
 
+@runtime_checkable
 class SummaryOf(Protocol):
   def __call__(self, problem: Problem, rows: PyTree, row_weight: Array | None, /) -> PyTree:
     """Statistics of one batch: rows with leaves [n, ...], row_weight [n] or None."""
@@ -287,8 +288,8 @@ _KNOWN_OF = {
 _OF_STATISTICS = {"init", "fit", "sample", "num_samples", "summary", "fresh"}  # other ones where there are rows
 
 
-def _refused_rows(names) -> Rows | None:
-  def refuse():
+def _refused_rows(names: Iterable[str]) -> Rows | None:
+  def refuse() -> "TaskSetting":
     raise Refused(
       f"a task that draws statistics was given another {' and '.join(sorted(names))}, and this workflow or transform needs rows: "
       "give it to transforms.in_rows(task)."

@@ -15,7 +15,7 @@ from collapse_jax import store as storage
 from collapse_jax import theory, vocabulary
 from collapse_jax._citation import citing
 from collapse_jax.refused import Refused
-from collapse_jax.types import Data, TaskSetting, Workflow
+from collapse_jax.types import Array, Data, Number, Problem, PyTree, TaskSetting, Workflow
 
 __all__ = [
   "accumulate",
@@ -73,7 +73,7 @@ def accumulate(num_emitted: int | None = None) -> Workflow:
   """
   vocabulary.check_num_emitted(num_emitted)
 
-  def init(task, problem, real, num_generations):
+  def init(task: TaskSetting, problem: Problem, real: Data, num_generations: int) -> Data:
     if num_emitted is not None and real.rows is not None:
       real = _masked(real)
     real = storage.seal(task, problem, real)
@@ -81,7 +81,7 @@ def accumulate(num_emitted: int | None = None) -> Workflow:
     capacity = 0 if real.rows is None else max(storage.num_rows(real.rows, 1), num_emitted or 0)
     return storage.allocate(real._replace(summary=None), num_generations, capacity)._replace(summary=total)
 
-  def update(task, problem, key, store, batch, t):
+  def update(task: TaskSetting, problem: Problem, key: Array, store: Data, batch: Data, t: Number) -> Data:
     total = store.summary
     if task.summary is not None:
       batch = storage.summarise(task, problem, batch)
@@ -111,12 +111,12 @@ def accumulate_subsample() -> Workflow:
   True
   """
 
-  def init(task, problem, real, num_generations):
+  def init(task: TaskSetting, problem: Problem, real: Data, num_generations: int) -> PyTree:
     n = task.num_samples
     stored = storage.allocate(real._replace(summary=None, draw=None, latent=None), num_generations, n)
     return stored, jnp.zeros(n * num_generations, jnp.int32), jnp.arange(n, dtype=jnp.int32)
 
-  def update(task, problem, key, store, batch, t):
+  def update(task: TaskSetting, problem: Problem, key: Array, store: PyTree, batch: Data, t: Array) -> PyTree:
     stored, stamps, _ = store
     stamps, chosen = storage.subset(key, stamps, task.num_samples, t)
     return storage.put(stored, batch._replace(summary=None), t), stamps, chosen
@@ -132,7 +132,7 @@ def accumulate_subsample() -> Workflow:
 
 
 @citing("2310.00429")
-def mix(real_fraction, fresh: bool = False, real_weight=None) -> Workflow:
+def mix(real_fraction: Number, fresh: bool = False, real_weight: Number = None) -> Workflow:
   """All n real rows and n(1-f)/f rows of the last model, f = real_fraction (Bertrand et al. 2310.00429).
 
   >>> import collapse_jax as cj
@@ -156,14 +156,14 @@ def mix(real_fraction, fresh: bool = False, real_weight=None) -> Workflow:
       return replace()
   share = real_fraction if real_weight is None else real_weight
 
-  def emit(n, t):
+  def emit(n: Number, t: Number) -> Number:
     if any(isinstance(x, jax.core.Tracer) for x in (n, real_fraction)):
       # A sweep hands over the number of the next line, and of `replace`.
       some = jnp.where(real_fraction == 0, 0.5, real_fraction)
       return jnp.round(n * (1 - some) / some)
     return round(float(n) * (1 - float(real_fraction)) / float(real_fraction))
 
-  def weights(num_generations):
+  def weights(num_generations: int) -> np.ndarray:
     table = np.zeros((num_generations, num_generations))
     table[0, 0] = 1
     for t in range(1, num_generations):
@@ -214,7 +214,7 @@ def sliding_window(size: int) -> Workflow:
 
 
 @citing("2410.22812")
-def weights(table) -> Workflow:
+def weights(table: Any) -> Workflow:
   """Generation t is fitted to all batches so far, batch j with share table[t - 1][j] (Dey and Donoho 2410.22812).
 
   The shares of a generation become weights whose mean over the batches that are used is 1.
@@ -233,12 +233,12 @@ def weights(table) -> Workflow:
   table = np.asarray(table, float)
   factor = table * (table > 0).sum(axis=1, keepdims=True)
 
-  def shares(num_generations):
+  def shares(num_generations: int) -> np.ndarray:
     if num_generations > len(table):
       raise Refused(
         f"weights has {len(table)} rows, too few for num_generations {num_generations}.", argument="weights"
       )
-    return table[:num_generations, :num_generations]
+    return np.asarray(table)[:num_generations, :num_generations]
 
   return _scheduled(slots=lambda T: len(shares(T)), slot=lambda t: t, weights=shares, factor=factor)
 
@@ -258,7 +258,7 @@ def parse(text: str) -> Callable[..., Workflow]:
   return lambda: made
 
 
-def _always(num_emitted):
+def _always(num_emitted: int | None) -> Callable[[Number, Number], Number]:
   return lambda n, t: n if num_emitted is None else num_emitted
 
 
@@ -269,8 +269,8 @@ def _masked(data: Data) -> Data:
   return storage.same(data, row_weight=jnp.ones((1, storage.num_rows(data.rows, 1))))
 
 
-def _uniform_over_history(num_generations):
-  return np.tril(np.ones((num_generations, num_generations))) / np.arange(1, num_generations + 1)[:, None]
+def _uniform_over_history(num_generations: int) -> np.ndarray:
+  return np.tri(num_generations) / np.arange(1, num_generations + 1)[:, None]
 
 
 def _scheduled(
@@ -280,8 +280,8 @@ def _scheduled(
   emit: Callable[[Any, Any], Any] = lambda n, t: n,
   fresh: bool = False,
   factor: np.ndarray | None = None,
-  real_weight=None,
-  real_factor=None,
+  real_weight: Number = None,
+  real_factor: Number = None,
 ) -> Workflow:
   """A schedule of whole batches.
 
@@ -296,7 +296,7 @@ def _scheduled(
     real_factor: what a row of slot 0 counts where there is another batch; None: 1.
   """
 
-  def init(task: TaskSetting, problem, real: Data, num_generations: int):
+  def init(task: TaskSetting, problem: Problem, real: Data, num_generations: int) -> PyTree:
     if fresh and task.fresh is None:
       raise Refused(
         "mix(fresh=True) needs a task that can draw fresh real data; this one has a finite set.",
@@ -312,8 +312,9 @@ def _scheduled(
         real = _masked(real)
     return storage.allocate(real, slots(num_generations), capacity)
 
-  def select(task, problem, key, store, t):
+  def select(task: TaskSetting, problem: Problem, key: Array, store: PyTree, t: Array) -> Data:
     if fresh:
+      assert task.fresh is not None  # see init
       anew = storage.put(store, storage.seal(task, problem, task.fresh(key, problem)), 0)
       store = jax.tree.map(lambda new, old: jnp.where(t > 1, new, old), anew, store)  # all workflows share model 1
     used = (store.origin >= 0).astype(float)
@@ -326,25 +327,27 @@ def _scheduled(
       used = share / jnp.sum(share) * jnp.sum(used * store.count) / jnp.maximum(store.count, 1e-30)
     return storage.total(task, problem, store._replace(weight=used))
 
-  def update(task, problem, key, store, batch, t):
+  def update(task: TaskSetting, problem: Problem, key: Array, store: PyTree, batch: Data, t: Array) -> PyTree:
     if task.rows is None and emit(task.num_samples, 1) == 0:  # mix(1.0)
       return store
     return storage.put(storage.moved(task, problem, store, batch), storage.seal(task, problem, batch), slot(t))
 
-  def schedule(n, T):
+  def schedule(n: Number, T: int) -> theory.Schedule:
     num_slots = slots(T)
     return _schedule(emit, n, T, slot, None if factor is None else factor[:T, :num_slots], real_weight, fresh=fresh)
 
   return Workflow(init, select, update, emit, weights, schedule=schedule)
 
 
-def _schedule(emit, n, T, slot, *arguments, **keywords) -> theory.Schedule:
+def _schedule(
+  emit: Callable[[Any, Any], Any], n: Number, T: int, slot: Callable[[int], int], *arguments: Any, **keywords: Any
+) -> theory.Schedule:
   """The sizes of batches as `emit` has them for a Python number, in float64, and where they are put."""
   sizes = np.array([n] + [emit(n, t) for t in range(1, T)], float)
   return theory.Schedule(sizes, np.array([slot(t) if t else 0 for t in range(T)], int), *arguments, **keywords)
 
 
-def _rows_at(task, problem, stored, stamps, chosen) -> Data:
+def _rows_at(task: TaskSetting, problem: Problem, stored: Data, stamps: Array, chosen: Array) -> Data:
   """The chosen rows as n slots of one row, so that each keeps its origin."""
   n = storage.num_rows(stored.rows, 1)
   rows = jax.tree.map(lambda x: x[chosen // n, chosen % n], stored.rows)

@@ -157,3 +157,28 @@ def test_papers_are_whole():
       set(source.split("@citing(")[1].split(")")[0].replace('"', "").split(", ")) if "@citing(" in source else set()
     )
   assert cited and cited <= set(papers)
+
+
+# ------------------------------------------------------------------------------------------------------------ annotations
+def test_shapes_are_as_annotated():
+  """Signatures of the core, checked by beartype while workflows run. Twin: a row weight of two axes is refused."""
+  script = """
+from jaxtyping import TypeCheckError, install_import_hook
+with install_import_hook(["collapse_jax.random", "collapse_jax.store"], "beartype.beartype"):
+  import collapse_jax.store
+import jax, jax.numpy as jnp
+import collapse_jax as cj
+for task in (cj.tasks.sample_median(7), cj.tasks.discrete(3, 8)):
+  for workflow in (cj.workflows.accumulate(), cj.workflows.accumulate_subsample(), cj.workflows.mix(0.5)):
+    jax.eval_shape(lambda key: cj.run(key, task, workflow, 3), jax.random.key(0))
+rows = cj.store.batch(jnp.arange(6.0), jnp.ones(6))
+assert cj.store.draw_rows(jax.random.key(0), rows, 4).shape == (4,)
+for wrong in (lambda: cj.store.batch(jnp.arange(6.0), jnp.ones((6, 1))), lambda: cj.store.mass(rows._replace(count=jnp.ones((1, 1))))):
+  try:
+    wrong()
+  except TypeCheckError:
+    print("refused")
+"""
+  ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+  assert ran.returncode == 0, ran.stderr[-3000:]
+  assert ran.stdout.split() == ["refused", "refused"]
