@@ -5,8 +5,7 @@ import os
 import jax
 import matplotlib
 import pytest
-from helpers import CACHE, DRAWN, SUBPROCESS_WARNINGS, compile_options, compile_quickly
-from jax._src import compiler
+from helpers import CACHE, DRAWN, SUBPROCESS_WARNINGS, compile_quickly
 
 from collapse_jax.sweeps import programs
 from experiments import common, flag_values, output
@@ -15,8 +14,6 @@ matplotlib.use("Agg")
 os.environ["PYTHONWARNINGS"] = SUBPROCESS_WARNINGS  # of programs that tests start
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", CACHE)
-if hasattr(compiler, "get_compile_options"):  # of JAX's own: where a version has none, compilation is less quick
-  compiler.get_compile_options = compile_options(compiler.get_compile_options)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 

@@ -1,9 +1,8 @@
 """What several test modules share: z-scores, programs of their own, small sweeps and tasks. No test module imports another."""
 
 import contextlib
-import importlib.util
+import importlib
 import io
-import mmap
 import os
 import signal
 import socket
@@ -52,19 +51,6 @@ def needed(what, reason=""):
 
 CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "tests"))
 QUICK_CACHE = os.path.join(CACHE, "quick")  # JAX's keys do not tell such programs apart
-SLOW_OPTION = "xla_cpu_use_fusion_emitters"  # newer code generation, of loops: takes half the time of what is left
-
-
-def xla_knows(option: str) -> bool:
-  """Whether the XLA at hand has it; what it does not know ends the process."""
-  files = sorted(
-    Path(importlib.util.find_spec("jaxlib").origin).parent.glob("*.so"), key=lambda one: one.stat().st_size
-  )
-  with files[-1].open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-    return content.find(option.encode()) >= 0
-
-
-QUICK_OPTIONS = {SLOW_OPTION: False} if xla_knows(SLOW_OPTION) else {}
 
 
 def compile_quickly(quick: bool) -> None:
@@ -73,16 +59,6 @@ def compile_quickly(quick: bool) -> None:
     jax.config.update("jax_disable_most_optimizations", quick)
     jax.config.update("jax_compilation_cache_dir", QUICK_CACHE if quick else CACHE)
     compilation_cache.reset_cache()
-
-
-def compile_options(plain):
-  """For JAX's own function of that name: the same, and QUICK_OPTIONS where compilation is to be quick."""
-
-  def get_compile_options(*arguments, env_options_overrides=None, **options):
-    more = QUICK_OPTIONS if jax.config.read("jax_disable_most_optimizations") else {}
-    return plain(*arguments, env_options_overrides={**more, **(env_options_overrides or {})}, **options)
-
-  return get_compile_options
 
 
 def by_steps(*arguments, **options):
@@ -100,9 +76,6 @@ USUAL = {
 ENVIRONMENT = USUAL | {
   "JAX_COMPILATION_CACHE_DIR": QUICK_CACHE,
   "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-  "XLA_FLAGS": " ".join(
-    [os.environ.get("XLA_FLAGS", ""), *(f"--{name}={str(value).lower()}" for name, value in QUICK_OPTIONS.items())]
-  ),
 }  # of tests that start many programs and look at what is on disk, or at what is said
 
 
