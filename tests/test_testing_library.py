@@ -108,6 +108,6 @@ TRANSFORMS = {
 def test_transforms(name):
   transform, made = TRANSFORMS[name]
   names = ("grown_replace",) if made is None else ("accumulate", "grown_replace")
-  testing.check_transform(
-    transform, tasks=made and made(), workflows=names, drivers=("accumulate",) if name.startswith("edit") else ()
-  )
+  drivers = ("accumulate",) if name.startswith("edit") else ()
+  skip = ("keys",) if name == "train_on_synthetic" else ()  # its classifiers share one map of features, on purpose
+  testing.check_transform(transform, tasks=made and made(), workflows=names, drivers=drivers, skip=skip)
