@@ -152,10 +152,10 @@ def summarise(task: TaskSetting, problem: Problem, data: Data) -> Data:
   return data._replace(summary=summary)
 
 
-def seal(task: TaskSetting, problem: Problem, data: Data, keep_rows: bool = False) -> Data:
+def seal(task: TaskSetting, problem: Problem, data: Data) -> Data:
   """The form in which a batch is stored: with its summary, without rows that nothing will read."""
   data = summarise(task, problem, data)._replace(draw=None, latent=None)
-  if task.summary is None or keep_rows or task.summary.keep_rows:
+  if task.summary is None or task.summary.keep_rows:
     return data
   return data._replace(rows=None, row_weight=None)
 

@@ -1,7 +1,7 @@
 """Training-workflows: the only place where they are told apart.
 
-All are schedules of whole batches, or a redrawn subset of rows: one function with other arguments. `accumulate`
-alone has a body of its own, because it can carry the total of a pool that only grows.
+All but two are schedules of whole batches: one function with other arguments. `accumulate` carries the total of a pool that only
+grows, and `accumulate_subsample` redraws rows.
 """
 
 from collections.abc import Callable
@@ -110,7 +110,27 @@ def accumulate_subsample() -> Workflow:
   >>> cj.workflows.accumulate_subsample().redrawn
   True
   """
-  return _scheduled(slots=lambda T: T, slot=lambda t: t, weights=_uniform_over_history, redrawn=True)
+
+  def init(task: TaskSetting, problem: Problem, real: Data, num_generations: int) -> tuple[Data, Array, Array]:
+    n = task.num_samples
+    stored = storage.allocate(real._replace(summary=None, draw=None, latent=None), num_generations, n)
+    return stored, jnp.zeros(n * num_generations, jnp.int32), jnp.arange(n, dtype=jnp.int32)
+
+  def update(
+    task: TaskSetting, problem: Problem, key: Array, store: PyTree, batch: Data, t: Array
+  ) -> tuple[Data, Array, Array]:
+    stored, stamps, _ = store
+    stamps, chosen = storage.subset(key, stamps, task.num_samples, t)
+    return storage.put(stored, batch._replace(summary=None), t), stamps, chosen
+
+  return Workflow(
+    init,
+    lambda task, problem, key, store, t: _rows_at(task, problem, *store),
+    update,
+    weights=_uniform_over_history,
+    redrawn=True,
+    schedule=lambda n, T: _schedule(_always(None), n, T, lambda t: 0, pooled=True, redrawn=n),
+  )
 
 
 @citing("2310.00429")
@@ -261,7 +281,6 @@ def _scheduled(
   weights: Callable[[int], Any],
   emit: Callable[[Any, Any], Any] = lambda n, t: n,
   fresh: bool = False,
-  redrawn: bool = False,
   factor: np.ndarray | None = None,
   real_weight: Number = None,
   real_factor: Number = None,
@@ -274,7 +293,6 @@ def _scheduled(
     weights: see `Workflow.weights`.
     emit: see `Workflow.emit`.
     fresh: slot 0 is filled with a new real batch each generation after the first.
-    redrawn: fitted to num_samples rows of the kept batches, drawn without replacement.
     factor: [T, T] weight of the batch in slot j in generation t, in row t - 1; None: 1 for all that are kept.
     real_weight: share of slot 0 where there is another batch; None: every row counts alike.
     real_factor: what a row of slot 0 counts where there is another batch; None: 1.
@@ -287,23 +305,16 @@ def _scheduled(
         argument="fresh",
         value=True,
       )
-    real = storage.seal(task, problem, real, redrawn)
+    real = storage.seal(task, problem, real)
     capacity = 0
     if real.rows is not None:
       emitted = storage.emission(task, emit, num_generations).counts or ()
       capacity = max([storage.num_rows(real.rows, 1), *emitted])
       if min(emitted) < capacity:
         real = _masked(real)
-    num_slots = slots(num_generations)
-    if not redrawn:
-      return storage.allocate(real, num_slots, capacity)
-    n = task.num_samples
-    stored = storage.allocate(real._replace(summary=None), num_slots, n)
-    return stored, jnp.zeros(n * num_slots, jnp.int32), jnp.arange(n, dtype=jnp.int32)
+    return storage.allocate(real, slots(num_generations), capacity)
 
   def select(task: TaskSetting, problem: Problem, key: Array, store: PyTree, t: Array) -> Data:
-    if redrawn:
-      return _rows_at(task, problem, *store)
     if fresh:
       assert task.fresh is not None  # see init
       anew = storage.put(store, storage.seal(task, problem, task.fresh(key, problem)), 0)
@@ -321,20 +332,13 @@ def _scheduled(
   def update(task: TaskSetting, problem: Problem, key: Array, store: PyTree, batch: Data, t: Array) -> PyTree:
     if task.rows is None and emit(task.num_samples, 1) == 0:  # mix(1.0)
       return store
-    if not redrawn:
-      return storage.put(storage.moved(task, problem, store, batch), storage.seal(task, problem, batch), slot(t))
-    stored, stamps, _ = store
-    batch = batch._replace(summary=None, draw=None, latent=None)
-    stamps, chosen = storage.subset(key, stamps, task.num_samples, t)
-    return storage.put(stored, batch, slot(t)), stamps, chosen
+    return storage.put(storage.moved(task, problem, store, batch), storage.seal(task, problem, batch), slot(t))
 
   def schedule(n: Number, T: int) -> theory.Schedule:
-    if redrawn:
-      return _schedule(emit, n, T, lambda t: 0, pooled=True, redrawn=n)
     num_slots = slots(T)
     return _schedule(emit, n, T, slot, None if factor is None else factor[:T, :num_slots], real_weight, fresh=fresh)
 
-  return Workflow(init, select, update, emit, weights, redrawn, schedule=schedule)
+  return Workflow(init, select, update, emit, weights, schedule=schedule)
 
 
 def _schedule(

@@ -261,6 +261,7 @@ def simulate(
   common.prepare_jax()
   base = load_model(model, dtype, dataset, abstract=flag_values.dry_run())
   from collapse_jax import sweeps, tasks, transforms
+  from collapse_jax.diagnostics import findings
   from collapse_jax.lm import sharding, text, training
   from collapse_jax.lm.checkpoint import num_params
   from collapse_jax.sweeps import devices
@@ -365,7 +366,7 @@ def simulate(
     driver="steps",
     progress=common.is_first_process(),
   )
-  lines = findings(results)
+  lines = findings.of_test_loss(results)
   print("\n".join(lines))
   results.attrs |= about | {
     "task": "language_model",
@@ -376,25 +377,6 @@ def simulate(
     "temperature_of": "logits",
   }
   return results
-
-
-def findings(results) -> list[str]:
-  """A sentence per workflow: test loss at the end against the first generation's."""
-  import numpy as np
-
-  lines = [results.attrs["stopped"]] if results.attrs.get("stopped") else []
-  for workflow in results.workflow.values:
-    cell = results.sel(workflow=workflow).isel(num_samples=0, temperature=0)
-    loss = cell.test_loss.transpose("seed", "generation").values
-    if not np.isfinite(loss).all():
-      continue
-    spread = f" +- {1.96 * loss[:, -1].std(ddof=1) / np.sqrt(len(loss)):.2g}" if len(loss) > 1 else ""
-    seeds = f"95% interval, {len(loss)} seeds" if spread else "1 seed"
-    lines.append(
-      f"{workflow}: test loss {loss[:, 0].mean():.3f} nats per token in generation 1, {loss[:, -1].mean():.3f}"
-      f"{spread} in generation {loss.shape[1]} ({seeds})"
-    )
-  return lines
 
 
 class _Samples:

@@ -49,7 +49,9 @@ def simulate(
   axes = {"dataset": [dataset], "num_samples": list(num_samples), "temperature": list(temperatures)}
   results = common.simulate(task, workflows, axes, primary_metric="excess_risk", **options)
   if results is not None:
-    lines = findings(results)
+    from collapse_jax.diagnostics import findings
+
+    lines = findings.of_excess_risk(results)
     print("\n".join(lines))
     results.attrs |= {
       "task": "logistic_regression",
@@ -58,38 +60,6 @@ def simulate(
       "finding": "; ".join(lines),
     }
   return results
-
-
-def findings(results) -> list[str]:
-  """A sentence per workflow: excess risk against the first generation's, and whether the labels became separable."""
-  import numpy as np
-
-  lines = []
-  for workflow in results.workflow.values:
-    cell = results.sel(workflow=workflow).isel(num_samples=0, temperature=0, dataset=0)
-    if str(cell.cell_status.values) != "ok":
-      continue
-    risk = cell.excess_risk.transpose("seed", "generation").values.astype(np.float64)
-    risk = np.where(np.isfinite(risk), risk, np.nan)  # separable labels have no finite fit
-    begun, last = (one[np.isfinite(one)] for one in (risk[:, 0], risk[:, -1]))
-    first = begun.mean() if begun.size else np.nan
-    error = last.std(ddof=1) / np.sqrt(last.size) / first if last.size > 1 else np.nan
-    separated = cell.separated.transpose("seed", "generation").values
-    t = results.generation.values
-    num = int((separated.max(axis=0) == 0).sum())
-    ratio = last.mean() / first if last.size else np.inf
-    line = (
-      f"{workflow}: at t = {t[-1]} the excess risk is {ratio:.3g} +- {error:.2g} times the first generation's "
-      f"(pi^2/6 = {np.pi**2 / 6:.3f})"
-    )
-    if separated[:, -1].any():
-      slope = np.polyfit(t[:num], risk[:, :num].mean(axis=0) / first, 1)[0] if num > 1 else np.nan
-      line += (
-        f"; it grows by {slope:.2g} a generation until, from t = {t[num]} on, labels become separable and the risk "
-        f"infinite: at the end in {separated[:, -1].mean():.0%} of runs, which are not in this mean"
-      )
-    lines.append(line)
-  return lines
 
 
 def read():

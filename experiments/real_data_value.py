@@ -65,6 +65,7 @@ def simulate(
 
   import collapse_jax
   from collapse_jax import tasks
+  from collapse_jax.diagnostics import findings
   from collapse_jax.lm import training
   from collapse_jax.lm.checkpoint import num_params
   from collapse_jax.random import new_key
@@ -231,26 +232,9 @@ def simulate(
     }
     | fingerprint.settings()
   )
-  results.attrs["finding"] = finding(results)
+  results.attrs["finding"] = findings.of_data_value(results)
   print(results.attrs["finding"])
   return results
-
-
-def finding(results) -> str:
-  """What synthetic rows do at the fewest and at the most real rows."""
-  import numpy as np
-
-  loss = results.test_loss.mean("seed")
-  sentences = []
-  for r in (results.num_real.values[0], results.num_real.values[-1]):
-    row = loss.sel(num_real=r)
-    best = int(row.num_synthetic.values[np.argmin(row.values)])
-    sentences.append(
-      f"with {r} real rows, test loss is {float(row[0]):.3f} nats per token with "
-      f"{int(row.num_synthetic[0])} synthetic rows and {float(row[-1]):.3f} with "
-      f"{int(row.num_synthetic[-1])} (lowest with {best})"
-    )
-  return "; ".join(sentences)
 
 
 def read():

@@ -93,19 +93,6 @@ def simulate(
   return results
 
 
-def findings(results) -> list[str]:
-  """One line per cell: the smallest real share from which on the primary metric is bounded."""
-  from collapse_jax import diagnostics
-
-  lines = []
-  for row in diagnostics.smallest_bounded_share(results):
-    share = row.pop("share")
-    cell = ", ".join(f"{name}={value}" for name, value in row.items() if name != "workflow")
-    found = "none of those tried" if share is None else f"{share:g}"
-    lines.append(f"{cell}: smallest real share with bounded {results.attrs['primary_metric']}: {found}")
-  return lines
-
-
 def read():
   """Options of `simulate`, from validated flags."""
   task = flag_values.choice("task", TASKS)
@@ -135,7 +122,9 @@ def simulate_and_judge(**options):
 
 
 def judge(results):
-  lines = findings(results)
+  from collapse_jax.diagnostics import findings
+
+  lines = findings.of_real_share(results)
   print("\n".join(lines))
   results.attrs["finding"] = "; ".join(lines)
 

@@ -126,7 +126,8 @@ def _kde(name: str, bandwidth, dataset="normal") -> Cell:
   from collapse_jax import tasks
 
   task = lambda n: tasks.kde(dataset, n, bandwidth, num_test=2)
-  law = Law("model_variance")
+  # With fewer rows a pool varies less, and a bandwidth that goes by its size and spread makes up for it.
+  law = Law("model_variance", twins=("generation",) if "scaled" in str(bandwidth) else ("num_samples", "generation"))
   return Cell(f"KDE of {dataset} data, bandwidth {bandwidth}", task, name, 8, (law,), num_seeds=20_000)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import z_score
 
-from collapse_jax import generation, tasks, theory, transforms, workflows
+from collapse_jax import generation, store, tasks, theory, transforms, workflows
 from collapse_jax.tasks._ngram import conditional_frequencies
 from collapse_jax.types import Context
 from collapse_jax.vocabulary import EDIT_BASES, EDIT_MASKS
@@ -17,7 +17,8 @@ V = 5
 
 
 def context_of(real, data=None):
-  return Context(1, real.rows["tokens"].shape[1], real if data is None else data, real, None)
+  data = real if data is None else data
+  return Context(1, real.rows["tokens"].shape[1], data, real, None, store.latest(data))
 
 
 def counted(tokens, order):

@@ -33,7 +33,6 @@ def gaussian(**options):
 @pytest.fixture(scope="module")
 def results():
   out = gaussian()
-  out.attrs["task"] = "gaussian"
   return out
 
 
@@ -123,7 +122,7 @@ def test_report_and_figures(results, tmp_path):
     for i, num in enumerate(results.num_samples.values):
       at = {"dim": 2, "noise_var": noise_var, "workflow": workflow, "num_samples": num}
       assert_curve(axis, i, results.generation.values, results.covariance_trace_ratio.sel(at).values)
-      law = theory.gaussian_moments(workflow, num, 8).trace_ratio
+      law = theory.schedule_moments(workflows.parse(workflow)().schedule(num, 8)).trace_ratio
       np.testing.assert_allclose(theory_lines(axis)[i], (results.generation.values, law), rtol=1e-9)
   report.write_report(results, tmp_path / "r.html")
   page = (tmp_path / "r.html").read_text()
@@ -220,7 +219,7 @@ def test_plan_and_bad_sweeps():
     ({"task": lambda seed: resampled(), "axes": {"seed": [1]}}, "axes", "that the results use"),
     ({"task": lambda workflow: resampled(), "axes": {"workflow": [1]}}, "axes", "that the results use"),
     ({"task": lambda x, x_value: resampled(), "axes": {"x": [1], "x_value": [1]}}, "axes", "that the results use"),
-    ({"task": lambda error: resampled(), "axes": {"error": [1]}}, "", "must not be called error"),
+    ({"task": lambda error: resampled(), "axes": {"error": [1]}}, "metrics", "must not be called error"),
     ({"task": None}, "task", "a factory of one, got None"),
     ({"task": lambda: 3, "axes": {}}, "", "must return a TaskSetting, got 3"),
   ],

@@ -78,7 +78,7 @@ def innovating(wrong):
     swap = jax.random.uniform(swap_key, (context.num,)) < 0.1
     return store.batch(jnp.where(swap, new, data.rows[0])), metrics
 
-  return base._replace(sample=sample, absorbed=None if wrong is False else base.absorbed)
+  return base._replace(sample=sample, absorbed=base.absorbed if wrong else None)
 
 
 def empty_slots_read(wrong):
@@ -245,7 +245,7 @@ def draws_of_the_horizon(wrong):
 
 
 def law_of_another_length(wrong):
-  Expected = cj.types.Expected
+  Expected = cj.Expected
   predict = lambda schedule: {"error": Expected(np.ones(len(schedule.sizes) + wrong))}
   return mean_of_rows(predict=predict)
 
@@ -452,7 +452,7 @@ def _best_of_all(broken):
 
 
 def _predicting():
-  law = lambda schedule: {"error": cj.types.Expected(np.ones(len(schedule.sizes)))}
+  law = lambda schedule: {"error": cj.Expected(np.ones(len(schedule.sizes)))}
   return {"mine": mean_of_rows(predict=law, metrics=dict(mean_of_rows().metrics))}
 
 

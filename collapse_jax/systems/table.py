@@ -2,6 +2,7 @@
 
 from collapse_jax.systems import (
   curation,
+  detector_resampling,
   ensembles,
   label_editing,
   mixtures,
@@ -21,4 +22,5 @@ SYSTEMS: dict[str, System] = {
   "mixtures": mixtures.SYSTEM,
   "selection": selection.SYSTEM,
   "ensembles": ensembles.SYSTEM,
+  "detector_resampling": detector_resampling.SYSTEM,
 }

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import cho_solve
 
+from collapse_jax import theory
 from collapse_jax._citation import citing
 from collapse_jax.data import real_data
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import LabelStats, add_labels, check_integer, check_positive, known, label_stats, matmul
-from collapse_jax.types import Array, Context, MetricInfo, Summary, TaskSetting
+from collapse_jax.types import Array, Context, Expected, MetricInfo, Summary, TaskSetting
 from collapse_jax.vocabulary import LABELS_OF_LOGISTIC
 
 METRICS = {
@@ -137,8 +138,16 @@ def logistic_regression(
       "separated": separated,
     }
 
+  def predict(schedule: theory.Schedule) -> dict[str, Expected]:
+    """To first order in dim / num_samples, which with fewer rows is far off."""
+    if labels != "model" or not (known(temperature) and temperature == 1) or num_samples < 100 * dim:
+      return {}
+    return {"excess_risk": Expected(dim / (2 * num_samples) * theory.schedule_noise(schedule), up_to=0)}
+
   fresh = None if labels == "data" else lambda key, problem: draw(key, problem, problem.coefficients, 1.0)
-  return TaskSetting(init, fit, sample, evaluate, num_samples, Summary(label_stats, add_labels), fresh, metrics=METRICS)
+  return TaskSetting(
+    init, fit, sample, evaluate, num_samples, Summary(label_stats, add_labels), fresh, metrics=METRICS, predict=predict
+  )
 
 
 def bernoulli_divergence(log_odds: Array, shift: Array) -> Array:

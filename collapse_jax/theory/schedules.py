@@ -4,6 +4,7 @@ Every law here is a function of a `Schedule`, and holds under all of them: batch
 weights, real data once or anew, subsets.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -461,13 +462,24 @@ def schedule_log_det(
   rank = int(min(dim, schedule.sizes[0] - 1))
   alone = _num_places(schedule) == 1 and not schedule.pooled
   total, spread = 0.0, 0.0
-  for t, num in enumerate(np.asarray(schedule.sizes, float)):
+
+  @functools.cache
+  def later(num):
+    """What a generation of num rows adds to mean and variance."""
+    degrees = num - 1 - np.arange(rank)
+    added = float(np.sum(_mean_log_chi2(degrees, num))) + rank * np.log(temperature)
+    return added, float(np.sum(special.polygamma(1, degrees / 2)))
+
+  for t, num in enumerate(np.asarray(schedule.sizes, float).tolist()):
     if (t > 0 and not alone) or num - 1 < rank or rank < 1:
       break
-    degrees = (max(dim, num - 1) if t == 0 else num - 1) - np.arange(rank)
-    total += float(np.sum(_mean_log_chi2(degrees, num))) + (rank * np.log(temperature) if t else 0.0)
-    spread += float(np.sum(special.polygamma(1, degrees / 2)))
-    total -= rank * np.log1p(-1 / num) if unbiased else 0.0
+    if t == 0:
+      degrees = max(dim, num - 1) - np.arange(rank)
+      added = float(np.sum(_mean_log_chi2(degrees, num))), float(np.sum(special.polygamma(1, degrees / 2)))
+    else:
+      added = later(num)
+    total += added[0] - (rank * np.log1p(-1 / num) if unbiased else 0.0)
+    spread += added[1]
     mean[t], variance[t] = total, spread
   if limit:
     sizes = schedule.sizes

@@ -14,6 +14,7 @@ from collapse_jax.transforms.ensembles import train_on_synthetic as train_on_syn
 from collapse_jax.transforms.parts import in_rows as in_rows
 from collapse_jax.transforms.parts import observe as observe
 from collapse_jax.transforms.parts import resample as resample
+from collapse_jax.transforms.reweighting import reweight as reweight
 from collapse_jax.transforms.selection import select_nearest as select_nearest
 from collapse_jax.transforms.verification import verify as verify
 
@@ -27,6 +28,7 @@ __all__ = [
   "observe",
   "resample",
   "rewards",
+  "reweight",
   "select_nearest",
   "train_on_synthetic",
   "verifiers",
