@@ -111,12 +111,14 @@ def accumulate_subsample() -> Workflow:
   True
   """
 
-  def init(task: TaskSetting, problem: Problem, real: Data, num_generations: int) -> PyTree:
+  def init(task: TaskSetting, problem: Problem, real: Data, num_generations: int) -> tuple[Data, Array, Array]:
     n = task.num_samples
     stored = storage.allocate(real._replace(summary=None, draw=None, latent=None), num_generations, n)
     return stored, jnp.zeros(n * num_generations, jnp.int32), jnp.arange(n, dtype=jnp.int32)
 
-  def update(task: TaskSetting, problem: Problem, key: Array, store: PyTree, batch: Data, t: Array) -> PyTree:
+  def update(
+    task: TaskSetting, problem: Problem, key: Array, store: PyTree, batch: Data, t: Array
+  ) -> tuple[Data, Array, Array]:
     stored, stamps, _ = store
     stamps, chosen = storage.subset(key, stamps, task.num_samples, t)
     return storage.put(stored, batch._replace(summary=None), t), stamps, chosen
