@@ -25,6 +25,25 @@ from collapse_jax.types import (
   Workflow,
 )
 
+__all__ = [
+  "advance",
+  "assess",
+  "context_of",
+  "emission",
+  "emit",
+  "fit",
+  "generation",
+  "prepared",
+  "provenance",
+  "recorded",
+  "role_keys",
+  "run",
+  "scan_generations",
+  "start",
+  "with_health",
+  "written",
+]
+
 # A role added later must change no earlier draw: append, never reorder.
 ROLES = {"select": 0, "fit": 1, "sample": 2, "update": 3, "evaluate": 4}
 

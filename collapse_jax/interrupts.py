@@ -5,6 +5,8 @@ import signal
 import threading
 from collections.abc import Iterator
 
+__all__ = ["check", "kept"]
+
 _interrupted = threading.Event()
 
 

@@ -15,6 +15,29 @@ from jaxtyping import Float, Int32, Num, UInt32
 from collapse_jax.refused import Refused
 from collapse_jax.types import Array, Number
 
+__all__ = [
+  "PRNG",
+  "Table",
+  "binomial",
+  "bits",
+  "checked_key",
+  "chi_square",
+  "chi_square_excess",
+  "chi_squares",
+  "choose",
+  "choose_all",
+  "cornish_fisher",
+  "exact_table",
+  "index",
+  "new_key",
+  "normal",
+  "poisson",
+  "poisson_rows",
+  "seed_of",
+  "table",
+  "uniform",
+]
+
 PRNG = "threefry2x32"  # of every key, whatever jax_default_prng_impl says: draws of other kinds change under vmap
 _ABOVE_MINUS_ONE = np.nextafter(np.float32(-1), np.float32(0))
 

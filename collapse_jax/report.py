@@ -11,6 +11,8 @@ from scipy import stats
 from collapse_jax import diagnostics, plotting
 from collapse_jax.diagnostics import definitions
 
+__all__ = ["page", "write_report"]
+
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 

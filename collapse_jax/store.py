@@ -13,6 +13,33 @@ from collapse_jax.random import choose, index, table
 from collapse_jax.refused import Refused
 from collapse_jax.types import Array, Context, Data, Number, Problem, PyTree, SummaryOf, TaskSetting
 
+__all__ = [
+  "Emission",
+  "allocate",
+  "batch",
+  "blank",
+  "draw_rows",
+  "emission",
+  "flat",
+  "in_use",
+  "latest",
+  "mass",
+  "moved",
+  "num_rows",
+  "pad",
+  "put",
+  "same",
+  "seal",
+  "size",
+  "statistics",
+  "subset",
+  "summarise",
+  "take",
+  "total",
+  "weighed",
+  "with_rows",
+]
+
 
 def batch(
   rows: PyTree = None,

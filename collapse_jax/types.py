@@ -12,6 +12,40 @@ import jax.numpy as jnp
 
 from collapse_jax.refused import Refused
 
+__all__ = [
+  "Absorbed",
+  "Array",
+  "Context",
+  "Data",
+  "Evaluate",
+  "Expected",
+  "Fit",
+  "Fresh",
+  "Init",
+  "MetricInfo",
+  "Metrics",
+  "NextToken",
+  "Number",
+  "Params",
+  "Predict",
+  "Problem",
+  "PyTree",
+  "Rows",
+  "Run",
+  "Sample",
+  "Select",
+  "StoreInit",
+  "Summary",
+  "SummaryAdd",
+  "SummaryExtend",
+  "SummaryMove",
+  "SummaryOf",
+  "SummaryOfDrawn",
+  "TaskSetting",
+  "Update",
+  "Workflow",
+]
+
 Array = jax.Array
 PyTree = Any
 Params = PyTree

@@ -12,6 +12,30 @@ import numpy as np
 
 from collapse_jax.refused import Refused
 
+__all__ = [
+  "BANDWIDTH_RULES",
+  "DRAWS",
+  "EDIT_BASES",
+  "EDIT_MASKS",
+  "EDIT_NOISES",
+  "KERNELS",
+  "LABELLED_DATASETS",
+  "LABELLED_GENERATORS",
+  "LABELS_OF_LOGISTIC",
+  "LARGEST",
+  "LORA_TARGETS",
+  "RESAMPLING",
+  "TOKEN_BUDGETS",
+  "check_num_emitted",
+  "check_real_fraction",
+  "check_size",
+  "check_table",
+  "check_workflow",
+  "file_name",
+  "is_call",
+  "parse_call",
+]
+
 # Choices that both a function and a flag take.
 DRAWS = ("auto", "law", "rows")
 BANDWIDTH_RULES = ("scott", "silverman", "scott_scaled", "silverman_scaled")

@@ -13,6 +13,18 @@ from typing import Any
 
 from collapse_jax.refused import Refused
 
+__all__ = [
+  "JSON_BYTES",
+  "MIB",
+  "PIPE_SECONDS",
+  "check_regular",
+  "home",
+  "read_bytes",
+  "read_json",
+  "read_text",
+  "shown",
+]
+
 MIB = 1 << 20
 JSON_BYTES = 64 * MIB  # more than any tokenizer.json there is
 PIPE_SECONDS = 60.0  # in which nothing came

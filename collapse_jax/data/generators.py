@@ -17,6 +17,8 @@ from collapse_jax.random import normal
 from collapse_jax.refused import Refused
 from collapse_jax.types import Array
 
+__all__ = ["Dataset", "blob_centers", "blobs", "check_size", "circles", "get", "moons", "swiss_roll"]
+
 
 class Dataset(NamedTuple):
   """A source of training and test rows of one truth.

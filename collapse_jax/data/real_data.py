@@ -13,6 +13,20 @@ from collapse_jax.data import csv_file, files
 from collapse_jax.data.csv_file import MIN_ROWS
 from collapse_jax.refused import Refused
 
+__all__ = [
+  "LabelledData",
+  "RealData",
+  "check",
+  "digits",
+  "load",
+  "load_labelled",
+  "logistic_fit",
+  "numbers",
+  "read_csv",
+  "split",
+  "standardise",
+]
+
 SYNTHETIC = ("blobs", "blobs_mismatched", "circles", "moons", "normal", "ring", "swiss_roll")
 BUNDLED = ("wine", "breast_cancer", "iris", "digits")
 

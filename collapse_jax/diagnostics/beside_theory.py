@@ -6,6 +6,8 @@ import numpy as np
 
 from collapse_jax.diagnostics.reading import at_cell, cells, complete
 
+__all__ = ["Law", "compare_with_theory", "normal_deviate", "predicted", "predicted_limit"]
+
 FEW_RUNS = 10
 
 

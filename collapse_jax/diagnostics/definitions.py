@@ -14,6 +14,24 @@ from scipy import special, stats
 
 from collapse_jax.diagnostics import curves, judgement, reading
 
+__all__ = [
+  "DEFINITIONS",
+  "Definition",
+  "Finding",
+  "any_increase",
+  "catastrophic_increase",
+  "changed_scaling",
+  "collapsing_variance",
+  "diagnose",
+  "diverging",
+  "entangled_modes",
+  "hallucination",
+  "lost_tail",
+  "summary",
+  "undefined",
+  "with_first_coordinate",
+]
+
 _FEWEST_RUNS = 5  # fewer cannot be significant at 5%
 _LEAST = 1e-3  # a change of a log that counts: less is rounding, or too small to name
 

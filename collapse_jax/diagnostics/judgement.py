@@ -7,6 +7,8 @@ import numpy as np
 from collapse_jax.diagnostics.curves import Verdict, verdict
 from collapse_jax.diagnostics.reading import cells, complete, metrics
 
+__all__ = ["is_log", "resolution", "smallest_bounded_share", "verdict_of", "verdicts"]
+
 
 def verdicts(results) -> list[dict[str, Any]]:
   """One row per workflow, cell and metric with a worse direction: the cell's coordinates, `metric`, `verdict`."""

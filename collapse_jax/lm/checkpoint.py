@@ -18,6 +18,21 @@ from collapse_jax.lm import decoder, weights
 from collapse_jax.refused import Refused
 from collapse_jax.types import Array
 
+__all__ = [
+  "LanguageModel",
+  "from_tensors",
+  "functions_of",
+  "join",
+  "load",
+  "made",
+  "merge_adapters",
+  "num_params",
+  "random",
+  "save",
+  "split_adapters",
+  "to_tensors",
+]
+
 _log = logging.getLogger(__name__)
 SHARD_BYTES = 4 << 30
 

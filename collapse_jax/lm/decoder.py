@@ -15,6 +15,21 @@ from jax.sharding import Mesh
 from collapse_jax.lm.sharding import constrain_rows
 from collapse_jax.refused import Refused
 
+__all__ = [
+  "MLP",
+  "Architecture",
+  "Attention",
+  "Block",
+  "Cache",
+  "Decoder",
+  "Functions",
+  "Linear",
+  "Norm",
+  "abstract_params",
+  "architecture",
+  "functions",
+]
+
 Array = jax.Array
 Params = Any
 NO_WINDOW = 1 << 30

@@ -14,6 +14,18 @@ from collapse_jax.lm.decoder import Functions
 from collapse_jax.training import largest
 from collapse_jax.types import Array
 
+__all__ = [
+  "Samples",
+  "categorical",
+  "distinct_ngrams",
+  "duplicate_rate",
+  "ended",
+  "formatted_by_text",
+  "formatted_by_tokens",
+  "generate",
+  "sample",
+]
+
 
 class Samples(NamedTuple):
   """Sampled rows and what became of the candidates.

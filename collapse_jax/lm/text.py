@@ -21,6 +21,29 @@ import numpy as np
 from collapse_jax.data import files
 from collapse_jax.refused import Refused
 
+__all__ = [
+  "ASSISTANT",
+  "SPLITS",
+  "USER",
+  "Document",
+  "Rows",
+  "Splits",
+  "encode",
+  "fingerprint",
+  "formatted",
+  "is_formatted",
+  "is_on_hub",
+  "load",
+  "prompts",
+  "pydocs",
+  "read_text",
+  "special_ids",
+  "splits",
+  "to_rows",
+  "to_texts",
+  "train_tokenizer",
+]
+
 USER, ASSISTANT = "user: ", "\nassistant: "
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 # Shares of `pydocs` by module: what bases are pretrained on, real training data, test data.

@@ -15,6 +15,8 @@ from collapse_jax.refused import Refused
 from collapse_jax.types import Array
 from collapse_jax.vocabulary import TOKEN_BUDGETS
 
+__all__ = ["Fitted", "Recipe", "check", "fit", "mean_loss", "num_steps", "token_losses"]
+
 Params = Any
 Logits = Callable[[Params, Array], Array]
 

@@ -15,6 +15,22 @@ from collapse_jax.data import files
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps import chunks
 
+__all__ = [
+  "FAMILIES",
+  "IGNORED",
+  "Tensor",
+  "check_config",
+  "check_quantisation",
+  "config_values",
+  "configuration",
+  "first_line",
+  "guarded",
+  "probed",
+  "save_shards",
+  "tensors",
+  "tokenizer",
+]
+
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 FAMILIES = ("gpt2", "llama", "gemma2")
 # Buffers that old checkpoints carry; they hold no weights.

@@ -14,6 +14,21 @@ import numpy as np
 from collapse_jax import diagnostics, vocabulary
 from collapse_jax.plotting.panels import band, finish, labels, panels, slices, text_of, viridis, wrapped
 
+__all__ = [
+  "WORKFLOW_COLOURS",
+  "collapse_times",
+  "figures_for",
+  "fitted_densities",
+  "learning_curves",
+  "metric_against_real_share",
+  "png",
+  "render",
+  "trajectories",
+  "value_curves",
+  "value_map",
+  "workflow_colours",
+]
+
 LONG = 500  # generations from which on their axis is logarithmic
 WORKFLOW_COLOURS = {"replace": "#D55E00", "accumulate": "#0072B2", "accumulate_subsample": "#009E73"}  # Okabe and Ito
 _OTHER_COLOURS = ("#CC79A7", "#E69F00", "#56B4E9", "#999999", "#8B4513")

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+__all__ = ["band", "finish", "labels", "panels", "slices", "text_of", "viridis", "wrapped"]
+
 
 def slices(results, dims):
   """(suffix of a figure's name, results at one point) over the points of some dims; the long ones are named."""

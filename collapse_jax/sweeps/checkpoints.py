@@ -19,6 +19,8 @@ from collapse_jax.refused import Refused
 from collapse_jax.sweeps import chunks
 from collapse_jax.types import Metrics, Run
 
+__all__ = ["Checkpoints", "folder_name", "plain"]
+
 _log = logging.getLogger(__name__)
 _FORMAT = 2  # 1: without a description of themselves
 

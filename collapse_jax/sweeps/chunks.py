@@ -19,6 +19,20 @@ import numpy as np
 from collapse_jax.data import files
 from collapse_jax.refused import Refused
 
+__all__ = [
+  "Chunks",
+  "Saved",
+  "check_same",
+  "discard",
+  "durable",
+  "make_folder",
+  "read_object",
+  "remove",
+  "rename",
+  "sync",
+  "write",
+]
+
 _log = logging.getLogger(__name__)
 _MANIFEST, _CHUNK, _PART = "sweep.json", ".chunk", ".part"
 _NAME = re.compile(rf"cell_\d+(-\d+)*,seeds_\d+-\d+\{_CHUNK}")

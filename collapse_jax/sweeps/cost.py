@@ -14,6 +14,8 @@ import jax.numpy as jnp
 
 from collapse_jax.random import new_key
 
+__all__ = ["COMPILE_SECONDS", "RUN_NS", "Clock", "seconds", "slowness", "text", "work", "work_of"]
+
 COMPILE_SECONDS = 6.5  # of one core, a program
 RUN_NS = 1.5e5  # of one core, a run: starting it, and copying its results
 REFERENCE_NS = 6.0  # of one core, an element of the kernel that `slowness` times, where the constants below were fitted

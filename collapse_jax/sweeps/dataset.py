@@ -19,6 +19,8 @@ from collapse_jax.types import MetricInfo
 if TYPE_CHECKING:
   import xarray
 
+__all__ = ["Results", "check_table", "load", "merged", "padded", "progress_bar", "to_dataset", "too_large", "version"]
+
 
 def check_table(entries: int) -> None:
   """Refuses arrays of results that do not fit."""

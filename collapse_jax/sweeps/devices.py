@@ -14,6 +14,23 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from collapse_jax import forks
 from collapse_jax.refused import Refused
 
+__all__ = [
+  "GATHERED_BYTES",
+  "bytes_used",
+  "check",
+  "gather",
+  "local",
+  "memory_bytes",
+  "mesh_of",
+  "name",
+  "num_cores",
+  "num_workers",
+  "over_runs",
+  "place",
+  "size",
+  "unanimously",
+]
+
 RUNS = "runs"
 GATHERED_BYTES = 1 << 26  # on a device at once, while processes gather
 

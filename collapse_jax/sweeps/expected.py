@@ -12,6 +12,8 @@ from collapse_jax.types import Expected, TaskSetting, Workflow
 if TYPE_CHECKING:
   import xarray
 
+__all__ = ["Laws", "schedule_of"]
+
 _log = logging.getLogger(__name__)
 MAX_TABLE = 1_000_000  # numbers of a table of shares, also of a workflow that is known by its weights alone
 MAX_STEPS = 2e9  # of a law: about what generations x places^2 take a second or two

@@ -9,6 +9,8 @@ import numpy as np
 
 from collapse_jax.random import PRNG
 
+__all__ = ["of", "of_values", "settings"]
+
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 
 

@@ -20,6 +20,19 @@ from collapse_jax.refused import Refused
 from collapse_jax.types import MetricInfo, TaskSetting, Workflow
 from collapse_jax.vocabulary import LARGEST
 
+__all__ = [
+  "COMMON_METRICS",
+  "RESERVED",
+  "Cell",
+  "Grid",
+  "accepted",
+  "check_numbers",
+  "labels",
+  "noted",
+  "task_maker",
+  "workflow_makers",
+]
+
 MAX_GENERATIONS = 20_000_000  # their numbers are listed
 COMMON_METRICS = {
   "finite": MetricInfo("all metrics of this generation are finite"),

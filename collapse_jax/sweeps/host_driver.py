@@ -23,6 +23,8 @@ from collapse_jax.sweeps.grid import Cell, accepted, noted
 from collapse_jax.sweeps.job import Job, Stop
 from collapse_jax.types import Context, Data, Metrics, Run, TaskSetting, Workflow
 
+__all__ = ["Programs", "run"]
+
 _ARRAYS = (jax.Array, np.ndarray, np.generic, bool, int, float)
 
 

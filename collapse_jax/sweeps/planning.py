@@ -16,6 +16,8 @@ from collapse_jax.sweeps.dataset import check_table, too_large
 from collapse_jax.sweeps.grid import Grid, check_numbers
 from collapse_jax.types import TaskSetting
 
+__all__ = ["Plan", "plan"]
+
 
 class Plan(NamedTuple):
   """What `sweep` would do. Memory in bytes; times of this machine from an empty compilation cache, good to a factor of two.

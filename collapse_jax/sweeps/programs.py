@@ -20,6 +20,8 @@ from collapse_jax.sweeps.grid import COMMON_METRICS, Cell, Grid, accepted
 from collapse_jax.sweeps.job import Numbers
 from collapse_jax.types import Metrics, TaskSetting, Workflow
 
+__all__ = ["Binding", "Bound", "Program", "Traced", "bytes_of", "can_stop", "emitted", "groups", "traced"]
+
 _log = logging.getLogger(__name__)
 _EMITTED = "/emitted"  # beside the values of a cell: rows that each model emits, decided on the host
 

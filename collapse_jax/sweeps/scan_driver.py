@@ -22,6 +22,8 @@ from collapse_jax.sweeps.job import Job
 from collapse_jax.sweeps.programs import Binding, Bound, Program, Traced
 from collapse_jax.types import Metrics
 
+__all__ = ["run"]
+
 _Found = list[tuple[int, Metrics]]
 
 

@@ -37,6 +37,8 @@ from collapse_jax.sweeps.grid import Cell, Grid, noted
 from collapse_jax.sweeps.job import Job, Numbers, Stop
 from collapse_jax.types import Data, Metrics, Run, TaskSetting, Workflow
 
+__all__ = ["Programs", "memory_per_device", "run"]
+
 
 class Programs(NamedTuple):
   """Of a generation. All are handed what is `shared`, so that it is a constant of none."""

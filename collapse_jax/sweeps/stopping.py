@@ -13,6 +13,8 @@ from collapse_jax.random import new_key
 from collapse_jax.sweeps import devices
 from collapse_jax.types import TaskSetting, Workflow
 
+__all__ = ["Stopping"]
+
 NUM_BLOCKS = 24
 NARROWING = 4  # a narrower batch costs a compilation: made when this many times fewer runs are left
 

@@ -12,6 +12,8 @@ from collapse_jax.systems.drawing import THEORY, curves, name_axes, sliced
 from collapse_jax.systems.runs import simulate
 from collapse_jax.systems.types import Pair, System, pair
 
+__all__ = ["SYSTEM", "figures", "pairs", "two_types"]
+
 SOURCE = "2407.09499"
 NUM_SAMPLES, NUM_RUNS = 20_000, 48
 

@@ -11,6 +11,8 @@ from collapse_jax.systems.drawing import THEORY, curves, name_axes, sliced
 from collapse_jax.systems.runs import simulate
 from collapse_jax.systems.types import Pair, System, pair
 
+__all__ = ["SYSTEM", "TRUTH", "detector", "figures", "pairs", "resampled", "two_types"]
+
 SOURCE = "2502.15654"
 SHARE, RATIO, NUM_SAMPLES, NUM_RUNS = 0.1, 2.0, 20, 20_000
 TRUTH, TEMPERATURE = (0.4, 0.3, 0.15, 0.1, 0.05), 0.8

@@ -4,6 +4,8 @@ from typing import Any
 
 from collapse_jax.plotting.panels import band, slices, wrapped
 
+__all__ = ["GREY", "SHADES", "THEORY", "curves", "heat_map", "name_axes", "points", "sliced"]
+
 SHADES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
 GREY = "#777777"
 THEORY: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1, "zorder": 5}

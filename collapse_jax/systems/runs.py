@@ -9,6 +9,8 @@ from collapse_jax.generation import run
 from collapse_jax.random import new_key
 from collapse_jax.types import TaskSetting, Workflow
 
+__all__ = ["simulate"]
+
 
 def simulate(
   task: TaskSetting | Callable[[jax.Array], TaskSetting],

@@ -8,6 +8,8 @@ from collapse_jax.systems.drawing import GREY, SHADES, THEORY, curves, name_axes
 from collapse_jax.systems.runs import simulate
 from collapse_jax.systems.types import Pair, System, pair
 
+__all__ = ["SYSTEM", "figures", "pairs"]
+
 SOURCE = "2311.00931"
 
 

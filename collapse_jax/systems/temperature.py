@@ -9,6 +9,8 @@ from collapse_jax.systems.drawing import GREY, THEORY, curves, heat_map, name_ax
 from collapse_jax.systems.runs import simulate
 from collapse_jax.systems.types import Pair, System, pair
 
+__all__ = ["SYSTEM", "figures", "pairs", "urn"]
+
 SOURCE = "2404.02325"
 
 

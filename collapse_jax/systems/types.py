@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+__all__ = ["Pair", "System", "pair"]
+
 
 class Pair(NamedTuple):
   """One row of the table.

@@ -14,6 +14,8 @@ from collapse_jax.systems.types import Pair, System, pair
 from collapse_jax.transforms import verifiers
 from collapse_jax.types import TaskSetting
 
+__all__ = ["SYSTEM", "figures", "normal_mean", "pairs"]
+
 SOURCE = "2406.07515"
 # Accuracy at p* - .15, - .05, + .05, + .15, as simulated by the notes, of verifiers (phi, psi).
 ACCURACIES = {

@@ -14,6 +14,23 @@ from collapse_jax.store import batch
 from collapse_jax.types import Array, Fresh, Init, TaskSetting
 from collapse_jax.vocabulary import DRAWS, LARGEST
 
+__all__ = [
+  "LabelStats",
+  "MeanStats",
+  "add_labels",
+  "add_means",
+  "bartlett",
+  "check_draws",
+  "check_integer",
+  "check_positive",
+  "known",
+  "label_stats",
+  "matmul",
+  "real_rows",
+  "rows_unless_refused",
+  "triangular",
+]
+
 
 class MeanStats(NamedTuple):
   """Weighted count [] and mean (arrays) of rows, or of estimates that pool like rows."""

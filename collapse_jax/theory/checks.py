@@ -4,6 +4,8 @@ import numpy as np
 
 from collapse_jax.refused import Refused
 
+__all__ = ["check", "check_count", "check_run"]
+
 
 def check(name: str, value, least=-np.inf, most=np.inf, *, open_least: bool = False, open_most: bool = False) -> None:
   """Raises ValueError where a number, or any of an array, is no number or outside the interval."""

@@ -6,6 +6,15 @@ from scipy import special
 from collapse_jax.refused import Refused
 from collapse_jax.theory.checks import check, check_count
 
+__all__ = [
+  "curation_divergence_bound",
+  "curation_factor",
+  "curation_gain_bound",
+  "curation_gaussian",
+  "curation_two_types",
+  "curation_two_types_limit",
+]
+
 
 def curation_two_types(
   share: float,

@@ -11,6 +11,8 @@ from collapse_jax.refused import Refused
 from collapse_jax.theory.checks import check, check_count
 from collapse_jax.theory.temperature import tempered
 
+__all__ = ["changed_share", "edited_regression", "edited_sweep", "eligible_share"]
+
 
 def edited_regression(
   share: float, num_generations: int, *, base: str = "chain", mask: str = "fresh", noise: str = "regenerated"

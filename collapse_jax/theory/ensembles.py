@@ -4,6 +4,8 @@ import numpy as np
 
 from collapse_jax.theory.checks import check, check_count
 
+__all__ = ["member_coverage", "naive_coverage", "pooled_error"]
+
 
 def naive_coverage(synthetic_per_real) -> np.ndarray:
   """Coverage of a 95 % interval that takes m synthetic rows for real ones: 2 Phi(1.96 / sqrt(1 + m/n)) - 1."""

@@ -14,6 +14,24 @@ from collapse_jax.refused import Refused
 from collapse_jax.theory.checks import check, check_count, check_run
 from collapse_jax.theory.weights import noise_shares
 
+__all__ = [
+  "SUBSAMPLE_LIMIT",
+  "Moments",
+  "gaussian_accumulate",
+  "gaussian_accumulate_det",
+  "gaussian_accumulate_subsample",
+  "gaussian_accumulate_trace_limit",
+  "gaussian_mix",
+  "gaussian_mix_limit",
+  "gaussian_replace",
+  "gaussian_replace_det",
+  "gaussian_replace_log_det",
+  "gaussian_replace_log_variance",
+  "gaussian_schedule",
+  "unbiased_std_replace",
+  "wasserstein2_squared",
+]
+
 SUBSAMPLE_LIMIT = np.pi**2 / 2 - 2  # the same under accumulate_subsample (2410.22812)
 
 

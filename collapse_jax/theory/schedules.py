@@ -14,6 +14,20 @@ from scipy import special
 from collapse_jax.refused import Refused
 from collapse_jax.theory.gaussian import Moments, _mean_log_chi2
 
+__all__ = [
+  "Schedule",
+  "SecondMoments",
+  "light_until",
+  "schedule_family",
+  "schedule_kde_variance",
+  "schedule_log_det",
+  "schedule_moments",
+  "schedule_noise",
+  "schedule_of_weights",
+  "schedule_trace_variance",
+  "second_moments",
+]
+
 
 class Schedule(NamedTuple):
   """The training data of generations 1..T. Batch j = 0..T-1 is the real one (j = 0) or that of model j.

@@ -5,6 +5,8 @@ import numpy as np
 from collapse_jax.theory.checks import check, check_count
 from collapse_jax.theory.verification import truncation_rate
 
+__all__ = ["level_set_variance", "nearest_loop", "nearest_purity", "nearest_variance"]
+
 
 def nearest_variance(variance: float, keep_fraction: float, num_neighbors: int = 1, num_real: float = np.inf) -> float:
   """Variance of the keep_fraction of N(0, variance) that is nearest to N real rows of N(0, 1).

@@ -6,6 +6,15 @@ from collapse_jax.refused import Refused
 from collapse_jax.theory.checks import check, check_count
 from collapse_jax.theory.gaussian import Moments
 
+__all__ = [
+  "gaussian_temperature",
+  "heat_death",
+  "heat_death_exponent",
+  "heat_death_noise",
+  "polya_variance",
+  "tempered",
+]
+
 
 def tempered(probability, temperature: float) -> np.ndarray:
   """p^(1/temperature), normalised over the last axis; zeros stay zero. At temperature 0 the likeliest alone, at infinity all

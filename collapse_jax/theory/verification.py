@@ -6,6 +6,17 @@ from scipy import special
 from collapse_jax.refused import Refused
 from collapse_jax.theory.checks import check, check_count
 
+__all__ = [
+  "breakdown_point",
+  "generator_direction",
+  "kept_error_rate",
+  "linear_verifier",
+  "linear_verifier_loop",
+  "truncation_loop",
+  "truncation_rate",
+  "verified_accuracy",
+]
+
 
 def kept_error_rate(error: float, phi: float, psi: float) -> float:
   """Share of wrong labels among what a verifier keeps: p psi / (p psi + (1 - p) phi) (Feng et al.).

@@ -9,6 +9,8 @@ from collapse_jax.random import new_key
 from collapse_jax.tasks.parts import matmul
 from collapse_jax.types import Array
 
+__all__ = ["auc", "brier", "coverage", "features", "fit_classifier", "nll", "predict", "scaling"]
+
 NUM_WAVES = 64  # random Fourier features beside linear and quadratic ones
 _RIDGE = 1e-3  # penalty of a coefficient's square, per row
 _STEPS = 12

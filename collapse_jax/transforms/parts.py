@@ -11,6 +11,18 @@ from collapse_jax import store as storage
 from collapse_jax.refused import Refused
 from collapse_jax.types import Context, Data, MetricInfo, Metrics, Sample, TaskSetting
 
+__all__ = [
+  "in_rows",
+  "kth_smallest",
+  "observe",
+  "on_real",
+  "per_row",
+  "require_parts",
+  "require_plain",
+  "resample",
+  "with_masks",
+]
+
 
 def in_rows(task: TaskSetting) -> TaskSetting:
   """The task drawing rows, whose sampler a transform can wrap.

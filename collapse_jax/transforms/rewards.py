@@ -7,6 +7,8 @@ import numpy as np
 from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_positive, matmul
 
+__all__ = ["classifier", "near", "quadratic"]
+
 
 def near(centre, scale: float = 2.0, limit: float = 8.0):
   """-min(|x - centre|, limit) / scale, of rows [n, dim] in data units (as in the toy experiments of Ferbach et al. 2407.09499).

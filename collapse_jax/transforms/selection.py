@@ -14,6 +14,8 @@ from collapse_jax.tasks.parts import check_integer, known
 from collapse_jax.transforms.parts import in_rows, kth_smallest, require_plain, resample, with_masks
 from collapse_jax.types import MetricInfo, TaskSetting
 
+__all__ = ["neighbor_distance", "num_candidates", "select_nearest"]
+
 _BLOCK = 256  # candidates compared with all real rows at once
 
 
