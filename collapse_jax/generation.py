@@ -119,26 +119,56 @@ def generation(
 
 
 def context_of(task: TaskSetting, workflow: Workflow, run: Run, t: Number, *, num_generations: int) -> Context:
-  """What `fit` and `sample` of generation t look at: the workflow's choice of training data, and how much to emit."""
+  """What `fit` and `sample` of generation t look at: the workflow's choice of training data, and how much to emit.
+
+  Args:
+    task, workflow: as `prepared`.
+    run: after generation t - 1.
+    t: generation, 1..num_generations, a traced or Python int.
+    num_generations: the horizon that `start` was given.
+  """
   data = workflow.select(task, run.problem, role_keys(run.key, t)["select"], run.store, t)
   num = emission(task, workflow, num_generations).num(t)
   return Context(t, num, data, run.real, run.params, storage.latest(data))
 
 
 def emission(task: TaskSetting, workflow: Workflow, num_generations: int) -> storage.Emission:
-  """How many rows each model emits, see `store.emission`."""
+  """How many rows each model emits, see `store.emission`.
+
+  Args:
+    task, workflow: as `prepared`.
+    num_generations: the horizon that `start` was given.
+  """
   return storage.emission(task, workflow.emit, num_generations)
 
 
 def fit(task: TaskSetting, key: Array, problem: Problem, context: Context) -> Params:
-  """The model of the training data. Where these have no mass (a verifier rejected every row) there is none: all NaN."""
+  """The model of the training data. Where these have no mass (a verifier rejected every row) there is none: all NaN.
+
+  Args:
+    task: a task.
+    key: of the role "fit".
+    problem: the run's.
+    context: of this generation.
+  """
   return _where_data(context, task.fit(key, problem, context), jnp.nan)
 
 
 def assess(
   task: TaskSetting, key: Array, problem: Problem, params: Params, sampling: Metrics, context: Context
 ) -> Metrics:
-  """Metrics of a model and of its sampling; NaN where there is no model."""
+  """Metrics of a model and of its sampling; NaN where there is no model.
+
+  Args:
+    task: a task.
+    key: of the role "evaluate".
+    problem: the run's.
+    params: of the model.
+    sampling: metrics that its `sample` returned; {} for none.
+    context: of this generation.
+  Raises:
+    Refused: a metric has a name that every run takes.
+  """
   metrics = task.evaluate(key, problem, params) | sampling
   taken = ("finite", "train_size", "real_share")
   for name in taken:
@@ -160,14 +190,36 @@ def _where_data(context: Context, tree: PyTree, other: float) -> PyTree:
 def emit(
   task: TaskSetting, workflow: Workflow, run: Run, params: Params, context: Context, *, num_generations: int
 ) -> tuple[Data, Metrics]:
-  """The batch that a fitted model writes, as many rows as the workflow has it emit, and metrics of the sampling."""
+  """The batch that a fitted model writes, as many rows as the workflow has it emit, and metrics of the sampling.
+
+  Args:
+    task, workflow: as `prepared`.
+    run: after generation t - 1; its key and problem are read.
+    params: of model t.
+    context: of generation t.
+    num_generations: the horizon that `start` was given.
+  Returns:
+    one slot, rows [1, num, ...], of origin t; metrics of the sampling.
+  """
   t, table = context.t, emission(task, workflow, num_generations)
   context = context._replace(num=table.num(t), used=None if table.used is None else table.used(t))
   return written(task, role_keys(run.key, t)["sample"], run.problem, params, context)
 
 
 def written(task: TaskSetting, key: Array, problem: Problem, params: Params, context: Context) -> tuple[Data, Metrics]:
-  """The batch of `context.num` rows that a fitted model writes. What there is no model of writes no row."""
+  """The batch of `context.num` rows that a fitted model writes. What there is no model of writes no row.
+
+  Args:
+    task: a task.
+    key: of the role "sample".
+    problem: the run's.
+    params: of the model.
+    context: of this generation; `num` and `used` say how many rows.
+  Returns:
+    one slot, rows [1, num, ...], of origin t; metrics of the sampling.
+  Raises:
+    Refused: the sampler returned something else.
+  """
   batch, sampling = _sampled(task.sample(key, problem, params, context), context.num)
   if context.used is not None:
     batch = storage.weighed(batch, storage.in_use(context))
@@ -254,7 +306,16 @@ def scan_generations(
   warm_start: bool = False,
   record_every: int = 1,
 ) -> tuple[Run, Metrics]:
-  """`lax.scan` over traced generations [k] int32: the run, and metrics [k], zero where they are not `recorded`."""
+  """`lax.scan` over traced generations [k] int32: the run, and metrics [k], zero where they are not `recorded`.
+
+  Args:
+    task, workflow: a task and a workflow.
+    run: after the generation before the first of these; with params if warm_start.
+    generations: [k] int32, consecutive.
+    num_generations: the horizon that `start` was given.
+    warm_start: see `generation`.
+    record_every: evaluate only generation 1 and multiples of this.
+  """
   step = functools.partial(generation, task, workflow, num_generations=num_generations, warm_start=warm_start)
 
   def body(carry: PyTree, t: Array, evaluate: bool = True) -> tuple[PyTree, Metrics]:
@@ -283,6 +344,11 @@ def recorded(generations: Sequence[int], record_every: int = 1) -> list[int]:
 def run(key: Array, task: TaskSetting, workflow: Workflow, num_generations: int, **options: Any) -> Metrics:
   """A whole run: `start`, then `advance` through generations 1..num_generations; metrics with leading axis [T].
 
+  Args:
+    key: a threefry key; the whole run is a function of it.
+    task, workflow: a task and a workflow.
+    num_generations: the horizon T, a Python int of at least 1.
+    options: of `advance`: warm_start, record_every.
   Raises:
     ValueError: num_generations below 1, or a task and a workflow that do not go together.
   """

@@ -38,5 +38,6 @@ def kept() -> Iterator[None]:
 
 
 def check() -> None:
+  """Raises KeyboardInterrupt in the main thread if there was an interrupt."""
   if _interrupted.is_set() and threading.current_thread() is threading.main_thread():
     raise KeyboardInterrupt

@@ -77,6 +77,7 @@ def batch(
 
 
 def num_rows(rows: PyTree, axis: int = 0) -> int:
+  """Rows of leaves [n, ...], or of [slots, n, ...] along axis 1."""
   return int(jax.tree.leaves(rows)[0].shape[axis])
 
 
@@ -163,12 +164,24 @@ def size(data: Data) -> Float[Array, ""]:
 
 
 def statistics(of: SummaryOf, problem: Problem, rows: PyTree, row_weight: Array | None) -> PyTree:
-  """`Summary.of` rows, leaves [n, ...]; what rows of weight 0 hold is not looked at."""
+  """`Summary.of` rows, leaves [n, ...]; what rows of weight 0 hold is not looked at.
+
+  Args:
+    of: `Summary.of`.
+    problem: the run's.
+    rows: leaves [n, ...].
+    row_weight: [n], or None where every row counts once.
+  """
   return of(problem, rows if row_weight is None else blank(rows, row_weight), row_weight)
 
 
 def summarise(task: TaskSetting, problem: Problem, data: Data) -> Data:
-  """Adds each slot's summary where the sampler gave none."""
+  """Adds each slot's summary where the sampler gave none.
+
+  Args:
+    task, problem: a task and the problem of the run.
+    data: one or more slots, with rows [slots, n, ...] or with a summary.
+  """
   if task.summary is None or data.summary is not None:
     return data
   of, rows = task.summary.of, data.rows
@@ -180,7 +193,12 @@ def summarise(task: TaskSetting, problem: Problem, data: Data) -> Data:
 
 
 def seal(task: TaskSetting, problem: Problem, data: Data) -> Data:
-  """The form in which a batch is stored: with its summary, without rows that nothing will read."""
+  """The form in which a batch is stored: with its summary, without rows that nothing will read.
+
+  Args:
+    task, problem: a task and the problem of the run.
+    data: one or more slots, as sampled.
+  """
   data = summarise(task, problem, data)._replace(draw=None, latent=None)
   if task.summary is None or task.summary.keep_rows:
     return data
@@ -188,7 +206,13 @@ def seal(task: TaskSetting, problem: Problem, data: Data) -> Data:
 
 
 def moved(task: TaskSetting, problem: Problem, store: Data, new: Data) -> Data:
-  """The store with its summaries as `Summary.move` tells them beside a new batch."""
+  """The store with its summaries as `Summary.move` tells them beside a new batch.
+
+  Args:
+    task, problem: a task and the problem of the run.
+    store: sealed batches, summaries [slots, ...].
+    new: one slot with its `draw`, as sampled.
+  """
   if task.summary is None or task.summary.move is None or new.draw is None or store.count.shape[0] == 1:
     return store
   move = lambda stored: task.summary.move(problem, stored, new.draw)
@@ -252,7 +276,15 @@ def _unused(dtype: Any) -> float | int:
 
 
 def allocate(real: Data, slots: int, capacity: int) -> Data:
-  """An empty store of `slots` batches of up to `capacity` rows, with `real` in slot 0."""
+  """An empty store of `slots` batches of up to `capacity` rows, with `real` in slot 0.
+
+  Args:
+    real: one sealed slot of n rows.
+    slots: capacity in batches.
+    capacity: rows per batch, at least n.
+  Returns:
+    Data of [slots] and rows [slots, capacity, ...]; origin -1 where nothing is stored.
+  """
   real = pad(real, capacity)
   place = lambda x, empty: jnp.full((slots, *x.shape[1:]), empty, x.dtype).at[0].set(x[0])
   store = jax.tree.map(lambda x: place(x, 0), same(real, rows=None))
@@ -263,6 +295,10 @@ def allocate(real: Data, slots: int, capacity: int) -> Data:
 def put(store: Data, new: Data, slot: Number) -> Data:
   """Writes a one-slot batch. A row mask appears in both or in neither.
 
+  Args:
+    store: as `allocate` makes it.
+    new: one slot of at most as many rows as a batch of the store has.
+    slot: where, a Python or traced int32.
   Raises:
     ValueError: the batch masks rows and the store has no place for a mask.
   """
@@ -278,7 +314,14 @@ def put(store: Data, new: Data, slot: Number) -> Data:
 
 
 def total(task: TaskSetting, problem: Problem, store: Data) -> Data:
-  """Folds the slots' summaries with their weights: what `fit` is handed. O(slots)."""
+  """Folds the slots' summaries with their weights: what `fit` is handed. O(slots).
+
+  Args:
+    task, problem: a task and the problem of the run.
+    store: batches with summaries [slots, ...] and weights [slots].
+  Returns:
+    the store, its summary without the axis of slots.
+  """
   if task.summary is None:
     return store
   take = lambda j: jax.tree.map(lambda x: x[j], store.summary)
@@ -299,7 +342,13 @@ def latest(data: Data) -> Data:
 
 
 def draw_rows(key: Array, data: Data, num: int) -> PyTree:
-  """`num` rows with replacement, each in proportion to its weight; leaves [num, ...]. O(num log(slots n))."""
+  """`num` rows with replacement, each in proportion to its weight; leaves [num, ...]. O(num log(slots n)).
+
+  Args:
+    key: used once.
+    data: rows [slots, n, ...], and mass in at least one slot.
+    num: a Python int.
+  """
   slot_key, row_key = jax.random.split(key)
   slots, n = data.origin.shape[0], num_rows(data.rows, 1)
   if slots == 1:
@@ -321,6 +370,11 @@ def subset(
   marks first occurrences and is never cleared, since later generations stamp higher. With num * (t + 1) >= 2 num the
   stream of 2 num + 40 values holds fewer than `num` distinct ones with probability below 1e-9.
 
+  Args:
+    key: used once.
+    stamps: [capacity] int32, 0 before the first call; capacity at least num * (t + 1).
+    num: a Python int.
+    t: generation, a Python or traced int32.
   Returns:
     the new stamps, and indices [num] int32 in order of their first occurrence.
   """

@@ -84,6 +84,7 @@ def check_workflow(text: str) -> None:
 
 
 def is_call(text: str) -> bool:
+  """Whether a text is like "name(arguments)"."""
   return "(" in text
 
 
@@ -100,11 +101,19 @@ def file_name(label: str) -> str:
 
 
 def check_num_emitted(num_emitted=None) -> None:
+  """Raises Refused where it is neither None nor a count."""
   if num_emitted is not None:
     _check_count("num_emitted", num_emitted)
 
 
 def check_real_fraction(real_fraction, fresh=False, real_weight=None) -> None:
+  """Raises Refused where these are no arguments of `workflows.mix`.
+
+  Args:
+    real_fraction: share of real rows.
+    fresh: whether they are drawn anew in each generation.
+    real_weight: share of the weight that real rows have; None: their own.
+  """
   if not _is_number(real_fraction) or not 0 <= real_fraction <= 1:
     raise Refused.must_be("real_fraction", "at least 0 and at most 1", real_fraction)
   if real_weight is not None and (not _is_number(real_weight) or not 0 < real_weight <= 1 or real_fraction == 0):
@@ -115,10 +124,12 @@ def check_real_fraction(real_fraction, fresh=False, real_weight=None) -> None:
 
 
 def check_size(size) -> None:
+  """Raises Refused where a window has no such size."""
   _check_count("size", size)
 
 
 def check_table(table) -> None:
+  """Raises Refused where shares of batches are no table of them."""
   try:
     shares = np.asarray(table, float)
   except (TypeError, ValueError):

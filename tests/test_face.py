@@ -1,10 +1,14 @@
 """What a user sees first: names, examples, citations; and what importing them costs."""
 
+import ast
 import doctest
 import importlib
 import inspect
+import pkgutil
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -126,6 +130,66 @@ def test_examples(factory):
   if "task" in example.globs:  # what it says of metrics is all of them
     assert example.examples[-1].want.split() == list(example.globs["task"].metrics)
   assert not inspect.signature(factory).parameters or "Args:" in factory.__doc__
+
+
+# ------------------------------------------------------------------------------------------------- every public module
+def public_modules():
+  """All modules of the package whose names have no underscore in front."""
+  found = (one.name for one in pkgutil.walk_packages(cj.__path__, "collapse_jax."))
+  return ["collapse_jax", *(name for name in found if "._" not in name)]
+
+
+def defined(module):
+  """Functions and classes that a module defines, by name."""
+  tree = ast.parse(Path(module.__file__).read_text())
+  return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+def undocumented(node):
+  """What is wrong with the docstring of a function or class, or None. Of a Protocol that of its call is meant."""
+  if isinstance(node, ast.ClassDef) and any("Protocol" in ast.unparse(base) for base in node.bases):
+    (node,) = (one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__call__")
+  text = ast.get_docstring(node)
+  if not text:
+    return "no docstring"
+  if isinstance(node, ast.ClassDef):
+    return None
+  every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
+  names = {one.arg for one in every if one is not None} - {"self"}
+  block = re.search(r"^Args:\n((?:  .*\n?)+)", text, re.M)
+  if block is None:
+    return "no Args" if len(names) >= 3 else None
+  told = {name for line in re.findall(r"^  (\w+(?:, \w+)*):", block[1], re.M) for name in line.split(", ")}
+  return f"no argument is {', '.join(sorted(told - names))}" if told - names or not told else None
+
+
+@pytest.mark.parametrize("name", public_modules())
+def test_a_public_module(name):
+  """Says what is public; all of that is there, and documented with its arguments."""
+  module = importlib.import_module(name)
+  assert len(set(module.__all__)) == len(module.__all__)
+  for one in module.__all__:
+    assert getattr(module, one) is not None
+  own = {one: node for one, node in defined(module).items() if not one.startswith("_")}
+  assert set(own) <= set(module.__all__)
+  assert {one: wrong for one, node in own.items() if (wrong := undocumented(node))} == {}
+  if hasattr(module, "__path__"):
+    assert shown(module) == sorted(module.__all__)
+
+
+@pytest.mark.parametrize(
+  ("source", "wrong"),
+  [
+    ("def f(a, b): pass", "no docstring"),
+    ("def f(a, *b, c):\n  'One.'", "no Args"),
+    ("def f(a, b):\n  'One.\\n\\n  Args:\\n    a: one.\\n    old: two.\\n  '", "no argument is old"),
+    ("class F(Protocol):\n  def __call__(self, a): pass", "no docstring"),
+    ("def f(a, b, c):\n  'One.\\n\\n  Args:\\n    a, b: one: two.\\n  '", None),
+    ("def f(a, b):\n  'One.'", None),
+  ],
+)
+def test_undocumented(source, wrong):
+  assert undocumented(ast.parse(source).body[0]) == wrong
 
 
 # ------------------------------------------------------------------------------------------------------------- citations

@@ -70,7 +70,13 @@ def read_bytes(path, most: int, pipe: bool = False) -> bytes:
 
 
 def read_text(path, most: int, pipe: bool = False) -> str:
-  """UTF-8 text of a file, without a byte order mark; see `read_bytes`."""
+  """UTF-8 text of a file, without a byte order mark; see `read_bytes`.
+
+  Args:
+    path: of the file.
+    most: bytes that may be read.
+    pipe: read a pipe as well.
+  """
   try:
     return read_bytes(path, most, pipe).decode("utf-8-sig")
   except UnicodeDecodeError:

@@ -27,7 +27,13 @@ class Law(NamedTuple):
 
 
 def predicted(results, cell: dict[str, Any], name: str) -> Law | None:
-  """What `METRIC_expected` and what stands beside it say of a metric in a cell; None where they say nothing."""
+  """What `METRIC_expected` and what stands beside it say of a metric in a cell; None where they say nothing.
+
+  Args:
+    results: a Dataset of `sweep`.
+    cell: coordinate -> value, as of `cells`.
+    name: of a metric.
+  """
   read = lambda ending: at_cell(results, f"{name}_{ending}", cell, ("generation",))
   mean = read("expected")
   if mean is None or np.isnan(mean).all():
@@ -38,7 +44,13 @@ def predicted(results, cell: dict[str, Any], name: str) -> Law | None:
 
 
 def predicted_limit(results, cell: dict[str, Any], name: str) -> float | None:
-  """Limit of the mean of a metric in a cell, over generations; infinite where it has no bound; None where it is not known."""
+  """Limit of the mean of a metric in a cell, over generations; infinite where it has no bound; None where it is not known.
+
+  Args:
+    results: a Dataset of `sweep`.
+    cell: coordinate -> value, as of `cells`.
+    name: of a metric.
+  """
   limit = at_cell(results, f"{name}_limit", cell)
   return None if limit is None or np.isnan(limit) else float(limit)
 

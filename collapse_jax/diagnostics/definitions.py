@@ -53,6 +53,7 @@ class Finding(NamedTuple):
 
 
 def undefined(reason: str) -> Finding:
+  """Of a definition that does not apply, and why."""
   return Finding(False, False, np.nan, f"undefined: {reason}")
 
 
@@ -73,12 +74,20 @@ def catastrophic_increase(
 
 
 def any_increase(values, generations, alpha: float = 0.05, unit: str = "nats") -> Finding:
-  """The risk of the typical run rises. Values [seeds, T] log risk."""
+  """The risk of the typical run rises. Values [seeds, T] log risk.
+
+  Args:
+    values, generations, alpha, unit: as of `catastrophic_increase`.
+  """
   return _change(values, alpha, unit)
 
 
 def diverging(values, generations, alpha: float = 0.05, unit: str = "nats") -> Finding:
-  """The risk rises in the last half of the generations, and not towards a limit. Values [seeds, T] log risk."""
+  """The risk rises in the last half of the generations, and not towards a limit. Values [seeds, T] log risk.
+
+  Args:
+    values, generations, alpha, unit: as of `catastrophic_increase`.
+  """
   return _trend(values, generations, alpha, unit, "higher")
 
 
@@ -109,22 +118,38 @@ def changed_scaling(values, num_samples, alpha: float = 0.05) -> Finding:
 
 
 def collapsing_variance(values, generations, alpha: float = 0.05, unit: str = "nats") -> Finding:
-  """The variance falls in the last half of the generations, not towards a limit above 0. Values [seeds, T] log variance."""
+  """The variance falls in the last half of the generations, not towards a limit above 0. Values [seeds, T] log variance.
+
+  Args:
+    values, generations, alpha, unit: as of `catastrophic_increase`, for the log of a variance.
+  """
   return _trend(values, generations, alpha, unit, "lower")
 
 
 def entangled_modes(values, generations, alpha: float = 0.05, unit: str = "nats") -> Finding:
-  """The modes of the typical run come closer to each other. Values [seeds, T] log of their separation."""
+  """The modes of the typical run come closer to each other. Values [seeds, T] log of their separation.
+
+  Args:
+    values, generations, alpha, unit: as of `catastrophic_increase`, for the log of a distance.
+  """
   return _change(values, alpha, unit, sign=-1)
 
 
 def lost_tail(values, generations, alpha: float = 0.05, unit: str = "nats") -> Finding:
-  """The typical run covers less of the real tail. Values [seeds, T] log of the share that is covered."""
+  """The typical run covers less of the real tail. Values [seeds, T] log of the share that is covered.
+
+  Args:
+    values, generations, alpha, unit: as of `catastrophic_increase`, for the log of a share.
+  """
   return _change(values, alpha, unit, sign=-1)
 
 
 def hallucination(values, generations, alpha: float = 0.05, unit: str = "nats") -> Finding:
-  """The typical run makes more data where the truth has next to none. Values [seeds, T] log of their share."""
+  """The typical run makes more data where the truth has next to none. Values [seeds, T] log of their share.
+
+  Args:
+    values, generations, alpha, unit: as of `catastrophic_increase`, for the log of a share.
+  """
   return _change(values, alpha, unit)
 
 

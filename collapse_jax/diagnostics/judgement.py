@@ -30,7 +30,13 @@ def _drift_ended(results, cell) -> bool:
 
 
 def verdict_of(results, name: str, values) -> Verdict:
-  """The verdict on values [seeds, T] of a metric, on the scale and in the direction that its attributes name."""
+  """The verdict on values [seeds, T] of a metric, on the scale and in the direction that its attributes name.
+
+  Args:
+    results: a Dataset of `sweep`; attributes of the metric and the generations are read.
+    name: of the metric.
+    values: [seeds, T] in the metric's own units.
+  """
   about = results[name].attrs
   values = np.asarray(values, np.float64)
   if about.get("log_scale"):

@@ -64,7 +64,14 @@ def metrics(results) -> list[str]:
 
 
 def at_cell(results, name: str, cell, dims=()) -> np.ndarray | None:
-  """Values [dims] of a variable in a cell, float64; None where there is no such variable."""
+  """Values [dims] of a variable in a cell, float64; None where there is no such variable.
+
+  Args:
+    results: a Dataset of `sweep`.
+    name: of a variable.
+    cell: coordinate -> value; of dims that are neither in it nor in `dims` the first is taken.
+    dims: names of the axes that stay, in this order.
+  """
   if name not in results:
     return None
   one = results[name]

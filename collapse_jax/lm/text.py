@@ -105,6 +105,7 @@ class Rows(NamedTuple):
 
 
 def formatted(prompt: str, response: str) -> str:
+  """A prompt and its answer, between the role markers."""
   return f"{USER}{prompt}{ASSISTANT}{response}"
 
 
@@ -477,7 +478,13 @@ def encode(tokenizer, texts: Sequence[str]) -> list[list[int]]:
 
 
 def to_texts(tokenizer, tokens, length) -> list[str]:
-  """Texts of sampled rows, without begin and end tokens, and without white space that the tokenizer puts before every text."""
+  """Texts of sampled rows, without begin and end tokens, and without white space that the tokenizer puts before every text.
+
+  Args:
+    tokenizer: a transformers tokenizer.
+    tokens: [n, L] int32.
+    length: [n] int32, tokens in use of each row.
+  """
   _, end = special_ids(tokenizer)
   tokens, length = np.asarray(tokens), np.asarray(length)
   strip = lambda row, num: row[1 : num - 1] if row[num - 1] == end and num > 1 else row[1:num]

@@ -126,7 +126,13 @@ def _heading(results, panel, rows, columns) -> str:
 
 
 def fitted_densities(results, num_samples=None, seed: int = 0):
-  """Fitted densities of the first coordinate over the generations of one Gaussian run, a panel per workflow."""
+  """Fitted densities of the first coordinate over the generations of one Gaussian run, a panel per workflow.
+
+  Args:
+    results: a Dataset of the Gaussian task.
+    num_samples: value of that dim; None: the first.
+    seed: position of the run.
+  """
   from matplotlib import colormaps
   from matplotlib.cm import ScalarMappable
   from matplotlib.colors import LogNorm
@@ -211,6 +217,11 @@ def metric_against_real_share(results, metric: str, title: str = ""):
   """Metric at the last generation against real share, a curve per num_samples; other grid dims have length 1.
 
   A dotted line marks the smallest share from which on the primary metric is bounded.
+
+  Args:
+    results: a Dataset with the dims real_fraction and num_samples.
+    metric: its name.
+    title: above the figure.
   """
   results = diagnostics.complete(results)
   figure, axes = panels(1, 1)
@@ -313,6 +324,7 @@ def _figures_for(results) -> dict[str, Any]:
 
 
 def png(figure) -> bytes:
+  """The figure as bytes of a PNG file."""
   buffer = io.BytesIO()
   figure.savefig(buffer, format="png", dpi=110)
   return buffer.getvalue()

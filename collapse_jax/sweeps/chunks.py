@@ -222,7 +222,12 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def check_same(theirs: Mapping[str, Any], mine: Mapping[str, Any], what: str) -> None:
-  """Raises ValueError that names the first value in which a sweep to resume differs from this one."""
+  """Raises ValueError that names the first value in which a sweep to resume differs from this one.
+
+  Args:
+    theirs, mine: what fixes the numbers, by name.
+    what: the beginning of the message.
+  """
   for name in sorted(set(mine) | set(theirs)):
     if mine.get(name) != theirs.get(name):
       raise Refused(f"resume: {what} with {name}={theirs.get(name)}, not {mine.get(name)}.")

@@ -131,7 +131,13 @@ def _equation(equation, fallbacks: bool) -> float:
 
 
 def work_of(function: Callable[..., Any], *arguments, fallbacks: bool = False) -> float:
-  """`work` of a function at arguments or their shapes."""
+  """`work` of a function at arguments or their shapes.
+
+  Args:
+    function: traced, not run.
+    arguments: arrays or shapes.
+    fallbacks: see `work`.
+  """
   return work(jax.make_jaxpr(function)(*arguments), fallbacks)
 
 
@@ -150,7 +156,13 @@ def slowness() -> float:
 
 
 def seconds(work_ns: float, num_programs: int, workers: int) -> tuple[float, float]:
-  """(compiling, running) on this machine, from an empty compilation cache."""
+  """(compiling, running) on this machine, from an empty compilation cache.
+
+  Args:
+    work_ns: of all runs on the reference machine, nanoseconds.
+    num_programs: to be compiled.
+    workers: processes or devices that share it.
+  """
   return (COMPILE_SECONDS * num_programs * slowness() / workers, 1e-9 * work_ns * slowness() / workers)
 
 

@@ -30,7 +30,12 @@ def check_table(entries: int) -> None:
 
 
 def too_large(what: str, needed: float, memory: float) -> Refused:
-  """Of something that needs more bytes than may be used."""
+  """Of something that needs more bytes than may be used.
+
+  Args:
+    what: needs the memory.
+    needed, memory: bytes.
+  """
   size = f"about {needed / 2**30:.3g} GiB" if needed < math.inf else "more memory than can be counted"
   return Refused(
     f"{what} needs {size} and {memory / 2**30:.3g} GiB may be used: lower num_samples, "
@@ -150,13 +155,19 @@ def to_dataset(results: Results, grid: Grid, text_axes, generations, attributes)
 
 
 def progress_bar(total: int, done: int, show: bool):
-  """Of runs, on standard error."""
+  """Of runs, on standard error.
+
+  Args:
+    total, done: runs.
+    show: False: nothing is shown.
+  """
   from tqdm import tqdm
 
   return tqdm(total=total, initial=done, unit="run", disable=not show, smoothing=0.05, mininterval=0.5)
 
 
 def version() -> str:
+  """Of this package."""
   from collapse_jax import __version__
 
   return __version__

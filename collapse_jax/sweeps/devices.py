@@ -72,6 +72,7 @@ def local(mesh: Mesh | None) -> Mesh | None:
 
 
 def size(mesh: Mesh | None) -> int:
+  """Devices of a mesh; None is one."""
   return 1 if mesh is None else mesh.size
 
 
@@ -80,6 +81,11 @@ def over_runs(function: Callable[..., Any], mesh: Mesh | None, *split: bool) -> 
 
   `jax.shard_map` and not automatic partitioning: runs do not talk to each other, and LAPACK's calls cannot be partitioned.
   Each device computes what one device alone would compute for a chunk of its size.
+
+  Args:
+    function: of arrays with a leading axis of runs, and of others.
+    mesh: devices; None: the default one alone.
+    split: one for each argument: it has the leading axis.
   """
   if mesh is None:
     return jax.jit(function)
@@ -160,6 +166,7 @@ def num_workers(mesh: Mesh | None = None) -> int:
 
 
 def name() -> str:
+  """Of the local device, as results tell it."""
   device = jax.local_devices()[0]
   cores = f", {num_cores()} cores" if device.platform == "cpu" else ""
   return f"{device.device_kind} ({device.platform}{cores})"

@@ -142,7 +142,13 @@ class Laws:
 
 
 def schedule_of(workflow: Workflow, num_samples, num_generations: int) -> theory.Schedule | None:
-  """A workflow's own schedule, or what its weights say of it; None where neither is known."""
+  """A workflow's own schedule, or what its weights say of it; None where neither is known.
+
+  Args:
+    workflow: a workflow.
+    num_samples: rows per batch.
+    num_generations: T.
+  """
   if workflow.schedule is not None:
     return workflow.schedule(num_samples, num_generations)
   if workflow.weights is None or num_generations**2 > MAX_TABLE:

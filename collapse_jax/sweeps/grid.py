@@ -308,6 +308,8 @@ def _check_parameters(task, makers, axes: Mapping[str, Any], given: Sequence[str
 def check_numbers(num_generations, num_seeds, record_every=1, chunk_size=None) -> tuple[int, int, int, int | None]:
   """The four as Python ints.
 
+  Args:
+    num_generations, num_seeds, record_every, chunk_size: as of `sweep`.
   Raises:
     Refused: not integers from 1 on, or too large.
   """

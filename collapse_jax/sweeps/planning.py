@@ -60,7 +60,11 @@ def plan(
   record_every: int = 1,
   static_axes: Sequence[str] = (),
 ) -> Plan:
-  """What `sweep` would do, found by tracing alone: nothing of it is compiled or run. Raises as `sweep` does."""
+  """What `sweep` would do, found by tracing alone: nothing of it is compiled or run. Raises as `sweep` does.
+
+  Args:
+    task, workflows, axes, num_generations, num_seeds, record_every, static_axes: as of `sweep`.
+  """
   devices.check()
   num_generations, num_seeds, record_every, _ = check_numbers(num_generations, num_seeds, record_every)
   grid = Grid(task, workflows, axes)

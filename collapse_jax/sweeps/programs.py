@@ -64,7 +64,13 @@ class Binding:
 
 
 def groups(grid: Grid, num_generations: int, static_axes=()) -> list[list[Bound]]:
-  """Cells that share a program, the costly ones (by their static numbers) first."""
+  """Cells that share a program, the costly ones (by their static numbers) first.
+
+  Args:
+    grid: its cells that can be run.
+    num_generations: T.
+    static_axes: names of axes whose values are never traced.
+  """
   found: dict[tuple, list[Bound]] = {}
   whole = set()  # cells whose models emit num_samples rows
   for cell, task, workflow in grid.runnable():
@@ -99,7 +105,13 @@ def groups(grid: Grid, num_generations: int, static_axes=()) -> list[list[Bound]
 
 
 def emitted(workflow: Workflow, num_samples, num_generations: int):
-  """The number of rows that every model emits; None where it is not the same in all generations."""
+  """The number of rows that every model emits; None where it is not the same in all generations.
+
+  Args:
+    workflow: its `emit` is called with Python numbers.
+    num_samples: rows per batch.
+    num_generations: T.
+  """
   num = workflow.emit(num_samples, 1)
   return num if all(workflow.emit(num_samples, t) == num for t in range(2, num_generations + 1)) else None
 

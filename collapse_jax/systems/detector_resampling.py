@@ -48,6 +48,12 @@ def two_types(num_samples: int, share: float, ratio: float, T: int) -> np.ndarra
   """Law [T, num_samples + 1] of the rows of one of two types under `replace`, whose score is `ratio` times the other's.
 
   A Markov chain: samples of the model are binomial, and given them so is what is drawn again.
+
+  Args:
+    num_samples: n rows per batch.
+    share: of the first type in the truth.
+    ratio: of its score to the other's, above 0.
+    T: generations.
   """
   from scipy import stats
 
@@ -61,6 +67,7 @@ def two_types(num_samples: int, share: float, ratio: float, T: int) -> np.ndarra
 
 
 def pairs(seed: int = 0) -> list[Pair]:
+  """Predictions beside simulations."""
   return [*_small(seed), *_many(seed)]
 
 

@@ -18,6 +18,7 @@ NUM_REAL, NUM_RUNS = 100, 10_000
 
 
 def pairs(seed: int = 0) -> list[Pair]:
+  """Predictions beside simulations."""
   return [*_naive(seed), *_pooled(seed), *_members(seed)]
 
 

@@ -13,6 +13,7 @@ __all__ = ["SYSTEM", "figures", "pairs"]
 
 
 def pairs(seed: int = 0) -> list[Pair]:
+  """Predictions beside simulations."""
   return [*_rise_and_fall(seed), *_total_variation(seed), *_weights(seed), *_fresh(seed)]
 
 

@@ -14,6 +14,7 @@ SOURCE = "2311.00931"
 
 
 def pairs(seed: int = 0) -> list[Pair]:
+  """Predictions beside simulations."""
   return [*_variance(seed), *_purity(seed)]
 
 

@@ -27,6 +27,7 @@ ANGLES = 1.2, 0.5, 1.234  # of generator and verifier to the truth, and between 
 
 
 def pairs(seed: int = 0) -> list[Pair]:
+  """Predictions beside simulations."""
   return [*_one_round(seed), *_linear(seed), *_near(seed)]
 
 

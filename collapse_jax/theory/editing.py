@@ -105,6 +105,11 @@ def changed_share(truth, law, model, threshold: float, top_k: int, beta: float =
   """Share of tokens that become another one: as `eligible_share`, times the chance 1 - R(x|c) that the draw differs.
 
   R is Q restricted to its top_k tokens, to the power 1 / beta, normalised.
+
+  Args:
+    truth, law, model, threshold: as of `eligible_share`.
+    top_k: 1..V, likeliest tokens of Q that are drawn from.
+    beta: temperature of the draw, above 0.
   """
   truth, model = np.asarray(truth, float), np.asarray(model, float)
   check("top_k", top_k, 1, model.shape[1])

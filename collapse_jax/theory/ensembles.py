@@ -27,6 +27,11 @@ def member_coverage(synthetic_per_real: float, num_members: int, resample_real: 
 
   Members see their own draw (1/m) and, if they are fitted to bootstrap samples, also 1/n; the mean of all errs by 1/n and
   a K-th of that. The ratio is Student's t with K - 1 degrees of freedom; exact for "none", first order in 1/n else.
+
+  Args:
+    synthetic_per_real: m / n, above 0.
+    num_members: K, at least 2.
+    resample_real: "none", or "bootstrap" where members are fitted to bootstrap samples.
   """
   from scipy import stats
 

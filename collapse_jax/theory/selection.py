@@ -55,7 +55,14 @@ def level_set_variance(variance: float, keep_fraction: float) -> float:
 def nearest_loop(
   keep_fraction: float, num_generations: int, num_neighbors: int = 1, num_real: float = np.inf
 ) -> np.ndarray:
-  """Variance ratio [T] of Gaussian models 1..T under `replace`, each batch the keep_fraction nearest to the real rows."""
+  """Variance ratio [T] of Gaussian models 1..T under `replace`, each batch the keep_fraction nearest to the real rows.
+
+  Args:
+    keep_fraction: in (0, 1).
+    num_generations: T.
+    num_neighbors: k.
+    num_real: N real rows, or infinite.
+  """
   check_count("num_generations", num_generations)
   variances = [1.0]
   for _ in range(num_generations - 1):

@@ -86,5 +86,10 @@ def brier(probability: Array, label: Array) -> Array:
 
 
 def coverage(low: Array, high: Array, value: Array) -> Array:
-  """Share of values within their intervals."""
+  """Share of values within their intervals.
+
+  Args:
+    low, high: [n] ends of the intervals, which they belong to.
+    value: [n].
+  """
   return jnp.mean((low <= value) & (value <= high))

@@ -13,6 +13,12 @@ __all__ = ["classifier", "near", "quadratic"]
 def near(centre, scale: float = 2.0, limit: float = 8.0):
   """-min(|x - centre|, limit) / scale, of rows [n, dim] in data units (as in the toy experiments of Ferbach et al. 2407.09499).
 
+  Args:
+    centre: [dim], data units.
+    scale: data units per unit of reward, above 0.
+    limit: distance from which on the reward falls no further, above 0, data units.
+  Returns:
+    (rows [n, dim]) -> [n].
   Raises:
     ValueError: scale or limit not above 0, or (while tracing) a centre of another dimension than the rows.
   """
