@@ -71,7 +71,14 @@ class Chunks:
     OSError: the directory cannot be written.
   """
 
-  def __init__(self, directory, about: Mapping[str, Any], resume: bool, process: int = 0, num_processes: int = 1):
+  def __init__(
+    self,
+    directory: str | os.PathLike[str],
+    about: Mapping[str, Any],
+    resume: bool,
+    process: int = 0,
+    num_processes: int = 1,
+  ):
     import filelock
 
     self._resume, self._closed, self._committing = resume, False, threading.Lock()

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from collapse_jax import forks
 from collapse_jax.refused import Refused
+from collapse_jax.types import PyTree
 
 __all__ = [
   "GATHERED_BYTES",
@@ -96,12 +97,12 @@ def over_runs(function: Callable[..., Any], mesh: Mesh | None, *split: bool) -> 
   return jax.jit(divided, in_shardings=tuple(NamedSharding(mesh, spec) for spec in specs))
 
 
-def place(tree, mesh: Mesh | None):
+def place(tree: PyTree, mesh: Mesh | None) -> PyTree:
   """Arrays whose leading axis is split over the mesh."""
   return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
 
 
-def bytes_used(compiled) -> float:
+def bytes_used(compiled: Any) -> float:
   """What a compiled program allocates on a device, results included; 0 where the backend does not tell."""
   memory = compiled.memory_analysis()
   if memory is None:
@@ -199,7 +200,8 @@ def _allgather(array: np.ndarray) -> np.ndarray:
   from jax.experimental import multihost_utils
 
   try:
-    return multihost_utils.process_allgather(array)
+    everyone: np.ndarray = multihost_utils.process_allgather(array)
+    return everyone
   except (ValueError, jax.errors.JaxRuntimeError) as error:
     raise ConnectionError("another process of this sweep has ended") from error
 

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from collapse_jax.refused import Refused
 from collapse_jax.sweeps import cost, devices, programs
 from collapse_jax.sweeps.dataset import check_table, too_large
 from collapse_jax.sweeps.grid import Grid, check_numbers
-from collapse_jax.types import TaskSetting
+from collapse_jax.types import Array, Metrics, Run, TaskSetting
 
 __all__ = ["Plan", "plan"]
 
@@ -35,7 +35,7 @@ class Plan(NamedTuple):
   run_seconds: float
   refusals: tuple[str, ...]
 
-  def __str__(self):
+  def __str__(self) -> str:
     total = cost.text(self.compile_seconds + self.run_seconds)
     lines = [
       f"cells: {self.cells}",
@@ -52,8 +52,8 @@ class Plan(NamedTuple):
 
 def plan(
   task: Callable[..., TaskSetting],
-  workflows,
-  axes: Mapping[str, Sequence],
+  workflows: Any,
+  axes: Mapping[str, Sequence[Any]],
   *,
   num_generations: int,
   num_seeds: int,
@@ -96,13 +96,15 @@ def plan(
   )
 
 
-def _cost_of_run(bind: programs.Binding, arguments, num_generations, record_every) -> tuple[float, float]:
+def _cost_of_run(
+  bind: programs.Binding, arguments: dict[str, Any], num_generations: int, record_every: int
+) -> tuple[float, float]:
   """(nanoseconds of a reference core, bytes); zeros where task and workflow do not go together."""
 
-  def begin(key, traced):
+  def begin(key: Array, traced: dict[str, Any]) -> Run:
     return start(key, *bind(traced), num_generations)
 
-  def step(evaluate, state, t, traced):
+  def step(evaluate: bool, state: Run, t: Array, traced: dict[str, Any]) -> tuple[Run, Metrics]:
     return generation(*bind(traced), state, t, num_generations=num_generations, evaluate=evaluate)
 
   try:
