@@ -329,8 +329,9 @@ def total(task: TaskSetting, problem: Problem, store: Data) -> Data:
   if slots == 1:
     return store._replace(summary=take(0))
   add = functools.partial(task.summary.add, problem)
-  both = add(take(0), store.weight[0], take(1), store.weight[1])
-  both = jax.lax.fori_loop(2, slots, lambda j, sum_: add(sum_, 1.0, take(j), store.weight[j]), both)
+  weight = jnp.ones(slots) if store.weight is None else store.weight
+  both = add(take(0), weight[0], take(1), weight[1])
+  both = jax.lax.fori_loop(2, slots, lambda j, sum_: add(sum_, 1.0, take(j), weight[j]), both)
   return store._replace(summary=both)
 
 

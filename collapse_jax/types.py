@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int32
 
 from collapse_jax.refused import Refused
 
@@ -54,12 +55,15 @@ Metrics = dict[str, Any]
 Number = Any  # a Python number or a traced scalar
 
 
+_GIVEN: Any = None  # what every batch has
+
+
 class _DataFields(NamedTuple):
   rows: PyTree = None
-  row_weight: Any = None
-  count: Any = None
-  weight: Any = None
-  origin: Any = None
+  row_weight: Float[Array, "slots n"] | None = None
+  count: Float[Array, " slots"] = _GIVEN  # type: ignore[assignment]  # tuples have a method of this name
+  weight: Float[Array, " slots"] | None = None
+  origin: Int32[Array, " slots"] = _GIVEN
   summary: PyTree = None
   draw: PyTree = None
   latent: PyTree = None
@@ -70,6 +74,8 @@ class Data(_DataFields):
 
   Weights have two levels, per batch and per row, so that a generation touches no number per stored row unless the
   task needs it. Fields that a form of storage does not need are None, which is a static fact.
+
+  Under the driver "host" arrays are NumPy's, here and in what the functions of a task are given.
 
   What is not in use (empty slots, rows of weight 0) holds anything, NaN where rows are floats: `store.flat` blanks it.
 
@@ -104,7 +110,7 @@ class Data(_DataFields):
 
 @runtime_checkable
 class SummaryOf(Protocol):
-  def __call__(self, problem: Problem, rows: PyTree, row_weight: Array | None, /) -> PyTree:
+  def __call__(self, problem: Problem, rows: PyTree, row_weight: Float[Array, " n"] | None, /) -> PyTree:
     """Statistics of one batch.
 
     Args:
@@ -143,7 +149,9 @@ class SummaryExtend(Protocol):
 
 
 class SummaryOfDrawn(Protocol):
-  def __call__(self, problem: Problem, draw: PyTree, latent: PyTree, row_weight: Array | None, /) -> PyTree:
+  def __call__(
+    self, problem: Problem, draw: PyTree, latent: PyTree, row_weight: Float[Array, " n"] | None, /
+  ) -> PyTree:
     """Statistics of one batch that a sampler drew.
 
     Args:
@@ -203,13 +211,13 @@ class Context(NamedTuple):
       is drawn and the first of them are used: metrics of the sampling look at these only, see `store.in_use`.
   """
 
-  t: Any
-  num: Any
+  t: Number
+  num: Number
   data: Data
   real: Data
   previous: Params = None
   latest: Data | None = None
-  used: Any = None
+  used: Number = None
 
 
 class MetricInfo(NamedTuple):
@@ -288,7 +296,7 @@ class Evaluate(Protocol):
 
 
 class Absorbed(Protocol):
-  def __call__(self, problem: Problem, params: Params, /) -> Array:
+  def __call__(self, problem: Problem, params: Params, /) -> Bool[Array, ""]:
     """Whether the model can only make copies of one and the same row.
 
     Args:
@@ -300,7 +308,7 @@ class Absorbed(Protocol):
 
 
 class NextToken(Protocol):
-  def __call__(self, problem: Problem, params: Params, tokens: Array, /) -> Array:
+  def __call__(self, problem: Problem, params: Params, tokens: Int32[Array, "n L"], /) -> Float[Array, "n L V"]:
     """Logits of each token given those before it.
 
     Args:
@@ -370,7 +378,7 @@ class _TaskFields(NamedTuple):
   fit: Fit
   sample: Sample
   evaluate: Evaluate
-  num_samples: Any
+  num_samples: Number
   summary: Summary | None = None
   fresh: Fresh | None = None
   rows: Rows | None = None
@@ -452,7 +460,7 @@ class StoreInit(Protocol):
 
 
 class Select(Protocol):
-  def __call__(self, task: TaskSetting, problem: Problem, key: Array, store: PyTree, t: Array, /) -> Data:
+  def __call__(self, task: TaskSetting, problem: Problem, key: Array, store: PyTree, t: Int32[Array, ""], /) -> Data:
     """The training data of a generation.
 
     Args:
@@ -468,7 +476,7 @@ class Select(Protocol):
 
 class Update(Protocol):
   def __call__(
-    self, task: TaskSetting, problem: Problem, key: Array, store: PyTree, batch: Data, t: Array, /
+    self, task: TaskSetting, problem: Problem, key: Array, store: PyTree, batch: Data, t: Int32[Array, ""], /
   ) -> PyTree:
     """The store after a model emitted a batch.
 

@@ -9,8 +9,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, get_type_hints
 
+import jax
+import jax.numpy as jnp
 import pytest
+from jaxtyping import jaxtyped
 
 import collapse_jax as cj
 from collapse_jax import _citation
@@ -246,3 +250,38 @@ for wrong in (lambda: cj.store.batch(jnp.arange(6.0), jnp.ones((6, 1))), lambda:
   ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
   assert ran.returncode == 0, ran.stderr[-3000:]
   assert ran.stdout.split() == ["refused", "refused"]
+
+
+def as_annotated(data):
+  """Whether shapes and dtypes of a batch's fields are those of their annotations, with `slots` and `n` the same in all."""
+  kinds = {name: kind for name, kind in get_type_hints(cj.Data.__base__).items() if kind is not Any}
+  assert set(kinds) == {"row_weight", "count", "weight", "origin"}
+  with jaxtyped("context"):
+    return all(isinstance(getattr(data, name), kind) for name, kind in kinds.items())
+
+
+@pytest.mark.parametrize("task", [cj.tasks.sample_median(7), cj.tasks.discrete(3, 8), cj.tasks.gaussian(2, 9)])
+def test_data_are_as_annotated(task):
+  seen = []
+
+  def fit(key, problem, context):
+    seen.extend((context.data, context.real, context.latest))
+    assert all(map(as_annotated, seen[-3:]))
+    return task.fit(key, problem, context)
+
+  for workflow in (cj.workflows.accumulate(), cj.workflows.accumulate_subsample(), cj.workflows.mix(0.5)):
+    if task.rows is None or not workflow.redrawn:
+      jax.eval_shape(lambda key: cj.run(key, task._replace(fit=fit), workflow, 3), jax.random.key(0))  # noqa: B023
+  assert len(seen) >= 6
+
+
+def test_other_data_are_not():
+  data = cj.store.batch(jnp.arange(6.0), jnp.ones(6))
+  assert as_annotated(data)
+  for other in (
+    {"count": jnp.ones((1, 1))},
+    {"weight": jnp.ones(2)},
+    {"origin": jnp.zeros(1)},
+    {"row_weight": jnp.ones(6)},
+  ):
+    assert not as_annotated(cj.store.same(data, **other))

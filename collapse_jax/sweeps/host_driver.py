@@ -283,4 +283,6 @@ def _pooled(task: TaskSetting, data: Data) -> Data:
   rows, weight = jax.tree.map(np.asarray, storage.flat(data))
   rows = jax.tree.map(lambda x: x[weight > 0][None], rows)
   weight = weight[weight > 0][None]
-  return Data(rows, weight, weight.sum(1), np.ones(1, np.float32), np.full(1, -1, np.int32))
+  once: Any = np.ones(1, np.float32)
+  mixed: Any = np.full(1, -1, np.int32)
+  return Data(rows, weight, weight.sum(1), once, mixed)
