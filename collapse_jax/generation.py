@@ -49,7 +49,14 @@ ROLES = {"select": 0, "fit": 1, "sample": 2, "update": 3, "evaluate": 4}
 
 
 def role_keys(key: Array, t: Number) -> dict[str, Array]:
-  """The key of each role in generation t: independent of horizon, driver and workflow."""
+  """The key of each role in generation t: independent of horizon, driver and workflow.
+
+  Args:
+    key: of the run.
+    t: generation, a traced or Python int.
+  Returns:
+    name of a role, as in `ROLES` -> key.
+  """
   # One call for all: hashes are cheap to run and slow to compile.
   keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, t), jnp.arange(len(ROLES)))
   return {role: keys[i] for role, i in ROLES.items()}
@@ -58,6 +65,8 @@ def role_keys(key: Array, t: Number) -> dict[str, Array]:
 def prepared(task: TaskSetting, workflow: Workflow) -> TaskSetting:
   """The task in the form that the workflow needs: with rows where a subset of them is redrawn.
 
+  Args:
+    task, workflow: as a user made them.
   Raises:
     Refused: there is no such form.
   """
@@ -245,7 +254,11 @@ def _sampled(found: Any, num: Number) -> tuple[Data, Metrics]:
 
 
 def with_health(metrics: Metrics) -> Metrics:
-  """Adds `finite`: whether all metrics are."""
+  """Adds `finite`: whether all metrics are.
+
+  Args:
+    metrics: arrays of any shapes, of one run.
+  """
   healthy = [jnp.all(jnp.isfinite(value)) for value in jax.tree.leaves(metrics)]
   return metrics | {"finite": functools.reduce(jnp.logical_and, healthy)}
 
@@ -337,7 +350,12 @@ def scan_generations(
 
 
 def recorded(generations: Sequence[int], record_every: int = 1) -> list[int]:
-  """The generations of which `advance` returns metrics: 1 and the multiples of `record_every`."""
+  """The generations of which `advance` returns metrics: 1 and the multiples of `record_every`.
+
+  Args:
+    generations: Python ints.
+    record_every: from 1.
+  """
   return [t for t in generations if t == 1 or t % record_every == 0]
 
 
@@ -359,7 +377,13 @@ def run(key: Array, task: TaskSetting, workflow: Workflow, num_generations: int,
 
 
 def provenance(data: Data) -> Metrics:
-  """Size and real share of a generation's training data; no share of nothing."""
+  """Size and real share of a generation's training data; no share of nothing.
+
+  Args:
+    data: what a model is fitted to, `slots` batches.
+  Returns:
+    `train_size` [] in weighted rows, and `real_share` [], NaN of no rows.
+  """
   mass = storage.mass(data)
   size = storage.size(data)
   return {"train_size": size, "real_share": jnp.sum(mass * (data.origin == 0)) / size}

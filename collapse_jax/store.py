@@ -77,7 +77,12 @@ def batch(
 
 
 def num_rows(rows: PyTree, axis: int = 0) -> int:
-  """Rows of leaves [n, ...], or of [slots, n, ...] along axis 1."""
+  """Rows of leaves [n, ...], or of [slots, n, ...] along axis 1.
+
+  Args:
+    rows: a pytree of at least one leaf.
+    axis: of the leaves.
+  """
   return int(jax.tree.leaves(rows)[0].shape[axis])
 
 
@@ -118,13 +123,23 @@ def take(data: Data, index: Array, row_weight: Array | None = None) -> Data:
 
 
 def weighed(data: Data, factor: Array) -> Data:
-  """A one-slot batch whose rows count `factor` [n] times as much."""
+  """A one-slot batch whose rows count `factor` [n] times as much.
+
+  Args:
+    data: one slot of n rows.
+    factor: [n], at least 0.
+  """
   weight = factor[None] if data.row_weight is None else data.row_weight * factor[None]
   return data._replace(row_weight=weight)
 
 
 def blank(rows: PyTree, weight: Array) -> PyTree:
-  """Rows, leaves [n, ...], with 0 for those of weight [n] 0: these may hold anything, and 0 * NaN is NaN."""
+  """Rows, leaves [n, ...], with 0 for those of weight [n] 0: these may hold anything, and 0 * NaN is NaN.
+
+  Args:
+    rows: leaves [n, ...], of JAX or of NumPy as `weight` is.
+    weight: [n].
+  """
   used = weight != 0
   xp = (
     np if isinstance(weight, np.ndarray) else jnp
@@ -136,6 +151,9 @@ def flat(data: Data) -> tuple[PyTree, Float[Array, " rows"]]:
   """All stored rows [slots * n, ...] and their weights [slots * n]: what a fit by weighted rows uses.
 
   Rows of weight 0 are 0.
+
+  Args:
+    data: batches with rows [slots, n, ...].
   """
   n = num_rows(data.rows, 1)
   weight = jnp.ones((data.origin.shape[0], 1)) if data.weight is None else data.weight[:, None]
@@ -145,19 +163,31 @@ def flat(data: Data) -> tuple[PyTree, Float[Array, " rows"]]:
 
 
 def in_use(context: Context) -> Float[Array, " num"]:
-  """[num] 1.0 for the rows to emit that will count, else 0.0; see `Context.used`."""
+  """[num] 1.0 for the rows to emit that will count, else 0.0; see `Context.used`.
+
+  Args:
+    context: `num` is a Python int.
+  """
   number = jnp.arange(context.num)
   return jnp.ones(number.shape) if context.used is None else (number < context.used).astype(float)
 
 
 def mass(data: Data) -> Float[Array, " slots"]:
-  """[slots] rows in use of each batch, times its weight."""
+  """[slots] rows in use of each batch, times its weight.
+
+  Args:
+    data: `slots` batches.
+  """
   each: Array = data.count if data.weight is None else data.weight * data.count
   return each
 
 
 def size(data: Data) -> Float[Array, ""]:
-  """[] rows in use of all batches, weighted. A sum of many equal counts drifts in float32, that of their differences does not."""
+  """[] rows in use of all batches, weighted. A sum of many equal counts drifts in float32, that of their differences does not.
+
+  Args:
+    data: `slots` batches.
+  """
   each = mass(data)
   used = each != 0
   return each[0] * jnp.sum(used) + jnp.sum(jnp.where(used, each - each[0], 0))
@@ -220,7 +250,12 @@ def moved(task: TaskSetting, problem: Problem, store: Data, new: Data) -> Data:
 
 
 def same(data: Data, **fields: Any) -> Data:
-  """The same data in another form: what was derived from it stays."""
+  """The same data in another form: what was derived from it stays.
+
+  Args:
+    data: any batches.
+    fields: those that change.
+  """
   return Data(**data._asdict() | fields)
 
 
@@ -257,7 +292,14 @@ def emission(task: TaskSetting, emit: Callable[[Any, Any], Any], num_generations
 
 
 def pad(data: Data, capacity: int) -> Data:
-  """Rows padded to `capacity` per slot; the padding has weight 0."""
+  """Rows padded to `capacity` per slot; the padding has weight 0.
+
+  Args:
+    data: rows [slots, n, ...], or none.
+    capacity: rows per slot, at least n.
+  Returns:
+    rows [slots, capacity, ...] and row_weight [slots, capacity]; `data` itself where nothing is missing.
+  """
   if data.rows is None or num_rows(data.rows, 1) == capacity:
     return data
   slots, n = data.count.shape[0], num_rows(data.rows, 1)
@@ -336,7 +378,13 @@ def total(task: TaskSetting, problem: Problem, store: Data) -> Data:
 
 
 def latest(data: Data) -> Data:
-  """The youngest batch, one slot."""
+  """The youngest batch, one slot.
+
+  Args:
+    data: one or more slots, of which one at least has a batch.
+  Returns:
+    without summary, draw and latent.
+  """
   slot = jnp.argmax(data.origin)
   youngest: Data = jax.tree.map(lambda x: x[slot][None], data._replace(summary=None, draw=None, latent=None))
   return youngest

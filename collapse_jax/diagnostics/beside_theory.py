@@ -62,6 +62,10 @@ def compare_with_theory(results, generations=(1, 2, 10, 100)) -> list[dict[str, 
   By a sample's error the ratio is Student's t; z is the normal deviate of the same probability, so that |z| > 5 is as rare
   with ten runs as with a thousand. Nothing is compared beyond `up_to`: there a law is of first order, or has too heavy a tail for a
   sample's error to mean anything.
+
+  Args:
+    results: a Dataset of `sweep`, with METRIC_expected.
+    generations: at which they are compared, as far as they are recorded.
   """
   results = complete(results)
   rows: list[dict[str, Any]] = []
@@ -103,6 +107,11 @@ def _compared(sample, law: Law, at) -> dict[str, Any] | None:
 
 
 def normal_deviate(t: float, freedom: int) -> float:
-  """z with the tail probability that t has under Student's law, to half a percent, however far out (Wallace 1959)."""
+  """z with the tail probability that t has under Student's law, to half a percent, however far out (Wallace 1959).
+
+  Args:
+    t: Student's t.
+    freedom: its degrees of freedom, from 1.
+  """
   size = np.sqrt(freedom * np.log1p(t * t / freedom)) * (8 * freedom + 1) / (8 * freedom + 3)
   return float(np.copysign(size, t))

@@ -338,6 +338,9 @@ def with_first_coordinate(results):
   """Adds risk, tail and hallucinated share of a Gaussian model's first coordinate, by which N(0, 1) is the truth.
 
   Read from `standard_mean` and `standard_log_variance`; results without these are returned as they are.
+
+  Args:
+    results: a Dataset of `sweep`.
   """
   if not {"standard_mean", "standard_log_variance"} <= set(results.data_vars):
     return results
@@ -373,7 +376,11 @@ def with_first_coordinate(results):
 
 def summary(rows) -> list[dict[str, Any]]:
   """The rows of `diagnose` in short: per definition and metric, `counts` (workflow -> cells that fire, cells that it applies
-  to) and `why` it applies to none, else ""."""
+  to) and `why` it applies to none, else "".
+
+  Args:
+    rows: of `diagnose`.
+  """
   table: dict[tuple[str, str], dict[str, Any]] = {}
   for row in rows:
     start = {"definition": row["definition"], "metric": row["metric"], "counts": {}, "why": row["statement"]}

@@ -11,7 +11,11 @@ __all__ = ["is_log", "resolution", "smallest_bounded_share", "verdict_of", "verd
 
 
 def verdicts(results) -> list[dict[str, Any]]:
-  """One row per workflow, cell and metric with a worse direction: the cell's coordinates, `metric`, `verdict`."""
+  """One row per workflow, cell and metric with a worse direction: the cell's coordinates, `metric`, `verdict`.
+
+  Args:
+    results: a Dataset of `sweep`.
+  """
   results = complete(results)
   rows = []
   for name in metrics(results):
@@ -48,13 +52,21 @@ def verdict_of(results, name: str, values) -> Verdict:
 
 
 def resolution(values) -> float:
-  """Of values in nats: a ratio is rounded relative to itself, however close to 0 its log is."""
+  """Of values in nats: a ratio is rounded relative to itself, however close to 0 its log is.
+
+  Args:
+    values: [seeds, T].
+  """
   size = np.abs(values[np.isfinite(values)])
   return 1e-6 * max(1.0, float(size.max(initial=0.0)))
 
 
 def smallest_bounded_share(results) -> list[dict[str, Any]]:
-  """Per cell of a sweep over `real_fraction`: the share from which on the primary metric is bounded, or None."""
+  """Per cell of a sweep over `real_fraction`: the share from which on the primary metric is bounded, or None.
+
+  Args:
+    results: a Dataset of `sweep` over `real_fraction`.
+  """
   results = complete(results)
   name = results.attrs["primary_metric"]
   shares = sorted(results.real_fraction.values)

@@ -14,6 +14,8 @@ def complete(results):
   """The Dataset with every coordinate as a dim and with `cell_status`, also after `isel`, `sel` or a user's own making; the same
   object where it has them.
 
+  Args:
+    results: a Dataset of `sweep`, or of the same dims.
   Raises:
     ValueError: no variable has the dims workflow, seed and generation.
   """
@@ -48,7 +50,12 @@ def _is_beside(results, name: str) -> bool:
 
 
 def cells(results, name: str):
-  """Yields (coordinates of the cell, values [seeds, T]) of a scalar metric, cells that cannot run left out."""
+  """Yields (coordinates of the cell, values [seeds, T]) of a scalar metric, cells that cannot run left out.
+
+  Args:
+    results: a Dataset of `sweep`.
+    name: of a metric.
+  """
   grid = [dim for dim in results.cell_status.dims]
   values = results[name].transpose(*grid, "seed", "generation")
   for at in np.ndindex(*(results.sizes[dim] for dim in grid)):
@@ -57,7 +64,11 @@ def cells(results, name: str):
 
 
 def metrics(results) -> list[str]:
-  """Scalar metrics with a worse direction, the primary one first."""
+  """Scalar metrics with a worse direction, the primary one first.
+
+  Args:
+    results: a Dataset of `sweep`.
+  """
   base = {*results.cell_status.dims, "seed", "generation"}
   names = [n for n, v in results.data_vars.items() if set(v.dims) == base and v.attrs.get("worse")]
   return sorted(names, key=lambda n: n != results.attrs.get("primary_metric"))

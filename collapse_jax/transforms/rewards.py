@@ -39,7 +39,14 @@ def near(centre, scale: float = 2.0, limit: float = 8.0):
 
 
 def quadratic(centre: float, width: float):
-  """-(x - centre)^2 / (2 width^2), of the first coordinate of rows [n, dim]."""
+  """-(x - centre)^2 / (2 width^2), of the first coordinate of rows [n, dim].
+
+  Args:
+    centre: where it is largest, data units.
+    width: data units, above 0.
+  Returns:
+    (rows [n, dim]) -> [n].
+  """
   check_positive("width", width)
   # At least the smallest float: -inf would reject.
   return lambda rows: jnp.maximum(-0.5 * ((rows[:, 0] - centre) / width) ** 2, -np.finfo(np.float32).max)
