@@ -10,6 +10,7 @@ import jax
 __all__ = ["Misuse", "misuses"]
 
 _JAX = os.path.dirname(jax.__file__)
+_JAX_RANDOM = os.path.join(_JAX, "_src", "random.py")
 _HOUSE = os.path.dirname(__file__)
 _DRAWS = os.path.join(_HOUSE, "random.py")
 _MACHINERY = tuple(
@@ -105,6 +106,9 @@ class _Reader:
       if params.get("differentiated"):  # what is computed again for a gradient draws the same numbers on purpose
         return anew()
       body = getattr(inside[0], "jaxpr", inside[0])
+      if _is_jax_random(body):  # one draw, however it splits or, for one of two methods, uses the key
+        self._note(equation, operands, loops, branches, where)
+        return anew()
       if len(inside) == 1 and len(body.invars) == len(operands) and len(body.outvars) == len(equation.outvars):
         # A jitted function is traced once: its lines would be those of its first call.
         return self.read(body, operands, self._consts(inside[0]), loops, branches, where)
@@ -195,6 +199,11 @@ def _clash(a: _Use, b: _Use) -> bool:
 
 def _is_key(variable) -> bool:
   return jax.dtypes.issubdtype(getattr(variable.aval, "dtype", None), jax.dtypes.prng_key)
+
+
+def _is_jax_random(jaxpr) -> bool:
+  """Whether it is a sampler of `jax.random`."""
+  return getattr(getattr(jaxpr, "debug_info", None), "func_filename", None) == _JAX_RANDOM
 
 
 def _frames(equation):

@@ -178,7 +178,12 @@ def check_workflow(
       )
   _check_shares(workflow, found, report)
   if drivers and "rows" in found:
-    _check_drivers(_kinds()["rows"], {"rows": found["rows"]}, num_seeds, report)
+    rows = _kinds()["rows"]
+    kept = lambda metrics: {
+      name: value for name, value in metrics.items() if name != "by_origin"
+    }  # "steps" has one slot
+    pooled = rows._replace(evaluate=lambda *arguments: kept(rows.evaluate(*arguments)))
+    _check_drivers(pooled, {"rows": found["rows"]}, num_seeds, report)
   return report.end()
 
 
@@ -687,27 +692,27 @@ def _check_parts(task: TaskSetting, report) -> None:
     init_key, fit_key, sample_key = jax.random.split(key, 3)
     problem, real = task.init(init_key)
     model = lambda context: task.fit(fit_key, problem, context)
-    metrics = lambda context: task.evaluate(fit_key, problem, model(context))
     context = _context(task, problem, real)
-    found = {"alone": metrics(context)}
+    params = model(context)
+    models = [(("alone",), jax.tree.map(lambda x: x[None], params))]
 
     def stored(row_weight, weight):
       masked = row_weight * (1.0 if real.row_weight is None else real.row_weight)
       rows = jax.tree.map(lambda x: jnp.tile(x, (3, *[1] * (x.ndim - 1))), real.rows)
       origin = jnp.where(weight > 0, jnp.arange(3), -1).astype(jnp.int32)
       data = _filled(Data(rows, masked, jnp.sum(masked, axis=1), weight, origin), _ABSURD)
-      return metrics(_context(task, problem, data, real))
+      return model(_context(task, problem, data, real))
 
     if forms:
       row_weights, weights = (jnp.asarray(np.stack(parts), float) for parts in zip(*forms.values()))
-      found |= _unstacked(jax.vmap(stored)(row_weights, weights), forms)
-    params = model(context)
+      models.append((tuple(forms), jax.vmap(stored)(row_weights, weights)))
     batch, sampling = task.sample(sample_key, problem, params, context)
     if task.summary is not None:
       pools = _pools(task, problem, context.data.summary, batch)
       summaries, counts = (jax.tree.map(lambda *x: jnp.stack(x), *parts) for parts in zip(*pools.values()))
-      one = lambda summary, count: metrics(context._replace(data=batch._replace(summary=summary, count=count[None])))
-      found |= _unstacked(jax.vmap(one)(summaries, counts), pools)
+      one = lambda summary, count: model(context._replace(data=batch._replace(summary=summary, count=count[None])))
+      models.append((tuple(pools), jax.vmap(one)(summaries, counts)))
+    found = _evaluated_together(lambda params: task.evaluate(fit_key, problem, params), models)
     if some is not None:
       try:
         wide = context._replace(num=3 * num, used=jnp.int32(num))
@@ -776,8 +781,16 @@ def _pools(task: TaskSetting, problem, pool, batch: Data) -> dict[str, tuple]:
   return pools
 
 
-def _unstacked(metrics, names) -> dict[str, Any]:
-  return {name: jax.tree.map(lambda x: x[i], metrics) for i, name in enumerate(names)}  # noqa: B023
+def _evaluated_together(evaluate, models) -> dict[str, Any]:
+  """Metrics by name of (names, stacked models); those of one form in one call, which compiles once."""
+  found: dict[str, Any] = {}
+  for form in dict.fromkeys(_form(stacked, 1) for _, stacked in models):
+    some = [one for one in models if _form(one[1], 1) == form]
+    together = jax.tree.map(lambda *parts: jnp.concatenate(parts), *(stacked for _, stacked in some))
+    metrics = jax.vmap(evaluate)(together)
+    for i, name in enumerate(name for names, _ in some for name in names):
+      found[name] = jax.tree.map(lambda x: x[i], metrics)  # noqa: B023
+  return found
 
 
 def _leaves(tree):
@@ -837,7 +850,7 @@ def _check_drivers(task, ran: Mapping[str, _Ran], num_seeds, report) -> None:
         value, mine = found[name], own[name][:num_seeds, :num_generations]
         if name == "collapse_generation":  # of a sweep, one number a run, and the last generation where there was none
           mine = np.where(mine[:, -1] == 0, num_generations, mine[:, -1])
-        if not _close(mine, value.astype(mine.dtype), **_CLOSE):
+        if not _close(mine.astype(float), value.astype(float), **_CLOSE):  # counts have NaN where a run is not finite
           report.find(
             "drivers",
             f"{name} under {text}",
@@ -876,13 +889,13 @@ def _check_predict(task, ran: Mapping[str, _Ran], report) -> None:
       if name not in one.metrics:
         report.find("predict", where, f"there is no such metric; there are {', '.join(sorted(one.metrics))}.")
         continue
-      want = one.metrics[name].shape[1:]
-      for field in ("mean", "variance"):
+      of_run = name == "collapse_generation"  # of which results have one number a run
+      want = () if of_run else (one.num_generations,)
+      for field in ("mean", "variance", "least_variance"):
         value = getattr(expected, field)
         if value is not None and np.shape(value) != want:
-          report.find(
-            "predict", where, f"{field} must have shape {want}, one number a generation, got {np.shape(value)}."
-          )
+          each = "one number a run" if of_run else "one number a generation"
+          report.find("predict", where, f"{field} must have shape {want}, {each}, got {np.shape(value)}.")
       if expected.up_to is not None and not 0 <= expected.up_to <= one.num_generations:
         report.find(
           "predict", where, f"up_to must be a generation from 0 to {one.num_generations}, got {expected.up_to}."

@@ -517,6 +517,8 @@ def _chained(key):
     (lambda key: jax.grad(lambda w: jax.checkpoint(lambda w: jnp.sin(w * normal(key)))(w))(1.0), []),
     (lambda key: jax.jit(_chained)(key) + jax.jit(_chained)(key), ["reused"]),
     (lambda key: normal(jax.random.key(0)), ["fixed"]),
+    (lambda key: jax.random.poisson(key, 3.0), []),  # JAX has two methods, which start from one key
+    (lambda key: jax.random.poisson(key, 3.0) + normal(key), ["reused"]),
     (lambda key: cj.random.choose(key, cj.random.table(jnp.ones(5)), 4), []),
     (lambda key: cj.random.chi_square(key, jnp.full(4, 5.0)), []),
   ],

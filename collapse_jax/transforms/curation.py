@@ -53,7 +53,8 @@ def curate(task: TaskSetting, num_candidates: int, reward: Callable, *, flip_sha
     candidates, metrics = task.sample(candidates_key, problem, params, wide)
     require_plain(candidates, "curate")
     rows = jax.tree.map(lambda x: x[0], candidates.rows)
-    rewards = per_row(reward(rows), context.num * num_candidates, "reward").reshape(context.num, num_candidates)
+    rewards = 1.0 * per_row(reward(rows), context.num * num_candidates, "reward")  # a float, also of integers
+    rewards = rewards.reshape(context.num, num_candidates)
     flipped = uniform(flip_key, context.num)[:, None] < flip_share
     odds = jnp.where(flipped, -rewards, rewards)
     best = jnp.max(odds, axis=1, keepdims=True)
