@@ -106,7 +106,7 @@ class _Reader:
       if params.get("differentiated"):  # what is computed again for a gradient draws the same numbers on purpose
         return anew()
       body = getattr(inside[0], "jaxpr", inside[0])
-      if _is_jax_random(body):  # one draw, however it splits or, for one of two methods, uses the key
+      if _is_sampler(body):  # one draw: it may split the key, or use it for two methods of which it takes one
         self._note(equation, operands, loops, branches, where)
         return anew()
       if len(inside) == 1 and len(body.invars) == len(operands) and len(body.outvars) == len(equation.outvars):
@@ -201,9 +201,9 @@ def _is_key(variable) -> bool:
   return jax.dtypes.issubdtype(getattr(variable.aval, "dtype", None), jax.dtypes.prng_key)
 
 
-def _is_jax_random(jaxpr) -> bool:
-  """Whether it is a sampler of `jax.random`."""
-  return getattr(getattr(jaxpr, "debug_info", None), "func_filename", None) == _JAX_RANDOM
+def _is_sampler(jaxpr) -> bool:
+  """Whether it is a jitted function of `jax.random` or `collapse_jax.random`."""
+  return getattr(getattr(jaxpr, "debug_info", None), "func_filename", None) in (_JAX_RANDOM, _DRAWS)
 
 
 def _frames(equation):

@@ -3,6 +3,7 @@
 Shapes are flat while drawing: XLA unrolls a hash over a short last dimension, and then compiles for seconds.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -320,6 +321,7 @@ def poisson(key: Array, num: Array, mean: Array) -> tuple[Array, Array]:
   return _lattice(key, num, mean, num * mean, lambda k: num * mean, 1.0, 1.0, 1.0)
 
 
+@functools.partial(jax.jit, static_argnums=2)  # jitted, so that `cj.testing` sees one draw: one method of two is taken
 def poisson_rows(key: Array, mean: Array, num: int) -> Array:
   """[num] Poisson variates of one mean, as whole floats; from a mean of 100 on by the expansion of `poisson`.
 
