@@ -72,8 +72,13 @@ def _unsure(key, problem, rows):
   return jax.random.uniform(key, (store.num_rows(rows),)) < 0.7
 
 
+def _positive(rows):
+  return jnp.exp(-jnp.abs(rows.reshape(len(rows), -1)[:, 0]))
+
+
 TRANSFORMS = {
   "curate": (lambda task: transforms.curate(task, 2, lambda rows: -jnp.abs(rows.reshape(len(rows), -1)[:, 0])), None),
+  "reweight": (lambda task: transforms.reweight(task, _positive), None),
   "select_nearest": (lambda task: transforms.select_nearest(task, 0.7), None),
   "select_nearest_of_few": (
     lambda task: transforms.select_nearest(task, 0.7, oversample=False),
