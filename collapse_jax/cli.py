@@ -6,7 +6,7 @@ import runpy
 import sys
 from pathlib import Path
 
-_NOT_RUN = {"common", "directory", "streams", "watching"}  # what experiments share
+_NOT_RUN = {"common", "directory", "language_flags", "streams", "watching"}  # what experiments share
 
 
 def _package() -> str:

@@ -90,6 +90,16 @@ def check_real_fraction(real_fraction, fresh=False, real_weight=None) -> None:
     raise Refused.must_be("fresh", "True or False", fresh)
 
 
+def check_num_generator(num_generator) -> None:
+  if num_generator < 2:
+    raise Refused(
+      "num_generator must be at least 2: synthetic rows come from a model of that many real ones.",
+      argument="num_generator",
+      value=num_generator,
+      allowed="at least 2",
+    )
+
+
 def check_size(size) -> None:
   _check_count("size", size)
 

@@ -8,7 +8,7 @@ import numpy as np
 from collapse_jax import tasks, theory, transforms, workflows
 from collapse_jax.plotting.panels import finish, panels, text_of, viridis
 from collapse_jax.systems.drawing import THEORY, curves, name_axes, shares_of, sliced
-from collapse_jax.systems.runs import simulate
+from collapse_jax.systems.runs import expected_shares, simulate
 from collapse_jax.systems.types import Pair, System, pair
 
 SOURCE = "2502.15654"
@@ -86,7 +86,7 @@ def _many(seed):
   for name, workflow in (("replace", workflows.replace()), ("accumulate", workflows.accumulate())):
     out = simulate(task, workflow, 32, T, seed, at_once=8)["entropy"][:, -1]
     for i, bias in enumerate(biases):
-      law, twin = (_models(TRUTH, TEMPERATURE, float(b), workflow.weights(T))[-1] for b in (bias, 0.0))
+      law, twin = (_models(TRUTH, TEMPERATURE, float(b), expected_shares(workflow, T))[-1] for b in (bias, 0.0))
       law, twin = (-np.sum(p * np.log(p)) for p in (law, twin))
       what = f"entropy of five outcomes, {name}, temperature {TEMPERATURE}, bias {bias:g}, t = {T}"
       rows.append(pair("detector", SOURCE, what, out[i::2], law, twin))

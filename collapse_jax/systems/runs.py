@@ -10,6 +10,12 @@ from collapse_jax.random import new_key
 from collapse_jax.types import TaskSetting, Workflow
 
 
+def expected_shares(workflow: Workflow, num_generations: int) -> np.ndarray:
+  """[T, T] of batch j, 0 = real, in the training data of generation t, of a workflow that knows them."""
+  assert workflow.weights is not None
+  return workflow.weights(num_generations)
+
+
 def simulate(
   task: TaskSetting | Callable[[jax.Array], TaskSetting],
   workflow: Workflow | Callable[[jax.Array], Workflow],

@@ -6,7 +6,7 @@ import numpy as np
 from collapse_jax import store, tasks, theory, workflows
 from collapse_jax.plotting.panels import finish, panels, text_of, viridis, wrapped
 from collapse_jax.systems.drawing import GREY, THEORY, curves, heat_map, name_axes, points, shares_of, sliced
-from collapse_jax.systems.runs import simulate
+from collapse_jax.systems.runs import expected_shares, simulate
 from collapse_jax.systems.types import Pair, System, pair
 
 SOURCE = "2404.02325"
@@ -51,7 +51,9 @@ def _outcomes(seed):
     workflow, other = (workflows.parse(one)() for one in (name, twin_of))
     out = simulate(task, workflow, 48, T, seed, at_once=8)["entropy"][:, -1]
     for i, temperature in enumerate(temperatures):
-      laws = [theory.tempered_models(truth, float(temperature), one.weights(T))[-1] for one in (workflow, other)]
+      laws = [
+        theory.tempered_models(truth, float(temperature), expected_shares(one, T))[-1] for one in (workflow, other)
+      ]
       law, twin = (-np.sum(p * np.log(p)) for p in laws)
       rows.append(
         pair(
