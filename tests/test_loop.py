@@ -263,3 +263,10 @@ def test_selection_keeps_its_share_where_batches_grow():
     jax.random.split(jax.random.key(1), 200)
   )
   assert abs(grown["kept_radius"][0] - alone.mean()) < 5 * alone.std()
+
+
+def test_runs_are_paired_across_workflows():
+  """Every workflow fits model 1 to the same rows, also one that mixes fresh real rows in later."""
+  names = ("replace", "mix(0.3, fresh=True)", "accumulate_subsample")
+  first = [cj.run(jax.random.key(0), poisson_mean(), workflows.parse(name)(), 1)["squared_error"][0] for name in names]
+  np.testing.assert_allclose(first, first[0], rtol=1e-6)
