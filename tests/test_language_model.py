@@ -12,6 +12,7 @@ from absl import flags
 from helpers import by_steps
 from transformers import PreTrainedTokenizerFast
 
+import collapse_jax as cj
 from collapse_jax import tasks, transforms
 from collapse_jax.generation import start
 from collapse_jax.lm import checkpoint, decoder, text, tiny, training
@@ -262,7 +263,11 @@ def test_lost_format_is_a_finding(base, tmp_path, parsed):
     "max_attempts": 2.0,
     "sample_batch_size": 8,
   }
-  results = language_model.simulate(["replace"], **options)
+  loop = cj.systems.language_model  # without flags
+  texts = loop.read_texts(base, text.splits("pydocs"), LENGTH, max_test_rows=8)
+  setting = loop.Setting(base, texts, RECIPE, sample_batch_size=8)
+  writing = loop.Writing(max_attempts=2.0)
+  results = loop.simulate(setting, ["replace"], [8], num_generations=3, num_seeds=1, writing=writing)
   assert (
     "no longer produces the format: 8 samples are missing" in results.stopped and results.stopped in results.finding
   )

@@ -13,7 +13,7 @@ from collapse_jax.lm import sharding, text
 from collapse_jax.lm.checkpoint import num_params
 from collapse_jax.sweeps import devices
 from collapse_jax.sweeps.job import OnMetrics
-from collapse_jax.systems.language_setting import Setting
+from collapse_jax.systems.language_setting import Setting as Setting
 from collapse_jax.systems.language_setting import Texts as Texts
 from collapse_jax.systems.language_setting import read_texts as read_texts
 from collapse_jax.systems.samples import Samples

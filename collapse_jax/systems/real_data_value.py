@@ -17,7 +17,7 @@ from collapse_jax.refused import Refused
 from collapse_jax.sweeps import devices, fingerprint
 from collapse_jax.sweeps.chunks import Chunks
 from collapse_jax.sweeps.cost import Clock
-from collapse_jax.systems.language_setting import Setting
+from collapse_jax.systems.language_setting import Setting as Setting
 from collapse_jax.types import Context, Data
 
 _METRICS = {
