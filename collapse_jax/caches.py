@@ -7,6 +7,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+__all__ = ["directory"]
+
 _log = logging.getLogger(__name__)
 
 

@@ -6,6 +6,8 @@ import runpy
 import sys
 from pathlib import Path
 
+__all__ = ["main"]
+
 _NOT_RUN = {"common", "directory", "language_flags", "streams", "watching"}  # what experiments share
 
 

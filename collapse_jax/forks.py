@@ -3,6 +3,8 @@
 import os
 import sys
 
+__all__ = ["check"]
+
 _without_threads = False
 
 

@@ -25,12 +25,38 @@ from collapse_jax.types import (
   Workflow,
 )
 
+__all__ = [
+  "advance",
+  "assess",
+  "context_of",
+  "emission",
+  "emit",
+  "fit",
+  "generation",
+  "prepared",
+  "provenance",
+  "recorded",
+  "role_keys",
+  "run",
+  "scan_generations",
+  "start",
+  "with_health",
+  "written",
+]
+
 # A role added later must change no earlier draw: append, never reorder.
 ROLES = {"select": 0, "fit": 1, "sample": 2, "update": 3, "evaluate": 4}
 
 
 def role_keys(key: Array, t: Number) -> dict[str, Array]:
-  """The key of each role in generation t: independent of horizon, driver and workflow."""
+  """The key of each role in generation t: independent of horizon, driver and workflow.
+
+  Args:
+    key: of the run.
+    t: generation, a traced or Python int.
+  Returns:
+    name of a role, as in `ROLES` -> key.
+  """
   # One call for all: hashes are cheap to run and slow to compile.
   keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, t), jnp.arange(len(ROLES)))
   return {role: keys[i] for role, i in ROLES.items()}
@@ -39,6 +65,8 @@ def role_keys(key: Array, t: Number) -> dict[str, Array]:
 def prepared(task: TaskSetting, workflow: Workflow) -> TaskSetting:
   """The task in the form that the workflow needs: with rows where a subset of them is redrawn.
 
+  Args:
+    task, workflow: as a user made them.
   Raises:
     Refused: there is no such form.
   """
@@ -100,26 +128,56 @@ def generation(
 
 
 def context_of(task: TaskSetting, workflow: Workflow, run: Run, t: Number, *, num_generations: int) -> Context:
-  """What `fit` and `sample` of generation t look at: the workflow's choice of training data, and how much to emit."""
+  """What `fit` and `sample` of generation t look at: the workflow's choice of training data, and how much to emit.
+
+  Args:
+    task, workflow: as `prepared`.
+    run: after generation t - 1.
+    t: generation, 1..num_generations, a traced or Python int.
+    num_generations: the horizon that `start` was given.
+  """
   data = workflow.select(task, run.problem, role_keys(run.key, t)["select"], run.store, t)
   num = emission(task, workflow, num_generations).num(t)
   return Context(t, num, data, run.real, run.params, storage.latest(data))
 
 
 def emission(task: TaskSetting, workflow: Workflow, num_generations: int) -> storage.Emission:
-  """How many rows each model emits, see `store.emission`."""
+  """How many rows each model emits, see `store.emission`.
+
+  Args:
+    task, workflow: as `prepared`.
+    num_generations: the horizon that `start` was given.
+  """
   return storage.emission(task, workflow.emit, num_generations)
 
 
 def fit(task: TaskSetting, key: Array, problem: Problem, context: Context) -> Params:
-  """The model of the training data. Where these have no mass (a verifier rejected every row) there is none: all NaN."""
+  """The model of the training data. Where these have no mass (a verifier rejected every row) there is none: all NaN.
+
+  Args:
+    task: a task.
+    key: of the role "fit".
+    problem: the run's.
+    context: of this generation.
+  """
   return _where_data(context, task.fit(key, problem, context), jnp.nan)
 
 
 def assess(
   task: TaskSetting, key: Array, problem: Problem, params: Params, sampling: Metrics, context: Context
 ) -> Metrics:
-  """Metrics of a model and of its sampling; NaN where there is no model."""
+  """Metrics of a model and of its sampling; NaN where there is no model.
+
+  Args:
+    task: a task.
+    key: of the role "evaluate".
+    problem: the run's.
+    params: of the model.
+    sampling: metrics that its `sample` returned; {} for none.
+    context: of this generation.
+  Raises:
+    Refused: a metric has a name that every run takes.
+  """
   metrics = task.evaluate(key, problem, params) | sampling
   taken = ("finite", "train_size", "real_share")
   for name in taken:
@@ -141,14 +199,36 @@ def _where_data(context: Context, tree: PyTree, other: float) -> PyTree:
 def emit(
   task: TaskSetting, workflow: Workflow, run: Run, params: Params, context: Context, *, num_generations: int
 ) -> tuple[Data, Metrics]:
-  """The batch that a fitted model writes, as many rows as the workflow has it emit, and metrics of the sampling."""
+  """The batch that a fitted model writes, as many rows as the workflow has it emit, and metrics of the sampling.
+
+  Args:
+    task, workflow: as `prepared`.
+    run: after generation t - 1; its key and problem are read.
+    params: of model t.
+    context: of generation t.
+    num_generations: the horizon that `start` was given.
+  Returns:
+    one slot, rows [1, num, ...], of origin t; metrics of the sampling.
+  """
   t, table = context.t, emission(task, workflow, num_generations)
   context = context._replace(num=table.num(t), used=None if table.used is None else table.used(t))
   return written(task, role_keys(run.key, t)["sample"], run.problem, params, context)
 
 
 def written(task: TaskSetting, key: Array, problem: Problem, params: Params, context: Context) -> tuple[Data, Metrics]:
-  """The batch of `context.num` rows that a fitted model writes. What there is no model of writes no row."""
+  """The batch of `context.num` rows that a fitted model writes. What there is no model of writes no row.
+
+  Args:
+    task: a task.
+    key: of the role "sample".
+    problem: the run's.
+    params: of the model.
+    context: of this generation; `num` and `used` say how many rows.
+  Returns:
+    one slot, rows [1, num, ...], of origin t; metrics of the sampling.
+  Raises:
+    Refused: the sampler returned something else.
+  """
   batch, sampling = _sampled(task.sample(key, problem, params, context), context.num)
   if context.used is not None:
     batch = storage.weighed(batch, storage.in_use(context))
@@ -174,7 +254,11 @@ def _sampled(found: Any, num: Number) -> tuple[Data, Metrics]:
 
 
 def with_health(metrics: Metrics) -> Metrics:
-  """Adds `finite`: whether all metrics are."""
+  """Adds `finite`: whether all metrics are.
+
+  Args:
+    metrics: arrays of any shapes, of one run.
+  """
   healthy = [jnp.all(jnp.isfinite(value)) for value in jax.tree.leaves(metrics)]
   return metrics | {"finite": functools.reduce(jnp.logical_and, healthy)}
 
@@ -235,7 +319,16 @@ def scan_generations(
   warm_start: bool = False,
   record_every: int = 1,
 ) -> tuple[Run, Metrics]:
-  """`lax.scan` over traced generations [k] int32: the run, and metrics [k], zero where they are not `recorded`."""
+  """`lax.scan` over traced generations [k] int32: the run, and metrics [k], zero where they are not `recorded`.
+
+  Args:
+    task, workflow: a task and a workflow.
+    run: after the generation before the first of these; with params if warm_start.
+    generations: [k] int32, consecutive.
+    num_generations: the horizon that `start` was given.
+    warm_start: see `generation`.
+    record_every: evaluate only generation 1 and multiples of this.
+  """
   step = functools.partial(generation, task, workflow, num_generations=num_generations, warm_start=warm_start)
 
   def body(carry: PyTree, t: Array, evaluate: bool = True) -> tuple[PyTree, Metrics]:
@@ -257,13 +350,23 @@ def scan_generations(
 
 
 def recorded(generations: Sequence[int], record_every: int = 1) -> list[int]:
-  """The generations of which `advance` returns metrics: 1 and the multiples of `record_every`."""
+  """The generations of which `advance` returns metrics: 1 and the multiples of `record_every`.
+
+  Args:
+    generations: Python ints.
+    record_every: from 1.
+  """
   return [t for t in generations if t == 1 or t % record_every == 0]
 
 
 def run(key: Array, task: TaskSetting, workflow: Workflow, num_generations: int, **options: Any) -> Metrics:
   """A whole run: `start`, then `advance` through generations 1..num_generations; metrics with leading axis [T].
 
+  Args:
+    key: a threefry key; the whole run is a function of it.
+    task, workflow: a task and a workflow.
+    num_generations: the horizon T, a Python int of at least 1.
+    options: of `advance`: warm_start, record_every.
   Raises:
     ValueError: num_generations below 1, or a task and a workflow that do not go together.
   """
@@ -274,7 +377,13 @@ def run(key: Array, task: TaskSetting, workflow: Workflow, num_generations: int,
 
 
 def provenance(data: Data) -> Metrics:
-  """Size and real share of a generation's training data; no share of nothing."""
+  """Size and real share of a generation's training data; no share of nothing.
+
+  Args:
+    data: what a model is fitted to, `slots` batches.
+  Returns:
+    `train_size` [] in weighted rows, and `real_share` [], NaN of no rows.
+  """
   mass = storage.mass(data)
   size = storage.size(data)
   return {"train_size": size, "real_share": jnp.sum(mass * (data.origin == 0)) / size}

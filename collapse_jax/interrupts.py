@@ -5,6 +5,8 @@ import signal
 import threading
 from collections.abc import Iterator
 
+__all__ = ["check", "kept"]
+
 _interrupted = threading.Event()
 
 
@@ -36,5 +38,6 @@ def kept() -> Iterator[None]:
 
 
 def check() -> None:
+  """Raises KeyboardInterrupt in the main thread if there was an interrupt."""
   if _interrupted.is_set() and threading.current_thread() is threading.main_thread():
     raise KeyboardInterrupt

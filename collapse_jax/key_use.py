@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+__all__ = ["Misuse", "misuses"]
+
 _JAX = os.path.dirname(jax.__file__)
 _HOUSE = os.path.dirname(__file__)
 _DRAWS = os.path.join(_HOUSE, "random.py")

@@ -15,11 +15,35 @@ from jaxtyping import Float, Int32, Num, UInt32
 from collapse_jax.refused import Refused
 from collapse_jax.types import Array, Number
 
+__all__ = [
+  "PRNG",
+  "Table",
+  "binomial",
+  "bits",
+  "checked_key",
+  "chi_square",
+  "chi_square_excess",
+  "chi_squares",
+  "choose",
+  "choose_all",
+  "cornish_fisher",
+  "exact_table",
+  "index",
+  "new_key",
+  "normal",
+  "poisson",
+  "poisson_rows",
+  "seed_of",
+  "table",
+  "uniform",
+]
+
 PRNG = "threefry2x32"  # of every key, whatever jax_default_prng_impl says: draws of other kinds change under vmap
 _ABOVE_MINUS_ONE = np.nextafter(np.float32(-1), np.float32(0))
 
 
 def new_key(seed) -> Array:
+  """A key of this package's kind, of an integer."""
   return jax.random.key(seed, impl=PRNG)
 
 
@@ -119,6 +143,11 @@ def index(key: Array, num: int, size: Number) -> Int32[Array, "{num}"]:
 
   (Lemire 2019, without its rejection: no index is likelier than another by more than a factor 1 + size / 2^32.)
   `jax.random.randint` takes two draws, two remainders and a split for the same.
+
+  Args:
+    key: used once.
+    num: a Python int.
+    size: a Python or traced number, whole, in 1..2^31.
   """
   return _high_product(bits(key, num), jnp.asarray(size).astype(np.uint32)).astype(np.int32)
 
@@ -238,7 +267,13 @@ _WIDTH = 160  # of these as many as lie within 8 standard deviations
 
 
 def cornish_fisher(z: Array, variance, third, fourth, fifth) -> Array:
-  """What has the given cumulants and mean 0, where z is standard normal (Cornish and Fisher 1938, to third order)."""
+  """What has the given cumulants and mean 0, where z is standard normal (Cornish and Fisher 1938, to third order).
+
+  Args:
+    z: standard normal, any shape.
+    variance: [], above 0; in units squared.
+    third, fourth, fifth: [], cumulants, in units to that power.
+  """
   std = jnp.sqrt(variance)
   skewness, kurtosis, fifth = third / std**3, fourth / variance**2, fifth / std**5
   square = z**2
@@ -275,12 +310,24 @@ def binomial(key: Array, num: Array, chance: Array, other: Array) -> tuple[Array
 
 
 def poisson(key: Array, num: Array, mean: Array) -> tuple[Array, Array]:
-  """The sum of `num` Poisson variates, and its deviation from num * mean; as `binomial`."""
+  """The sum of `num` Poisson variates, and its deviation from num * mean; as `binomial`.
+
+  Args:
+    key: used once.
+    num: [] float, whole.
+    mean: [] float, of each.
+  """
   return _lattice(key, num, mean, num * mean, lambda k: num * mean, 1.0, 1.0, 1.0)
 
 
 def poisson_rows(key: Array, mean: Array, num: int) -> Array:
-  """[num] Poisson variates of one mean, as whole floats; from a mean of 100 on by the expansion of `poisson`."""
+  """[num] Poisson variates of one mean, as whole floats; from a mean of 100 on by the expansion of `poisson`.
+
+  Args:
+    key: used once.
+    mean: [] float, at least 0; NaN gives NaN.
+    num: a Python int.
+  """
   few = jax.random.poisson(key, jnp.minimum(mean, _SPREAD), (num,)).astype(float)
   spread, whole = jnp.maximum(mean, _SPREAD), jnp.floor(mean)
   part = mean - whole

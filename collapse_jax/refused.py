@@ -2,6 +2,8 @@
 
 from typing import Any
 
+__all__ = ["Refused"]
+
 
 class Refused(ValueError):
   """An argument, a file or a combination that cannot be used, said in one line.

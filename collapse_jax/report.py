@@ -11,6 +11,8 @@ from scipy import stats
 from collapse_jax import diagnostics, plotting
 from collapse_jax.diagnostics import definitions
 
+__all__ = ["page", "write_report"]
+
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
@@ -26,7 +28,12 @@ def write_report(results, path, figures=None) -> None:
 
 
 def page(results, figures=None) -> str:
-  """The page of `write_report`."""
+  """The page of `write_report`.
+
+  Args:
+    results: a Dataset of `sweep`, or name -> Dataset.
+    figures: name -> title -> bytes of a PNG file; None: as `plotting.render` draws them.
+  """
   import jinja2
 
   if not isinstance(results, dict):

@@ -13,6 +13,33 @@ from collapse_jax.random import choose, index, table
 from collapse_jax.refused import Refused
 from collapse_jax.types import Array, Context, Data, Number, Problem, PyTree, SummaryOf, TaskSetting
 
+__all__ = [
+  "Emission",
+  "allocate",
+  "batch",
+  "blank",
+  "draw_rows",
+  "emission",
+  "flat",
+  "in_use",
+  "latest",
+  "mass",
+  "moved",
+  "num_rows",
+  "pad",
+  "put",
+  "same",
+  "seal",
+  "size",
+  "statistics",
+  "subset",
+  "summarise",
+  "take",
+  "total",
+  "weighed",
+  "with_rows",
+]
+
 
 def batch(
   rows: PyTree = None,
@@ -50,6 +77,12 @@ def batch(
 
 
 def num_rows(rows: PyTree, axis: int = 0) -> int:
+  """Rows of leaves [n, ...], or of [slots, n, ...] along axis 1.
+
+  Args:
+    rows: a pytree of at least one leaf.
+    axis: of the leaves.
+  """
   return int(jax.tree.leaves(rows)[0].shape[axis])
 
 
@@ -90,13 +123,23 @@ def take(data: Data, index: Array, row_weight: Array | None = None) -> Data:
 
 
 def weighed(data: Data, factor: Array) -> Data:
-  """A one-slot batch whose rows count `factor` [n] times as much."""
+  """A one-slot batch whose rows count `factor` [n] times as much.
+
+  Args:
+    data: one slot of n rows.
+    factor: [n], at least 0.
+  """
   weight = factor[None] if data.row_weight is None else data.row_weight * factor[None]
   return data._replace(row_weight=weight)
 
 
 def blank(rows: PyTree, weight: Array) -> PyTree:
-  """Rows, leaves [n, ...], with 0 for those of weight [n] 0: these may hold anything, and 0 * NaN is NaN."""
+  """Rows, leaves [n, ...], with 0 for those of weight [n] 0: these may hold anything, and 0 * NaN is NaN.
+
+  Args:
+    rows: leaves [n, ...], of JAX or of NumPy as `weight` is.
+    weight: [n].
+  """
   used = weight != 0
   xp = (
     np if isinstance(weight, np.ndarray) else jnp
@@ -108,6 +151,9 @@ def flat(data: Data) -> tuple[PyTree, Float[Array, " rows"]]:
   """All stored rows [slots * n, ...] and their weights [slots * n]: what a fit by weighted rows uses.
 
   Rows of weight 0 are 0.
+
+  Args:
+    data: batches with rows [slots, n, ...].
   """
   n = num_rows(data.rows, 1)
   weight = jnp.ones((data.origin.shape[0], 1)) if data.weight is None else data.weight[:, None]
@@ -117,31 +163,55 @@ def flat(data: Data) -> tuple[PyTree, Float[Array, " rows"]]:
 
 
 def in_use(context: Context) -> Float[Array, " num"]:
-  """[num] 1.0 for the rows to emit that will count, else 0.0; see `Context.used`."""
+  """[num] 1.0 for the rows to emit that will count, else 0.0; see `Context.used`.
+
+  Args:
+    context: `num` is a Python int.
+  """
   number = jnp.arange(context.num)
   return jnp.ones(number.shape) if context.used is None else (number < context.used).astype(float)
 
 
 def mass(data: Data) -> Float[Array, " slots"]:
-  """[slots] rows in use of each batch, times its weight."""
+  """[slots] rows in use of each batch, times its weight.
+
+  Args:
+    data: `slots` batches.
+  """
   each: Array = data.count if data.weight is None else data.weight * data.count
   return each
 
 
 def size(data: Data) -> Float[Array, ""]:
-  """[] rows in use of all batches, weighted. A sum of many equal counts drifts in float32, that of their differences does not."""
+  """[] rows in use of all batches, weighted. A sum of many equal counts drifts in float32, that of their differences does not.
+
+  Args:
+    data: `slots` batches.
+  """
   each = mass(data)
   used = each != 0
   return each[0] * jnp.sum(used) + jnp.sum(jnp.where(used, each - each[0], 0))
 
 
 def statistics(of: SummaryOf, problem: Problem, rows: PyTree, row_weight: Array | None) -> PyTree:
-  """`Summary.of` rows, leaves [n, ...]; what rows of weight 0 hold is not looked at."""
+  """`Summary.of` rows, leaves [n, ...]; what rows of weight 0 hold is not looked at.
+
+  Args:
+    of: `Summary.of`.
+    problem: the run's.
+    rows: leaves [n, ...].
+    row_weight: [n], or None where every row counts once.
+  """
   return of(problem, rows if row_weight is None else blank(rows, row_weight), row_weight)
 
 
 def summarise(task: TaskSetting, problem: Problem, data: Data) -> Data:
-  """Adds each slot's summary where the sampler gave none."""
+  """Adds each slot's summary where the sampler gave none.
+
+  Args:
+    task, problem: a task and the problem of the run.
+    data: one or more slots, with rows [slots, n, ...] or with a summary.
+  """
   if task.summary is None or data.summary is not None:
     return data
   of, rows = task.summary.of, data.rows
@@ -153,7 +223,12 @@ def summarise(task: TaskSetting, problem: Problem, data: Data) -> Data:
 
 
 def seal(task: TaskSetting, problem: Problem, data: Data) -> Data:
-  """The form in which a batch is stored: with its summary, without rows that nothing will read."""
+  """The form in which a batch is stored: with its summary, without rows that nothing will read.
+
+  Args:
+    task, problem: a task and the problem of the run.
+    data: one or more slots, as sampled.
+  """
   data = summarise(task, problem, data)._replace(draw=None, latent=None)
   if task.summary is None or task.summary.keep_rows:
     return data
@@ -161,7 +236,13 @@ def seal(task: TaskSetting, problem: Problem, data: Data) -> Data:
 
 
 def moved(task: TaskSetting, problem: Problem, store: Data, new: Data) -> Data:
-  """The store with its summaries as `Summary.move` tells them beside a new batch."""
+  """The store with its summaries as `Summary.move` tells them beside a new batch.
+
+  Args:
+    task, problem: a task and the problem of the run.
+    store: sealed batches, summaries [slots, ...].
+    new: one slot with its `draw`, as sampled.
+  """
   if task.summary is None or task.summary.move is None or new.draw is None or store.count.shape[0] == 1:
     return store
   move = lambda stored: task.summary.move(problem, stored, new.draw)
@@ -169,7 +250,12 @@ def moved(task: TaskSetting, problem: Problem, store: Data, new: Data) -> Data:
 
 
 def same(data: Data, **fields: Any) -> Data:
-  """The same data in another form: what was derived from it stays."""
+  """The same data in another form: what was derived from it stays.
+
+  Args:
+    data: any batches.
+    fields: those that change.
+  """
   return Data(**data._asdict() | fields)
 
 
@@ -206,7 +292,14 @@ def emission(task: TaskSetting, emit: Callable[[Any, Any], Any], num_generations
 
 
 def pad(data: Data, capacity: int) -> Data:
-  """Rows padded to `capacity` per slot; the padding has weight 0."""
+  """Rows padded to `capacity` per slot; the padding has weight 0.
+
+  Args:
+    data: rows [slots, n, ...], or none.
+    capacity: rows per slot, at least n.
+  Returns:
+    rows [slots, capacity, ...] and row_weight [slots, capacity]; `data` itself where nothing is missing.
+  """
   if data.rows is None or num_rows(data.rows, 1) == capacity:
     return data
   slots, n = data.count.shape[0], num_rows(data.rows, 1)
@@ -225,7 +318,15 @@ def _unused(dtype: Any) -> float | int:
 
 
 def allocate(real: Data, slots: int, capacity: int) -> Data:
-  """An empty store of `slots` batches of up to `capacity` rows, with `real` in slot 0."""
+  """An empty store of `slots` batches of up to `capacity` rows, with `real` in slot 0.
+
+  Args:
+    real: one sealed slot of n rows.
+    slots: capacity in batches.
+    capacity: rows per batch, at least n.
+  Returns:
+    Data of [slots] and rows [slots, capacity, ...]; origin -1 where nothing is stored.
+  """
   real = pad(real, capacity)
   place = lambda x, empty: jnp.full((slots, *x.shape[1:]), empty, x.dtype).at[0].set(x[0])
   store = jax.tree.map(lambda x: place(x, 0), same(real, rows=None))
@@ -236,6 +337,10 @@ def allocate(real: Data, slots: int, capacity: int) -> Data:
 def put(store: Data, new: Data, slot: Number) -> Data:
   """Writes a one-slot batch. A row mask appears in both or in neither.
 
+  Args:
+    store: as `allocate` makes it.
+    new: one slot of at most as many rows as a batch of the store has.
+    slot: where, a Python or traced int32.
   Raises:
     ValueError: the batch masks rows and the store has no place for a mask.
   """
@@ -251,7 +356,14 @@ def put(store: Data, new: Data, slot: Number) -> Data:
 
 
 def total(task: TaskSetting, problem: Problem, store: Data) -> Data:
-  """Folds the slots' summaries with their weights: what `fit` is handed. O(slots)."""
+  """Folds the slots' summaries with their weights: what `fit` is handed. O(slots).
+
+  Args:
+    task, problem: a task and the problem of the run.
+    store: batches with summaries [slots, ...] and weights [slots].
+  Returns:
+    the store, its summary without the axis of slots.
+  """
   if task.summary is None:
     return store
   take = lambda j: jax.tree.map(lambda x: x[j], store.summary)
@@ -259,20 +371,33 @@ def total(task: TaskSetting, problem: Problem, store: Data) -> Data:
   if slots == 1:
     return store._replace(summary=take(0))
   add = functools.partial(task.summary.add, problem)
-  both = add(take(0), store.weight[0], take(1), store.weight[1])
-  both = jax.lax.fori_loop(2, slots, lambda j, sum_: add(sum_, 1.0, take(j), store.weight[j]), both)
+  weight = jnp.ones(slots) if store.weight is None else store.weight
+  both = add(take(0), weight[0], take(1), weight[1])
+  both = jax.lax.fori_loop(2, slots, lambda j, sum_: add(sum_, 1.0, take(j), weight[j]), both)
   return store._replace(summary=both)
 
 
 def latest(data: Data) -> Data:
-  """The youngest batch, one slot."""
+  """The youngest batch, one slot.
+
+  Args:
+    data: one or more slots, of which one at least has a batch.
+  Returns:
+    without summary, draw and latent.
+  """
   slot = jnp.argmax(data.origin)
   youngest: Data = jax.tree.map(lambda x: x[slot][None], data._replace(summary=None, draw=None, latent=None))
   return youngest
 
 
 def draw_rows(key: Array, data: Data, num: int) -> PyTree:
-  """`num` rows with replacement, each in proportion to its weight; leaves [num, ...]. O(num log(slots n))."""
+  """`num` rows with replacement, each in proportion to its weight; leaves [num, ...]. O(num log(slots n)).
+
+  Args:
+    key: used once.
+    data: rows [slots, n, ...], and mass in at least one slot.
+    num: a Python int.
+  """
   slot_key, row_key = jax.random.split(key)
   slots, n = data.origin.shape[0], num_rows(data.rows, 1)
   if slots == 1:
@@ -294,6 +419,11 @@ def subset(
   marks first occurrences and is never cleared, since later generations stamp higher. With num * (t + 1) >= 2 num the
   stream of 2 num + 40 values holds fewer than `num` distinct ones with probability below 1e-9.
 
+  Args:
+    key: used once.
+    stamps: [capacity] int32, 0 before the first call; capacity at least num * (t + 1).
+    num: a Python int.
+    t: generation, a Python or traced int32.
   Returns:
     the new stamps, and indices [num] int32 in order of their first occurrence.
   """

@@ -21,7 +21,7 @@ from collapse_jax.random import choose, table
 from collapse_jax.refused import Refused
 from collapse_jax.types import Array, Params, PyTree
 
-__all__ = ["Fitted", "State", "fit", "largest", "num_steps", "start"]
+__all__ = ["Fitted", "State", "check_batches", "fit", "largest", "num_steps", "start"]
 
 # Loss of (params, key, rows [B, ...]): [B, ...] a row, or its items; or (losses, counts), where only some items count.
 Loss = Callable[[Params, Array, PyTree], Any]

@@ -9,8 +9,43 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int32
 
 from collapse_jax.refused import Refused
+
+__all__ = [
+  "Absorbed",
+  "Array",
+  "Context",
+  "Data",
+  "Evaluate",
+  "Expected",
+  "Fit",
+  "Fresh",
+  "Init",
+  "MetricInfo",
+  "Metrics",
+  "NextToken",
+  "Number",
+  "Params",
+  "Predict",
+  "Problem",
+  "PyTree",
+  "Rows",
+  "Run",
+  "Sample",
+  "Select",
+  "StoreInit",
+  "Summary",
+  "SummaryAdd",
+  "SummaryExtend",
+  "SummaryMove",
+  "SummaryOf",
+  "SummaryOfDrawn",
+  "TaskSetting",
+  "Update",
+  "Workflow",
+]
 
 Array = jax.Array
 PyTree = Any
@@ -20,12 +55,15 @@ Metrics = dict[str, Any]
 Number = Any  # a Python number or a traced scalar
 
 
+_GIVEN: Any = None  # what every batch has
+
+
 class _DataFields(NamedTuple):
   rows: PyTree = None
-  row_weight: Any = None
-  count: Any = None
-  weight: Any = None
-  origin: Any = None
+  row_weight: Float[Array, "slots n"] | None = None
+  count: Float[Array, " slots"] = _GIVEN  # type: ignore[assignment]  # tuples have a method of this name
+  weight: Float[Array, " slots"] | None = None
+  origin: Int32[Array, " slots"] = _GIVEN
   summary: PyTree = None
   draw: PyTree = None
   latent: PyTree = None
@@ -36,6 +74,8 @@ class Data(_DataFields):
 
   Weights have two levels, per batch and per row, so that a generation touches no number per stored row unless the
   task needs it. Fields that a form of storage does not need are None, which is a static fact.
+
+  Under the driver "host" arrays are NumPy's, here and in what the functions of a task are given.
 
   What is not in use (empty slots, rows of weight 0) holds anything, NaN where rows are floats: `store.flat` blanks it.
 
@@ -70,28 +110,71 @@ class Data(_DataFields):
 
 @runtime_checkable
 class SummaryOf(Protocol):
-  def __call__(self, problem: Problem, rows: PyTree, row_weight: Array | None, /) -> PyTree:
-    """Statistics of one batch: rows with leaves [n, ...], row_weight [n] or None."""
+  def __call__(self, problem: Problem, rows: PyTree, row_weight: Float[Array, " n"] | None, /) -> PyTree:
+    """Statistics of one batch.
+
+    Args:
+      problem: the run's.
+      rows: leaves [n, ...]; what rows of weight 0 hold is 0.
+      row_weight: [n] float32, or None: every row counts once.
+    Returns:
+      a pytree of arrays of fixed shapes, whatever n is.
+    """
 
 
 class SummaryAdd(Protocol):
   def __call__(self, problem: Problem, a: PyTree, weight_a: Number, b: PyTree, weight_b: Number, /) -> PyTree:
-    """Statistics of both, each counted with its weight; a weight may be 0."""
+    """Statistics of two batches together.
+
+    Args:
+      problem: the run's.
+      a, b: statistics, as `Summary.of` returns them.
+      weight_a, weight_b: [] how often each counts; may be 0.
+    Returns:
+      statistics of both.
+    """
 
 
 class SummaryExtend(Protocol):
   def __call__(self, problem: Problem, total: PyTree, batch: Data, /) -> PyTree:
-    """Statistics of a pool and a batch (with `draw`) that was sampled from the model fitted to that very pool."""
+    """Statistics of a pool and a batch that was sampled from the model fitted to that very pool.
+
+    Args:
+      problem: the run's.
+      total: statistics of the pool.
+      batch: one slot with its `draw`; `rows` [1, n, ...] unless batches come from their exact law.
+    Returns:
+      statistics of both, as those of `Summary.add`.
+    """
 
 
 class SummaryOfDrawn(Protocol):
-  def __call__(self, problem: Problem, draw: PyTree, latent: PyTree, row_weight: Array | None, /) -> PyTree:
-    """Statistics of one batch that a sampler drew, by its `draw` and the `latent` of its rows."""
+  def __call__(
+    self, problem: Problem, draw: PyTree, latent: PyTree, row_weight: Float[Array, " n"] | None, /
+  ) -> PyTree:
+    """Statistics of one batch that a sampler drew.
+
+    Args:
+      problem: the run's.
+      draw: `Data.draw` of the batch.
+      latent: leaves [n, ...], `Data.latent` of its rows.
+      row_weight: [n] float32, or None: every row counts once.
+    Returns:
+      as `Summary.of`.
+    """
 
 
 class SummaryMove(Protocol):
   def __call__(self, problem: Problem, stored: PyTree, draw: PyTree, /) -> PyTree:
-    """The statistics of a stored batch, as they are to be told beside a new batch with this `draw`."""
+    """Statistics of a stored batch, as they are to be told beside a new one.
+
+    Args:
+      problem: the run's.
+      stored: statistics of one batch, without an axis of slots.
+      draw: `Data.draw` of the new batch.
+    Returns:
+      statistics of the same batch, of the same shapes.
+    """
 
 
 class Summary(NamedTuple):
@@ -128,13 +211,13 @@ class Context(NamedTuple):
       is drawn and the first of them are used: metrics of the sampling look at these only, see `store.in_use`.
   """
 
-  t: Any
-  num: Any
+  t: Number
+  num: Number
   data: Data
   real: Data
   previous: Params = None
   latest: Data | None = None
-  used: Any = None
+  used: Number = None
 
 
 class MetricInfo(NamedTuple):
@@ -160,46 +243,104 @@ class MetricInfo(NamedTuple):
 
 class Init(Protocol):
   def __call__(self, key: Array, /) -> tuple[Problem, Data]:
-    """The run's problem (truth, test data, traced hyperparameters) and its one-slot real batch."""
+    """The world that a run lives in.
+
+    Args:
+      key: of the run, used once.
+    Returns:
+      the problem: a pytree (truth, test data, traced hyperparameters); and the real batch, one slot of `num_samples` rows.
+    """
 
 
 class Fit(Protocol):
   def __call__(self, key: Array, problem: Problem, context: Context, /) -> Params:
-    """A model of `context.data`."""
+    """A model of the training data.
+
+    Args:
+      key: of the role "fit" in this generation.
+      problem: the run's.
+      context: `context.data` is what is fitted to.
+    Returns:
+      a pytree of arrays, of one structure in all generations.
+    """
 
 
 class Sample(Protocol):
   def __call__(self, key: Array, problem: Problem, params: Params, context: Context, /) -> tuple[Data, Metrics]:
-    """A one-slot batch of `context.num` rows, and metrics of the sampling (kept share, duplicates)."""
+    """A batch that a model writes.
+
+    Args:
+      key: of the role "sample" in this generation.
+      problem: the run's.
+      params: what `fit` returned, or an earlier model.
+      context: of the generation; `context.num` says how many rows.
+    Returns:
+      one slot, rows [1, num, ...]; and metrics of the sampling (kept share, duplicates), {} for none.
+    """
 
 
 class Evaluate(Protocol):
   def __call__(self, key: Array, problem: Problem, params: Params, /) -> Metrics:
-    """Metrics of the model against the real distribution: scalars, or arrays whose dims `metrics` names.
+    """Metrics of the model against the real distribution.
 
     The key is of the run and generation: what is taken by draws (of the model, or of points) has an error of its own in every
     run, which the mean over runs takes away.
+
+    Args:
+      key: of the role "evaluate" in this generation.
+      problem: the run's.
+      params: of the model.
+    Returns:
+      name -> [], or an array whose dims `metrics` names.
     """
 
 
 class Absorbed(Protocol):
-  def __call__(self, problem: Problem, params: Params, /) -> Array:
-    """[] bool: the model can only make copies of one and the same row."""
+  def __call__(self, problem: Problem, params: Params, /) -> Bool[Array, ""]:
+    """Whether the model can only make copies of one and the same row.
+
+    Args:
+      problem: the run's.
+      params: of the model.
+    Returns:
+      [] bool.
+    """
 
 
 class NextToken(Protocol):
-  def __call__(self, problem: Problem, params: Params, tokens: Array, /) -> Array:
-    """Logits [n, L, V] of each position of tokens [n, L] given those before it; those of position 0 are not read."""
+  def __call__(self, problem: Problem, params: Params, tokens: Int32[Array, "n L"], /) -> Float[Array, "n L V"]:
+    """Logits of each token given those before it.
+
+    Args:
+      problem: the run's.
+      params: of the model.
+      tokens: [n, L] int32.
+    Returns:
+      [n, L, V] float; those of position 0 are not read.
+    """
 
 
 class Fresh(Protocol):
   def __call__(self, key: Array, problem: Problem, /) -> Data:
-    """Another one-slot real batch of the same truth."""
+    """Another real batch of the same truth.
+
+    Args:
+      key: used once.
+      problem: the run's.
+    Returns:
+      one slot, as `init` returns it.
+    """
 
 
 class Rows(Protocol):
   def __call__(self) -> "TaskSetting":
-    """The same task, drawing rows; may raise `Refused`."""
+    """The same task, drawing rows.
+
+    Returns:
+      a task whose batches have rows.
+    Raises:
+      Refused: there is none.
+    """
 
 
 class Expected(NamedTuple):
@@ -223,7 +364,13 @@ class Expected(NamedTuple):
 
 class Predict(Protocol):
   def __call__(self, schedule: Any, /) -> Mapping[str, Expected]:
-    """The law of metrics under a `theory.Schedule`, by their names; called on the host, once a cell of a sweep."""
+    """The law of metrics; called on the host, once a cell of a sweep.
+
+    Args:
+      schedule: a `theory.Schedule`: sizes and shares of the batches that models are fitted to.
+    Returns:
+      name of a metric -> what is expected of it, [T]; metrics of which nothing is known are left out.
+    """
 
 
 class _TaskFields(NamedTuple):
@@ -231,7 +378,7 @@ class _TaskFields(NamedTuple):
   fit: Fit
   sample: Sample
   evaluate: Evaluate
-  num_samples: Any
+  num_samples: Number
   summary: Summary | None = None
   fresh: Fresh | None = None
   rows: Rows | None = None
@@ -300,19 +447,49 @@ def _refused_rows(names: Iterable[str]) -> Rows | None:
 
 class StoreInit(Protocol):
   def __call__(self, task: TaskSetting, problem: Problem, real: Data, num_generations: int, /) -> PyTree:
-    """A store of fixed shape that holds the real batch."""
+    """A store that holds the real batch.
+
+    Args:
+      task: in the form that the workflow needs.
+      problem: the run's.
+      real: one slot of n rows.
+      num_generations: the horizon T, a Python int.
+    Returns:
+      a pytree of arrays whose shapes do not change later.
+    """
 
 
 class Select(Protocol):
-  def __call__(self, task: TaskSetting, problem: Problem, key: Array, store: PyTree, t: Array, /) -> Data:
-    """The training data of generation t."""
+  def __call__(self, task: TaskSetting, problem: Problem, key: Array, store: PyTree, t: Int32[Array, ""], /) -> Data:
+    """The training data of a generation.
+
+    Args:
+      task: in the form that the workflow needs.
+      problem: the run's.
+      key: of the role "select" in this generation.
+      store: after generation t - 1.
+      t: generation, 1..T, [] int32.
+    Returns:
+      `slots` batches with their weights [slots], and summaries in total where the task has them.
+    """
 
 
 class Update(Protocol):
   def __call__(
-    self, task: TaskSetting, problem: Problem, key: Array, store: PyTree, batch: Data, t: Array, /
+    self, task: TaskSetting, problem: Problem, key: Array, store: PyTree, batch: Data, t: Int32[Array, ""], /
   ) -> PyTree:
-    """The store after model t emitted `batch`."""
+    """The store after a model emitted a batch.
+
+    Args:
+      task: in the form that the workflow needs.
+      problem: the run's.
+      key: of the role "update" in this generation.
+      store: after generation t - 1.
+      batch: one slot, of origin t.
+      t: generation, 1..T, [] int32.
+    Returns:
+      a store of the same shapes.
+    """
 
 
 class Workflow(NamedTuple):

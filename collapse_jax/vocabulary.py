@@ -12,6 +12,31 @@ import numpy as np
 
 from collapse_jax.refused import Refused
 
+__all__ = [
+  "BANDWIDTH_RULES",
+  "DRAWS",
+  "EDIT_BASES",
+  "EDIT_MASKS",
+  "EDIT_NOISES",
+  "KERNELS",
+  "LABELLED_DATASETS",
+  "LABELLED_GENERATORS",
+  "LABELS_OF_LOGISTIC",
+  "LARGEST",
+  "LORA_TARGETS",
+  "RESAMPLING",
+  "TOKEN_BUDGETS",
+  "check_num_emitted",
+  "check_num_generator",
+  "check_real_fraction",
+  "check_size",
+  "check_table",
+  "check_workflow",
+  "file_name",
+  "is_call",
+  "parse_call",
+]
+
 # Choices that both a function and a flag take.
 DRAWS = ("auto", "law", "rows")
 BANDWIDTH_RULES = ("scott", "silverman", "scott_scaled", "silverman_scaled")
@@ -60,6 +85,7 @@ def check_workflow(text: str) -> None:
 
 
 def is_call(text: str) -> bool:
+  """Whether a text is like "name(arguments)"."""
   return "(" in text
 
 
@@ -76,11 +102,19 @@ def file_name(label: str) -> str:
 
 
 def check_num_emitted(num_emitted=None) -> None:
+  """Raises Refused where it is neither None nor a count."""
   if num_emitted is not None:
     _check_count("num_emitted", num_emitted)
 
 
 def check_real_fraction(real_fraction, fresh=False, real_weight=None) -> None:
+  """Raises Refused where these are no arguments of `workflows.mix`.
+
+  Args:
+    real_fraction: share of real rows.
+    fresh: whether they are drawn anew in each generation.
+    real_weight: share of the weight that real rows have; None: their own.
+  """
   if not _is_number(real_fraction) or not 0 <= real_fraction <= 1:
     raise Refused.must_be("real_fraction", "at least 0 and at most 1", real_fraction)
   if real_weight is not None and (not _is_number(real_weight) or not 0 < real_weight <= 1 or real_fraction == 0):
@@ -91,6 +125,7 @@ def check_real_fraction(real_fraction, fresh=False, real_weight=None) -> None:
 
 
 def check_num_generator(num_generator) -> None:
+  """Raises Refused for fewer real rows than a model can be fitted to that writes synthetic ones."""
   if num_generator < 2:
     raise Refused(
       "num_generator must be at least 2: synthetic rows come from a model of that many real ones.",
@@ -101,10 +136,12 @@ def check_num_generator(num_generator) -> None:
 
 
 def check_size(size) -> None:
+  """Raises Refused where a window has no such size."""
   _check_count("size", size)
 
 
 def check_table(table) -> None:
+  """Raises Refused where shares of batches are no table of them."""
   try:
     shares = np.asarray(table, float)
   except (TypeError, ValueError):

@@ -249,6 +249,8 @@ def parse(text: str) -> Callable[..., Workflow]:
   """The workflow factory that a flag names: "replace", "mix(0.2)", "mix(0.2, fresh=True)"; "mix" alone takes its
   real_fraction from an axis of that name.
 
+  Args:
+    text: a name, or a call with literals.
   Raises:
     ValueError: unknown name, or arguments that are not literals or do not fit.
   """

@@ -43,14 +43,14 @@ def test_right_values_agree_and_wrong_ones_do_not():
 
 
 def test_cells_that_do_not_match():
-  """Another temperature, an unrecorded generation, a cell that could not run, another task."""
+  """Another temperature, an unrecorded generation, a cell that could not run, another metric."""
   total = len(published.values())
   good = regression()
   late = good.sel(generation=[1])
   refused = good.assign(
     cell_status=(("workflow", "dim", "num_samples", "noise_var", "temperature"), np.full((1, 1, 1, 1, 1), "too large"))
   )
-  for other in (good.assign_coords(temperature=[0.5]), late, refused, good.assign_attrs(task="gaussian")):
+  for other in (good.assign_coords(temperature=[0.5]), late, refused, good.rename(test_mse="train_mse")):
     assert published.compare({"a": other}) == ([], total)
 
 

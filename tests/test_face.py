@@ -1,12 +1,20 @@
 """What a user sees first: names, examples, citations; and what importing them costs."""
 
+import ast
 import doctest
 import importlib
 import inspect
+import pkgutil
+import re
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any, get_type_hints
 
+import jax
+import jax.numpy as jnp
 import pytest
+from jaxtyping import jaxtyped
 
 import collapse_jax as cj
 from collapse_jax import _citation
@@ -128,6 +136,72 @@ def test_examples(factory):
   assert not inspect.signature(factory).parameters or "Args:" in factory.__doc__
 
 
+# ------------------------------------------------------------------------------------------------- every public module
+CORE = [
+  f"collapse_jax.{name}" for name in ("generation", "store", "transforms.rewards", "transforms.verifiers", "types")
+]
+
+
+def public_modules():
+  """All modules of the package whose names have no underscore in front."""
+  found = (one.name for one in pkgutil.walk_packages(cj.__path__, "collapse_jax."))
+  return ["collapse_jax", *(name for name in found if "._" not in name)]
+
+
+def defined(module):
+  """Functions and classes that a module defines, by name."""
+  tree = ast.parse(Path(module.__file__).read_text())
+  return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+def undocumented(node, fewest=3):
+  """What is wrong with the docstring of a function or class, or None. Of a Protocol that of its call is meant."""
+  if isinstance(node, ast.ClassDef) and any("Protocol" in ast.unparse(base) for base in node.bases):
+    (node,) = (one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__call__")
+  text = ast.get_docstring(node)
+  if not text:
+    return "no docstring"
+  if isinstance(node, ast.ClassDef):
+    return None
+  every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
+  names = {one.arg for one in every if one is not None} - {"self"}
+  block = re.search(r"^Args:\n((?:  .*\n?)+)", text, re.M)
+  if block is None:
+    return "no Args" if len(names) >= fewest else None
+  told = {name for line in re.findall(r"^  (\w+(?:, \w+)*):", block[1], re.M) for name in line.split(", ")}
+  return f"no argument is {', '.join(sorted(told - names))}" if told - names or not told else None
+
+
+@pytest.mark.parametrize("name", public_modules())
+def test_a_public_module(name):
+  """Says what is public; all of that is there, and documented with its arguments."""
+  module = importlib.import_module(name)
+  assert len(set(module.__all__)) == len(module.__all__)
+  for one in module.__all__:
+    assert getattr(module, one) is not None
+  own = {one: node for one, node in defined(module).items() if not one.startswith("_")}
+  assert set(own) <= set(module.__all__)
+  fewest = 1 if name in CORE else 3
+  assert {one: wrong for one, node in own.items() if (wrong := undocumented(node, fewest))} == {}
+  if hasattr(module, "__path__"):
+    assert shown(module) == sorted(module.__all__)
+
+
+@pytest.mark.parametrize(
+  ("source", "wrong"),
+  [
+    ("def f(a, b): pass", "no docstring"),
+    ("def f(a, *b, c):\n  'One.'", "no Args"),
+    ("def f(a, b):\n  'One.\\n\\n  Args:\\n    a: one.\\n    old: two.\\n  '", "no argument is old"),
+    ("class F(Protocol):\n  def __call__(self, a): pass", "no docstring"),
+    ("def f(a, b, c):\n  'One.\\n\\n  Args:\\n    a, b: one: two.\\n  '", None),
+    ("def f(a, b):\n  'One.'", None),
+  ],
+)
+def test_undocumented(source, wrong):
+  assert undocumented(ast.parse(source).body[0]) == wrong
+
+
 # ------------------------------------------------------------------------------------------------------------- citations
 def keys(text):
   return [line.split("{")[1].rstrip(",") for line in text.splitlines() if line.startswith("@")]
@@ -182,3 +256,38 @@ for wrong in (lambda: cj.store.batch(jnp.arange(6.0), jnp.ones((6, 1))), lambda:
   ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
   assert ran.returncode == 0, ran.stderr[-3000:]
   assert ran.stdout.split() == ["refused", "refused"]
+
+
+def as_annotated(data):
+  """Whether shapes and dtypes of a batch's fields are those of their annotations, with `slots` and `n` the same in all."""
+  kinds = {name: kind for name, kind in get_type_hints(cj.Data.__base__).items() if kind is not Any}
+  assert set(kinds) == {"row_weight", "count", "weight", "origin"}
+  with jaxtyped("context"):
+    return all(isinstance(getattr(data, name), kind) for name, kind in kinds.items())
+
+
+@pytest.mark.parametrize("task", [cj.tasks.sample_median(7), cj.tasks.discrete(3, 8), cj.tasks.gaussian(2, 9)])
+def test_data_are_as_annotated(task):
+  seen = []
+
+  def fit(key, problem, context):
+    seen.extend((context.data, context.real, context.latest))
+    assert all(map(as_annotated, seen[-3:]))
+    return task.fit(key, problem, context)
+
+  for workflow in (cj.workflows.accumulate(), cj.workflows.accumulate_subsample(), cj.workflows.mix(0.5)):
+    if task.rows is None or not workflow.redrawn:
+      jax.eval_shape(lambda key: cj.run(key, task._replace(fit=fit), workflow, 3), jax.random.key(0))  # noqa: B023
+  assert len(seen) >= 6
+
+
+def test_other_data_are_not():
+  data = cj.store.batch(jnp.arange(6.0), jnp.ones(6))
+  assert as_annotated(data)
+  for other in (
+    {"count": jnp.ones((1, 1))},
+    {"weight": jnp.ones(2)},
+    {"origin": jnp.zeros(1)},
+    {"row_weight": jnp.ones(6)},
+  ):
+    assert not as_annotated(cj.store.same(data, **other))

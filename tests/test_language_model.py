@@ -403,7 +403,7 @@ def test_plain_text_from_the_command_line(base, tmp_path, parsed, monkeypatch):
 
   def ask(model, train, test, num_samples, **options):
     asked.append((options["pretrain"], options["plain_text"], len(train.length) + len(test.length)))
-    raise ValueError("asked")
+    raise Refused("asked")
 
   monkeypatch.setattr(tasks, "language_model", ask)
   options = {"model": saved_base(base, tmp_path), "max_seq_len": LENGTH, "num_seeds": 1, "recipe": RECIPE._asdict()}
@@ -412,7 +412,7 @@ def test_plain_text_from_the_command_line(base, tmp_path, parsed, monkeypatch):
   for dataset in (plain, pairs):
     with pytest.raises(ValueError, match="asked"):
       language_model.simulate(["replace"], num_samples=[8], num_generations=1, dataset=dataset, **options)
-    with pytest.raises(ValueError, match="asked"):
+    with pytest.raises(Refused, match="asked"):
       real_data_value.simulate([8], [0], dataset=dataset, **options)
   assert asked == [(False, True, 60)] * 2 + [(False, False, 60)] * 2
 

@@ -14,6 +14,8 @@ import numpy as np
 from collapse_jax.data import files
 from collapse_jax.refused import Refused
 
+__all__ = ["MIN_ROWS", "read"]
+
 MIN_ROWS = 4  # two to train on, two in reserve
 MOST_BYTES, MOST_CHARACTERS = 256 * files.MIB, 16 * files.MIB  # of a file, of a line
 MISSING = ("", "na", "n/a", "nan", "null", "none")

@@ -13,6 +13,18 @@ from typing import Any
 
 from collapse_jax.refused import Refused
 
+__all__ = [
+  "JSON_BYTES",
+  "MIB",
+  "PIPE_SECONDS",
+  "check_regular",
+  "home",
+  "read_bytes",
+  "read_json",
+  "read_text",
+  "shown",
+]
+
 MIB = 1 << 20
 JSON_BYTES = 64 * MIB  # more than any tokenizer.json there is
 PIPE_SECONDS = 60.0  # in which nothing came
@@ -58,7 +70,13 @@ def read_bytes(path, most: int, pipe: bool = False) -> bytes:
 
 
 def read_text(path, most: int, pipe: bool = False) -> str:
-  """UTF-8 text of a file, without a byte order mark; see `read_bytes`."""
+  """UTF-8 text of a file, without a byte order mark; see `read_bytes`.
+
+  Args:
+    path: of the file.
+    most: bytes that may be read.
+    pipe: read a pipe as well.
+  """
   try:
     return read_bytes(path, most, pipe).decode("utf-8-sig")
   except UnicodeDecodeError:

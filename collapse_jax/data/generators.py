@@ -17,6 +17,8 @@ from collapse_jax.random import normal
 from collapse_jax.refused import Refused
 from collapse_jax.types import Array
 
+__all__ = ["Dataset", "blob_centers", "blobs", "check_size", "circles", "get", "moons", "swiss_roll"]
+
 
 class Dataset(NamedTuple):
   """A source of training and test rows of one truth.
@@ -50,7 +52,13 @@ class Dataset(NamedTuple):
 
 
 def moons(key: Array, num: int, noise=0.05) -> Array:
-  """Two interleaving half circles [num, 2] (scikit-learn's make_moons)."""
+  """Two interleaving half circles [num, 2] (scikit-learn's make_moons).
+
+  Args:
+    key: used once.
+    num: rows, a Python int.
+    noise: standard deviation of the normal noise that is added.
+  """
   return _noisy(key, _moons_grid(num), noise)
 
 
@@ -63,7 +71,14 @@ def _moons_grid(num: int) -> np.ndarray:
 
 
 def circles(key: Array, num: int, noise=0.05, factor: float = 0.8) -> Array:
-  """Two concentric circles [num, 2] of radius 1 and `factor` (scikit-learn's make_circles)."""
+  """Two concentric circles [num, 2] of radius 1 and `factor` (scikit-learn's make_circles).
+
+  Args:
+    key: used once.
+    num: rows, a Python int.
+    noise: standard deviation of the normal noise that is added.
+    factor: radius of the inner circle.
+  """
   return _noisy(key, _circles_grid(num, factor), noise)
 
 
@@ -78,7 +93,13 @@ def _circles_grid(num: int, factor: float = 0.8) -> np.ndarray:
 
 
 def swiss_roll(key: Array, num: int, noise=0.05) -> Array:
-  """A rolled-up sheet [num, 3] (scikit-learn's make_swiss_roll)."""
+  """A rolled-up sheet [num, 3] (scikit-learn's make_swiss_roll).
+
+  Args:
+    key: used once.
+    num: rows, a Python int.
+    noise: standard deviation of the normal noise that is added.
+  """
   sheet_key, noise_key = jax.random.split(key)
   along, across = jax.random.uniform(sheet_key, (2, num))
   angle = 1.5 * jnp.pi * (1 + 2 * along)
@@ -87,12 +108,25 @@ def swiss_roll(key: Array, num: int, noise=0.05) -> Array:
 
 
 def blob_centers(key: Array, num_centers: int = 3, dim: int = 2) -> Array:
-  """Centres [num_centers, dim], uniform in [-10, 10] (scikit-learn's make_blobs)."""
+  """Centres [num_centers, dim], uniform in [-10, 10] (scikit-learn's make_blobs).
+
+  Args:
+    key: used once.
+    num_centers: how many, a Python int.
+    dim: of the rows.
+  """
   return jax.random.uniform(key, (num_centers, dim), minval=-10.0, maxval=10.0)
 
 
 def blobs(key: Array, num: int, centers: Array, cluster_std=1.0) -> Array:
-  """Gaussian blobs [num, dim] of equal counts, the first centres one more (scikit-learn's make_blobs)."""
+  """Gaussian blobs [num, dim] of equal counts, the first centres one more (scikit-learn's make_blobs).
+
+  Args:
+    key: used once.
+    num: rows, a Python int.
+    centers: [num_centers, dim].
+    cluster_std: standard deviation of a row about its centre.
+  """
   return centers[np.arange(num) % centers.shape[0]] + cluster_std * normal(key, (num, centers.shape[1]))
 
 

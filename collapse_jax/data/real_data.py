@@ -13,6 +13,20 @@ from collapse_jax.data import csv_file, files
 from collapse_jax.data.csv_file import MIN_ROWS
 from collapse_jax.refused import Refused
 
+__all__ = [
+  "LabelledData",
+  "RealData",
+  "check",
+  "digits",
+  "load",
+  "load_labelled",
+  "logistic_fit",
+  "numbers",
+  "read_csv",
+  "split",
+  "standardise",
+]
+
 SYNTHETIC = ("blobs", "blobs_mismatched", "circles", "moons", "normal", "ring", "swiss_roll")
 BUNDLED = ("wine", "breast_cancer", "iris", "digits")
 
@@ -166,6 +180,11 @@ def split(name: str, rows: np.ndarray, columns: list[str], num_test: int = 500) 
 
   Columns that are constant in the training rows carry no density and are dropped by name.
 
+  Args:
+    name: what messages and results call it.
+    rows: [N, columns].
+    columns: their names.
+    num_test: most rows that are held out.
   Raises:
     ValueError: too few rows, a number that is not finite or too large, or only constant columns.
   """
@@ -197,7 +216,13 @@ def numbers(name: str, rows) -> np.ndarray:
 
 
 def standardise(name: str, train: np.ndarray, test: np.ndarray, columns: list[str]) -> RealData:
-  """Both parts in units of the training rows' mean and standard deviation."""
+  """Both parts in units of the training rows' mean and standard deviation.
+
+  Args:
+    name: what messages and results call it.
+    train, test: [n, columns] and [m, columns].
+    columns: their names.
+  """
   with np.errstate(over="ignore", invalid="ignore"):  # reported below
     mean, std = train.mean(axis=0), train.std(axis=0)
     varies = (np.ptp(train, axis=0) > 0) & ~(std <= 1e-12 * np.abs(mean))

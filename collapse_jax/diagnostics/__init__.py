@@ -15,3 +15,25 @@ from collapse_jax.diagnostics.judgement import verdicts as verdicts
 from collapse_jax.diagnostics.reading import cells as cells
 from collapse_jax.diagnostics.reading import complete as complete
 from collapse_jax.diagnostics.reading import metrics as metrics
+
+__all__ = [
+  "Law",
+  "Verdict",
+  "cells",
+  "compare_with_theory",
+  "complete",
+  "diagnose",
+  "metrics",
+  "normal_deviate",
+  "predicted",
+  "predicted_limit",
+  "resolution",
+  "smallest_bounded_share",
+  "verdict",
+  "verdict_of",
+  "verdicts",
+]
+
+
+def __dir__() -> list[str]:
+  return __all__

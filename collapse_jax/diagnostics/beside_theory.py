@@ -6,6 +6,8 @@ import numpy as np
 
 from collapse_jax.diagnostics.reading import at_cell, cells, complete
 
+__all__ = ["Law", "compare_with_theory", "normal_deviate", "predicted", "predicted_limit"]
+
 FEW_RUNS = 10
 
 
@@ -25,7 +27,13 @@ class Law(NamedTuple):
 
 
 def predicted(results, cell: dict[str, Any], name: str) -> Law | None:
-  """What `METRIC_expected` and what stands beside it say of a metric in a cell; None where they say nothing."""
+  """What `METRIC_expected` and what stands beside it say of a metric in a cell; None where they say nothing.
+
+  Args:
+    results: a Dataset of `sweep`.
+    cell: coordinate -> value, as of `cells`.
+    name: of a metric.
+  """
   read = lambda ending: at_cell(results, f"{name}_{ending}", cell, ("generation",))
   mean = read("expected")
   if mean is None or np.isnan(mean).all():
@@ -36,7 +44,13 @@ def predicted(results, cell: dict[str, Any], name: str) -> Law | None:
 
 
 def predicted_limit(results, cell: dict[str, Any], name: str) -> float | None:
-  """Limit of the mean of a metric in a cell, over generations; infinite where it has no bound; None where it is not known."""
+  """Limit of the mean of a metric in a cell, over generations; infinite where it has no bound; None where it is not known.
+
+  Args:
+    results: a Dataset of `sweep`.
+    cell: coordinate -> value, as of `cells`.
+    name: of a metric.
+  """
   limit = at_cell(results, f"{name}_limit", cell)
   return None if limit is None or np.isnan(limit) else float(limit)
 
@@ -48,6 +62,10 @@ def compare_with_theory(results, generations=(1, 2, 10, 100)) -> list[dict[str, 
   By a sample's error the ratio is Student's t; z is the normal deviate of the same probability, so that |z| > 5 is as rare
   with ten runs as with a thousand. Nothing is compared beyond `up_to`: there a law is of first order, or has too heavy a tail for a
   sample's error to mean anything.
+
+  Args:
+    results: a Dataset of `sweep`, with METRIC_expected.
+    generations: at which they are compared, as far as they are recorded.
   """
   results = complete(results)
   rows: list[dict[str, Any]] = []
@@ -89,6 +107,11 @@ def _compared(sample, law: Law, at) -> dict[str, Any] | None:
 
 
 def normal_deviate(t: float, freedom: int) -> float:
-  """z with the tail probability that t has under Student's law, to half a percent, however far out (Wallace 1959)."""
+  """z with the tail probability that t has under Student's law, to half a percent, however far out (Wallace 1959).
+
+  Args:
+    t: Student's t.
+    freedom: its degrees of freedom, from 1.
+  """
   size = np.sqrt(freedom * np.log1p(t * t / freedom)) * (8 * freedom + 1) / (8 * freedom + 3)
   return float(np.copysign(size, t))

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+__all__ = ["Verdict", "verdict", "went_infinite"]
+
 NUM_WINDOWS = 10
 EVIDENCE = 6.0  # twice the log of the likelihood ratio at which a curve is ruled out; less where `alpha` is above 1.4%
 HINT = 0.005  # a rise, or a trend, at this level stands against "bounded"

@@ -14,6 +14,24 @@ from scipy import special, stats
 
 from collapse_jax.diagnostics import curves, judgement, reading
 
+__all__ = [
+  "DEFINITIONS",
+  "Definition",
+  "Finding",
+  "any_increase",
+  "catastrophic_increase",
+  "changed_scaling",
+  "collapsing_variance",
+  "diagnose",
+  "diverging",
+  "entangled_modes",
+  "hallucination",
+  "lost_tail",
+  "summary",
+  "undefined",
+  "with_first_coordinate",
+]
+
 _FEWEST_RUNS = 5  # fewer cannot be significant at 5%
 _LEAST = 1e-3  # a change of a log that counts: less is rounding, or too small to name
 
@@ -35,6 +53,7 @@ class Finding(NamedTuple):
 
 
 def undefined(reason: str) -> Finding:
+  """Of a definition that does not apply, and why."""
   return Finding(False, False, np.nan, f"undefined: {reason}")
 
 
@@ -55,12 +74,20 @@ def catastrophic_increase(
 
 
 def any_increase(values, generations, alpha: float = 0.05, unit: str = "nats") -> Finding:
-  """The risk of the typical run rises. Values [seeds, T] log risk."""
+  """The risk of the typical run rises. Values [seeds, T] log risk.
+
+  Args:
+    values, generations, alpha, unit: as of `catastrophic_increase`.
+  """
   return _change(values, alpha, unit)
 
 
 def diverging(values, generations, alpha: float = 0.05, unit: str = "nats") -> Finding:
-  """The risk rises in the last half of the generations, and not towards a limit. Values [seeds, T] log risk."""
+  """The risk rises in the last half of the generations, and not towards a limit. Values [seeds, T] log risk.
+
+  Args:
+    values, generations, alpha, unit: as of `catastrophic_increase`.
+  """
   return _trend(values, generations, alpha, unit, "higher")
 
 
@@ -91,22 +118,38 @@ def changed_scaling(values, num_samples, alpha: float = 0.05) -> Finding:
 
 
 def collapsing_variance(values, generations, alpha: float = 0.05, unit: str = "nats") -> Finding:
-  """The variance falls in the last half of the generations, not towards a limit above 0. Values [seeds, T] log variance."""
+  """The variance falls in the last half of the generations, not towards a limit above 0. Values [seeds, T] log variance.
+
+  Args:
+    values, generations, alpha, unit: as of `catastrophic_increase`, for the log of a variance.
+  """
   return _trend(values, generations, alpha, unit, "lower")
 
 
 def entangled_modes(values, generations, alpha: float = 0.05, unit: str = "nats") -> Finding:
-  """The modes of the typical run come closer to each other. Values [seeds, T] log of their separation."""
+  """The modes of the typical run come closer to each other. Values [seeds, T] log of their separation.
+
+  Args:
+    values, generations, alpha, unit: as of `catastrophic_increase`, for the log of a distance.
+  """
   return _change(values, alpha, unit, sign=-1)
 
 
 def lost_tail(values, generations, alpha: float = 0.05, unit: str = "nats") -> Finding:
-  """The typical run covers less of the real tail. Values [seeds, T] log of the share that is covered."""
+  """The typical run covers less of the real tail. Values [seeds, T] log of the share that is covered.
+
+  Args:
+    values, generations, alpha, unit: as of `catastrophic_increase`, for the log of a share.
+  """
   return _change(values, alpha, unit, sign=-1)
 
 
 def hallucination(values, generations, alpha: float = 0.05, unit: str = "nats") -> Finding:
-  """The typical run makes more data where the truth has next to none. Values [seeds, T] log of their share."""
+  """The typical run makes more data where the truth has next to none. Values [seeds, T] log of their share.
+
+  Args:
+    values, generations, alpha, unit: as of `catastrophic_increase`, for the log of a share.
+  """
   return _change(values, alpha, unit)
 
 
@@ -295,6 +338,9 @@ def with_first_coordinate(results):
   """Adds risk, tail and hallucinated share of a Gaussian model's first coordinate, by which N(0, 1) is the truth.
 
   Read from `standard_mean` and `standard_log_variance`; results without these are returned as they are.
+
+  Args:
+    results: a Dataset of `sweep`.
   """
   if not {"standard_mean", "standard_log_variance"} <= set(results.data_vars):
     return results
@@ -330,7 +376,11 @@ def with_first_coordinate(results):
 
 def summary(rows) -> list[dict[str, Any]]:
   """The rows of `diagnose` in short: per definition and metric, `counts` (workflow -> cells that fire, cells that it applies
-  to) and `why` it applies to none, else ""."""
+  to) and `why` it applies to none, else "".
+
+  Args:
+    rows: of `diagnose`.
+  """
   table: dict[tuple[str, str], dict[str, Any]] = {}
   for row in rows:
     start = {"definition": row["definition"], "metric": row["metric"], "counts": {}, "why": row["statement"]}

@@ -4,6 +4,8 @@ import numpy as np
 
 from collapse_jax.diagnostics.judgement import smallest_bounded_share
 
+__all__ = ["of_data_value", "of_excess_risk", "of_real_share", "of_test_loss"]
+
 
 def of_real_share(results) -> list[str]:
   """One line per cell: the smallest real share from which on the primary metric is bounded."""

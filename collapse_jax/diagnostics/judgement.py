@@ -7,9 +7,15 @@ import numpy as np
 from collapse_jax.diagnostics.curves import Verdict, verdict
 from collapse_jax.diagnostics.reading import cells, complete, metrics
 
+__all__ = ["is_log", "resolution", "smallest_bounded_share", "verdict_of", "verdicts"]
+
 
 def verdicts(results) -> list[dict[str, Any]]:
-  """One row per workflow, cell and metric with a worse direction: the cell's coordinates, `metric`, `verdict`."""
+  """One row per workflow, cell and metric with a worse direction: the cell's coordinates, `metric`, `verdict`.
+
+  Args:
+    results: a Dataset of `sweep`.
+  """
   results = complete(results)
   rows = []
   for name in metrics(results):
@@ -28,7 +34,13 @@ def _drift_ended(results, cell) -> bool:
 
 
 def verdict_of(results, name: str, values) -> Verdict:
-  """The verdict on values [seeds, T] of a metric, on the scale and in the direction that its attributes name."""
+  """The verdict on values [seeds, T] of a metric, on the scale and in the direction that its attributes name.
+
+  Args:
+    results: a Dataset of `sweep`; attributes of the metric and the generations are read.
+    name: of the metric.
+    values: [seeds, T] in the metric's own units.
+  """
   about = results[name].attrs
   values = np.asarray(values, np.float64)
   if about.get("log_scale"):
@@ -40,13 +52,21 @@ def verdict_of(results, name: str, values) -> Verdict:
 
 
 def resolution(values) -> float:
-  """Of values in nats: a ratio is rounded relative to itself, however close to 0 its log is."""
+  """Of values in nats: a ratio is rounded relative to itself, however close to 0 its log is.
+
+  Args:
+    values: [seeds, T].
+  """
   size = np.abs(values[np.isfinite(values)])
   return 1e-6 * max(1.0, float(size.max(initial=0.0)))
 
 
 def smallest_bounded_share(results) -> list[dict[str, Any]]:
-  """Per cell of a sweep over `real_fraction`: the share from which on the primary metric is bounded, or None."""
+  """Per cell of a sweep over `real_fraction`: the share from which on the primary metric is bounded, or None.
+
+  Args:
+    results: a Dataset of `sweep` over `real_fraction`.
+  """
   results = complete(results)
   name = results.attrs["primary_metric"]
   shares = sorted(results.real_fraction.values)

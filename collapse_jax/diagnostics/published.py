@@ -8,6 +8,8 @@ import numpy as np
 
 from collapse_jax.diagnostics.reading import complete
 
+__all__ = ["compare", "values"]
+
 MAX_Z = 4.0  # both sides are means over about as many seeds: the standard error of a difference is sqrt(2) of ours
 
 

@@ -4,6 +4,8 @@ import numpy as np
 
 from collapse_jax.refused import Refused
 
+__all__ = ["at_cell", "cells", "complete", "metrics"]
+
 # Endings of what stands beside a metric, see `sweeps.expected`.
 BESIDE = ("expected", "expected_variance", "expected_least_variance", "expected_up_to", "limit")
 
@@ -12,6 +14,8 @@ def complete(results):
   """The Dataset with every coordinate as a dim and with `cell_status`, also after `isel`, `sel` or a user's own making; the same
   object where it has them.
 
+  Args:
+    results: a Dataset of `sweep`, or of the same dims.
   Raises:
     ValueError: no variable has the dims workflow, seed and generation.
   """
@@ -46,7 +50,12 @@ def _is_beside(results, name: str) -> bool:
 
 
 def cells(results, name: str):
-  """Yields (coordinates of the cell, values [seeds, T]) of a scalar metric, cells that cannot run left out."""
+  """Yields (coordinates of the cell, values [seeds, T]) of a scalar metric, cells that cannot run left out.
+
+  Args:
+    results: a Dataset of `sweep`.
+    name: of a metric.
+  """
   grid = [dim for dim in results.cell_status.dims]
   values = results[name].transpose(*grid, "seed", "generation")
   for at in np.ndindex(*(results.sizes[dim] for dim in grid)):
@@ -55,14 +64,25 @@ def cells(results, name: str):
 
 
 def metrics(results) -> list[str]:
-  """Scalar metrics with a worse direction, the primary one first."""
+  """Scalar metrics with a worse direction, the primary one first.
+
+  Args:
+    results: a Dataset of `sweep`.
+  """
   base = {*results.cell_status.dims, "seed", "generation"}
   names = [n for n, v in results.data_vars.items() if set(v.dims) == base and v.attrs.get("worse")]
   return sorted(names, key=lambda n: n != results.attrs.get("primary_metric"))
 
 
 def at_cell(results, name: str, cell, dims=()) -> np.ndarray | None:
-  """Values [dims] of a variable in a cell, float64; None where there is no such variable."""
+  """Values [dims] of a variable in a cell, float64; None where there is no such variable.
+
+  Args:
+    results: a Dataset of `sweep`.
+    name: of a variable.
+    cell: coordinate -> value; of dims that are neither in it nor in `dims` the first is taken.
+    dims: names of the axes that stay, in this order.
+  """
   if name not in results:
     return None
   one = results[name]

@@ -18,6 +18,21 @@ from collapse_jax.lm import decoder, weights
 from collapse_jax.refused import Refused
 from collapse_jax.types import Array
 
+__all__ = [
+  "LanguageModel",
+  "from_tensors",
+  "functions_of",
+  "join",
+  "load",
+  "made",
+  "merge_adapters",
+  "num_params",
+  "random",
+  "save",
+  "split_adapters",
+  "to_tensors",
+]
+
 _log = logging.getLogger(__name__)
 SHARD_BYTES = 4 << 30
 
@@ -144,18 +159,37 @@ def _tied(arch: decoder.Architecture, tensors: Mapping[str, weights.Tensor]) -> 
 
 
 def made(config, params, tokenizer=None) -> LanguageModel:
-  """A LanguageModel of given parameters, in their dtype."""
+  """A LanguageModel of given parameters, in their dtype.
+
+  Args:
+    config: a transformers configuration.
+    params: the decoder's.
+    tokenizer: a transformers tokenizer, or None.
+  """
   return LanguageModel(functions_of(config, params).apply, params, tokenizer, config)
 
 
 def functions_of(config, params, **options) -> decoder.Functions:
-  """The decoder's pure functions for a configuration and the dtype of some parameters."""
+  """The decoder's pure functions for a configuration and the dtype of some parameters.
+
+  Args:
+    config: a transformers configuration.
+    params: the decoder's.
+    options: fields of `decoder.Architecture` that are to be others.
+  """
   dtype = jnp.dtype(params["embedding"].dtype)
   return decoder.functions(decoder.architecture(config)._replace(**options), dtype)
 
 
 def random(config, key: Array, dtype=jnp.float32, tokenizer=None) -> LanguageModel:
-  """A model with random weights."""
+  """A model with random weights.
+
+  Args:
+    config: a transformers configuration.
+    key: used once.
+    dtype: of the parameters.
+    tokenizer: a transformers tokenizer, or None.
+  """
   return made(config, jax.jit(decoder.functions(decoder.architecture(config), jnp.dtype(dtype)).init)(key), tokenizer)
 
 
@@ -189,6 +223,11 @@ def save(model: LanguageModel, directory) -> None:
 def from_tensors(arch: decoder.Architecture, tensors: Mapping[str, weights.Tensor], dtype, source: str) -> Any:
   """Parameters from named tensors of a Hugging Face checkpoint, each read once, after all have been found to fit.
 
+  Args:
+    arch: what the checkpoint must fit.
+    tensors: by their names there.
+    dtype: of the parameters.
+    source: what messages call the checkpoint.
   Raises:
     ValueError: see `load`.
   """
@@ -248,6 +287,7 @@ def to_tensors(arch: decoder.Architecture, params) -> Iterator[tuple[str, np.nda
 
 
 def num_params(params) -> int:
+  """Numbers in all leaves."""
   return sum(x.size for x in jax.tree.leaves(params))
 
 

@@ -15,6 +15,21 @@ from jax.sharding import Mesh
 from collapse_jax.lm.sharding import constrain_rows
 from collapse_jax.refused import Refused
 
+__all__ = [
+  "MLP",
+  "Architecture",
+  "Attention",
+  "Block",
+  "Cache",
+  "Decoder",
+  "Functions",
+  "Linear",
+  "Norm",
+  "abstract_params",
+  "architecture",
+  "functions",
+]
+
 Array = jax.Array
 Params = Any
 NO_WINDOW = 1 << 30
@@ -184,6 +199,8 @@ class Attention(nnx.Module):
 
 
 class MLP(nnx.Module):
+  """Feed-forward layer [..., dim] -> [..., dim], gated or not."""
+
   def __init__(self, arch: Architecture, dtype, rngs: nnx.Rngs):
     self.arch = arch
     linear = functools.partial(Linear, arch, bias=arch.mlp_bias, dtype=dtype, rngs=rngs)
@@ -197,6 +214,8 @@ class MLP(nnx.Module):
 
 
 class Block(nnx.Module):
+  """Attention and feed-forward layer, each with its residual connection and norms."""
+
   def __init__(self, arch: Architecture, dtype, rngs: nnx.Rngs):
     self.attention_norm, self.attention = Norm(arch, dtype), Attention(arch, dtype, rngs)
     self.post_attention_norm = Norm(arch, dtype) if arch.post_norms else None
@@ -381,6 +400,12 @@ def functions(arch: Architecture, dtype=jnp.float32, remat: bool = False, mesh: 
   """Pure functions of a decoder; the same object for the same arguments, so that what calls them compiles once.
 
   Sequences are split over the devices of `mesh`, inside a jit.
+
+  Args:
+    arch: sizes and switches of the decoder.
+    dtype: of the parameters.
+    remat: compute activations again in the backward pass, for less memory.
+    mesh: devices that sequences are split over; None: they are not split.
   """
   abstract = nnx.eval_shape(lambda: Decoder(arch, nnx.Rngs(0), dtype))
   graph, _ = nnx.split(abstract)

@@ -13,6 +13,8 @@ from collapse_jax.data import files
 from collapse_jax.lm import weights
 from collapse_jax.refused import Refused
 
+__all__ = ["Stored", "check", "read", "scan"]
+
 MAX_METADATA, MAX_ENTRIES = 256 * files.MIB, 100_000
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TEXT, _ARRAY = 8, 9

@@ -13,6 +13,8 @@ from collapse_jax.lm import text
 if TYPE_CHECKING:
   from collapse_jax.lm.checkpoint import LanguageModel
 
+__all__ = ["NAMES", "build"]
+
 VOCAB_SIZE = 8000
 GPT2: dict[str, dict[str, Any]] = {"gpt2_9m": {"n_embd": 256, "n_layer": 8, "n_head": 8, "n_positions": 2048}}
 LLAMA: dict[str, dict[str, Any]] = {

@@ -14,6 +14,18 @@ from collapse_jax.lm.decoder import Functions
 from collapse_jax.training import largest
 from collapse_jax.types import Array
 
+__all__ = [
+  "Samples",
+  "categorical",
+  "distinct_ngrams",
+  "duplicate_rate",
+  "ended",
+  "formatted_by_text",
+  "formatted_by_tokens",
+  "generate",
+  "sample",
+]
+
 
 class Samples(NamedTuple):
   """Sampled rows and what became of the candidates.
@@ -151,7 +163,14 @@ def sample(
 
 
 def formatted_by_tokens(user: int, assistant: int, end: int) -> Callable[[Array, Array], Array]:
-  """Whether rows have the format of `text.formatted` and end, where role markers are single tokens."""
+  """Whether rows have the format of `text.formatted` and end, where role markers are single tokens.
+
+  Args:
+    user, assistant: ids of the role markers.
+    end: id of the end token.
+  Returns:
+    (tokens [n, L] int32, length [n] int32) -> [n] bool.
+  """
 
   def wellformed(tokens, length):
     place = jnp.arange(tokens.shape[1])[None]
@@ -188,7 +207,15 @@ def formatted_by_text(tokenizer) -> Callable[[Array, Array], Array]:
 
 
 def duplicate_rate(tokens: Array, length: Array, filled: Array) -> Array:
-  """Share of rows [n, L] that repeat an earlier one, by two independent 32-bit hashes."""
+  """Share of rows [n, L] that repeat an earlier one, by two independent 32-bit hashes.
+
+  Args:
+    tokens: [n, L] int32.
+    length: [n] int32, tokens in use of each row.
+    filled: [n] bool, rows that are looked at.
+  Returns:
+    [], of the filled rows.
+  """
   inside = (jnp.arange(tokens.shape[1])[None] < length[:, None]) & filled[:, None]
   words = jnp.where(inside, tokens + 1, 0).astype(jnp.uint32)
 
@@ -200,7 +227,14 @@ def duplicate_rate(tokens: Array, length: Array, filled: Array) -> Array:
 
 
 def distinct_ngrams(tokens: Array, length: Array, filled: Array, order: int) -> Array:
-  """Distinct n-grams as a share of all, over the texts of rows [n, L] (Li et al. 1510.03055)."""
+  """Distinct n-grams as a share of all, over the texts of rows [n, L] (Li et al. 1510.03055).
+
+  Args:
+    tokens: [n, L] int32.
+    length: [n] int32, tokens in use of each row.
+    filled: [n] bool, rows that are looked at.
+    order: n of the n-grams, a Python int.
+  """
   size = tokens.shape[1]
   last = jnp.where(filled, length, 0)  # n-grams lie after the begin token and may end with the end token
   start = jnp.arange(1, size - order + 1)

@@ -15,6 +15,8 @@ import logging
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+__all__ = ["abstract", "constrain", "constrain_rows", "of_params", "place"]
+
 _log = logging.getLogger(__name__)
 
 # Last part of a parameter's name -> the axis that is split, from the end: layers and runs may be stacked before it. All

@@ -21,6 +21,29 @@ import numpy as np
 from collapse_jax.data import files
 from collapse_jax.refused import Refused
 
+__all__ = [
+  "ASSISTANT",
+  "SPLITS",
+  "USER",
+  "Document",
+  "Rows",
+  "Splits",
+  "encode",
+  "fingerprint",
+  "formatted",
+  "is_formatted",
+  "is_on_hub",
+  "load",
+  "prompts",
+  "pydocs",
+  "read_text",
+  "special_ids",
+  "splits",
+  "to_rows",
+  "to_texts",
+  "train_tokenizer",
+]
+
 USER, ASSISTANT = "user: ", "\nassistant: "
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 # Shares of `pydocs` by module: what bases are pretrained on, real training data, test data.
@@ -82,6 +105,7 @@ class Rows(NamedTuple):
 
 
 def formatted(prompt: str, response: str) -> str:
+  """A prompt and its answer, between the role markers."""
   return f"{USER}{prompt}{ASSISTANT}{response}"
 
 
@@ -454,7 +478,13 @@ def encode(tokenizer, texts: Sequence[str]) -> list[list[int]]:
 
 
 def to_texts(tokenizer, tokens, length) -> list[str]:
-  """Texts of sampled rows, without begin and end tokens, and without white space that the tokenizer puts before every text."""
+  """Texts of sampled rows, without begin and end tokens, and without white space that the tokenizer puts before every text.
+
+  Args:
+    tokenizer: a transformers tokenizer.
+    tokens: [n, L] int32.
+    length: [n] int32, tokens in use of each row.
+  """
   _, end = special_ids(tokenizer)
   tokens, length = np.asarray(tokens), np.asarray(length)
   strip = lambda row, num: row[1 : num - 1] if row[num - 1] == end and num > 1 else row[1:num]

@@ -20,6 +20,8 @@ from collapse_jax.lm import checkpoint, text, training
 from collapse_jax.lm.checkpoint import LanguageModel
 from collapse_jax.random import new_key
 
+__all__ = ["RECIPE", "VOCAB_SIZE", "load", "pretrain", "untrained", "weights_hash"]
+
 _log = logging.getLogger(__name__)
 VOCAB_SIZE, MAX_SEQ_LEN = 1024, 64
 SHAPE: dict[str, Any] = {

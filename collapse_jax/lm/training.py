@@ -15,6 +15,8 @@ from collapse_jax.refused import Refused
 from collapse_jax.types import Array
 from collapse_jax.vocabulary import TOKEN_BUDGETS
 
+__all__ = ["Fitted", "Recipe", "check", "fit", "mean_loss", "num_steps", "token_losses"]
+
 Params = Any
 Logits = Callable[[Params, Array], Array]
 
@@ -74,7 +76,16 @@ def check(recipe: Recipe) -> None:
 
 
 def token_losses(logits: Logits, params: Params, tokens: Array, length: Array) -> tuple[Array, Array]:
-  """Cross entropies [B, L - 1] in nats of each token after the first, and which of them count."""
+  """Cross entropies [B, L - 1] in nats of each token after the first, and which of them count.
+
+  Args:
+    logits: (params, tokens [B, L]) -> [B, L, V].
+    params: its parameters.
+    tokens: [B, L] int32.
+    length: [B] int32, tokens in use of each row.
+  Returns:
+    [B, L - 1] float32 nats, and [B, L - 1] bool.
+  """
   scores = logits(params, tokens).astype(jnp.float32)
   # Neither sliced nor gathered from: the gradients of both are passes over another array of this size.
   following = jnp.roll(tokens, -1, axis=1)[..., None] == jnp.arange(scores.shape[-1])[None, None]
@@ -84,7 +95,15 @@ def token_losses(logits: Logits, params: Params, tokens: Array, length: Array) -
 
 
 def mean_loss(logits: Logits, params: Params, tokens: Array, length: Array, batch_size: int) -> Array:
-  """Cross entropy, nats per token, over rows [n, L]: a batch at a time."""
+  """Cross entropy, nats per token, over rows [n, L]: a batch at a time.
+
+  Args:
+    logits: (params, tokens [B, L]) -> [B, L, V].
+    params: its parameters.
+    tokens: [n, L] int32.
+    length: [n] int32, tokens in use of each row.
+    batch_size: rows at a time, a Python int.
+  """
   n = tokens.shape[0]
   size = min(batch_size, n)
   pad = -n % size
@@ -100,7 +119,13 @@ def mean_loss(logits: Logits, params: Params, tokens: Array, length: Array, batc
 
 
 def num_steps(recipe: Recipe, used: Array, length: Array) -> Array:
-  """[] int32, optimiser steps of the budget for rows [R] of which some are used."""
+  """[] int32, optimiser steps of the budget for rows [R] of which some are used.
+
+  Args:
+    recipe: its budget, amount and batch_size are read.
+    used: [R] bool, which rows are trained on.
+    length: [R] int32, tokens in use of each row.
+  """
   budget = "rows" if recipe.budget == "tokens" else recipe.budget
   return training.num_steps(budget, recipe.amount, used, recipe.batch_size, length - 1)[0]
 

@@ -15,6 +15,22 @@ from collapse_jax.data import files
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps import chunks
 
+__all__ = [
+  "FAMILIES",
+  "IGNORED",
+  "Tensor",
+  "check_config",
+  "check_quantisation",
+  "config_values",
+  "configuration",
+  "first_line",
+  "guarded",
+  "probed",
+  "save_shards",
+  "tensors",
+  "tokenizer",
+]
+
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 FAMILIES = ("gpt2", "llama", "gemma2")
 # Buffers that old checkpoints carry; they hold no weights.
@@ -212,6 +228,7 @@ def _tensors_of(path: Path) -> dict[str, Tensor]:
 
 
 def check_quantisation(directory: Path, values: Mapping[str, Any]) -> None:
+  """Raises Refused where a configuration says that weights are quantised."""
   quantised = values.get("quantization_config")
   if quantised is not None:
     method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else "unknown"
@@ -283,6 +300,7 @@ def guarded(what: str, make: Callable[[], Any]) -> Any:
 
 
 def first_line(error: BaseException) -> str:
+  """Of an error's message, fit to be shown."""
   lines = str(error).strip().splitlines()
   return files.shown(lines[0]).rstrip(".") if lines else type(error).__name__
 

@@ -11,3 +11,21 @@ from collapse_jax.plotting.figures import trajectories as trajectories
 from collapse_jax.plotting.figures import value_curves as value_curves
 from collapse_jax.plotting.figures import value_map as value_map
 from collapse_jax.plotting.panels import text_of as text_of
+
+__all__ = [
+  "collapse_times",
+  "figures_for",
+  "fitted_densities",
+  "learning_curves",
+  "metric_against_real_share",
+  "png",
+  "render",
+  "text_of",
+  "trajectories",
+  "value_curves",
+  "value_map",
+]
+
+
+def __dir__() -> list[str]:
+  return __all__

@@ -14,6 +14,21 @@ import numpy as np
 from collapse_jax import diagnostics, vocabulary
 from collapse_jax.plotting.panels import band, finish, labels, panels, slices, text_of, viridis, wrapped
 
+__all__ = [
+  "WORKFLOW_COLOURS",
+  "collapse_times",
+  "figures_for",
+  "fitted_densities",
+  "learning_curves",
+  "metric_against_real_share",
+  "png",
+  "render",
+  "trajectories",
+  "value_curves",
+  "value_map",
+  "workflow_colours",
+]
+
 LONG = 500  # generations from which on their axis is logarithmic
 WORKFLOW_COLOURS = {"replace": "#D55E00", "accumulate": "#0072B2", "accumulate_subsample": "#009E73"}  # Okabe and Ito
 _OTHER_COLOURS = ("#CC79A7", "#E69F00", "#56B4E9", "#999999", "#8B4513")
@@ -111,7 +126,13 @@ def _heading(results, panel, rows, columns) -> str:
 
 
 def fitted_densities(results, num_samples=None, seed: int = 0):
-  """Fitted densities of the first coordinate over the generations of one Gaussian run, a panel per workflow."""
+  """Fitted densities of the first coordinate over the generations of one Gaussian run, a panel per workflow.
+
+  Args:
+    results: a Dataset of the Gaussian task.
+    num_samples: value of that dim; None: the first.
+    seed: position of the run.
+  """
   from matplotlib import colormaps
   from matplotlib.cm import ScalarMappable
   from matplotlib.colors import LogNorm
@@ -196,6 +217,11 @@ def metric_against_real_share(results, metric: str, title: str = ""):
   """Metric at the last generation against real share, a curve per num_samples; other grid dims have length 1.
 
   A dotted line marks the smallest share from which on the primary metric is bounded.
+
+  Args:
+    results: a Dataset with the dims real_fraction and num_samples.
+    metric: its name.
+    title: above the figure.
   """
   results = diagnostics.complete(results)
   figure, axes = panels(1, 1)
@@ -298,6 +324,7 @@ def _figures_for(results) -> dict[str, Any]:
 
 
 def png(figure) -> bytes:
+  """The figure as bytes of a PNG file."""
   buffer = io.BytesIO()
   figure.savefig(buffer, format="png", dpi=110)
   return buffer.getvalue()

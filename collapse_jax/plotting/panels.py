@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+__all__ = ["band", "finish", "labels", "panels", "slices", "text_of", "viridis", "wrapped"]
+
 
 def slices(results, dims):
   """(suffix of a figure's name, results at one point) over the points of some dims; the long ones are named."""
@@ -41,6 +43,14 @@ def _plain_figure():
 
 
 def panels(rows, columns, share_x=True, share_y=False):
+  """An empty figure of panels, for files: no window is opened.
+
+  Args:
+    rows, columns: how many panels.
+    share_x, share_y: as of `Figure.subplots`.
+  Returns:
+    the figure, and its axes [rows, columns].
+  """
   from matplotlib.backends.backend_agg import FigureCanvasAgg
 
   figure = _plain_figure()(figsize=(max(6.5, 2.2 + 3.2 * columns), 1.2 + 2.5 * rows), layout="constrained")
@@ -52,6 +62,7 @@ def panels(rows, columns, share_x=True, share_y=False):
 
 
 def viridis(num):
+  """[num, 4] colours of that map, without its pale end."""
   from matplotlib import colormaps
 
   return colormaps["viridis"](np.linspace(0.0, 0.85, num))
@@ -59,7 +70,17 @@ def viridis(num):
 
 def band(axis, x, values, shade, label, log_scale, marker=None) -> int:
   """Mean and 95% interval over finite runs, or where none is finite to the end, of all up to where they ended; returns
-  the number of runs left out."""
+  the number of runs left out.
+
+  Args:
+    axis: where it is drawn.
+    x: [T].
+    values: [seeds, T].
+    shade: a colour.
+    label: in the legend.
+    log_scale: the axis is logarithmic; an interval that reaches below zero is shown down to a tenth of the mean.
+    marker: of the points; None: a line alone.
+  """
   finite = np.isfinite(values).all(axis=1)
   if not finite.any():
     num = int(np.argmin(np.isfinite(values).all(axis=0)))
@@ -82,6 +103,17 @@ def band(axis, x, values, shade, label, log_scale, marker=None) -> int:
 
 
 def finish(figure, axes, title, results, non_finite, missing, theory_drawn, note=""):
+  """Legend, title and caption of a figure whose panels are drawn.
+
+  Args:
+    figure, axes: as of `panels`.
+    title: above the figure.
+    results: a Dataset, for what the caption says of runs.
+    non_finite: runs left out, in all panels.
+    missing: cells without results.
+    theory_drawn: the legend names the line of theory.
+    note: more to be said below.
+  """
   from matplotlib.ticker import MaxNLocator
 
   seen: dict[str, Any] = {}
@@ -107,6 +139,7 @@ def finish(figure, axes, title, results, non_finite, missing, theory_drawn, note
 
 
 def text_of(value) -> str:
+  """A grid value as titles and legends show it."""
   return f"{value:g}" if isinstance(value, int | float | np.number) else str(value)
 
 
@@ -120,6 +153,7 @@ def labels(values) -> list[str]:
 
 
 def wrapped(about) -> str:
+  """Label of an axis: the metric's long name and units, in lines of 30 characters."""
   units = about.get("units", "1")
   text = about.get("long_name", "") + ("" if units in ("1", "") else f" ({units})")
   return "\n".join(textwrap.wrap(text, 30))

@@ -7,7 +7,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,9 @@ from collapse_jax import vocabulary
 from collapse_jax.random import PRNG
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps import chunks
-from collapse_jax.types import Metrics, Run
+from collapse_jax.types import Metrics, Params, PyTree, Run
+
+__all__ = ["Checkpoints", "folder_name", "plain"]
 
 _log = logging.getLogger(__name__)
 _FORMAT = 2  # 1: without a description of themselves
@@ -92,12 +94,12 @@ class Checkpoints:
   def _newest_first(self) -> list[tuple[int, Path]]:
     return sorted(self._files().items(), reverse=True)
 
-  def save(self, t: int, run: Run, params, metrics: Metrics) -> None:
+  def save(self, t: int, run: Run, params: Params, metrics: Metrics) -> None:
     """Older ones go, but for the last, once this one is durable."""
     about = np.frombuffer(json.dumps(self._about | {"t": t}).encode(), np.uint8)
     leaves = {"about": about} | _named({"run": plain(run), "params": params, "metrics": metrics})
 
-    def into(file):  # one array at a time is copied from the devices
+    def into(file: IO[bytes]) -> None:  # one array at a time is copied from the devices
       with zipfile.ZipFile(file, "w") as archive:
         for name, leaf in leaves.items():
           with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -107,7 +109,7 @@ class Checkpoints:
     chunks.write(self._folder / f"{t}.npz", into)
     chunks.discard(() if self._keep_all else older[1:], self._folder / f"{t}.npz")
 
-  def restore(self, run: Run, params, metrics: Metrics | None) -> tuple[int, Run, Any, Metrics]:
+  def restore(self, run: Run, params: Params, metrics: Metrics | None) -> tuple[int, Run, Any, Metrics]:
     """The newest generation that is whole (0: none is), and its run, params and metrics [seeds, generation, ...].
 
     Args:
@@ -143,7 +145,7 @@ class Checkpoints:
     return 0, run, None, {}
 
 
-def _description(arrays) -> dict[str, Any]:
+def _description(arrays: Any) -> dict[str, Any]:
   return dict(json.loads(arrays["about"].tobytes()))
 
 
@@ -152,7 +154,7 @@ def _fixed(about: Mapping[str, Any]) -> dict[str, Any]:
   return {name: value for name, value in about.items() if name not in ("program", "num_devices")}
 
 
-def _named(tree) -> dict[str, Any]:
+def _named(tree: PyTree) -> dict[str, Any]:
   """Its leaves, by names such as run/problem/weights."""
   return {
     jax.tree_util.keystr(path, simple=True, separator="/"): leaf
@@ -160,7 +162,7 @@ def _named(tree) -> dict[str, Any]:
   }
 
 
-def _of_kind(value: np.ndarray, like) -> np.ndarray:
+def _of_kind(value: np.ndarray, like: Any) -> np.ndarray:
   """The array, as of the expected dtype: files do not know all of JAX's."""
   if value.shape != like.shape or value.dtype not in (like.dtype, np.dtype(f"V{np.dtype(like.dtype).itemsize}")):
     raise Refused(f"it holds {value.dtype}{value.shape}, not {like.dtype}{like.shape}")

@@ -19,6 +19,20 @@ import numpy as np
 from collapse_jax.data import files
 from collapse_jax.refused import Refused
 
+__all__ = [
+  "Chunks",
+  "Saved",
+  "check_same",
+  "discard",
+  "durable",
+  "make_folder",
+  "read_object",
+  "remove",
+  "rename",
+  "sync",
+  "write",
+]
+
 _log = logging.getLogger(__name__)
 _MANIFEST, _CHUNK, _PART = "sweep.json", ".chunk", ".part"
 _NAME = re.compile(rf"cell_\d+(-\d+)*,seeds_\d+-\d+\{_CHUNK}")
@@ -57,7 +71,14 @@ class Chunks:
     OSError: the directory cannot be written.
   """
 
-  def __init__(self, directory, about: Mapping[str, Any], resume: bool, process: int = 0, num_processes: int = 1):
+  def __init__(
+    self,
+    directory: str | os.PathLike[str],
+    about: Mapping[str, Any],
+    resume: bool,
+    process: int = 0,
+    num_processes: int = 1,
+  ):
     import filelock
 
     self._resume, self._closed, self._committing = resume, False, threading.Lock()
@@ -208,7 +229,12 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def check_same(theirs: Mapping[str, Any], mine: Mapping[str, Any], what: str) -> None:
-  """Raises ValueError that names the first value in which a sweep to resume differs from this one."""
+  """Raises ValueError that names the first value in which a sweep to resume differs from this one.
+
+  Args:
+    theirs, mine: what fixes the numbers, by name.
+    what: the beginning of the message.
+  """
   for name in sorted(set(mine) | set(theirs)):
     if mine.get(name) != theirs.get(name):
       raise Refused(f"resume: {what} with {name}={theirs.get(name)}, not {mine.get(name)}.")

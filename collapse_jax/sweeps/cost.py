@@ -14,6 +14,8 @@ import jax.numpy as jnp
 
 from collapse_jax.random import new_key
 
+__all__ = ["COMPILE_SECONDS", "RUN_NS", "Clock", "seconds", "slowness", "text", "work", "work_of"]
+
 COMPILE_SECONDS = 6.5  # of one core, a program
 RUN_NS = 1.5e5  # of one core, a run: starting it, and copying its results
 REFERENCE_NS = 6.0  # of one core, an element of the kernel that `slowness` times, where the constants below were fitted
@@ -64,7 +66,7 @@ _WHILE_TRIPS = 4.0  # a loop that ends by chance, such as rejection sampling or 
 _DECOMPOSITIONS = ("qr", "geqrf", "householder_product", "eigh", "svd", "lu")
 
 
-def work(jaxpr, fallbacks: bool = False) -> float:
+def work(jaxpr: Any, fallbacks: bool = False) -> float:
   """Nanoseconds of one reference core for one call of a jaxpr.
 
   Args:
@@ -75,7 +77,7 @@ def work(jaxpr, fallbacks: bool = False) -> float:
   return sum(_equation(equation, fallbacks) for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns)
 
 
-def _decomposes(jaxpr) -> bool:
+def _decomposes(jaxpr: Any) -> bool:
   for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
     inside = [value for value in equation.params.values() if hasattr(value, "eqns") or hasattr(value, "jaxpr")]
     if equation.primitive.name in _DECOMPOSITIONS or any(map(_decomposes, inside)):
@@ -83,14 +85,14 @@ def _decomposes(jaxpr) -> bool:
   return False
 
 
-def _shape(variable) -> tuple[int, ...]:
+def _shape(variable: Any) -> tuple[int, ...]:
   return getattr(variable.aval, "shape", ())
 
 
-def _equation(equation, fallbacks: bool) -> float:
+def _equation(equation: Any, fallbacks: bool) -> float:
   name, parameters = equation.primitive.name, equation.params
   if name == "scan":
-    return parameters["length"] * work(parameters["jaxpr"], fallbacks)
+    return int(parameters["length"]) * work(parameters["jaxpr"], fallbacks)
   if name == "while":
     if _decomposes(parameters["body_jaxpr"]):
       return work(parameters["body_jaxpr"]) if fallbacks else 0.0
@@ -105,7 +107,8 @@ def _equation(equation, fallbacks: bool) -> float:
     return 0.0
   if name == "dot_general":
     contracted = parameters["dimension_numbers"][0][0]
-    return _PER_FLOP * 2 * size * math.prod(_shape(equation.invars[0])[i] for i in contracted)
+    contractions = math.prod(_shape(equation.invars[0])[i] for i in contracted)
+    return float(_PER_FLOP * 2 * size * contractions)
   if name in (*_DECOMPOSITIONS, "cholesky", "triangular_solve"):
     operand = _shape(equation.invars[0])
     batch, rows, columns = operand[:-2], operand[-2], operand[-1]
@@ -128,8 +131,14 @@ def _equation(equation, fallbacks: bool) -> float:
   return _OVERHEAD + _PER_ELEMENT.get(name, _SIMPLE) * size
 
 
-def work_of(function: Callable[..., Any], *arguments, fallbacks: bool = False) -> float:
-  """`work` of a function at arguments or their shapes."""
+def work_of(function: Callable[..., Any], *arguments: Any, fallbacks: bool = False) -> float:
+  """`work` of a function at arguments or their shapes.
+
+  Args:
+    function: traced, not run.
+    arguments: arrays or shapes.
+    fallbacks: see `work`.
+  """
   return work(jax.make_jaxpr(function)(*arguments), fallbacks)
 
 
@@ -148,7 +157,13 @@ def slowness() -> float:
 
 
 def seconds(work_ns: float, num_programs: int, workers: int) -> tuple[float, float]:
-  """(compiling, running) on this machine, from an empty compilation cache."""
+  """(compiling, running) on this machine, from an empty compilation cache.
+
+  Args:
+    work_ns: of all runs on the reference machine, nanoseconds.
+    num_programs: to be compiled.
+    workers: processes or devices that share it.
+  """
   return (COMPILE_SECONDS * num_programs * slowness() / workers, 1e-9 * work_ns * slowness() / workers)
 
 
@@ -177,7 +192,7 @@ class Clock:
     """Of a step."""
     self._begun, self._compiled = time.perf_counter(), self.compiling
 
-  def call(self, program, *arguments):
+  def call(self, program: Any, *arguments: Any) -> Any:
     before = program._cache_size()
     clock = time.perf_counter()
     out = program(*arguments)

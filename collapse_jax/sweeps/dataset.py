@@ -2,8 +2,9 @@
 
 import contextlib
 import math
+import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -14,10 +15,12 @@ from collapse_jax.refused import Refused
 from collapse_jax.sweeps import devices
 from collapse_jax.sweeps.chunks import read_object
 from collapse_jax.sweeps.grid import Grid, labels
-from collapse_jax.types import MetricInfo
+from collapse_jax.types import MetricInfo, Metrics
 
 if TYPE_CHECKING:
   import xarray
+
+__all__ = ["Results", "check_table", "load", "merged", "padded", "progress_bar", "to_dataset", "too_large", "version"]
 
 
 def check_table(entries: int) -> None:
@@ -28,7 +31,12 @@ def check_table(entries: int) -> None:
 
 
 def too_large(what: str, needed: float, memory: float) -> Refused:
-  """Of something that needs more bytes than may be used."""
+  """Of something that needs more bytes than may be used.
+
+  Args:
+    what: needs the memory.
+    needed, memory: bytes.
+  """
   size = f"about {needed / 2**30:.3g} GiB" if needed < math.inf else "more memory than can be counted"
   return Refused(
     f"{what} needs {size} and {memory / 2**30:.3g} GiB may be used: lower num_samples, "
@@ -41,20 +49,20 @@ def too_large(what: str, needed: float, memory: float) -> Refused:
 class Results:
   """Arrays [workflow, axes..., seed, generation, ...], made when a metric is first seen, and which runs are in them."""
 
-  def __init__(self, shape):
+  def __init__(self, shape: tuple[int, ...]):
     self.shape = shape
     self.values: dict[str, np.ndarray] = {}
     self.done = np.zeros(shape[:-1], bool)
 
-  def write(self, index, first, metrics) -> int:
+  def write(self, index: tuple[int, ...], first: int, metrics: Metrics) -> int:
     """Puts metrics [seeds, ...] of a cell in place; how many of these runs are new."""
-    at = (*index, slice(first, min(self.shape[-2], first + len(metrics["finite"]))))
+    at: tuple[Any, ...] = (*index, slice(first, min(self.shape[-2], first + len(metrics["finite"]))))
     num = int(np.sum(~self.done[at]))
     for name, value in metrics.items():
       self.put(at, name, value[: at[-1].stop - first])
     return num
 
-  def put(self, at, name, value) -> None:
+  def put(self, at: Any, name: str, value: np.ndarray) -> None:
     """Metrics [runs, ...] of the runs at an index of cells and seeds."""
     if name not in self.values:
       empty = False if value.dtype == bool else np.nan
@@ -91,7 +99,9 @@ def merged(results: Results) -> Results:
   return whole
 
 
-def to_dataset(results: Results, grid: Grid, text_axes, generations, attributes) -> "xarray.Dataset":
+def to_dataset(
+  results: Results, grid: Grid, text_axes: Sequence[str], generations: Sequence[int], attributes: Mapping[str, Any]
+) -> "xarray.Dataset":
   """The Dataset of a sweep.
 
   Args:
@@ -117,7 +127,7 @@ def to_dataset(results: Results, grid: Grid, text_axes, generations, attributes)
     else:
       coordinates[name] = values
   coordinates |= {"seed": np.arange(results.shape[-2]), "generation": np.asarray(generations)}
-  variables: dict[str, tuple] = {}
+  variables: dict[str, tuple[Any, ...]] = {}
   ended = results.values.pop("collapse_generation", None)
   if ended is not None:
     last = ended[..., -1]
@@ -147,20 +157,26 @@ def to_dataset(results: Results, grid: Grid, text_axes, generations, attributes)
   return xarray.Dataset(variables, coordinates, {"package_version": version(), **attributes})
 
 
-def progress_bar(total: int, done: int, show: bool):
-  """Of runs, on standard error."""
+def progress_bar(total: int, done: int, show: bool) -> Any:
+  """Of runs, on standard error.
+
+  Args:
+    total, done: runs.
+    show: False: nothing is shown.
+  """
   from tqdm import tqdm
 
   return tqdm(total=total, initial=done, unit="run", disable=not show, smoothing=0.05, mininterval=0.5)
 
 
 def version() -> str:
+  """Of this package."""
   from collapse_jax import __version__
 
   return __version__
 
 
-def load(directory) -> "xarray.Dataset":
+def load(directory: str | os.PathLike[str]) -> "xarray.Dataset":
   """Opens the results that a binary or `to_netcdf` left in a directory (or the file itself).
 
   Raises:

@@ -13,6 +13,24 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from collapse_jax import forks
 from collapse_jax.refused import Refused
+from collapse_jax.types import PyTree
+
+__all__ = [
+  "GATHERED_BYTES",
+  "bytes_used",
+  "check",
+  "gather",
+  "local",
+  "memory_bytes",
+  "mesh_of",
+  "name",
+  "num_cores",
+  "num_workers",
+  "over_runs",
+  "place",
+  "size",
+  "unanimously",
+]
 
 RUNS = "runs"
 GATHERED_BYTES = 1 << 26  # on a device at once, while processes gather
@@ -55,6 +73,7 @@ def local(mesh: Mesh | None) -> Mesh | None:
 
 
 def size(mesh: Mesh | None) -> int:
+  """Devices of a mesh; None is one."""
   return 1 if mesh is None else mesh.size
 
 
@@ -63,6 +82,11 @@ def over_runs(function: Callable[..., Any], mesh: Mesh | None, *split: bool) -> 
 
   `jax.shard_map` and not automatic partitioning: runs do not talk to each other, and LAPACK's calls cannot be partitioned.
   Each device computes what one device alone would compute for a chunk of its size.
+
+  Args:
+    function: of arrays with a leading axis of runs, and of others.
+    mesh: devices; None: the default one alone.
+    split: one for each argument: it has the leading axis.
   """
   if mesh is None:
     return jax.jit(function)
@@ -73,12 +97,12 @@ def over_runs(function: Callable[..., Any], mesh: Mesh | None, *split: bool) -> 
   return jax.jit(divided, in_shardings=tuple(NamedSharding(mesh, spec) for spec in specs))
 
 
-def place(tree, mesh: Mesh | None):
+def place(tree: PyTree, mesh: Mesh | None) -> PyTree:
   """Arrays whose leading axis is split over the mesh."""
   return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
 
 
-def bytes_used(compiled) -> float:
+def bytes_used(compiled: Any) -> float:
   """What a compiled program allocates on a device, results included; 0 where the backend does not tell."""
   memory = compiled.memory_analysis()
   if memory is None:
@@ -143,6 +167,7 @@ def num_workers(mesh: Mesh | None = None) -> int:
 
 
 def name() -> str:
+  """Of the local device, as results tell it."""
   device = jax.local_devices()[0]
   cores = f", {num_cores()} cores" if device.platform == "cpu" else ""
   return f"{device.device_kind} ({device.platform}{cores})"
@@ -175,7 +200,8 @@ def _allgather(array: np.ndarray) -> np.ndarray:
   from jax.experimental import multihost_utils
 
   try:
-    return multihost_utils.process_allgather(array)
+    everyone: np.ndarray = multihost_utils.process_allgather(array)
+    return everyone
   except (ValueError, jax.errors.JaxRuntimeError) as error:
     raise ConnectionError("another process of this sweep has ended") from error
 

@@ -1,16 +1,18 @@
 """What theory says of each cell of a sweep, beside its results: the laws of its task under the schedule of its workflow."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from collapse_jax import theory
-from collapse_jax.types import Expected, TaskSetting, Workflow
+from collapse_jax.types import Expected, Number, TaskSetting, Workflow
 
 if TYPE_CHECKING:
   import xarray
+
+__all__ = ["Laws", "schedule_of"]
 
 _log = logging.getLogger(__name__)
 MAX_TABLE = 1_000_000  # numbers of a table of shares, also of a workflow that is known by its weights alone
@@ -92,7 +94,9 @@ class Laws:
     shares = self._shares(grid, at, runs)
     return results.assign(added | shares).assign_coords(batches if shares else {})
 
-  def _values(self, cells, field, at, dims) -> np.ndarray:
+  def _values(
+    self, cells: Mapping[tuple[int, ...], Expected], field: str, at: np.ndarray, dims: Sequence[str]
+  ) -> np.ndarray:
     """Of a field of the cells' laws, NaN where it is None."""
     found = np.full(self._shape + ((len(at),) if "generation" in dims else ()), np.nan)
     for index, one in cells.items():
@@ -102,7 +106,7 @@ class Laws:
         found[index] = value[at] if value.ndim else value
     return found
 
-  def _stale(self, results, at) -> np.ndarray:
+  def _stale(self, results: "xarray.Dataset", at: np.ndarray) -> np.ndarray:
     """Cells whose runs were trained on another share of real rows than the schedule has: a workflow that was changed after it was
     made, and its schedule was not; or a task that leaves rows out."""
     stale = np.zeros(self._shape, bool)
@@ -119,7 +123,7 @@ class Laws:
       _log.warning("theory is left out where the share of real rows is not that of the workflow's schedule.")
     return stale
 
-  def _shares(self, grid, at, runs) -> dict[str, Any]:
+  def _shares(self, grid: tuple[Any, ...], at: np.ndarray, runs: np.ndarray) -> dict[str, Any]:
     """`shares`, over the dims of the grid in which they differ."""
     which = np.where(runs | (self._which < 0), self._which, -1)
     if not (which >= 0).any():
@@ -139,10 +143,17 @@ class Laws:
     return {"shares": (dims, tables[which], about)}
 
 
-def schedule_of(workflow: Workflow, num_samples, num_generations: int) -> theory.Schedule | None:
-  """A workflow's own schedule, or what its weights say of it; None where neither is known."""
+def schedule_of(workflow: Workflow, num_samples: Number, num_generations: int) -> theory.Schedule | None:
+  """A workflow's own schedule, or what its weights say of it; None where neither is known.
+
+  Args:
+    workflow: a workflow.
+    num_samples: rows per batch.
+    num_generations: T.
+  """
   if workflow.schedule is not None:
-    return workflow.schedule(num_samples, num_generations)
+    schedule: theory.Schedule = workflow.schedule(num_samples, num_generations)
+    return schedule
   if workflow.weights is None or num_generations**2 > MAX_TABLE:
     return None
   sizes = [num_samples, *(workflow.emit(num_samples, t) for t in range(1, num_generations))]

@@ -2,12 +2,16 @@
 
 import hashlib
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
 from collapse_jax.random import PRNG
+from collapse_jax.types import PyTree
+
+__all__ = ["of", "of_values", "settings"]
 
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 
@@ -22,7 +26,7 @@ def settings() -> dict[str, Any]:
   return {"prng": PRNG} | {name: plain(value) for name, value in values.items()}
 
 
-def of(*jaxprs) -> str:
+def of(*jaxprs: Any) -> str:
   """A hexadecimal digest of closed jaxprs: their equations, and the numbers of the arrays that they close over.
 
   A text of a jaxpr would not do: it leaves these numbers out, holds addresses, and depends on what JAX had in its caches.
@@ -31,12 +35,12 @@ def of(*jaxprs) -> str:
   return _digest([_text(one, known) for one in jaxprs])
 
 
-def of_values(tree) -> str:
+def of_values(tree: PyTree) -> str:
   """A hexadecimal digest of a tree: its structure, and the numbers of its leaves."""
   return _digest([str(jax.tree.structure(tree)), *(_text(leaf, {}) for leaf in jax.tree.leaves(tree))])
 
 
-def _digest(parts) -> str:
+def _digest(parts: Iterable[str]) -> str:
   return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -64,11 +68,11 @@ def _text(value: Any, known: dict[int, str]) -> str:
   return type(value).__qualname__ if _ADDRESS.search(text) else text
 
 
-def _lines(jaxpr, known: dict[int, str]):
+def _lines(jaxpr: Any, known: dict[int, str]) -> Iterator[str]:
   """A line for each equation, with numbers for variables."""
   numbers: dict[Any, int] = {}
 
-  def name(variable) -> str:
+  def name(variable: Any) -> str:
     if hasattr(variable, "val"):
       return f"{variable.aval} {_text(np.asarray(variable.val), known)}"
     return f"{numbers.setdefault(variable, len(numbers))}: {variable.aval}"

@@ -9,7 +9,7 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -17,9 +17,23 @@ import numpy as np
 from collapse_jax import workflows as workflow_library
 from collapse_jax.generation import prepared
 from collapse_jax.refused import Refused
-from collapse_jax.types import MetricInfo, TaskSetting, Workflow
+from collapse_jax.types import MetricInfo, PyTree, TaskSetting, Workflow
 from collapse_jax.vocabulary import LARGEST
 
+__all__ = [
+  "COMMON_METRICS",
+  "RESERVED",
+  "Cell",
+  "Grid",
+  "accepted",
+  "check_numbers",
+  "labels",
+  "noted",
+  "task_maker",
+  "workflow_makers",
+]
+
+_T = TypeVar("_T")
 MAX_GENERATIONS = 20_000_000  # their numbers are listed
 COMMON_METRICS = {
   "finite": MetricInfo("all metrics of this generation are finite"),
@@ -56,7 +70,7 @@ class Cell:
     """As coordinates of the results name it."""
     return {"workflow": self.workflow, **self.values}
 
-  def __str__(self):
+  def __str__(self) -> str:
     return ", ".join(f"{name} {value}" for name, value in self.names.items())
 
 
@@ -74,7 +88,7 @@ class Grid:
     Refused: nothing that could be run, in any cell.
   """
 
-  def __init__(self, task, workflows, axes, shared=None):
+  def __init__(self, task: Any, workflows: Any, axes: Any, shared: PyTree = None):
     self.makers = workflow_makers(workflows)
     self.task = task_maker(task)
     self.shared = shared
@@ -91,7 +105,7 @@ class Grid:
     """Cells that are not refused."""
     return (self.cell(index) for index in np.ndindex(*self.shape) if index not in self.refused)
 
-  def task_of(self, values: Mapping[str, Any], shared=None) -> TaskSetting:
+  def task_of(self, values: Mapping[str, Any], shared: PyTree = None) -> TaskSetting:
     """The task by values of axes, which may be tracers."""
     given = accepted(self.task, values)
     return self.task(**given) if self.shared is None else self.task(shared=shared, **given)
@@ -163,7 +177,7 @@ def noted(cell: Cell) -> Iterator[None]:
     raise
 
 
-def workflow_makers(workflows) -> dict[str, Callable[..., Workflow]]:
+def workflow_makers(workflows: Any) -> dict[str, Callable[..., Workflow]]:
   """name -> function of axis values that returns a Workflow.
 
   Raises:
@@ -192,11 +206,11 @@ def workflow_makers(workflows) -> dict[str, Callable[..., Workflow]]:
   return {name: _constant(value) if isinstance(value, Workflow) else value for name, value in workflows.items()}
 
 
-def _constant(value):
+def _constant(value: _T) -> Callable[..., _T]:
   return lambda: value
 
 
-def task_maker(task) -> Callable[..., TaskSetting]:
+def task_maker(task: Any) -> Callable[..., TaskSetting]:
   """A factory, also of a task that is given as such."""
   if isinstance(task, TaskSetting):
     return _constant(task)
@@ -207,11 +221,12 @@ def task_maker(task) -> Callable[..., TaskSetting]:
       value=task,
       allowed="a TaskSetting, or a function of axis values that returns one",
     )
-  return task
+  factory: Callable[..., TaskSetting] = task
+  return factory
 
 
 @functools.cache
-def _parameters(factory) -> tuple[frozenset[str] | None, frozenset[str]]:
+def _parameters(factory: Callable[..., Any]) -> tuple[frozenset[str] | None, frozenset[str]]:
   """Names that a factory takes (None where it takes any), and those that it cannot do without."""
   kinds = inspect.Parameter
   try:
@@ -223,13 +238,18 @@ def _parameters(factory) -> tuple[frozenset[str] | None, frozenset[str]]:
   return None if any(p.kind is kinds.VAR_KEYWORD for p in parameters) else frozenset(p.name for p in named), needed
 
 
-def accepted(factory, values: Mapping[str, Any]) -> dict[str, Any]:
+def accepted(factory: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
   """Those of the values that a factory takes."""
   names = _parameters(factory)[0]
   return {name: value for name, value in values.items() if names is None or name in names}
 
 
-def _checked_axes(task, makers, axes: Mapping[str, Sequence[Any]], given: Sequence[str] = ()) -> dict[str, list[Any]]:
+def _checked_axes(
+  task: Callable[..., Any],
+  makers: Mapping[str, Callable[..., Any]],
+  axes: Mapping[str, Sequence[Any]],
+  given: Sequence[str] = (),
+) -> dict[str, list[Any]]:
   """name -> values, as lists.
 
   Args:
@@ -263,7 +283,9 @@ def _checked_axes(task, makers, axes: Mapping[str, Sequence[Any]], given: Sequen
   return lists
 
 
-def _check_parameters(task, makers, axes: Mapping[str, Any], given: Sequence[str]) -> None:
+def _check_parameters(
+  task: Callable[..., Any], makers: Mapping[str, Callable[..., Any]], axes: Mapping[str, Any], given: Sequence[str]
+) -> None:
   """Every axis is taken by the task or by each workflow, and what these need are axes."""
   for name, maker in makers.items():
     takes = [_parameters(factory)[0] for factory in (task, maker)]
@@ -292,9 +314,13 @@ def _check_parameters(task, makers, axes: Mapping[str, Any], given: Sequence[str
       )
 
 
-def check_numbers(num_generations, num_seeds, record_every=1, chunk_size=None) -> tuple[int, int, int, int | None]:
+def check_numbers(
+  num_generations: Any, num_seeds: Any, record_every: Any = 1, chunk_size: Any = None
+) -> tuple[int, int, int, int | None]:
   """The four as Python ints.
 
+  Args:
+    num_generations, num_seeds, record_every, chunk_size: as of `sweep`.
   Raises:
     Refused: not integers from 1 on, or too large.
   """
@@ -321,11 +347,11 @@ def check_numbers(num_generations, num_seeds, record_every=1, chunk_size=None) -
   return num_generations, num_seeds, record_every, None if chunk_size is None else size
 
 
-def _is_array(value) -> bool:
+def _is_array(value: Any) -> bool:
   return isinstance(value, np.ndarray | jax.Array)
 
 
-def _comparable(value):
+def _comparable(value: Any) -> Any:
   """What tells the values of an axis apart; arrays by what they hold."""
   if isinstance(value, tuple | list):
     return tuple(map(_comparable, value))
@@ -335,10 +361,10 @@ def _comparable(value):
   return value if isinstance(value, Hashable) else id(value)
 
 
-def labels(values) -> list[str]:
+def labels(values: Iterable[Any]) -> list[str]:
   """Texts for the values of an axis, no two alike: numbers as short as they may be, other things by their name or shape."""
 
-  def text(value, exact=False):
+  def text(value: Any, exact: bool = False) -> str:
     if isinstance(value, str):
       return value
     if isinstance(value, int | float | np.generic):

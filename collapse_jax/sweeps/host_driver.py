@@ -5,6 +5,7 @@ What the workflow does (its store, the choice of training data, the update) is j
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,9 @@ from collapse_jax.sweeps.checkpoints import Checkpoints, folder_name
 from collapse_jax.sweeps.dataset import padded, progress_bar, version
 from collapse_jax.sweeps.grid import Cell, accepted, noted
 from collapse_jax.sweeps.job import Job, Stop
-from collapse_jax.types import Context, Data, Metrics, Run, TaskSetting, Workflow
+from collapse_jax.types import Array, Context, Data, Metrics, Params, Problem, PyTree, Run, TaskSetting, Workflow
+
+__all__ = ["Programs", "run"]
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic, bool, int, float)
 
@@ -80,7 +83,7 @@ class _CallsPython(Exception):
   """A workflow needs what the task has as Python (`fresh`): its program cannot be jitted."""
 
 
-def _kind(job: Job, cell: Cell, task: TaskSetting):
+def _kind(job: Job, cell: Cell, task: TaskSetting) -> tuple[Any, ...]:
   """What tells programs of workflows apart: where batches are stored as rows, of the task only the number of these matters."""
   if task.summary is not None:
     return cell.index
@@ -90,15 +93,15 @@ def _kind(job: Job, cell: Cell, task: TaskSetting):
 
 
 def _programs(task: TaskSetting, workflow: Workflow, num_generations: int) -> Programs:
-  def choose(task, problem, key, store, t):
+  def choose(task: TaskSetting, problem: Problem, key: Array, store: PyTree, t: Array) -> tuple[Any, ...]:
     keys = role_keys(key, t)
     data = workflow.select(task, problem, keys["select"], store, t)
     return keys, data, storage.latest(data), provenance(data)
 
-  def begin(task, problem, real):
+  def begin(task: TaskSetting, problem: Problem, real: Data) -> PyTree:
     return workflow.init(task, problem, real, num_generations)
 
-  def update(task, problem, key, store, batch, t):
+  def update(task: TaskSetting, problem: Problem, key: Array, store: PyTree, batch: Data, t: Array) -> PyTree:
     return workflow.update(task, problem, key, store, batch, t)
 
   return Programs(*(_Jitted(function, task) for function in (begin, choose, update)))
@@ -107,20 +110,20 @@ def _programs(task: TaskSetting, workflow: Workflow, num_generations: int) -> Pr
 class _Jitted:
   """A function (task, arguments); run as Python where it calls what of the task is Python."""
 
-  def __init__(self, function, task: TaskSetting):
-    def calls_python(*_):
+  def __init__(self, function: Callable[..., Any], task: TaskSetting):
+    def calls_python(*_: Any) -> Any:
       raise _CallsPython
 
     known = task if task.fresh is None else task._replace(fresh=calls_python)
     self._function, self._jitted = function, jax.jit(functools.partial(function, known))
 
-  def __call__(self, task: TaskSetting, problem, arrays, *arguments):
+  def __call__(self, task: TaskSetting, problem: Problem, arrays: PyTree, *arguments: Any) -> Any:
     try:
       return self._jitted(arrays, *arguments)
     except _CallsPython:
       return self._function(task, problem, *arguments)
 
-  def name(self, *arguments) -> str:
+  def name(self, *arguments: Any) -> str:
     """Of what it computes; "" where that is Python."""
     try:
       return fingerprint.of(self._jitted.trace(*arguments).jaxpr)
@@ -224,7 +227,7 @@ class _Loop:
     """What is saved: the rest of a run follows from its key."""
     return Run(self.key, None, Data(), self.store, None, jnp.asarray(self.absorbed_at))
 
-  def _saved_params(self):
+  def _saved_params(self) -> Params:
     """Params follow from data and key, unless each fit begins from those before it."""
     if not self.job.numbers.warm_start:
       return None
@@ -280,4 +283,6 @@ def _pooled(task: TaskSetting, data: Data) -> Data:
   rows, weight = jax.tree.map(np.asarray, storage.flat(data))
   rows = jax.tree.map(lambda x: x[weight > 0][None], rows)
   weight = weight[weight > 0][None]
-  return Data(rows, weight, weight.sum(1), np.ones(1, np.float32), np.full(1, -1, np.int32))
+  once: Any = np.ones(1, np.float32)
+  mixed: Any = np.full(1, -1, np.int32)
+  return Data(rows, weight, weight.sum(1), once, mixed)

@@ -16,6 +16,8 @@ from collapse_jax.types import Data, Metrics
 if TYPE_CHECKING:
   from jax.sharding import Mesh
 
+__all__ = ["Job", "Machine", "Numbers", "OnBatch", "OnCell", "OnMetrics", "Saving", "Stop", "Watch", "chosen_driver"]
+
 OnCell = Callable[[dict[str, Any], Metrics], None]
 OnBatch = Callable[[dict[str, Any], int, range, Data], None]
 OnMetrics = Callable[[dict[str, Any], int, range, Metrics], None]

@@ -15,7 +15,9 @@ from collapse_jax.sweeps import cost, devices, programs
 from collapse_jax.sweeps.dataset import check_table, too_large
 from collapse_jax.sweeps.grid import Grid, check_numbers
 from collapse_jax.sweeps.job import chosen_driver
-from collapse_jax.types import TaskSetting
+from collapse_jax.types import Array, Metrics, Run, TaskSetting
+
+__all__ = ["Plan", "plan"]
 
 
 class Plan(NamedTuple):
@@ -34,7 +36,7 @@ class Plan(NamedTuple):
   run_seconds: float
   refusals: tuple[str, ...]
 
-  def __str__(self):
+  def __str__(self) -> str:
     lines = [
       f"cells: {self.cells}",
       f"cells that cannot run: {self.cells_refused}",
@@ -54,8 +56,8 @@ class Plan(NamedTuple):
 
 def plan(
   task: Callable[..., TaskSetting],
-  workflows,
-  axes: Mapping[str, Sequence],
+  workflows: Any,
+  axes: Mapping[str, Sequence[Any]],
   *,
   num_generations: int,
   num_seeds: int,
@@ -66,8 +68,11 @@ def plan(
 ) -> Plan:
   """What `sweep` would do, found by tracing alone: nothing of it is compiled or run. Raises as `sweep` does.
 
-  With the driver "steps" or "host" it says how many cells, runs and fits there are, and which cells are refused, but not what they
-  cost (`sweeps.memory_per_device` compiles the fits of "steps").
+  Args:
+    task, workflows, axes, num_generations, num_seeds, record_every, static_axes: as of `sweep`.
+    driver: as of `sweep`. Of "steps" and "host" it says how many cells, runs and fits there are, and which cells are refused, but
+      not what they cost (`sweeps.memory_per_device` compiles the fits of "steps").
+    shared: as of `sweep`.
   """
   devices.check()
   driver = chosen_driver(driver, {"shared": shared})
@@ -100,23 +105,25 @@ def _plan(
   cells: int,
   num_generations: int,
   num_seeds: int,
-  programs=math.nan,
-  memory=math.nan,
-  compiling=math.nan,
-  running=math.nan,
+  programs: float = math.nan,
+  memory: float = math.nan,
+  compiling: float = math.nan,
+  running: float = math.nan,
 ) -> Plan:
   runs = cells * num_seeds
   refusals = tuple(sorted({str(reason) for reason in grid.refused.values()}))
   return Plan(cells, len(grid.refused), runs, runs * num_generations, programs, memory, compiling, running, refusals)
 
 
-def _cost_of_run(bind: programs.Binding, arguments, num_generations, record_every) -> tuple[float, float]:
+def _cost_of_run(
+  bind: programs.Binding, arguments: dict[str, Any], num_generations: int, record_every: int
+) -> tuple[float, float]:
   """(nanoseconds of a reference core, bytes); zeros where task and workflow do not go together."""
 
-  def begin(key, traced):
+  def begin(key: Array, traced: dict[str, Any]) -> Run:
     return start(key, *bind(traced), num_generations)
 
-  def step(evaluate, state, t, traced):
+  def step(evaluate: bool, state: Run, t: Array, traced: dict[str, Any]) -> tuple[Run, Metrics]:
     return generation(*bind(traced), state, t, num_generations=num_generations, evaluate=evaluate)
 
   try:

@@ -6,19 +6,22 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from collapse_jax.generation import advance, prepared, run, start
 from collapse_jax.random import new_key
 from collapse_jax.sweeps import devices, fingerprint, stopping
 from collapse_jax.sweeps.grid import COMMON_METRICS, Cell, Grid, accepted
 from collapse_jax.sweeps.job import Numbers
-from collapse_jax.types import Metrics, TaskSetting, Workflow
+from collapse_jax.types import Array, Metrics, Number, Run, TaskSetting, Workflow
+
+__all__ = ["Binding", "Bound", "Program", "Traced", "bytes_of", "can_stop", "emitted", "groups", "traced"]
 
 _log = logging.getLogger(__name__)
 _EMITTED = "/emitted"  # beside the values of a cell: rows that each model emits, decided on the host
@@ -32,9 +35,10 @@ class Bound(NamedTuple):
   traced: dict[str, float]
 
   @property
-  def arguments(self):
+  def arguments(self) -> dict[str, Array]:
     """What its program is called with."""
-    return jax.tree.map(_scalar, self.traced)
+    arguments: dict[str, Array] = jax.tree.map(_scalar, self.traced)
+    return arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Binding:
   workflow: str
   static: dict[str, Any]
 
-  def __call__(self, traced) -> tuple[TaskSetting, Workflow]:
+  def __call__(self, traced: dict[str, Any]) -> tuple[TaskSetting, Workflow]:
     given = self.static | traced
     values = {name: value for name, value in given.items() if name != _EMITTED}
     workflow = self.grid.workflow_of(self.workflow, values)
@@ -61,9 +65,15 @@ class Binding:
     return self.grid.task_of(values), workflow
 
 
-def groups(grid: Grid, num_generations: int, static_axes=()) -> list[list[Bound]]:
-  """Cells that share a program, the costly ones (by their static numbers) first."""
-  found: dict[tuple, list[Bound]] = {}
+def groups(grid: Grid, num_generations: int, static_axes: Sequence[str] = ()) -> list[list[Bound]]:
+  """Cells that share a program, the costly ones (by their static numbers) first.
+
+  Args:
+    grid: its cells that can be run.
+    num_generations: T.
+    static_axes: names of axes whose values are never traced.
+  """
+  found: dict[tuple[Any, ...], list[Bound]] = {}
   whole = set()  # cells whose models emit num_samples rows
   for cell, task, workflow in grid.runnable():
     one = prepared(task, workflow)
@@ -96,8 +106,14 @@ def groups(grid: Grid, num_generations: int, static_axes=()) -> list[list[Bound]
   return sorted(found.values(), key=size, reverse=True)
 
 
-def emitted(workflow: Workflow, num_samples, num_generations: int):
-  """The number of rows that every model emits; None where it is not the same in all generations."""
+def emitted(workflow: Workflow, num_samples: Number, num_generations: int) -> Number:
+  """The number of rows that every model emits; None where it is not the same in all generations.
+
+  Args:
+    workflow: its `emit` is called with Python numbers.
+    num_samples: rows per batch.
+    num_generations: T.
+  """
   num = workflow.emit(num_samples, 1)
   return num if all(workflow.emit(num_samples, t) == num for t in range(2, num_generations + 1)) else None
 
@@ -112,10 +128,10 @@ def _runs(grid: Grid, one: Bound, num_generations: int) -> bool:
   return True
 
 
-def _takes_traced(task, values, axis) -> bool:
+def _takes_traced(task: Callable[..., TaskSetting], values: dict[str, Any], axis: str) -> bool:
   """Whether a factory takes a tracer for this axis; a design matrix, say, fixes its rows also under an exact law."""
 
-  def make(x):
+  def make(x: Array) -> Array:
     task(**values | {axis: x})
     return x
 
@@ -126,7 +142,7 @@ def _takes_traced(task, values, axis) -> bool:
   return True
 
 
-def _traceable(axis, value, law, in_workflow) -> bool:
+def _traceable(axis: str, value: Any, law: bool, in_workflow: bool) -> bool:
   if axis == "num_samples":
     return law
   if isinstance(value, bool | str) or not isinstance(value, float | np.floating):
@@ -145,7 +161,7 @@ class Traced(NamedTuple):
   metrics: dict[str, jax.ShapeDtypeStruct]
 
 
-def traced(bind: Binding, arguments, numbers: Numbers, named: bool) -> Traced:
+def traced(bind: Binding, arguments: dict[str, Any], numbers: Numbers, named: bool) -> Traced:
   """What tracing says of a program, before it is compiled.
 
   Args:
@@ -154,10 +170,11 @@ def traced(bind: Binding, arguments, numbers: Numbers, named: bool) -> Traced:
   """
   num_generations = numbers.num_generations
 
-  def begin(key, traced):
+  def begin(key: Array, traced: dict[str, Any]) -> Run:
     return start(key, *bind(traced), num_generations)
 
-  def go_on(state, traced):  # two generations, for the first of a warm-started run differs from all others
+  def go_on(state: Run, traced: dict[str, Any]) -> tuple[Run, Metrics]:
+    # Two generations, for the first of a warm-started run differs from all others.
     return advance(
       *bind(traced),
       state,
@@ -176,13 +193,13 @@ def traced(bind: Binding, arguments, numbers: Numbers, named: bool) -> Traced:
     return Traced(math.inf, "", {})
 
 
-def bytes_of(shapes) -> float:
+def bytes_of(shapes: Run) -> float:
   """Of a run, by the shapes of its state."""
   size = lambda tree: sum(math.prod(x.shape) * 4 for x in jax.tree.leaves(tree))
-  return 2.0 * size(shapes.store) + 8.0 * size((shapes.problem, shapes.real)) + 65536
+  return float(2.0 * size(shapes.store) + 8.0 * size((shapes.problem, shapes.real)) + 65536)
 
 
-def _scalar(value):
+def _scalar(value: float) -> Array:
   return jnp.asarray(value, float)
 
 
@@ -195,7 +212,7 @@ class Program:
     compile_seconds: of all sizes together.
   """
 
-  def __init__(self, bind: Binding, numbers: Numbers, mesh, stops: bool = False, name: str = ""):
+  def __init__(self, bind: Binding, numbers: Numbers, mesh: Mesh | None, stops: bool = False, name: str = ""):
     self.size, self.compile_seconds, self.name = 0, 0.0, name
     self._mesh, self._lock = mesh, threading.RLock()
     self._compiled: dict[int, Callable[..., Any]] = {}
@@ -209,7 +226,7 @@ class Program:
     """Runs of a call."""
     return self.size * devices.size(self._mesh)
 
-  def choose(self, size: int, memory: float, num_seeds: int, traced) -> None:
+  def choose(self, size: int, memory: float, num_seeds: int, traced: dict[str, Any]) -> None:
     """Compiles for chunks of at most this size that use at most this memory on a device."""
     while True:
       together = devices.size(self._mesh)
@@ -223,7 +240,7 @@ class Program:
         "chunks of %d runs would use %.4g MiB of %.4g: trying %d", self.size, used / 2**20, memory / 2**20, size
       )
 
-  def compile(self, size: int, traced) -> float:
+  def compile(self, size: int, traced: dict[str, Any]) -> float:
     """For chunks of this size from now on, or smaller ones where memory runs out; the bytes that they use on a device."""
     with self._lock:
       self.size = size
@@ -245,7 +262,7 @@ class Program:
         finally:
           self.compile_seconds += time.perf_counter() - clock
 
-  def run(self, first: int, num: int, traced) -> Iterator[tuple[int, Metrics]]:
+  def run(self, first: int, num: int, traced: dict[str, Any]) -> Iterator[tuple[int, Metrics]]:
     """(first, metrics) of chunks that cover `num` seeds from `first` on, and no other; smaller ones where memory runs out."""
     end = first + num
     while first < end:
@@ -276,7 +293,7 @@ class Program:
     _log.warning("memory ran out for chunks of %d runs: going on with chunks of %d", size, self.size)
 
 
-def _run_seeds(bind: Binding, numbers: Numbers, seed_index, traced):
+def _run_seeds(bind: Binding, numbers: Numbers, seed_index: Array, traced: dict[str, Any]) -> Metrics:
   """Metrics [chunk, T] of the runs `seed_index` of one cell: the program of a sweep."""
   task, workflow = bind(traced)
   one = lambda i: run(
@@ -292,7 +309,7 @@ def _run_seeds(bind: Binding, numbers: Numbers, seed_index, traced):
   return metrics
 
 
-def can_stop(bind: Binding, arguments) -> bool:
+def can_stop(bind: Binding, arguments: dict[str, Any]) -> bool:
   """Whether runs may end when they are absorbed."""
   task, workflow = bind(arguments)
   return workflow.absorbing and prepared(task, workflow).absorbed is not None

@@ -4,7 +4,7 @@ import concurrent.futures
 import contextlib
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,10 +22,12 @@ from collapse_jax.sweeps.job import Job
 from collapse_jax.sweeps.programs import Binding, Bound, Program, Traced
 from collapse_jax.types import Metrics
 
+__all__ = ["run"]
+
 _Found = list[tuple[int, Metrics]]
 
 
-def run(job: Job, static_axes) -> dict[str, Any]:
+def run(job: Job, static_axes: Sequence[str]) -> dict[str, Any]:
   """Computes all cells; attributes of the results.
 
   Args:
@@ -35,7 +37,7 @@ def run(job: Job, static_axes) -> dict[str, Any]:
 
 
 class _Scan:
-  def __init__(self, job: Job, static_axes):
+  def __init__(self, job: Job, static_axes: Sequence[str]):
     self._job, self._programs = job, list[Program]()
     self._groups = programs.groups(job.grid, job.numbers.num_generations, static_axes)
     self._firsts = {group[0].cell.index: group[0] for group in self._groups}
@@ -64,13 +66,13 @@ class _Scan:
       "num_compilations": len(self._programs),
     }
 
-  def _work(self, pool, bar) -> None:
+  def _work(self, pool: concurrent.futures.ThreadPoolExecutor, bar: Any) -> None:
     """Compiles and runs what is left."""
-    pending: set[concurrent.futures.Future] = set()
-    compiling: dict[concurrent.futures.Future, list[Bound]] = {}
+    pending: set[concurrent.futures.Future[Any]] = set()
+    compiling: dict[concurrent.futures.Future[Any], list[Bound]] = {}
     to_compile = iter(self._groups)
 
-    def compile_next():  # one at a time per worker, behind the chunks that are ready to run
+    def compile_next() -> None:  # one at a time per worker, behind the chunks that are ready to run
       group = next(to_compile, None)
       if group is not None:
         future = pool.submit(self._compile, group)
@@ -155,6 +157,7 @@ class _Scan:
   def _open(self) -> Chunks:
     """The folder of finished chunks, of which those that are there go into the results."""
     grid, numbers, saving = self._job.grid, self._job.numbers, self._job.saving
+    assert saving.directory is not None
     about = {
       **saving.about,
       "workflows": list(grid.makers),
@@ -177,7 +180,7 @@ class _Scan:
     """Cell -> the first of its group."""
     return {one.cell.index: group[0].cell.index for group in self._groups for one in group}
 
-  def _expected(self, index, first, num):
+  def _expected(self, index: tuple[int, ...], first: int, num: int) -> tuple[str | None, dict[str, Any]] | None:
     """What a chunk must be; see `Chunks.saved`."""
     shape = self._job.results.shape
     if len(index) != len(shape) - 2 or any(i >= n for i, n in zip(index, shape)) or first + num > shape[-2]:

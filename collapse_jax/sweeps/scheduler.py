@@ -25,6 +25,8 @@ from collapse_jax.types import TaskSetting
 if TYPE_CHECKING:
   import xarray
 
+__all__ = ["sweep"]
+
 _UNTRACEABLE = (
   jax.errors.ConcretizationTypeError,
   jax.errors.TracerArrayConversionError,

@@ -35,7 +35,9 @@ from collapse_jax.sweeps.cost import Clock
 from collapse_jax.sweeps.dataset import padded, version
 from collapse_jax.sweeps.grid import Cell, Grid, noted
 from collapse_jax.sweeps.job import Job, Numbers, Stop
-from collapse_jax.types import Data, Metrics, Run, TaskSetting, Workflow
+from collapse_jax.types import Array, Context, Data, Metrics, Params, Problem, PyTree, Run, TaskSetting, Workflow
+
+__all__ = ["Programs", "memory_per_device", "run"]
 
 
 class Programs(NamedTuple):
@@ -100,26 +102,28 @@ def _about(job: Job) -> dict[str, Any]:
   return about if shared is None else about | {"shared": fingerprint.of_values(shared)}
 
 
-def _task(grid: Grid, values: Mapping[str, Any], workflow: Workflow, shared) -> TaskSetting:
+def _task(grid: Grid, values: Mapping[str, Any], workflow: Workflow, shared: PyTree) -> TaskSetting:
   return prepared(grid.task_of(values, shared), workflow)
 
 
-def _costly_programs(make: Callable[[Any], TaskSetting], workflow: Workflow, num_generations: int):
+def _costly_programs(make: Callable[[Any], TaskSetting], workflow: Workflow, num_generations: int) -> tuple[Any, Any]:
   """The costly programs, which do not depend on how a workflow stores data: fit, and evaluate with sampling."""
 
-  def fit(shared, keys, problems, contexts, previous):
+  def fit(shared: PyTree, keys: Array, problems: Problem, contexts: Context, previous: Params) -> Params:
     task = make(shared)
 
-    def one(key, problem, context, previous):
+    def one(key: Array, problem: Problem, context: Context, previous: Params) -> Params:
       num = emission(task, workflow, num_generations).num(context.t)
       return fitted(task, key, problem, context._replace(num=num, previous=previous))
 
     return jax.vmap(one, in_axes=(0, 0, _axes(contexts), 0))(keys, problems, contexts, previous)
 
-  def evaluate_and_emit(shared, keys, problems, params, contexts):
+  def evaluate_and_emit(
+    shared: PyTree, keys: Array, problems: Problem, params: Params, contexts: Context
+  ) -> tuple[Data, Metrics]:
     task = make(shared)
 
-    def one(key, problem, params, context):
+    def one(key: Array, problem: Problem, params: Params, context: Context) -> tuple[Data, Metrics]:
       run = Run(key, problem, context.real, None, None)
       batch, sampling = emit(task, workflow, run, params, context, num_generations=num_generations)
       metrics = assess(task, role_keys(key, context.t)["evaluate"], problem, params, sampling, context)
@@ -132,28 +136,30 @@ def _costly_programs(make: Callable[[Any], TaskSetting], workflow: Workflow, num
   return jax.jit(fit), jax.jit(evaluate_and_emit)
 
 
-def _programs(make, workflow: Workflow, numbers: Numbers, fit, evaluate_and_emit) -> Programs:
+def _programs(
+  make: Callable[[Any], TaskSetting], workflow: Workflow, numbers: Numbers, fit: Any, evaluate_and_emit: Any
+) -> Programs:
   """Those of a cell, of which the costly ones are there."""
   num_generations = numbers.num_generations
 
-  def begin(shared, seeds):
+  def begin(shared: PyTree, seeds: Array) -> Run:
     one = lambda i: start(jax.random.fold_in(new_key(numbers.seed), i), make(shared), workflow, num_generations)
     return jax.vmap(one)(seeds)
 
-  def choose(shared, runs, t):
+  def choose(shared: PyTree, runs: Run, t: Array) -> tuple[Context, Metrics]:
     task = make(shared)
 
-    def one(run):
+    def one(run: Run) -> tuple[Context, Metrics]:
       context = context_of(task, workflow, run, t, num_generations=num_generations)
       pooled = _pooled(task, context.data, num_generations)
       return context._replace(t=None, num=None, data=pooled, previous=None), provenance(context.data)
 
     return jax.vmap(one)(runs)
 
-  def update(shared, runs, batches, t):
+  def update(shared: PyTree, runs: Run, batches: Data, t: Array) -> Run:
     task = make(shared)
 
-    def one(run, batch):
+    def one(run: Run, batch: Data) -> Run:
       keys = role_keys(run.key, t)
       return run._replace(store=workflow.update(task, run.problem, keys["update"], run.store, batch, t))
 
@@ -195,12 +201,14 @@ def memory_per_device(
   return {"fit": devices.bytes_used(fitting), "sample": devices.bytes_used(sampling)}
 
 
-def _axes(context):
+def _axes(context: Any) -> Any:
   """Generation and number of rows are the same for all runs."""
   return context._replace(t=None, num=None, data=0, real=0, previous=0, latest=0)
 
 
-def _run_cell(job: Job, programs: Programs, cell: Cell, seeds: range, about, clock: Clock) -> tuple[Metrics, str]:
+def _run_cell(
+  job: Job, programs: Programs, cell: Cell, seeds: range, about: Mapping[str, Any], clock: Clock
+) -> tuple[Metrics, str]:
   """All generations of some runs of a cell: metrics [seeds, generations done, ...], and why it stopped early or ""."""
   shared, numbers, watch = job.grid.shared, job.numbers, job.watch
   warm_start = numbers.warm_start
@@ -255,7 +263,9 @@ def _run_cell(job: Job, programs: Programs, cell: Cell, seeds: range, about, clo
   return _stacked(seen), reason
 
 
-def _traced(programs: Programs, shared, runs, seeds: range, warm_start: bool):
+def _traced(
+  programs: Programs, shared: PyTree, runs: Run, seeds: range, warm_start: bool
+) -> tuple[str, Params, Metrics]:
   """A name for what the programs of a cell compute; shapes of params; shapes of the metrics of a generation [seeds, ...].
 
   What is traced here is not traced again where it is called.
@@ -277,7 +287,7 @@ def _traced(programs: Programs, shared, runs, seeds: range, warm_start: bool):
   return fingerprint.of(*(one.jaxpr for one in traces)), params, metrics
 
 
-def _num_devices(shared) -> int:
+def _num_devices(shared: PyTree) -> int:
   """Over which what is shared is split."""
   return max(
     (len(leaf.sharding.device_set) for leaf in jax.tree.leaves(shared) if isinstance(leaf, jax.Array)), default=1
@@ -286,14 +296,14 @@ def _num_devices(shared) -> int:
 
 def _checked(metrics: Metrics, before: Metrics) -> Metrics:
   """Adds `finite`, a run's own; the generation in which drift ended stays what it was before, once it has."""
-  checked = jax.tree.map(np.asarray, jax.vmap(with_health)(metrics))
+  checked: Metrics = jax.tree.map(np.asarray, jax.vmap(with_health)(metrics))
   if "collapse_generation" in before:
     ended = before["collapse_generation"]
     checked["collapse_generation"] = np.where(ended > 0, ended, checked["collapse_generation"])
   return checked
 
 
-def _pooled(task, data: Data, num_generations: int) -> Data:
+def _pooled(task: TaskSetting, data: Data, num_generations: int) -> Data:
   """All rows of a generation as one batch of a capacity that no workflow exceeds, so that `fit` compiles once for all."""
   if data.rows is None or task.summary is not None:
     return data
@@ -304,7 +314,8 @@ def _pooled(task, data: Data, num_generations: int) -> Data:
 
 
 def _stacked(seen: list[Metrics]) -> Metrics:
-  return jax.tree.map(lambda *x: np.stack(x, axis=1), *seen)
+  stacked: Metrics = jax.tree.map(lambda *x: np.stack(x, axis=1), *seen)
+  return stacked
 
 
 def _report(cell: Cell, seeds: range, t: int, metrics: Metrics, primary: str, pace: str) -> None:

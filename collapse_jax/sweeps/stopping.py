@@ -7,11 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from collapse_jax.generation import recorded, scan_generations, start
 from collapse_jax.random import new_key
 from collapse_jax.sweeps import devices
-from collapse_jax.types import TaskSetting, Workflow
+from collapse_jax.types import Array, Metrics, PyTree, Run, TaskSetting, Workflow
+
+__all__ = ["Stopping"]
 
 NUM_BLOCKS = 24
 NARROWING = 4  # a narrower batch costs a compilation: made when this many times fewer runs are left
@@ -33,7 +36,7 @@ class Stopping:
     num_generations: int,
     seed: int,
     record_every: int,
-    mesh=None,
+    mesh: Mesh | None = None,
   ):
     self._mesh = mesh
     self._bind, self._num_generations, self._record_every, self._seed = bind, num_generations, record_every, seed
@@ -44,13 +47,13 @@ class Stopping:
     self._programs: dict[int, Any] = {}
     self._lock = threading.Lock()
 
-  def compile(self, width: int, traced) -> float:
+  def compile(self, width: int, traced: PyTree) -> float:
     """For `width` seeds, so that the time of the first call is the run's own; the bytes that it uses on a device."""
     index = jax.ShapeDtypeStruct((width,), np.int32)
     self._first[width] = devices.over_runs(self._start, self._mesh, True, False).lower(index, traced).compile()
     return devices.bytes_used(self._block(jax.eval_shape(self._start, index, traced), traced))
 
-  def __call__(self, index, traced):
+  def __call__(self, index: Array | np.ndarray, traced: PyTree) -> Metrics:
     """Metrics [seeds, recorded] of the seeds `index`."""
     runs = self._first[len(index)](index, traced)
     lanes, width = np.arange(len(index)), len(index)
@@ -82,12 +85,12 @@ class Stopping:
         value[lane, end + 1 :] = value[lane, end]
     return metrics
 
-  def _start(self, index, traced):
+  def _start(self, index: Array, traced: PyTree) -> Run:
     task, workflow = self._bind(traced)
     one = lambda i: start(jax.random.fold_in(new_key(self._seed), i), task, workflow, self._num_generations)
     return jax.vmap(one)(index)
 
-  def _block(self, runs, traced):
+  def _block(self, runs: Run, traced: PyTree) -> Any:
     """The program of one block for as many runs as these."""
     width = len(runs.absorbed_at)
     with self._lock:
@@ -96,10 +99,10 @@ class Stopping:
         self._programs[width] = jitted.lower(runs, jax.ShapeDtypeStruct((), jnp.int32), traced).compile()
       return self._programs[width]
 
-  def _advance(self, runs, begin, traced):
+  def _advance(self, runs: Run, begin: Array, traced: PyTree) -> tuple[Run, Metrics]:
     task, workflow = self._bind(traced)
 
-    def one(run):
+    def one(run: Run) -> tuple[Run, Metrics]:
       done, metrics = scan_generations(
         task,
         workflow,
@@ -114,5 +117,6 @@ class Stopping:
 
 
 @jax.jit
-def _take(runs, index):
-  return jax.tree.map(lambda x: x[index], runs)
+def _take(runs: Run, index: Array) -> Run:
+  taken: Run = jax.tree.map(lambda x: x[index], runs)
+  return taken

@@ -12,6 +12,8 @@ from collapse_jax.systems.drawing import THEORY, curves, name_axes, sliced
 from collapse_jax.systems.runs import simulate
 from collapse_jax.systems.types import Pair, System, pair
 
+__all__ = ["SYSTEM", "figures", "pairs", "two_types"]
+
 SOURCE = "2407.09499"
 NUM_SAMPLES, NUM_RUNS = 20_000, 48
 
@@ -28,7 +30,13 @@ def pairs(seed: int = 0) -> list[Pair]:
 
 
 def two_types(num_samples: int, share: float = 0.1, **options):
-  """Type 1 with probability `share`, reward 1; type 0, reward 0."""
+  """Type 1 with probability `share`, reward 1; type 0, reward 0.
+
+  Args:
+    num_samples: rows per batch.
+    share: p of type 1 in the truth.
+    options: of `transforms.curate`, num_candidates among them.
+  """
   task = tasks.discrete(2, num_samples, [1 - share, share])
   task = task._replace(evaluate=lambda key, problem, p: {"share": p[1]}, metrics={})
   return transforms.curate(task, reward=lambda rows: rows.astype(float), **options)

@@ -11,6 +11,8 @@ from collapse_jax.systems.drawing import THEORY, curves, name_axes, shares_of, s
 from collapse_jax.systems.runs import expected_shares, simulate
 from collapse_jax.systems.types import Pair, System, pair
 
+__all__ = ["SYSTEM", "TRUTH", "detector", "figures", "pairs", "two_types"]
+
 SOURCE = "2502.15654"
 SHARE, RATIO, NUM_SAMPLES, NUM_RUNS = 0.1, 2.0, 20, 20_000
 TRUTH, TEMPERATURE = (0.4, 0.3, 0.15, 0.1, 0.05), 0.8
@@ -40,6 +42,12 @@ def two_types(num_samples: int, share: float, ratio: float, T: int) -> np.ndarra
   """Law [T, num_samples + 1] of the rows of one of two types under `replace`, whose score is `ratio` times the other's.
 
   A Markov chain: samples of the model are binomial, and given them so is what is drawn again.
+
+  Args:
+    num_samples: n rows per batch.
+    share: of the first type in the truth.
+    ratio: of its score to the other's, above 0.
+    T: generations.
   """
   from scipy import stats
 
@@ -53,6 +61,7 @@ def two_types(num_samples: int, share: float, ratio: float, T: int) -> np.ndarra
 
 
 def pairs(seed: int = 0) -> list[Pair]:
+  """Predictions beside simulations."""
   return [*_small(seed), *_many(seed)]
 
 

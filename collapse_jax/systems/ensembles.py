@@ -11,11 +11,14 @@ from collapse_jax.systems.drawing import GREY, points, sliced
 from collapse_jax.systems.runs import simulate
 from collapse_jax.systems.types import Pair, System, pair
 
+__all__ = ["SYSTEM", "figures", "member_means", "pairs"]
+
 SOURCE = "2305.09235"
 NUM_REAL, NUM_RUNS = 100, 10_000
 
 
 def pairs(seed: int = 0) -> list[Pair]:
+  """Predictions beside simulations."""
   return [*_naive(seed), *_pooled(seed), *_members(seed)]
 
 

@@ -8,6 +8,8 @@ from collapse_jax.systems.drawing import GREY, THEORY, sliced
 from collapse_jax.systems.runs import simulate
 from collapse_jax.systems.types import Pair, System, pair
 
+__all__ = ["SYSTEM", "figures", "pairs"]
+
 SOURCE = "2412.14689"
 DIM, NUM_SAMPLES, NUM_RUNS = 2, 500, 1600
 

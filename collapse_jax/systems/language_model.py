@@ -21,6 +21,8 @@ from collapse_jax.systems.samples import Samples
 if TYPE_CHECKING:
   import xarray
 
+__all__ = ["Setting", "Texts", "Writing", "plan", "read_texts", "simulate"]
+
 
 class Writing(NamedTuple):
   """How the next generation's text is made.
@@ -146,7 +148,12 @@ def plan(
   num_seeds: int = 3,
   chunk_size: int = 0,
 ) -> str:
-  """What `simulate` would do, in lines. Of the base only shapes are needed (`presets.build(..., abstract=True)`)."""
+  """What `simulate` would do, in lines.
+
+  Args:
+    setting: as of `simulate`; of the base, shapes suffice (`presets.build(..., abstract=True)`).
+    workflows, num_samples, temperatures, writing, num_generations, num_seeds, chunk_size: as of `simulate`.
+  """
   task = _task(setting, writing)
   for size in num_samples:
     task(setting.model.params, size, 1.0)

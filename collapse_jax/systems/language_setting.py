@@ -14,6 +14,8 @@ from collapse_jax.refused import Refused
 from collapse_jax.tasks import Adapters
 from collapse_jax.types import TaskSetting
 
+__all__ = ["MALFORMED", "PLAIN", "SMALL", "Setting", "Texts", "read_texts"]
+
 PLAIN, MALFORMED = "plain text", "no prompt, no response, or a role marker inside"
 SMALL = 5_000_000  # parameters of models of which all seeds are trained at once
 

@@ -9,8 +9,11 @@ from collapse_jax.systems.drawing import GREY, SHADES, THEORY, points, sliced
 from collapse_jax.systems.runs import simulate
 from collapse_jax.systems.types import Pair, System, pair
 
+__all__ = ["SYSTEM", "figures", "pairs"]
+
 
 def pairs(seed: int = 0) -> list[Pair]:
+  """Predictions beside simulations."""
   return [*_rise_and_fall(seed), *_total_variation(seed), *_weights(seed), *_fresh(seed)]
 
 

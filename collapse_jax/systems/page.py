@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from collapse_jax.systems.types import System
 
+__all__ = ["page", "summaries"]
+
 HEAD = '''# Published systems in one loop
 
 Each system below is a task, transforms of it, and a workflow: none touches the loop. `python -m experiments.reproduce

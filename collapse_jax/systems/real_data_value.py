@@ -20,6 +20,8 @@ from collapse_jax.sweeps.cost import Clock
 from collapse_jax.systems.language_setting import Setting as Setting
 from collapse_jax.types import Context, Data
 
+__all__ = ["Setting", "plan", "simulate"]
+
 _METRICS = {
   "test_loss": ("cross entropy of held-out real text", "nats per token"),
   "num_steps": ("optimiser steps", "steps"),
@@ -156,7 +158,12 @@ def simulate(
 def plan(
   setting: Setting, num_real: Sequence[int], num_synthetic: Sequence[int], num_generator: int = 0, *, num_seeds: int = 3
 ) -> str:
-  """What `simulate` would do, in lines. Of the base only shapes are needed (`presets.build(..., abstract=True)`)."""
+  """What `simulate` would do, in lines.
+
+  Args:
+    setting: as of `simulate`; of the base, shapes suffice (`presets.build(..., abstract=True)`).
+    num_real, num_synthetic, num_generator, num_seeds: as of `simulate`.
+  """
   _check_rows(setting, num_real, num_generator or max(num_real))
   num_cells, about = len(num_real) * len(num_synthetic), setting.texts.about
   return (
@@ -187,9 +194,10 @@ def _programs(setting: Setting, num_real: Sequence[int], num_synthetic: Sequence
   def begin(params, key):
     """Real rows, synthetic rows and how many of these could not be had."""
     real_key, fit_key, sample_key, evaluate_key = jax.random.split(key, 4)
-    first = setting.task(params, max(generator, rows, 2))
+    num = max(generator, rows, 2)
+    first = setting.task(params, num)
     problem, real = first.init(real_key)
-    weight = (jnp.arange(real.row_weight.shape[1]) < generator).astype(jnp.float32)[None]
+    weight = (jnp.arange(num) < generator).astype(jnp.float32)[None]
     context = Context(1, max(made, 1), real._replace(row_weight=weight), real)
     fitted = first.fit(fit_key, problem, context)
     synthetic, metrics = first.sample(sample_key, problem, fitted, context)

@@ -14,6 +14,8 @@ from collapse_jax.lm import text
 from collapse_jax.sweeps import chunks, devices
 from collapse_jax.sweeps.checkpoints import folder_name
 
+__all__ = ["NUM_SHOWN", "Samples", "name_of"]
+
 _log = logging.getLogger(__name__)
 NUM_SHOWN = 3
 

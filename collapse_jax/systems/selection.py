@@ -8,10 +8,13 @@ from collapse_jax.systems.drawing import GREY, SHADES, THEORY, curves, is_chain,
 from collapse_jax.systems.runs import simulate
 from collapse_jax.systems.types import Pair, System, pair
 
+__all__ = ["SYSTEM", "figures", "pairs"]
+
 SOURCE = "2311.00931"
 
 
 def pairs(seed: int = 0) -> list[Pair]:
+  """Predictions beside simulations."""
   return [*_variance(seed), *_purity(seed)]
 
 

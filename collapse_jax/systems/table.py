@@ -13,6 +13,8 @@ from collapse_jax.systems import (
 )
 from collapse_jax.systems.types import System
 
+__all__ = ["SYSTEMS"]
+
 SYSTEMS: dict[str, System] = {
   "token_editing": token_editing.SYSTEM,
   "label_editing": label_editing.SYSTEM,

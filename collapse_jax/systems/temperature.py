@@ -9,10 +9,13 @@ from collapse_jax.systems.drawing import GREY, THEORY, curves, heat_map, name_ax
 from collapse_jax.systems.runs import expected_shares, simulate
 from collapse_jax.systems.types import Pair, System, pair
 
+__all__ = ["SYSTEM", "figures", "pairs", "urn"]
+
 SOURCE = "2404.02325"
 
 
 def pairs(seed: int = 0) -> list[Pair]:
+  """Predictions beside simulations."""
   return [
     *_replace(seed),
     *_outcomes(seed),
@@ -94,7 +97,13 @@ def _exponents(seed):
 
 
 def urn(T: int, num_runs: int, seed: int = 0) -> np.ndarray:
-  """Shares [num_runs] of the first outcome in Polya's urn, one ball a generation from (8, 2), in model T."""
+  """Shares [num_runs] of the first outcome in Polya's urn, one ball a generation from (8, 2), in model T.
+
+  Args:
+    T: generations.
+    num_runs: urns.
+    seed: of the runs' keys.
+  """
   first = np.array([0] * 8 + [1] * 2, np.int32)
   task = tasks.discrete(2, 10)
   made = task._replace(

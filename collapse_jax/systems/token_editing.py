@@ -13,6 +13,8 @@ from collapse_jax.systems.drawing import GREY, SHADES, curves, name_axes, sliced
 from collapse_jax.systems.runs import simulate
 from collapse_jax.systems.types import Pair, System, pair
 
+__all__ = ["SYSTEM", "figures", "pairs"]
+
 SOURCE = "2412.14689"
 
 

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+__all__ = ["Pair", "System", "pair"]
+
 
 class Pair(NamedTuple):
   """One row of the table.
@@ -39,7 +41,17 @@ class Pair(NamedTuple):
 
 
 def pair(system: str, source: str, quantity: str, values, predicted, twin=None, reference=None) -> Pair:
-  """A row from the values [runs] of a quantity; runs that are not finite make the mean so."""
+  """A row from the values [runs] of a quantity; runs that are not finite make the mean so.
+
+  Args:
+    system: short name.
+    source: equation and paper.
+    quantity: what is predicted.
+    values: [runs].
+    predicted: their mean by theory.
+    twin: a prediction that is wrong on purpose, or None.
+    reference: a number that the paper reports, or None.
+  """
   values = np.asarray(values, np.float64)
   error = values.std(ddof=1) / np.sqrt(len(values))
   twin, reference = (None if x is None else float(x) for x in (twin, reference))

@@ -14,6 +14,8 @@ from collapse_jax.systems.types import Pair, System, pair
 from collapse_jax.transforms import verifiers
 from collapse_jax.types import TaskSetting
 
+__all__ = ["SYSTEM", "figures", "normal_mean", "pairs"]
+
 SOURCE = "2406.07515"
 # Accuracy at p* - .15, - .05, + .05, + .15, as simulated by the notes, of verifiers (phi, psi).
 ACCURACIES = {
@@ -25,6 +27,7 @@ ANGLES = 1.2, 0.5, 1.234  # of generator and verifier to the truth, and between 
 
 
 def pairs(seed: int = 0) -> list[Pair]:
+  """Predictions beside simulations."""
   return [*_one_round(seed), *_linear(seed), *_near(seed)]
 
 

@@ -144,12 +144,13 @@ def kde(
     width = rule_bandwidth(rule, count, jnp.sqrt(scatter / count / dim), dim)
     if storage.num_rows(data.rows, 1) == 1:  # single rows of a redrawn subset: one batch
       return KdeStats(log_sum(problem.points, rows, weight, width), count, mean, scatter), width
-    slots = data.rows.shape[0]
+    slots, weight_of = data.rows.shape[0], data.weight
+    assert weight_of is not None  # single rows alone have none
 
     def more(j, so_far):
       row_weight = None if data.row_weight is None else data.row_weight[j]
       one = log_sum(problem.points, data.rows[j], row_weight, width)
-      return jnp.logaddexp(so_far, one + jnp.log(data.weight[j]))
+      return jnp.logaddexp(so_far, one + jnp.log(weight_of[j]))
 
     used = jnp.max(jnp.where(data.origin >= 0, jnp.arange(slots), 0)) + 1
     log_kernel = jax.lax.fori_loop(0, used, more, jnp.full(problem.points.shape[:1], -jnp.inf))

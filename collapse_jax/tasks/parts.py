@@ -14,6 +14,23 @@ from collapse_jax.store import batch
 from collapse_jax.types import Array, Fresh, Init, TaskSetting
 from collapse_jax.vocabulary import DRAWS, LARGEST
 
+__all__ = [
+  "LabelStats",
+  "MeanStats",
+  "add_labels",
+  "add_means",
+  "bartlett",
+  "check_draws",
+  "check_integer",
+  "check_positive",
+  "known",
+  "label_stats",
+  "matmul",
+  "real_rows",
+  "rows_unless_refused",
+  "triangular",
+]
+
 
 class MeanStats(NamedTuple):
   """Weighted count [] and mean (arrays) of rows, or of estimates that pool like rows."""
@@ -23,7 +40,13 @@ class MeanStats(NamedTuple):
 
 
 def add_means(problem, a: MeanStats, weight_a, b: MeanStats, weight_b) -> MeanStats:
-  """`Summary.add` of means."""
+  """`Summary.add` of means.
+
+  Args:
+    problem: not looked at.
+    a, b: means and counts.
+    weight_a, weight_b: factors of the counts, [].
+  """
   count_a, count_b = weight_a * a.count, weight_b * b.count
   share = count_b / jnp.maximum(count_a + count_b, 1e-30)
   return MeanStats(count_a + count_b, jax.tree.map(lambda x, y: x + share * (y - x), a.mean, b.mean))
@@ -37,14 +60,26 @@ class LabelStats(NamedTuple):
 
 
 def label_stats(problem, rows, row_weight) -> LabelStats:
-  """`Summary.of` of rows {"index": [n], "label": [n]}, which name rows of `problem.design` [num_samples, dim]."""
+  """`Summary.of` of rows {"index": [n], "label": [n]}, which name rows of `problem.design` [num_samples, dim].
+
+  Args:
+    problem: has `design` [num_samples, dim].
+    rows: {"index": [n] int32, "label": [n]}.
+    row_weight: [n], or None where every row counts once.
+  """
   weight = jnp.ones(rows["label"].shape) if row_weight is None else row_weight
   none = jnp.zeros(problem.design.shape[0])
   return LabelStats(none.at[rows["index"]].add(weight), none.at[rows["index"]].add(weight * rows["label"]))
 
 
 def add_labels(problem, a: LabelStats, weight_a, b: LabelStats, weight_b) -> LabelStats:
-  """`Summary.add` of label sums."""
+  """`Summary.add` of label sums.
+
+  Args:
+    problem: not looked at.
+    a, b: label sums [num_samples].
+    weight_a, weight_b: their factors, [].
+  """
   return LabelStats(weight_a * a.times + weight_b * b.times, weight_a * a.label_sum + weight_b * b.label_sum)
 
 
@@ -70,6 +105,7 @@ def real_rows(source: Dataset, num_samples: int, num_test: int, problem_of: Call
 
 
 def matmul(a: Array, b: Array) -> Array:
+  """a @ b in full float32."""
   return jnp.matmul(a, b, precision="highest")
 
 
@@ -82,7 +118,13 @@ def triangular(rows: Array) -> Array:
 
 
 def bartlett(key: Array, dim: int, num) -> Array:
-  """Upper triangular R [dim, dim]: R^T R has the law of rows^T rows, of `num` >= dim rows of N(0, I) (Bartlett 1933)."""
+  """Upper triangular R [dim, dim]: R^T R has the law of rows^T rows, of `num` >= dim rows of N(0, I) (Bartlett 1933).
+
+  Args:
+    key: used once.
+    dim: a Python int.
+    num: a Python or traced number.
+  """
   chi_key, normal_key = jax.random.split(key)
   axis = jnp.arange(dim)
   above = jnp.where(axis[:, None] < axis[None], normal(normal_key, (dim, dim)), 0.0)
@@ -95,12 +137,20 @@ def known(x) -> bool:
 
 
 def check_integer(name: str, value, least: int, most: int = LARGEST) -> None:
+  """Raises Refused where a value is no Python integer between bounds.
+
+  Args:
+    name: of the argument.
+    value: what was given.
+    least, most: of what is allowed.
+  """
   if not isinstance(value, int | np.integer) or not least <= value <= most:
     bound = f"of at least {least}" if value <= most else f"of at most {most}"
     raise Refused.must_be(name, f"an integer {bound}", value)
 
 
 def check_positive(name: str, value) -> None:
+  """Raises Refused where a value that is known is not above 0 and finite."""
   if known(value) and not (np.isfinite(value) and value > 0):
     raise Refused.must_be(name, "above 0 and finite", value)
 

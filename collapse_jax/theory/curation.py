@@ -6,6 +6,15 @@ from scipy import special
 from collapse_jax.refused import Refused
 from collapse_jax.theory.checks import check, check_count
 
+__all__ = [
+  "curation_divergence_bound",
+  "curation_factor",
+  "curation_gain_bound",
+  "curation_gaussian",
+  "curation_two_types",
+  "curation_two_types_limit",
+]
+
 
 def curation_two_types(
   share: float,
@@ -54,7 +63,13 @@ def curation_two_types(
 
 def curation_two_types_limit(share: float, gap: float, synthetic_per_real: float) -> float:
   """Limit of `curation_two_types` for K = 2 with real data: the root in (0, 1) of L s p^2 + (1 - L s) p - p_0 = 0,
-  s = tanh(gap/2), L = synthetic_per_real (derived)."""
+  s = tanh(gap/2), L = synthetic_per_real (derived).
+
+  Args:
+    share: p_0, share of the preferred type in the real data.
+    gap: reward of the preferred type minus that of the other.
+    synthetic_per_real: L, curated items per real item; infinite: no real data.
+  """
   check("share", share, 0, 1)
   check("gap", gap)
   check("synthetic_per_real", synthetic_per_real, 0)
@@ -138,6 +153,14 @@ def curation_gain_bound(reward, probability, num_candidates: int, synthetic_per_
 
   With real data, L = synthetic_per_real, `probability` is that of the data, and L / (1+L)^3 times the bound is the least gain
   over the data that any later model has.
+
+  Args:
+    reward: [types] r.
+    probability: [types] of the model, or of the data; sums to 1.
+    num_candidates: K, at least 1.
+    synthetic_per_real: L, curated items per real item; infinite: no real data.
+  Returns:
+    in units of e^r.
   """
   check_count("num_candidates", num_candidates)
   check("synthetic_per_real", synthetic_per_real, 0)

@@ -4,6 +4,8 @@ import numpy as np
 
 from collapse_jax.theory.checks import check
 
+__all__ = ["drift_collapse_time", "drift_entropy"]
+
 
 def drift_collapse_time(num_outcomes: int, num_samples: int) -> float:
   """Mean generations until one outcome is left, uniform start, `replace`: 2 n (K-1) log(K/(K-1)), diffusion limit."""

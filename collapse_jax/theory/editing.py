@@ -11,6 +11,8 @@ from collapse_jax.refused import Refused
 from collapse_jax.theory.checks import check, check_count
 from collapse_jax.theory.temperature import tempered
 
+__all__ = ["changed_share", "edited_regression", "edited_sweep", "eligible_share"]
+
 
 def edited_regression(
   share: float, num_generations: int, *, base: str = "chain", mask: str = "fresh", noise: str = "regenerated"
@@ -103,6 +105,11 @@ def changed_share(truth, law, model, threshold: float, top_k: int, beta: float =
   """Share of tokens that become another one: as `eligible_share`, times the chance 1 - R(x|c) that the draw differs.
 
   R is Q restricted to its top_k tokens, to the power 1 / beta, normalised.
+
+  Args:
+    truth, law, model, threshold: as of `eligible_share`.
+    top_k: 1..V, likeliest tokens of Q that are drawn from.
+    beta: temperature of the draw, above 0.
   """
   truth, model = np.asarray(truth, float), np.asarray(model, float)
   check("top_k", top_k, 1, model.shape[1])

@@ -4,6 +4,8 @@ import numpy as np
 
 from collapse_jax.theory.checks import check, check_count
 
+__all__ = ["member_coverage", "naive_coverage", "pooled_error"]
+
 
 def naive_coverage(synthetic_per_real) -> np.ndarray:
   """Coverage of a 95 % interval that takes m synthetic rows for real ones: 2 Phi(1.96 / sqrt(1 + m/n)) - 1."""
@@ -25,6 +27,11 @@ def member_coverage(synthetic_per_real: float, num_members: int, resample_real: 
 
   Members see their own draw (1/m) and, if they are fitted to bootstrap samples, also 1/n; the mean of all errs by 1/n and
   a K-th of that. The ratio is Student's t with K - 1 degrees of freedom; exact for "none", first order in 1/n else.
+
+  Args:
+    synthetic_per_real: m / n, above 0.
+    num_members: K, at least 2.
+    resample_real: "none", or "bootstrap" where members are fitted to bootstrap samples.
   """
   from scipy import stats
 

@@ -7,6 +7,8 @@ import numpy as np
 from collapse_jax.theory.checks import check, check_run
 from collapse_jax.theory.gaussian import _accumulate_subsample
 
+__all__ = ["kde_variance", "kde_variance_limit", "scott_bandwidth", "silverman_bandwidth"]
+
 
 def scott_bandwidth(num_samples, dim: int) -> np.ndarray:
   """n^(-1/(d+4)), in data units: scikit-learn's "scott", which ignores the spread of the data."""

@@ -6,6 +6,17 @@ from scipy import special
 from collapse_jax.refused import Refused
 from collapse_jax.theory.checks import check, check_count
 
+__all__ = [
+  "golden_weight",
+  "mean_total_variation_of_fit",
+  "mix_first_order",
+  "mix_first_order_peak",
+  "mixture_bound",
+  "total_variation_gaussian",
+  "total_variation_of_coin",
+  "weighted_mixing_error",
+]
+
 
 def golden_weight(real_per_synthetic) -> np.ndarray:
   """Best weight of fresh real data: (sqrt(k^2 + 4k) - k) / 2, k = real items per synthetic item (2502.18049).

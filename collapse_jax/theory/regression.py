@@ -5,6 +5,8 @@ import numpy as np
 from collapse_jax.theory.checks import check, check_count
 from collapse_jax.theory.weights import linear_noise
 
+__all__ = ["linear_regression_mse"]
+
 
 def linear_regression_mse(weights, dim: int, num_samples: int, noise_var: float = 1.0) -> np.ndarray:
   """Expected test error of least squares when every batch relabels one design, exact (Gerstgrasser et al. 2024; derived).

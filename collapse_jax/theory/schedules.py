@@ -14,6 +14,20 @@ from scipy import special
 from collapse_jax.refused import Refused
 from collapse_jax.theory.gaussian import Moments, _mean_log_chi2
 
+__all__ = [
+  "Schedule",
+  "SecondMoments",
+  "light_until",
+  "schedule_family",
+  "schedule_kde_variance",
+  "schedule_log_det",
+  "schedule_moments",
+  "schedule_noise",
+  "schedule_of_weights",
+  "schedule_trace_variance",
+  "second_moments",
+]
+
 
 class Schedule(NamedTuple):
   """The training data of generations 1..T. Batch j = 0..T-1 is the real one (j = 0) or that of model j.
@@ -371,6 +385,12 @@ def schedule_trace_variance(
   bound, what it varies with the real batch; None with fresh real data. The truth is N(., I), or one close to it.
 
   For m + 1 rows of covariance A, E (tr W)^2 = m^2 (tr A)^2 + 2 m tr A^2 and E tr W^2 = m (m + 1) tr A^2 + m (tr A)^2, W Wishart.
+
+  Args:
+    schedule: of T generations.
+    dim: of the rows.
+    unbiased: fits divide by (rows - 1).
+    temperature: factor of the variance that rows are drawn with.
   """
   sizes = np.asarray(schedule.sizes, float)
   if schedule.fresh:
@@ -408,6 +428,11 @@ def schedule_family(schedule: Schedule, curvature: float, *, limit: bool = False
 
   Rows of a model have the variance V(mean_t), whose expectation is V(mu) (1 + c E (mean_t - mu)^2 / V(mu)); curvature c as in
   `quadratic_family`.
+
+  Args:
+    schedule: of T generations.
+    curvature: c, see `quadratic_family`.
+    limit: as in `second_moments`.
   """
   return second_moments(schedule, lambda variance, error, rows: 1 + curvature * error, limit=limit).error
 
@@ -417,6 +442,11 @@ def schedule_noise(schedule: Schedule, *, temperature: float = 1.0, limit: bool 
 
   Exact for least squares on one design, whose estimates from batches pool like means of rows; first order for any smooth
   estimator. Under `replace` at temperature 1 it is t: a fitted variance is then a product of that many factors.
+
+  Args:
+    schedule: of T generations.
+    temperature: factor of the variance that rows are drawn with.
+    limit: as in `second_moments`.
   """
   found = second_moments(schedule, lambda variance, error, rows: temperature, limit=limit)
   return found.error * schedule.sizes[0]
@@ -454,6 +484,12 @@ def schedule_log_det(
   As `gaussian_replace_log_det`, for batches of any sizes while each model is fitted to one batch alone and its rank does not
   fall; the first generation's law is that of every schedule.
 
+  Args:
+    schedule: of T generations.
+    dim: of the rows.
+    unbiased: fits divide by (rows - 1).
+    temperature: factor of the variance that rows are drawn with.
+    limit: return what the mean tends to instead.
   Returns:
     mean [T], variance [T]; or the limit of the mean.
   """

@@ -5,6 +5,8 @@ import numpy as np
 from collapse_jax.theory.checks import check, check_count
 from collapse_jax.theory.verification import truncation_rate
 
+__all__ = ["level_set_variance", "nearest_loop", "nearest_purity", "nearest_variance"]
+
 
 def nearest_variance(variance: float, keep_fraction: float, num_neighbors: int = 1, num_real: float = np.inf) -> float:
   """Variance of the keep_fraction of N(0, variance) that is nearest to N real rows of N(0, 1).
@@ -53,7 +55,14 @@ def level_set_variance(variance: float, keep_fraction: float) -> float:
 def nearest_loop(
   keep_fraction: float, num_generations: int, num_neighbors: int = 1, num_real: float = np.inf
 ) -> np.ndarray:
-  """Variance ratio [T] of Gaussian models 1..T under `replace`, each batch the keep_fraction nearest to the real rows."""
+  """Variance ratio [T] of Gaussian models 1..T under `replace`, each batch the keep_fraction nearest to the real rows.
+
+  Args:
+    keep_fraction: in (0, 1).
+    num_generations: T.
+    num_neighbors: k.
+    num_real: N real rows, or infinite.
+  """
   check_count("num_generations", num_generations)
   variances = [1.0]
   for _ in range(num_generations - 1):

@@ -6,6 +6,16 @@ from collapse_jax.refused import Refused
 from collapse_jax.theory.checks import check, check_count
 from collapse_jax.theory.gaussian import Moments
 
+__all__ = [
+  "gaussian_temperature",
+  "heat_death",
+  "heat_death_exponent",
+  "heat_death_noise",
+  "polya_variance",
+  "tempered",
+  "tempered_models",
+]
+
 
 def tempered(probability, temperature: float) -> np.ndarray:
   """p^(1/temperature), normalised over the last axis; zeros stay zero. At temperature 0 the likeliest alone, at infinity all
@@ -59,12 +69,15 @@ def heat_death(
 
 
 def tempered_models(real, temperature: float, shares, score=1.0) -> np.ndarray:
-  """Models [T, k] in the limit of many rows, of any workflow: samples at a temperature, drawn again by a score (derived).
+  """Models in the limit of many rows, of any workflow: samples at a temperature, drawn again by a score (derived).
 
   Args:
     real: [k] probabilities of the real data.
+    temperature: samples follow p^(1/temperature).
     shares: [T, T] of batch j in the data of generation t; batch 0 is real.
     score: [k] of at least 0, by which samples are drawn again (Drayson et al. 2502.15654); default none are.
+  Returns:
+    [T, k].
   """
   shares = np.asarray(shares, float)
   check("shares", shares, 0, 1)

@@ -6,6 +6,17 @@ from scipy import special
 from collapse_jax.refused import Refused
 from collapse_jax.theory.checks import check, check_count
 
+__all__ = [
+  "breakdown_point",
+  "generator_direction",
+  "kept_error_rate",
+  "linear_verifier",
+  "linear_verifier_loop",
+  "truncation_loop",
+  "truncation_rate",
+  "verified_accuracy",
+]
+
 
 def kept_error_rate(error: float, phi: float, psi: float) -> float:
   """Share of wrong labels among what a verifier keeps: p psi / (p psi + (1 - p) phi) (Feng et al.).
@@ -84,6 +95,10 @@ def linear_verifier_loop(
   The mean of label * x over rows on which two unit directions agree is along their sum: each generation halves the angle to
   the verifier, and that to the truth tends to the verifier's own (derived; the linear twin of Yi et al.). n -> inf.
 
+  Args:
+    angle_generator, angle_verifier: of model 1 and the verifier to the truth, radians.
+    angle_between: of model 1 and the verifier, radians, below pi.
+    num_generations: T.
   Returns:
     [T] and [T], radians; those of model 1 are the arguments.
   """
@@ -103,6 +118,9 @@ def linear_verifier_loop(
 def generator_direction(angle_generator: float, angle_verifier: float, angle_between: float) -> np.ndarray:
   """[3] unit vector at these angles to the truth (1, 0, 0) and to the verifier (cos, sin, 0) of angle_verifier.
 
+  Args:
+    angle_generator, angle_verifier: to the truth, radians in [0, pi].
+    angle_between: of generator and verifier, radians in [0, pi].
   Raises:
     ValueError: no such direction: an angle is larger than the other two together.
   """
@@ -135,7 +153,14 @@ def truncation_rate(radius: float) -> float:
 
 
 def truncation_loop(mean: float, centre: float, radius: float, num_generations: int) -> np.ndarray:
-  """Means [T] of models 1..T of N(m, 1) under that verifier, n -> inf: they tend to the verifier's centre, not the truth."""
+  """Means [T] of models 1..T of N(m, 1) under that verifier, n -> inf: they tend to the verifier's centre, not the truth.
+
+  Args:
+    mean: m of model 1.
+    centre: of what the verifier keeps.
+    radius: of the same, above 0, in the rows' standard deviations.
+    num_generations: T.
+  """
   check("radius", radius, 0, open_least=True)
   check("mean", mean)
   check("centre", centre)

@@ -8,6 +8,8 @@ from scipy import linalg
 
 from collapse_jax.theory.checks import check, check_count
 
+__all__ = ["ACCUMULATE_LIMIT", "linear_noise", "noise_shares", "quadratic_family", "sliding_window"]
+
 ACCUMULATE_LIMIT = np.pi**2 / 6  # of n * squared error under accumulate, t -> inf, first order (2404.01413)
 
 

@@ -9,6 +9,8 @@ from collapse_jax.random import new_key
 from collapse_jax.tasks.parts import matmul
 from collapse_jax.types import Array
 
+__all__ = ["auc", "brier", "coverage", "features", "fit_classifier", "nll", "predict", "scaling"]
+
 NUM_WAVES = 64  # random Fourier features beside linear and quadratic ones
 _RIDGE = 1e-3  # penalty of a coefficient's square, per row
 _STEPS = 12
@@ -84,5 +86,10 @@ def brier(probability: Array, label: Array) -> Array:
 
 
 def coverage(low: Array, high: Array, value: Array) -> Array:
-  """Share of values within their intervals."""
+  """Share of values within their intervals.
+
+  Args:
+    low, high: [n] ends of the intervals, which they belong to.
+    value: [n].
+  """
   return jnp.mean((low <= value) & (value <= high))

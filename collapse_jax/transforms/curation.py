@@ -13,6 +13,8 @@ from collapse_jax.tasks.parts import check_integer, known
 from collapse_jax.transforms.parts import in_rows, observe, per_row, require_plain, resample
 from collapse_jax.types import MetricInfo, TaskSetting
 
+__all__ = ["class_shares", "curate"]
+
 
 @citing("2407.09499")
 def curate(task: TaskSetting, num_candidates: int, reward: Callable, *, flip_share=0.0) -> TaskSetting:

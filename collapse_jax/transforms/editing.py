@@ -14,6 +14,8 @@ from collapse_jax.transforms.parts import in_rows, kth_smallest, on_real, requir
 from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
 from collapse_jax.vocabulary import EDIT_BASES, EDIT_MASKS, EDIT_NOISES
 
+__all__ = ["edit_labels", "edit_tokens"]
+
 _BLOCK_LOGITS = 2**24  # logits at once, 64 MiB
 
 

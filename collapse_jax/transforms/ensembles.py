@@ -13,6 +13,8 @@ from collapse_jax.transforms.parts import in_rows, observe, require_parts, resam
 from collapse_jax.types import Context, Data, MetricInfo, Metrics, TaskSetting
 from collapse_jax.vocabulary import RESAMPLING
 
+__all__ = ["bootstrap_counts", "ensemble", "scores", "train_on_synthetic"]
+
 
 @citing("2305.09235")
 def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -> TaskSetting:

@@ -11,6 +11,18 @@ from collapse_jax import store as storage
 from collapse_jax.refused import Refused
 from collapse_jax.types import Context, Data, MetricInfo, Metrics, Sample, TaskSetting
 
+__all__ = [
+  "in_rows",
+  "kth_smallest",
+  "observe",
+  "on_real",
+  "per_row",
+  "require_parts",
+  "require_plain",
+  "resample",
+  "with_masks",
+]
+
 
 def in_rows(task: TaskSetting) -> TaskSetting:
   """The task drawing rows, whose sampler a transform can wrap.
@@ -83,18 +95,36 @@ def with_masks(task: TaskSetting) -> TaskSetting:
 
 
 def require_plain(data, what):
+  """Raises Refused where rows are weighted."""
   if data.row_weight is not None:
     raise Refused(f"{what} must come before verify: it cannot choose among weighted rows.")
 
 
 def require_parts(rows, names: tuple[str, ...], what: str) -> None:
-  """Raises a ValueError where rows lack a part that `what` reads."""
+  """Raises a ValueError where rows lack a part that `what` reads.
+
+  Args:
+    rows: a batch's.
+    names: keys that the rows' dict must have.
+    what: reads them.
+  """
   if not isinstance(rows, dict) or not set(names) <= set(rows):
     have = ", ".join(map(repr, rows)) if isinstance(rows, dict) else "an array"
     raise Refused(f"{what} needs rows with the parts {' and '.join(map(repr, names))}, got {have}.")
 
 
 def per_row(value, num, name):
+  """One number per row, of a user's function.
+
+  Args:
+    value: what a user's function returned.
+    num: rows that it was given.
+    name: what a message calls it.
+  Returns:
+    [num].
+  Raises:
+    Refused: another shape.
+  """
   value = jnp.asarray(value)
   if value.shape != (num,):
     raise Refused(

@@ -7,10 +7,18 @@ import numpy as np
 from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_positive, matmul
 
+__all__ = ["classifier", "near", "quadratic"]
+
 
 def near(centre, scale: float = 2.0, limit: float = 8.0):
   """-min(|x - centre|, limit) / scale, of rows [n, dim] in data units (as in the toy experiments of Ferbach et al. 2407.09499).
 
+  Args:
+    centre: [dim], data units.
+    scale: data units per unit of reward, above 0.
+    limit: distance from which on the reward falls no further, above 0, data units.
+  Returns:
+    (rows [n, dim]) -> [n].
   Raises:
     ValueError: scale or limit not above 0, or (while tracing) a centre of another dimension than the rows.
   """
@@ -31,7 +39,14 @@ def near(centre, scale: float = 2.0, limit: float = 8.0):
 
 
 def quadratic(centre: float, width: float):
-  """-(x - centre)^2 / (2 width^2), of the first coordinate of rows [n, dim]."""
+  """-(x - centre)^2 / (2 width^2), of the first coordinate of rows [n, dim].
+
+  Args:
+    centre: where it is largest, data units.
+    width: data units, above 0.
+  Returns:
+    (rows [n, dim]) -> [n].
+  """
   check_positive("width", width)
   # At least the smallest float: -inf would reject.
   return lambda rows: jnp.maximum(-0.5 * ((rows[:, 0] - centre) / width) ** 2, -np.finfo(np.float32).max)

@@ -11,6 +11,8 @@ from collapse_jax.random import choose, table
 from collapse_jax.transforms.parts import in_rows, per_row, require_plain, resample
 from collapse_jax.types import MetricInfo, TaskSetting
 
+__all__ = ["reweight"]
+
 PAPER = """@article{drayson2025detection,
   title = {Machine-generated text detection prevents language model collapse},
   author = {Drayson, George and Yilmaz, Emine and Lampos, Vasileios},

@@ -14,6 +14,8 @@ from collapse_jax.tasks.parts import check_integer, known
 from collapse_jax.transforms.parts import in_rows, kth_smallest, require_plain, resample, with_masks
 from collapse_jax.types import MetricInfo, TaskSetting
 
+__all__ = ["neighbor_distance", "num_candidates", "select_nearest"]
+
 _BLOCK = 256  # candidates compared with all real rows at once
 
 
@@ -122,6 +124,11 @@ def num_candidates(num: int, keep_fraction: float) -> int:
 def neighbor_distance(rows, real, num_neighbors: int = 1, in_use=None):
   """Distance [n] of each of `rows` [n, d] to its num_neighbors-th nearest of `real` [m, d], those of `in_use` [m] only.
 
+  Args:
+    rows: [n, d].
+    real: [m, d], in the same units.
+    num_neighbors: k, from 1.
+    in_use: [m] bool; None: all.
   Raises:
     ValueError: fewer real rows than num_neighbors (while tracing).
   """

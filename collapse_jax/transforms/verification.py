@@ -10,6 +10,8 @@ from collapse_jax._citation import citing
 from collapse_jax.transforms.parts import in_rows, per_row, resample, with_masks
 from collapse_jax.types import MetricInfo, TaskSetting
 
+__all__ = ["verify"]
+
 PROBES = {
   "error_rate": MetricInfo("share of wrong samples, p"),
   "kept_if_right": MetricInfo("share of right samples that the verifier kept, phi"),

@@ -8,6 +8,8 @@ from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_positive, known, matmul
 from collapse_jax.transforms.parts import require_parts
 
+__all__ = ["linear", "noisy", "oracle", "within"]
+
 
 def oracle():
   """Keeps the rows whose label is right; rows have the parts "label" and "truth"."""
