@@ -147,16 +147,19 @@ def test_a_subset_is_exact():
 
 
 def test_warm_start_hands_over_the_previous_model():
-  task = poisson_mean()
+  task = poisson_mean(num_samples=N)
   step = lambda key, problem, context: (0.0 if context.previous is None else context.previous) + 1.0
   counting = task._replace(
     fit=step,
     evaluate=lambda key, problem, count: {"count": jnp.asarray(count)},
     sample=lambda key, problem, count, context: (store.batch(jnp.zeros(N)), {}),
   )
-  for host in (False, True):
-    out = cj.run(jax.random.key(0), counting, workflows.replace(), T, warm_start=True, host=host)
-    np.testing.assert_allclose(out["count"], [1, 2, 3, 4])
+  out = cj.run(jax.random.key(0), counting, workflows.replace(), T, warm_start=True)
+  np.testing.assert_allclose(out["count"], [1, 2, 3, 4])
+  for driver in ("scan", "steps", "host"):
+    options = {"num_generations": T, "num_seeds": 1, "warm_start": True, "driver": driver}
+    swept = cj.sweep(lambda num_samples: counting, ["replace"], {"num_samples": [N]}, **options)
+    np.testing.assert_allclose(swept["count"].squeeze(), [1, 2, 3, 4])
   np.testing.assert_allclose(cj.run(jax.random.key(0), counting, workflows.replace(), T)["count"], 1)
 
 
