@@ -8,7 +8,7 @@ from pathlib import Path
 
 __all__ = ["main"]
 
-_NOT_RUN = {"common", "directory", "streams", "watching"}  # what experiments share
+_NOT_RUN = {"common", "directory", "language_flags", "streams", "watching"}  # what experiments share
 
 
 def _package() -> str:

@@ -27,6 +27,7 @@ __all__ = [
   "RESAMPLING",
   "TOKEN_BUDGETS",
   "check_num_emitted",
+  "check_num_generator",
   "check_real_fraction",
   "check_size",
   "check_table",
@@ -121,6 +122,17 @@ def check_real_fraction(real_fraction, fresh=False, real_weight=None) -> None:
     raise Refused.must_be("real_weight", f"above 0 and at most 1{there}", real_weight)
   if not isinstance(fresh, bool | np.bool_):
     raise Refused.must_be("fresh", "True or False", fresh)
+
+
+def check_num_generator(num_generator) -> None:
+  """Raises Refused for fewer real rows than a model can be fitted to that writes synthetic ones."""
+  if num_generator < 2:
+    raise Refused(
+      "num_generator must be at least 2: synthetic rows come from a model of that many real ones.",
+      argument="num_generator",
+      value=num_generator,
+      allowed="at least 2",
+    )
 
 
 def check_size(size) -> None:

@@ -19,6 +19,7 @@ from collapse_jax.refused import Refused
 from . import (
   common,
   curation,
+  detector_resampling,
   discrete,
   ensembles,
   exponential_family,
@@ -328,6 +329,11 @@ def related(scale: str) -> dict:
         "num_samples": [200],
       }
       | size(3, 6),
+    ),
+    "detector_resampling": (
+      detector_resampling.simulate,
+      {"workflows": WORKFLOWS[:2], "temperatures": [0.8], "biases": [0.0, 0.5, 1.0], "num_samples": [1000]}
+      | size(10, 40),
     ),
   }
   few = SMALLEST if smoke else {}

@@ -95,6 +95,17 @@ def on_cell(log_dir: str, num_generations: int, record_every: int = 1) -> Callab
   return lambda cell, metrics: curves.add(cell, generations, metrics)
 
 
+def on_metrics(log_dir: str, num_seeds: int) -> Callable[[dict[str, Any], int, range, Mapping], None]:
+  """For `sweep` with a driver that goes by generations: writes points as they come, apart for each part of the seeds."""
+  curves = Curves(log_dir)
+
+  def add(cell, t, seeds, metrics):
+    name = {} if len(seeds) == num_seeds else {"seeds": f"{seeds.start}-{seeds.stop - 1}"}
+    curves.add(cell | name, [t], {key: value[:, None] for key, value in metrics.items()})
+
+  return add
+
+
 def figures(log_dir: Path, results: Path) -> None:
   """Adds the figures that lie below a directory of results."""
   import matplotlib.image

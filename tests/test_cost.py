@@ -192,6 +192,22 @@ def test_plan_refuses_what_does_not_fit(workers):
     estimated(dim=[10**6])
 
 
+def test_plan_of_other_drivers(workers):
+  """Cells, runs, fits and refusals of any Python; what it costs is not claimed."""
+
+  def make(num_samples):
+    task = tasks.sample_median(num_samples)
+    return task._replace(fit=lambda key, problem, context: float(task.fit(key, problem, context)))  # not for JAX
+
+  axes, options = {"num_samples": [5, 0, 7]}, {"num_generations": 3, "num_seeds": 4}
+  for driver in ("steps", "host"):
+    found = plan(make, ["replace", "accumulate"], axes, driver=driver, **options)
+    assert (found.cells, found.cells_refused, found.runs, found.fits) == (4, 2, 16, 48)
+    assert set(parsed(str(found))) == {"cells", "cells that cannot run", "runs", "fits", "cannot run"}
+  with pytest.raises(ValueError, match="shared is for"):
+    plan(make, ["replace"], axes, driver="host", shared=jnp.ones(2), **options)
+
+
 def parsed(text: str) -> dict[str, str]:
   return dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
 

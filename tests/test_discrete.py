@@ -70,6 +70,27 @@ def test_collapse_time_of_two_outcomes():
   assert abs(((generation <= 6) & ~censored).mean() - absorbed[4]) > 5 * np.sqrt(absorbed[4] * (1 - absorbed[4]) / 5000)
 
 
+def test_collapse_times_are_those_of_every_driver(tmp_path):
+  """The first generation of one outcome, whoever computes it, also where a checkpoint lies between; some runs are censored."""
+  task, options = tasks.discrete(2, 3), {"num_generations": 4, "num_seeds": 5}
+  sweep = lambda driver, **more: cj.sweep(task, ["replace"], {}, driver=driver, **options | more)
+  scan = sweep("scan")
+  times = scan.collapse_generation.values.ravel()
+  assert scan.censored.values.any() and len(set(times[~scan.censored.values.ravel()])) > 1
+  stopped = []
+
+  def once(cell, t, seeds, metrics):
+    if t == 3 and not stopped:
+      stopped.append(t)
+      raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    sweep("steps", directory=tmp_path / "out", on_metrics=once)
+  for found in (sweep("steps", directory=tmp_path / "out", resume=True), sweep("host")):
+    assert stopped and found.censored.equals(scan.censored)
+    np.testing.assert_array_equal(found.collapse_generation.values.ravel(), times)
+
+
 def test_collapse_times_are_drawn_beside_their_law():
   """Means over runs and what is expected of them, each at its own num_samples."""
   sizes, outcomes = [10, 40, 90], [2, 5]

@@ -12,14 +12,16 @@ from absl import flags
 from helpers import by_steps
 from transformers import PreTrainedTokenizerFast
 
+import collapse_jax as cj
 from collapse_jax import tasks, transforms
 from collapse_jax.generation import start
 from collapse_jax.lm import checkpoint, decoder, text, tiny, training
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps import checkpoints
+from collapse_jax.systems import language_setting, samples
 from collapse_jax.types import Context
 from collapse_jax.workflows import replace
-from experiments import flag_values, language_model, output, real_data_value
+from experiments import flag_values, language_flags, language_model, output, real_data_value
 
 RECIPE = training.Recipe(1e-3, batch_size=8)
 LENGTH = 40
@@ -225,7 +227,7 @@ def saved_base(base, tmp_path):
     ({"model": "none"}, "--model=none: none: no such directory"),
     ({"num_samples": [5000]}, "num_samples 5000 asks for more real rows than"),
     ({"dataset": "none.parquet"}, "no such file"),
-    ({"max_seq_len": 4}, "gives no train rows: all .* longer than --max_seq_len=4"),
+    ({"max_seq_len": 4}, "gives no train rows: all .* longer than max_seq_len=4"),
     ({"max_seq_len": 500}, "beyond the 256 positions"),
   ],
 )
@@ -239,8 +241,8 @@ def test_usage_errors_write_nothing(base, tmp_path, parsed, options, match):
 @pytest.mark.parametrize(
   "options, match",
   [
-    ({"num_real": [5000]}, "--num_real=5000 asks for more real rows than"),
-    ({"num_real": [0]}, "--num_generator must be at least 2"),
+    ({"num_real": [5000]}, "num_real=5000 asks for more real rows than"),
+    ({"num_real": [0]}, "num_generator must be at least 2"),
   ],
 )
 def test_usage_errors_of_the_value_of_real_data(base, tmp_path, parsed, options, match):
@@ -261,7 +263,11 @@ def test_lost_format_is_a_finding(base, tmp_path, parsed):
     "max_attempts": 2.0,
     "sample_batch_size": 8,
   }
-  results = language_model.simulate(["replace"], **options)
+  loop = cj.systems.language_model  # without flags
+  texts = loop.read_texts(base, text.splits("pydocs"), LENGTH, max_test_rows=8)
+  setting = loop.Setting(base, texts, RECIPE, sample_batch_size=8)
+  writing = loop.Writing(max_attempts=2.0)
+  results = loop.simulate(setting, ["replace"], [8], num_generations=3, num_seeds=1, writing=writing)
   assert (
     "no longer produces the format: 8 samples are missing" in results.stopped and results.stopped in results.finding
   )
@@ -330,10 +336,11 @@ def read_rows(base, dataset, tokenizer=None, **options):
   model = (
     base if tokenizer is None else base._replace(tokenizer=tokenizer, config=SimpleNamespace(vocab_size=len(tokenizer)))
   )
-  return language_model.load_rows(model, dataset, LENGTH, 16, options.pop("pairs", True), "base", **options)
+  documents = language_flags.load_documents(dataset)
+  return language_setting.read_texts(model, documents, LENGTH, max_test_rows=16, **options)
 
 
-def test_rows_that_cannot_be_represented_are_refused_before_fitting(base, tmp_path, parsed, capsys):
+def test_rows_that_cannot_be_represented_are_refused_before_fitting(base, tmp_path):
   """And not the model blamed for it; a few are left out, and counted."""
   pairs = [{"prompt": f"item {i}", "response": "is here" if i % 2 else "a\n\nb"} for i in range(60)]
   dataset = dump(tmp_path / "pairs.jsonl", pairs)
@@ -343,17 +350,14 @@ def test_rows_that_cannot_be_represented_are_refused_before_fitting(base, tmp_pa
     match=r"gives no train rows: all 5. of them have lost their format.*'user: item .*nassistant: .* becomes ",
   ):
     read_rows(base, dataset, unmarked)
-  train, test, about = read_rows(base, dataset, unmarked, on_malformed="keep")
+  train, test, about, remarks = read_rows(base, dataset, unmarked, lossy=True)
   assert len(train.length) + len(test.length) == 60 and about["num_changed_rows"] == 60 and about["num_lost_rows"] == 0
-  capsys.readouterr()
   bad = [{"prompt": "p", "response": ""}, {"prompt": "p", "response": "x\nassistant: y"}]
-  train, test, about = read_rows(base, dump(tmp_path / "some.jsonl", pairs + bad))
+  train, test, about, remarks = read_rows(base, dump(tmp_path / "some.jsonl", pairs + bad))
   assert (len(train.length) + len(test.length), about["num_malformed_rows"], about["split_by"]) == (60, 2, "prompt")
-  assert (
-    "2 of 62 rows have no prompt, no response, or a role marker inside, and are left out." in capsys.readouterr().out
-  )
-  train, test, about = read_rows(base, dataset)
-  assert capsys.readouterr().out == "" and about["num_changed_rows"] == about["num_malformed_rows"] == 0
+  assert "2 of 62 rows have no prompt, no response, or a role marker inside, and are left out." in remarks
+  train, test, about, remarks = read_rows(base, dataset)
+  assert remarks == () and about["num_changed_rows"] == about["num_malformed_rows"] == 0
 
 
 def text_tokenizer(texts, normalizer):
@@ -376,16 +380,16 @@ def text_tokenizer(texts, normalizer):
   return PreTrainedTokenizerFast(tokenizer_object=one, eos_token="</s>", clean_up_tokenization_spaces=False)
 
 
-def test_what_becomes_of_the_rows_is_said(base, tmp_path, parsed, capsys):
+def test_what_becomes_of_the_rows_is_said(base, tmp_path):
   same = [{"prompt": "Write a short story.", "response": f"Story {i}."} for i in range(60)]
-  train, test, about = read_rows(base, dump(tmp_path / "same.jsonl", same))
-  assert about["split_by"] == "row" and len(test.length) == 6 and "split by row" in capsys.readouterr().out
+  train, test, about, remarks = read_rows(base, dump(tmp_path / "same.jsonl", same))
+  assert about["split_by"] == "row" and len(test.length) == 6 and "split by row" in remarks[0]
   with pytest.raises(Refused, match="gives no test rows: a split needs two different rows"):
     read_rows(base, dump(tmp_path / "one.jsonl", same[:1] * 5))
   plain = dump(tmp_path / "plain.jsonl", [{"text": f"Plain text {i}."} for i in range(60)])
-  train, test, about = read_rows(base, plain)
-  assert about["format"] == language_model.PLAIN and len(train.length) + len(test.length) == 60
-  assert "fitted to, and sampled, as plain text" in capsys.readouterr().out
+  train, test, about, remarks = read_rows(base, plain)
+  assert about["format"] == language_setting.PLAIN and len(train.length) + len(test.length) == 60
+  assert "fitted to, and sampled, as plain text" in remarks[0]
   with pytest.raises(Refused, match="prompts: no row of prompt and response") as refusal:
     text.prompts(base.tokenizer, test)
   assert refusal.value.argument == "prompts"
@@ -406,7 +410,7 @@ def test_plain_text_from_the_command_line(base, tmp_path, parsed, monkeypatch):
   plain = dump(tmp_path / "plain.jsonl", [{"text": f"Plain text {i}."} for i in range(60)])
   pairs = dump(tmp_path / "pairs.jsonl", [{"prompt": f"p{i}", "response": "r"} for i in range(60)])
   for dataset in (plain, pairs):
-    with pytest.raises(Refused, match="asked"):
+    with pytest.raises(ValueError, match="asked"):
       language_model.simulate(["replace"], num_samples=[8], num_generations=1, dataset=dataset, **options)
     with pytest.raises(Refused, match="asked"):
       real_data_value.simulate([8], [0], dataset=dataset, **options)
@@ -451,13 +455,13 @@ def test_what_counts_as_torn(base, tmp_path, monkeypatch):
 
   def whole():
     folder.mkdir(parents=True, exist_ok=True)
-    saved = language_model._Samples(base.tokenizer, tmp_path)
+    saved = samples.Samples(base.tokenizer, tmp_path)
     for t in (1, 2, 3):
       saved.write(cell, t, seeds, batch)
       (folder / f"{t}.npz").write_bytes(b"")
     return saved
 
-  left = lambda saved: saved.check(cell, seeds) and sorted(file.name for file in folder.iterdir())
+  left = lambda saved: saved.check(cell, seeds) or sorted(file.name for file in folder.iterdir())
   assert left(whole()) == ["1.npz", "2.npz", "3.npz"]
   for how in (
     lambda file: file.unlink(),
@@ -468,20 +472,20 @@ def test_what_counts_as_torn(base, tmp_path, monkeypatch):
   ):
     for name in ("seed_0_generation_2.jsonl", "seed_1_generation_2.jsonl", "seeds_0-1_generation_2.sha256"):
       saved = whole()
-      content = (file := tmp_path / "samples" / language_model._name(cell) / name).read_bytes()
+      content = (file := tmp_path / "samples" / samples.name_of(cell) / name).read_bytes()
       how(file)
       if file.exists() and file.read_bytes() == content:
         continue  # a file of one line has no shorter one
       assert left(saved) == ["1.npz"]
-  saved = language_model._Samples(
+  saved = samples.Samples(
     base.tokenizer, tmp_path
   )  # as of a process that goes on, and finds a file torn after the check
   whole()
   next((tmp_path / "samples").rglob("seed_0_generation_2.jsonl")).write_text('{"prompt": "a')
-  assert set(saved.shown()[language_model._name(cell)]) == {1, 3}
+  assert set(saved.shown()[samples.name_of(cell)]) == {1, 3}
 
 
 def test_names_of_folders_are_short(base):
   table = [[1 / t if i < t else 0.0 for i in range(12)] for t in range(1, 13)]
-  names = {language_model._name({"workflow": f"weights({table})", "num_samples": n}) for n in (8, 9)}
+  names = {samples.name_of({"workflow": f"weights({table})", "num_samples": n}) for n in (8, 9)}
   assert len(names) == 2 and all(len(name.encode()) <= 100 for name in names)

@@ -17,7 +17,7 @@ from helpers import DRAWN, finish, go, numbers
 import collapse_jax as cj
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps.chunks import Chunks
-from experiments import compare, directory, flag_values, language_model, output, real_data_value
+from experiments import compare, directory, flag_values, language_flags, output, real_data_value
 
 WHOLE = {"config.json", "results.nc", *DRAWN}
 
@@ -482,14 +482,14 @@ def test_dry_run_of_a_large_model_allocates_nothing(begin, capsys):
   """27 billion parameters in the value of real data: only shapes."""
   begin("--dry_run")
   asked = []
-  plain = language_model.load_model
+  plain = language_flags.load_model
 
   def load(*arguments, abstract=False):
     asked.append(abstract)
     return plain(*arguments, abstract=True)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(language_model, "load_model", load)
+    patch.setattr(language_flags, "load_model", load)
     real_data_value.simulate([8], [8], num_seeds=1, model="gemma2_27b")
   assert asked == [True] and "27,227,128,320 parameters" in capsys.readouterr().out
 

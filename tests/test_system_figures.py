@@ -25,6 +25,15 @@ def figures(system, metrics, axes, about=(), **attributes):
   return known, plotting.figures_for(known)
 
 
+def of_shares(*tables):
+  """A table a workflow, as a sweep writes them; what they are called says nothing."""
+  return ("workflow", "generation", "batch"), np.stack(tables)
+
+
+CHAIN = np.eye(NUM)
+POOL = np.tril(np.ones((NUM, NUM))) / T[:, None]
+
+
 def at(known, metric, **cell):
   """Runs [seed, generation] of a cell."""
   one = known[metric].sel(cell).squeeze(drop=True)
@@ -189,32 +198,39 @@ def test_verification_over_generations():
 
 
 def test_angles_to_a_linear_verifier():
-  axes = {"workflow": ["replace", "accumulate"], "label_error": [0.0], "psi": [0.5], "verifier": ["none", "linear"]}
+  axes = {"workflow": ["mine", "replace"], "label_error": [0.0], "psi": [0.5], "verifier": ["none", "linear"]}
   metrics = {"angle_to_reference": grid(axes), "angle_to_truth": grid(axes, 1), "accuracy": grid(axes)}
-  known, drawn = figures("verification", metrics, axes, labels="model", angles=[1.2, 0.5, 1.234])
+  beside = {"shares": of_shares(CHAIN, POOL)}
+  known, drawn = figures("verification", metrics | beside, axes, labels="model", angles=[1.2, 0.5, 1.234])
   laws = theory.linear_verifier_loop(1.2, 0.5, 1.234, NUM)
   for metric, law, row in zip(metrics, laws, panels(drawn["verification"], 2)):
     for axis, workflow in zip(row, axes["workflow"]):
       for i, verifier in enumerate(axes["verifier"]):
         assert_curve(axis, i, T, at(known, metric, workflow=workflow, verifier=verifier))
-      assert len(theory_lines(axis)) == (workflow == "replace")
+      assert len(theory_lines(axis)) == (workflow == "mine")
     np.testing.assert_allclose(theory_lines(row[0])[0][1], law)
 
 
 def test_temperature_over_generations():
-  """Of many rows under `replace` frequencies go to p^(1 / temperature) in every generation."""
+  """Of many rows, where each model is fitted to the last one's, frequencies go to p^(1 / temperature) in every generation; where
+  all are pooled they are heat_death's. Of unknown shares there is no law."""
   truth = np.array([0.5, 0.3, 0.2])
-  axes = {"workflow": ["replace", "mine"], "temperature": [0.8, 1.0, 1.3]}
-  known, drawn = figures("temperature", {"entropy": grid(axes)}, axes, probabilities=truth)
-  for axis, workflow in zip(panels(drawn["entropy"], 2)[0], axes["workflow"]):
+  axes = {"workflow": ["mine", "replace", "unknown"], "temperature": [0.8, 1.0, 1.3]}
+  metrics = {"entropy": grid(axes), "shares": of_shares(CHAIN, POOL, np.nan * POOL)}
+  known, drawn = figures("temperature", metrics, axes, probabilities=truth)
+  for axis, workflow in zip(panels(drawn["entropy"], 3)[0], axes["workflow"]):
     assert axis.get_xscale() == "log" and axis.get_title() == workflow
     for i, temperature in enumerate(axes["temperature"]):
       assert_curve(axis, i, T, at(known, "entropy", workflow=workflow, temperature=temperature))
+      p = truth[None] ** (temperature ** -(T[:, None] - 1.0))
+      p = p / p.sum(axis=1, keepdims=True)
       if workflow == "replace":
-        p = truth[None] ** (temperature ** -(T[:, None] - 1.0))
-        p = p / p.sum(axis=1, keepdims=True)
+        p = theory.heat_death(truth, temperature, NUM, accumulate=True)
+      if workflow != "unknown":
         np.testing.assert_allclose(theory_lines(axis)[i][1], -(p * np.log(p)).sum(axis=1), rtol=1e-6)
-  assert not theory_lines(panels(drawn["entropy"], 2)[0][1])
+  assert not theory_lines(panels(drawn["entropy"], 3)[0][2])
+  some = known.isel(generation=[0, 2, 4])  # of which generations between are not known
+  assert not theory_lines(panels(plotting.figures_for(some)["entropy"], 3)[0][0])
 
 
 def test_temperature_frontier():
@@ -272,15 +288,17 @@ def test_selection_of_a_gaussian():
   """The law: of the nearest share, and of (1 - 1/n) for each fit."""
   n = 50
   axes = {
-    "workflow": ["replace", "accumulate"],
+    "workflow": ["mine", "replace", "grown"],
     "keep_fraction": [0.3, 1.0],
     "selection": ["nearest"],
     "num_samples": [n],
   }
-  metrics = {"covariance_trace_ratio": grid(axes)}
+  size = np.full((3, 2, 1, 1, 5, NUM), float(n))
+  size[2] *= T
+  metrics = {"covariance_trace_ratio": grid(axes), "train_size": size, "shares": of_shares(CHAIN, POOL, CHAIN)}
   known, drawn = figures("selection", metrics, axes, setting="gaussian", num_neighbors=1)
-  [[left, right]] = panels(drawn["selection"], 2)
-  for axis, workflow in ((left, "replace"), (right, "accumulate")):
+  [[left, right, grown]] = panels(drawn["selection"], 3)
+  for axis, workflow in zip((left, right, grown), axes["workflow"]):
     assert axis.get_title() == workflow and axis.get_yscale() == "log"
     for i, keep in enumerate(axes["keep_fraction"]):
       values = at(known, "covariance_trace_ratio", workflow=workflow, keep_fraction=keep)
@@ -288,7 +306,7 @@ def test_selection_of_a_gaussian():
   some, everything = (y for _, y in theory_lines(left))
   np.testing.assert_allclose(everything, (1 - 1 / n) ** T)
   np.testing.assert_allclose(some, theory.nearest_loop(0.3, NUM, 1, n) * (1 - 1 / n) ** T)
-  assert not theory_lines(right)
+  assert not theory_lines(right) and not theory_lines(grown)
 
 
 def test_selection_of_unrealistic_samples():

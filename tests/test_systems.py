@@ -265,7 +265,7 @@ def test_a_strangers_task():
     lambda key: (None, draw(key, 3.0, 40)),
     fit,
     lambda key, problem, rate, context: (draw(key, rate, context.num), {}),
-    lambda problem, rate: {"rate": rate},
+    lambda key, problem, rate: {"rate": rate},
     40,
   )
   reward = lambda rows: -rows["wait"]
@@ -295,7 +295,7 @@ def test_every_system_from_the_command_line(tmp_path):
   )
   assert done.returncode == 0, done.stderr
   names = reproduce.related("smoke")
-  assert len(names) == 16
+  assert len(names) == 17
   for name in names:
     results = cj.load(tmp_path / "made" / name / "results.nc")
     assert results.finite.all(), name

@@ -14,6 +14,7 @@ from collapse_jax.refused import Refused
 from collapse_jax.sweeps import cost, devices, programs
 from collapse_jax.sweeps.dataset import check_table, too_large
 from collapse_jax.sweeps.grid import Grid, check_numbers
+from collapse_jax.sweeps.job import chosen_driver
 from collapse_jax.types import Array, Metrics, Run, TaskSetting
 
 __all__ = ["Plan", "plan"]
@@ -22,31 +23,34 @@ __all__ = ["Plan", "plan"]
 class Plan(NamedTuple):
   """What `sweep` would do. Memory in bytes; times of this machine from an empty compilation cache, good to a factor of two.
 
-  `refusals` says why cells cannot run.
+  `refusals` says why cells cannot run. Programs, memory and times are NaN of the drivers "steps" and "host".
   """
 
   cells: int
   cells_refused: int
   runs: int
   fits: int
-  programs: int
+  programs: float
   memory_of_run: float
   compile_seconds: float
   run_seconds: float
   refusals: tuple[str, ...]
 
   def __str__(self) -> str:
-    total = cost.text(self.compile_seconds + self.run_seconds)
     lines = [
       f"cells: {self.cells}",
       f"cells that cannot run: {self.cells_refused}",
       f"runs: {self.runs}",
       f"fits: {self.fits}",
-      f"programs to compile: {self.programs}",
-      f"memory of the largest run: {self.memory_of_run / 2**20:.1f} MiB",
-      f"time on this machine: about {total} (compiling {cost.text(self.compile_seconds)}, running "
-      f"{cost.text(self.run_seconds)}), good to a factor of two",
     ]
+    if not math.isnan(self.programs):
+      total = cost.text(self.compile_seconds + self.run_seconds)
+      lines += [
+        f"programs to compile: {self.programs}",
+        f"memory of the largest run: {self.memory_of_run / 2**20:.1f} MiB",
+        f"time on this machine: about {total} (compiling {cost.text(self.compile_seconds)}, running "
+        f"{cost.text(self.run_seconds)}), good to a factor of two",
+      ]
     return "\n".join([*lines, *(f"cannot run: {reason}" for reason in self.refusals)])
 
 
@@ -57,18 +61,27 @@ def plan(
   *,
   num_generations: int,
   num_seeds: int,
+  driver: str = "auto",
   record_every: int = 1,
   static_axes: Sequence[str] = (),
+  shared: Any = None,
 ) -> Plan:
   """What `sweep` would do, found by tracing alone: nothing of it is compiled or run. Raises as `sweep` does.
 
   Args:
     task, workflows, axes, num_generations, num_seeds, record_every, static_axes: as of `sweep`.
+    driver: as of `sweep`. Of "steps" and "host" it says how many cells, runs and fits there are, and which cells are refused, but
+      not what they cost (`sweeps.memory_per_device` compiles the fits of "steps").
+    shared: as of `sweep`.
   """
   devices.check()
+  driver = chosen_driver(driver, {"shared": shared})
   num_generations, num_seeds, record_every, _ = check_numbers(num_generations, num_seeds, record_every)
-  grid = Grid(task, workflows, axes)
+  grid = Grid(task, workflows, axes, shared)
   check_table(math.prod(grid.shape) * num_seeds * max(num_generations // record_every, 1))
+  if driver != "scan":
+    cells = sum(1 for _ in grid.runnable())
+    return _plan(grid, cells, num_generations, num_seeds)
   costs = []  # (cells, nanoseconds of a run, bytes of a run) of each program
   memory = 0.5 * devices.memory_bytes()
   for group in programs.groups(grid, num_generations, static_axes):
@@ -83,17 +96,23 @@ def plan(
   compiling, running = cost.seconds(
     sum(num * num_seeds * work for num, work, _ in costs), len(costs), devices.num_workers()
   )
-  return Plan(
-    cells,
-    len(grid.refused),
-    cells * num_seeds,
-    cells * num_seeds * num_generations,
-    len(costs),
-    max(size for _, _, size in costs),
-    compiling,
-    running,
-    tuple(sorted({str(reason) for reason in grid.refused.values()})),
-  )
+  memory = max(size for _, _, size in costs)
+  return _plan(grid, cells, num_generations, num_seeds, len(costs), memory, compiling, running)
+
+
+def _plan(
+  grid: Grid,
+  cells: int,
+  num_generations: int,
+  num_seeds: int,
+  programs: float = math.nan,
+  memory: float = math.nan,
+  compiling: float = math.nan,
+  running: float = math.nan,
+) -> Plan:
+  runs = cells * num_seeds
+  refusals = tuple(sorted({str(reason) for reason in grid.refused.values()}))
+  return Plan(cells, len(grid.refused), runs, runs * num_generations, programs, memory, compiling, running, refusals)
 
 
 def _cost_of_run(

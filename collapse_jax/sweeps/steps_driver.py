@@ -126,7 +126,10 @@ def _costly_programs(make: Callable[[Any], TaskSetting], workflow: Workflow, num
     def one(key: Array, problem: Problem, params: Params, context: Context) -> tuple[Data, Metrics]:
       run = Run(key, problem, context.real, None, None)
       batch, sampling = emit(task, workflow, run, params, context, num_generations=num_generations)
-      return batch, assess(task, role_keys(key, context.t)["evaluate"], problem, params, sampling, context)
+      metrics = assess(task, role_keys(key, context.t)["evaluate"], problem, params, sampling, context)
+      if task.absorbed is not None:  # `_checked` keeps the first
+        metrics["collapse_generation"] = jnp.where(task.absorbed(problem, params), context.t, 0)
+      return batch, metrics
 
     return jax.vmap(one, in_axes=(0, 0, 0, _axes(contexts)))(keys, problems, params, contexts)
 
@@ -244,7 +247,7 @@ def _run_cell(
         batches, metrics = clock.call(programs.evaluate_and_emit, shared, runs.key, runs.problem, params, contexts)
         runs = clock.call(programs.update, shared, runs, batches, at)
         job.grid.check_metrics(metrics)
-        seen.append(_checked(jax.tree.map(np.asarray, metrics | shares)))
+        seen.append(_checked(jax.tree.map(np.asarray, metrics | shares), seen[-1] if seen else {}))
         if watch.on_batch is not None:
           watch.on_batch(cell.names, t, seeds, jax.tree.map(np.asarray, batches))
         if checkpoints is not None:
@@ -291,9 +294,12 @@ def _num_devices(shared: PyTree) -> int:
   )
 
 
-def _checked(metrics: Metrics) -> Metrics:
-  """Adds `finite`, a run's own."""
+def _checked(metrics: Metrics, before: Metrics) -> Metrics:
+  """Adds `finite`, a run's own; the generation in which drift ended stays what it was before, once it has."""
   checked: Metrics = jax.tree.map(np.asarray, jax.vmap(with_health)(metrics))
+  if "collapse_generation" in before:
+    ended = before["collapse_generation"]
+    checked["collapse_generation"] = np.where(ended > 0, ended, checked["collapse_generation"])
   return checked
 
 

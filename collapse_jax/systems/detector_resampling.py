@@ -5,17 +5,21 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import tasks, transforms, workflows
+from collapse_jax import tasks, theory, transforms, workflows
 from collapse_jax.plotting.panels import finish, panels, text_of, viridis
-from collapse_jax.systems.drawing import THEORY, curves, name_axes, sliced
-from collapse_jax.systems.runs import simulate
+from collapse_jax.systems.drawing import THEORY, curves, name_axes, shares_of, sliced
+from collapse_jax.systems.runs import expected_shares, simulate
 from collapse_jax.systems.types import Pair, System, pair
 
-__all__ = ["SYSTEM", "TRUTH", "detector", "figures", "pairs", "resampled", "two_types"]
+__all__ = ["SYSTEM", "TRUTH", "detector", "figures", "pairs", "two_types"]
 
 SOURCE = "2502.15654"
 SHARE, RATIO, NUM_SAMPLES, NUM_RUNS = 0.1, 2.0, 20, 20_000
 TRUTH, TEMPERATURE = (0.4, 0.3, 0.15, 0.1, 0.05), 0.8
+LAWS = {  # metrics of models [T, k], given the truth
+  "total_variation": lambda models, truth: 0.5 * np.abs(models - truth).sum(axis=1),
+  "entropy": lambda models, truth: -np.sum(models * np.log(np.maximum(models, 1e-300)), axis=1),
+}
 
 
 def detector(probabilities, temperature, bias):
@@ -30,18 +34,8 @@ def detector(probabilities, temperature, bias):
   return (human / (human + machine / machine.sum())) ** bias
 
 
-def resampled(probabilities, temperature: float, bias: float, shares) -> np.ndarray:
-  """Models [T, k] in the limit of many rows: samples at a temperature, drawn again by the detector.
-
-  Args:
-    shares: [T, T] of batch j in the data of generation t; batch 0 is real.
-  """
-  score, batches, models = detector(probabilities, temperature, bias), [np.asarray(probabilities, np.float64)], []
-  for share in np.asarray(shares, np.float64):
-    models.append(sum(weight * batch for weight, batch in zip(share, batches)))
-    kept = score * models[-1] ** (1 / temperature)
-    batches.append(kept / kept.sum())
-  return np.array(models)
+def _models(probabilities, temperature: float, bias: float, shares) -> np.ndarray:
+  return theory.tempered_models(probabilities, temperature, shares, detector(probabilities, temperature, bias))
 
 
 def two_types(num_samples: int, share: float, ratio: float, T: int) -> np.ndarray:
@@ -98,14 +92,10 @@ def _many(seed):
       tasks.discrete(len(TRUTH), 20_000, TRUTH, temperature=TEMPERATURE), lambda rows: jnp.take(score, rows)
     )
 
-  uniform = np.tril(np.ones((T, T))) / np.arange(1, T + 1)[:, None]
-  for name, workflow, shares in (
-    ("replace", workflows.replace(), np.eye(T)),
-    ("accumulate", workflows.accumulate(), uniform),
-  ):
+  for name, workflow in (("replace", workflows.replace()), ("accumulate", workflows.accumulate())):
     out = simulate(task, workflow, 32, T, seed, at_once=8)["entropy"][:, -1]
     for i, bias in enumerate(biases):
-      law, twin = (resampled(TRUTH, TEMPERATURE, float(b), shares)[-1] for b in (bias, 0.0))
+      law, twin = (_models(TRUTH, TEMPERATURE, float(b), expected_shares(workflow, T))[-1] for b in (bias, 0.0))
       law, twin = (-np.sum(p * np.log(p)) for p in (law, twin))
       what = f"entropy of five outcomes, {name}, temperature {TEMPERATURE}, bias {bias:g}, t = {T}"
       rows.append(pair("detector", SOURCE, what, out[i::2], law, twin))
@@ -119,20 +109,19 @@ def figures(results):
   def draw(part):
     figure, axes = panels(len(metrics), part.sizes["workflow"], share_y="row")
     truth, t, left_out = np.asarray(part.attrs["probabilities"], np.float64), part.generation.values, 0
+    known = False
     for (metric, row), (j, workflow) in itertools.product(zip(metrics, axes), enumerate(part.workflow.values)):
       row[j].set_title(str(workflow), fontsize=9)
       for bias, shade in zip(part.bias.values, viridis(part.sizes["bias"])):
         label = f"bias {text_of(bias)}" if bias else "no detector"
         left_out += curves(row[j], part, metric, {"workflow": workflow, "bias": bias}, shade, label)
-        models = resampled(truth, float(part.temperature), float(bias), part.shares.sel(workflow=workflow).values)
-        law = {
-          "total_variation": 0.5 * np.abs(models - truth).sum(axis=1),
-          "entropy": -np.sum(models * np.log(np.maximum(models, 1e-300)), axis=1),
-        }
-        if metric in law:
-          row[j].plot(t, law[metric][t - 1], **THEORY)
+        shares = shares_of(part, {"workflow": workflow, "bias": bias})
+        if metric in LAWS and shares is not None:
+          known = True
+          models = _models(truth, float(part.temperature), float(bias), shares)
+          row[j].plot(t, LAWS[metric](models, truth)[t - 1], **THEORY)
     name_axes(axes, part, metrics)
-    finish(figure, axes, "", part, left_out, 0, True, "theory: many rows")
+    finish(figure, axes, "", part, left_out, 0, known, "theory: many rows" if known else "")
     return figure
 
   return sliced("detector_resampling", results, ("workflow", "bias"), draw)

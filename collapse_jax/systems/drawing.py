@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import numpy as np
+
 from collapse_jax.plotting.panels import band, slices, wrapped
 
-__all__ = ["GREY", "SHADES", "THEORY", "curves", "heat_map", "name_axes", "points", "sliced"]
+__all__ = ["GREY", "SHADES", "THEORY", "curves", "heat_map", "is_chain", "name_axes", "points", "shares_of", "sliced"]
 
 SHADES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
 GREY = "#777777"
@@ -51,6 +53,20 @@ def curves(axis, results, metric, cell, shade, label, **options) -> int:
     about.get("log_scale"),
     **options,
   )
+
+
+def shares_of(results, cell) -> np.ndarray | None:
+  """Share [T, T] of batch j in the data of generation t of one cell; None where it is unknown, or not every generation is recorded."""
+  if "shares" not in results:
+    return None
+  shares = results.shares.sel({dim: value for dim, value in cell.items() if dim in results.shares.dims}).values
+  return None if shares.shape[0] != shares.shape[1] or np.isnan(shares).any() else shares
+
+
+def is_chain(results, cell) -> bool:
+  """Whether each model of a cell is fitted to what the last one emitted, and to nothing else."""
+  shares = shares_of(results, cell)
+  return shares is not None and np.array_equal(shares, np.eye(len(shares)))
 
 
 def points(axis, x, values, shade, label, log_scale=False) -> int:

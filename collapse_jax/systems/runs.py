@@ -9,7 +9,13 @@ from collapse_jax.generation import run
 from collapse_jax.random import new_key
 from collapse_jax.types import TaskSetting, Workflow
 
-__all__ = ["simulate"]
+__all__ = ["expected_shares", "simulate"]
+
+
+def expected_shares(workflow: Workflow, num_generations: int) -> np.ndarray:
+  """[T, T] of batch j, 0 = real, in the training data of generation t, of a workflow that knows them."""
+  assert workflow.weights is not None
+  return workflow.weights(num_generations)
 
 
 def simulate(

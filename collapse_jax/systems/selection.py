@@ -4,7 +4,7 @@ import numpy as np
 
 from collapse_jax import tasks, theory, transforms, workflows
 from collapse_jax.plotting.panels import finish, panels, text_of, viridis, wrapped
-from collapse_jax.systems.drawing import GREY, SHADES, THEORY, curves, name_axes, points, sliced
+from collapse_jax.systems.drawing import GREY, SHADES, THEORY, curves, is_chain, name_axes, points, sliced
 from collapse_jax.systems.runs import simulate
 from collapse_jax.systems.types import Pair, System, pair
 
@@ -89,7 +89,8 @@ def _kept_variance(part):
     for keep, shade in zip(part.keep_fraction.values, viridis(part.sizes["keep_fraction"])):
       cell = {"keep_fraction": keep, "workflow": workflow}
       left_out += curves(axis, part, "covariance_trace_ratio", cell, shade, f"{text_of(keep)} kept")
-      if str(workflow) == "replace" and str(part.selection.values) == "nearest":
+      alike = (part.train_size.sel(cell) == n).all()  # batches of one size
+      if str(part.selection.values) == "nearest" and is_chain(part, cell) and alike:
         law = theory.nearest_loop(float(keep), T, num_neighbors, n) if keep < 1 else np.ones(T)
         known = 1
         axis.plot(

@@ -5,8 +5,8 @@ import numpy as np
 
 from collapse_jax import store, tasks, theory, workflows
 from collapse_jax.plotting.panels import finish, panels, text_of, viridis, wrapped
-from collapse_jax.systems.drawing import GREY, THEORY, curves, heat_map, name_axes, points, sliced
-from collapse_jax.systems.runs import simulate
+from collapse_jax.systems.drawing import GREY, THEORY, curves, heat_map, name_axes, points, shares_of, sliced
+from collapse_jax.systems.runs import expected_shares, simulate
 from collapse_jax.systems.types import Pair, System, pair
 
 __all__ = ["SYSTEM", "figures", "pairs", "urn"]
@@ -51,10 +51,11 @@ def _outcomes(seed):
   temperatures = np.array([0.7, 1.5], np.float32)
   task = lambda i: tasks.discrete(3, n, truth, temperature=jnp.asarray(temperatures)[i % 2])
   for name, twin_of in (("replace", "accumulate"), ("accumulate", "replace")):
-    out = simulate(task, workflows.parse(name)(), 48, T, seed, at_once=8)["entropy"][:, -1]
+    workflow, other = (workflows.parse(one)() for one in (name, twin_of))
+    out = simulate(task, workflow, 48, T, seed, at_once=8)["entropy"][:, -1]
     for i, temperature in enumerate(temperatures):
       laws = [
-        theory.heat_death(truth, float(temperature), T, accumulate=one == "accumulate")[-1] for one in (name, twin_of)
+        theory.tempered_models(truth, float(temperature), expected_shares(one, T))[-1] for one in (workflow, other)
       ]
       law, twin = (-np.sum(p * np.log(p)) for p in laws)
       rows.append(
@@ -229,16 +230,15 @@ def _entropies(results):
 
   def draw(part):
     figure, axes = panels(1, part.sizes["workflow"], share_y=True)
-    T, left_out, known = int(part.generation.values[-1]), 0, False
+    left_out, known = 0, False
     for axis, workflow in zip(axes[0], part.workflow.values):
       axis.set_title(str(workflow), fontsize=9)
       for temperature, shade in zip(part.temperature.values, viridis(part.sizes["temperature"])):
         cell = {"workflow": workflow, "temperature": temperature}
         left_out += curves(axis, part, "entropy", cell, shade, f"temperature {text_of(temperature)}")
-        if "probabilities" in part.attrs and workflow in ("replace", "accumulate"):
-          law = theory.heat_death(
-            part.attrs["probabilities"], float(temperature), T, accumulate=workflow == "accumulate"
-          )
+        shares = shares_of(part, cell)
+        if "probabilities" in part.attrs and shares is not None:
+          law = theory.tempered_models(part.attrs["probabilities"], float(temperature), shares)
           entropy = -np.sum(law * np.log(np.maximum(law, 1e-300)), axis=1)
           axis.plot(part.generation.values, entropy[part.generation.values - 1], **THEORY)
           known = True

@@ -8,7 +8,7 @@ import numpy as np
 from collapse_jax import store, tasks, theory, transforms, workflows
 from collapse_jax.plotting.panels import finish, panels, text_of, viridis
 from collapse_jax.random import normal
-from collapse_jax.systems.drawing import GREY, SHADES, THEORY, curves, heat_map, name_axes, points, sliced
+from collapse_jax.systems.drawing import GREY, SHADES, THEORY, curves, heat_map, is_chain, name_axes, points, sliced
 from collapse_jax.systems.runs import simulate
 from collapse_jax.systems.types import Pair, System, pair
 from collapse_jax.transforms import verifiers
@@ -186,7 +186,7 @@ def _angles(part):
     for name, shade in zip(part.verifier.values, SHADES):
       label = {"none": "no verifier", "noisy": "noisy verifier", "linear": "linear verifier"}.get(str(name), str(name))
       left_out += curves(axes[i][j], part, metric, {"workflow": workflow, "verifier": name}, shade, label)
-    if "linear" in part.verifier.values and workflow == "replace":
+    if "linear" in part.verifier.values and is_chain(part, {"workflow": workflow, "verifier": "linear"}):
       known = True
       generator, verifier, between = map(float, part.attrs["angles"])
       law = theory.linear_verifier_loop(generator, verifier, between, int(part.generation.values[-1]))[i]

@@ -72,6 +72,7 @@ from collapse_jax.theory.temperature import heat_death_exponent as heat_death_ex
 from collapse_jax.theory.temperature import heat_death_noise as heat_death_noise
 from collapse_jax.theory.temperature import polya_variance as polya_variance
 from collapse_jax.theory.temperature import tempered as tempered
+from collapse_jax.theory.temperature import tempered_models as tempered_models
 from collapse_jax.theory.verification import breakdown_point as breakdown_point
 from collapse_jax.theory.verification import generator_direction as generator_direction
 from collapse_jax.theory.verification import kept_error_rate as kept_error_rate
@@ -154,6 +155,7 @@ __all__ = [
   "silverman_bandwidth",
   "sliding_window",
   "tempered",
+  "tempered_models",
   "total_variation_gaussian",
   "total_variation_of_coin",
   "truncation_loop",

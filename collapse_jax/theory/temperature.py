@@ -13,6 +13,7 @@ __all__ = [
   "heat_death_noise",
   "polya_variance",
   "tempered",
+  "tempered_models",
 ]
 
 
@@ -65,6 +66,29 @@ def heat_death(
     p = p + (emitted - p) / (t + 1) if accumulate else (1 - synthetic_share) * real + synthetic_share * emitted
     laws.append(p)
   return np.array(laws)
+
+
+def tempered_models(real, temperature: float, shares, score=1.0) -> np.ndarray:
+  """Models in the limit of many rows, of any workflow: samples at a temperature, drawn again by a score (derived).
+
+  Args:
+    real: [k] probabilities of the real data.
+    temperature: samples follow p^(1/temperature).
+    shares: [T, T] of batch j in the data of generation t; batch 0 is real.
+    score: [k] of at least 0, by which samples are drawn again (Drayson et al. 2502.15654); default none are.
+  Returns:
+    [T, k].
+  """
+  shares = np.asarray(shares, float)
+  check("shares", shares, 0, 1)
+  if shares.ndim != 2 or shares.shape[0] != shares.shape[1]:
+    raise Refused(f"shares must be [T, T], got shape {shares.shape}.", argument="shares", value=shares)
+  batches, models = [np.asarray(real, float)], []
+  for share in shares:
+    models.append(sum(weight * batch for weight, batch in zip(share, batches)))
+    kept = score * tempered(models[-1], temperature)
+    batches.append(kept / kept.sum())
+  return np.array(models)
 
 
 def heat_death_exponent(temperature: float) -> float:

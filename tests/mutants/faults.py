@@ -250,14 +250,14 @@ FAULTS = [
   ),
   Fault(
     "plan: a tenth of the memory",
-    "max(size for _, _, size in costs),",
-    "max(size for _, _, size in costs) / 10,",
+    "memory = max(size for _, _, size in costs)",
+    "memory = max(size for _, _, size in costs) / 10",
     "tests/test_cost.py -k plan_of_memory",
   ),
   Fault(
     "plan: memory of the smallest program",
-    "max(size for _, _, size in costs),",
-    "min(size for _, _, size in costs),",
+    "memory = max(size for _, _, size in costs)",
+    "memory = min(size for _, _, size in costs)",
     "tests/test_cost.py -k plan_of_memory",
   ),
   Fault(

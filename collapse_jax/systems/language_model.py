@@ -1,0 +1,197 @@
+"""Language models that are fitted to, and then write, each other's training text (Kazdan et al. 2410.16713, section 2)."""
+
+import functools
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from collapse_jax import sweeps, transforms
+from collapse_jax.diagnostics import findings
+from collapse_jax.lm import sharding, text
+from collapse_jax.lm.checkpoint import num_params
+from collapse_jax.sweeps import devices
+from collapse_jax.sweeps.job import OnMetrics
+from collapse_jax.systems.language_setting import Setting as Setting
+from collapse_jax.systems.language_setting import Texts as Texts
+from collapse_jax.systems.language_setting import read_texts as read_texts
+from collapse_jax.systems.samples import Samples
+
+if TYPE_CHECKING:
+  import xarray
+
+__all__ = ["Setting", "Texts", "Writing", "plan", "read_texts", "simulate"]
+
+
+class Writing(NamedTuple):
+  """How the next generation's text is made.
+
+  Attributes:
+    prompts: sample answers to prompts of held-out real rows instead of whole rows.
+    on_malformed, max_attempts: what becomes of samples without the format, see `tasks.language_model`.
+    edit: arguments of `transforms.edit_tokens`; None: text is generated.
+  """
+
+  prompts: bool = False
+  on_malformed: str = "reject"
+  max_attempts: float = 8.0
+  edit: Mapping[str, Any] | None = None
+
+
+_WRITING = Writing()
+
+
+def simulate(
+  setting: Setting,
+  workflows: Sequence[str],
+  num_samples: Sequence[int] = (256,),
+  temperatures: Sequence[float] = (1.0,),
+  *,
+  writing: Writing = _WRITING,
+  num_generations: int = 5,
+  num_seeds: int = 3,
+  seed: int = 0,
+  warm_start: bool = False,
+  chunk_size: int = 0,
+  directory: Any = None,
+  resume: bool = False,
+  keep_checkpoints: bool = False,
+  on_metrics: OnMetrics | None = None,
+  progress: bool = False,
+) -> "xarray.Dataset":
+  """A sweep of a language model.
+
+  Args:
+    setting: which model is trained how, on which text.
+    workflows: names.
+    num_samples: rows per batch, one or more.
+    temperatures: that divide logits when sampling.
+    writing: how text is made.
+    num_generations: T.
+    num_seeds: runs per cell.
+    seed: of all keys.
+    warm_start: start from the last generation's model, not from the base.
+    chunk_size: seeds in one program; 0: all of a small model or of adapters, else 1.
+    directory: for checkpoints and the synthetic text of every generation; None: neither is kept.
+    resume: go on from what is there; generations whose text is damaged are computed again.
+    keep_checkpoints: of every generation, not only of the last two.
+    on_metrics, progress: as of `sweep`.
+  Returns:
+    what `sweep` does, with some of the text in `attrs["samples"]`, and a sentence a workflow in `attrs["finding"]`. A cell whose
+    model no longer writes the format is stopped.
+  Raises:
+    Refused: see `sweep`.
+  """
+  task = _task(setting, writing)
+  axes: dict[str, list[Any]] = {"num_samples": list(num_samples), "temperature": list(temperatures)}
+  for size in num_samples:
+    task(setting.model.params, size, 1.0)
+  about, chunk = setting.about(), setting.at_once(num_seeds, chunk_size)
+  saved = Samples(setting.model.tokenizer, directory)
+  if directory is not None and resume:
+    parts = [range(first, min(first + chunk, num_seeds)) for first in range(0, num_seeds, chunk)]
+    grid = [dict(zip(("workflow", *axes), values)) for values in itertools.product(workflows, *axes.values())]
+    saved.check_all(grid, parts)
+
+  def judge(cell, t, seeds, metrics):
+    if on_metrics is not None:
+      on_metrics(cell, t, seeds, metrics)
+    missing = metrics["num_missing"].max() if "num_missing" in metrics else 0
+    if missing > 0 and writing.on_malformed == "reject":
+      what = "text that ends" if setting.texts.plain else "the format"
+      raise sweeps.Stop(
+        f"the model no longer produces {what}: {missing:.0f} samples are missing after {writing.max_attempts:g} "
+        "candidates for each that was asked for (on_malformed=keep goes on with raw text)"
+      )
+
+  results = sweeps.sweep(
+    task,
+    workflows,
+    axes,
+    num_generations=num_generations,
+    num_seeds=num_seeds,
+    seed=seed,
+    shared=sharding.place(setting.model.params, setting.mesh),
+    warm_start=warm_start,
+    chunk_size=chunk,
+    place=functools.partial(sharding.place, mesh=setting.mesh),
+    resume=resume,
+    about=about,
+    keep_all=keep_checkpoints,
+    directory=None if directory is None else Path(directory) / "checkpoints",
+    on_batch=saved.write,
+    on_metrics=judge,
+    primary_metric="test_loss",
+    driver="steps",
+    progress=progress,
+  )
+  results.attrs |= about | {
+    "task": "language_model",
+    "mode": setting.mode,
+    "budget": f"{setting.recipe.amount:g} {setting.recipe.budget}",
+    "finding": "; ".join(findings.of_test_loss(results)),
+    "samples": json.dumps(saved.shown()),
+    "temperature_of": "logits",
+  }
+  return results
+
+
+def plan(
+  setting: Setting,
+  workflows: Sequence[str],
+  num_samples: Sequence[int] = (256,),
+  temperatures: Sequence[float] = (1.0,),
+  *,
+  writing: Writing = _WRITING,
+  num_generations: int = 5,
+  num_seeds: int = 3,
+  chunk_size: int = 0,
+) -> str:
+  """What `simulate` would do, in lines.
+
+  Args:
+    setting: as of `simulate`; of the base, shapes suffice (`presets.build(..., abstract=True)`).
+    workflows, num_samples, temperatures, writing, num_generations, num_seeds, chunk_size: as of `simulate`.
+  """
+  task = _task(setting, writing)
+  for size in num_samples:
+    task(setting.model.params, size, 1.0)
+  cells, chunk = len(workflows) * len(num_samples) * len(temperatures), setting.at_once(num_seeds, chunk_size)
+  num_steps = -(-max(num_samples) // setting.recipe.batch_size)
+  about = setting.texts.about
+  used = sweeps.memory_per_device(
+    task,
+    workflows[0],
+    {"num_samples": max(num_samples), "temperature": 1.0},
+    num_seeds=chunk,
+    num_generations=num_generations,
+    shared=sharding.abstract(setting.model.params, setting.mesh),
+  )
+  return (
+    f"cells: {cells}\nruns: {cells * num_seeds}\nmodel: {num_params(setting.model.params):,} parameters, {setting.dtype}\n"
+    f"rows: {about['num_train_rows']} for training, {about['num_test_rows']} for test, {about['num_dropped_rows']} dropped "
+    f"as longer than {about['max_seq_len']} tokens\n"
+    f"steps of a generation: {num_steps} under replace, up to {num_steps * num_generations}\n"
+    f"memory of each of {devices.size(setting.mesh)} devices ({chunk} at once of the runs, as compiled for {devices.name()}): "
+    + ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in used.items())
+  )
+
+
+def _task(setting: Setting, writing: Writing):
+  """A factory for `sweep`."""
+  given = text.prompts(setting.model.tokenizer, setting.texts.test) if writing.prompts else None
+  end = text.special_ids(setting.model.tokenizer)[1]
+
+  def task(shared, num_samples, temperature):
+    one = setting.task(
+      shared,
+      num_samples,
+      temperature=temperature,
+      prompts=given,
+      on_malformed=writing.on_malformed,
+      max_attempts=writing.max_attempts,
+    )
+    return one if writing.edit is None else transforms.edit_tokens(one, **writing.edit, fixed_tokens=(end,))
+
+  return task

@@ -1,0 +1,179 @@
+"""Flags that say which language model is trained how on what, and what they stand for. Parsing and validation import no JAX."""
+
+import functools
+from typing import Any
+
+from absl import flags
+
+from collapse_jax.refused import Refused
+from collapse_jax.vocabulary import LORA_TARGETS, TOKEN_BUDGETS
+
+from . import common, flag_values
+
+TINY: dict[str, Any] = {"max_seq_len": 64, "batch_size": 16, "learning_rate": 1e-3, "num_samples": 256}
+OTHER: dict[str, Any] = {"max_seq_len": 512, "batch_size": 128, "learning_rate": 8e-6, "num_samples": 12531}
+
+
+def define(num_samples: bool = True) -> None:
+  """Flags that say which model is trained how on what.
+
+  Args:
+    num_samples: whether rows per batch are among them.
+  """
+  flags.DEFINE_string(
+    "model",
+    "tiny",
+    "tiny, a directory or hub id with safetensors, a .gguf file; or, with "
+    "--mode=pretrain or --dry_run, gpt2_9m, llama2_12m, llama2_42m, llama2_126m, gemma2_2b, gemma2_9b or "
+    "gemma2_27b.",
+  )
+  flags.DEFINE_string(
+    "dataset",
+    "pydocs",
+    "pydocs; a .jsonl, .json or .parquet file (prompt and response, or text); a folder with "
+    "train.jsonl and validation.jsonl; or a hub data set, OWNER/NAME.",
+  )
+  flags.DEFINE_string(
+    "mode",
+    "finetune",
+    "finetune: pairs of prompt and response, or plain text where the rows are; or pretrain: "
+    "random weights of the model's configuration, plain text.",
+  )
+  if num_samples:
+    flags.DEFINE_string("num_samples", "auto", "Comma list: rows per batch. auto: 256 for tiny, else 12531.")
+  flags.DEFINE_string("max_seq_len", "auto", "Tokens per row; longer rows are dropped. auto: 64 for tiny, else 512.")
+  flags.DEFINE_string("batch_size", "auto", "Rows per optimiser step. auto: 16 for tiny, else 128.")
+  flags.DEFINE_string("micro_batch_size", "0", "Rows per forward pass, gradients accumulate; 0: all at once.")
+  flags.DEFINE_string("learning_rate", "auto", "After warm-up. auto: 1e-3 for tiny, else 8e-6.")
+  flags.DEFINE_string("budget", "epochs", "epochs, steps or tokens: what is held equal over generations.")
+  flags.DEFINE_string("budget_amount", "1", "How much of that.")
+  flags.DEFINE_string("lora_rank", "0", "Rank of low-rank adapters; 0: full fine-tuning.")
+  flags.DEFINE_string("lora_targets", ",".join(LORA_TARGETS), "Comma list of kernels with adapters.")
+  flags.DEFINE_string("dtype", "float32", "float32 or bfloat16, of matrix products; training keeps float32 weights.")
+  flags.DEFINE_boolean("remat", False, "Compute activations again in the backward pass, to save memory.")
+  flags.DEFINE_string("sample_batch_size", "0", "Sequences sampled at once; 0: a quarter of num_samples.")
+  flags.DEFINE_string("max_test_rows", "256", "Held-out rows at most.")
+
+
+@functools.cache
+def load_model(name: str, dtype: str, dataset: str, abstract: bool = False):
+  """The base model (abstract: for a preset shapes only); a usage error where it, or the data set, cannot be had."""
+  documents = load_documents(dataset)
+  from collapse_jax import lm
+  from collapse_jax.lm import presets, text, tiny
+
+  with flag_values.given_as("model", name):
+    if name in presets.NAMES:
+      return presets.build(name, documents.train, dtype, abstract)
+    model = tiny.load(dtype) if name == "tiny" else lm.load(name, dtype)
+    if model.tokenizer is None:
+      raise Refused("there is no tokenizer with it")
+    text.special_ids(model.tokenizer)
+  return model
+
+
+def check_dataset(name: str) -> None:
+  """Loads text before JAX is imported, so that a bad file ends at once; what lies on the hub waits."""
+  from collapse_jax.lm import text
+
+  with flag_values.given_as("dataset", name):
+    if text.is_on_hub(name):
+      return
+  load_documents(name)
+
+
+@functools.cache
+def load_documents(dataset: str):
+  """`text.Splits`; a usage error where they cannot be had."""
+  from collapse_jax.lm import text
+
+  with flag_values.given_as("dataset", dataset):
+    return text.splits(dataset)
+
+
+def setting(
+  *,
+  model="tiny",
+  dataset="pydocs",
+  mode="finetune",
+  max_seq_len=64,
+  recipe=None,
+  lora_rank=0,
+  lora_targets=(),
+  dtype="float32",
+  remat=False,
+  sample_batch_size=0,
+  max_test_rows=256,
+  on_malformed="reject",
+):
+  """`systems.language_setting.Setting` of what the flags say; in a dry run a preset's weights are shapes only."""
+  common.prepare_jax()
+  base = load_model(model, dtype, dataset, abstract=flag_values.dry_run())
+  from collapse_jax.data import files
+  from collapse_jax.lm.training import Recipe
+  from collapse_jax.systems import language_setting
+  from collapse_jax.tasks import Adapters
+
+  pretrain = mode == "pretrain"
+  with flag_values.given_as("dataset", dataset):
+    texts = language_setting.read_texts(
+      base,
+      load_documents(dataset),
+      max_seq_len,
+      pairs=not pretrain,
+      lossy=on_malformed == "keep",
+      max_test_rows=max_test_rows,
+    )
+  if common.is_first_process():
+    print("".join(f"{files.shown(dataset)}: {line}\n" for line in texts.remarks), end="", flush=True)
+  return language_setting.Setting(
+    base,
+    texts,
+    Recipe(**(recipe or {})),
+    pretrain,
+    Adapters(lora_rank, 2.0 * lora_rank, tuple(lora_targets)) if lora_rank else None,
+    remat,
+    sample_batch_size or None,
+    model_name=model,
+    dataset=dataset,
+  )
+
+
+def read():
+  """Options of `setting`, from validated flags, with the defaults of tiny or of larger models."""
+  flag = flag_values.FLAGS
+  defaults = TINY if flag.model == "tiny" else OTHER
+  auto = lambda name, parse: defaults[name] if getattr(flag, name) == "auto" else parse(name)
+  rates = flag_values.positives("learning_rate") if flag.learning_rate != "auto" else [defaults["learning_rate"]]
+  amounts = flag_values.positives("budget_amount")
+  micro = flag_values.integer("micro_batch_size", 0)
+  from collapse_jax.lm import presets
+
+  if flag.model in presets.NAMES and flag.mode != "pretrain" and not flag.dry_run:
+    raise Refused(f"--model={flag.model} has no weights: use it with --mode=pretrain, or with --dry_run.")
+  values: dict[str, Any] = {
+    "learning_rate": rates[0],
+    "budget": flag_values.choice("budget", TOKEN_BUDGETS),
+    "amount": amounts[0],
+    "batch_size": auto("batch_size", flag_values.integer),
+    "micro_batch_size": micro or None,
+  }
+  if values["batch_size"] % (micro or 1):
+    raise Refused(f"--micro_batch_size={micro} must divide --batch_size={values['batch_size']}.")
+  targets = flag_values.items("lora_targets")
+  for target in targets:
+    if target not in LORA_TARGETS:
+      raise Refused(f"--lora_targets names {target!r}; allowed are {', '.join(LORA_TARGETS)}.")
+  return {
+    "recipe": values,
+    "model": flag.model,
+    "dataset": flag.dataset,
+    "mode": flag_values.choice("mode", ("finetune", "pretrain")),
+    "max_seq_len": auto("max_seq_len", lambda name: flag_values.integer(name, 4)),
+    "lora_rank": flag_values.integer("lora_rank", 0),
+    "lora_targets": targets,
+    "dtype": flag_values.choice("dtype", ("float32", "bfloat16")),
+    "remat": flag.remat,
+    "sample_batch_size": flag_values.integer("sample_batch_size", 0),
+    "max_test_rows": flag_values.integer("max_test_rows"),
+  }
