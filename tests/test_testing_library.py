@@ -66,7 +66,9 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize(
+  "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "language_model")) for name in TASKS]
+)
 def test_tasks(name):
   make, names = TASKS[name]
   testing.check_task(make, workflows=names, drivers=("replace",))
