@@ -694,7 +694,7 @@ def _check_parts(task: TaskSetting, report) -> None:
     model = lambda context: task.fit(fit_key, problem, context)
     context = _context(task, problem, real)
     params = model(context)
-    models = [(("alone",), jax.tree.map(lambda x: x[None], params))]
+    models: list[tuple[tuple[str, ...], Any]] = [(("alone",), jax.tree.map(lambda x: x[None], params))]
 
     def stored(row_weight, weight):
       masked = row_weight * (1.0 if real.row_weight is None else real.row_weight)

@@ -57,7 +57,7 @@ TASKS = {
 }
 VARIANTS = {
   "gaussian_rows": (lambda: tasks.gaussian(1, N, draws="rows"), GROWN),
-  "gaussian_distances": (lambda: tasks.gaussian(2, N, distances=True, wasserstein2=True), ("accumulate",)),
+  "gaussian_distances": (lambda: tasks.gaussian(2, N, distances=True, wasserstein2=True), ("replace",)),
   "kde_scott": (lambda: tasks.kde("blobs", N, "scott", num_test=20), GROWN),
   "kde_tophat": (lambda: tasks.kde("normal", N, 6.0, "tophat", num_test=20), GROWN),
   "discrete_renumbered": (lambda: tasks.discrete(50, N, temperature=1.5), GROWN),
