@@ -41,6 +41,7 @@ def test_sizes_and_shares(name, keys):
   out = jax.jit(jax.vmap(lambda key: cj.run(key, TASKS["poisson"](), workflow, T)))(keys(3))
   assert out["finite"].shape == (3, T) and np.asarray(out["finite"]).all()
   np.testing.assert_allclose(out["train_size"][0], np.broadcast_to(SIZES[name], T))
+  np.testing.assert_allclose(workflow.schedule(N, T).rows, np.broadcast_to(SIZES[name], T))
   if not workflow.redrawn:
     np.testing.assert_allclose(out["real_share"][0], np.asarray(workflow.weights(T))[:, 0], atol=1e-6)
 
