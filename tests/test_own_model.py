@@ -146,6 +146,34 @@ def test_other_data_and_versions_are_refused(tmp_path):
     by_host(other, directory=tmp_path, resume=True, about={"version": 1})
 
 
+def test_other_workflows_and_problems_are_refused(tmp_path):
+  """Also where only the beginning, the update, the rows that are emitted or the problem differ; the same ones go on."""
+  plain = workflows.accumulate()
+  halved = lambda task, problem, key, data, batch, t: plain.update(
+    task, problem, key, data, batch._replace(rows=batch.rows / 2), t
+  )
+  doubled = lambda task, problem, real, T: plain.init(task, problem, real._replace(rows=real.rows * 2), T)
+  make = lambda scale: counting()._replace(
+    init=lambda key: ({"name": print, "scale": np.float32(scale)}, store.batch(np.ones(5)))
+  )
+
+  def swept(flow, scale=1.0, folder=tmp_path, resume=True):
+    options = {"num_generations": 2, "num_seeds": 1, "driver": "host", "directory": folder, "resume": resume}
+    return cj.sweep(make(scale), {"mine": flow}, {}, **options)
+
+  whole = swept(plain, resume=False)
+  xarray.testing.assert_identical(swept(plain).drop_attrs(deep=False), whole.drop_attrs(deep=False))
+  for other in (plain._replace(update=halved), plain._replace(init=doubled)):
+    with pytest.raises(Refused, match="another task or workflow"):
+      swept(other)
+  with pytest.raises(Refused, match="another task or workflow"):
+    swept(plain, scale=2.0)
+  grown = workflows.grown_replace()
+  swept(grown, folder=tmp_path / "grown")
+  with pytest.raises(Refused, match="another task or workflow"):
+    swept(grown._replace(emit=lambda n, t: 2 * n), folder=tmp_path / "grown")
+
+
 def test_errors_end_it_and_what_is_done_is_kept(tmp_path):
   with pytest.raises(KeyError, match="my own bug") as caught:
     by_host(counting(fails=[]), directory=tmp_path)

@@ -244,7 +244,6 @@ class _Loop:
   def _checkpoints(self) -> Checkpoints:
     numbers, saving = self.job.numbers, self.job.saving
     assert saving.directory is not None
-    workflow = self.programs.choose.name(self.arrays, self.key, self.store, np.int32(1))
     about = {
       **saving.about,
       "jax": jax.__version__,
@@ -253,12 +252,26 @@ class _Loop:
       "cell": self.cell.names,
       "seeds": [self.seeds.start, self.seeds.stop],
       **numbers._asdict(),
-      "program": f"{workflow} {fingerprint.of_values(self.real)}",
+      "program": self._program(),
       "num_devices": 1,
     }
     del about["num_seeds"]  # seeds may be added
     folder = saving.directory / folder_name(self.cell.names, self.seeds)
     return Checkpoints(folder, saving.keep_all, saving.resume, about)
+
+  def _program(self) -> str:
+    """A name for what the workflow computes, how much it has emitted, and the problem and the real data of the run."""
+    begin, choose, update = self.programs
+    most = max(self.nums)
+    rows = jax.tree.map(lambda x: np.zeros((1, most, *x.shape[2:]), x.dtype), self.real.rows)
+    batch = self.real if rows is None else storage.same(self.real, rows=rows, row_weight=None, draw=None, latent=None)
+    t = np.int32(1)
+    code = (
+      begin.name(self.arrays, self.real),
+      choose.name(self.arrays, self.key, self.store, t),
+      update.name(self.arrays, self.key, self.store, batch, t),  # a batch such as the real one
+    )
+    return " ".join((*code, fingerprint.of_values((self.real, self.arrays, np.asarray(self.nums)))))
 
   def _restore(self, checkpoints: Checkpoints) -> int:
     """Goes to where the checkpoints end: the number of generations done."""
