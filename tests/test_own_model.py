@@ -136,6 +136,33 @@ def test_warm_starts(tmp_path):
     by_host(odd, warm_start=True, directory=tmp_path / "odd")
 
 
+def test_params_that_grow_are_resumed(tmp_path):
+  """Warm-started models may be of another shape in each generation; those of another structure are refused, and kept."""
+  task = counting()
+
+  def fit(key, problem, context):
+    before = () if context.previous is None else context.previous["seen"]
+    one = task.fit(key, problem, context._replace(previous=None))
+    return {**one, "seen": np.append(before, one["mean"])}
+
+  grown = task._replace(fit=fit, evaluate=lambda key, problem, params: {"num": float(len(params["seen"]))})
+  whole = by_host(grown, warm_start=True, directory=tmp_path)
+  np.testing.assert_array_equal(whole.num[0], [[1, 2, 3, 4]] * 2)
+  for folder in tmp_path.iterdir():
+    (folder / "4.npz").unlink()
+  batches = []
+  again = by_host(
+    grown, warm_start=True, directory=tmp_path, resume=True, on_batch=lambda cell, t, *_: batches.append(t)
+  )
+  assert batches == [4, 4]
+  xarray.testing.assert_identical(again.drop_attrs(deep=False), whole.drop_attrs(deep=False))
+  other = grown._replace(fit=lambda *arguments: {"other": np.ones(1)} | fit(*arguments))
+  files = sorted(tmp_path.rglob("*.npz"))
+  with pytest.raises(Refused, match="holds no params/other"):
+    by_host(other, warm_start=True, directory=tmp_path, resume=True)
+  assert sorted(tmp_path.rglob("*.npz")) == files
+
+
 def test_other_data_and_versions_are_refused(tmp_path):
   by_host(counting(), directory=tmp_path, about={"version": 1})
   with pytest.raises(Refused, match="version=1, not 2"):
