@@ -164,6 +164,25 @@ def test_what_is_not_predicted(caplog):
     expected.Laws(cell(workflows.replace(), lambda schedule: {"loss": Expected(np.ones(3))}), (1,), T)
 
 
+@pytest.mark.parametrize(
+  ("one", "part"),
+  [
+    (np.ones(4), "predict gives ndarray of loss, where an Expected"),
+    ((np.ones(T),), "predict gives tuple of loss"),
+    (Expected(np.ones(T), limit=np.ones(T)), r"limit of loss with shape \(12,\), where a number"),
+    (Expected(np.ones(T), up_to=[3, 4]), r"up_to of loss with shape \(2,\)"),
+    (None, None),
+  ],
+)
+def test_what_is_no_law_is_told_before_the_run(one, part):
+  told = lambda one: expected.Laws([((0,), task_that(lambda schedule: {"loss": one}), workflows.replace())], (1,), T)
+  if part is None:
+    told(Expected(np.ones(T), limit=np.float64(1.0), up_to=3))
+    return
+  with pytest.raises(ValueError, match=part):
+    told(one)
+
+
 def test_a_stale_schedule_predicts_nothing(caplog):
   """A workflow that was changed after it was made still has the schedule that it had; the runs' real share tells."""
   cells = [((i,), task_that(lambda schedule: {"loss": Expected(np.ones(T))}), workflows.replace()) for i in range(2)]

@@ -30,7 +30,7 @@ class Laws:
     num_generations: T.
     warm_start: whether fits see the previous model, of which no law knows.
   Raises:
-    ValueError: a task predicts something that is no trajectory of T numbers, nor a number.
+    ValueError: a task predicts what is no `Expected`, or of other shapes.
   """
 
   def __init__(self, cells: Iterable[Cell], shape: tuple[int, ...], num_generations: int, warm_start: bool = False):
@@ -62,7 +62,12 @@ class Laws:
     return len(self._tables) - 1
 
   def _checked(self, name: str, one: Expected) -> Expected:
-    one = Expected(*one)
+    if not isinstance(one, Expected):
+      raise ValueError(f"predict gives {type(one).__name__} of {name}, where an Expected is asked for.")
+    for field in ("up_to", "limit"):
+      if np.shape(getattr(one, field)) != ():
+        shape = np.shape(getattr(one, field))
+        raise ValueError(f"predict gives {field} of {name} with shape {shape}, where a number is asked for.")
     for field in ("mean", "variance", "least_variance"):
       value = getattr(one, field)
       if value is not None and np.shape(value) not in ((), (self._num_generations,)):
