@@ -12,7 +12,7 @@ import xarray
 from helpers import KILLED, poisson_mean, resampled, run
 
 import collapse_jax as cj
-from collapse_jax import diagnostics, plotting, report, store, sweeps, tasks, transforms, workflows
+from collapse_jax import diagnostics, plotting, report, store, sweeps, tasks, transforms, vocabulary, workflows
 from collapse_jax.random import seed_of
 from collapse_jax.refused import Refused
 
@@ -199,6 +199,26 @@ def test_other_workflows_and_problems_are_refused(tmp_path):
   swept(grown, folder=tmp_path / "grown")
   with pytest.raises(Refused, match="another task or workflow"):
     swept(grown._replace(emit=lambda n, t: 2 * n), folder=tmp_path / "grown")
+
+
+def test_objects_on_an_axis_are_resumed(tmp_path):
+  """A folder has no address in its name: another process has other ones."""
+
+  def swept(**options):
+    scales = [lambda x: x, lambda x: 2 * x]  # other objects in each call, as in another process
+    make = lambda scale, num_samples: counting(num_samples)
+    axes = {"scale": scales, "num_samples": [5]}
+    return cj.sweep(
+      make, ["replace"], axes, num_generations=1, num_seeds=1, driver="host", directory=tmp_path, **options
+    )
+
+  swept()
+  assert {folder.name for folder in tmp_path.iterdir()} == {
+    vocabulary.file_name(f"workflow=replace,scale=#{i},num_samples=5,seeds=0-0") for i in range(2)
+  }
+  batches = []
+  swept(resume=True, on_batch=lambda *one: batches.append(one))
+  assert not batches
 
 
 def test_errors_end_it_and_what_is_done_is_kept(tmp_path):

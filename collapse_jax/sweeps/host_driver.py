@@ -249,14 +249,14 @@ class _Loop:
       "jax": jax.__version__,
       "collapse_jax": version(),
       **fingerprint.settings(),
-      "cell": self.cell.names,
+      "cell": self.cell.saved_names,
       "seeds": [self.seeds.start, self.seeds.stop],
       **numbers._asdict(),
       "program": self._program(),
       "num_devices": 1,
     }
     del about["num_seeds"]  # seeds may be added
-    folder = saving.directory / folder_name(self.cell.names, self.seeds)
+    folder = saving.directory / folder_name(self.cell.saved_names, self.seeds)
     return Checkpoints(folder, saving.keep_all, saving.resume, about)
 
   def _program(self) -> str:

@@ -219,7 +219,7 @@ def _run_cell(
   if job.saving.directory is not None:
     program, params_like, metrics_like = _traced(programs, shared, runs, seeds, warm_start)
     about = dict(about) | {
-      "cell": cell.names,
+      "cell": cell.saved_names,
       "seeds": [seeds.start, seeds.stop],
       "num_generations": numbers.num_generations,
       "seed": numbers.seed,
@@ -228,7 +228,7 @@ def _run_cell(
       "program": program,
       "num_devices": _num_devices(shared),
     }
-    folder = job.saving.directory / folder_name(cell.names, seeds)
+    folder = job.saving.directory / folder_name(cell.saved_names, seeds)
     checkpoints = Checkpoints(folder, job.saving.keep_all, job.saving.resume, about)
     done, runs, params, metrics = checkpoints.restore(runs, params_like if warm_start else None, metrics_like)
     params = job.saving.place(params) if done and warm_start else None
