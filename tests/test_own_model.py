@@ -228,6 +228,19 @@ def test_errors_end_it_and_what_is_done_is_kept(tmp_path):
   assert [file.stem for file in tmp_path.rglob("*.npz")] == ["1"]
 
 
+def test_a_users_own_error_of_tracing_is_theirs():
+  task = counting()
+  traced = jax.jit(lambda x: 1.0 if x > 0 else 0.0)
+  with pytest.raises(jax.errors.TracerBoolConversionError):
+    by_host(task._replace(fit=lambda key, problem, context: traced(1.0)))
+
+
+@pytest.mark.parametrize("name", ["train_size", "real_share", "finite"])
+def test_names_of_every_run_are_refused(name):
+  with pytest.raises(Refused, match=f"must not be called {name}"):
+    by_host(counting()._replace(evaluate=lambda key, problem, params: {name: 1.0}))
+
+
 def test_looking_on():
   """Batches, metrics, cells; a run that is stopped holds NaN from there on."""
   batches, cells = [], []

@@ -200,8 +200,9 @@ class _Loop:
       if self.task.absorbed is not None and not self.absorbed_at and self.task.absorbed(self.problem, self.params):
         self.absorbed_at = t
       if evaluate:
-        metrics |= self.task.evaluate(keys["evaluate"], self.problem, self.params) | sampling
-        self.job.grid.check_metrics(metrics.keys() - {"train_size", "real_share"})
+        judged = self.task.evaluate(keys["evaluate"], self.problem, self.params) | sampling
+        self.job.grid.check_metrics(judged)
+        metrics |= judged
       stored = batch
       if len(set(self.nums)) > 1 and batch.rows is not None:  # of one shape, so that the update compiles once
         stored = storage.pad(batch, max(self.nums))
