@@ -241,6 +241,23 @@ def test_names_of_every_run_are_refused(name):
     by_host(counting()._replace(evaluate=lambda key, problem, params: {name: 1.0}))
 
 
+def test_a_generation_that_emits_nothing():
+  """The sampler is asked for a row that does not count, and what is trained on is as in the scan."""
+  flow = workflows.grown_replace()._replace(emit=lambda n, t: 0 if t == 2 else n * (t + 1), schedule=None, weights=None)
+  asked, task = [], poisson_mean(3.0, 4)
+
+  def sample(key, problem, params, context):
+    asked.append(context.num)
+    return task.sample(key, problem, params, context)
+
+  options = {"num_generations": 3, "num_seeds": 1}
+  host = cj.sweep(task._replace(sample=sample), {"mine": flow}, {}, driver="host", **options)
+  scan = cj.sweep(task, {"mine": flow}, {}, **options)
+  assert asked == [8, 1]
+  np.testing.assert_array_equal(host.train_size, scan.train_size)
+  np.testing.assert_array_equal(host.train_size[0, 0], [4, 8, 0])
+
+
 def test_looking_on():
   """Batches, metrics, cells; a run that is stopped holds NaN from there on."""
   batches, cells = [], []

@@ -188,7 +188,10 @@ class _Loop:
     )
     previous = self.params if self.job.numbers.warm_start else None
     data, latest, shares = jax.tree.map(np.asarray, (data, latest, shares))
-    return keys, Context(t, self.nums[t - 1], _pooled(self.task, data), self.real, previous, latest), shares
+    num = self.nums[t - 1]
+    context = Context(t, num, _pooled(self.task, data), self.real, previous, latest)
+    # A sampler is not asked for no rows: for one, which does not count.
+    return keys, context if num else context._replace(num=1, used=0), shares
 
   def _generation(self, t: int, evaluate: bool) -> Data | None:
     """Goes on by a generation; the batch, or None where there were no training data, and so no model."""
