@@ -265,7 +265,7 @@ def test_a_strangers_task():
     lambda key: (None, draw(key, 3.0, 40)),
     fit,
     lambda key, problem, rate, context: (draw(key, rate, context.num), {}),
-    lambda problem, rate: {"rate": rate},
+    lambda key, problem, rate: {"rate": rate},
     40,
   )
   reward = lambda rows: -rows["wait"]
