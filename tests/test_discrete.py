@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray
 from helpers import z_score
 from looking import bands, interval, lines, results
 from looking import theory as theory_lines
 
 import collapse_jax as cj
 from collapse_jax import plotting, tasks, workflows
+from collapse_jax.diagnostics import judgement
 from collapse_jax.types import Context
 
 T = 8
@@ -89,6 +91,28 @@ def test_collapse_times_are_those_of_every_driver(tmp_path):
   for found in (sweep("steps", directory=tmp_path / "out", resume=True), sweep("host")):
     assert stopped and found.censored.equals(scan.censored)
     np.testing.assert_array_equal(found.collapse_generation.values.ravel(), times)
+
+  def stop(cell, t, seeds, metrics):
+    if t == 2:
+      raise cj.sweeps.Stop("enough")
+
+  short = sweep("host", on_metrics=stop)  # drift that had not ended when a run was stopped is censored there
+  ended = ~scan.censored.values.ravel() & (times <= 2)
+  assert 0 < ended.sum() < 5
+  np.testing.assert_array_equal(short.censored.values.ravel(), ~ended)
+  np.testing.assert_array_equal(short.collapse_generation.values.ravel(), np.where(ended, times, 2))
+
+
+def test_most_runs_that_are_known_have_ended():
+  """A run of which nothing is known counts neither way, here the last of four."""
+  dims = ("workflow", "num_samples", "seed")
+  times = (dims, np.array([[[3.0, 4.0, 5.0, np.nan]]]))
+  ended = lambda censored: xarray.Dataset(
+    {"collapse_generation": times, "censored": (dims, np.array([[censored]]))},
+    {"workflow": ["replace"], "num_samples": [5]},
+  )
+  judged = lambda *censored: judgement._drift_ended(ended(censored), {"workflow": "replace", "num_samples": 5})
+  assert judged(False, False, True, False) and not judged(False, True, True, False)
 
 
 def test_collapse_times_are_drawn_beside_their_law():

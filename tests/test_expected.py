@@ -164,6 +164,25 @@ def test_what_is_not_predicted(caplog):
     expected.Laws(cell(workflows.replace(), lambda schedule: {"loss": Expected(np.ones(3))}), (1,), T)
 
 
+@pytest.mark.parametrize(
+  ("one", "part"),
+  [
+    (np.ones(4), "predict gives ndarray of loss, where an Expected"),
+    ((np.ones(T),), "predict gives tuple of loss"),
+    (Expected(np.ones(T), limit=np.ones(T)), r"limit of loss with shape \(12,\), where a number"),
+    (Expected(np.ones(T), up_to=[3, 4]), r"up_to of loss with shape \(2,\)"),
+    (None, None),
+  ],
+)
+def test_what_is_no_law_is_told_before_the_run(one, part):
+  told = lambda one: expected.Laws([((0,), task_that(lambda schedule: {"loss": one}), workflows.replace())], (1,), T)
+  if part is None:
+    told(Expected(np.ones(T), limit=np.float64(1.0), up_to=3))
+    return
+  with pytest.raises(ValueError, match=part):
+    told(one)
+
+
 def test_a_stale_schedule_predicts_nothing(caplog):
   """A workflow that was changed after it was made still has the schedule that it had; the runs' real share tells."""
   cells = [((i,), task_that(lambda schedule: {"loss": Expected(np.ones(T))}), workflows.replace()) for i in range(2)]
@@ -173,6 +192,35 @@ def test_a_stale_schedule_predicts_nothing(caplog):
   assert np.isfinite(found.loss_expected[0]).all() and np.isnan(found.loss_expected[1]).all()
   assert np.isfinite(found.shares[0]).all() and np.isnan(found.shares[1]).all()
   assert "theory is left out" in caplog.text
+
+
+@pytest.mark.parametrize(("num_generations", "num_seeds"), [(100, 1), (100, 20), (3, 4)])
+def test_subsets_with_few_real_rows_keep_their_theory(num_generations, num_seeds):
+  """None of a few runs may have a real row: that is a draw, and no other schedule. Of many it would be one."""
+  flow = workflows.accumulate_subsample()
+  cells = [((0,), task_that(lambda schedule: {"loss": Expected(np.ones(num_generations))}), flow)]
+  raw = results_of((1,), {}, ("loss", "real_share"), num_generations, num_seeds)
+  share = 1 / np.arange(1, num_generations + 1)
+  rng = np.random.default_rng(0)
+  judged = lambda runs: (
+    "loss_expected" in expected.Laws(cells, (1,), num_generations).beside(raw.assign(real_share=runs))
+  )
+  for _ in range(20):
+    hits = [[rng.hypergeometric(10, 10 * t, 10) for t in range(num_generations)] for _ in range(num_seeds)]
+    assert judged(raw.real_share.copy(data=np.array([hits]) / 10))
+  assert not judged(raw.real_share.copy(data=np.ones(raw.real_share.shape)))
+  raw = results_of((1,), {}, ("loss", "real_share"), num_generations, 2000)
+  assert judged(raw.real_share + share) and not judged(raw.real_share + np.where(share == 1, 1, 0.0))
+
+
+def test_a_replaced_emit_predicts_nothing():
+  """The schedule is that of the workflow as it was made; the number of rows tells, where the share of real ones does not."""
+  cells = [((i,), task_that(lambda schedule: {"loss": Expected(np.ones(T))}), workflows.replace()) for i in range(2)]
+  raw = results_of((2,), {}, names=("loss", "train_size"))
+  raw.train_size[:] = 10.0
+  raw.train_size[1, :, 1:] = 20.0  # as _replace(emit=lambda n, t: 2 * n) has it
+  found = expected.Laws(cells, (2,), T).beside(raw)
+  assert np.isfinite(found.loss_expected[0]).all() and np.isnan(found.loss_expected[1]).all()
 
 
 def test_shares_have_the_dims_in_which_they_differ():

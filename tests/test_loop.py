@@ -41,6 +41,7 @@ def test_sizes_and_shares(name, keys):
   out = jax.jit(jax.vmap(lambda key: cj.run(key, TASKS["poisson"](), workflow, T)))(keys(3))
   assert out["finite"].shape == (3, T) and np.asarray(out["finite"]).all()
   np.testing.assert_allclose(out["train_size"][0], np.broadcast_to(SIZES[name], T))
+  np.testing.assert_allclose(workflow.schedule(N, T).rows, np.broadcast_to(SIZES[name], T))
   if not workflow.redrawn:
     np.testing.assert_allclose(out["real_share"][0], np.asarray(workflow.weights(T))[:, 0], atol=1e-6)
 
@@ -152,14 +153,17 @@ def test_warm_start_hands_over_the_previous_model():
   counting = task._replace(
     fit=step,
     evaluate=lambda key, problem, count: {"count": jnp.asarray(count)},
-    sample=lambda key, problem, count, context: (store.batch(jnp.zeros(N)), {}),
+    sample=lambda key, problem, count, context: (
+      store.batch(jnp.zeros(N)),
+      {"sampled_after": step(key, None, context)},
+    ),
   )
   out = cj.run(jax.random.key(0), counting, workflows.replace(), T, warm_start=True)
-  np.testing.assert_allclose(out["count"], [1, 2, 3, 4])
+  np.testing.assert_allclose([out["count"], out["sampled_after"]], [[1, 2, 3, 4]] * 2)
   for driver in ("scan", "steps", "host"):
     options = {"num_generations": T, "num_seeds": 1, "warm_start": True, "driver": driver}
     swept = cj.sweep(lambda num_samples: counting, ["replace"], {"num_samples": [N]}, **options)
-    np.testing.assert_allclose(swept["count"].squeeze(), [1, 2, 3, 4])
+    np.testing.assert_allclose([swept["count"].squeeze(), swept["sampled_after"].squeeze()], [[1, 2, 3, 4]] * 2)
   np.testing.assert_allclose(cj.run(jax.random.key(0), counting, workflows.replace(), T)["count"], 1)
 
 

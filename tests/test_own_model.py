@@ -12,7 +12,7 @@ import xarray
 from helpers import KILLED, poisson_mean, resampled, run
 
 import collapse_jax as cj
-from collapse_jax import diagnostics, plotting, report, store, sweeps, tasks, transforms, workflows
+from collapse_jax import diagnostics, plotting, report, store, sweeps, tasks, transforms, vocabulary, workflows
 from collapse_jax.random import seed_of
 from collapse_jax.refused import Refused
 
@@ -136,6 +136,33 @@ def test_warm_starts(tmp_path):
     by_host(odd, warm_start=True, directory=tmp_path / "odd")
 
 
+def test_params_that_grow_are_resumed(tmp_path):
+  """Warm-started models may be of another shape in each generation; those of another structure are refused, and kept."""
+  task = counting()
+
+  def fit(key, problem, context):
+    before = () if context.previous is None else context.previous["seen"]
+    one = task.fit(key, problem, context._replace(previous=None))
+    return {**one, "seen": np.append(before, one["mean"])}
+
+  grown = task._replace(fit=fit, evaluate=lambda key, problem, params: {"num": float(len(params["seen"]))})
+  whole = by_host(grown, warm_start=True, directory=tmp_path)
+  np.testing.assert_array_equal(whole.num[0], [[1, 2, 3, 4]] * 2)
+  for folder in tmp_path.iterdir():
+    (folder / "4.npz").unlink()
+  batches = []
+  again = by_host(
+    grown, warm_start=True, directory=tmp_path, resume=True, on_batch=lambda cell, t, *_: batches.append(t)
+  )
+  assert batches == [4, 4]
+  xarray.testing.assert_identical(again.drop_attrs(deep=False), whole.drop_attrs(deep=False))
+  other = grown._replace(fit=lambda *arguments: {"other": np.ones(1)} | fit(*arguments))
+  files = sorted(tmp_path.rglob("*.npz"))
+  with pytest.raises(Refused, match="holds no params/other"):
+    by_host(other, warm_start=True, directory=tmp_path, resume=True)
+  assert sorted(tmp_path.rglob("*.npz")) == files
+
+
 def test_other_data_and_versions_are_refused(tmp_path):
   by_host(counting(), directory=tmp_path, about={"version": 1})
   with pytest.raises(Refused, match="version=1, not 2"):
@@ -146,11 +173,89 @@ def test_other_data_and_versions_are_refused(tmp_path):
     by_host(other, directory=tmp_path, resume=True, about={"version": 1})
 
 
+def test_other_workflows_and_problems_are_refused(tmp_path):
+  """Also where only the beginning, the update, the rows that are emitted or the problem differ; the same ones go on."""
+  plain = workflows.accumulate()
+  halved = lambda task, problem, key, data, batch, t: plain.update(
+    task, problem, key, data, batch._replace(rows=batch.rows / 2), t
+  )
+  doubled = lambda task, problem, real, T: plain.init(task, problem, real._replace(rows=real.rows * 2), T)
+  make = lambda scale: counting()._replace(
+    init=lambda key: ({"name": print, "scale": np.float32(scale)}, store.batch(np.ones(5)))
+  )
+
+  def swept(flow, scale=1.0, folder=tmp_path, resume=True):
+    options = {"num_generations": 2, "num_seeds": 1, "driver": "host", "directory": folder, "resume": resume}
+    return cj.sweep(make(scale), {"mine": flow}, {}, **options)
+
+  whole = swept(plain, resume=False)
+  xarray.testing.assert_identical(swept(plain).drop_attrs(deep=False), whole.drop_attrs(deep=False))
+  for other in (plain._replace(update=halved), plain._replace(init=doubled)):
+    with pytest.raises(Refused, match="another task or workflow"):
+      swept(other)
+  with pytest.raises(Refused, match="another task or workflow"):
+    swept(plain, scale=2.0)
+  grown = workflows.grown_replace()
+  swept(grown, folder=tmp_path / "grown")
+  with pytest.raises(Refused, match="another task or workflow"):
+    swept(grown._replace(emit=lambda n, t: 2 * n), folder=tmp_path / "grown")
+
+
+def test_objects_on_an_axis_are_resumed(tmp_path):
+  """A folder has no address in its name: another process has other ones."""
+
+  def swept(**options):
+    scales = [lambda x: x, lambda x: 2 * x]  # other objects in each call, as in another process
+    make = lambda scale, num_samples: counting(num_samples)
+    axes = {"scale": scales, "num_samples": [5]}
+    return cj.sweep(
+      make, ["replace"], axes, num_generations=1, num_seeds=1, driver="host", directory=tmp_path, **options
+    )
+
+  swept()
+  assert {folder.name for folder in tmp_path.iterdir()} == {
+    vocabulary.file_name(f"workflow=replace,scale=#{i},num_samples=5,seeds=0-0") for i in range(2)
+  }
+  batches = []
+  swept(resume=True, on_batch=lambda *one: batches.append(one))
+  assert not batches
+
+
 def test_errors_end_it_and_what_is_done_is_kept(tmp_path):
   with pytest.raises(KeyError, match="my own bug") as caught:
     by_host(counting(fails=[]), directory=tmp_path)
   assert caught.traceback[-1].name == "fit" and "in a sweep, workflow accumulate" in caught.value.__notes__
   assert [file.stem for file in tmp_path.rglob("*.npz")] == ["1"]
+
+
+def test_a_users_own_error_of_tracing_is_theirs():
+  task = counting()
+  traced = jax.jit(lambda x: 1.0 if x > 0 else 0.0)
+  with pytest.raises(jax.errors.TracerBoolConversionError):
+    by_host(task._replace(fit=lambda key, problem, context: traced(1.0)))
+
+
+@pytest.mark.parametrize("name", ["train_size", "real_share", "finite"])
+def test_names_of_every_run_are_refused(name):
+  with pytest.raises(Refused, match=f"must not be called {name}"):
+    by_host(counting()._replace(evaluate=lambda key, problem, params: {name: 1.0}))
+
+
+def test_a_generation_that_emits_nothing():
+  """The sampler is asked for a row that does not count, and what is trained on is as in the scan."""
+  flow = workflows.grown_replace()._replace(emit=lambda n, t: 0 if t == 2 else n * (t + 1), schedule=None, weights=None)
+  asked, task = [], poisson_mean(3.0, 4)
+
+  def sample(key, problem, params, context):
+    asked.append(context.num)
+    return task.sample(key, problem, params, context)
+
+  options = {"num_generations": 3, "num_seeds": 1}
+  host = cj.sweep(task._replace(sample=sample), {"mine": flow}, {}, driver="host", **options)
+  scan = cj.sweep(task, {"mine": flow}, {}, **options)
+  assert asked == [8, 1]
+  np.testing.assert_array_equal(host.train_size, scan.train_size)
+  np.testing.assert_array_equal(host.train_size[0, 0], [4, 8, 0])
 
 
 def test_looking_on():

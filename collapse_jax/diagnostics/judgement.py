@@ -29,8 +29,11 @@ def verdicts(results) -> list[dict[str, Any]]:
 
 
 def _drift_ended(results, cell) -> bool:
-  """Whether most runs of a cell have come down to one outcome."""
-  return "censored" in results and bool((~results.censored.sel(cell)).mean() > 0.5)
+  """Whether most runs of a cell, of those of which it is known, have come down to one outcome."""
+  if "censored" not in results:
+    return False
+  known = np.isfinite(results.collapse_generation.sel(cell))
+  return bool((~results.censored.sel(cell) & known).sum() > 0.5 * known.sum())
 
 
 def verdict_of(results, name: str, values) -> Verdict:

@@ -5,7 +5,7 @@ import json
 import logging
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -114,7 +114,9 @@ class Checkpoints:
 
     Args:
       run, params: of the structure, shapes and dtypes that are to be found; params may be None, to leave them out.
-      metrics: the same, of one generation; None: whatever is there.
+      metrics: the same, of one generation; None, of a loop that is Python: whatever is there, and params of any shapes.
+    Raises:
+      Refused: what is whole holds other arrays than these; it stays where it is.
     """
     for t, file in self._newest_first():
       like: dict[str, Any] = {"run": plain(run), "params": params, "metrics": {}}
@@ -126,9 +128,7 @@ class Checkpoints:
             raise Refused("a checksum is wrong")
           if _fixed(_description(arrays)) != _fixed(self._about) | {"t": t}:
             raise Refused("it belongs elsewhere")
-          found = jax.tree.unflatten(
-            jax.tree.structure(like), [_of_kind(arrays[name], x) for name, x in _named(like).items()]
-          )
+          found = _alike(arrays, like, any_shape=("params",) if metrics is None else ())
           if metrics is None:
             prefix = "metrics/"
             found["metrics"] = {
@@ -137,6 +137,8 @@ class Checkpoints:
       except Exception as error:  # damage has as many names as a zip file has fields
         if isinstance(error, MemoryError) or getattr(error, "filename", None):  # that is the machine's
           raise
+        if isinstance(error, _Unlike):
+          raise Refused(f"resume: {file} cannot be gone on from: {error}.") from None
         _log.warning("%s is damaged (%s): what came after the checkpoint before it is computed again", file, error)
         file.unlink()
         continue
@@ -162,11 +164,22 @@ def _named(tree: PyTree) -> dict[str, Any]:
   }
 
 
-def _of_kind(value: np.ndarray, like: Any) -> np.ndarray:
-  """The array, as of the expected dtype: files do not know all of JAX's."""
-  if value.shape != like.shape or value.dtype not in (like.dtype, np.dtype(f"V{np.dtype(like.dtype).itemsize}")):
-    raise Refused(f"it holds {value.dtype}{value.shape}, not {like.dtype}{like.shape}")
-  return value.view(like.dtype)
+class _Unlike(Exception):
+  """A file that is whole holds other arrays than are asked for."""
+
+
+def _alike(arrays: Any, like: PyTree, any_shape: Sequence[str]) -> PyTree:
+  """The arrays of a file as a tree, of which shapes and dtypes do not matter in parts of these names."""
+  found = []
+  for name, x in _named(like).items():
+    if name not in arrays.files:
+      raise _Unlike(f"it holds no {name}")
+    value, free = arrays[name], name.split("/")[0] in any_shape
+    unnamed = value.dtype == np.dtype(f"V{np.dtype(x.dtype).itemsize}")  # files do not know all dtypes of JAX
+    if not free and (value.shape != x.shape or not (unnamed or value.dtype == x.dtype)):
+      raise _Unlike(f"{name} is {value.dtype}{value.shape}, not {x.dtype}{x.shape}")
+    found.append(value.view(x.dtype) if unnamed or not free else value)
+  return jax.tree.unflatten(jax.tree.structure(like), found)
 
 
 def plain(run: Run) -> Run:

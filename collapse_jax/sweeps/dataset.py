@@ -130,12 +130,13 @@ def to_dataset(
   variables: dict[str, tuple[Any, ...]] = {}
   ended = results.values.pop("collapse_generation", None)
   if ended is not None:
-    last = ended[..., -1]
+    last = np.fmax.reduce(ended, axis=-1)  # of the generations that were reached: a run may have been stopped
+    reached = np.asarray(generations, last.dtype)[np.maximum(np.isfinite(ended).sum(axis=-1), 1) - 1]
     about_last = {
-      "long_name": "first generation whose model knows one outcome; the last one where censored",
+      "long_name": "first generation whose model knows one outcome; the last one of the run where censored",
       "units": "1",
     }
-    variables["collapse_generation"] = ((*dims_of_grid, "seed"), np.where(last == 0, generations[-1], last), about_last)
+    variables["collapse_generation"] = ((*dims_of_grid, "seed"), np.where(last == 0, reached, last), about_last)
     variables["censored"] = (
       (*dims_of_grid, "seed"),
       last == 0,

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import special
 
 from collapse_jax import theory
 from collapse_jax.types import Expected, Number, TaskSetting, Workflow
@@ -29,7 +30,7 @@ class Laws:
     num_generations: T.
     warm_start: whether fits see the previous model, of which no law knows.
   Raises:
-    ValueError: a task predicts something that is no trajectory of T numbers, nor a number.
+    ValueError: a task predicts what is no `Expected`, or of other shapes.
   """
 
   def __init__(self, cells: Iterable[Cell], shape: tuple[int, ...], num_generations: int, warm_start: bool = False):
@@ -37,15 +38,19 @@ class Laws:
     self._expected: dict[str, dict[tuple[int, ...], Expected]] = {}
     self._tables: list[np.ndarray] = []
     self._which = np.full(shape, -1)  # of the tables
+    self._redrawn = np.zeros(shape, int)  # rows of subsets
+    self._rows: dict[tuple[int, ...], np.ndarray] = {}  # of training data, by schedules of which laws are told
     for index, task, workflow in cells:
       schedule = schedule_of(workflow, task.num_samples, num_generations)
       if schedule is None:
         continue
       if num_generations**2 <= MAX_TABLE:
-        self._which[index] = self._table(schedule.weights)
+        self._which[index], self._redrawn[index] = self._table(schedule.weights), schedule.redrawn
       places = 1 if schedule.pooled else int(np.max(schedule.slots)) + 1
       if task.predict is None or warm_start or float(num_generations) * places**2 > MAX_STEPS:
         continue
+      if workflow.schedule is not None:  # else the sizes are those that it emits
+        self._rows[index] = schedule.rows
       for name, one in task.predict(schedule).items():
         self._expected.setdefault(name, {})[index] = self._checked(name, one)
 
@@ -57,7 +62,12 @@ class Laws:
     return len(self._tables) - 1
 
   def _checked(self, name: str, one: Expected) -> Expected:
-    one = Expected(*one)
+    if not isinstance(one, Expected):
+      raise ValueError(f"predict gives {type(one).__name__} of {name}, where an Expected is asked for.")
+    for field in ("up_to", "limit"):
+      if np.shape(getattr(one, field)) != ():
+        shape = np.shape(getattr(one, field))
+        raise ValueError(f"predict gives {field} of {name} with shape {shape}, where a number is asked for.")
     for field in ("mean", "variance", "least_variance"):
       value = getattr(one, field)
       if value is not None and np.shape(value) not in ((), (self._num_generations,)):
@@ -107,21 +117,39 @@ class Laws:
     return found
 
   def _stale(self, results: "xarray.Dataset", at: np.ndarray) -> np.ndarray:
-    """Cells whose runs were trained on another share of real rows than the schedule has: a workflow that was changed after it was
-    made, and its schedule was not; or a task that leaves rows out."""
+    """Cells whose runs were trained on another share of real rows, or on another number of rows, than the schedule has: a workflow
+    that was changed after it was made, and its schedule was not; or a task that leaves rows out."""
     stale = np.zeros(self._shape, bool)
-    if "real_share" not in results:
-      return stale
-    measured = results.real_share.transpose(*results.cell_status.dims, "seed", "generation").values.astype(np.float64)
-    for index in np.argwhere((self._which >= 0) & (results.cell_status.values == "ok")):
-      runs = measured[tuple(index)]
-      runs = runs[np.isfinite(runs).all(axis=1)]
-      if len(runs):
-        apart = np.abs(runs.mean(axis=0) - self._tables[self._which[tuple(index)]][at, 0])
-        stale[tuple(index)] = (apart > 1e-3 + 6 * runs.std(axis=0) / np.sqrt(len(runs))).any()
-    if any(stale[index] for cells in self._expected.values() for index in cells):
-      _log.warning("theory is left out where the share of real rows is not that of the workflow's schedule.")
+    told = set().union(*self._expected.values())
+    for index in map(tuple, np.argwhere(results.cell_status.values == "ok")):
+      runs = _of_runs(results, "real_share", index)
+      if self._which[index] >= 0 and len(runs):
+        share = self._tables[self._which[index]][at, 0]
+        apart = np.abs(runs.mean(axis=0) - share) > 1e-3
+        stale[index] = (apart & self._no_chance(index, share, runs)).any()
+      runs = _of_runs(results, "train_size", index)
+      if index in told and index in self._rows and len(runs):
+        rows = self._rows[index][at]
+        stale[index] |= (np.abs(runs.mean(axis=0) - rows) > 1e-3 * rows).any()
+    if any(stale[index] for index in told):
+      _log.warning(
+        "theory is left out where the share of real rows, or their number, is not that of the workflow's schedule."
+      )
     return stale
+
+  def _no_chance(self, index: tuple[int, ...], share: np.ndarray, runs: np.ndarray) -> np.ndarray:
+    """[recorded] whether the mean share of the runs is farther from the expected one than chance takes it.
+
+    Of subsets, by Hoeffding's bound exp(-n KL) on the mean of n draws, with or without replacement: any one of all cells and
+    generations is beyond it with a chance below 1e-6, however few the rows and the runs are.
+    """
+    mean, num = runs.mean(axis=0), int(self._redrawn[index]) * len(runs)
+    if not num:
+      beyond: np.ndarray = np.abs(mean - share) > 1e-3 + 6 * runs.std(axis=0) / np.sqrt(len(runs))
+      return beyond
+    divergence = special.rel_entr(mean, share) + special.rel_entr(1 - mean, 1 - share)
+    beyond = num * divergence > np.log(2e6 * runs.shape[1] * np.prod(self._shape))
+    return beyond
 
   def _shares(self, grid: tuple[Any, ...], at: np.ndarray, runs: np.ndarray) -> dict[str, Any]:
     """`shares`, over the dims of the grid in which they differ."""
@@ -141,6 +169,14 @@ class Laws:
     dims = (*(grid[axis] for axis in kept), "generation", "batch")
     about = {"long_name": "expected share of each batch, 0 = real, in the training data", "units": "1"}
     return {"shares": (dims, tables[which], about)}
+
+
+def _of_runs(results: "xarray.Dataset", name: str, index: tuple[int, ...]) -> np.ndarray:
+  """[runs, recorded] what every run of a cell has, of those in which it is finite; none where it is not among the results."""
+  if name not in results:
+    return np.empty((0, 0))
+  runs = results[name].transpose(*results.cell_status.dims, "seed", "generation")[index].values.astype(np.float64)
+  return runs[np.isfinite(runs).all(axis=1)]
 
 
 def schedule_of(workflow: Workflow, num_samples: Number, num_generations: int) -> theory.Schedule | None:

@@ -37,7 +37,9 @@ def of(*jaxprs: Any) -> str:
 
 def of_values(tree: PyTree) -> str:
   """A hexadecimal digest of a tree: its structure, and the numbers of its leaves."""
-  return _digest([str(jax.tree.structure(tree)), *(_text(leaf, {}) for leaf in jax.tree.leaves(tree))])
+  return _digest(
+    [_ADDRESS.sub("", str(jax.tree.structure(tree))), *(_text(leaf, {}) for leaf in jax.tree.leaves(tree))]
+  )
 
 
 def _digest(parts: Iterable[str]) -> str:

@@ -70,6 +70,12 @@ class Cell:
     """As coordinates of the results name it."""
     return {"workflow": self.workflow, **self.values}
 
+  @property
+  def saved_names(self) -> dict[str, Any]:
+    """As what is kept for another process names it: by their places on the axis those whose text may be another one there."""
+    places = zip(self.values.items(), self.index[1:])
+    return {"workflow": self.workflow, **{name: value if _is_plain(value) else f"#{i}" for (name, value), i in places}}
+
   def __str__(self) -> str:
     return ", ".join(f"{name} {value}" for name, value in self.names.items())
 
@@ -345,6 +351,13 @@ def check_numbers(
       )
   num_generations, num_seeds, record_every, size = numbers.values()
   return num_generations, num_seeds, record_every, None if chunk_size is None else size
+
+
+def _is_plain(value: Any) -> bool:
+  """Whether its text says what it is."""
+  if isinstance(value, tuple | list):
+    return all(map(_is_plain, value))
+  return value is None or isinstance(value, str | int | float | np.generic)
 
 
 def _is_array(value: Any) -> bool:

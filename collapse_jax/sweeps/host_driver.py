@@ -188,7 +188,10 @@ class _Loop:
     )
     previous = self.params if self.job.numbers.warm_start else None
     data, latest, shares = jax.tree.map(np.asarray, (data, latest, shares))
-    return keys, Context(t, self.nums[t - 1], _pooled(self.task, data), self.real, previous, latest), shares
+    num = self.nums[t - 1]
+    context = Context(t, num, _pooled(self.task, data), self.real, previous, latest)
+    # A sampler is not asked for no rows: for one, which does not count.
+    return keys, context if num else context._replace(num=1, used=0), shares
 
   def _generation(self, t: int, evaluate: bool) -> Data | None:
     """Goes on by a generation; the batch, or None where there were no training data, and so no model."""
@@ -200,8 +203,9 @@ class _Loop:
       if self.task.absorbed is not None and not self.absorbed_at and self.task.absorbed(self.problem, self.params):
         self.absorbed_at = t
       if evaluate:
-        metrics |= self.task.evaluate(keys["evaluate"], self.problem, self.params) | sampling
-        self.job.grid.check_metrics(metrics.keys() - {"train_size", "real_share"})
+        judged = self.task.evaluate(keys["evaluate"], self.problem, self.params) | sampling
+        self.job.grid.check_metrics(judged)
+        metrics |= judged
       stored = batch
       if len(set(self.nums)) > 1 and batch.rows is not None:  # of one shape, so that the update compiles once
         stored = storage.pad(batch, max(self.nums))
@@ -244,21 +248,34 @@ class _Loop:
   def _checkpoints(self) -> Checkpoints:
     numbers, saving = self.job.numbers, self.job.saving
     assert saving.directory is not None
-    workflow = self.programs.choose.name(self.arrays, self.key, self.store, np.int32(1))
     about = {
       **saving.about,
       "jax": jax.__version__,
       "collapse_jax": version(),
       **fingerprint.settings(),
-      "cell": self.cell.names,
+      "cell": self.cell.saved_names,
       "seeds": [self.seeds.start, self.seeds.stop],
       **numbers._asdict(),
-      "program": f"{workflow} {fingerprint.of_values(self.real)}",
+      "program": self._program(),
       "num_devices": 1,
     }
     del about["num_seeds"]  # seeds may be added
-    folder = saving.directory / folder_name(self.cell.names, self.seeds)
+    folder = saving.directory / folder_name(self.cell.saved_names, self.seeds)
     return Checkpoints(folder, saving.keep_all, saving.resume, about)
+
+  def _program(self) -> str:
+    """A name for what the workflow computes, how much it has emitted, and the problem and the real data of the run."""
+    begin, choose, update = self.programs
+    most = max(self.nums)
+    rows = jax.tree.map(lambda x: np.zeros((1, most, *x.shape[2:]), x.dtype), self.real.rows)
+    batch = self.real if rows is None else storage.same(self.real, rows=rows, row_weight=None, draw=None, latent=None)
+    t = np.int32(1)
+    code = (
+      begin.name(self.arrays, self.real),
+      choose.name(self.arrays, self.key, self.store, t),
+      update.name(self.arrays, self.key, self.store, batch, t),  # a batch such as the real one
+    )
+    return " ".join((*code, fingerprint.of_values((self.real, self.arrays, np.asarray(self.nums)))))
 
   def _restore(self, checkpoints: Checkpoints) -> int:
     """Goes to where the checkpoints end: the number of generations done."""

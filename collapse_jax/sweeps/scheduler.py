@@ -95,7 +95,8 @@ def sweep(
     shared: arrays that all runs read (steps): the factory is called with shared=..., inside a jit, so that a base model's
       parameters are neither a constant of the program nor copied for each run.
     text_axes: axes whose coordinate is text; numbers among them are also in the coordinate NAME_value.
-    static_axes: axes whose numbers must not be traced, because they fix a shape or pick a branch (scan).
+    static_axes: axes whose numbers must not be traced, because they fix a shape or pick a branch; with steps and host
+      none are.
     primary_metric: the metric that reports lead with; default the first of the task.
     mesh: devices that share each chunk; default one device (scan).
     chunk_size: runs of a program call on each device; default: what shares the runs among workers and devices, or less
@@ -163,6 +164,8 @@ def sweep(
     else:
       computed = (steps_driver if driver == "steps" else host_driver).run(job)
   except _UNTRACEABLE as error:
+    if driver == "host":  # the user's own, of a jit of theirs
+      raise
     first = str(error).strip().splitlines()[0]
     text = f'the task or a workflow cannot be traced by JAX; driver="host" runs any Python. JAX says: {first}'
     raise Refused(text, argument="driver", value=driver, allowed="host") from error

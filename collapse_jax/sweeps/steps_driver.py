@@ -119,11 +119,12 @@ def _costly_programs(make: Callable[[Any], TaskSetting], workflow: Workflow, num
     return jax.vmap(one, in_axes=(0, 0, _axes(contexts), 0))(keys, problems, contexts, previous)
 
   def evaluate_and_emit(
-    shared: PyTree, keys: Array, problems: Problem, params: Params, contexts: Context
+    shared: PyTree, keys: Array, problems: Problem, params: Params, contexts: Context, previous: Params
   ) -> tuple[Data, Metrics]:
     task = make(shared)
 
-    def one(key: Array, problem: Problem, params: Params, context: Context) -> tuple[Data, Metrics]:
+    def one(key: Array, problem: Problem, params: Params, context: Context, previous: Params) -> tuple[Data, Metrics]:
+      context = context._replace(previous=previous)
       run = Run(key, problem, context.real, None, None)
       batch, sampling = emit(task, workflow, run, params, context, num_generations=num_generations)
       metrics = assess(task, role_keys(key, context.t)["evaluate"], problem, params, sampling, context)
@@ -131,7 +132,7 @@ def _costly_programs(make: Callable[[Any], TaskSetting], workflow: Workflow, num
         metrics["collapse_generation"] = jnp.where(task.absorbed(problem, params), context.t, 0)
       return batch, metrics
 
-    return jax.vmap(one, in_axes=(0, 0, 0, _axes(contexts)))(keys, problems, params, contexts)
+    return jax.vmap(one, in_axes=(0, 0, 0, _axes(contexts), 0))(keys, problems, params, contexts, previous)
 
   return jax.jit(fit), jax.jit(evaluate_and_emit)
 
@@ -197,7 +198,7 @@ def memory_per_device(
   params = jax.tree.map(
     lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), params, fitting.output_shardings
   )
-  sampling = programs.evaluate_and_emit.lower(shared, runs.key, runs.problem, params, contexts).compile()
+  sampling = programs.evaluate_and_emit.lower(shared, runs.key, runs.problem, params, contexts, None).compile()
   return {"fit": devices.bytes_used(fitting), "sample": devices.bytes_used(sampling)}
 
 
@@ -218,7 +219,7 @@ def _run_cell(
   if job.saving.directory is not None:
     program, params_like, metrics_like = _traced(programs, shared, runs, seeds, warm_start)
     about = dict(about) | {
-      "cell": cell.names,
+      "cell": cell.saved_names,
       "seeds": [seeds.start, seeds.stop],
       "num_generations": numbers.num_generations,
       "seed": numbers.seed,
@@ -227,7 +228,7 @@ def _run_cell(
       "program": program,
       "num_devices": _num_devices(shared),
     }
-    folder = job.saving.directory / folder_name(cell.names, seeds)
+    folder = job.saving.directory / folder_name(cell.saved_names, seeds)
     checkpoints = Checkpoints(folder, job.saving.keep_all, job.saving.resume, about)
     done, runs, params, metrics = checkpoints.restore(runs, params_like if warm_start else None, metrics_like)
     params = job.saving.place(params) if done and warm_start else None
@@ -244,7 +245,9 @@ def _run_cell(
         keys = jax.vmap(lambda key: role_keys(key, t)["fit"])(runs.key)  # noqa: B023
         previous = params if warm_start else None
         params = clock.call(programs.fit, shared, keys, runs.problem, contexts, previous)
-        batches, metrics = clock.call(programs.evaluate_and_emit, shared, runs.key, runs.problem, params, contexts)
+        batches, metrics = clock.call(
+          programs.evaluate_and_emit, shared, runs.key, runs.problem, params, contexts, previous
+        )
         runs = clock.call(programs.update, shared, runs, batches, at)
         job.grid.check_metrics(metrics)
         seen.append(_checked(jax.tree.map(np.asarray, metrics | shares), seen[-1] if seen else {}))
@@ -280,7 +283,9 @@ def _traced(
   params = traces[-1].out_info
   if warm_start:
     traces.append(fit.trace(shared, keys, runs.problem, contexts, params))
-  traces.append(evaluate_and_emit.trace(shared, runs.key, runs.problem, params, contexts))
+  if warm_start:
+    traces.append(evaluate_and_emit.trace(shared, runs.key, runs.problem, params, contexts, params))
+  traces.append(evaluate_and_emit.trace(shared, runs.key, runs.problem, params, contexts, None))
   batches, metrics = traces[-1].out_info
   traces.append(update.trace(shared, runs, batches, t))
   metrics = jax.eval_shape(jax.vmap(with_health), metrics | shares)

@@ -70,6 +70,18 @@ class Schedule(NamedTuple):
       table[t, lies[lies >= 0]] = shares[lies >= 0]
     return table
 
+  @property
+  def rows(self) -> np.ndarray:
+    """[T] rows that each generation is fitted to, as they count."""
+    if self.pooled:
+      return np.full(len(self.sizes), float(self.redrawn)) if self.redrawn else np.cumsum(self.sizes, dtype=float)
+    lies, count = np.full(_num_places(self), -1), np.zeros(_num_places(self))
+    found = np.empty(len(self.sizes))
+    for t in range(len(found)):
+      _put(self, lies, count, t)
+      found[t] = _shares(self, count, t)[1]
+    return found
+
 
 def schedule_of_weights(weights, sizes, redrawn: bool = False) -> Schedule | None:
   """The schedule of a workflow that is known by its weights alone; None where these do not tell it.
