@@ -492,8 +492,23 @@ class Update(Protocol):
     """
 
 
-class Workflow(NamedTuple):
+class _WorkflowFields(NamedTuple):
+  init: StoreInit
+  select: Select
+  update: Update
+  emit: Callable[[Any, Any], Any] = lambda n, t: n
+  weights: Callable[[int], Any] | None = None
+  redrawn: bool = False
+  absorbing: bool = False
+  schedule: Callable[[Any, int], Any] | None = None
+  cites: tuple[str, ...] = ()
+
+
+class Workflow(_WorkflowFields):
   """Which data generation t is fitted to.
+
+  What is known of a workflow goes with what it is known of: `_replace` of init, select, update or emit also drops weights, schedule
+  and absorbing, unless they are given.
 
   Attributes:
     init: (task, problem, real, num_generations) -> store.
@@ -510,15 +525,16 @@ class Workflow(NamedTuple):
     cites: where it comes from, as of a task.
   """
 
-  init: StoreInit
-  select: Select
-  update: Update
-  emit: Callable[[Any, Any], Any] = lambda n, t: n
-  weights: Callable[[int], Any] | None = None
-  redrawn: bool = False
-  absorbing: bool = False
-  schedule: Callable[[Any, int], Any] | None = None
-  cites: tuple[str, ...] = ()
+  __slots__ = ()
+
+  def _replace(self, **new: Any) -> "Workflow":
+    known = {"weights": None, "schedule": None, "absorbing": False} if _STORAGE & new.keys() else {}
+    return super()._replace(**known | new)
+
+  __replace__ = _replace
+
+
+_STORAGE = {"init", "select", "update", "emit"}  # what the law of a workflow is known of
 
 
 class Run(NamedTuple):

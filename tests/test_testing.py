@@ -318,7 +318,7 @@ def _one_late(broken):
   def update(task, problem, key, store_, batch, t):
     return base.update(task, problem, key, store_, batch, jnp.maximum(t - 1, 1) if broken else t)
 
-  return base._replace(update=update, schedule=None)
+  return base._replace(update=update, weights=base.weights)
 
 
 def _total_left(broken):
@@ -329,7 +329,7 @@ def _total_left(broken):
     new = base.update(task, problem, key, store_, batch, t)
     return new._replace(summary=store_.summary) if broken and task.summary is not None else new
 
-  return base._replace(update=update)
+  return base._replace(update=update, weights=base.weights, schedule=base.schedule)
 
 
 def _all_slots(broken):
@@ -340,7 +340,7 @@ def _all_slots(broken):
     data = base.select(task, problem, key, store_, t)
     return data._replace(weight=jnp.ones_like(data.weight)) if broken else data
 
-  return base._replace(select=select)
+  return base._replace(select=select, weights=base.weights, schedule=base.schedule)
 
 
 def _origins_lost(broken):
@@ -350,7 +350,7 @@ def _origins_lost(broken):
     data = base.select(task, problem, key, store_, t)
     return data._replace(origin=jnp.where(data.origin > 0, 0, data.origin)) if broken else data
 
-  return base._replace(select=select)
+  return base._replace(select=select, weights=base.weights, schedule=base.schedule)
 
 
 def _always_absorbing(broken):
@@ -364,7 +364,7 @@ def _fresh_with_one_key(broken):
   def select(task, problem, key, store_, t):
     return base.select(task, problem, jax.random.key(0) if broken else key, store_, t)
 
-  return base._replace(select=select)
+  return base._replace(select=select, weights=base.weights, schedule=base.schedule)
 
 
 def _fractions_emitted(broken):

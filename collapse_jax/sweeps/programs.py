@@ -61,7 +61,8 @@ class Binding:
     workflow = self.grid.workflow_of(self.workflow, values)
     if _EMITTED in given:
       num = given[_EMITTED]  # None: num_samples
-      workflow = workflow._replace(emit=lambda n, t: n if num is None else num)
+      emit = lambda n, t: n if num is None else num  # as many as before: what is known of the workflow holds
+      workflow = Workflow(**workflow._asdict() | {"emit": emit})
     return self.grid.task_of(values), workflow
 
 
