@@ -35,7 +35,6 @@ WORKFLOWS = (
   "sliding_window(2)",
   "weights([[1, 0, 0], [0.5, 0.5, 0], [0.2, 0.3, 0.5]])",
 )
-RESERVED = frozenset([*grid.RESERVED, "collapse_generation", "shares"])  # names in results
 _LONG = 64  # generations in which runs of a small task are absorbed, if ever
 _CLOSE = {"rtol": 2e-4, "atol": 2e-5}  # what is computed by two programs
 _SAME = {"rtol": 1e-5, "atol": 1e-6}  # what is computed by one
@@ -403,9 +402,9 @@ def _are_metrics(report, name, metrics) -> bool:
 
 def _check_names(task, metrics, sampling, report) -> None:
   both = metrics | sampling
-  for name in sorted(RESERVED & both.keys()):
+  for name in sorted(grid.of_results(both)):
     report.find(
-      "names", f"metric {name!r}", "is a name of the results' own, and would be overwritten: take another one."
+      "names", f"metric {name!r}", "is a name of the results' own, and one would overwrite the other: take another one."
     )
   for name in sorted(metrics.keys() & sampling.keys()):
     report.find("names", f"metric {name!r}", "comes from evaluate and from sample: one of them is lost, so rename one.")

@@ -217,6 +217,11 @@ def name_of_results(wrong):
   return mean_of_rows(evaluate=lambda key, problem, mean: {"finite" if wrong else "error": mean**2})
 
 
+def name_beside_a_metric(wrong):
+  name = "error_limit" if wrong else "limit"
+  return mean_of_rows(evaluate=lambda key, problem, mean: {"error": mean**2, name: mean}, metrics={})
+
+
 def name_not_declared(wrong):
   return mean_of_rows(evaluate=lambda key, problem, mean: {"error": mean**2, **({"eror": mean} if wrong else {})})
 
@@ -270,6 +275,7 @@ FAULTS = {  # the check that finds it, and a workflow where it takes one
   rows_of_another_kind: ("shapes", None),
   rows_without_data: ("shapes", None),
   name_of_results: ("names", None),
+  name_beside_a_metric: ("names", None),
   name_not_declared: ("names", None),
   axis_without_name: ("names", None),
   metric_of_rows_that_do_not_count: ("horizon", None),

@@ -306,7 +306,7 @@ def _run_seeds(bind: Binding, numbers: Numbers, seed_index: Array, traced: dict[
     record_every=numbers.record_every,
   )
   metrics = jax.vmap(one)(seed_index)
-  bind.grid.check_metrics(metrics.keys() - COMMON_METRICS.keys())
+  bind.grid.check_metrics(metrics.keys() - {"collapse_generation", *COMMON_METRICS})
   return metrics
 
 
