@@ -282,7 +282,7 @@ def _checked_axes(
   lists: dict[str, list[Any]] = {}
   for name, values in axes.items():
     try:
-      lists[name] = list(() if isinstance(values, str) else values)
+      lists[name] = [_number(value) for value in (() if isinstance(values, str) else values)]
     except TypeError:  # a number, or an array without dims
       lists[name] = []
     if not lists[name]:
@@ -368,6 +368,12 @@ def check_numbers(
 
 def _is_array(value: Any) -> bool:
   return isinstance(value, np.ndarray | jax.Array)
+
+
+def _number(value: Any) -> Any:
+  """Python's own where it is an array without dims."""
+  scalar = _is_array(value) and not value.ndim and not jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended)
+  return value.item() if scalar and not isinstance(value, jax.core.Tracer) else value
 
 
 def _comparable(value: Any) -> Any:
