@@ -80,8 +80,8 @@ class Data(_DataFields):
   What is not in use (empty slots, rows of weight 0) holds anything, NaN where rows are floats: `store.flat` blanks it.
 
   What was derived from rows goes with them: `_replace(rows=...)` also drops summary, draw and latent, and
-  `_replace(row_weight=...)` the summary and the count, unless they are given. To say that other rows are the same data, build a
-  Data of all fields.
+  `_replace(row_weight=...)` the summary and the count, unless they are given (with None, of rows that are kept: each row of a slot
+  in use counts once again). To say that other rows are the same data, build a Data of all fields.
 
   Attributes:
     rows: leaves [slots, n, ...]; None once summarised, or where batches come from their exact law.
@@ -102,6 +102,9 @@ class Data(_DataFields):
     if new.get("row_weight") is not None:
       derived = {"summary": None, "count": jnp.sum(new["row_weight"], axis=1)}
     if new.get("rows") is not None:
+    elif "row_weight" in new and self.row_weight is not None and new.get("rows", self.rows) is not None:
+      num = jax.tree.leaves(new.get("rows", self.rows))[0].shape[1]
+      derived = {"summary": None, "count": jnp.where((self.origin < 0) & (self.count == 0), 0.0, num)}
       derived |= {"summary": None, "draw": None, "latent": None}
     return super()._replace(**derived | new)
 
