@@ -828,7 +828,7 @@ def _check_drivers(task, ran: Mapping[str, _Ran], num_seeds, report) -> None:
   drawn = _reads_rows(task)
   for driver, num_generations, metrics in _swept(task, ran, num_seeds):
     for text, found in metrics.items():
-      if drawn and driver == "steps" and text not in ("replace", "grown_replace"):
+      if drawn and driver == "steps" and not _alone(ran[text], task):
         report.note("drivers: sample draws from stored rows, of which the driver 'steps' draws others by the same law")
         continue
       own = ran[text].metrics
@@ -843,6 +843,11 @@ def _check_drivers(task, ran: Mapping[str, _Ran], num_seeds, report) -> None:
             f"is {mine[0]} by cj.run and {value[0]} by driver {driver!r}: fit and sample must not depend on how batches "
             "are laid out in slots, nor on anything but their arguments.",
           )
+
+
+def _alone(one: _Ran, task: TaskSetting) -> bool:
+  """Whether the workflow is known to hand over one batch alone."""
+  return one.workflow.schedule is not None and one.workflow.schedule(task.num_samples, one.num_generations).alone
 
 
 def _swept(task, ran, num_seeds) -> Iterator[tuple[str, int, dict[str, dict[str, np.ndarray]]]]:

@@ -303,6 +303,16 @@ def test_a_task_of_ones_own_passes_all_of_it():
   testing.check_task(name_of_results(True), workflows=[], skip=["names"])
 
 
+def test_one_batch_alone_is_told_by_the_schedule():
+  """Whatever a workflow is called; there the driver "steps" draws the rows that others do."""
+  alone = lambda flow: testing._alone(testing._Ran(flow, 3, {}), mean_of_rows())
+  for text in ("replace", "replace(3)", "grown_replace", "sliding_window(1)"):
+    assert alone(workflows.parse(text)()), text
+  for text in ("accumulate", "accumulate_subsample", "mix(0.4)", "sliding_window(2)"):
+    assert not alone(workflows.parse(text)()), text
+  assert not alone(workflows.replace()._replace(emit=lambda n, t: n))  # of which nothing is known
+
+
 def test_errors_of_a_users_code_come_as_they_are():
   def fit(key, problem, context):
     raise ZeroDivisionError("mine")
