@@ -179,11 +179,11 @@ def assess(
     Refused: a metric has a name that every run takes.
   """
   metrics = task.evaluate(key, problem, params) | sampling
-  taken = ("finite", "train_size", "real_share")
+  taken = ("finite", "train_size", "real_share", "collapse_generation")
   for name in taken:
     if name in metrics:
       raise Refused(
-        f"metrics must not be called {name}: every run has {', '.join(taken)}.", argument="metrics", value=name
+        f"metrics must not be called {name}: runs have {', '.join(taken)} of their own.", argument="metrics", value=name
       )
   judged: Metrics = _where_data(context, metrics, jnp.nan)
   return judged

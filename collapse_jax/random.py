@@ -23,7 +23,6 @@ __all__ = [
   "bits",
   "checked_key",
   "chi_square",
-  "chi_square_excess",
   "chi_squares",
   "choose",
   "choose_all",
@@ -391,11 +390,6 @@ def _product(a, b):
 def chi_square(key: Array, freedom: Num[Array, " k"]) -> Float[Array, " k"]:
   """Chi-squared variates, exact, for freedom 1 or from 2 to 1e13; see `chi_squares`."""
   return chi_squares(key, freedom)[0]
-
-
-def chi_square_excess(key: Array, freedom: Num[Array, " k"]) -> Float[Array, " k"]:
-  """Chi-squared variates over their mean, minus one, without cancellation; see `chi_squares`."""
-  return chi_squares(key, freedom)[1]
 
 
 def chi_squares(key: Array, freedom: Num[Array, " k"]) -> tuple[Float[Array, " k"], Float[Array, " k"]]:

@@ -35,7 +35,6 @@ WORKFLOWS = (
   "sliding_window(2)",
   "weights([[1, 0, 0], [0.5, 0.5, 0], [0.2, 0.3, 0.5]])",
 )
-RESERVED = frozenset([*grid.RESERVED, "collapse_generation", "shares"])  # names in results
 _LONG = 64  # generations in which runs of a small task are absorbed, if ever
 _CLOSE = {"rtol": 2e-4, "atol": 2e-5}  # what is computed by two programs
 _SAME = {"rtol": 1e-5, "atol": 1e-6}  # what is computed by one
@@ -408,9 +407,9 @@ def _are_metrics(report, name, metrics) -> bool:
 
 def _check_names(task, metrics, sampling, report) -> None:
   both = metrics | sampling
-  for name in sorted(RESERVED & both.keys()):
+  for name in sorted(grid.of_results(both)):
     report.find(
-      "names", f"metric {name!r}", "is a name of the results' own, and would be overwritten: take another one."
+      "names", f"metric {name!r}", "is a name of the results' own, and one would overwrite the other: take another one."
     )
   for name in sorted(metrics.keys() & sampling.keys()):
     report.find("names", f"metric {name!r}", "comes from evaluate and from sample: one of them is lost, so rename one.")
@@ -842,7 +841,7 @@ def _check_drivers(task, ran: Mapping[str, _Ran], num_seeds, report) -> None:
   drawn = _reads_rows(task)
   for driver, num_generations, metrics in _swept(task, ran, num_seeds):
     for text, found in metrics.items():
-      if drawn and driver == "steps" and text not in ("replace", "grown_replace"):
+      if drawn and driver == "steps" and not _alone(ran[text], task):
         report.note("drivers: sample draws from stored rows, of which the driver 'steps' draws others by the same law")
         continue
       own = ran[text].metrics
@@ -857,6 +856,11 @@ def _check_drivers(task, ran: Mapping[str, _Ran], num_seeds, report) -> None:
             f"is {mine[0]} by cj.run and {value[0]} by driver {driver!r}: fit and sample must not depend on how batches "
             "are laid out in slots, nor on anything but their arguments.",
           )
+
+
+def _alone(one: _Ran, task: TaskSetting) -> bool:
+  """Whether the workflow is known to hand over one batch alone."""
+  return one.workflow.schedule is not None and one.workflow.schedule(task.num_samples, one.num_generations).alone
 
 
 def _swept(task, ran, num_seeds) -> Iterator[tuple[str, int, dict[str, dict[str, np.ndarray]]]]:

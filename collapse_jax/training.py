@@ -98,6 +98,7 @@ def num_steps(budget: str, amount, used: Array, batch_size: int, size: Array | N
     steps = jnp.asarray(amount)
   else:
     size = jnp.ones(used.shape, jnp.int32) if size is None else size
+    amount = jnp.asarray(amount, float)  # a product of two int32 may be none
     steps = jnp.ceil(amount * epoch / jnp.maximum(jnp.sum(jnp.where(used, size, 0)), 1))
   return jnp.maximum(steps, 1).astype(jnp.int32), epoch
 

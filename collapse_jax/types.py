@@ -80,15 +80,16 @@ class Data(_DataFields):
   What is not in use (empty slots, rows of weight 0) holds anything, NaN where rows are floats: `store.flat` blanks it.
 
   What was derived from rows goes with them: `_replace(rows=...)` also drops summary, draw and latent, and
-  `_replace(row_weight=...)` the summary and the count, unless they are given. To say that other rows are the same data, build a
-  Data of all fields.
+  `_replace(row_weight=...)` the summary and the count, unless they are given (with None, of rows that are kept: each row of a slot
+  in use counts once again). To say that other rows are the same data, build a Data of all fields.
 
   Attributes:
     rows: leaves [slots, n, ...]; None once summarised, or where batches come from their exact law.
     row_weight: [slots, n] float32 (masks, verification); None: every row counts once.
     count: [slots] float32, rows in use (the sum of row weights); may be 1e9 under exact-law draws.
     weight: [slots] float32, factor of the batch in this generation, 0 = not used; None: all 1, all rows in use.
-    origin: [slots] int32, the generation that made the batch; 0 = real, -1 = empty.
+    origin: [slots] int32, the generation that made the batch; 0 = real, -1 = empty, or of several batches: the drivers "steps" and
+      "host" pour all rows that a model is fitted to into one slot, unless the task has a `summary`.
     summary: the task's statistics: [slots, ...] in a store, their weighted total when handed to `fit`.
     draw: where a sampler's batch comes from, read by `Summary.of_drawn` and `Summary.move`; never stored.
     latent: leaves [slots, n, ...], what a sampler knows of its rows beside their values; chosen and weighted as they are, and
@@ -101,6 +102,9 @@ class Data(_DataFields):
     derived: dict[str, Any] = {}
     if new.get("row_weight") is not None:
       derived = {"summary": None, "count": jnp.sum(new["row_weight"], axis=1)}
+    elif "row_weight" in new and self.row_weight is not None and new.get("rows", self.rows) is not None:
+      num = jax.tree.leaves(new.get("rows", self.rows))[0].shape[1]
+      derived = {"summary": None, "count": jnp.where((self.origin < 0) & (self.count == 0), 0.0, num)}
     if new.get("rows") is not None:
       derived |= {"summary": None, "draw": None, "latent": None}
     return super()._replace(**derived | new)
@@ -203,7 +207,8 @@ class Context(NamedTuple):
   Attributes:
     t: generation, 1..T, traced int32.
     num: rows to emit: a Python int, or any traced number under exact-law draws.
-    data: training data of this generation.
+    data: training data of this generation; under the drivers "steps" and "host" one slot of origin -1, into which all batches are
+      poured, unless the task has a `summary`.
     real: the run's real batch.
     previous: params of model t-1 if the run is warm-started, else None.
     latest: the youngest batch of `data`, one slot, without its summary.
@@ -492,8 +497,23 @@ class Update(Protocol):
     """
 
 
-class Workflow(NamedTuple):
+class _WorkflowFields(NamedTuple):
+  init: StoreInit
+  select: Select
+  update: Update
+  emit: Callable[[Any, Any], Any] = lambda n, t: n
+  weights: Callable[[int], Any] | None = None
+  redrawn: bool = False
+  absorbing: bool = False
+  schedule: Callable[[Any, int], Any] | None = None
+  cites: tuple[str, ...] = ()
+
+
+class Workflow(_WorkflowFields):
   """Which data generation t is fitted to.
+
+  What is known of a workflow goes with what it is known of: `_replace` of init, select, update or emit also drops weights, schedule
+  and absorbing, unless they are given.
 
   Attributes:
     init: (task, problem, real, num_generations) -> store.
@@ -510,15 +530,16 @@ class Workflow(NamedTuple):
     cites: where it comes from, as of a task.
   """
 
-  init: StoreInit
-  select: Select
-  update: Update
-  emit: Callable[[Any, Any], Any] = lambda n, t: n
-  weights: Callable[[int], Any] | None = None
-  redrawn: bool = False
-  absorbing: bool = False
-  schedule: Callable[[Any, int], Any] | None = None
-  cites: tuple[str, ...] = ()
+  __slots__ = ()
+
+  def _replace(self, **new: Any) -> "Workflow":
+    known = {"weights": None, "schedule": None, "absorbing": False} if _STORAGE & new.keys() else {}
+    return super()._replace(**known | new)
+
+  __replace__ = _replace
+
+
+_STORAGE = {"init", "select", "update", "emit"}  # what the law of a workflow is known of
 
 
 class Run(NamedTuple):

@@ -152,8 +152,11 @@ def mix(real_fraction: Number, fresh: bool = False, real_weight: Number = None) 
   Raises:
     ValueError: real_fraction outside [0, 1], real_weight outside (0, 1] or beside no real rows, or no task rows are fresh.
   """
-  if not isinstance(real_fraction, jax.Array):
-    vocabulary.check_real_fraction(real_fraction, fresh, None if isinstance(real_weight, jax.Array) else real_weight)
+  real_fraction, real_weight = _number(real_fraction), _number(real_weight)
+  if not isinstance(real_fraction, jax.core.Tracer):
+    vocabulary.check_real_fraction(
+      real_fraction, fresh, None if isinstance(real_weight, jax.core.Tracer) else real_weight
+    )
     if real_fraction == 0:
       return replace()
   share = real_fraction if real_weight is None else real_weight
@@ -179,7 +182,7 @@ def mix(real_fraction: Number, fresh: bool = False, real_weight: Number = None) 
     emit=emit,
     fresh=fresh,
     real_weight=real_weight,
-    real_factor=jnp.sign(real_fraction) if isinstance(real_fraction, jax.Array) else None,
+    real_factor=jnp.sign(real_fraction) if isinstance(real_fraction, jax.core.Tracer) else None,
   )
 
 
@@ -264,6 +267,15 @@ def parse(text: str) -> Callable[..., Workflow]:
 
 def _always(num_emitted: int | None) -> Callable[[Number, Number], Number]:
   return lambda n, t: n if num_emitted is None else num_emitted
+
+
+def _number(value: Any) -> Any:
+  """Python's own where it is an array of JAX that is no tracer and has no dims."""
+  return (
+    value.item()
+    if isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer) and not value.ndim
+    else value
+  )
 
 
 def _masked(data: Data) -> Data:

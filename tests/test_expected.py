@@ -149,6 +149,22 @@ def test_what_is_stored():
   assert "end_limit" not in found
 
 
+def test_a_law_goes_with_the_functions_that_it_is_of():
+  """Other functions of storage, other data: no schedule, no shares, no absorption, unless given; the wrong twin keeps them all."""
+  base = workflows.replace()
+  double = lambda n, t: 2 * n
+  known = lambda one: (one.weights is not None, one.absorbing, expected.schedule_of(one, 10, T) is not None)
+  kept = Workflow(**base._asdict() | {"emit": double})
+  assert known(base) == known(kept) == known(base._replace(cites=())) == (True, True, True)
+  assert (kept.schedule(10, 3).sizes == 10).all() and kept.emit(10, 1) == 20  # so that its law is not of what it does
+  for new in ({"emit": double}, {"select": base.select}, {"init": base.init}, {"update": base.update}):
+    assert known(base._replace(**new)) == (False, False, False), new
+  given = base._replace(emit=double, weights=base.weights)
+  assert known(given) == (True, False, True)
+  np.testing.assert_array_equal(expected.schedule_of(given, 10, 3).sizes, [10, 20, 20])
+  assert base._replace(select=base.select, absorbing=True, schedule=base.schedule)[-3:-1] == (True, base.schedule)
+
+
 def test_what_is_not_predicted(caplog):
   """A workflow without shares, runs that are warm-started, a metric that there is not; a wrong shape is told at once."""
   t = np.ones(T)

@@ -186,7 +186,7 @@ def test_chi_square_law():
 
 
 @pytest.mark.parametrize("freedom", [1.0, 2.0, 7.5, 1e3, 1e6, 1e9, 1e12, 1e13])
-def test_chi_square_excess_does_not_cancel(freedom):
+def test_chi_squares_do_not_cancel(freedom):
   """Against the same variates in float64, and in law; the variate over its mean, less one, is the wrong twin."""
   from scipy import stats
 

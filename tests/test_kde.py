@@ -1,7 +1,5 @@
 """Kernel density estimation: densities against exact sums and scikit-learn, loops against their variance law."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -123,10 +121,10 @@ def test_variance_follows_theory(name, bandwidth):
   task, workflow = tasks.kde(NORMAL, n, bandwidth, num_test=5), workflows.parse(name)()
   run = jax.jit(jax.vmap(lambda key: cj.run(key, task, workflow, T)))
   variance = np.asarray(run(jax.random.split(jax.random.key(0), 1500))["model_variance"])
-  width = theory.scott_bandwidth if bandwidth == "scott" else bandwidth
-  expected = functools.partial(theory.kde_variance, name, bandwidth=width, num_generations=T)
-  assert np.abs(z_score(variance, expected(n))).max() < 5
-  assert np.abs(z_score(variance[:, 1:], expected(n)[:-1])).max() > 5  # one generation off
+  width = (lambda rows: theory.scott_bandwidth(rows, 1)) if bandwidth == "scott" else lambda rows: bandwidth
+  expected = theory.schedule_kde_variance(workflow.schedule(n, T), lambda rows: float(width(rows)) ** 2)
+  assert np.abs(z_score(variance, expected)).max() < 5
+  assert np.abs(z_score(variance[:, 1:], expected[:-1])).max() > 5  # one generation off
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", "tophat"])

@@ -277,3 +277,16 @@ def test_runs_are_paired_across_workflows():
   names = ("replace", "mix(0.3, fresh=True)", "accumulate_subsample")
   first = [cj.run(jax.random.key(0), poisson_mean(), workflows.parse(name)(), 1)["squared_error"][0] for name in names]
   np.testing.assert_allclose(first, first[0], rtol=1e-6)
+
+
+def test_a_share_that_is_an_array_is_a_number():
+  """Only a tracer is a share of which nothing is known: 0 of any kind is `replace`, and what cannot be is refused."""
+  for zero in (0, np.float32(0), jnp.float32(0)):
+    assert workflows.mix(zero).absorbing and workflows.mix(zero).emit(10, 1) == 10
+  assert workflows.mix(jnp.float32(0.2)).emit(100, 1) == 400 and not workflows.mix(jnp.float32(0.2)).absorbing
+  for wrong in ({"real_fraction": jnp.float32(2)}, {"real_fraction": 0.5, "real_weight": jnp.float32(2)}):
+    with pytest.raises(ValueError, match="must be"):
+      workflows.mix(**wrong)
+  seen = []
+  jax.eval_shape(lambda share: seen.append(workflows.mix(share).absorbing), 0.0)
+  assert seen == [False]

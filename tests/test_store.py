@@ -57,6 +57,18 @@ def test_rows_are_drawn_by_weight(row_weight, weight):
     assert np.abs(seen - flat).max() / np.sqrt(flat[0]) > 5
 
 
+def test_rows_without_weights_are_counted_again():
+  """Once each, in slots that are in use; the count of the weights that were is the wrong twin."""
+  mask = jnp.asarray([[1.0, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 0]])
+  data = three_slots()._replace(row_weight=mask, origin=jnp.asarray([0, -1, -1]), summary=None)
+  again = data._replace(row_weight=None)
+  np.testing.assert_array_equal(data.count, [3, 0, 3])
+  np.testing.assert_array_equal(again.count, [4, 0, 4])  # an empty slot, and one into which batches were poured
+  assert again.row_weight is None and data._replace(row_weight=None, rows=None).count is data.count
+  np.testing.assert_array_equal(data._replace(row_weight=None, rows=data.rows[:, :2]).count, [2, 0, 2])
+  np.testing.assert_array_equal(data._replace(row_weight=None, count=jnp.ones(3)).count, 1)
+
+
 def test_padding_has_no_weight_and_masks_must_match():
   short = store.batch(jnp.ones(3))
   padded = store.pad(short, 5)

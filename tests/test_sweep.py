@@ -19,6 +19,7 @@ import collapse_jax as cj
 from collapse_jax import diagnostics, plotting, report, store, tasks, theory, workflows
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps import devices, grid, plan, programs
+from collapse_jax.types import MetricInfo
 
 
 def gaussian(**options):
@@ -242,6 +243,7 @@ def test_arguments_are_checked(arguments, argument, part, monkeypatch):
     ({"evaluate": lambda *_: {"finite": jnp.zeros(())}}, "must not be called finite"),
     ({"evaluate": lambda *_: {"train_size": jnp.zeros(())}}, "must not be called train_size"),
     ({"evaluate": lambda *_: {"real_share": jnp.zeros(())}}, "must not be called real_share"),
+    ({"evaluate": lambda *_: {"collapse_generation": jnp.zeros(())}}, "must not be called collapse_generation"),
   ],
 )
 def test_what_a_task_returns_is_checked(change, part):
@@ -250,6 +252,33 @@ def test_what_a_task_returns_is_checked(change, part):
     cj.run(jax.random.key(0), task, workflows.accumulate(), 2)
   with pytest.raises(Refused, match=part):
     cj.sweep(task, ["accumulate"], {}, num_generations=2, num_seeds=2)
+
+
+def test_arrays_without_dims_are_numbers():
+  """The values of an axis that is an array of JAX are those of a list: traced floats, static ints; a key is not one."""
+  axes = lambda make: (
+    grid.Grid(
+      lambda rate, num_samples: resampled(), ["replace"], {"rate": make([0.5, 2.0]), "num_samples": make([5, 6])}
+    ).axes
+  )
+  found = axes(jnp.asarray)
+  assert found == axes(list) and {type(value) for value in found["rate"]} == {float}
+  assert {type(value) for value in found["num_samples"]} == {int} != {type(value) for value in jnp.asarray([5, 6])}
+  keys = jax.random.split(jax.random.key(0))
+  assert grid.Grid(lambda key: resampled(), ["replace"], {"key": keys}).axes["key"][1].dtype == keys.dtype
+
+
+@pytest.mark.parametrize("name", ["censored", "error_expected_up_to", "error_limit", "finite_expected"])
+def test_names_of_results_are_refused(name, monkeypatch):
+  """Names of what stands beside metrics, by each driver that traces; a name alike, or without such a metric, is free."""
+  monkeypatch.setattr(jax.stages.Lowered, "compile", None)
+  assert grid.BESIDE == diagnostics.reading.BESIDE
+  assert not grid.of_results(["error", "error_limited", "loss_limit", "collapsed", "uncensored"])
+  task = resampled()._replace(evaluate=lambda *_: {"error": jnp.zeros(()), name: jnp.zeros(())}, metrics={})
+  declared = task._replace(metrics={"error": MetricInfo("error"), name: MetricInfo("mine")})
+  for given, driver in ((task, "scan"), (declared, "scan"), (declared, "steps")):
+    with pytest.raises(Refused, match=f"must not be called {name}"):
+      cj.sweep(given, ["accumulate"], {}, num_generations=2, num_seeds=2, driver=driver)
 
 
 def test_errors_of_a_users_code_keep_their_traceback(tmp_path):

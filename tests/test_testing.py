@@ -217,6 +217,11 @@ def name_of_results(wrong):
   return mean_of_rows(evaluate=lambda key, problem, mean: {"finite" if wrong else "error": mean**2})
 
 
+def name_beside_a_metric(wrong):
+  name = "error_limit" if wrong else "limit"
+  return mean_of_rows(evaluate=lambda key, problem, mean: {"error": mean**2, name: mean}, metrics={})
+
+
 def name_not_declared(wrong):
   return mean_of_rows(evaluate=lambda key, problem, mean: {"error": mean**2, **({"eror": mean} if wrong else {})})
 
@@ -270,6 +275,7 @@ FAULTS = {  # the check that finds it, and a workflow where it takes one
   rows_of_another_kind: ("shapes", None),
   rows_without_data: ("shapes", None),
   name_of_results: ("names", None),
+  name_beside_a_metric: ("names", None),
   name_not_declared: ("names", None),
   axis_without_name: ("names", None),
   metric_of_rows_that_do_not_count: ("horizon", None),
@@ -297,6 +303,16 @@ def test_a_task_of_ones_own_passes_all_of_it():
   testing.check_task(name_of_results(True), workflows=[], skip=["names"])
 
 
+def test_one_batch_alone_is_told_by_the_schedule():
+  """Whatever a workflow is called; there the driver "steps" draws the rows that others do."""
+  alone = lambda flow: testing._alone(testing._Ran(flow, 3, {}), mean_of_rows())
+  for text in ("replace", "replace(3)", "grown_replace", "sliding_window(1)"):
+    assert alone(workflows.parse(text)()), text
+  for text in ("accumulate", "accumulate_subsample", "mix(0.4)", "sliding_window(2)"):
+    assert not alone(workflows.parse(text)()), text
+  assert not alone(workflows.replace()._replace(emit=lambda n, t: n))  # of which nothing is known
+
+
 def test_errors_of_a_users_code_come_as_they_are():
   def fit(key, problem, context):
     raise ZeroDivisionError("mine")
@@ -318,7 +334,7 @@ def _one_late(broken):
   def update(task, problem, key, store_, batch, t):
     return base.update(task, problem, key, store_, batch, jnp.maximum(t - 1, 1) if broken else t)
 
-  return base._replace(update=update, schedule=None)
+  return base._replace(update=update, weights=base.weights)
 
 
 def _total_left(broken):
@@ -329,7 +345,7 @@ def _total_left(broken):
     new = base.update(task, problem, key, store_, batch, t)
     return new._replace(summary=store_.summary) if broken and task.summary is not None else new
 
-  return base._replace(update=update)
+  return base._replace(update=update, weights=base.weights, schedule=base.schedule)
 
 
 def _all_slots(broken):
@@ -340,7 +356,7 @@ def _all_slots(broken):
     data = base.select(task, problem, key, store_, t)
     return data._replace(weight=jnp.ones_like(data.weight)) if broken else data
 
-  return base._replace(select=select)
+  return base._replace(select=select, weights=base.weights, schedule=base.schedule)
 
 
 def _origins_lost(broken):
@@ -350,7 +366,7 @@ def _origins_lost(broken):
     data = base.select(task, problem, key, store_, t)
     return data._replace(origin=jnp.where(data.origin > 0, 0, data.origin)) if broken else data
 
-  return base._replace(select=select)
+  return base._replace(select=select, weights=base.weights, schedule=base.schedule)
 
 
 def _always_absorbing(broken):
@@ -364,7 +380,7 @@ def _fresh_with_one_key(broken):
   def select(task, problem, key, store_, t):
     return base.select(task, problem, jax.random.key(0) if broken else key, store_, t)
 
-  return base._replace(select=select)
+  return base._replace(select=select, weights=base.weights, schedule=base.schedule)
 
 
 def _fractions_emitted(broken):

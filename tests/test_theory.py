@@ -486,6 +486,12 @@ def test_accumulate_det_limits():
 # ---------------------------------------------------------------------------------------------- KDE
 
 
+def kde_variance(schedule, bandwidth, dim=1, truth=1.0):
+  """In data units, of a kernel of width `bandwidth`(rows, dim)."""
+  kernel_variance = lambda rows: float(bandwidth(rows, dim)) ** 2
+  return theory.schedule_kde_variance(schedule, kernel_variance, first=(1 - 1 / schedule.sizes[0]) * truth)
+
+
 @pytest.mark.parametrize("workflow", ["replace", "accumulate", "accumulate_subsample"])
 def test_kde_variance_matches_simulation(workflow):
   dim, n, T, std = 2, 5, 4, 1.5
@@ -493,8 +499,8 @@ def test_kde_variance_matches_simulation(workflow):
   for bandwidth, wrong_bandwidth in [(constant, scott), (scott, lambda num, dim: scott(n, dim))]:
     fit = kde_fit_and_sample(lambda num, bandwidth=bandwidth: bandwidth(num, dim))
     _, covs = simulate(workflow, fit, dim, n, T, 40_000, seed=7, std=std)
-    predict = lambda n=n, T=T, variance=std**2, bandwidth=bandwidth: theory.kde_variance(
-      workflow, n, bandwidth, T, dim, variance
+    predict = lambda n=n, T=T, variance=std**2, bandwidth=bandwidth: kde_variance(
+      schedule_of(workflow, n, T), bandwidth, dim, variance
     )
     wrong = [predict(n=n - 1), one_off(predict(T=T + 1)), predict(variance=1.0)]
     if bandwidth is constant or workflow == "accumulate":  # elsewhere every model is fitted to n rows
@@ -508,12 +514,12 @@ def test_kde_variance_tabulated():
     ("accumulate", 2.03, 1.51),
     ("accumulate_subsample", 1.93, 2.15),
   ]:
-    for bandwidth, expected in [(0.5, fixed), (theory.scott_bandwidth, scott)]:
-      assert theory.kde_variance(workflow, 20, bandwidth, 50)[-1] == pytest.approx(expected, abs=0.005)
-    np.testing.assert_allclose(theory.kde_variance(workflow, 20, 0.0, 30), moments_of(workflow, 20, 30).trace_ratio)
+    for bandwidth, expected in [(lambda rows, dim: 0.5, fixed), (theory.scott_bandwidth, scott)]:
+      assert kde_variance(schedule_of(workflow, 20, 50), bandwidth)[-1] == pytest.approx(expected, abs=0.005)
+    none = kde_variance(schedule_of(workflow, 20, 30), lambda rows, dim: 0.0)
+    np.testing.assert_allclose(none, moments_of(workflow, 20, 30).trace_ratio)
   limit = theory.kde_variance_limit(20, 0.5)
-  assert theory.kde_variance("replace", 20, 0.5, 1000)[-1] == pytest.approx(limit)
-  assert theory.kde_variance("mix(0.2)", 20, 0.5, 10) is None
+  assert kde_variance(schedule_of("replace", 20, 1000), lambda rows, dim: 0.5)[-1] == pytest.approx(limit)
 
 
 def test_bandwidth_rules_are_those_of_scikit_learn():

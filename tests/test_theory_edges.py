@@ -158,12 +158,6 @@ CASES = {
   ],
   "gaussian_replace_log_variance": [((HUGE, 1), {}, last, near(-2e-12, 1e-6)), ((1, 1), {}, last, ValueError)],
   "gaussian_schedule": [((np.eye(1), 2), {}, np.ravel, near([0.5, 0.5])), ((np.eye(2), 0), {}, whole, ValueError)],
-  "kde_variance": [
-    (("replace", 2, 0.0, 1), {}, last, near(0.5)),
-    (("accumulate_subsample", 5, 1.0, 3), {"truth_variance": 0.0}, lambda x: x[0], 1.0),
-    (("replace", HUGE, 1e-3, 10**5), {}, last, near(1.1, 1e-4)),
-    (("replace", 1, 0.0, 1), {}, last, ValueError),
-  ],
   "kde_variance_limit": [((2, 0.0), {}, whole, 0.0), ((2, np.nan), {}, whole, ValueError)],
   "linear_noise": [((np.eye(1),), {}, last, 1.0), ((np.eye(2),), {"num": 0.0}, whole, ValueError)],
   "linear_regression_mse": [
@@ -345,7 +339,16 @@ CASES = {
   ],
   "schedule_family": [((WINDOW, 0.0), {}, lambda x: x[0], 0.2)],
   "schedule_noise": [((WINDOW,), {"temperature": 0.0}, lambda x: x[0], 1.0)],
-  "schedule_kde_variance": [((WINDOW, lambda rows: 0.0), {"first": 0.0}, last, 0.0)],
+  "schedule_kde_variance": [
+    ((WINDOW, lambda rows: 0.0), {"first": 0.0}, last, 0.0),
+    ((WINDOW, lambda rows: 1.0), {"first": 0.0}, lambda x: x[0], 1.0),
+    (
+      (theory.Schedule(np.full(10**5, float(HUGE)), np.zeros(10**5, int)), lambda rows: 1e-6),
+      {},
+      last,
+      near(1.1, 1e-4),
+    ),
+  ],
   "schedule_log_det": [
     (
       (theory.Schedule(np.array([2.0, 1.0, 1.0]), np.zeros(3, int)), 1),

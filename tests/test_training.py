@@ -144,6 +144,13 @@ def test_budgets(data, budget, amount, size, steps):
     assert int(fit(data, found, 3).num_items) == amount
 
 
+@pytest.mark.parametrize("amount", [10_000_000, 1e7])
+def test_a_budget_of_many_rows(amount):
+  """Whole numbers as floats, where what they are multiplied with is no int32 any more."""
+  steps, epoch = training.num_steps("rows", amount, jnp.ones(4000, bool), 8, jnp.full(4000, 500))
+  assert (int(steps), int(epoch)) == (2500, 500)
+
+
 @pytest.mark.parametrize("micro", [1, 3])
 def test_micro_batches_add_up(data, micro):
   """Also where the last batch of an epoch is not full and gradients are clipped, which is done once a step."""

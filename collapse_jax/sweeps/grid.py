@@ -29,6 +29,7 @@ __all__ = [
   "check_numbers",
   "labels",
   "noted",
+  "of_results",
   "task_maker",
   "workflow_makers",
 ]
@@ -47,8 +48,17 @@ RESERVED = (
   "batch",
   "shares",
   "cell_status",
+  "collapse_generation",
+  "censored",
   *COMMON_METRICS,
-)  # of every Dataset
+)  # of Datasets
+BESIDE = (
+  "expected",
+  "expected_variance",
+  "expected_least_variance",
+  "expected_up_to",
+  "limit",
+)  # METRIC_..., of theory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,15 +170,24 @@ class Grid:
 
   def check_metrics(self, names: Iterable[str], dims: Iterable[str] = ()) -> None:
     """Refuses metrics, or dims of theirs, that are called as something else in the results is."""
+    names = list(names)
     taken = {*RESERVED, *self.axes}
     for name in (*names, *dims):
-      if name in taken:
+      if name in taken or name in of_results(names):
         raise Refused(
-          f"metrics must not be called {name}: the results have {', '.join(sorted(taken))}.",
+          f"metrics must not be called {name}: the results have {', '.join(sorted(taken))}, and of a metric NAME "
+          f"{', '.join(f'NAME_{ending}' for ending in BESIDE)}.",
           argument="metrics",
           value=name,
           allowed="another name",
         )
+
+
+def of_results(metrics: Iterable[str]) -> set[str]:
+  """Those names of metrics that the results have of their own: reserved ones, and what stands beside another metric."""
+  names = set(metrics)
+  beside = {f"{name}_{ending}" for name in names | {"collapse_generation", *COMMON_METRICS} for ending in BESIDE}
+  return names & (beside | set(RESERVED))
 
 
 @contextlib.contextmanager
@@ -269,7 +288,7 @@ def _checked_axes(
   lists: dict[str, list[Any]] = {}
   for name, values in axes.items():
     try:
-      lists[name] = list(() if isinstance(values, str) else values)
+      lists[name] = [_number(value) for value in (() if isinstance(values, str) else values)]
     except TypeError:  # a number, or an array without dims
       lists[name] = []
     if not lists[name]:
@@ -362,6 +381,12 @@ def _is_plain(value: Any) -> bool:
 
 def _is_array(value: Any) -> bool:
   return isinstance(value, np.ndarray | jax.Array)
+
+
+def _number(value: Any) -> Any:
+  """Python's own where it is an array without dims."""
+  scalar = _is_array(value) and not value.ndim and not jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended)
+  return value.item() if scalar and not isinstance(value, jax.core.Tracer) else value
 
 
 def _comparable(value: Any) -> Any:

@@ -61,7 +61,8 @@ class Binding:
     workflow = self.grid.workflow_of(self.workflow, values)
     if _EMITTED in given:
       num = given[_EMITTED]  # None: num_samples
-      workflow = workflow._replace(emit=lambda n, t: n if num is None else num)
+      emit = lambda n, t: n if num is None else num  # as many as before: what is known of the workflow holds
+      workflow = Workflow(**workflow._asdict() | {"emit": emit})
     return self.grid.task_of(values), workflow
 
 
@@ -305,7 +306,7 @@ def _run_seeds(bind: Binding, numbers: Numbers, seed_index: Array, traced: dict[
     record_every=numbers.record_every,
   )
   metrics = jax.vmap(one)(seed_index)
-  bind.grid.check_metrics(metrics.keys() - COMMON_METRICS.keys())
+  bind.grid.check_metrics(metrics.keys() - {"collapse_generation", *COMMON_METRICS})
   return metrics
 
 

@@ -109,7 +109,8 @@ def sweep(
       written. One sweep at a time may write there.
     resume: go on from what is in `directory`, whatever number of processes wrote it; else it is deleted, which is
       logged. What is damaged or misplaced is computed again. What a program that differs computed, or one under other settings of
-      JAX or from other data, is refused; the code of a task that runs on the host cannot be compared, see `about`.
+      JAX or from other data, is refused; the code of a task that runs on the host cannot be compared, nor that of callbacks
+      (`jax.pure_callback`), which are told apart by name only: see `about`.
     about: what else fixes the numbers, JSON values such as versions, by which a refusal can name what differs.
     keep_all: keep the checkpoint of every generation, not only of the last two (steps, host).
     place: puts fitted parameters of a checkpoint on the devices (steps).

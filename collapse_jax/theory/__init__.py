@@ -38,7 +38,6 @@ from collapse_jax.theory.gaussian import gaussian_replace_log_variance as gaussi
 from collapse_jax.theory.gaussian import gaussian_schedule as gaussian_schedule
 from collapse_jax.theory.gaussian import unbiased_std_replace as unbiased_std_replace
 from collapse_jax.theory.gaussian import wasserstein2_squared as wasserstein2_squared
-from collapse_jax.theory.kde import kde_variance as kde_variance
 from collapse_jax.theory.kde import kde_variance_limit as kde_variance_limit
 from collapse_jax.theory.kde import scott_bandwidth as scott_bandwidth
 from collapse_jax.theory.kde import silverman_bandwidth as silverman_bandwidth
@@ -122,7 +121,6 @@ __all__ = [
   "heat_death",
   "heat_death_exponent",
   "heat_death_noise",
-  "kde_variance",
   "kde_variance_limit",
   "kept_error_rate",
   "level_set_variance",

@@ -4,7 +4,6 @@ Papers: Kazdan et al. 2024, "Collapse or Thrive?" (2410.16713); Gerstgrasser et 
 "Universality of the pi^2/6 pathway" (2410.22812); Bertrand et al. 2023 (2310.00429).
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -93,12 +92,29 @@ def gaussian_accumulate(num_samples: int, num_generations: int, unbiased: bool =
 def gaussian_accumulate_subsample(num_samples: int, num_generations: int, unbiased: bool = False) -> Moments:
   """Moments under `accumulate_subsample`, exact recursion (workflow of Kazdan et al. 2024; derived).
 
+  The pool of N = n t items has biased variance V and mean error M. Drawing n without replacement gives the
+  fitted trace S = s V, s = N/(N-1) (1 - 1/n) or, unbiased, N/(N-1), and adds c V, c = (N-n)/(n (N-1)), to the
+  mean error. The model's batch has its mean c V + S/n from the pool's (expected square):
+  M <- M + (c V + S/n)/(t+1)^2, V <- [t V + (1 - 1/n) S]/(t+1) + t/(t+1)^2 (c V + S/n).
+
   Args:
     num_samples: n, at least 2.
     num_generations: T.
     unbiased: fits divide by n - 1.
   """
-  return _accumulate_subsample(num_samples, num_generations, lambda t: 0.0, unbiased=unbiased)
+  check_run(num_samples, num_generations)
+  n = num_samples
+  pool_variance, pool_error = 1 - 1 / n, 1 / n
+  moments = []
+  for t in range(1, num_generations + 1):
+    num_pool = n * t
+    subset_variance = num_pool / (num_pool - 1) * (1 if unbiased else 1 - 1 / n) * pool_variance
+    subset_error = (num_pool - n) / (n * (num_pool - 1)) * pool_variance
+    moments.append((subset_variance, pool_error + subset_error))
+    batch_distance = subset_error + subset_variance / n
+    pool_error += batch_distance / (t + 1) ** 2
+    pool_variance = (t * pool_variance + (1 - 1 / n) * subset_variance) / (t + 1) + t / (t + 1) ** 2 * batch_distance
+  return Moments(*np.transpose(moments))
 
 
 def gaussian_mix(
@@ -300,37 +316,6 @@ def wasserstein2_squared(mean_a, cov_a, mean_b, cov_b) -> float:
 
 
 # ---------------------------------------------------------------------------------------- shared parts
-def _accumulate_subsample(
-  num_samples: int,
-  num_generations: int,
-  kernel_variance: Callable[[int], float],
-  unbiased: bool = False,
-  truth: float = 1.0,
-) -> Moments:
-  """Moments of the n training items, where model t emits items of variance trace_t + kernel_variance(t), and the truth's
-  is `truth`.
-
-  The pool of N = n t items has biased variance V and mean error M. Drawing n without replacement gives the
-  fitted trace s V, s = N/(N-1) (1 - 1/n) or, unbiased, N/(N-1), and adds c V, c = (N-n)/(n (N-1)), to the
-  mean error. The model's batch, of item variance Q, has its mean c V + Q/n from the pool's (expected square):
-  M <- M + (c V + Q/n)/(t+1)^2, V <- [t V + (1 - 1/n) Q]/(t+1) + t/(t+1)^2 (c V + Q/n).
-  """
-  check_run(num_samples, num_generations)
-  n = num_samples
-  pool_variance, pool_error = truth * (1 - 1 / n), truth / n
-  moments = []
-  for t in range(1, num_generations + 1):
-    num_pool = n * t
-    subset_variance = num_pool / (num_pool - 1) * (1 if unbiased else 1 - 1 / n) * pool_variance
-    subset_error = (num_pool - n) / (n * (num_pool - 1)) * pool_variance
-    moments.append((subset_variance, pool_error + subset_error))
-    emitted = subset_variance + kernel_variance(t)
-    batch_distance = subset_error + emitted / n
-    pool_error += batch_distance / (t + 1) ** 2
-    pool_variance = (t * pool_variance + (1 - 1 / n) * emitted) / (t + 1) + t / (t + 1) ** 2 * batch_distance
-  return Moments(*np.transpose(moments))
-
-
 def _mix_recursion(num_samples: int, real_fraction: float, fresh: bool, unbiased: bool):
   """The parts of `gaussian_mix`: (S, D) <- transition (S, D) + drift, from start; mean error - D."""
   if not 0 < real_fraction <= 1:
