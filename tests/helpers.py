@@ -158,6 +158,8 @@ def finished(*processes):
     for one in processes:
       one.kill()
       one.wait()
+      if one.stdout is not None:
+        one.stdout.close()
 
 
 def free_port():
