@@ -9,6 +9,7 @@ import xarray
 from helpers import by_steps
 
 from collapse_jax import sweep, sweeps, tasks
+from collapse_jax.refused import Refused
 from collapse_jax.sweeps import checkpoints, cost
 from collapse_jax.types import Metrics, Run
 
@@ -128,6 +129,19 @@ def test_changed_bytes_are_found(tmp_path):
       chex.assert_trees_all_equal(found[1], jax.tree.map(np.asarray, params), strict=True)
       chex.assert_trees_all_equal(found[2], metrics, strict=True)
   assert none > len(content) / 3 / 2
+
+
+def test_other_shapes_are_no_damage(tmp_path):
+  """They are refused, and what is there stays."""
+  run, metrics = Run(jax.random.split(jax.random.key(0), 2), None, None, None, None), {"loss": np.ones((2, 1))}
+  checkpoints.Checkpoints(tmp_path / "cell", False, False, {}).save(1, run, {"mean": np.ones((2, 3))}, metrics)
+  restore = lambda params: checkpoints.Checkpoints(tmp_path / "cell", False, True, {}).restore(
+    run, params, {"loss": np.ones(2)}
+  )
+  assert restore({"mean": np.ones((2, 3))})[0] == 1
+  with pytest.raises(Refused, match="params/mean is float64"):
+    restore({"mean": np.ones((2, 4))})
+  assert (tmp_path / "cell" / "1.npz").exists()
 
 
 def test_clock(monkeypatch):

@@ -66,7 +66,7 @@ class Checkpoints:
       _log.warning("%s Checkpoints beside it say what they are.", error)
     found = theirs is not None
     for _, file in () if found else self._newest_first():
-      with contextlib.suppress(Exception), np.load(file, allow_pickle=False) as arrays:
+      with contextlib.suppress(Exception), file.open("rb") as raw, np.load(raw, allow_pickle=False) as arrays:
         theirs = _description(arrays)
         del theirs["t"]
         break
@@ -116,14 +116,14 @@ class Checkpoints:
       run, params: of the structure, shapes and dtypes that are to be found; params may be None, to leave them out.
       metrics: the same, of one generation; None, of a loop that is Python: whatever is there, and params of any shapes.
     Raises:
-      Refused: what is whole holds other arrays than these; it stays where it is.
+      Refused: what is whole holds arrays of other shapes; it stays where it is.
     """
     for t, file in self._newest_first():
       like: dict[str, Any] = {"run": plain(run), "params": params, "metrics": {}}
       for name, x in ({} if metrics is None else metrics).items():
         like["metrics"][name] = jax.ShapeDtypeStruct((x.shape[0], t, *x.shape[1:]), x.dtype)
       try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as raw, np.load(raw, allow_pickle=False) as arrays:  # numpy leaves what is damaged open
           if arrays.zip.testzip() is not None:  # arrays that are not read here are looked at too
             raise Refused("a checksum is wrong")
           if _fixed(_description(arrays)) != _fixed(self._about) | {"t": t}:
@@ -165,15 +165,13 @@ def _named(tree: PyTree) -> dict[str, Any]:
 
 
 class _Unlike(Exception):
-  """A file that is whole holds other arrays than are asked for."""
+  """A file that is whole holds an array of another shape or dtype than is asked for."""
 
 
 def _alike(arrays: Any, like: PyTree, any_shape: Sequence[str]) -> PyTree:
   """The arrays of a file as a tree, of which shapes and dtypes do not matter in parts of these names."""
   found = []
   for name, x in _named(like).items():
-    if name not in arrays.files:
-      raise _Unlike(f"it holds no {name}")
     value, free = arrays[name], name.split("/")[0] in any_shape
     unnamed = value.dtype == np.dtype(f"V{np.dtype(x.dtype).itemsize}")  # files do not know all dtypes of JAX
     if not free and (value.shape != x.shape or not (unnamed or value.dtype == x.dtype)):
