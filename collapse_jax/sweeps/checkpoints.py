@@ -74,7 +74,7 @@ class Checkpoints:
       chunks.check_same(_fixed(theirs), _fixed(self._about), f"the checkpoints in {self._folder} were made")
       if theirs.get("program") != self._about.get("program"):
         if theirs.get("num_devices") == self._about.get("num_devices"):
-          raise Refused(
+          raise chunks.OtherSweep(
             f"resume: the checkpoints in {self._folder} were made by another task or workflow, or from other data."
           )
         _log.warning(
@@ -138,7 +138,7 @@ class Checkpoints:
         if isinstance(error, MemoryError) or getattr(error, "filename", None):  # that is the machine's
           raise
         if isinstance(error, _Unlike):
-          raise Refused(f"resume: {file} cannot be gone on from: {error}.") from None
+          raise chunks.OtherSweep(f"resume: {file} cannot be gone on from: {error}.") from None
         _log.warning("%s is damaged (%s): what came after the checkpoint before it is computed again", file, error)
         file.unlink()
         continue

@@ -21,6 +21,7 @@ from collapse_jax.refused import Refused
 
 __all__ = [
   "Chunks",
+  "OtherSweep",
   "Saved",
   "check_same",
   "discard",
@@ -52,6 +53,10 @@ class Saved(NamedTuple):
 
 # (cell, first seed, seeds) -> the program that computes them, and (shape, dtype) of each metric; None: not of this sweep.
 Expected = Callable[[tuple[int, ...], int, int], tuple[str | None, dict[str, tuple[tuple[int, ...], Any]]] | None]
+
+
+class OtherSweep(Refused):
+  """What is to be gone on from was made by another sweep: ends this one, for it is no fact about a cell."""
 
 
 class Chunks:
@@ -89,7 +94,7 @@ class Chunks:
     try:
       self._lock.acquire()
     except filelock.Timeout:
-      raise Refused(f"directory {directory} is being written by another sweep.") from None
+      raise OtherSweep(f"directory {directory} is being written by another sweep.") from None
     try:
       self._begin(process, num_processes)
     except BaseException:
@@ -237,7 +242,7 @@ def check_same(theirs: Mapping[str, Any], mine: Mapping[str, Any], what: str) ->
   """
   for name in sorted(set(mine) | set(theirs)):
     if mine.get(name) != theirs.get(name):
-      raise Refused(f"resume: {what} with {name}={theirs.get(name)}, not {mine.get(name)}.")
+      raise OtherSweep(f"resume: {what} with {name}={theirs.get(name)}, not {mine.get(name)}.")
 
 
 def write(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None:

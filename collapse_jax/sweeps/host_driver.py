@@ -19,6 +19,7 @@ from collapse_jax.random import new_key
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps import devices, fingerprint
 from collapse_jax.sweeps.checkpoints import Checkpoints, folder_name
+from collapse_jax.sweeps.chunks import OtherSweep
 from collapse_jax.sweeps.dataset import padded, progress_bar, version
 from collapse_jax.sweeps.grid import Cell, accepted, noted
 from collapse_jax.sweeps.job import Job, Stop
@@ -48,6 +49,8 @@ def run(job: Job) -> dict[str, Any]:
         try:
           with noted(cell):
             metrics, reason = _Loop(job, cell, i, task, workflow, programs[key]).run()
+        except OtherSweep:
+          raise
         except Refused as error:
           grid.refuse(cell, error)
           break

@@ -31,6 +31,7 @@ from collapse_jax.random import new_key
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps import devices, fingerprint
 from collapse_jax.sweeps.checkpoints import Checkpoints, folder_name
+from collapse_jax.sweeps.chunks import OtherSweep
 from collapse_jax.sweeps.cost import Clock
 from collapse_jax.sweeps.dataset import padded, version
 from collapse_jax.sweeps.grid import Cell, Grid, noted
@@ -80,6 +81,8 @@ def run(job: Job) -> dict[str, Any]:
             stopped += [reason] if reason else []
             kept = {name: padded(value, numbers.recorded) for name, value in metrics.items()}
             job.results.write(cell.index, first, kept)
+    except OtherSweep:
+      raise
     except Refused as error:
       grid.refuse(cell, error)
       clock.num_left -= each
