@@ -14,6 +14,7 @@ from collapse_jax.refused import Refused
 
 __all__ = [
   "BANDWIDTH_RULES",
+  "BESIDE",
   "DRAWS",
   "EDIT_BASES",
   "EDIT_MASKS",
@@ -48,6 +49,9 @@ EDIT_NOISES = ("regenerated", "additive")
 LABELS_OF_LOGISTIC = ("model", "data")
 LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")
 TOKEN_BUDGETS = ("epochs", "steps", "tokens")
+
+# Endings of what theory says beside a metric: METRIC_expected, ...
+BESIDE = ("expected", "expected_variance", "expected_least_variance", "expected_up_to", "limit")
 
 LARGEST = 2**31 - 1  # of integers: more would not count in int32
 LONGEST = 100  # bytes of a file's name; file systems take 143 (eCryptfs) to 255, and there are endings to add

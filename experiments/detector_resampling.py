@@ -2,7 +2,7 @@
 
   python -m experiments.detector_resampling
 
-A few seconds on 2 cores. Outcomes are sampled at a temperature below 1 and drawn again by the best detector of what the first
+Half a minute on 2 cores. Outcomes are sampled at a temperature below 1 and drawn again by the best detector of what the first
 generation makes. Expected: without the detector (bias 0) the model leaves the truth for its likeliest outcomes; with it, later, and
 where data accumulate hardly at all.
 """

@@ -5,7 +5,7 @@ import os
 import jax
 import matplotlib
 import pytest
-from helpers import CACHE, DRAWN, SUBPROCESS_WARNINGS, compile_quickly
+from helpers import CACHE, DRAWN, SUBPROCESS_WARNINGS, compile_quickly, own_flags
 
 from collapse_jax.sweeps import programs
 from experiments import common, flag_values, output
@@ -51,8 +51,6 @@ def calls(monkeypatch):
 @pytest.fixture
 def begin(monkeypatch):
   """Parses flags as a binary does; they are gone in the end. Figures are not drawn: DRAWN stand for them."""
-  before = set(flag_values.FLAGS)
-  flag_values.define_shared()
   monkeypatch.setattr(output, "drawings", lambda path, folders: dict(DRAWN))
 
   def parse(*flags):
@@ -61,12 +59,9 @@ def begin(monkeypatch):
     output.NUMBERS.clear()
     output.HELD.clear()
 
-  yield parse
-  for flag in set(flag_values.FLAGS) - before:
-    delattr(flag_values.FLAGS, flag)
-  flag_values.FLAGS.unparse_flags()
-  flag_values.FLAGS(["test"])
-  flag_values.PARSED.clear()
+  with own_flags():
+    flag_values.define_shared()
+    yield parse
   output.BEGUN.clear()
   output.NUMBERS.clear()
   output.HELD.clear()

@@ -66,6 +66,26 @@ def by_steps(*arguments, **options):
   return cj.sweep(*arguments, driver="steps", **options)
 
 
+@contextlib.contextmanager
+def own_flags():
+  """Flags that are defined inside are gone afterwards, and none is parsed."""
+  before = set(flag_values.FLAGS)
+  yield
+  for flag in set(flag_values.FLAGS) - before:
+    delattr(flag_values.FLAGS, flag)
+  flag_values.FLAGS.unparse_flags()
+  flag_values.FLAGS(["test"])
+  flag_values.PARSED.clear()
+
+
+GAUSSIAN_FLAGS = (
+  "--dims=2",
+  "--num_samples=10",
+  "--workflows=replace",
+  "--num_generations=5",
+  "--num_seeds=20",
+  "--chunk_size=2",
+)  # 10 chunks
 KILLED = str(Path(__file__).parent / "killed.py")
 USUAL = {
   **os.environ,

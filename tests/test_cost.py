@@ -6,6 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
+from helpers import own_flags
 
 import collapse_jax as cj
 from collapse_jax import store, tasks, workflows
@@ -231,7 +232,6 @@ def test_plan_as_text(workers):
 @pytest.fixture
 def dry_run(capsys):
   """What a binary prints with --dry_run; it may write nothing."""
-  before = set(flag_values.FLAGS)
 
   def run(name, *arguments):
     module = importlib.import_module(f"experiments.{name}")
@@ -241,12 +241,8 @@ def dry_run(capsys):
     module.main()
     return capsys.readouterr().out
 
-  yield run
-  for flag in set(flag_values.FLAGS) - before:
-    delattr(flag_values.FLAGS, flag)
-  flag_values.FLAGS.unparse_flags()
-  flag_values.FLAGS(["test"])
-  flag_values.PARSED.clear()
+  with own_flags():
+    yield run
   common.PLANS.clear()
 
 

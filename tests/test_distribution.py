@@ -12,7 +12,7 @@ import distributed
 import numpy as np
 import pytest
 import xarray
-from helpers import finished, free_port, start
+from helpers import GAUSSIAN_FLAGS, finished, free_port, start
 
 import collapse_jax as cj
 from collapse_jax import tasks
@@ -54,21 +54,13 @@ def test_as_on_one_device(processes, expected, tmp_path, monkeypatch):
 
 def test_commands(tmp_path):
   """Processes of one sweep write one result, that of a single process."""
-  flags = (
-    "--dims=2",
-    "--num_samples=10",
-    "--workflows=replace",
-    "--num_generations=5",
-    "--num_seeds=20",
-    "--chunk_size=2",
-  )
   port = free_port()
   finished(
     *(
       start(
         "-m",
         "experiments.gaussian",
-        *flags,
+        *GAUSSIAN_FLAGS,
         f"--output_dir={tmp_path}",
         "--devices=2",
         "--distributed",

@@ -40,6 +40,21 @@ def test_chunks_change_nothing():
   np.testing.assert_allclose(parts.fitted_mean, whole.fitted_mean, rtol=1e-6)
 
 
+def resumed(directory, **options):
+  """Results, and (workflow, generation) of what is computed again."""
+  batches = []
+  found = by_steps(
+    task,
+    WORKFLOWS[:3],
+    {"num_samples": [5]},
+    directory=directory,
+    resume=True,
+    on_batch=lambda cell, t, seeds, batch: batches.append((cell["workflow"], t)),
+    **options,
+  )
+  return found, batches
+
+
 @pytest.mark.parametrize("warm_start", [False, True])
 def test_killed_and_resumed(tmp_path, warm_start):
   options = {"num_generations": 4, "num_seeds": 2, "warm_start": warm_start}
@@ -53,16 +68,7 @@ def test_killed_and_resumed(tmp_path, warm_start):
 
   with pytest.raises(KeyboardInterrupt):
     by_steps(task, WORKFLOWS[:3], {"num_samples": [5]}, directory=tmp_path, on_metrics=kill, **options)
-  batches = []
-  found = by_steps(
-    task,
-    WORKFLOWS[:3],
-    {"num_samples": [5]},
-    directory=tmp_path,
-    resume=True,
-    on_batch=lambda cell, t, seeds, batch: batches.append((cell["workflow"], t)),
-    **options,
-  )
+  found, batches = resumed(tmp_path, **options)
   assert batches == [("accumulate", 4), *(("accumulate_subsample", t) for t in (1, 2, 3, 4))]
   xarray.testing.assert_identical(found.drop_attrs(), expected.drop_attrs())
   with pytest.raises(ValueError, match="with shapes="):
@@ -85,16 +91,7 @@ def test_damaged_checkpoints(tmp_path, caplog):
   for t, content in ((1, b""), (2, b"x" * 5000), (3, (lost / "3.npz").read_bytes()[:200])):
     (lost / f"{t}.npz").write_bytes(content)
   (unnamed / "run.json").write_text("{")
-  batches = []
-  found = by_steps(
-    task,
-    WORKFLOWS[:3],
-    {"num_samples": [5]},
-    directory=tmp_path,
-    resume=True,
-    on_batch=lambda cell, t, seeds, batch: batches.append((cell["workflow"], t)),
-    **options,
-  )
+  found, batches = resumed(tmp_path, **options)
   assert batches == [("replace", 3), *(("accumulate", t) for t in (1, 2, 3))]
   xarray.testing.assert_identical(found.drop_attrs(), expected.drop_attrs())
   assert caplog.text.count("is damaged") == 5

@@ -15,21 +15,13 @@ import filelock
 import numpy as np
 import pytest
 import xarray
-from helpers import ENVIRONMENT, KILLED, compile_quickly, dataset, run, values, waiting
+from helpers import ENVIRONMENT, GAUSSIAN_FLAGS, KILLED, compile_quickly, dataset, run, values, waiting
 
 import collapse_jax as cj
 from collapse_jax import tasks
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("survival")]  # one worker, for what they share
-GAUSSIAN = (
-  "experiments.gaussian",
-  "--dims=2",
-  "--num_samples=10",
-  "--workflows=replace",
-  "--num_generations=5",
-  "--num_seeds=20",
-  "--chunk_size=2",
-)  # 10 chunks
+GAUSSIAN = ("experiments.gaussian", *GAUSSIAN_FLAGS)
 LANGUAGE = (
   "experiments.language_model",
   "--num_samples=8",

@@ -18,8 +18,9 @@ from looking import theory as theory_lines
 import collapse_jax as cj
 from collapse_jax import diagnostics, plotting, report, store, tasks, theory, workflows
 from collapse_jax.refused import Refused
-from collapse_jax.sweeps import devices, grid, plan, programs
+from collapse_jax.sweeps import devices, expected, grid, plan, programs
 from collapse_jax.types import MetricInfo
+from collapse_jax.vocabulary import BESIDE
 
 
 def gaussian(**options):
@@ -272,7 +273,7 @@ def test_arrays_without_dims_are_numbers():
 def test_names_of_results_are_refused(name, monkeypatch):
   """Names of what stands beside metrics, by each driver that traces; a name alike, or without such a metric, is free."""
   monkeypatch.setattr(jax.stages.Lowered, "compile", None)
-  assert grid.BESIDE == diagnostics.reading.BESIDE
+  assert tuple(ending for ending, *_ in expected.FIELDS) == BESIDE
   assert not grid.of_results(["error", "error_limited", "loss_limit", "collapsed", "uncensored"])
   task = resampled()._replace(evaluate=lambda *_: {"error": jnp.zeros(()), name: jnp.zeros(())}, metrics={})
   declared = task._replace(metrics={"error": MetricInfo("error"), name: MetricInfo("mine")})

@@ -3,11 +3,9 @@
 import numpy as np
 
 from collapse_jax.refused import Refused
+from collapse_jax.vocabulary import BESIDE
 
 __all__ = ["at_cell", "cells", "complete", "metrics"]
-
-# Endings of what stands beside a metric, see `sweeps.expected`.
-BESIDE = ("expected", "expected_variance", "expected_least_variance", "expected_up_to", "limit")
 
 
 def complete(results):

@@ -3,7 +3,7 @@
 import io
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ __all__ = [
   "bytes_used",
   "check",
   "gather",
+  "joined",
   "local",
   "memory_bytes",
   "mesh_of",
@@ -193,6 +194,16 @@ def gather(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     for whole, one, num in zip(found, everyone, sizes):
       whole.write(one[: max(0, num - first)])
   return [dict(np.load(io.BytesIO(one.getbuffer()), allow_pickle=False)) for one in found]
+
+
+def joined(texts: Sequence[str]) -> str:
+  """Texts of all processes as one, "; " between them; all must call this.
+
+  Args:
+    texts: of this process.
+  """
+  everyone = gather({"text": np.frombuffer("; ".join(texts).encode(), np.uint8)})
+  return "; ".join(one["text"].tobytes().decode() for one in everyone if one["text"].size)
 
 
 def _allgather(array: np.ndarray) -> np.ndarray:

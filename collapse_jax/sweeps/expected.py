@@ -19,6 +19,13 @@ _log = logging.getLogger(__name__)
 MAX_TABLE = 1_000_000  # numbers of a table of shares, also of a workflow that is known by its weights alone
 MAX_STEPS = 2e9  # of a law: about what generations x places^2 take a second or two
 Cell = tuple[tuple[int, ...], TaskSetting, Workflow]
+FIELDS = (  # ending of the variable, field of `Expected`, whether it may change with time, what it is
+  ("expected", "mean", True, "{}, expected by theory"),
+  ("expected_variance", "variance", True, "variance of {} over runs, by theory"),
+  ("expected_least_variance", "least_variance", True, "lower bound of the variance of {} over runs"),
+  ("expected_up_to", "up_to", False, "last generation in which means of {} are held against theory"),
+  ("limit", "limit", False, "limit of {}, expected by theory"),
+)
 
 
 class Laws:
@@ -90,16 +97,11 @@ class Laws:
       cells = {index: one for index, one in cells.items() if runs[index]}
       over_time = (*grid, "generation") if "generation" in results[metric].dims else grid
       units = results[metric].attrs.get("units", "1")
-      for suffix, field, dims, about in (
-        ("expected", "mean", over_time, f"{metric}, expected by theory"),
-        ("expected_variance", "variance", over_time, f"variance of {metric} over runs, by theory"),
-        ("expected_least_variance", "least_variance", over_time, f"lower bound of the variance of {metric} over runs"),
-        ("expected_up_to", "up_to", grid, f"last generation in which means of {metric} are held against theory"),
-        ("limit", "limit", grid, f"limit of {metric}, expected by theory"),
-      ):
+      for ending, field, changes, about in FIELDS:
+        dims = over_time if changes else grid
         values = self._values(cells, field, at, dims)
         if not np.isnan(values).all():
-          added[f"{metric}_{suffix}"] = (dims, values, {"long_name": about, "units": units})
+          added[f"{metric}_{ending}"] = (dims, values, {"long_name": about.format(metric), "units": units})
     batches = {"batch": np.arange(self._num_generations)}
     shares = self._shares(grid, at, runs)
     return results.assign(added | shares).assign_coords(batches if shares else {})
@@ -121,13 +123,17 @@ class Laws:
     that was changed after it was made, and its schedule was not; or a task that leaves rows out."""
     stale = np.zeros(self._shape, bool)
     told = set().union(*self._expected.values())
+    order = (*results.cell_status.dims, "seed", "generation")
+    real_share, train_size = (
+      results[name].transpose(*order).values if name in results else None for name in ("real_share", "train_size")
+    )
     for index in map(tuple, np.argwhere(results.cell_status.values == "ok")):
-      runs = _of_runs(results, "real_share", index)
+      runs = _whole(real_share, index)
       if self._which[index] >= 0 and len(runs):
         share = self._tables[self._which[index]][at, 0]
         apart = np.abs(runs.mean(axis=0) - share) > 1e-3
         stale[index] = (apart & self._no_chance(index, share, runs)).any()
-      runs = _of_runs(results, "train_size", index)
+      runs = _whole(train_size, index)
       if index in told and index in self._rows and len(runs):
         rows = self._rows[index][at]
         stale[index] |= (np.abs(runs.mean(axis=0) - rows) > 1e-3 * rows).any()
@@ -171,12 +177,13 @@ class Laws:
     return {"shares": (dims, tables[which], about)}
 
 
-def _of_runs(results: "xarray.Dataset", name: str, index: tuple[int, ...]) -> np.ndarray:
-  """[runs, recorded] what every run of a cell has, of those in which it is finite; none where it is not among the results."""
-  if name not in results:
+def _whole(values: np.ndarray | None, index: tuple[int, ...]) -> np.ndarray:
+  """[runs, recorded] those runs of a cell in which a metric [cells..., runs, recorded] is finite; none where there is none."""
+  if values is None:
     return np.empty((0, 0))
-  runs = results[name].transpose(*results.cell_status.dims, "seed", "generation")[index].values.astype(np.float64)
-  return runs[np.isfinite(runs).all(axis=1)]
+  runs = values[index].astype(np.float64)
+  whole: np.ndarray = runs[np.isfinite(runs).all(axis=1)]
+  return whole
 
 
 def schedule_of(workflow: Workflow, num_samples: Number, num_generations: int) -> theory.Schedule | None:

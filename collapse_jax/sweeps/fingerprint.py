@@ -9,9 +9,10 @@ import jax
 import numpy as np
 
 from collapse_jax.random import PRNG
+from collapse_jax.sweeps.dataset import version
 from collapse_jax.types import PyTree
 
-__all__ = ["of", "of_values", "settings"]
+__all__ = ["made_with", "of", "of_values", "settings"]
 
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 
@@ -24,6 +25,11 @@ def settings() -> dict[str, Any]:
   values = {name: getattr(jax.config, name) for name in SETTINGS}
   plain = lambda value: "default" if value is None else int(value) if isinstance(value, bool) else value
   return {"prng": PRNG} | {name: plain(value) for name, value in values.items()}
+
+
+def made_with() -> dict[str, Any]:
+  """Versions and settings under which what is kept was computed, by name."""
+  return {"jax": jax.__version__, "collapse_jax": version(), **settings()}
 
 
 def of(*jaxprs: Any) -> str:

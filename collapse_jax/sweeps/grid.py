@@ -18,7 +18,7 @@ from collapse_jax import workflows as workflow_library
 from collapse_jax.generation import prepared
 from collapse_jax.refused import Refused
 from collapse_jax.types import MetricInfo, PyTree, TaskSetting, Workflow
-from collapse_jax.vocabulary import LARGEST
+from collapse_jax.vocabulary import BESIDE, LARGEST
 
 __all__ = [
   "COMMON_METRICS",
@@ -52,13 +52,6 @@ RESERVED = (
   "censored",
   *COMMON_METRICS,
 )  # of Datasets
-BESIDE = (
-  "expected",
-  "expected_variance",
-  "expected_least_variance",
-  "expected_up_to",
-  "limit",
-)  # METRIC_..., of theory
 
 
 @dataclasses.dataclass(frozen=True)

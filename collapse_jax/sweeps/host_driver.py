@@ -20,7 +20,7 @@ from collapse_jax.refused import Refused
 from collapse_jax.sweeps import devices, fingerprint
 from collapse_jax.sweeps.checkpoints import Checkpoints, folder_name
 from collapse_jax.sweeps.chunks import OtherSweep
-from collapse_jax.sweeps.dataset import padded, progress_bar, version
+from collapse_jax.sweeps.dataset import padded, progress_bar
 from collapse_jax.sweeps.grid import Cell, accepted, noted
 from collapse_jax.sweeps.job import Job, Stop
 from collapse_jax.types import Array, Context, Data, Metrics, Params, Problem, PyTree, Run, TaskSetting, Workflow
@@ -59,11 +59,10 @@ def run(job: Job) -> dict[str, Any]:
         job.results.write(cell.index, i, kept)
         bar.update(1)
         job.finished(cell)
-  everywhere = devices.gather({"stopped": np.frombuffer("; ".join(stopped).encode(), np.uint8)})
   return {
     "compile_seconds": 0.0,  # of the workflow's programs, small beside what runs on the host
     "num_compilations": 3 * len(programs),
-    "stopped": "; ".join(one["stopped"].tobytes().decode() for one in everywhere if one["stopped"].size),
+    "stopped": devices.joined(stopped),
   }
 
 
@@ -253,9 +252,7 @@ class _Loop:
     assert saving.directory is not None
     about = {
       **saving.about,
-      "jax": jax.__version__,
-      "collapse_jax": version(),
-      **fingerprint.settings(),
+      **fingerprint.made_with(),
       "cell": self.cell.saved_names,
       "seeds": [self.seeds.start, self.seeds.stop],
       **numbers._asdict(),

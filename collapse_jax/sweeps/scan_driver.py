@@ -16,7 +16,7 @@ from collapse_jax import interrupts
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps import devices, fingerprint, programs
 from collapse_jax.sweeps.chunks import Chunks
-from collapse_jax.sweeps.dataset import progress_bar, too_large, version
+from collapse_jax.sweeps.dataset import progress_bar, too_large
 from collapse_jax.sweeps.grid import noted
 from collapse_jax.sweeps.job import Job
 from collapse_jax.sweeps.programs import Binding, Bound, Program, Traced
@@ -163,9 +163,8 @@ class _Scan:
       "workflows": list(grid.makers),
       "axes": grid.axes,
       **numbers._asdict(),
-      "jax": jax.__version__,
-      "collapse_jax": version(),
-    } | fingerprint.settings()
+      **fingerprint.made_with(),
+    }
     saved = Chunks(saving.directory, about, saving.resume, jax.process_index(), jax.process_count())
     try:
       for one in saved.saved(self._expected):

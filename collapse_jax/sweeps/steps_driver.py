@@ -33,7 +33,7 @@ from collapse_jax.sweeps import devices, fingerprint
 from collapse_jax.sweeps.checkpoints import Checkpoints, folder_name
 from collapse_jax.sweeps.chunks import OtherSweep
 from collapse_jax.sweeps.cost import Clock
-from collapse_jax.sweeps.dataset import padded, version
+from collapse_jax.sweeps.dataset import padded
 from collapse_jax.sweeps.grid import Cell, Grid, noted
 from collapse_jax.sweeps.job import Job, Numbers, Stop
 from collapse_jax.types import Array, Context, Data, Metrics, Params, Problem, PyTree, Run, TaskSetting, Workflow
@@ -88,11 +88,10 @@ def run(job: Job) -> dict[str, Any]:
       clock.num_left -= each
       continue
     job.finished(cell)
-  everywhere = devices.gather({"stopped": np.frombuffer("; ".join(stopped).encode(), np.uint8)})
   return {
     "compile_seconds": clock.compiling,
     "num_compilations": clock.num_compilations,
-    "stopped": "; ".join(one["stopped"].tobytes().decode() for one in everywhere if one["stopped"].size),
+    "stopped": devices.joined(stopped),
   }
 
 
@@ -100,7 +99,7 @@ def _about(job: Job) -> dict[str, Any]:
   """What fixes the numbers of all cells, for checkpoints."""
   if job.saving.directory is None:
     return {}
-  about = {**job.saving.about, "jax": jax.__version__, "collapse_jax": version()} | fingerprint.settings()
+  about = {**job.saving.about, **fingerprint.made_with()}
   shared = job.grid.shared
   return about if shared is None else about | {"shared": fingerprint.of_values(shared)}
 
@@ -286,7 +285,6 @@ def _traced(
   params = traces[-1].out_info
   if warm_start:
     traces.append(fit.trace(shared, keys, runs.problem, contexts, params))
-  if warm_start:
     traces.append(evaluate_and_emit.trace(shared, runs.key, runs.problem, params, contexts, params))
   traces.append(evaluate_and_emit.trace(shared, runs.key, runs.problem, params, contexts, None))
   batches, metrics = traces[-1].out_info
