@@ -1,9 +1,9 @@
-"""Two lines of awk as a generator: the normal distribution of one measurement, fitted and drawn by programs that read and write CSV.
+"""Lines of awk as a generator: the normal distribution of a measurement, fitted and drawn by programs that read and write CSV.
 
   python examples/shell_awk.py --output_dir=results/awk
 
-Anything that a shell can start takes the place of awk, in any language: training scripts, R, a container. Each fit and each sample is
-a step with a folder of its own in steps/, with a log; the same call goes on where it was interrupted, and does what is new only.
+Anything that a shell can start takes the place of awk, in any language: training scripts, R, a container. Each fit and each sample
+is a step with a folder of its own in steps/, with a log; the same call goes on where it was interrupted, and does what is new only.
 """
 
 import argparse

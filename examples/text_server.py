@@ -3,9 +3,9 @@
   pip install 'collapse-jax[huggingface]' 'transformers[serving]'
   python examples/text_server.py --output_dir=results/text
 
-`huggingface` trains a model of random weights each generation with a transformers Trainer, `openai` asks `transformers serve` on this
-machine for as many sentences, a request each. Another server, such as vLLM or SGLang, takes its place by `--base_url`. That it has
-the weights of this generation, and not of the last one, is seen from its answers to eight fixed prompts.
+`huggingface` trains a model of random weights each generation with a transformers Trainer, `openai` asks `transformers serve` on
+this machine for as many sentences, a request each. Another server that loads what it is asked for takes its place by `--base_url`.
+That it has the weights of this generation, and not of the last one, is seen from its answers to eight fixed prompts.
 """
 
 import argparse
@@ -22,9 +22,9 @@ import transformers
 import collapse_jax as cj
 
 WORDS = {
-  "who": "cat dog child farmer crow fox".split(),
-  "how": "old small grey quick".split(),
-  "does": "sees follows hears likes".split(),
+  "who": ["cat", "dog", "child", "farmer", "crow", "fox"],
+  "how": ["old", "small", "grey", "quick"],
+  "does": ["sees", "follows", "hears", "likes"],
 }
 
 
@@ -55,7 +55,9 @@ def trainer(dataset, *, seed, output_dir, previous, num_steps):
     )
   )  # fmt: skip
   network.generation_config.do_sample = True
-  rows = dataset.map(lambda row: {"input_ids": [*words(row["text"])["input_ids"], 1]}, remove_columns=dataset.column_names)
+  rows = dataset.map(
+    lambda row: {"input_ids": [*words(row["text"])["input_ids"], 1]}, remove_columns=dataset.column_names
+  )
   settings = transformers.TrainingArguments(
     output_dir, seed=seed, max_steps=num_steps, per_device_train_batch_size=32, learning_rate=1e-2, use_cpu=True,
     save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True, dataloader_pin_memory=False,
@@ -71,7 +73,9 @@ def main(arguments=None):
   parser.add_argument("--num_steps", type=int, default=100)
   parser.add_argument("--num_generations", type=int, default=5)
   parser.add_argument("--num_seeds", type=int, default=1)
-  parser.add_argument("--base_url", help="of a server that loads the path that it is asked for; default: one is started")
+  parser.add_argument(
+    "--base_url", help="of a server that loads the path that it is asked for; default: one is started"
+  )
   options = parser.parse_args(arguments)
 
   rng = random.Random(0)
@@ -89,7 +93,15 @@ def main(arguments=None):
     results = cj.loop(
       # This server has one state of random numbers for all requests: one at a time, so that each keeps to its seed.
       cj.pipelines.openai(
-        base_url, "{model}", ["the"], fit=fit, keep_prompt=True, concurrency=1, retries=10, max_tokens=12, temperature=1.0
+        base_url,
+        "{model}",
+        ["the"],
+        fit=fit,
+        keep_prompt=True,
+        concurrency=1,
+        retries=10,
+        max_tokens=12,
+        temperature=1.0,
       ),
       real=real,
       test=test,

@@ -73,6 +73,8 @@ def test_scikit_learn_in_the_loop_has_the_law_of_our_own_tasks(name, tmp_path):
   if name == "kde":  # a pipeline that forgets weights
     careless = pipeline()
     fit = careless.fit
-    careless = careless._replace(fit=lambda data, *, weight=None, **options: fit(data, **options), identity=lambda role: "careless")
+    careless = careless._replace(
+      fit=lambda data, *, weight=None, **options: fit(data, **options), identity=lambda role: "careless"
+    )
     wrong = of_ranks(looped(careless, num, workflows[3:], tmp_path / "careless")[0], own[3])
     assert wrong[0] == pytest.approx(z[3, 0]) and abs(wrong[2]) > 5

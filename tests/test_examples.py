@@ -17,7 +17,10 @@ SMALL = {
     ["--num_generations=2", "--num_seeds=1", "--epochs=1", "--num_samples=200"],
     ["ctgan", "statsmodels"],
   ),
-  "text_server": (["--num_generations=2", "--num_samples=16", "--num_steps=5"], ["torch", "fastapi", "uvicorn", "openai"]),
+  "text_server": (
+    ["--num_generations=2", "--num_samples=16", "--num_steps=5"],
+    ["torch", "fastapi", "uvicorn", "openai"],
+  ),
 }
 
 
