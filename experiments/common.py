@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from absl import app, logging
 from collapse_jax import caches
 from collapse_jax.refused import Refused
 
-from . import flag_values, output, streams, watching
+from . import flag_values, help_page, output, streams, watching
 from .directory import CHUNKS
 from .flag_values import FLAGS, flag, integer
 from .output import BEGUN, HELD, fail, harmless, kept, warn
@@ -43,6 +44,7 @@ def main(define: Callable[[], None], run: Callable[..., None], arguments: bool =
     }
   )
   define()
+  help_page.define(sys.modules[run.__module__].__doc__ or "")
   app.run(functools.partial(_guarded, run, arguments), flags_parser=functools.partial(parse, arguments=arguments))
 
 

@@ -160,7 +160,7 @@ def write_numbers(path: Path, config: dict[str, Any], results: Mapping[str, byte
 
 def write_drawn(path: Path, files: Mapping[str, bytes]) -> None:
   """Figures and the report, in the place of those that there were."""
-  config = read(path / CONFIG)
+  config = read(path / CONFIG) if _is_config(path / CONFIG) else {"command": "", "flags": {}}
   earlier = made(path)
   older = set(filter(is_drawn, earlier))
   _put(path, files, earlier)

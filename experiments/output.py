@@ -162,15 +162,9 @@ def unfinished(path: Path, compared: Sequence[str], folders: Sequence[str]) -> I
 
   Yields whether there is anything to compute. After an error before which nothing was finished, the directory is as it was.
   """
-  import filelock
-
   made = [one for one in (path, *path.parents) if not one.exists()]
   chunks.make_folder(path)
-  lock = filelock.FileLock(path / directory.LOCK, blocking=False)
-  try:
-    lock.acquire()
-  except filelock.Timeout:
-    raise Refused(f"--output_dir={path} is being written by another process.") from None
+  lock = _lock(path)
   marker, begun = path / UNFINISHED, False
   try:
     _check_held(path, compared)  # again, for another process may have ended since
@@ -204,6 +198,18 @@ def unfinished(path: Path, compared: Sequence[str], folders: Sequence[str]) -> I
     raise
   finally:
     lock.release()
+
+
+def _lock(path: Path):
+  """A directory for this process alone, until it is released."""
+  import filelock
+
+  lock = filelock.FileLock(path / directory.LOCK, blocking=False)
+  try:
+    lock.acquire()
+  except filelock.Timeout:
+    raise Refused(f"--output_dir={path} is being written by another process.") from None
+  return lock
 
 
 def _clear_chunks(path: Path) -> None:
@@ -261,6 +267,15 @@ def draw(path: Path, folders: Sequence[str]) -> None:
   if log_dir := flag("log_dir", None):
     harmless(f"--log_dir={log_dir}", watching.figures, Path(log_dir), path)
   print(path / (REPORT if drawn else RESULTS), flush=True)
+
+
+def redraw(path: Path, folders: Sequence[str]) -> None:
+  """Figures and the report from results.nc, whether or not there are any."""
+  lock = _lock(path)
+  try:
+    directory.write_drawn(path, drawings(path, folders))
+  finally:
+    lock.release()
 
 
 def drawings(path: Path, folders: Sequence[str]) -> dict[str, bytes]:
