@@ -36,8 +36,18 @@ FREE = (
   "num_processes",
   "log_dir",
   "profile",
+  "jobs",
+  "timeout",
 )
-PATHS = ("output_dir", "log_dir", "dataset", "model")  # flags in which a shell leaves "~" as it is
+PATHS = (
+  "output_dir",
+  "log_dir",
+  "dataset",
+  "model",
+  "data",
+  "test",
+  "train",
+)  # flags in which a shell leaves "~" as it is
 FLAG_FILES, FLAG_BYTES = 100, 1 << 20  # at most, one within another
 PARSED: set[str] = set()  # flags there were when they were parsed: libraries that are imported later add theirs
 EXPERIMENT = "python -m experiments." if __package__ == "experiments" else "collapse run "  # NAME

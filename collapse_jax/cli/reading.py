@@ -4,9 +4,9 @@ from pathlib import Path
 
 from collapse_jax.cli.parts import compare, directory, flag_values
 from collapse_jax.refused import Refused
-from collapse_jax.vocabulary import did_you_mean
+from collapse_jax.vocabulary import BESIDE, did_you_mean
 
-__all__ = ["metric", "only", "results", "tolerance"]
+__all__ = ["measured", "metric", "only", "results", "tolerance"]
 
 
 def only(arguments: list[str], what: str) -> str:
@@ -31,18 +31,32 @@ def results(place: str):
   return compare.read(found[0])
 
 
+def measured(place: str):
+  """The Dataset in a directory or file, or one of what somebody else measured, in a CSV file; every coordinate is a dim."""
+  from collapse_jax import decisions, diagnostics
+
+  csv = Path(place).is_file() and Path(place).suffix.lower() == ".csv"
+  return diagnostics.complete(decisions.read(place) if csv else results(place))
+
+
 def metric(found) -> str:
-  """--metric: one of the results' that has a worse direction; without it the first."""
+  """--metric: one of the results'; without it the primary one, or else the first that has a worse direction.
+
+  Args:
+    found: a Dataset of which every coordinate is a dim.
+  """
   from collapse_jax import diagnostics
 
-  known = diagnostics.metrics(diagnostics.complete(found))
-  name = flag_values.FLAGS.metric
+  base, name = {*found.cell_status.dims, "seed", "generation"}, flag_values.FLAGS.metric
+  known = [str(one) for one, value in found.data_vars.items() if set(value.dims) == base and value.dtype.kind in "fiu"]
+  known = [one for one in known if not one.endswith(tuple(f"_{ending}" for ending in BESIDE))]
   if not known:
-    raise Refused("no metric of these results says which direction is worse.")
+    raise Refused("these results have no metric.")
   if name is not None and name not in known:
     near = did_you_mean(name, known) or f" There are {', '.join(known)}."
-    raise Refused(f"--metric={name} is no metric of these results with a worse direction.{near}")
-  return name or known[0]
+    raise Refused(f"--metric={name} is no metric of these results.{near}")
+  usual = [found.attrs.get("primary_metric"), *diagnostics.metrics(found), *known]
+  return name or next(one for one in usual if one in known)
 
 
 def tolerance() -> float:
