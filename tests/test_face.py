@@ -36,6 +36,8 @@ FACE = [
   "diagnostics",
   "lm",
   "load",
+  "loop",
+  "pipelines",
   "plotting",
   "report",
   "rewards",

@@ -1,0 +1,24 @@
+"""Generators of the user's own in the loop: any object with `fit` and `sample`, in whatever framework or language.
+
+Imports on first use: what is asked for is checked, and steps run, before JAX is imported, or without it.
+"""
+
+from typing import TYPE_CHECKING
+
+from collapse_jax import lazy
+
+if TYPE_CHECKING:
+  from collapse_jax.pipelines import kinds as kinds
+  from collapse_jax.pipelines._loop import loop as loop
+  from collapse_jax.pipelines._loop import on_data as on_data
+  from collapse_jax.pipelines._protocol import Pipeline as Pipeline
+  from collapse_jax.pipelines._protocol import resampled as resampled
+
+_HOME = {
+  **dict.fromkeys(["loop", "on_data"], "_loop"),
+  **dict.fromkeys(["Pipeline", "resampled"], "_protocol"),
+  "kinds": "",
+}
+
+__all__ = sorted(_HOME)
+__getattr__, __dir__ = lazy.attach(__name__, _HOME)
