@@ -236,7 +236,7 @@ def test_a_command_gets_and_gives_rows_of_any_kind(tmp_path):
     (text, None, "head -n {num} {model} > {out}"),
     ({"x": np.arange(2.0), "y": np.array([1.5, 2.5])}, None, DRAW),
     ({"image": np.ones((2, 3, 3), np.float32)}, None, "cat {model} > {out}; : {num}"),
-    (datasets.Dataset.from_list(text), None, DRAW),
+    (datasets.Dataset.from_list(text), None, "cat {model} > {out}; : {num}"),
   ):
     pipeline = pipelines.command(FIT, draw, format=format)
     num = 2 if "head" in draw else pipelines.kinds.num_rows(data)
