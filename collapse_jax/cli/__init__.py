@@ -16,7 +16,7 @@ from collapse_jax.vocabulary import did_you_mean
 
 __all__ = ["main"]
 
-COMMANDS = ("run", "loop", "score", "check", "forecast", "share", "report", "compare")
+COMMANDS = ("run", "loop", "score", "check", "forecast", "share", "lineage", "report", "compare")
 _HELP = ("-h", "--help", "help")
 
 
