@@ -25,7 +25,14 @@ class Engine:
   """
 
   def __init__(self, stale=False, logprobs=True, noise=0.0, seeds=True, busy=0, status=429):
-    self.stale, self.logprobs, self.noise, self.seeds, self.busy, self.status = stale, logprobs, noise, seeds, busy, status
+    self.stale, self.logprobs, self.noise, self.seeds, self.busy, self.status = (
+      stale,
+      logprobs,
+      noise,
+      seeds,
+      busy,
+      status,
+    )
     self.loaded, self.seen, self.at_once, self.most = None, [], 0, 0
     self.lock, self.rng, self.tries = threading.Lock(), random.Random(0), collections.Counter()
 
@@ -42,11 +49,13 @@ class Engine:
     choices = []
     for i, prompt in enumerate(prompts):
       drawn = body["seed"] if self.seeds and body.get("temperature", 1) else 0
-      token = lambda what: hashlib.sha256(f"{self.loaded} {what} {prompt} {drawn}".encode()).hexdigest()
-      text = token("text")[: 4 * body.get("max_tokens", 4)]
+      text, number = (
+        hashlib.sha256(f"{self.loaded} {part} {prompt} {drawn}".encode()).hexdigest() for part in range(2)
+      )
+      text = text[: 4 * body.get("max_tokens", 4)]
       logprobs = None
       if self.logprobs and body.get("logprobs"):
-        value = -1 - int(token("logprob")[:4], 16) / 65536 + self.noise * self.rng.random()
+        value = -1 - int(number[:4], 16) / 65536 + self.noise * self.rng.random()
         logprobs = {"top_logprobs": [{"a": value}], "tokens": ["a"]}
         if chat:
           logprobs = {"content": [{"token": "a", "top_logprobs": [{"token": "a", "logprob": value}]}]}

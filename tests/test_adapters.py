@@ -11,6 +11,7 @@ import types
 import numpy as np
 import pandas as pd
 import pytest
+from fake_servers import Engine, serving
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 from sklearn.pipeline import make_pipeline
@@ -19,7 +20,6 @@ from sklearn.preprocessing import StandardScaler
 from collapse_jax import pipelines
 from collapse_jax.pipelines.adapters import freshness, parts, processes
 from collapse_jax.refused import Refused
-from fake_servers import Engine, serving
 
 TABLE = pd.DataFrame({"x": [1.0, 2.0, 4.0, 7.0, 5.0, 3.0], "y": [0.5, 0.1, 0.9, 0.3, 0.2, 0.7]})
 
@@ -49,9 +49,7 @@ def test_sklearn_draws_by_the_seed_alone(estimator, tmp_path):
 def test_sklearn_weighs_rows_where_the_estimator_does(tmp_path):
   pipeline = pipelines.sklearn(KernelDensity(bandwidth=0.01))
   weight = np.array([0, 0, 0, 3, 0, 1], np.float32)
-  rows = pipeline.sample(
-    pipeline.fit(TABLE, seed=0, workdir=tmp_path, weight=weight), 2000, seed=1, workdir=tmp_path
-  )
+  rows = pipeline.sample(pipeline.fit(TABLE, seed=0, workdir=tmp_path, weight=weight), 2000, seed=1, workdir=tmp_path)
   near = {name: np.mean(np.abs(rows["x"] - name) < 0.1) for name in TABLE["x"]}
   assert near[7.0] + near[3.0] == 1 and abs(near[7.0] - 0.75) < 5 * np.sqrt(0.75 * 0.25 / 2000)
   assert "weight" not in inspect.signature(pipelines.sklearn(GaussianMixture()).fit).parameters
@@ -124,23 +122,25 @@ def test_a_package_that_is_missing_is_named_with_its_extra(package, factory, mon
 
 
 def test_code_without_seeds_is_given_them():
-  before = np.random.get_state()[1][:3].tolist()
+  before = np.random.get_state()[1][:3].tolist()  # noqa: NPY002
   draws = []
   for seed in (1, 1, 2):
     with parts.seeded(seed):
-      draws.append(float(np.random.rand()))
-  assert draws[0] == draws[1] != draws[2] and np.random.get_state()[1][:3].tolist() == before
+      draws.append(float(np.random.rand()))  # noqa: NPY002
+  assert draws[0] == draws[1] != draws[2] and np.random.get_state()[1][:3].tolist() == before  # noqa: NPY002
 
 
 # Synthesizers of tables.
 
-MIXED = pd.DataFrame({"amount": np.arange(8.0), "count": np.arange(8), "kind": list("aabbaabb"), "ok": [True, False] * 4})
+MIXED = pd.DataFrame(
+  {"amount": np.arange(8.0), "count": np.arange(8), "kind": list("aabbaabb"), "ok": [True, False] * 4}
+)
 SDTYPES = {"amount": "numerical", "count": "numerical", "kind": "categorical", "ok": "boolean"}
 
 
 def drawn(table, num):
   """Rows by NumPy's own draws, as such packages do it."""
-  return table.iloc[np.random.randint(0, len(table), num)].reset_index(drop=True)
+  return table.iloc[np.random.randint(0, len(table), num)].reset_index(drop=True)  # noqa: NPY002
 
 
 def keeps_to_seeds(pipeline, tmp_path):
@@ -236,7 +236,7 @@ def test_a_command_gets_and_gives_rows_of_any_kind(tmp_path):
     (text, None, "head -n {num} {model} > {out}"),
     ({"x": np.arange(2.0), "y": np.array([1.5, 2.5])}, None, DRAW),
     ({"image": np.ones((2, 3, 3), np.float32)}, None, "cat {model} > {out}; : {num}"),
-    (datasets.Dataset.from_list(text), None, DRAW),
+    (datasets.Dataset.from_list(text), None, "cat {model} > {out}; : {num}"),
   ):
     pipeline = pipelines.command(FIT, draw, format=format)
     num = 2 if "head" in draw else pipelines.kinds.num_rows(data)
@@ -252,7 +252,7 @@ def test_a_command_gets_and_gives_rows_of_any_kind(tmp_path):
 
 def test_names_are_filled_and_other_braces_stay(tmp_path):
   fit = "printf '%s,' {seed} {generation} {previous} > {model}; paste -s -d+ {weights} >> {model}; awk '{print}' {data} > /dev/null"
-  pipeline = pipelines.command(fit, "awk -v s={seed} -v n={num} 'BEGIN {print \"x,y\"; print s \",\" n}' {model} > {out}")
+  pipeline = pipelines.command(fit, 'awk -v s={seed} -v n={num} \'BEGIN {print "x,y"; print s "," n}\' {model} > {out}')
   one, two = tmp_path / "1", tmp_path / "2"
   one.mkdir()
   two.mkdir()
@@ -278,11 +278,11 @@ def test_a_command_evaluates(tmp_path):
 
 def test_a_failed_command_says_its_last_line_and_all_goes_to_the_log(tmp_path, capsys):
   script = "echo one; echo two >&2; echo 'no such thing' >&2; echo >&2; exit 3; : {data} {model}"
-  with pytest.raises(RuntimeError, match="^the command ended with status 3: no such thing$"):
+  with pytest.raises(RuntimeError, match=r"^the command ended with status 3: no such thing$"):
     pipelines.command(script, DRAW).fit(TABLE, seed=0, workdir=tmp_path)
   said = capsys.readouterr()
   assert "one\n" in said.out and script.split(";")[0] in said.out and "two\nno such thing\n" in said.err
-  with pytest.raises(RuntimeError, match="^the command was ended by signal 9: it said nothing on stderr$"):
+  with pytest.raises(RuntimeError, match=r"^the command was ended by signal 9: it said nothing on stderr$"):
     pipelines.command("kill -9 $$; : {data} {model}", DRAW).fit(TABLE, seed=0, workdir=tmp_path)
   with pytest.raises(RuntimeError, match="wrote no model"):
     pipelines.command(": {data} {model}", DRAW).fit(TABLE, seed=0, workdir=tmp_path)
@@ -324,7 +324,9 @@ def test_a_late_command_ends_with_all_that_it_started(tmp_path, monkeypatch):
 
 def test_a_command_ends_with_the_process_that_began_it(tmp_path):
   path = tmp_path / "pids"
-  code = f"from collapse_jax.pipelines.adapters import processes; processes.run({processes.fill(STUBBORN, {'pid': path})!r})"
+  code = (
+    f"from collapse_jax.pipelines.adapters import processes; processes.run({processes.fill(STUBBORN, {'pid': path})!r})"
+  )
   with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL) as process:
     started = pids(path)
     assert not any(gone(pid, 0) for pid in started)
@@ -418,7 +420,7 @@ def test_only_weights_count(tmp_path):
 def test_requests_with_one_text_are_warned_of(tmp_path):
   with serving(Engine(seeds=False)) as url:
     pipeline = pipelines.openai(url, "m", ["x", "y"])
-    with pytest.warns(RuntimeWarning, match="^3 of 5 requests returned a text that another one returned"):
+    with pytest.warns(RuntimeWarning, match=r"^3 of 5 requests returned a text that another one returned"):
       generations(pipeline, tmp_path, ("a",))
 
 
@@ -449,7 +451,8 @@ def test_prompts_of_the_data_and_rows_with_prompts(tmp_path):
     chat = pipelines.openai(url, "m", ["hi"], chat=True, keep_prompt=True, column="messages")
     ((told,),) = generations(chat, tmp_path / "chat", ("a",), num=1)
   assert [row["story"][:6] for row in rows] == ["a 1 0 ", "a 1 1 ", "a 1 2 ", "a 1 0 "]
-  assert [one == two for one, two in zip(rows, each)] == [True, False, True, False]  # the first of a request has its seed
+  same = [one == two for one, two in zip(rows, each)]
+  assert same == [True, False, True, False]  # the first prompt of a request has its own seed
   assert [one["role"] for one in told["messages"]] == ["user", "assistant"]
 
 
@@ -480,8 +483,10 @@ def test_a_server_is_started_for_each_generation_and_ended(tmp_path):
   one, two = generations(pipeline, tmp_path, num=2)
   assert [row["text"][0] for row in one + two] == ["a", "a", "b", "b"]
   assert all(gone(int(pid), 0) for pid in (tmp_path / "pids").read_text().split())
-  broken = pipelines.openai("http://127.0.0.1:{port}/v1", "any", ["x"], fit=weights, serve="echo no GPU >&2; exit 2; : {model} {port}")
-  with pytest.raises(RuntimeError, match="^the command ended with status 2: no GPU$"):
+  broken = pipelines.openai(
+    "http://127.0.0.1:{port}/v1", "any", ["x"], fit=weights, serve="echo no GPU >&2; exit 2; : {model} {port}"
+  )
+  with pytest.raises(RuntimeError, match=r"^the command ended with status 2: no GPU$"):
     generations(broken, tmp_path / "broken")
   silent = pipelines.openai(
     "http://127.0.0.1:{port}/v1", "any", ["x"], fit=weights, serve="sleep 60; : {model} {port}", start_timeout=0.2
@@ -504,5 +509,5 @@ def test_vllm_runs_by_itself_from_a_batch_file(tmp_path):
   assert len({row["text"] for row in one + two}) == 10
   with pytest.raises(RuntimeError, match="stale weights"):
     generations(made("stale", kept=str(tmp_path / "kept")), tmp_path / "2")
-  with pytest.raises(RuntimeError, match="^request 50 failed: .*too long"):
+  with pytest.raises(RuntimeError, match=r"^request 50 failed: .*too long"):
     generations(made("failing", failing="50"), tmp_path / "3", ("a",))

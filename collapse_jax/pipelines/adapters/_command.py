@@ -4,7 +4,7 @@ import difflib
 import json
 import pickle
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 

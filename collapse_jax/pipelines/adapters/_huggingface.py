@@ -39,9 +39,9 @@ def huggingface(
   or `vllm_batch` as `fit`. Extra: huggingface.
 
   Args:
-    trainer: (dataset, *, seed, output_dir, previous) -> a trainer that has not trained yet, with its tokenizer as `processing_class`.
-      `dataset` is a `datasets.Dataset` of the training rows, `previous` the folder of the model before where runs are
-      warm-started, else None. Weights that it makes at random are drawn by the seed.
+    trainer: (dataset, *, seed, output_dir, previous) -> a trainer that has not trained yet, with its tokenizer as
+      `processing_class`. `dataset` is a `datasets.Dataset` of the training rows, `previous` the folder of the model before where
+      runs are warm-started, else None. Weights that it makes at random are drawn by the seed.
     prompts: as in `openai`.
     keep_prompt, column: as in `openai`.
     batch_size: prompts that are written to side by side.
@@ -98,7 +98,11 @@ def _dataset(data: kinds.Rows) -> Any:
   kind = kinds.kind_of(data)
   if kind == "dataset":
     return data
-  return datasets.Dataset.from_list(data) if kind == "text" else datasets.Dataset.from_pandas(parts.as_table(data, "huggingface"))
+  return (
+    datasets.Dataset.from_list(data)
+    if kind == "text"
+    else datasets.Dataset.from_pandas(parts.as_table(data, "huggingface"))
+  )
 
 
 def _load(path: Path, device: str) -> tuple[Any, Any]:

@@ -91,7 +91,8 @@ def openai(
       return told, post(wanted) if batch_size == 1 or is_chat else _split(post(_joined(wanted, batch_size)), wanted)
 
   server = base_url if serve is None else serve
-  return asking.adapter(style, fit, ask, lambda role: ("openai", base_url, serve, batch_size), server)
+  place = base_url if fit is None else ""  # weights that are made here are the same anywhere
+  return asking.adapter(style, fit, ask, lambda role: ("openai", place, batch_size), server)
 
 
 @contextlib.contextmanager
