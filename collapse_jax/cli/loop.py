@@ -67,9 +67,8 @@ def read() -> dict[str, Any]:
     if not getattr(flag, name):
       raise Refused(f"--{name} is missing; --help has examples.")
   from collapse_jax import pipelines
-  from collapse_jax.pipelines import adapters
 
-  pipeline = adapters.command(fit=flag.fit, sample=flag.sample, evaluate=flag.evaluate)
+  pipeline = pipelines.command(fit=flag.fit, sample=flag.sample, evaluate=flag.evaluate)
   real, test = _rows("data"), _rows("test")
   options = {
     "pipeline": pipeline if "{weights}" in flag.fit else pipelines.resampled(pipeline),
