@@ -9,12 +9,16 @@ from collapse_jax import lazy
 
 if TYPE_CHECKING:
   from collapse_jax.pipelines import kinds as kinds
+  from collapse_jax.pipelines._lineage import Lineage as Lineage
+  from collapse_jax.pipelines._lineage import lineage as lineage
+  from collapse_jax.pipelines._lineage import withdraw as withdraw
   from collapse_jax.pipelines._loop import loop as loop
   from collapse_jax.pipelines._loop import on_data as on_data
   from collapse_jax.pipelines._protocol import Pipeline as Pipeline
   from collapse_jax.pipelines._protocol import resampled as resampled
 
 _HOME = {
+  **dict.fromkeys(["Lineage", "lineage", "withdraw"], "_lineage"),
   **dict.fromkeys(["loop", "on_data"], "_loop"),
   **dict.fromkeys(["Pipeline", "resampled"], "_protocol"),
   "kinds": "",
