@@ -9,6 +9,7 @@ if TYPE_CHECKING:
   from collapse_jax import data as data
   from collapse_jax import diagnostics as diagnostics
   from collapse_jax import lm as lm
+  from collapse_jax import metrics as metrics
   from collapse_jax import pipelines as pipelines
   from collapse_jax import plotting as plotting
   from collapse_jax import report as report
@@ -48,7 +49,7 @@ _HOME = {
   **dict.fromkeys(["load", "sweep"], "sweeps"),
   **dict.fromkeys(["rewards", "verifiers"], "transforms"),
   **dict.fromkeys(["data", "diagnostics", "lm", "plotting", "report", "store", "tasks", "testing", "theory"], ""),
-  **dict.fromkeys(["pipelines", "training", "transforms", "workflows"], ""),
+  **dict.fromkeys(["metrics", "pipelines", "training", "transforms", "workflows"], ""),
   "Refused": "refused",
   "citation": "_citation",
   "diagnose": "diagnostics",

@@ -70,12 +70,14 @@ def by_steps(*arguments, **options):
 def own_flags():
   """Flags that are defined inside are gone afterwards, and none is parsed."""
   before = set(flag_values.FLAGS)
-  yield
-  for flag in set(flag_values.FLAGS) - before:
-    delattr(flag_values.FLAGS, flag)
-  flag_values.FLAGS.unparse_flags()
-  flag_values.FLAGS(["test"])
-  flag_values.PARSED.clear()
+  try:
+    yield
+  finally:
+    for flag in set(flag_values.FLAGS) - before:
+      delattr(flag_values.FLAGS, flag)
+    flag_values.FLAGS.unparse_flags()
+    flag_values.FLAGS(["test"])
+    flag_values.PARSED.clear()
 
 
 GAUSSIAN_FLAGS = (
