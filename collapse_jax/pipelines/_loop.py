@@ -298,7 +298,7 @@ class _Shared:
     self.test_digest = kinds.digest(test)
     name = f"real-{_steps.digest_of(kinds.digest(real))}"
     self.real = Segment(name, self._real, kinds.num_rows(real))
-    about = {"real": name, "test": self.test_digest}
+    about = {"real": name, "num_real": self.real.num, "test": self.test_digest}
     noted, manifest = {}, self.directory / "loop.json"
     with contextlib.suppress(OSError, ValueError):
       noted = chunks.read_object(manifest)
@@ -326,7 +326,7 @@ class _Shared:
     name = _steps.digest_of(*codes.values(), _identity.of(dict(values)))
     setting = Setting(name, pipeline, self._schema, self._test_schema, self._test)
     apart = self._apart or bool(getattr(pipeline, "own_process", False))
-    return _Pipeline(setting, codes, apart, _protocol.takes_weight(pipeline))
+    return _Pipeline(setting, codes, apart, "weight" in _protocol.options(pipeline.fit, weight=None))
 
   def perform(self, one: _Pipeline, call: Call) -> dict[str, Any]:
     """Has a step done, here or in another process."""
@@ -361,7 +361,7 @@ class _Shared:
   def noted(self, cell: Mapping[str, Any], t: int, seeds: range, metrics: Metrics) -> None:
     """Makes the folder of a generation of a run: links to what its steps hold, and what it descends from."""
     run: _Run = _here.run
-    _lineage.write_generation(self.directory, cell, seeds.start, run.models[-1], self.steps)
+    _lineage.write_generation(self.directory, cell, seeds.start, run.models[-1], self.steps, self._schema)
 
 
 class _Run:
