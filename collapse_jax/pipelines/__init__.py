@@ -9,6 +9,9 @@ from collapse_jax import lazy
 
 if TYPE_CHECKING:
   from collapse_jax.pipelines import kinds as kinds
+  from collapse_jax.pipelines._lineage import Lineage as Lineage
+  from collapse_jax.pipelines._lineage import lineage as lineage
+  from collapse_jax.pipelines._lineage import withdraw as withdraw
   from collapse_jax.pipelines._loop import loop as loop
   from collapse_jax.pipelines._loop import on_data as on_data
   from collapse_jax.pipelines._protocol import Pipeline as Pipeline
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
   from collapse_jax.pipelines.adapters import vllm_batch as vllm_batch
 
 _HOME = {
+  **dict.fromkeys(["Lineage", "lineage", "withdraw"], "_lineage"),
   **dict.fromkeys(["loop", "on_data"], "_loop"),
   **dict.fromkeys(["Pipeline", "resampled"], "_protocol"),
   **dict.fromkeys(

@@ -17,6 +17,7 @@ import numpy as np
 
 from collapse_jax import interrupts
 from collapse_jax import store as storage
+from collapse_jax.metrics import meaning
 from collapse_jax.pipelines import _identity, _lineage, _protocol, _steps, kinds
 from collapse_jax.pipelines._perform import Call, Failure, Performer, Piece, Segment, Setting
 from collapse_jax.pipelines._workers import Workers
@@ -177,6 +178,14 @@ def _info(name: str, what: str | MetricInfo) -> MetricInfo:
   return MetricInfo(name.replace("_", " "), worse=_WORSE[what], measures=what)
 
 
+def _usual() -> dict[str, MetricInfo]:
+  """Of the metrics of pipelines that have none of their own."""
+  return {
+    name: MetricInfo(name.replace("_", " "), worse=worse, measures=measure)
+    for name, (worse, measure) in meaning.MEANING.items()
+  }
+
+
 def _is_factory(pipeline: Any) -> bool:
   return isinstance(pipeline, type) or (callable(pipeline) and not hasattr(pipeline, "fit"))
 
@@ -222,7 +231,10 @@ def _task(shared: "_Shared", one: "_Pipeline", num_samples: int) -> TaskSetting:
   def fresh(key: Array, run: "_Run") -> Data:
     return storage.batch(jnp.asarray(run.fresh()))
 
-  return TaskSetting(init, fit, sample, evaluate, num_samples, fresh=fresh, metrics=shared.known)
+  own = callable(getattr(one.setting.pipeline, "evaluate", None))
+  return TaskSetting(
+    init, fit, sample, evaluate, num_samples, fresh=fresh, metrics=shared.known if own else {**_usual(), **shared.known}
+  )
 
 
 def _seed_of(key: Array) -> int:
@@ -286,7 +298,7 @@ class _Shared:
     self.test_digest = kinds.digest(test)
     name = f"real-{_steps.digest_of(kinds.digest(real))}"
     self.real = Segment(name, self._real, kinds.num_rows(real))
-    about = {"real": name, "test": self.test_digest}
+    about = {"real": name, "num_real": self.real.num, "test": self.test_digest}
     noted, manifest = {}, self.directory / "loop.json"
     with contextlib.suppress(OSError, ValueError):
       noted = chunks.read_object(manifest)
@@ -314,7 +326,7 @@ class _Shared:
     name = _steps.digest_of(*codes.values(), _identity.of(dict(values)))
     setting = Setting(name, pipeline, self._schema, self._test_schema, self._test)
     apart = self._apart or bool(getattr(pipeline, "own_process", False))
-    return _Pipeline(setting, codes, apart, _protocol.takes_weight(pipeline))
+    return _Pipeline(setting, codes, apart, "weight" in _protocol.options(pipeline.fit, weight=None))
 
   def perform(self, one: _Pipeline, call: Call) -> dict[str, Any]:
     """Has a step done, here or in another process."""
@@ -349,7 +361,7 @@ class _Shared:
   def noted(self, cell: Mapping[str, Any], t: int, seeds: range, metrics: Metrics) -> None:
     """Makes the folder of a generation of a run: links to what its steps hold, and what it descends from."""
     run: _Run = _here.run
-    _lineage.write_generation(self.directory, cell, seeds.start, run.models[-1], self.steps)
+    _lineage.write_generation(self.directory, cell, seeds.start, run.models[-1], self.steps, self._schema)
 
 
 class _Run:

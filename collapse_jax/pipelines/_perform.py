@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 import cloudpickle
 import numpy as np
 
-from collapse_jax.pipelines import kinds
+from collapse_jax.pipelines import _protocol, kinds
 from collapse_jax.refused import Refused
 
 __all__ = ["Call", "Failure", "Performer", "Piece", "Segment", "Setting", "redirect"]
@@ -133,7 +133,7 @@ class Performer:
     _put(path, kinds.writer(data, path.suffix, _provenance(call)))
     workdir = call.folder / "model"
     workdir.mkdir()
-    options = {} if call.weight is None else {"weight": call.weight}
+    options = _protocol.options(pipeline.fit, weight=call.weight, generation=call.generation)
     previous = None if call.model is None else self._model(call.model)
     model = pipeline.fit(data, seed=call.seed, workdir=workdir, previous=previous, **options)
     if model is None:
@@ -158,7 +158,9 @@ class Performer:
     workdir = call.folder / "work"
     workdir.mkdir()
     model = self._model(call.model)
-    found = self._setting.pipeline.sample(model, call.num, seed=call.seed, workdir=workdir)
+    draw = self._setting.pipeline.sample
+    options = _protocol.options(draw, generation=call.generation)
+    found = draw(model, call.num, seed=call.seed, workdir=workdir, **options)
     data = kinds.conformed(found, self._setting.schema, call.num)
     path = call.folder / f"sample{kinds.suffix(self._setting.schema.kind)}"
     beside = dict(
@@ -264,7 +266,7 @@ def _told(parts: list[tuple[Any, int]]) -> Any:
 @contextlib.contextmanager
 def _logged(path: Path) -> Iterator[None]:
   """What is printed goes into a file, and so does the traceback of what is raised."""
-  with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+  with path.open("a", 1, encoding="utf-8", errors="backslashreplace") as file:  # line by line: the process may be killed
     handler = logging.StreamHandler(file)
     root = logging.getLogger()
     with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):

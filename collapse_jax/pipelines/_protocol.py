@@ -9,7 +9,7 @@ import numpy as np
 from collapse_jax.pipelines import kinds
 from collapse_jax.refused import Refused
 
-__all__ = ["Pipeline", "check", "resampled", "takes_weight"]
+__all__ = ["Pipeline", "check", "options", "resampled"]
 
 
 class Pipeline(Protocol):
@@ -20,6 +20,7 @@ class Pipeline(Protocol):
   Data are a pandas DataFrame, {name: array [n, ...]}, a list of dicts, or a `datasets.Dataset`, of the kind that the real rows are.
 
   It may also have:
+  - a keyword `generation` of `fit` and `sample`: 1..T;
   - a keyword `weight` of `fit`: [n] float32, how much each row counts, or None where all count alike. Where rows do not count
     alike (`mix(0.2, real_weight=0.5)`, a verifier that gives weights) a fit without it is refused, unless the pipeline is
     `resampled`;
@@ -82,9 +83,10 @@ def check(pipeline: Any) -> None:
       )
 
 
-def takes_weight(pipeline: Any) -> bool:
-  """Whether `fit` has a keyword `weight`."""
-  return "weight" in inspect.signature(pipeline.fit).parameters
+def options(method: Any, **given: Any) -> dict[str, Any]:
+  """Those of some keywords that a method has."""
+  names = inspect.signature(method).parameters
+  return {name: value for name, value in given.items() if name in names}
 
 
 class _Resampled:
@@ -103,10 +105,20 @@ class _Resampled:
 
     return ("resampled", _identity.of_role(self.pipeline, role))
 
-  def fit(self, data: kinds.Rows, *, seed: int, workdir: Path, previous: Any = None, weight: Any = None) -> Any:
+  def fit(
+    self,
+    data: kinds.Rows,
+    *,
+    seed: int,
+    workdir: Path,
+    previous: Any = None,
+    weight: Any = None,
+    generation: int | None = None,
+  ) -> Any:
     if weight is not None:
       data = kinds.take(data, _systematic(np.asarray(weight, np.float64), seed))
-    return self.pipeline.fit(data, seed=seed, workdir=workdir, previous=previous)
+    more = options(self.pipeline.fit, generation=generation)
+    return self.pipeline.fit(data, seed=seed, workdir=workdir, previous=previous, **more)
 
 
 def resampled(pipeline: Any) -> Any:

@@ -29,6 +29,7 @@ def main(connection: int, ending: int) -> None:
       try:
         if content is not None:
           performers[name] = _performer(content)
+        link.send_bytes(pickle.dumps(("begun", "")))  # from here on its time counts
         answer: tuple[str, Any] = "done", performers[name].perform(call)
       except Failure as error:
         answer = "failed", str(error)

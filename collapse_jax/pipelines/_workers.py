@@ -1,6 +1,7 @@
 """Processes that do steps: one for each thread of a loop, killed with all that it started where a step takes too long. No JAX."""
 
 import contextlib
+import math
 import multiprocessing.connection
 import os
 import pickle
@@ -101,15 +102,15 @@ class _Worker:
 
   def perform(self, name: str, content: bytes, call: Call, timeout: float | None) -> dict[str, Any]:
     with self._busy:
-      end = None if timeout is None else time.monotonic() + timeout
       self._send(pickle.dumps((name, None if name in self._told else content, call)))
       self._told.add(name)
       try:
-        while not self._link.poll(1.0 if end is None else max(0.0, min(1.0, end - time.monotonic()))):
-          if end is not None and time.monotonic() >= end:
-            self._kill()
-            raise Failure(f"{call.role} took longer than {timeout:g} seconds (timeout).")
-        kind, found = pickle.loads(self._link.recv_bytes())
+        kind, found = self._answer(None)
+        if kind == "begun":
+          kind, found = self._answer(timeout)
+      except TimeoutError:
+        self._kill()
+        raise Failure(f"{call.role} took longer than {timeout:g} seconds (timeout).") from None
       except (EOFError, OSError):
         self._kill()
         code = self._process.returncode
@@ -120,6 +121,15 @@ class _Worker:
     if call.role == "fit":
       self.fitted.add(call.folder)
     return found
+
+  def _answer(self, timeout: float | None) -> tuple[str, Any]:
+    """What it says next; a TimeoutError where that takes longer."""
+    end = math.inf if timeout is None else time.monotonic() + timeout
+    while not self._link.poll(max(0.0, min(1.0, end - time.monotonic()))):
+      if time.monotonic() >= end:
+        raise TimeoutError
+    answer: tuple[str, Any] = pickle.loads(self._link.recv_bytes())
+    return answer
 
   def close(self) -> None:
     """Ends it, in the middle of a step too."""

@@ -444,7 +444,8 @@ def _read_parquet(path: Path, schema: Schema | None) -> Any:
     names = [name for name in file.schema_arrow.names if name not in PROVENANCE]
     table = file.read(names)
   if schema is None or schema.kind == "table":
-    return table.to_pandas(split_blocks=True, self_destruct=True)
+    found = table.to_pandas(split_blocks=True, self_destruct=True)
+    return found if schema is None else _typed(found, schema)
   import datasets
 
   return datasets.Dataset(
