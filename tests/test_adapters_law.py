@@ -8,7 +8,7 @@ from sklearn.neighbors import KernelDensity
 
 import collapse_jax as cj
 
-NUM_SEEDS, NUM_GENERATIONS, AT = 20, 10, [1, 3, 10]
+NUM_SEEDS, NUM_GENERATIONS, AT = 16, 10, [1, 3, 10]
 WORKFLOWS = ["replace", "accumulate", "accumulate_subsample", "mix(0.2, real_weight=0.9)"]
 RNG = np.random.default_rng(0)
 
@@ -61,6 +61,7 @@ def of_ranks(one, other):
   return (ranks[:n].sum(axis=0) - n * (n + m + 1) / 2) / np.sqrt(n * m * (n + m + 1) / 12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_scikit_learn_in_the_loop_has_the_law_of_our_own_tasks(name, tmp_path):
   num, pipeline, task, workflows = MODELS[name]
