@@ -25,7 +25,14 @@ class Engine:
   """
 
   def __init__(self, stale=False, logprobs=True, noise=0.0, seeds=True, busy=0, status=429):
-    self.stale, self.logprobs, self.noise, self.seeds, self.busy, self.status = stale, logprobs, noise, seeds, busy, status
+    self.stale, self.logprobs, self.noise, self.seeds, self.busy, self.status = (
+      stale,
+      logprobs,
+      noise,
+      seeds,
+      busy,
+      status,
+    )
     self.loaded, self.seen, self.at_once, self.most = None, [], 0, 0
     self.lock, self.rng, self.tries = threading.Lock(), random.Random(0), collections.Counter()
 

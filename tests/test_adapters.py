@@ -49,9 +49,7 @@ def test_sklearn_draws_by_the_seed_alone(estimator, tmp_path):
 def test_sklearn_weighs_rows_where_the_estimator_does(tmp_path):
   pipeline = pipelines.sklearn(KernelDensity(bandwidth=0.01))
   weight = np.array([0, 0, 0, 3, 0, 1], np.float32)
-  rows = pipeline.sample(
-    pipeline.fit(TABLE, seed=0, workdir=tmp_path, weight=weight), 2000, seed=1, workdir=tmp_path
-  )
+  rows = pipeline.sample(pipeline.fit(TABLE, seed=0, workdir=tmp_path, weight=weight), 2000, seed=1, workdir=tmp_path)
   near = {name: np.mean(np.abs(rows["x"] - name) < 0.1) for name in TABLE["x"]}
   assert near[7.0] + near[3.0] == 1 and abs(near[7.0] - 0.75) < 5 * np.sqrt(0.75 * 0.25 / 2000)
   assert "weight" not in inspect.signature(pipelines.sklearn(GaussianMixture()).fit).parameters
@@ -134,7 +132,9 @@ def test_code_without_seeds_is_given_them():
 
 # Synthesizers of tables.
 
-MIXED = pd.DataFrame({"amount": np.arange(8.0), "count": np.arange(8), "kind": list("aabbaabb"), "ok": [True, False] * 4})
+MIXED = pd.DataFrame(
+  {"amount": np.arange(8.0), "count": np.arange(8), "kind": list("aabbaabb"), "ok": [True, False] * 4}
+)
 SDTYPES = {"amount": "numerical", "count": "numerical", "kind": "categorical", "ok": "boolean"}
 
 
@@ -252,7 +252,7 @@ def test_a_command_gets_and_gives_rows_of_any_kind(tmp_path):
 
 def test_names_are_filled_and_other_braces_stay(tmp_path):
   fit = "printf '%s,' {seed} {generation} {previous} > {model}; paste -s -d+ {weights} >> {model}; awk '{print}' {data} > /dev/null"
-  pipeline = pipelines.command(fit, "awk -v s={seed} -v n={num} 'BEGIN {print \"x,y\"; print s \",\" n}' {model} > {out}")
+  pipeline = pipelines.command(fit, 'awk -v s={seed} -v n={num} \'BEGIN {print "x,y"; print s "," n}\' {model} > {out}')
   one, two = tmp_path / "1", tmp_path / "2"
   one.mkdir()
   two.mkdir()
@@ -324,7 +324,9 @@ def test_a_late_command_ends_with_all_that_it_started(tmp_path, monkeypatch):
 
 def test_a_command_ends_with_the_process_that_began_it(tmp_path):
   path = tmp_path / "pids"
-  code = f"from collapse_jax.pipelines.adapters import processes; processes.run({processes.fill(STUBBORN, {'pid': path})!r})"
+  code = (
+    f"from collapse_jax.pipelines.adapters import processes; processes.run({processes.fill(STUBBORN, {'pid': path})!r})"
+  )
   with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL) as process:
     started = pids(path)
     assert not any(gone(pid, 0) for pid in started)
@@ -449,7 +451,12 @@ def test_prompts_of_the_data_and_rows_with_prompts(tmp_path):
     chat = pipelines.openai(url, "m", ["hi"], chat=True, keep_prompt=True, column="messages")
     ((told,),) = generations(chat, tmp_path / "chat", ("a",), num=1)
   assert [row["story"][:6] for row in rows] == ["a 1 0 ", "a 1 1 ", "a 1 2 ", "a 1 0 "]
-  assert [one == two for one, two in zip(rows, each)] == [True, False, True, False]  # the first of a request has its seed
+  assert [one == two for one, two in zip(rows, each)] == [
+    True,
+    False,
+    True,
+    False,
+  ]  # the first of a request has its seed
   assert [one["role"] for one in told["messages"]] == ["user", "assistant"]
 
 
@@ -480,7 +487,9 @@ def test_a_server_is_started_for_each_generation_and_ended(tmp_path):
   one, two = generations(pipeline, tmp_path, num=2)
   assert [row["text"][0] for row in one + two] == ["a", "a", "b", "b"]
   assert all(gone(int(pid), 0) for pid in (tmp_path / "pids").read_text().split())
-  broken = pipelines.openai("http://127.0.0.1:{port}/v1", "any", ["x"], fit=weights, serve="echo no GPU >&2; exit 2; : {model} {port}")
+  broken = pipelines.openai(
+    "http://127.0.0.1:{port}/v1", "any", ["x"], fit=weights, serve="echo no GPU >&2; exit 2; : {model} {port}"
+  )
   with pytest.raises(RuntimeError, match="^the command ended with status 2: no GPU$"):
     generations(broken, tmp_path / "broken")
   silent = pipelines.openai(

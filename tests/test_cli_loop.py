@@ -100,7 +100,10 @@ def test_other_sizes_and_measures(call, place):
   assert (status, out) == (0, "out/report.html\n"), said
   found = xarray.load_dataset(place / "out" / "results.nc", engine="h5netcdf")
   assert found.level.attrs["worse"] == "higher" and found.attrs["primary_metric"] == "level"
-  assert list(found.num_samples.values) == [5, 10] and found.level.sel(num_samples=10).values.ravel().tolist() == [5.5, 6.5]
+  assert list(found.num_samples.values) == [5, 10] and found.level.sel(num_samples=10).values.ravel().tolist() == [
+    5.5,
+    6.5,
+  ]
 
 
 def test_a_step_that_fails(call, place):

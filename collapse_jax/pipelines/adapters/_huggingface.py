@@ -98,7 +98,11 @@ def _dataset(data: kinds.Rows) -> Any:
   kind = kinds.kind_of(data)
   if kind == "dataset":
     return data
-  return datasets.Dataset.from_list(data) if kind == "text" else datasets.Dataset.from_pandas(parts.as_table(data, "huggingface"))
+  return (
+    datasets.Dataset.from_list(data)
+    if kind == "text"
+    else datasets.Dataset.from_pandas(parts.as_table(data, "huggingface"))
+  )
 
 
 def _load(path: Path, device: str) -> tuple[Any, Any]:

@@ -11,7 +11,9 @@ from collapse_jax.refused import Refused
 
 __all__ = ["sklearn"]
 
-_ALLOWED = "an estimator with fit and sample, or a Pipeline that ends in one and whose other steps have inverse_transform"
+_ALLOWED = (
+  "an estimator with fit and sample, or a Pipeline that ends in one and whose other steps have inverse_transform"
+)
 
 
 class Fitted(NamedTuple):
@@ -74,7 +76,9 @@ def sklearn(estimator: Any) -> parts.Adapter:
 def draw(model: Fitted, num, *, seed, workdir) -> kinds.Rows:
   """`sample` of the pipeline."""
   *before, last = _steps(model.estimator)
-  found = last.sample(num, random_state=seed) if _takes(last.sample, "random_state") else _seeded(last, seed).sample(num)
+  found = (
+    last.sample(num, random_state=seed) if _takes(last.sample, "random_state") else _seeded(last, seed).sample(num)
+  )
   rows = np.asarray(found[0] if isinstance(found, tuple) else found)  # a mixture tells components too
   rows = np.random.default_rng(seed).permutation(rows)  # and has rows in their order
   for step in reversed(before):

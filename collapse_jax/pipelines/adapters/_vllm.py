@@ -69,7 +69,9 @@ def _read(path: Path, num: int) -> list[dict[str, Any]]:
     one = json.loads(line)
     response = one.get("response") or {}
     if one.get("error") or response.get("status_code", 200) != 200:
-      raise RuntimeError(f"request {one.get('custom_id')} failed: {str(one.get('error') or response.get('body'))[:300]}")
+      raise RuntimeError(
+        f"request {one.get('custom_id')} failed: {str(one.get('error') or response.get('body'))[:300]}"
+      )
     found[one["custom_id"]] = response["body"]
   if missing := num - len(found.keys() & set(map(str, range(num)))):
     raise RuntimeError(f"{missing} of {num} requests were not answered")
