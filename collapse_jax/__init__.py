@@ -7,6 +7,7 @@ from collapse_jax import lazy
 
 if TYPE_CHECKING:
   from collapse_jax import data as data
+  from collapse_jax import decisions as decisions
   from collapse_jax import diagnostics as diagnostics
   from collapse_jax import lm as lm
   from collapse_jax import metrics as metrics
@@ -48,8 +49,8 @@ _HOME = {
   **dict.fromkeys(["advance", "run", "start"], "generation"),
   **dict.fromkeys(["load", "sweep"], "sweeps"),
   **dict.fromkeys(["rewards", "verifiers"], "transforms"),
-  **dict.fromkeys(["data", "diagnostics", "lm", "plotting", "report", "store", "tasks", "testing", "theory"], ""),
-  **dict.fromkeys(["metrics", "pipelines", "training", "transforms", "workflows"], ""),
+  **dict.fromkeys(["data", "decisions", "diagnostics", "lm", "metrics", "pipelines", "plotting", "report", "store"], ""),
+  **dict.fromkeys(["tasks", "testing", "theory", "training", "transforms", "workflows"], ""),
   "Refused": "refused",
   "citation": "_citation",
   "diagnose": "diagnostics",

@@ -49,11 +49,13 @@ class Engine:
     choices = []
     for i, prompt in enumerate(prompts):
       drawn = body["seed"] if self.seeds and body.get("temperature", 1) else 0
-      token = lambda what: hashlib.sha256(f"{self.loaded} {what} {prompt} {drawn}".encode()).hexdigest()
-      text = token("text")[: 4 * body.get("max_tokens", 4)]
+      text, number = (
+        hashlib.sha256(f"{self.loaded} {part} {prompt} {drawn}".encode()).hexdigest() for part in range(2)
+      )
+      text = text[: 4 * body.get("max_tokens", 4)]
       logprobs = None
       if self.logprobs and body.get("logprobs"):
-        value = -1 - int(token("logprob")[:4], 16) / 65536 + self.noise * self.rng.random()
+        value = -1 - int(number[:4], 16) / 65536 + self.noise * self.rng.random()
         logprobs = {"top_logprobs": [{"a": value}], "tokens": ["a"]}
         if chat:
           logprobs = {"content": [{"token": "a", "top_logprobs": [{"token": "a", "logprob": value}]}]}

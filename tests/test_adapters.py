@@ -7,19 +7,20 @@ import subprocess
 import sys
 import time
 import types
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from fake_servers import Engine, serving
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from collapse_jax import pipelines
-from collapse_jax.pipelines.adapters import freshness, parts, processes
+from collapse_jax.pipelines.adapters import _freshness, _parts, _processes
 from collapse_jax.refused import Refused
-from fake_servers import Engine, serving
 
 TABLE = pd.DataFrame({"x": [1.0, 2.0, 4.0, 7.0, 5.0, 3.0], "y": [0.5, 0.1, 0.9, 0.3, 0.2, 0.7]})
 
@@ -71,7 +72,7 @@ def test_arrays_of_any_shape_come_back(tmp_path):
     "image": ((4, 2, 3), np.float32),
     "label": ((4,), np.float64),
   }
-  again = parts.rows_of_numbers(parts.numbers(data, "it"), {name: value[:0] for name, value in data.items()})
+  again = _parts.rows_of_numbers(_parts.numbers(data, "it"), {name: value[:0] for name, value in data.items()})
   assert all(np.array_equal(again[name], data[name]) for name in data)
 
 
@@ -116,18 +117,16 @@ def test_a_package_that_is_missing_is_named_with_its_extra(package, factory, mon
   with pytest.raises(Refused, match=rf"^{package} is not installed: pip install 'collapse-jax\[\w+\]'\.$") as error:
     factory()
   extra = str(error.value).split("[")[1].split("]")[0]
-  text = (os.path.dirname(__file__) + "/../pyproject.toml").replace("tests/../", "")
-  with open(text) as file:
-    assert f"\n{extra} = [" in file.read()
+  assert f"\n{extra} = [" in (Path(__file__).parent.parent / "pyproject.toml").read_text()
 
 
 def test_code_without_seeds_is_given_them():
-  before = np.random.get_state()[1][:3].tolist()
+  before = np.random.get_state()[1][:3].tolist()  # noqa: NPY002
   draws = []
   for seed in (1, 1, 2):
-    with parts.seeded(seed):
-      draws.append(float(np.random.rand()))
-  assert draws[0] == draws[1] != draws[2] and np.random.get_state()[1][:3].tolist() == before
+    with _parts.seeded(seed):
+      draws.append(float(np.random.rand()))  # noqa: NPY002
+  assert draws[0] == draws[1] != draws[2] and np.random.get_state()[1][:3].tolist() == before  # noqa: NPY002
 
 
 # Synthesizers of tables.
@@ -140,7 +139,7 @@ SDTYPES = {"amount": "numerical", "count": "numerical", "kind": "categorical", "
 
 def drawn(table, num):
   """Rows by NumPy's own draws, as such packages do it."""
-  return table.iloc[np.random.randint(0, len(table), num)].reset_index(drop=True)
+  return table.iloc[np.random.randint(0, len(table), num)].reset_index(drop=True)  # noqa: NPY002
 
 
 def keeps_to_seeds(pipeline, tmp_path):
@@ -236,7 +235,7 @@ def test_a_command_gets_and_gives_rows_of_any_kind(tmp_path):
     (text, None, "head -n {num} {model} > {out}"),
     ({"x": np.arange(2.0), "y": np.array([1.5, 2.5])}, None, DRAW),
     ({"image": np.ones((2, 3, 3), np.float32)}, None, "cat {model} > {out}; : {num}"),
-    (datasets.Dataset.from_list(text), None, DRAW),
+    (datasets.Dataset.from_list(text), None, "cat {model} > {out}; : {num}"),
   ):
     pipeline = pipelines.command(FIT, draw, format=format)
     num = 2 if "head" in draw else pipelines.kinds.num_rows(data)
@@ -278,11 +277,11 @@ def test_a_command_evaluates(tmp_path):
 
 def test_a_failed_command_says_its_last_line_and_all_goes_to_the_log(tmp_path, capsys):
   script = "echo one; echo two >&2; echo 'no such thing' >&2; echo >&2; exit 3; : {data} {model}"
-  with pytest.raises(RuntimeError, match="^the command ended with status 3: no such thing$"):
+  with pytest.raises(RuntimeError, match=r"^the command ended with status 3: no such thing$"):
     pipelines.command(script, DRAW).fit(TABLE, seed=0, workdir=tmp_path)
   said = capsys.readouterr()
   assert "one\n" in said.out and script.split(";")[0] in said.out and "two\nno such thing\n" in said.err
-  with pytest.raises(RuntimeError, match="^the command was ended by signal 9: it said nothing on stderr$"):
+  with pytest.raises(RuntimeError, match=r"^the command was ended by signal 9: it said nothing on stderr$"):
     pipelines.command("kill -9 $$; : {data} {model}", DRAW).fit(TABLE, seed=0, workdir=tmp_path)
   with pytest.raises(RuntimeError, match="wrote no model"):
     pipelines.command(": {data} {model}", DRAW).fit(TABLE, seed=0, workdir=tmp_path)
@@ -313,10 +312,10 @@ def pids(path):
 
 
 def test_a_late_command_ends_with_all_that_it_started(tmp_path, monkeypatch):
-  monkeypatch.setattr(processes, "_GRACE", 0.1)
+  monkeypatch.setattr(_processes, "_GRACE", 0.1)
   path = tmp_path / "pids"
   with pytest.raises(TimeoutError, match=r"^the command was ended after 0\.5 s$"):
-    pipelines.command(processes.fill(STUBBORN, {"pid": path}) + "; : {data} {model}", DRAW, timeout=0.5).fit(
+    pipelines.command(_processes.fill(STUBBORN, {"pid": path}) + "; : {data} {model}", DRAW, timeout=0.5).fit(
       TABLE, seed=0, workdir=tmp_path
     )
   assert all(gone(pid) for pid in pids(path))
@@ -324,9 +323,7 @@ def test_a_late_command_ends_with_all_that_it_started(tmp_path, monkeypatch):
 
 def test_a_command_ends_with_the_process_that_began_it(tmp_path):
   path = tmp_path / "pids"
-  code = (
-    f"from collapse_jax.pipelines.adapters import processes; processes.run({processes.fill(STUBBORN, {'pid': path})!r})"
-  )
+  code = f"from collapse_jax.pipelines.adapters import _processes; _processes.run({_processes.fill(STUBBORN, {'pid': path})!r})"
   with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL) as process:
     started = pids(path)
     assert not any(gone(pid, 0) for pid in started)
@@ -378,7 +375,7 @@ def test_a_server_writes_a_row_a_request(tmp_path, prompts, logprobs):
   assert all(0 <= body["seed"] < 2**31 for body in wanted) and 1 < engine.most <= 3
   ends = {url.split("/v1")[1] for url, _ in engine.seen}
   assert ends == {"/completions" if isinstance(prompts[0], str) else "/chat/completions"}
-  assert len(engine.seen) == 10 + 2 * freshness.NUM_ASKED
+  assert len(engine.seen) == 10 + 2 * _freshness.NUM_ASKED
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-3])
@@ -409,18 +406,18 @@ def test_what_cannot_be_told_is_no_proof(tmp_path):
 
 def test_only_weights_count(tmp_path):
   (tmp_path / "model.safetensors").write_bytes(b"1")
-  before = freshness.digest(tmp_path)
+  before = _freshness.digest(tmp_path)
   (tmp_path / "training_args.bin").write_bytes(b"time")
   (tmp_path / "README.md").write_text("new")
-  assert freshness.digest(tmp_path) == before
+  assert _freshness.digest(tmp_path) == before
   (tmp_path / "model.safetensors").write_bytes(b"2")
-  assert freshness.digest(tmp_path) != before
+  assert _freshness.digest(tmp_path) != before
 
 
 def test_requests_with_one_text_are_warned_of(tmp_path):
   with serving(Engine(seeds=False)) as url:
     pipeline = pipelines.openai(url, "m", ["x", "y"])
-    with pytest.warns(RuntimeWarning, match="^3 of 5 requests returned a text that another one returned"):
+    with pytest.warns(RuntimeWarning, match=r"^3 of 5 requests returned a text that another one returned"):
       generations(pipeline, tmp_path, ("a",))
 
 
@@ -451,12 +448,8 @@ def test_prompts_of_the_data_and_rows_with_prompts(tmp_path):
     chat = pipelines.openai(url, "m", ["hi"], chat=True, keep_prompt=True, column="messages")
     ((told,),) = generations(chat, tmp_path / "chat", ("a",), num=1)
   assert [row["story"][:6] for row in rows] == ["a 1 0 ", "a 1 1 ", "a 1 2 ", "a 1 0 "]
-  assert [one == two for one, two in zip(rows, each)] == [
-    True,
-    False,
-    True,
-    False,
-  ]  # the first of a request has its seed
+  same = [one == two for one, two in zip(rows, each)]
+  assert same == [True, False, True, False]  # the first prompt of a request has its own seed
   assert [one["role"] for one in told["messages"]] == ["user", "assistant"]
 
 
@@ -490,7 +483,7 @@ def test_a_server_is_started_for_each_generation_and_ended(tmp_path):
   broken = pipelines.openai(
     "http://127.0.0.1:{port}/v1", "any", ["x"], fit=weights, serve="echo no GPU >&2; exit 2; : {model} {port}"
   )
-  with pytest.raises(RuntimeError, match="^the command ended with status 2: no GPU$"):
+  with pytest.raises(RuntimeError, match=r"^the command ended with status 2: no GPU$"):
     generations(broken, tmp_path / "broken")
   silent = pipelines.openai(
     "http://127.0.0.1:{port}/v1", "any", ["x"], fit=weights, serve="sleep 60; : {model} {port}", start_timeout=0.2
@@ -513,5 +506,5 @@ def test_vllm_runs_by_itself_from_a_batch_file(tmp_path):
   assert len({row["text"] for row in one + two}) == 10
   with pytest.raises(RuntimeError, match="stale weights"):
     generations(made("stale", kept=str(tmp_path / "kept")), tmp_path / "2")
-  with pytest.raises(RuntimeError, match="^request 50 failed: .*too long"):
+  with pytest.raises(RuntimeError, match=r"^request 50 failed: .*too long"):
     generations(made("failing", failing="50"), tmp_path / "3", ("a",))

@@ -1,21 +1,25 @@
 """The command `collapse`: what it lists, the help and the errors of each command, and what those that read results say."""
 
 import contextlib
+import functools
 import importlib
 import io
+import json
 import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray
-from helpers import own_flags
+from helpers import called, own_flags
 from looking import results, runs
 
-from collapse_jax import cli
+from collapse_jax import cli, metrics
 from collapse_jax.cli import check
+from collapse_jax.metrics import meaning
 from experiments import common, flag_values, help_page, output
 
 T = np.arange(1, 21)
@@ -27,27 +31,8 @@ def program(name):
 
 
 @pytest.fixture
-def collapse(monkeypatch, capsys):
-  """Calls a command in this process; (exit status, what it prints, what it says on standard error)."""
-
-  def call(command, *arguments):
-    module = program(command)
-    monkeypatch.setattr(sys, "argv", [f"collapse {command}", *map(str, arguments)])
-    capsys.readouterr()
-    status = 0
-    with own_flags():
-      module.define()
-      help_page.define(module.__doc__)
-      try:
-        common._guarded(module.main, True, common.parse(sys.argv, arguments=True))
-      except SystemExit as end:
-        status = end.code
-    return (status, *capsys.readouterr())
-
-  yield call
-  for flag in (output.BEGUN, output.NUMBERS):
-    flag.clear()
-  output.HELD.clear()
+def collapse(capsys):
+  return functools.partial(called, capsys)
 
 
 def refused(answer):
@@ -62,7 +47,7 @@ def refused(answer):
   [
     ((), 0, "collapse COMMAND --help"),
     (("--help",), 0, "check "),
-    (("chekc",), 2, "Did you mean 'check'?"),
+    (("lopo",), 2, "Did you mean 'loop'?"),
     (("fly",), 2, "there is no command 'fly'. collapse --help"),
     (("run",), 0, "gaussian  "),
     (("run", "--help"), 0, "gaussian  "),
@@ -169,6 +154,7 @@ def place(tmp_path_factory):
     (("--tolerance", "0.41"), 0, "within"),
     (("--metric", "score"), 1, "score goes from -"),
     (("--workflows=accumulate", "--tolerance=2%"), 0, "where workflow=accumulate"),
+    (("--metric=size",), 1, "where workflow=replace: .* away, relative"),
   ],
 )
 def test_check(collapse, place, flags, status, said):
@@ -181,8 +167,7 @@ def test_check(collapse, place, flags, status, said):
   ("flags", "said"),
   [
     (("--metric=los",), "Did you mean 'loss'?"),
-    (("--metric=size",), "There are loss, score."),
-    (("--metric=shares",), "no metric of these results"),
+    (("--metric=volume",), "is no metric of these results. There are loss, score, size."),
     (("--tolerance=-1",), "--tolerance must be"),
     (("--tolerance=nan",), "--tolerance must be"),
     (("--tolerance=x%",), "--tolerance must be"),
@@ -264,3 +249,87 @@ def test_results_below(collapse, tmp_path, place):
     if name == "a":
       assert answer[0] == 0
   assert f"holds 2 results; name one of them: {tmp_path}/a, {tmp_path}/b" in refused(answer)
+
+
+# ---------------------------------------------------------------------------------------------------------- decisions
+@pytest.fixture(scope="module")
+def shares(tmp_path_factory):
+  """Loss that grows by (0.4 - share) of its first until generation 20, in 10 runs: 0.2 is enough for a tolerance of 0.2; also as CSV."""
+  path = tmp_path_factory.mktemp("shares")
+  tried = [0.0, 0.1, 0.3, 0.6]
+  loss = runs(np.stack([[5 * (1 + (0.4 - share) * (T - 1) / 19) for share in tried]]), seeds=10, spread=0.01)
+  made = results({"loss": loss}, workflow=["mix"], real_fraction=tried)
+  made.to_netcdf(path / "results.nc", engine="h5netcdf")
+  table = made.loss.isel(workflow=0).to_series().rename("value").reset_index()
+  table["workflow"] = [f"mix({share})" for share in table.real_fraction]
+  table.assign(metric="loss").drop(columns="real_fraction").to_csv(path / "measured.csv", index=False)
+  return path
+
+
+@pytest.mark.parametrize("file", ["", "results.nc", "measured.csv"])
+def test_share(collapse, shares, file):
+  status, out, said = collapse("share", shares / file)
+  found = re.fullmatch(
+    r"With a real share of (0\.\d+) \((0\.\d+) to (0\.\d+)\) loss stays within 0\.2 .* generation 20\.\n", out
+  )
+  assert (status, said) == (0, "") and found, out
+  share, low, high = map(float, found.groups())
+  assert low < share < high and abs(share - 0.2) < 0.02
+
+
+def test_share_misused(collapse, shares, place):
+  assert "--tolerance" in refused(collapse("share", shares, "--tolerance=0"))
+  assert "--horizon" in refused(collapse("share", shares, "--horizon=30"))
+  assert "real_fraction" in refused(collapse("share", place))
+
+
+@pytest.mark.parametrize("file", ["", "measured.csv"])
+def test_forecast(collapse, shares, file):
+  """Straight lines go on as they are."""
+  status, out, said = collapse("forecast", shares / file, "--horizon", 30)
+  assert (status, said) == (0, ""), said
+  title, head, *rows = out.splitlines()
+  assert title.startswith("loss, mean over runs, 90% interval, from generations 1 to 20")
+  assert (
+    head.split()[-6:] == ["generation", "mean", "low", "high", "family", "rival", "status"][-6:] and len(rows) == 4 * 5
+  )
+  cells = [row.split() for row in rows]
+  last = [row for row in cells if "30" in row]
+  assert len(last) == 4
+  for row, share in zip(last, (0.0, 0.1, 0.3, 0.6)):
+    mean, low, high = map(float, row[row.index("30") + 1 :][:3])
+    assert low < 5 * (1 + (0.4 - share) * 29 / 19) < high and high - low < 0.2 and low <= mean <= high
+
+
+def test_forecast_misused(collapse, shares, tmp_path):
+  assert "--horizon" in refused(collapse("forecast", shares, "--horizon=20"))
+  (tmp_path / "a.csv").write_text("workflow,generation\nreplace,1\n")
+  assert "must have the columns" in refused(collapse("forecast", tmp_path / "a.csv"))
+
+
+def test_score(collapse, tmp_path):
+  """Text, whose metrics need no JAX; numbers are those of the library."""
+  real, sample = tmp_path / "real.jsonl", tmp_path / "sample.jsonl"
+  rows = [{"text": f"the {word} is here {i}"} for i, word in enumerate(("cat", "dog", "cow", "hen"))]
+  real.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  sample.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:1], *rows[:3]]))
+  status, out, said = collapse("score", real, sample)
+  assert (status, said) == (0, ""), said
+  head, *lines = (line.split() for line in out.splitlines())
+  told = {line[0]: line[1:] for line in lines}
+  assert head == ["metric", "value", "null"] and told["duplicate_documents"] == ["0.25", "0"]
+  found = metrics.score(rows, [*rows[:1], *rows[:3]])
+  assert set(told) == set(found) and all(told[name][0] == f"{one.value:.4g}" for name, one in found.items())
+  copied = collapse("score", real, sample, f"--train={real}")[1]
+  assert "copied_documents" in copied and "copied_documents" not in out
+  assert "give two files" in refused(collapse("score", real))
+  assert "none.csv: no such file" in refused(collapse("score", real, "none.csv"))
+  assert "--train: " in refused(collapse("score", real, sample, "--train=none.csv"))
+
+
+def test_what_is_known_of_metrics_is_of_those_there_are():
+  """A name that is changed where it is computed has no direction."""
+  text = "".join(file.read_text() for file in Path(metrics.__path__[0]).glob("*.py") if file.name != "meaning.py")
+  fixed = [name for name in meaning.MEANING if not name.startswith("distinct_")]
+  assert [name for name in fixed if not re.search(rf"\b{name}\b", text)] == []
+  assert {worse for worse, _ in meaning.MEANING.values()} == {"higher", "lower"}

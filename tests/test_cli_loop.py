@@ -2,16 +2,14 @@
 
 import json
 import shutil
-import sys
 
 import numpy as np
 import pandas
 import pytest
 import xarray
-from helpers import DRAWN, own_flags
+from helpers import DRAWN, called
 
-from collapse_jax.cli import loop
-from experiments import common, help_page, output
+from experiments import output
 
 # Fits the mean of x; writes rows that are all 1 above it; tells the mean of what it wrote.
 FIT = """awk 'NR > 1 {s += $1; n++} END {printf "%.17g\\n", s / n}' {data} > {model}"""
@@ -30,33 +28,15 @@ def place(tmp_path):
 
 @pytest.fixture
 def call(monkeypatch, capsys, place):
-  """`collapse loop` in this process, with figures that are not drawn; (exit status, what it prints, its last line of errors)."""
-
-  def ended(status):
-    raise SystemExit(status)
-
+  """`collapse loop` in that folder, with figures that are not drawn; (exit status, what it prints, its last line of errors)."""
   monkeypatch.setattr(output, "drawings", lambda path, folders: dict(DRAWN))
-  monkeypatch.setattr(output.os, "_exit", ended)
   monkeypatch.chdir(place)
 
   def run(*arguments, **changed):
     flags = {"fit": FIT, "sample": SAMPLE, "evaluate": JUDGE, "data": "real.csv", "test": "test.csv"}
     flags |= {"workflows": "replace,accumulate", "num_generations": 3, "num_seeds": 1, "output_dir": "out"} | changed
     given = [f"--{name}={value}" for name, value in flags.items() if value is not None]
-    monkeypatch.setattr(sys, "argv", ["collapse loop", *given, *map(str, arguments)])
-    status = 0
-    capsys.readouterr()
-    with own_flags():
-      loop.define()
-      help_page.define(loop.__doc__)
-      try:
-        common._guarded(loop.main, True, common.parse(sys.argv, arguments=True))
-      except SystemExit as end:
-        status = end.code
-    for one in (output.BEGUN, output.NUMBERS):
-      one.clear()
-    output.HELD.clear()
-    out, said = capsys.readouterr()
+    status, out, said = called(capsys, "loop", *given, *arguments)
     return status, out, (said.strip().splitlines() or [""])[-1]
 
   return run
@@ -81,7 +61,7 @@ def test_numbers_files_and_going_on(call, place):
   assert (status, out) == (0, "out/report.html\n"), said
   found = xarray.load_dataset(place / "out" / "results.nc", engine="h5netcdf")
   np.testing.assert_allclose(found.level.squeeze("seed").values, levels(3), rtol=1e-12)
-  assert (found.cell_status == "ok").all() and found.attrs["command"].startswith("collapse loop --fit=")
+  assert (found.cell_status == "ok").all() and found.attrs["command"].startswith("collapse loop ")
   made = json.loads((place / "out" / "config.json").read_text())["made"]
   assert {"results.nc", "report.html"} <= set(made) and not (place / "out" / "unfinished.json").exists()
   before = steps(place)
@@ -93,6 +73,33 @@ def test_numbers_files_and_going_on(call, place):
   assert before.items() <= after.items() and len(after) == len(before) + 3 * 2
   found = xarray.load_dataset(place / "out" / "results.nc", engine="h5netcdf")
   np.testing.assert_allclose(found.level.squeeze("seed").values, levels(4), rtol=1e-12)
+
+
+def test_lineage(call, capsys, place):
+  """Of the first and the last row, of which only one is in the batch that models are fitted to."""
+  assert call(num_samples=5, num_generations=2)[0] == 0
+  table = pandas.read_parquet(next((place / "out" / "loop" / "steps").glob("fit-*/data.parquet")))
+  used = sorted(set(table[table._generation == 0]._row))
+  missing = sorted(set(range(10)) - set(used))
+  assert len(used) == 5
+  status, out, said = called(capsys, "lineage", "out", f"--row={used[0]}")
+  assert (status, said) == (0, "") and f"row {used[0]} descends from no steps and 1 real row ({used[0]})." in out
+  assert f"3 models and the rows of 3 samples descend from row {used[0]}." in out
+  assert out.count("workflow=replace,seed=0") == out.count("workflow=accumulate,seed=0") == 2
+  status, out, _ = called(capsys, "lineage", "out", "--withdraw", ",".join(map(str, missing)))
+  assert (
+    status == 0 and out.startswith("no models and the rows of no samples descend from rows ") and "again" not in out
+  )
+  for flags, why in (
+    (["--row=10"], "--row: there is no row 10"),
+    (["--row=a"], "--row: there is no row a"),
+    ([], "give either --row or --withdraw"),
+    (["--row=1,2"], "--withdraw takes several"),
+  ):
+    status, _, said = called(capsys, "lineage", "out", *flags)
+    assert status == 2 and why in said and len(said.splitlines()) == 1
+  status, _, said = called(capsys, "lineage", ".", "--row=1")
+  assert status == 2 and "holds no loop" in said
 
 
 def test_other_sizes_and_measures(call, place):
@@ -108,7 +115,7 @@ def test_other_sizes_and_measures(call, place):
 
 def test_a_step_that_fails(call, place):
   """Says which log tells why; what is finished stays, and is gone on with by another command."""
-  status, out, said = call(sample="echo no disk left >&2; test {num} -lt 0 {model} {out}", workflows="replace")
+  status, out, said = call(sample="echo no disk left >&2; false {num} {model} {out}", workflows="replace")
   assert status == 1 and not out and "no run came to its end" in said and "no disk left" in said and "log.txt" in said
   assert "what is finished is kept, --resume goes on with it" in said and not (place / "out" / "results.nc").exists()
   status, _, said = call(workflows="replace")
@@ -123,9 +130,9 @@ def test_a_step_that_fails(call, place):
     ({"fit": None}, "--fit is missing; --help has examples"),
     ({"test": None}, "--test is missing"),
     ({"fit": "python fit.py {data} {modle}"}, "--fit must name {model}"),
-    ({"sample": "python draw.py {model} {out} {nun}"}, "--sample may name"),
-    ({"data": "none.csv"}, "--data=none.csv"),
-    ({"data": "x.txt"}, "--data"),
+    ({"sample": "python draw.py {model} {out} {seeds}"}, "--sample may name"),
+    ({"data": "none.csv"}, "--data: none.csv: no such file."),
+    ({"data": "x.txt"}, "--data: x.txt must end in"),
     ({"test": "other.csv"}, "--test must have the columns of --data, x (number), got y (number)"),
     ({"workflows": "replac"}, "unknown workflow 'replac'"),
     ({"num_samples": "11"}, "--num_samples must be at most 10, the rows that --data has, got 11"),

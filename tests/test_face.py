@@ -32,6 +32,7 @@ FACE = [
   "advance",
   "citation",
   "data",
+  "decisions",
   "diagnose",
   "diagnostics",
   "lm",

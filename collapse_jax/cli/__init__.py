@@ -14,10 +14,14 @@ from pathlib import Path
 
 from collapse_jax.vocabulary import did_you_mean
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "experiments", "main", "package"]
 
-COMMANDS = ("run", "loop", "score", "check", "forecast", "share", "report", "compare")
+COMMANDS = ("run", "loop", "score", "check", "forecast", "share", "lineage", "report", "compare")
 _HELP = ("-h", "--help", "help")
+
+
+def __dir__() -> list[str]:
+  return __all__
 
 
 def main() -> None:

@@ -16,11 +16,23 @@ if TYPE_CHECKING:
   from collapse_jax.pipelines._loop import on_data as on_data
   from collapse_jax.pipelines._protocol import Pipeline as Pipeline
   from collapse_jax.pipelines._protocol import resampled as resampled
+  from collapse_jax.pipelines.adapters import command as command
+  from collapse_jax.pipelines.adapters import ctgan as ctgan
+  from collapse_jax.pipelines.adapters import huggingface as huggingface
+  from collapse_jax.pipelines.adapters import openai as openai
+  from collapse_jax.pipelines.adapters import sdgym as sdgym
+  from collapse_jax.pipelines.adapters import sdv as sdv
+  from collapse_jax.pipelines.adapters import sklearn as sklearn
+  from collapse_jax.pipelines.adapters import synthcity as synthcity
+  from collapse_jax.pipelines.adapters import vllm_batch as vllm_batch
 
 _HOME = {
   **dict.fromkeys(["Lineage", "lineage", "withdraw"], "_lineage"),
   **dict.fromkeys(["loop", "on_data"], "_loop"),
   **dict.fromkeys(["Pipeline", "resampled"], "_protocol"),
+  **dict.fromkeys(
+    ["command", "ctgan", "huggingface", "openai", "sdgym", "sdv", "sklearn", "synthcity", "vllm_batch"], "adapters"
+  ),
   "kinds": "",
 }
 

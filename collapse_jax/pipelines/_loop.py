@@ -17,6 +17,7 @@ import numpy as np
 
 from collapse_jax import interrupts
 from collapse_jax import store as storage
+from collapse_jax.metrics import meaning
 from collapse_jax.pipelines import _identity, _lineage, _protocol, _steps, kinds
 from collapse_jax.pipelines._perform import Call, Failure, Performer, Piece, Segment, Setting
 from collapse_jax.pipelines._workers import Workers
@@ -177,6 +178,14 @@ def _info(name: str, what: str | MetricInfo) -> MetricInfo:
   return MetricInfo(name.replace("_", " "), worse=_WORSE[what], measures=what)
 
 
+def _usual() -> dict[str, MetricInfo]:
+  """Of the metrics of pipelines that have none of their own."""
+  return {
+    name: MetricInfo(name.replace("_", " "), worse=worse, measures=measure)
+    for name, (worse, measure) in meaning.MEANING.items()
+  }
+
+
 def _is_factory(pipeline: Any) -> bool:
   return isinstance(pipeline, type) or (callable(pipeline) and not hasattr(pipeline, "fit"))
 
@@ -222,7 +231,10 @@ def _task(shared: "_Shared", one: "_Pipeline", num_samples: int) -> TaskSetting:
   def fresh(key: Array, run: "_Run") -> Data:
     return storage.batch(jnp.asarray(run.fresh()))
 
-  return TaskSetting(init, fit, sample, evaluate, num_samples, fresh=fresh, metrics=shared.known)
+  own = callable(getattr(one.setting.pipeline, "evaluate", None))
+  return TaskSetting(
+    init, fit, sample, evaluate, num_samples, fresh=fresh, metrics=shared.known if own else {**_usual(), **shared.known}
+  )
 
 
 def _seed_of(key: Array) -> int:

@@ -54,16 +54,17 @@ def need(module: str, extra: str) -> Any:
 def seeded(seed: int) -> Iterator[None]:
   """What `random`, NumPy and, where it is loaded, PyTorch draw by themselves is drawn by a seed, and afterwards as before."""
   torch = sys.modules.get("torch")
-  before = random.getstate(), np.random.get_state(), torch.get_rng_state() if torch else None
+  # Of the one global generator, which is what such code draws from.
+  before = random.getstate(), np.random.get_state(), torch.get_rng_state() if torch else None  # noqa: NPY002
   random.seed(seed)
-  np.random.seed(seed)
+  np.random.seed(seed)  # noqa: NPY002
   if torch:
     torch.manual_seed(seed)
   try:
     yield
   finally:
     random.setstate(before[0])
-    np.random.set_state(before[1])
+    np.random.set_state(before[1])  # noqa: NPY002
     if torch:
       torch.set_rng_state(before[2])
 
