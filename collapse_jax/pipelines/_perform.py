@@ -102,7 +102,7 @@ class Performer:
 
   def __init__(self, setting: Setting):
     self._setting = setting
-    self._rows: collections.OrderedDict[Path, Any] = collections.OrderedDict()
+    self._rows: collections.OrderedDict[Path, tuple[Any, int]] = collections.OrderedDict()
     self._models: collections.OrderedDict[Path, Any] = collections.OrderedDict()
     self._test: Any = None
 
@@ -200,12 +200,13 @@ class Performer:
 
   def _piece(self, piece: Piece) -> Any:
     path = piece.segment.path
-    rows = self._rows.pop(path, None)
+    rows, size = self._rows.pop(path, (None, 0))
     if rows is None:
       rows = kinds.read(path, self._setting.schema)
-    if kinds.nbytes(rows) <= _CACHED_BYTES:
-      self._rows[path] = rows  # the latest
-      while sum(map(kinds.nbytes, self._rows.values())) > _CACHED_BYTES:
+      size = kinds.nbytes(rows)
+    if size <= _CACHED_BYTES:
+      self._rows[path] = rows, size  # the latest
+      while sum(each for _, each in self._rows.values()) > _CACHED_BYTES:
         self._rows.popitem(last=False)
     if piece.rows is not None:
       return kinds.take(rows, piece.rows)
