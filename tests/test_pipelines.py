@@ -241,7 +241,7 @@ def test_lineage(tmp_path):
 def test_law(tmp_path):
   """Of 800 normal distributions at once: variances fall as theory says, also where rows are weighted. Twin: who forgets weights."""
   num, dim, T = 12, 800, 10
-  names = ["replace", "accumulate", "accumulate_subsample", "mix(0.5, real_weight=0.8)"]
+  names = ["replace", "accumulate", "accumulate_subsample", "mix(0.5, real_weight=0.1)"]
   pipeline = lambda forgets: Normal(forgets=forgets)
   found = cj.loop(
     pipeline,
