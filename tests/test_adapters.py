@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import types
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from collapse_jax import pipelines
-from collapse_jax.pipelines.adapters import freshness, parts, processes
+from collapse_jax.pipelines.adapters import _freshness, _parts, _processes
 from collapse_jax.refused import Refused
 
 TABLE = pd.DataFrame({"x": [1.0, 2.0, 4.0, 7.0, 5.0, 3.0], "y": [0.5, 0.1, 0.9, 0.3, 0.2, 0.7]})
@@ -71,7 +72,7 @@ def test_arrays_of_any_shape_come_back(tmp_path):
     "image": ((4, 2, 3), np.float32),
     "label": ((4,), np.float64),
   }
-  again = parts.rows_of_numbers(parts.numbers(data, "it"), {name: value[:0] for name, value in data.items()})
+  again = _parts.rows_of_numbers(_parts.numbers(data, "it"), {name: value[:0] for name, value in data.items()})
   assert all(np.array_equal(again[name], data[name]) for name in data)
 
 
@@ -116,16 +117,14 @@ def test_a_package_that_is_missing_is_named_with_its_extra(package, factory, mon
   with pytest.raises(Refused, match=rf"^{package} is not installed: pip install 'collapse-jax\[\w+\]'\.$") as error:
     factory()
   extra = str(error.value).split("[")[1].split("]")[0]
-  text = (os.path.dirname(__file__) + "/../pyproject.toml").replace("tests/../", "")
-  with open(text) as file:
-    assert f"\n{extra} = [" in file.read()
+  assert f"\n{extra} = [" in (Path(__file__).parent.parent / "pyproject.toml").read_text()
 
 
 def test_code_without_seeds_is_given_them():
   before = np.random.get_state()[1][:3].tolist()  # noqa: NPY002
   draws = []
   for seed in (1, 1, 2):
-    with parts.seeded(seed):
+    with _parts.seeded(seed):
       draws.append(float(np.random.rand()))  # noqa: NPY002
   assert draws[0] == draws[1] != draws[2] and np.random.get_state()[1][:3].tolist() == before  # noqa: NPY002
 
@@ -313,10 +312,10 @@ def pids(path):
 
 
 def test_a_late_command_ends_with_all_that_it_started(tmp_path, monkeypatch):
-  monkeypatch.setattr(processes, "_GRACE", 0.1)
+  monkeypatch.setattr(_processes, "_GRACE", 0.1)
   path = tmp_path / "pids"
   with pytest.raises(TimeoutError, match=r"^the command was ended after 0\.5 s$"):
-    pipelines.command(processes.fill(STUBBORN, {"pid": path}) + "; : {data} {model}", DRAW, timeout=0.5).fit(
+    pipelines.command(_processes.fill(STUBBORN, {"pid": path}) + "; : {data} {model}", DRAW, timeout=0.5).fit(
       TABLE, seed=0, workdir=tmp_path
     )
   assert all(gone(pid) for pid in pids(path))
@@ -324,9 +323,7 @@ def test_a_late_command_ends_with_all_that_it_started(tmp_path, monkeypatch):
 
 def test_a_command_ends_with_the_process_that_began_it(tmp_path):
   path = tmp_path / "pids"
-  code = (
-    f"from collapse_jax.pipelines.adapters import processes; processes.run({processes.fill(STUBBORN, {'pid': path})!r})"
-  )
+  code = f"from collapse_jax.pipelines.adapters import _processes; _processes.run({_processes.fill(STUBBORN, {'pid': path})!r})"
   with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL) as process:
     started = pids(path)
     assert not any(gone(pid, 0) for pid in started)
@@ -378,7 +375,7 @@ def test_a_server_writes_a_row_a_request(tmp_path, prompts, logprobs):
   assert all(0 <= body["seed"] < 2**31 for body in wanted) and 1 < engine.most <= 3
   ends = {url.split("/v1")[1] for url, _ in engine.seen}
   assert ends == {"/completions" if isinstance(prompts[0], str) else "/chat/completions"}
-  assert len(engine.seen) == 10 + 2 * freshness.NUM_ASKED
+  assert len(engine.seen) == 10 + 2 * _freshness.NUM_ASKED
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-3])
@@ -409,12 +406,12 @@ def test_what_cannot_be_told_is_no_proof(tmp_path):
 
 def test_only_weights_count(tmp_path):
   (tmp_path / "model.safetensors").write_bytes(b"1")
-  before = freshness.digest(tmp_path)
+  before = _freshness.digest(tmp_path)
   (tmp_path / "training_args.bin").write_bytes(b"time")
   (tmp_path / "README.md").write_text("new")
-  assert freshness.digest(tmp_path) == before
+  assert _freshness.digest(tmp_path) == before
   (tmp_path / "model.safetensors").write_bytes(b"2")
-  assert freshness.digest(tmp_path) != before
+  assert _freshness.digest(tmp_path) != before
 
 
 def test_requests_with_one_text_are_warned_of(tmp_path):

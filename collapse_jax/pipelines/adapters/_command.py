@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from collapse_jax.pipelines import kinds
-from collapse_jax.pipelines.adapters import parts, processes
+from collapse_jax.pipelines.adapters import _parts, _processes
 from collapse_jax.refused import Refused
 
 __all__ = ["command"]
@@ -34,7 +34,7 @@ class Written(NamedTuple):
 
 def command(
   fit: str, sample: str, evaluate: str | None = None, *, format: str | None = None, timeout: float | None = None
-) -> parts.Adapter:
+) -> _parts.Adapter:
   """A pipeline of command lines, as a shell takes them.
 
   Names in braces are replaced by absolute paths and by numbers, quoted for the shell; all other braces stay as they are. What
@@ -65,7 +65,7 @@ def command(
     raise Refused.must_be("format", f"one of {', '.join(FORMATS)}", format)
 
   def do(role, **values):
-    processes.run(processes.fill(templates[role], values), timeout)
+    _processes.run(_processes.fill(templates[role], values), timeout)
     wanted = values["out" if role != "fit" else "model"]
     if not wanted.exists():
       raise RuntimeError(f"the command wrote no {wanted.name}, where it should have")
@@ -90,7 +90,7 @@ def command(
     out = Path(workdir).absolute() / f"out.{ending}"
     do("sample", model=model.path, out=out, num=num, seed=seed, generation=generation)
     found = kinds.read(out, model.schema)
-    return found if model.schema.kind == kinds.kind_of(model.like) else parts.from_table(found, model.like)
+    return found if model.schema.kind == kinds.kind_of(model.like) else _parts.from_table(found, model.like)
 
   def judge(model, sample, real_test, *, seed):
     import tempfile
@@ -110,17 +110,17 @@ def command(
         raise RuntimeError(f"what the command wrote to metrics.json is no JSON: {error}") from None
 
   def identity(role):
-    return "command", templates[role], format, processes.sources(templates[role])
+    return "command", templates[role], format, _processes.sources(templates[role])
 
-  weighted = "weights" in processes.names(fit)
-  return parts.Adapter(
+  weighted = "weights" in _processes.names(fit)
+  return _parts.Adapter(
     fit_weighted if weighted else fit_alike, draw, identity, None if evaluate is None else judge, _save, _load
   )
 
 
 def _check(role: str, template: str) -> None:
   """Raises Refused where a template could not be filled as it is meant."""
-  found, known = processes.names(template), NEEDED[role] | OTHERS[role]
+  found, known = _processes.names(template), NEEDED[role] | OTHERS[role]
   if lacking := NEEDED[role] - found:
     names = " and ".join(f"{{{name}}}" for name in sorted(lacking))
     raise Refused(f"{role} must name {names}, got {template!r}.", argument=role, value=template)
@@ -140,7 +140,7 @@ def _for_files(data: kinds.Rows, format: str | None) -> tuple[kinds.Rows, str]:
     format = "npz"
   ending = format or ("jsonl" if kind == "text" else "csv")
   as_is = (kind, ending) in (("text", "jsonl"), ("arrays", "npz")) or kind == "table"
-  return data if as_is else parts.as_table(data, f"format {ending}"), ending
+  return data if as_is else _parts.as_table(data, f"format {ending}"), ending
 
 
 def _save(model: Written, folder: Path) -> None:

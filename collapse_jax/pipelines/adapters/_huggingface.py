@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from collapse_jax.pipelines import kinds
-from collapse_jax.pipelines.adapters import parts
-from collapse_jax.pipelines.adapters import prompts as asking
+from collapse_jax.pipelines.adapters import _parts
+from collapse_jax.pipelines.adapters import _prompts as asking
 from collapse_jax.refused import Refused
 
 __all__ = ["huggingface"]
@@ -32,7 +32,7 @@ def huggingface(
   batch_size: int = 32,
   device: str = "cpu",
   **settings: Any,
-) -> parts.Adapter:
+) -> _parts.Adapter:
   """A pipeline of a causal language model that a `transformers.Trainer` trains, or one of TRL, and that writes in this process.
 
   `evaluate` tells "test_nll", nats a token of the test rows' texts. To have rows written by a server instead, hand this to `openai`
@@ -51,13 +51,13 @@ def huggingface(
     Refused: PyTorch or datasets is not installed.
   """
   for module in ("torch", "datasets"):
-    parts.need(module, "huggingface")
+    _parts.need(module, "huggingface")
   style = asking.Style("", prompts, None, keep_prompt, column, settings, True)
 
   def fit(data, *, seed, workdir, previous=None):
     workdir = Path(workdir).absolute()
     before = None if previous is None else str(previous.path)
-    with parts.seeded(seed):
+    with _parts.seeded(seed):
       made = trainer(_dataset(data), seed=seed, output_dir=str(workdir / "trainer"), previous=before)
       made.train()
     path = workdir / "weights"
@@ -73,7 +73,7 @@ def huggingface(
     chat = asking.chat_of(style, model.prompts)
     asked = [model.prompts[i % len(model.prompts)] for i in range(num)]
     texts: list[str] = []
-    with parts.seeded(seed):
+    with _parts.seeded(seed):
       for i in range(0, num, batch_size):
         texts += _write(network, tokenizer, asked[i : i + batch_size], chat, {"do_sample": True} | settings)
     rows = [asking.row(prompt, text, chat, style) for prompt, text in zip(asked, texts)]
@@ -89,7 +89,7 @@ def huggingface(
       raise ValueError("test rows have no two tokens")
     return {"test_nll": total / num}
 
-  return parts.Adapter(fit, sample, lambda role: ("huggingface", trainer, style), evaluate)
+  return _parts.Adapter(fit, sample, lambda role: ("huggingface", trainer, style), evaluate)
 
 
 def _dataset(data: kinds.Rows) -> Any:
@@ -101,7 +101,7 @@ def _dataset(data: kinds.Rows) -> Any:
   return (
     datasets.Dataset.from_list(data)
     if kind == "text"
-    else datasets.Dataset.from_pandas(parts.as_table(data, "huggingface"))
+    else datasets.Dataset.from_pandas(_parts.as_table(data, "huggingface"))
   )
 
 

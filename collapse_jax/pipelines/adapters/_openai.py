@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from collapse_jax.pipelines.adapters import http, parts, processes
-from collapse_jax.pipelines.adapters import prompts as asking
+from collapse_jax.pipelines.adapters import _http, _parts, _processes
+from collapse_jax.pipelines.adapters import _prompts as asking
 from collapse_jax.refused import Refused
 
 __all__ = ["openai"]
@@ -34,7 +34,7 @@ def openai(
   key_variable: str = "OPENAI_API_KEY",
   fresh: bool = True,
   **settings: Any,
-) -> parts.Adapter:
+) -> _parts.Adapter:
   """A pipeline whose rows are written by a server: a request a row, with a seed of its own.
 
   Where `fit` makes new weights each generation, the server has to have them: answers to eight fixed prompts must differ from those
@@ -66,7 +66,7 @@ def openai(
   for name, value in (("batch_size", batch_size), ("concurrency", concurrency)):
     if not isinstance(value, int) or value < 1:
       raise Refused.must_be(name, "an integer above 0", value)
-  if serve is not None and "port" not in processes.names(base_url):
+  if serve is not None and "port" not in _processes.names(base_url):
     raise Refused.must_be("base_url", "an address with {port}, at which serve is started", base_url)
   if chat and batch_size > 1:
     raise Refused("batch_size above 1 is for completions, not for chat.", argument="batch_size", value=batch_size)
@@ -79,14 +79,14 @@ def openai(
       def post(bodies):
         address = f"{url}/chat/completions" if is_chat else f"{url}/completions"
         key = os.environ.get(key_variable)
-        return http.post_all(
+        return _http.post_all(
           address, bodies, key=key, concurrency=concurrency, retries=retries, backoff=backoff, timeout=request_timeout
         )
 
       questions, wanted = groups
       try:
         told = post(questions)
-      except http.Rejected:  # some servers do not know of log-probabilities
+      except _http.Rejected:  # some servers do not know of log-probabilities
         told = post([{name: value for name, value in one.items() if "logprobs" not in name} for one in questions])
       return told, post(wanted) if batch_size == 1 or is_chat else _split(post(_joined(wanted, batch_size)), wanted)
 
@@ -105,12 +105,12 @@ def _served(base_url: str, serve: str | None, path: Path | None, timeout: float)
     one.bind(("localhost", 0))
     port = one.getsockname()[1]
   url = base_url.replace("{port}", str(port)).rstrip("/")
-  with processes.running(processes.fill(serve, {"model": path, "port": port})) as program:
+  with _processes.running(_processes.fill(serve, {"model": path, "port": port})) as program:
     end = time.monotonic() + timeout
-    while not http.answers(f"{url}/models"):
+    while not _http.answers(f"{url}/models"):
       if program.process.poll() is not None:
         time.sleep(0.1)  # for what it still says
-        raise RuntimeError(processes.failure(program))
+        raise RuntimeError(_processes.failure(program))
       if time.monotonic() > end:
         raise TimeoutError(f"{serve.split()[0]} did not answer at {url} in {timeout:g} s")
       time.sleep(0.1)

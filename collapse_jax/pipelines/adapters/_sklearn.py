@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from collapse_jax.pipelines import kinds
-from collapse_jax.pipelines.adapters import parts
+from collapse_jax.pipelines.adapters import _parts
 from collapse_jax.refused import Refused
 
 __all__ = ["sklearn"]
@@ -23,7 +23,7 @@ class Fitted(NamedTuple):
   like: kinds.Rows
 
 
-def sklearn(estimator: Any) -> parts.Adapter:
+def sklearn(estimator: Any) -> _parts.Adapter:
   """A pipeline of a density model of scikit-learn, fitted anew each generation.
 
   Each fit is of a clone, whose `random_state` is the seed of the step. Rows are numbers: a table, a dataset, or
@@ -57,18 +57,18 @@ def sklearn(estimator: Any) -> parts.Adapter:
     from sklearn.base import clone
 
     options = {} if weight is None else {"sample_weight": weight}
-    fitted = _seeded(clone(estimator), seed).fit(parts.numbers(data, "sklearn"), **options)
+    fitted = _seeded(clone(estimator), seed).fit(_parts.numbers(data, "sklearn"), **options)
     return Fitted(fitted, kinds.take(data, np.arange(0)))
 
   def evaluate(model, sample, real_test, *, seed):
-    test, drawn = parts.numbers(real_test, "sklearn"), parts.numbers(sample, "sklearn")
+    test, drawn = _parts.numbers(real_test, "sklearn"), _parts.numbers(sample, "sklearn")
     ratio = np.sum(np.var(drawn, axis=0)) / np.sum(np.var(test, axis=0))
     return {"test_nll": -float(np.mean(model.estimator.score_samples(test))), "variance_ratio": float(ratio)}
 
   # Of several steps, densities are those of transformed rows, each generation in other units.
   weighted = not before and _takes(last.fit, "sample_weight")
   dense = not before and hasattr(last, "score_samples")
-  return parts.Adapter(
+  return _parts.Adapter(
     fit_weighted if weighted else fit, draw, lambda role: ("sklearn", estimator), evaluate if dense else None
   )
 
@@ -83,7 +83,7 @@ def draw(model: Fitted, num, *, seed, workdir) -> kinds.Rows:
   rows = np.random.default_rng(seed).permutation(rows)  # and has rows in their order
   for step in reversed(before):
     rows = step.inverse_transform(rows)
-  return parts.rows_of_numbers(rows, model.like)
+  return _parts.rows_of_numbers(rows, model.like)
 
 
 def _takes(function: Any, name: str) -> bool:

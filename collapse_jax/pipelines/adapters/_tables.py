@@ -1,13 +1,14 @@
 """Synthesizers of tables: CTGAN, SDV, synthcity, and functions as SDGym takes them."""
 
 import importlib
+import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from collapse_jax.pipelines import kinds
-from collapse_jax.pipelines.adapters import parts
+from collapse_jax.pipelines.adapters import _parts
 from collapse_jax.refused import Refused
 
 __all__ = ["ctgan", "sdgym", "sdv", "synthcity"]
@@ -22,7 +23,7 @@ class Trained(NamedTuple):
   like: kinds.Rows
 
 
-def ctgan(model: str = "ctgan", *, discrete_columns: Sequence[str] = (), **settings: Any) -> parts.Adapter:
+def ctgan(model: str = "ctgan", *, discrete_columns: Sequence[str] = (), **settings: Any) -> _parts.Adapter:
   """CTGAN or TVAE of the package ctgan (Xu et al. 1907.00503), trained anew each generation. Extra: ctgan.
 
   Args:
@@ -34,7 +35,7 @@ def ctgan(model: str = "ctgan", *, discrete_columns: Sequence[str] = (), **setti
   """
   if model not in _CTGAN:
     raise Refused.must_be("model", f"one of {', '.join(_CTGAN)}", model)
-  parts.need("ctgan", "ctgan")
+  _parts.need("ctgan", "ctgan")
   settings = {"enable_gpu": False} | settings
 
   def train(table, seed):
@@ -53,7 +54,7 @@ def ctgan(model: str = "ctgan", *, discrete_columns: Sequence[str] = (), **setti
   return _adapter("ctgan", train, draw, (model, tuple(discrete_columns), settings))
 
 
-def sdv(synthesizer: Callable[[Any], Any], metadata: Any = None) -> parts.Adapter:
+def sdv(synthesizer: Callable[[Any], Any], metadata: Any = None) -> _parts.Adapter:
   """A single-table synthesizer of SDV, fitted anew each generation. Extra: sdv.
 
   Args:
@@ -64,7 +65,7 @@ def sdv(synthesizer: Callable[[Any], Any], metadata: Any = None) -> parts.Adapte
   Raises:
     Refused: the package is not installed.
   """
-  parts.need("sdv", "sdv")
+  _parts.need("sdv", "sdv")
 
   def train(table, seed):
     from sdv.metadata import Metadata
@@ -90,7 +91,7 @@ def sdv(synthesizer: Callable[[Any], Any], metadata: Any = None) -> parts.Adapte
 
 def sdgym(
   train: Callable[[Any, dict], Any], sample: Callable[[Any, int], Any], metadata: Mapping | None = None
-) -> parts.Adapter:
+) -> _parts.Adapter:
   """The two functions of a custom synthesizer of SDGym, as they are. What they draw of NumPy and PyTorch is drawn by the seed.
 
   Args:
@@ -106,7 +107,7 @@ def sdgym(
   )
 
 
-def synthcity(name: str, *, target_column: str | None = None, **settings: Any) -> parts.Adapter:
+def synthcity(name: str, *, target_column: str | None = None, **settings: Any) -> _parts.Adapter:
   """A generator of synthcity, fitted anew each generation. Extra: synthcity.
 
   Args:
@@ -116,7 +117,7 @@ def synthcity(name: str, *, target_column: str | None = None, **settings: Any) -
   Raises:
     Refused: the package is not installed.
   """
-  parts.need("synthcity", "synthcity")
+  _parts.need("synthcity", "synthcity")
 
   def train(table, seed):
     plugins = importlib.import_module("synthcity.plugins")
@@ -132,7 +133,7 @@ def synthcity(name: str, *, target_column: str | None = None, **settings: Any) -
   return _adapter("synthcity", train, draw, (name, target_column, settings))
 
 
-def _adapter(name: str, train: Callable, draw: Callable, settings: Any) -> parts.Adapter:
+def _adapter(name: str, train: Callable, draw: Callable, settings: Any) -> _parts.Adapter:
   """A pipeline.
 
   Args:
@@ -146,14 +147,22 @@ def _adapter(name: str, train: Callable, draw: Callable, settings: Any) -> parts
     import joblib
 
     # Some start a process for each core for what takes milliseconds.
-    with parts.seeded(seed), joblib.parallel_config(backend="threading"):
-      return Trained(train(parts.as_table(data, name), seed), kinds.take(data, np.arange(0)))
+    with _parts.seeded(seed), joblib.parallel_config(backend="threading"):
+      return Trained(train(_parts.as_table(data, name), seed), kinds.take(data, np.arange(0)))
 
   def sample(model, num, *, seed, workdir):
-    with parts.seeded(seed):
-      return parts.from_table(draw(model.synthesizer, num, seed), model.like)
+    with _parts.seeded(seed):
+      return _parts.from_table(draw(model.synthesizer, num, seed), model.like)
 
-  return parts.Adapter(fit, sample, lambda role: (name, settings))
+  return _parts.Adapter(fit, sample, lambda role: (name, _version(name), settings))
+
+
+def _version(package: str) -> str:
+  """Of what is installed; "" of what is not."""
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return ""
 
 
 def _metadata(table: Any) -> dict[str, Any]:

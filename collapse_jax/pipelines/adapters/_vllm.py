@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from collapse_jax.pipelines.adapters import parts, processes
-from collapse_jax.pipelines.adapters import prompts as asking
+from collapse_jax.pipelines.adapters import _parts, _processes
+from collapse_jax.pipelines.adapters import _prompts as asking
 
 __all__ = ["vllm_batch"]
 
@@ -24,7 +24,7 @@ def vllm_batch(
   timeout: float | None = None,
   fresh: bool = True,
   **settings: Any,
-) -> parts.Adapter:
+) -> _parts.Adapter:
   """A pipeline whose rows are written by `vllm run-batch`, in a process that is started anew each generation.
 
   It is never imported here: vLLM has an environment of its own. That it has the weights of this generation is seen as in `openai`.
@@ -51,7 +51,7 @@ def vllm_batch(
       for i, body in enumerate(bodies):
         file.write(json.dumps({"custom_id": str(i), "method": "POST", "url": url, "body": body}) + "\n")
     words = [executable, "run-batch", "-i", str(requests), "-o", str(answers), "--model", str(served.path), *arguments]
-    processes.run(shlex.join(words), timeout)
+    _processes.run(shlex.join(words), timeout)
     found = _read(answers, len(bodies))
     return found[: len(groups[0])], found[len(groups[0]) :]
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from collapse_jax.pipelines import kinds
-from collapse_jax.pipelines.adapters import freshness, parts
+from collapse_jax.pipelines.adapters import _freshness, _parts
 from collapse_jax.refused import Refused
 
 __all__ = ["Served", "Style", "adapter", "bodies", "chat_of", "of_kind", "row", "seeds", "text_of"]
@@ -50,7 +50,7 @@ class Style(NamedTuple):
   fresh: bool
 
 
-def adapter(style: Style, fit: Any, ask: Callable, identity: Callable[[str], Any], server: str) -> parts.Adapter:
+def adapter(style: Style, fit: Any, ask: Callable, identity: Callable[[str], Any], server: str) -> _parts.Adapter:
   """A pipeline.
 
   Args:
@@ -73,7 +73,7 @@ def adapter(style: Style, fit: Any, ask: Callable, identity: Callable[[str], Any
       before = None if previous is None else previous.fitted
       fitted = fit_of(data, seed=seed, workdir=folder, previous=before)
       path = Path(getattr(fitted, "path", fitted)).absolute()
-      weights = freshness.digest(path)
+      weights = _freshness.digest(path)
     prompts = style.prompts(data, seed=seed) if callable(style.prompts) else style.prompts
     if not len(prompts):
       raise ValueError("prompts returned none")
@@ -85,10 +85,10 @@ def adapter(style: Style, fit: Any, ask: Callable, identity: Callable[[str], Any
     asked = [model.prompts[i % len(model.prompts)] for i in range(num)]
     wanted = bodies(name, asked, chat, seeds(seed, num), style.settings)
     check = style.fresh and model.path is not None
-    questions = [{"model": name, **one} for one in freshness.questions(chat)] if check else []
+    questions = [{"model": name, **one} for one in _freshness.questions(chat)] if check else []
     told, answers = ask(model, [questions, wanted], seed, Path(workdir))
     if check:
-      freshness.check(model.folder, server, model.weights, told)
+      _freshness.check(model.folder, server, model.weights, told)
     texts = [text_of(body) for body in answers]
     warn_of_copies(texts)
     rows = [row(prompt, text, chat, style) for prompt, text in zip(asked, texts)]
@@ -102,7 +102,7 @@ def adapter(style: Style, fit: Any, ask: Callable, identity: Callable[[str], Any
   def evaluate(model, sample, real_test, *, seed):
     return judge(model.fitted, sample, real_test, seed=seed)
 
-  return parts.Adapter(learn, sample, told, evaluate if callable(judge) else None)
+  return _parts.Adapter(learn, sample, told, evaluate if callable(judge) else None)
 
 
 def chat_of(style: Style, prompts: Sequence[Any]) -> bool:
@@ -149,7 +149,7 @@ def row(prompt: Any, text: str, chat: bool, style: Style) -> dict[str, Any]:
 
 def of_kind(rows: list[dict[str, Any]], like: kinds.Rows) -> kinds.Rows:
   """Rows of text, of another kind if those are."""
-  return rows if kinds.kind_of(like) == "text" else parts.from_table(parts.as_table(rows, "text"), like)
+  return rows if kinds.kind_of(like) == "text" else _parts.from_table(_parts.as_table(rows, "text"), like)
 
 
 def warn_of_copies(texts: Sequence[str]) -> None:
