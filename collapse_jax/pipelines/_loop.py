@@ -247,7 +247,6 @@ class _Pipeline(NamedTuple):
 
   setting: Setting
   codes: dict[str, str]
-  apart: bool  # in a process of its own
   takes_weight: bool
 
 
@@ -326,16 +325,15 @@ class _Shared:
     codes.setdefault("evaluate", f"metrics.score {version()}")
     name = _steps.digest_of(*codes.values(), _identity.of(dict(values)))
     setting = Setting(name, pipeline, self._schema, self._test_schema, self._test)
-    apart = self._apart or bool(getattr(pipeline, "own_process", False))
-    return _Pipeline(setting, codes, apart, "weight" in _protocol.options(pipeline.fit, weight=None))
+    return _Pipeline(setting, codes, "weight" in _protocol.options(pipeline.fit, weight=None))
 
   def perform(self, one: _Pipeline, call: Call) -> dict[str, Any]:
     """Has a step done, here or in another process."""
-    return self.workers.perform(one.setting, call) if one.apart else self._performer(one).perform(call)
+    return self.workers.perform(one.setting, call) if self._apart else self._performer(one).perform(call)
 
   def has_model(self, one: _Pipeline, folder: Path) -> bool:
     """Whether whoever does the steps of this thread has a model in memory."""
-    return (self.workers if one.apart else self._performer(one)).has_model(folder)
+    return (self.workers if self._apart else self._performer(one)).has_model(folder)
 
   def _performer(self, one: _Pipeline) -> Performer:
     return self._performers.setdefault(one.setting.name, Performer(one.setting))
