@@ -57,6 +57,7 @@ TASKS = [
   "classification",
   "discrete",
   "exponential_family",
+  "flow",
   "gaussian",
   "gaussian_mixture",
   "kde",
@@ -65,6 +66,7 @@ TASKS = [
   "linear_regression",
   "logistic_regression",
   "ngram",
+  "ppca",
   "sample_median",
   "unrealistic",
 ]

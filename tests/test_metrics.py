@@ -115,9 +115,9 @@ def test_twins():
     found = metrics.precision_recall(x, y, 3)._asdict()
     assert {name: float(value) for name, value in found.items()} == pytest.approx(plain, abs=1e-6)
     np.testing.assert_allclose(metrics.nearest_distance(y, x), cross.min(axis=0), rtol=1e-5)
-    kernel = lambda a, b: np.exp(-(far(a, b) ** 2) / (2 * 1.7))
-    own = lambda a: (kernel(a, a).sum() - len(a)) / (len(a) * (len(a) - 1))
-    np.testing.assert_allclose(metrics.mmd(x, y, 1.7), own(x) + own(y) - 2 * kernel(x, y).mean(), atol=2e-6)
+    kernel = np.exp(-(far(np.concatenate([x, y]), np.concatenate([x, y])) ** 2) / (2 * 1.7))
+    own = (kernel[:n, :n].sum() - n) / (n * (n - 1)) + (kernel[n:, n:].sum() - m) / (m * (m - 1))
+    np.testing.assert_allclose(metrics.mmd(x, y, 1.7), own - 2 * kernel[:n, n:].mean(), atol=2e-6)
     moments = [(a.mean(axis=0), np.cov(a.T)) for a in (x, y)]
     np.testing.assert_allclose(metrics.frechet(x, y), wasserstein2_squared(*moments[0], *moments[1]), rtol=2e-4)
   both = linalg.sqrtm(np.cov(x[:, :2].T) @ np.cov(y[:, :2].T)).real

@@ -162,7 +162,8 @@ def vocabulary(corpus: Corpus, num_tokens: int) -> float:
 
 
 def zipf_slope(corpus: Corpus, num_ranks: int = 1000) -> float:
-  """Least squares slope of log frequency by log rank, of the most frequent tokens that occur at least twice; about -1 for real text.
+  """Least squares slope of log frequency by log rank, of the most frequent tokens that occur at least twice; about -1 for real
+  text.
 
   Args:
     corpus: of N tokens.
@@ -291,8 +292,9 @@ def known_ngrams(corpus: Corpus, train: Corpus, n: int = _KNOWN) -> float:
 def compare(real, sample, *, train=None, seed: int = 0) -> dict[str, tuple[float, float]]:
   """Metrics of sampled text, each with that of real text, which is its null: at an equal number of documents, and about of tokens.
 
-  distinct_1 to distinct_4 and their means per document, distinct_adjusted, self_bleu, repeated_4grams, near_duplicates, duplicate_documents,
-  zipf_slope, vocabulary (at the same number of tokens), token_entropy; with `train` known_8grams and copied_documents.
+  distinct_1 to distinct_4 and their means per document, distinct_adjusted, self_bleu, repeated_4grams, near_duplicates,
+  duplicate_documents, zipf_slope, vocabulary (at the same number of tokens), token_entropy; with `train` known_8grams and
+  copied_documents.
 
   Args:
     real: documents that the model was not fitted to, see `read`.
