@@ -192,7 +192,7 @@ def test_the_task_integrates(name, num_steps):
 @pytest.mark.parametrize("workflow", ["replace", "mix(0.5)"])
 def test_a_loop_of_scores(workflow):
   """`tasks.flow` in a loop beside what it predicts, of which first order is all: at 2,000 rows it is enough, and a fair sampler is not."""
-  num, seeds, flow = 2000, 64, cj.workflows.parse(workflow)
+  num, seeds, flow = 2000, 64, cj.workflows.parse(workflow)()
   task = tasks.flow([0.25, 1.0], num, solver="flow_euler", num_steps=20)
   run = jax.jit(jax.vmap(lambda key: cj.run(key, task, flow, 4)))
   found = np.asarray(run(jax.random.split(jax.random.key(1), seeds))["covariance_trace_ratio"])

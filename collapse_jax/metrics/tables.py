@@ -78,9 +78,8 @@ def compare(
   found |= _support(x, y, kinds)
 
   alone = train is None
-  found["nearest_distance"] = tuple(
-    _nearest(random, rows, known, kinds, scales, same) for rows, same in ((y, False), (x, alone))
-  )
+  near = [_nearest(random, rows, known, kinds, scales, same) for rows, same in ((y, False), (x, alone))]
+  found["nearest_distance"] = near[0], near[1]
   found["duplicate_share"] = _copies(y, known, same=False), _copies(x, known, same=alone)
   at = len(columns) - 1 if target is None else list(real.columns).index(target)
   with threadpool_limits(1):  # threads that wait for each other are slow where several loops share a machine
@@ -250,8 +249,8 @@ def _support(x, y, kinds) -> dict[str, tuple[float, float]]:
     invented.append((np.mean(~np.isin(b, categories)), np.sum(counts == 1) / len(a)))  # Good and Turing
   if not support:
     return {}
-  mean = lambda pairs: tuple(float(one) for one in np.mean(pairs, axis=0))
-  return {"category_support": mean(support), "invented_categories": mean(invented)}
+  means = [[float(one) for one in np.mean(pairs, axis=0)] for pairs in (support, invented)]
+  return {name: (mean[0], mean[1]) for name, mean in zip(("category_support", "invented_categories"), means)}
 
 
 # ---------------------------------------------------------------------------------------------------- rows

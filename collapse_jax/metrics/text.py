@@ -3,8 +3,9 @@
 Strings are split into words and marks. N-grams are numbered exactly, without hashes, so that all is counted by sorting.
 """
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -315,8 +316,10 @@ def compare(real, sample, *, train=None, seed: int = 0) -> dict[str, tuple[float
   truth, told = _as_long(*corpora[:2])
   most = min(len(truth.tokens), len(told.tokens))
   vocabulary_size = len(np.unique(corpora[0].tokens))
-  metrics = {f"distinct_{n}": lambda one, n=n: distinct(one, n) for n in range(1, 5)}
-  metrics |= {f"distinct_{n}_per_document": lambda one, n=n: distinct_per_document(one, n) for n in range(1, 5)}
+  metrics: dict[str, Callable[[Corpus], float]] = {
+    f"distinct_{n}": functools.partial(distinct, n=n) for n in range(1, 5)
+  }
+  metrics |= {f"distinct_{n}_per_document": functools.partial(distinct_per_document, n=n) for n in range(1, 5)}
   metrics |= {
     "distinct_adjusted": lambda one: distinct_adjusted(one, vocabulary_size),
     "self_bleu": self_bleu,

@@ -7,7 +7,7 @@ of either sign. Data are in the units in which the samplers start: N(0, 1), or N
 """
 
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -156,8 +156,8 @@ def sampler_log_variance(
 class EarlyStopping(NamedTuple):
   """Of `early_stopping`, each [T] or, of the limit, a number."""
 
-  mean: np.ndarray
-  variance: np.ndarray
+  mean: Any
+  variance: Any
 
 
 def early_stopping(
@@ -207,7 +207,7 @@ def early_stopping(
     at_zero = emitted(a, last_mean, 0.0)[1]  # affine in the variance, of slope (1 - a) e^2
     gain = kept * shrink
     limit = at_zero / (1 - gain) if gain < 1 else (np.inf if added > 0 else s)
-    return EarlyStopping(np.float64(last_mean), np.float64(limit))
+    return EarlyStopping(last_mean, limit)
   check_count("num_generations", num_generations)
   states = [emitted(1.0, m, s)]
   for _ in range(num_generations - 1):
