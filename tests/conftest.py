@@ -1,5 +1,6 @@
 """Strict JAX for all tests: an implicit rank promotion or a warning is an error. One compilation cache for the suite."""
 
+import gc
 import os
 
 import jax
@@ -11,6 +12,9 @@ from collapse_jax.sweeps import programs
 from experiments import common, flag_values, output
 
 matplotlib.use("Agg")
+gc.set_threshold(
+  200_000, 20, 20
+)  # traces are many small objects that stay: looking at them again and again is a tenth of the time
 os.environ["PYTHONWARNINGS"] = SUBPROCESS_WARNINGS  # of programs that tests start
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", CACHE)

@@ -97,30 +97,6 @@ def test_beside_experiments_of_somebody_else(wheel, tmp_path):
   assert {file.name for file in tmp_path.iterdir()} == {"experiments", "out"}
 
 
-@pytest.mark.parametrize(
-  ("arguments", "status", "said"),
-  [
-    ((), 2, "first word must be run"),
-    (("fly",), 2, "got 'fly'"),
-    (("run",), 2, "one of compare, curation"),
-    (("run", "common"), 2, "got 'common'"),
-    (("--help",), 0, "gaussian"),
-    (("run", "os"), 2, "got 'os'"),
-  ],
-)
-def test_command_line(monkeypatch, capsys, arguments, status, said):
-  from collapse_jax import cli
-
-  monkeypatch.setattr(sys, "argv", ["collapse", *arguments])
-  try:
-    cli.main()
-    code = 0
-  except SystemExit as end:
-    code = end.code
-  out, error = capsys.readouterr()
-  assert code == status and said in out + error and len(error.splitlines()) == (status == 2)
-
-
 def test_lower_bounds():
   """Of what is known not to work below; .ci/run installs all of the lowest."""
   bounds = dict(
