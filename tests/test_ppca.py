@@ -54,7 +54,7 @@ def test_of_few_rows():
     found = simulated(cj.tasks.ppca(VARIANCES, 2, 3, draws=draws), "replace", 300, 2)
     assert found["finite"].all()
     if draws == "law":  # rows near their mean have its rounding in all directions
-      assert (found["kept_variances"][:, :, 1:] <= 1e-5 * found["covariance_trace"][:, :, None]).all()
+      assert (found["kept_variances"][:, :, 1:] <= 1e-5 * found["covariance_trace"][:, :, None] + 1e-30).all()
   task = cj.tasks.ppca([2.0, 1.0], 6, 1, draws="rows")
   problem, real = task.init(jax.random.key(0))
   rows, weight = real.rows[0], jnp.array([2.0, 1, 0, 1, 1, 1])

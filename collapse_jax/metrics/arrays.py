@@ -282,7 +282,8 @@ def sliced_wasserstein_null(
 ) -> Array:
   """E `sliced_wasserstein` of order 1 of two samples of the law of `rows`: sqrt(2/pi) J sqrt(1/n + 1/m), first order.
 
-  J is the integral of sqrt(F (1 - F)) along a direction: 1.6147 for N(0, 1).
+  J is the integral of sqrt(F (1 - F)) along a direction: 1.6147 for N(0, 1). That of few rows lacks their tails: 4% at 200 normal
+  ones.
 
   Args:
     key: of the directions.
