@@ -2,8 +2,8 @@
 
 __all__ = ["MEANING"]
 
-# Name -> (the direction that is worse, the measure of `MetricInfo` or ""). What is worse in neither direction is not there: a sample
-# as near to real rows as real rows are to each other, for instance, is neither copied nor wrong.
+# Name -> (the direction that is worse, the measure of `MetricInfo` or ""). What is worse in neither direction is not there: a
+# sample as near to real rows as real rows are to each other, for instance, is neither copied nor wrong.
 MEANING: dict[str, tuple[str, str]] = {
   # tables
   "marginal_total_variation": ("higher", "risk"),

@@ -57,6 +57,8 @@ from collapse_jax.theory.mixing import total_variation_of_coin as total_variatio
 from collapse_jax.theory.mixing import weighted_mixing_error as weighted_mixing_error
 from collapse_jax.theory.regression import linear_regression_mse as linear_regression_mse
 from collapse_jax.theory.samplers import SAMPLERS as SAMPLERS
+from collapse_jax.theory.samplers import EarlyStopping as EarlyStopping
+from collapse_jax.theory.samplers import PartialFit as PartialFit
 from collapse_jax.theory.samplers import distinct_rows as distinct_rows
 from collapse_jax.theory.samplers import early_stopping as early_stopping
 from collapse_jax.theory.samplers import flow_euler_constant as flow_euler_constant
@@ -106,7 +108,9 @@ __all__ = [
   "ACCUMULATE_LIMIT",
   "SAMPLERS",
   "SUBSAMPLE_LIMIT",
+  "EarlyStopping",
   "Moments",
+  "PartialFit",
   "PpcaMoments",
   "Schedule",
   "SecondMoments",

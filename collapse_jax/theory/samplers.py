@@ -16,6 +16,8 @@ from collapse_jax.theory.checks import check, check_count
 
 __all__ = [
   "SAMPLERS",
+  "EarlyStopping",
+  "PartialFit",
   "distinct_rows",
   "early_stopping",
   "flow_euler_constant",
