@@ -20,12 +20,14 @@ def two_modes(num):
 TRAIN, TEST = two_modes(400), two_modes(100)
 # In the units that our tasks put tables into.
 TRAIN, TEST = ((one - TRAIN.mean(axis=0)) / TRAIN.std(axis=0) for one in (TRAIN, TEST))
+# Rows, pipeline, task, workflows, runs of the task.
 MODELS = {
   "kde": (
     8,
     lambda: cj.pipelines.sklearn(KernelDensity(bandwidth=0.3)),
     lambda: cj.tasks.kde((TRAIN, TEST), 8, 0.3, num_test=100),
     WORKFLOWS,
+    300,
   ),
   # Their fits take no weights; both come to the one optimum that there is.
   "gaussian_mixture": (
@@ -33,6 +35,7 @@ MODELS = {
     lambda: cj.pipelines.sklearn(GaussianMixture(2, init_params="k-means++", tol=1e-6, max_iter=200)),
     lambda: cj.tasks.gaussian_mixture((TRAIN, TEST), 30, 2, num_steps=60, num_test=100),
     [*WORKFLOWS[:3], "mix(0.5)"],
+    1000,
   ),
 }
 
@@ -65,8 +68,8 @@ def of_ranks(one, other):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_scikit_learn_in_the_loop_has_the_law_of_our_own_tasks(name, tmp_path):
-  num, pipeline, task, workflows = MODELS[name]
-  own = cj.sweep(task, workflows, {}, num_generations=NUM_GENERATIONS, num_seeds=1000)
+  num, pipeline, task, workflows, num_own = MODELS[name]
+  own = cj.sweep(task, workflows, {}, num_generations=NUM_GENERATIONS, num_seeds=num_own)
   own = own.test_nll.sel(generation=AT).transpose("workflow", "seed", "generation").values
   found = looped(pipeline(), num, workflows, tmp_path / "loop")
   z = np.stack([of_ranks(one, other) for one, other in zip(found, own)])
