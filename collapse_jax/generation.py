@@ -375,7 +375,7 @@ def _leap_generations(
 
   def leap(run: Run, t: Array, stop: Array) -> Run:
     data = workflow.select(task, run.problem, role_keys(run.key, t)["select"], run.store, t)
-    batch, absorbed_at = through(run.key, run.problem, data, run.absorbed_at, t, stop)
+    batch, absorbed_at = through(run.key, ROLES["sample"], run.problem, data, run.absorbed_at, t, stop)
     batch = batch._replace(origin=jnp.full_like(batch.origin, stop - 1))
     update_key = role_keys(run.key, stop - 1)["update"]
     store = workflow.update(task, run.problem, update_key, run.store, batch, stop - 1)

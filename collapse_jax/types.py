@@ -394,12 +394,13 @@ class Predict(Protocol):
 
 class Leap(Protocol):
   def __call__(
-    self, key: Array, problem: Problem, data: Data, absorbed_at: Array, first: Array, stop: Array, /
+    self, key: Array, role: int, problem: Problem, data: Data, absorbed_at: Array, first: Array, stop: Array, /
   ) -> tuple[Data, Array]:
     """Goes through generations of which nobody looks at the models.
 
     Args:
-      key: of the run: generations draw as `sample` does with the key of that role.
+      key: of the run.
+      role: generation t draws as `sample` does with the key fold_in(fold_in(key, t), role).
       problem: the run's.
       data: one slot, what model `first` is fitted to.
       absorbed_at: [] int32, the generation that was the first to be absorbed; 0: none yet.
@@ -451,7 +452,7 @@ class TaskSetting(_TaskFields):
     predict: (schedule) -> {metric: Expected}, the law of the metrics, of fits that do not look at the previous model; None: none is
       known.
     cites: where it comes from, for `citation`: numbers of arXiv, or whole BibTeX entries. A transform adds its own.
-    leap: (key, problem, data, absorbed_at, first, stop) -> batch, absorbed_at: many generations at once between two that are
+    leap: (key, role, problem, data, absorbed_at, first, stop) -> batch, absorbed_at: many generations at once between two that are
       recorded, of a task with `absorbed` whose sampling has no metrics, under a workflow that is `absorbing`.
   """
 

@@ -16,7 +16,6 @@ import numpy as np
 from collapse_jax import store as storage
 from collapse_jax import theory
 from collapse_jax._citation import citing
-from collapse_jax.generation import ROLES
 from collapse_jax.random import choose, exact_table, index, table
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
@@ -170,8 +169,8 @@ def discrete(
         found["entropy"] = Expected(np.where(known_at, theory.drift_entropy(t, num_samples), np.nan), up_to=0)
     return found
 
-  def leap(key, problem, data: Data, absorbed_at, first, stop) -> tuple[Data, Array]:
-    counts, absorbed_at = _surviving.leapt(key, ROLES["sample"], data.summary, absorbed_at, first, stop)
+  def leap(key, role, problem, data: Data, absorbed_at, first, stop) -> tuple[Data, Array]:
+    counts, absorbed_at = _surviving.leapt(key, role, data.summary, absorbed_at, first, stop)
     return drawn(counts), absorbed_at
 
   def absorbed(problem, params):
