@@ -153,8 +153,7 @@ def _named(label: str, cell: dict[str, Any], num: float, horizon: int, shares) -
   try:
     name, arguments, keywords = vocabulary.parse_call(label)
     if name == "mix" and not arguments and "real_fraction" not in keywords:
-      share = cell.get("real_fraction", None if shares is None else shares[-1, 0])
-      keywords |= {"real_fraction": float(share)}
+      keywords |= {"real_fraction": float(cell["real_fraction"] if "real_fraction" in cell else shares[-1, 0])}
     made = workflows.FACTORIES[name](*arguments, **keywords).schedule
     return None if made is None else made(num, horizon)
   except (KeyError, TypeError, ValueError):  # a workflow of somebody's own
@@ -343,16 +342,15 @@ def _miss(family, averages, kept, num) -> _Miss:
   logged = bool((told > 0).all() and (averages[:, :num] > 0).all())
   error = np.log(seen / told) if logged else seen - told
   size = float(np.sqrt((error[0] ** 2).mean()))
-  runs = len(error) - 1
+  runs, rounding = len(error) - 1, 1e-6 * (1.0 if logged else float(np.abs(seen).max()) or 1.0)
   if runs < 2:
     moved = np.ptp(np.log(averages[0, :num]) if logged else averages[0, :num])
-    return _Miss(size, float(size <= ALONE * moved))
+    return _Miss(size, float(size <= ALONE * moved + rounding))
   windows = np.array_split(np.arange(error.shape[1]), min(error.shape[1], 3, 1 + runs // 8))
   error = np.stack([error[:, one].mean(axis=1) for one in windows], axis=1)
   pseudo = runs * error[0] - (runs - 1) * error[1:]
   k = error.shape[1]
-  scale = max(float(np.abs(seen).max()) if size == 0 else size, 1e-300)
-  between = np.cov(pseudo.T).reshape(k, k) / runs + np.eye(k) * (1e-9 * scale) ** 2
+  between = np.cov(pseudo.T).reshape(k, k) / runs + np.eye(k) * rounding**2
   square = float(error[0] @ np.linalg.solve(between, error[0]))
   return _Miss(size, float(stats.f.sf(square * (runs - k) / (k * (runs - 1)), k, runs - k)))
 
