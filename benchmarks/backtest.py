@@ -217,8 +217,8 @@ def ridge(num_samples=ROWS, dim=5, penalty=1.0):
     lambda key, truth, w, context: (draw(key, w, context.num), {}),
     lambda key, truth, w: {"squared_error": jnp.sum((w - truth) ** 2)},
     num_samples,
-    {"squared_error": cj.MetricInfo("squared error of the coefficients", worse="higher")},
-    cj.Summary(of, add),
+    metrics={"squared_error": cj.MetricInfo("squared error of the coefficients", worse="higher")},
+    summary=cj.Summary(of, add),
     fresh=lambda key, truth: draw(key, truth, num_samples),
   )
 

@@ -1,5 +1,6 @@
 """What a metric will be in generations that nobody has run: families of curves that theory knows, fitted run by run."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -213,19 +214,26 @@ def _affine(curve, fit, at, walks):
 
 
 def _saturating(fit, at):
-  operators, misfits = [], []
-  for rate in 1 / np.geomspace(fit[-1] / 10, 1.5 * fit[-1], NUM_RATES):
-    fitted, followed = (np.stack([np.ones(len(t)), -np.expm1(-rate * t)], axis=1) for t in (fit, at))
-    inverse = np.linalg.pinv(fitted)
-    operators.append(followed @ inverse)
-    misfits.append(np.eye(len(fit)) - fitted @ inverse)
+  operators, misfits = _saturating_at(tuple(fit.tolist()), tuple(at.tolist()))
 
   def follow(y):
     y = y[..., : len(fit)]
-    best = np.argmin([((y @ one.T) ** 2).sum(axis=-1) for one in misfits], axis=0)
-    return np.einsum("...ht,...t->...h", np.array(operators)[best], y)
+    best = np.argmin(((y @ misfits.swapaxes(1, 2)) ** 2).sum(axis=-1), axis=0)
+    return np.einsum("...ht,...t->...h", operators[best], y)
 
   return follow
+
+
+@functools.lru_cache(32)
+def _saturating_at(fit, at):
+  """Of each rate: what takes values at `fit` to those at `at` [rates, H, T], and to what the fit misses [rates, T, T]."""
+  operators, misfits = [], []
+  for rate in 1 / np.geomspace(fit[-1] / 10, 1.5 * fit[-1], NUM_RATES):
+    fitted, followed = (np.stack([np.ones(len(t)), -np.expm1(-rate * np.array(t))], axis=1) for t in (fit, at))
+    inverse = np.linalg.pinv(fitted)
+    operators.append(followed @ inverse)
+    misfits.append(np.eye(len(fit)) - fitted @ inverse)
+  return np.array(operators), np.array(misfits)
 
 
 def _by_factor(fit, at, num):

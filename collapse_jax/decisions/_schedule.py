@@ -155,14 +155,14 @@ def _begun(num_generations: int, most: float) -> dict[str, Array]:
   return {"share": share, "logits": jnp.zeros((num_generations, num_generations))}
 
 
-def _table(params: Any, allowed: np.ndarray) -> Array:
+def _table(params: Any, allowed: Any) -> Array:
   """Shares [T, T] of real rows `share` [T - 1], what is left among models' batches by their logits."""
   among = jax.nn.softmax(jnp.where(allowed[1:], params["logits"][1:], -jnp.inf), axis=1)
   rest = among * (1 - params["share"])[:, None]
   return jnp.concatenate([jnp.eye(1, len(allowed)), rest.at[:, 0].set(params["share"])])
 
 
-def _projected(share: Array, most: float) -> Array:
+def _projected(share: Array, most: Any) -> Array:
   """The nearest shares, in [0, 1], that sum up to no more: all less the same number, clipped."""
 
   def halved(_: Any, ends: Any) -> Any:
@@ -200,18 +200,26 @@ class Search(NamedTuple):
   @property
   def table(self) -> np.ndarray:
     """[T, T] the shares that are best so far."""
-    return self._tables(self.mean[None])[0]
+    return _of_points(self, self.mean[None])[0]
 
-  def _tables(self, points: np.ndarray) -> np.ndarray:
-    T = len(self.allowed)
-    found = []
-    for point in points:
-      logits = np.zeros((T, T))
-      logits[self.allowed] = point[T - 1 :]
-      share = _projected(jnp.asarray(point[: T - 1]), self.most)
-      table = np.asarray(_table({"share": share, "logits": jnp.asarray(logits)}, self.allowed), float)
-      found.append(table / table.sum(axis=1, keepdims=True))
-    return np.array(found)
+
+@jax.jit
+def _tables(points: Array, allowed: Array, at: Any, most: Array) -> Array:
+  """[num, T, T] of points [num, k]."""
+
+  def one(point: Array) -> Array:
+    logits = jnp.zeros(allowed.shape).at[at].set(point[len(allowed) - 1 :])
+    return _table({"share": _projected(point[: len(allowed) - 1], most), "logits": logits}, allowed)
+
+  return jax.vmap(one)(points)
+
+
+def _of_points(search: Search, points: np.ndarray) -> np.ndarray:
+  found = _tables(
+    jnp.asarray(points), jnp.asarray(search.allowed), np.nonzero(search.allowed), jnp.asarray(search.most)
+  )
+  tables = np.asarray(found, float)
+  return tables / tables.sum(axis=2, keepdims=True)
 
 
 def begin_search(
@@ -254,7 +262,7 @@ def propose(search: Search, num: int = 16) -> tuple[Search, np.ndarray]:
   noise = np.random.default_rng((search.seed, search.round)).normal(size=(num, len(search.mean)))
   points = search.mean + search.spread * noise
   points[:, : len(search.allowed) - 1] = np.clip(points[:, : len(search.allowed) - 1], 0, 1)
-  return search._replace(asked=points, round=search.round + 1), search._tables(points)
+  return search._replace(asked=points, round=search.round + 1), _of_points(search, points)
 
 
 def tell(search: Search, errors: Any) -> Search:
