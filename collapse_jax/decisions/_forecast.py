@@ -239,7 +239,12 @@ def _saturating_at(fit, at):
 def _by_factor(fit, at, num):
   """Runs that are multiplied in each generation: the mean is so by the mean of the ratios, which stand behind the values."""
   used = slice(num, num + len(fit) - 1)
-  return lambda y: y[..., :1] * y[..., used].mean(axis=-1, keepdims=True) ** (at - fit[0])
+
+  def follow(y):
+    with np.errstate(over="ignore"):
+      return y[..., :1] * y[..., used].mean(axis=-1, keepdims=True) ** (at - fit[0])
+
+  return follow
 
 
 # --------------------------------------------------------------------------------------------------- one curve
@@ -307,7 +312,8 @@ def _leaves(rival, mean, low, high) -> np.ndarray:
   with np.errstate(divide="ignore", invalid="ignore"):
     way = np.where(low > 0, np.log(rival / mean), rival - mean)
     most = np.where(low > 0, np.log(high / mean), high - mean)
-  return ~(np.abs(way) <= NEAR * most)
+    rounding = 1e-6 * np.where(low > 0, 1.0, np.abs(mean))
+  return ~(np.abs(way) <= NEAR * most + rounding)
 
 
 def _unfit(values, generations, num_runs) -> str | None:
@@ -348,12 +354,12 @@ def _miss(family, averages, kept, num) -> _Miss:
   """How far the generations that were held out lie from where a family takes those before."""
   seen, told = averages[:, kept:num], family.follow(averages)
   logged = bool((told > 0).all() and (averages[:, :num] > 0).all())
+  logged &= len(averages) > 2  # a single run is held against all that it has moved
   error = np.log(seen / told) if logged else seen - told
   size = float(np.sqrt((error[0] ** 2).mean()))
   runs, rounding = len(error) - 1, 1e-6 * (1.0 if logged else float(np.abs(seen).max()) or 1.0)
   if runs < 2:
-    moved = np.ptp(np.log(averages[0, :num]) if logged else averages[0, :num])
-    return _Miss(size, float(size <= ALONE * moved + rounding))
+    return _Miss(size, float(size <= ALONE * np.ptp(averages[0, :num]) + rounding))
   windows = np.array_split(np.arange(error.shape[1]), min(error.shape[1], 3, 1 + runs // 8))
   error = np.stack([error[:, one].mean(axis=1) for one in windows], axis=1)
   pseudo = runs * error[0] - (runs - 1) * error[1:]
@@ -365,7 +371,7 @@ def _miss(family, averages, kept, num) -> _Miss:
 
 def _interval(follow, averages, level, positive):
   """Mean, low, high [H]: Student's interval of the pseudo-values of leaving groups of runs out, of logs where there can be."""
-  told = follow(averages)
+  told = np.minimum(follow(averages), np.finfo(float).max)  # what grows by a factor may have no end
   logged = positive and bool((told > 0).all())
   scale, back = (np.log, np.exp) if logged else (lambda x: x, lambda x: x)
   told = scale(told)
@@ -375,4 +381,5 @@ def _interval(follow, averages, level, positive):
     return back(told[0]), nothing, nothing.copy()
   error = np.sqrt((runs - 1) / runs * ((told[1:] - told[1:].mean(axis=0)) ** 2).sum(axis=0))
   half = stats.t.ppf(0.5 + level / 2, runs - 1) * error
-  return back(told[0]), back(told[0] - half), back(told[0] + half)
+  with np.errstate(over="ignore"):
+    return back(told[0]), back(told[0] - half), back(told[0] + half)

@@ -96,7 +96,8 @@ def learn_schedule(
   def step(carry: Any, key: Array) -> tuple[Any, Any]:
     params, state = carry
     value, gradient = jax.value_and_grad(loss)(params, key)
-    updates, state = optimiser.update(gradient, state)
+    within = gradient | {"share": _within(gradient["share"], params["share"], most)}
+    updates, state = optimiser.update(within, state)
     params = optax.apply_updates(params, updates)
     params = params | {"share": _projected(params["share"], most)}
     return (params, state), (value, _table(params, allowed), optax.tree.norm(gradient))
@@ -160,6 +161,14 @@ def _table(params: Any, allowed: Any) -> Array:
   among = jax.nn.softmax(jnp.where(allowed[1:], params["logits"][1:], -jnp.inf), axis=1)
   rest = among * (1 - params["share"])[:, None]
   return jnp.concatenate([jnp.eye(1, len(allowed)), rest.at[:, 0].set(params["share"])])
+
+
+def _within(gradient: Array, share: Array, most: Any) -> Array:
+  """The gradient along the budget where it is spent: Adam takes steps of one size in all, which would leave shares as they are."""
+  used = (share > 0) | (gradient < 0)
+  mean = jnp.sum(jnp.where(used, gradient, 0.0)) / jnp.maximum(jnp.sum(used), 1)
+  spent = (jnp.sum(share) >= most * (1 - 1e-4)) & (mean < 0)
+  return gradient - jnp.where(spent, mean, 0.0)
 
 
 def _projected(share: Array, most: Any) -> Array:
