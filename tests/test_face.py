@@ -37,6 +37,9 @@ FACE = [
   "diagnostics",
   "lm",
   "load",
+  "loop",
+  "metrics",
+  "pipelines",
   "plotting",
   "report",
   "rewards",
@@ -57,6 +60,7 @@ TASKS = [
   "classification",
   "discrete",
   "exponential_family",
+  "flow",
   "gaussian",
   "gaussian_mixture",
   "kde",
@@ -65,6 +69,7 @@ TASKS = [
   "linear_regression",
   "logistic_regression",
   "ngram",
+  "ppca",
   "sample_median",
   "unrealistic",
 ]
@@ -92,7 +97,7 @@ def test_names():
   assert {"curate", "ensemble", "verify"} <= set(shown(cj.transforms)) and not {"parts", "curation"} & set(
     dir(cj.transforms)
   )
-  for module in (cj, cj.data, cj.lm, cj.tasks, cj.transforms, cj.workflows):
+  for module in (cj, cj.data, cj.lm, cj.metrics, cj.tasks, cj.transforms, cj.workflows):
     assert sorted(module.__all__) == shown(module)
     for name in module.__all__:
       assert getattr(module, name) is not None
