@@ -119,7 +119,7 @@ def on_accelerator(path):
   import jax.numpy as jnp
 
   from collapse_jax import lm
-  from collapse_jax.lm import checkpoint, decoder, tiny, training
+  from collapse_jax.lm import checkpoint, families, tiny, training
 
   device = jax.devices()[0].device_kind
   side, repeats = 8192, 20
@@ -129,7 +129,7 @@ def on_accelerator(path):
   call()
   peak = 2 * side**3 * repeats / min(timed(call) for _ in range(5))
   model = lm.load(path, jnp.bfloat16)
-  arch = decoder.architecture(model.config)
+  arch = families.architecture(model.config)
   for rows, length in ((64, 512), (32, 1024)):
     tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, (rows, length)).astype(np.int32)
     few, many = (

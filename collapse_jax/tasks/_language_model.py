@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from collapse_jax._citation import citing
-from collapse_jax.lm import checkpoint, decoder, sampling, text, training
+from collapse_jax.lm import checkpoint, decoder, families, sampling, text, training
 from collapse_jax.lm.checkpoint import LanguageModel
 from collapse_jax.lm.training import Recipe
 from collapse_jax.refused import Refused
@@ -113,7 +113,7 @@ def language_model(
     )
   if not len(test.length):
     raise Refused(f"there are no test rows of at most {test.tokens.shape[1]} tokens.")
-  arch = decoder.architecture(model.config)
+  arch = families.architecture(model.config)
   begin, end = text.special_ids(model.tokenizer)
   max_length = train.tokens.shape[1]
   if max_length > arch.max_length:
