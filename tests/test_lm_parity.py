@@ -13,7 +13,7 @@ from helpers import needed
 from lm_configs import CONFIGS, MORE
 
 from collapse_jax import lm
-from collapse_jax.lm import checkpoint, decoder, families, sampling
+from collapse_jax.lm import checkpoint, decoder, decoding, families, sampling
 
 torch, transformers = needed("torch"), needed("transformers")
 
@@ -147,7 +147,7 @@ def test_greedy_tokens(pair):
       prompt + num,
       1,
       2,
-      0.0,
+      decoding.Rules(0.0),
       jnp.asarray(tokens, jnp.int32),
     )
   )

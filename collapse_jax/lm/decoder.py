@@ -139,8 +139,8 @@ class Attention(nnx.Module):
     else:
       key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
       if past is not None:
-        put = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=-2)
-        put = jax.vmap(put) if jnp.ndim(used) else put
+        alike = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=-2)
+        put = jax.vmap(alike) if jnp.ndim(used) else alike
         key, value = past = tuple(put(old, new.astype(old.dtype), used) for old, new in zip(past, (key, value)))
       y = _attend(arch, query, key, value, mask)
     y = self.out(y.reshape(batch, length, -1))
@@ -283,7 +283,8 @@ class Decoder(nnx.Module):
 
   def about_layers(self) -> tuple[Array, Array]:
     """[layers] each, to scan over: the window, and the kind of rotary embedding."""
-    return tuple(jnp.asarray(np.asarray(one, np.int32)) for one in (self.arch.windows, _kinds(self.arch)[1]))
+    given = lambda values: jnp.asarray(np.asarray(values, np.int32))
+    return given(self.arch.windows), given(_kinds(self.arch)[1])
 
   def embed(self, tokens: Array, place: Array):
     """Embeddings [B, L, dim] of tokens at positions `place` [B, L], and the rotations of queries and keys, one a kind."""

@@ -172,7 +172,12 @@ def _head_dim(dim: int, num_heads: int) -> int:
 
 def _windows(kinds, window: int | None) -> tuple[int, ...]:
   """One a layer, by the kinds of layers that transformers has."""
-  sizes = {"full_attention": NO_WINDOW, "global": NO_WINDOW, "sliding_attention": window, "local": window}
+  sizes: dict[str, Any] = {
+    "full_attention": NO_WINDOW,
+    "global": NO_WINDOW,
+    "sliding_attention": window,
+    "local": window,
+  }
   for kind in kinds:
     if sizes.get(kind) is None:
       raise Refused(f"layers of kind {kind!r}{' without a window' if kind in sizes else ''} are not supported.")
@@ -240,6 +245,16 @@ def _rotary(config, **differences) -> Architecture:
   head_dim = getattr(config, "head_dim", None) or _head_dim(config.hidden_size, config.num_attention_heads)
   kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
   bias = getattr(config, "attention_bias", False)
+  fields: dict[str, Any] = {
+    "norm": "rms",
+    "norm_eps": getattr(config, "rms_norm_eps", None),
+    "activation": _activation(getattr(config, "hidden_act", "silu")),
+    "gated": True,
+    "attention_bias": bias,
+    "output_bias": bias,
+    "mlp_bias": getattr(config, "mlp_bias", False),
+    "query_scale": head_dim**-0.5,
+  }
   return Architecture(
     family=config.model_type,
     vocab_size=config.vocab_size,
@@ -254,24 +269,21 @@ def _rotary(config, **differences) -> Architecture:
     windows=_windows(kinds, getattr(config, "sliding_window", None)),
     ropes=_ropes(config, head_dim, kinds),
     initial_scale=config.initializer_range,
-    **{
-      "norm": "rms",
-      "norm_eps": getattr(config, "rms_norm_eps", None),
-      "activation": _activation(getattr(config, "hidden_act", "silu")),
-      "gated": True,
-      "attention_bias": bias,
-      "output_bias": bias,
-      "mlp_bias": getattr(config, "mlp_bias", False),
-      "query_scale": head_dim**-0.5,
-    }
-    | differences,
+    **fields | differences,
   )
 
 
-def _learned(config, **fields) -> Architecture:
+def _learned(config, **differences) -> Architecture:
   """GPT-2, and others of its time: learned positions, layer norms, as many keys as queries."""
   dim, num_heads, num_layers = config.hidden_size, config.num_attention_heads, config.num_hidden_layers
   head_dim = _head_dim(dim, num_heads)
+  fields: dict[str, Any] = {
+    "attention_bias": True,
+    "output_bias": True,
+    "mlp_bias": True,
+    "query_scale": head_dim**-0.5,
+    "windows": (NO_WINDOW,) * num_layers,
+  }
   return Architecture(
     family=config.model_type,
     vocab_size=config.vocab_size,
@@ -285,14 +297,7 @@ def _learned(config, **fields) -> Architecture:
     activation=_activation(config.activation_function),
     gated=False,
     tied=config.tie_word_embeddings,
-    **{
-      "attention_bias": True,
-      "output_bias": True,
-      "mlp_bias": True,
-      "query_scale": head_dim**-0.5,
-      "windows": (NO_WINDOW,) * num_layers,
-    }
-    | fields,
+    **fields | differences,
   )
 
 
@@ -415,7 +420,7 @@ def _keys(
     transposed: kernels lie as in `torch.nn.Linear`.
     by_head: so lie those that are fused.
   """
-  modules = [(theirs, (ours,)) for theirs, ours in outside.items()]
+  modules: list[tuple[str, tuple[str, ...]]] = [(theirs, (ours,)) for theirs, ours in outside.items()]
   for theirs, several in inside.items():
     modules.append((f"{layers}.{{}}.{theirs}", tuple(f"layers.{ours}" for ours in several.split())))
   keys = {}

@@ -174,10 +174,10 @@ def _check_values(source: str, values: Mapping[str, Any]) -> None:
       type(one) is int for one in (value if isinstance(value, list) else [value])
     ):
       must = "an integer"
-    elif name == "layer_types" and not (
+    elif name in ("layer_types", "attention_layers") and not (
       isinstance(value, list)
       and all(isinstance(one, str) for one in value)
-      and len(value) == values.get("num_hidden_layers", len(value))
+      and len(value) == values.get("num_hidden_layers", values.get("num_layers", len(value)))
     ):
       must = "a list of texts, one for each layer"
     elif name == "max_window_layers" and not (type(value) is int and value >= 0):
