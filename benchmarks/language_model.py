@@ -3,8 +3,7 @@
   python -m benchmarks.language_model --model=SmolLM2-135M-Instruct.Q4_1.gguf
 
 Needs the extra parity. Checks first that both give the same loss, before and after training. Prints the rows of the table
-"Language models" in docs/benchmarks.md. Where JAX finds an accelerator it adds what share of the measured matmul peak full
-fine-tuning in bfloat16 reaches, and what eight seeds of `tiny` cost beside one. About five minutes on 2 CPU cores.
+"Language models" in docs/benchmarks.md. About five minutes on 2 CPU cores; of accelerators see `benchmarks.accelerator`.
 """
 
 import argparse
@@ -111,81 +110,11 @@ def on_cpu(path, pairs):
     )
 
 
-def on_accelerator(path):
-  """Full fine-tuning in bfloat16 against the matmul peak; eight seeds of `tiny` against one."""
-  import functools
-
-  import jax
-  import jax.numpy as jnp
-
-  from collapse_jax import lm
-  from collapse_jax.lm import checkpoint, families, tiny, training
-
-  device = jax.devices()[0].device_kind
-  side, repeats = 8192, 20
-  square = jnp.ones((side, side), jnp.bfloat16)
-  chain = jax.jit(lambda x: jax.lax.fori_loop(0, repeats, lambda _, y: (y @ x) * (1 / side), x))
-  call = lambda: jax.block_until_ready(chain(square))
-  call()
-  peak = 2 * side**3 * repeats / min(timed(call) for _ in range(5))
-  model = lm.load(path, jnp.bfloat16)
-  arch = families.architecture(model.config)
-  for rows, length in ((64, 512), (32, 1024)):
-    tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, (rows, length)).astype(np.int32)
-    few, many = (
-      fitting(
-        model, training.Recipe(learning_rate=1e-5, budget="steps", amount=steps, batch_size=rows), tokens, jnp.bfloat16
-      )
-      for steps in (5, 25)
-    )
-    few(), many()
-    seconds = (min(timed(many) for _ in range(3)) - min(timed(few) for _ in range(3))) / 20
-    weights = checkpoint.num_params(model.params)
-    work = rows * length * (6 * weights + 12 * arch.num_layers * arch.num_heads * arch.head_dim * length / 2)
-    print(
-      f"| {device}: full fine-tuning, bfloat16, {rows} x {length} | {seconds * 1e3:.0f} ms a step | "
-      f"{work / seconds / 1e12:.0f} of {peak / 1e12:.0f} Tflop/s, {work / seconds / peak:.0%} |",
-      flush=True,
-    )
-  small = tiny.load()
-  tokens = jnp.asarray(np.random.default_rng(0).integers(0, 1024, (256, 64)), jnp.int32)
-
-  def fit(seeds, params):
-    return jax.vmap(
-      lambda key: (
-        training.fit(
-          key,
-          small.apply,
-          tiny.RECIPE._replace(amount=4.0),
-          params,
-          tokens,
-          jnp.full(256, 64),
-          jnp.ones(256),
-          lambda weights: jnp.zeros(()),
-          curve_points=1,
-        ).weights
-      )
-    )(jax.random.split(jax.random.key(0), seeds))
-
-  times = {}
-  for seeds in (1, 8):
-    run = jax.jit(functools.partial(fit, seeds))
-    call = lambda run=run: jax.block_until_ready(run(small.params))
-    call()
-    times[seeds] = min(timed(call) for _ in range(5))
-  print(f"| {device}: tiny, eight seeds beside one | {times[8]:.2f} s | {times[1]:.2f} s | {times[8] / times[1]:.2f} |")
-
-
 def main():
   parser = argparse.ArgumentParser()
   parser.add_argument("--model", required=True, help="SmolLM2-135M-Instruct: a .gguf file or a directory")
   parser.add_argument("--pairs", type=int, default=5)
   arguments = parser.parse_args()
-  import jax
-
-  if jax.devices()[0].platform != "cpu":
-    on_accelerator(arguments.model)
-    return
   on_cpu(arguments.model, arguments.pairs)
 
 

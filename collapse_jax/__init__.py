@@ -7,8 +7,11 @@ from collapse_jax import lazy
 
 if TYPE_CHECKING:
   from collapse_jax import data as data
+  from collapse_jax import decisions as decisions
   from collapse_jax import diagnostics as diagnostics
   from collapse_jax import lm as lm
+  from collapse_jax import metrics as metrics
+  from collapse_jax import pipelines as pipelines
   from collapse_jax import plotting as plotting
   from collapse_jax import report as report
   from collapse_jax import store as store
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
   from collapse_jax.generation import advance as advance
   from collapse_jax.generation import run as run
   from collapse_jax.generation import start as start
+  from collapse_jax.pipelines import loop as loop
   from collapse_jax.refused import Refused as Refused
   from collapse_jax.sweeps import load as load
   from collapse_jax.sweeps import sweep as sweep
@@ -45,11 +49,12 @@ _HOME = {
   **dict.fromkeys(["advance", "run", "start"], "generation"),
   **dict.fromkeys(["load", "sweep"], "sweeps"),
   **dict.fromkeys(["rewards", "verifiers"], "transforms"),
-  **dict.fromkeys(["data", "diagnostics", "lm", "plotting", "report", "store", "tasks", "testing", "theory"], ""),
-  **dict.fromkeys(["training", "transforms", "workflows"], ""),
+  **dict.fromkeys(["data", "decisions", "diagnostics", "lm", "metrics", "pipelines", "plotting", "report", "store"], ""),
+  **dict.fromkeys(["tasks", "testing", "theory", "training", "transforms", "workflows"], ""),
   "Refused": "refused",
   "citation": "_citation",
   "diagnose": "diagnostics",
+  "loop": "pipelines",
 }
 
 __all__ = sorted(_HOME)

@@ -2,10 +2,11 @@
 Imports no JAX, so that input can be checked before it."""
 
 import ast
+import difflib
 import hashlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ __all__ = [
   "check_size",
   "check_table",
   "check_workflow",
+  "did_you_mean",
   "file_name",
   "is_call",
   "parse_call",
@@ -91,6 +93,12 @@ def check_workflow(text: str) -> None:
 def is_call(text: str) -> bool:
   """Whether a text is like "name(arguments)"."""
   return "(" in text
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+  """ " Did you mean 'loop'?", of a word that is like one that is known, else ""."""
+  near = difflib.get_close_matches(word, list(known), 1)
+  return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def file_name(label: str) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from absl import app, logging
 from collapse_jax import caches
 from collapse_jax.refused import Refused
 
-from . import flag_values, output, streams, watching
+from . import flag_values, help_page, output, streams, watching
 from .directory import CHUNKS
 from .flag_values import FLAGS, flag, integer
 from .output import BEGUN, HELD, fail, harmless, kept, warn
@@ -43,6 +44,7 @@ def main(define: Callable[[], None], run: Callable[..., None], arguments: bool =
     }
   )
   define()
+  help_page.define(sys.modules[run.__module__].__doc__ or "")
   app.run(functools.partial(_guarded, run, arguments), flags_parser=functools.partial(parse, arguments=arguments))
 
 
@@ -78,7 +80,8 @@ def simulate_and_write(
   options: dict[str, Any],
   *,
   folders: Sequence[str] = ("",),
-  compared: Sequence[str] = (),
+  compared: Sequence[str] | None = (),
+  place: str = CHUNKS,
 ) -> None:
   """Simulates and writes the results, or goes on with a sweep, or says what would run.
 
@@ -90,6 +93,7 @@ def simulate_and_write(
     options: validated; nothing has been imported or written yet.
     folders: of the experiments in a directory that holds several.
     compared: see `output.output_dir`.
+    place: name of the folder in the output directory for what is finished on the way.
   """
   check_machine()
   path = output.output_dir(default_dir, compared)
@@ -102,7 +106,7 @@ def simulate_and_write(
       BEGUN.set()
       HELD.append(path)
       with _profiled(path):
-        results = simulate(**options, directory=path / CHUNKS)
+        results = simulate(**options, directory=path / place)
       if is_first_process():
         output.write_numbers(results if isinstance(results, dict) else {"": results}, path)
       del results  # memory, for what is drawn is read again
@@ -134,7 +138,7 @@ def _agreed(decide: Callable[[], bool]) -> bool:
 
 @contextlib.contextmanager
 def _profiled(path: Path) -> Iterator[None]:
-  if not FLAGS.profile:
+  if not flag("profile", False):
     yield
     return
   prepare_jax()
@@ -149,7 +153,9 @@ def _profiled(path: Path) -> Iterator[None]:
 
 
 def check_machine() -> None:
-  """Flags that say where to run; no JAX."""
+  """Flags that say where to run, of programs that have them; no JAX."""
+  if "devices" not in FLAGS:
+    return
   integer("chunk_size", 0)
   if FLAGS.devices != "auto":
     integer("devices")

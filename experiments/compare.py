@@ -1,6 +1,8 @@
 """Results beside the published values, in a table that says where they agree.
 
   python -m experiments.compare results/gaussian
+  python -m experiments.compare results/kde results/linear_regression
+  python -m experiments.compare results/reproduce --strict
 
 Takes the output directories of any experiments, also of `reproduce`. --strict ends with status 1 if a value does not agree.
 """
@@ -22,25 +24,33 @@ def define():
 
 def load(directory: str) -> dict:
   """name -> Dataset of every results.nc below a directory."""
+  return {str(file.parent): read(file) for file in files(directory)}
+
+
+def files(directory: str) -> list[Path]:
+  """Every results.nc below a directory."""
   path = Path(directory)
   if not path.is_dir():
     raise Refused(f"{directory} is no directory; name the --output_dir of an experiment.")
   hidden = lambda file: any(part.startswith(".") for part in file.relative_to(path).parts)  # half written
-  files = sorted(file for file in path.rglob(RESULTS) if not hidden(file))
-  if not files:
+  found = sorted(file for file in path.rglob(RESULTS) if not hidden(file))
+  if not found:
     raise Refused(f"{directory} holds no {RESULTS}; run an experiment with --output_dir={directory} first.")
+  return found
+
+
+def read(file: Path):
+  """The Dataset in a file."""
   import collapse_jax
   from collapse_jax import diagnostics
 
-  found = {}
-  for file in files:
-    try:
-      found[str(file.parent)] = results = collapse_jax.load(file)
-      diagnostics.complete(results)
-    except Refused as error:
-      reason = str(error) if str(file) in str(error) else f"{file} cannot be read as results: {error}"
-      raise Refused(f"{reason} Run its experiment again.") from None
-  return found
+  try:
+    results = collapse_jax.load(file)
+    diagnostics.complete(results)
+  except Refused as error:
+    reason = str(error) if str(file) in str(error) else f"{file} cannot be read as results: {error}"
+    raise Refused(f"{reason} Run its experiment again.") from None
+  return results
 
 
 def table(rows) -> str:
@@ -60,7 +70,12 @@ def table(rows) -> str:
         "yes" if row["agrees"] else "NO",
       )
     )
-  widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+  return aligned(lines)
+
+
+def aligned(lines) -> str:
+  """Rows of text, as columns."""
+  widths = [max(map(len, column)) for column in zip(*lines)]
   return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in lines)
 
 

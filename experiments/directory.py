@@ -2,7 +2,7 @@
 
 Numbers come first: results.nc and config.json. config.json is also the manifest: under "made" it names every file that belongs to
 the results, with its size (None: about to be written). Nothing else is ever removed; a stranger's file whose name is needed is
-renamed NAME.before. Chunks of an unfinished sweep are told by their names.
+renamed NAME.before. Chunks of an unfinished sweep are told by their names, what `collapse loop` has made by its folder.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 RESULTS, CONFIG, REPORT, FIGURES = "results.nc", "config.json", "report.html", "figures"
 UNFINISHED, CHUNKS, LOCK = "unfinished.json", "chunks", ".lock"
 KEPT = ("samples", "checkpoints")  # of a language model: made among the chunks, kept beside the results
+LOOP = "loop"  # steps of `collapse loop`
 COMMITTED = ("*.chunk", "*.npz")  # what a sweep goes on from
 _CHUNK_FILES = (
   *COMMITTED,
@@ -63,8 +64,13 @@ def made(path: Path) -> dict[str, int | None]:
 
 
 def committed(path: Path) -> bool:
-  """Whether an unfinished sweep has finished anything."""
-  return any(any((path / CHUNKS).rglob(one)) for one in COMMITTED)
+  """Whether an unfinished sweep, or loop, has finished anything."""
+  return any(any((path / CHUNKS).rglob(one)) for one in COMMITTED) or any((path / LOOP).glob("steps/*/step.json"))
+
+
+def is_loop(path: Path) -> bool:
+  """Whether `collapse loop` was begun in a directory."""
+  return (path / LOOP / "loop.json").is_file()
 
 
 def is_marked(path: Path) -> bool:
@@ -85,7 +91,7 @@ def strange(path: Path, beside: Sequence[Path] = ()) -> str:
   if CHUNKS in mine or is_marked(path):
     mine |= {str(file.relative_to(path)) for file in _chunk_files(path / CHUNKS)}
   mine |= {UNFINISHED}
-  others = {one.absolute() for one in beside}
+  others = {one.absolute() for one in [*beside, *([path / LOOP] if is_loop(path) else [])]}
   for place in sorted(path.iterdir()) if path.is_dir() else ():
     below = (Path(folder, name) for folder, _, files in os.walk(place) for name in sorted(files))  # also behind a link
     for file in below if place.is_dir() else [place]:
@@ -123,7 +129,9 @@ def writer(path: Path) -> Path | None:
     below = len(Path(folder).relative_to(path).parts)
     around += [Path(folder)] if below else []
     names[:] = [
-      name for name in names if below < _DEEPEST and name not in (FIGURES, CHUNKS, *KEPT) and not name.startswith(".")
+      name
+      for name in names
+      if below < _DEEPEST and name not in (FIGURES, CHUNKS, LOOP, *KEPT) and not name.startswith(".")
     ]
   return next((one for one in around if _is_locked(one / LOCK)), None)
 
@@ -160,7 +168,7 @@ def write_numbers(path: Path, config: dict[str, Any], results: Mapping[str, byte
 
 def write_drawn(path: Path, files: Mapping[str, bytes]) -> None:
   """Figures and the report, in the place of those that there were."""
-  config = read(path / CONFIG)
+  config = read(path / CONFIG) if _is_config(path / CONFIG) else {"command": "", "flags": {}}
   earlier = made(path)
   older = set(filter(is_drawn, earlier))
   _put(path, files, earlier)

@@ -36,10 +36,21 @@ FREE = (
   "num_processes",
   "log_dir",
   "profile",
+  "jobs",
+  "timeout",
 )
-PATHS = ("output_dir", "log_dir", "dataset", "model")  # flags in which a shell leaves "~" as it is
+PATHS = (
+  "output_dir",
+  "log_dir",
+  "dataset",
+  "model",
+  "data",
+  "test",
+  "train",
+)  # flags in which a shell leaves "~" as it is
 FLAG_FILES, FLAG_BYTES = 100, 1 << 20  # at most, one within another
 PARSED: set[str] = set()  # flags there were when they were parsed: libraries that are imported later add theirs
+EXPERIMENT = "python -m experiments." if __package__ == "experiments" else "collapse run "  # NAME
 PAPER_WORKFLOWS = "replace,accumulate,accumulate_subsample"
 # Arguments whose flag has another name than theirs, or than theirs and an s.
 NAMED = {"size": "workflows", "weights": "workflows", "label_error": "errors"}
@@ -70,13 +81,18 @@ def define_compare() -> None:
   flags.DEFINE_boolean("compare", True, "Set what is predicted of the system beside simulations, in the report.")
 
 
-def define_shared() -> None:
-  """Flags that every binary has."""
+def define_output() -> None:
+  """Flags of all that writes a directory of results."""
   flags.DEFINE_string("seed", "0", "Seed of all random keys.")
   flags.DEFINE_string("output_dir", None, "Where results go; default results/NAME.")
   flags.DEFINE_boolean("overwrite", False, "Replace results that the output directory holds.")
   flags.DEFINE_boolean("resume", False, "Go on with the unfinished sweep in the output directory.")
   flags.DEFINE_boolean("dry_run", False, "Print what would run, then stop.")
+
+
+def define_shared() -> None:
+  """Flags that every binary has."""
+  define_output()
   flags.DEFINE_boolean("enable_x64", False, "Compute in float64.")
   flags.DEFINE_string("chunk_size", "0", "Runs in one program on each device; 0: what memory allows.")
   flags.DEFINE_string("devices", "auto", "Devices that share the runs (CPU: simulated ones); auto: all accelerators.")
@@ -99,6 +115,7 @@ def read(argv: Sequence[str], arguments: bool = False) -> list[str]:
     arguments: whether there may be anything else than flags.
   """
   PARSED.update(FLAGS)
+  FLAGS.set_gnu_getopt()  # flags may come after what is no flag
   for one in argv:
     if not _is_text(one):
       raise Refused(f"{one!r} is not UTF-8: results name what made them in UTF-8, and cannot name this.")
@@ -323,9 +340,13 @@ def check_workflows(law: bool) -> list[str]:
 
 def command() -> str:
   """The command that was given, in a checkout runnable from its root."""
+  return shlex.join([*program().split(), *sys.argv[1:]])
+
+
+def program() -> str:
+  """What a command begins with: "collapse loop" as it is; of a binary in a checkout "python -m experiments.NAME"."""
   name = Path(sys.argv[0]).stem
-  start = ["python", "-m", f"experiments.{name}"] if __package__ == "experiments" else ["collapse", "run", name]
-  return shlex.join([*start, *sys.argv[1:]])
+  return name if name.startswith("collapse ") else f"{EXPERIMENT}{name}"
 
 
 def dry_run() -> bool:

@@ -67,11 +67,12 @@ def harmless(what: str, step: Callable[..., Any], *arguments) -> bool:
     return False
 
 
-def output_dir(default: str, compared: Sequence[str] = ()) -> Path:
+def output_dir(default: str, compared: Sequence[str] | None = ()) -> Path:
   """The directory to write, checked but not yet made.
 
   Args:
-    compared: flags that a sweep to resume must share, beside those that fix its numbers.
+    compared: flags that a sweep to resume must share, beside those that fix its numbers; None: none at all, for what is finished is
+      told apart by itself.
   """
   path = Path(FLAGS.output_dir or default)
   check_writable("output_dir", path)
@@ -84,14 +85,16 @@ def _beside() -> list[Path]:
   return [Path(FLAGS.log_dir)] if flag("log_dir", None) else []
 
 
-def _check_held(path: Path, compared: Sequence[str]) -> None:
+def _check_held(path: Path, compared: Sequence[str] | None) -> None:
   """What is there may be gone on with, or replaced, where flags say so."""
   what, flags_of = _held(path)
   strange = "" if FLAGS.overwrite or (what and FLAGS.resume) else directory.strange(path, _beside())
   if what and FLAGS.resume:
-    if flags_of is not None:
+    if compared is None and not directory.is_loop(path):
+      raise Refused(f"--resume: {path} holds {what} of another command; --overwrite begins anew.")
+    if flags_of is not None and compared is not None:
       _check_same(flags_of, f"{path} holds {what} made", compared)
-    elif what != SWEEP:
+    elif what != SWEEP and flags_of is None:
       raise Refused(
         f"--resume: {path / CONFIG} is missing or damaged, so that nothing says what made the results; "
         "--overwrite begins anew."
@@ -157,25 +160,19 @@ def _kind(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def unfinished(path: Path, compared: Sequence[str], folders: Sequence[str]) -> Iterator[bool]:
+def unfinished(path: Path, compared: Sequence[str] | None, folders: Sequence[str]) -> Iterator[bool]:
   """Holds the directory for this process alone, and marks it as unfinished until `write_numbers`.
 
   Yields whether there is anything to compute. After an error before which nothing was finished, the directory is as it was.
   """
-  import filelock
-
   made = [one for one in (path, *path.parents) if not one.exists()]
   chunks.make_folder(path)
-  lock = filelock.FileLock(path / directory.LOCK, blocking=False)
-  try:
-    lock.acquire()
-  except filelock.Timeout:
-    raise Refused(f"--output_dir={path} is being written by another process.") from None
+  lock = _lock(path)
   marker, begun = path / UNFINISHED, False
   try:
     _check_held(path, compared)  # again, for another process may have ended since
     what, _ = _held(path)
-    if FLAGS.resume and what == "results":
+    if FLAGS.resume and what == "results" and compared is not None:
       directory.tidy(path)
       lost = _lost(path, folders)
       if not lost:
@@ -204,6 +201,18 @@ def unfinished(path: Path, compared: Sequence[str], folders: Sequence[str]) -> I
     raise
   finally:
     lock.release()
+
+
+def _lock(path: Path):
+  """A directory for this process alone, until it is released."""
+  import filelock
+
+  lock = filelock.FileLock(path / directory.LOCK, blocking=False)
+  try:
+    lock.acquire()
+  except filelock.Timeout:
+    raise Refused(f"--output_dir={path} is being written by another process.") from None
+  return lock
 
 
 def _clear_chunks(path: Path) -> None:
@@ -261,6 +270,15 @@ def draw(path: Path, folders: Sequence[str]) -> None:
   if log_dir := flag("log_dir", None):
     harmless(f"--log_dir={log_dir}", watching.figures, Path(log_dir), path)
   print(path / (REPORT if drawn else RESULTS), flush=True)
+
+
+def redraw(path: Path, folders: Sequence[str]) -> None:
+  """Figures and the report from results.nc, whether or not there are any."""
+  lock = _lock(path)
+  try:
+    directory.write_drawn(path, drawings(path, folders))
+  finally:
+    lock.release()
 
 
 def drawings(path: Path, folders: Sequence[str]) -> dict[str, bytes]:

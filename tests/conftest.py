@@ -1,5 +1,6 @@
 """Strict JAX for all tests: an implicit rank promotion or a warning is an error. One compilation cache for the suite."""
 
+import gc
 import os
 
 import jax
@@ -11,6 +12,9 @@ from collapse_jax.sweeps import programs
 from experiments import common, flag_values, output
 
 matplotlib.use("Agg")
+gc.set_threshold(
+  200_000, 20, 20
+)  # traces are many small objects that stay: looking at them again and again is a tenth of the time
 os.environ["PYTHONWARNINGS"] = SUBPROCESS_WARNINGS  # of programs that tests start
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", CACHE)
@@ -27,6 +31,13 @@ def pytest_collection_modifyitems(items):
 def quick_compilation(request):
   """Tests that are not slow are bound by compilation, of which XLA's optimisations are half; those of numbers have them."""
   compile_quickly(request.node.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forgotten():
+  """What a file has traced goes when it is done: of all files together it would be gigabytes, a collection of garbage seconds."""
+  yield
+  jax.clear_caches()
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ import xarray
 from jax.experimental.compilation_cache import compilation_cache
 
 import collapse_jax as cj
-from collapse_jax import TaskSetting, store
+from collapse_jax import TaskSetting, cli, store
 from collapse_jax.refused import Refused
-from experiments import common, flag_values, output
+from experiments import common, flag_values, help_page, output
 
 # As in pyproject.toml; the interpreter takes no patterns of modules, so that deprecations are left to the tests in this process.
 SUBPROCESS_WARNINGS = (
@@ -70,12 +70,14 @@ def by_steps(*arguments, **options):
 def own_flags():
   """Flags that are defined inside are gone afterwards, and none is parsed."""
   before = set(flag_values.FLAGS)
-  yield
-  for flag in set(flag_values.FLAGS) - before:
-    delattr(flag_values.FLAGS, flag)
-  flag_values.FLAGS.unparse_flags()
-  flag_values.FLAGS(["test"])
-  flag_values.PARSED.clear()
+  try:
+    yield
+  finally:
+    for flag in set(flag_values.FLAGS) - before:
+      delattr(flag_values.FLAGS, flag)
+    flag_values.FLAGS.unparse_flags()
+    flag_values.FLAGS(["test"])
+    flag_values.PARSED.clear()
 
 
 GAUSSIAN_FLAGS = (
@@ -235,6 +237,32 @@ def outcome(name: str, arguments: list[str]) -> str:
   finally:
     for flag in set(flag_values.FLAGS) - before:
       delattr(flag_values.FLAGS, flag)
+
+
+def called(capsys, command: str, *arguments) -> tuple[int, str, str]:
+  """`collapse COMMAND` in this process: its exit status, what it prints, what it says on standard error."""
+  module = importlib.import_module(cli._home(command))
+
+  def ended(status):
+    raise SystemExit(status)
+
+  argv = [f"collapse {command}", *map(str, arguments)]
+  capsys.readouterr()
+  status = 0
+  with own_flags(), pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sys, "argv", argv)
+    patch.setattr(output.os, "_exit", ended)
+    module.define()
+    help_page.define(module.__doc__)
+    try:
+      common._guarded(module.main, True, common.parse(argv, arguments=True))
+    except SystemExit as end:
+      status = int(end.code or 0)
+    finally:
+      output.BEGUN.clear()
+      output.NUMBERS.clear()
+      output.HELD.clear()
+  return status, *capsys.readouterr()
 
 
 def poisson_mean(rate=4.0, num_samples=10):

@@ -1,13 +1,14 @@
 """Benchmarks run, in small: what they time is what the plain loops compute."""
 
 import importlib
+import json
 import pkgutil
 
 import numpy as np
 import pytest
 
 import benchmarks
-from benchmarks import run, sweeps, verdicts
+from benchmarks import accelerator, run, sweeps, verdicts
 from collapse_jax import tasks, workflows
 
 T = 4
@@ -41,3 +42,18 @@ def test_sweep_is_timed():
 def test_rates_of_verdicts():
   found = verdicts.rates("t", 30, 20, 0.02, "white", repeats=3)
   assert found == {"diverging": 1.0}
+
+
+def test_what_an_accelerator_gives(tmp_path, capfd):
+  """In small, on the CPU; what is there is not measured again, what failed is said, and the table divides by the limit."""
+  part = lambda name: json.loads((tmp_path / f"{name}.json").read_text())
+  accelerator.run_parts(tmp_path, 5, ["limits", "cell_gaussian_law"], True)
+  begun = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+  assert set(begun) == {"limits.json", "cell_gaussian_law.json"}
+  accelerator.run_parts(tmp_path, 5, ["limits", "cell_gaussian_law"], True)
+  assert begun == {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+  assert min(value for value in part("limits").values() if isinstance(value, float)) > 1e6
+  share = part("cell_gaussian_law")["rate"] * 5050 / part("limits")["normal"]
+  assert f"| {share:.0%} of normal |" in accelerator.tables(tmp_path)
+  accelerator.run_parts(tmp_path, 0, ["seeds"], True)
+  assert not (tmp_path / "seeds.json").exists() and "no time left" in capfd.readouterr().out

@@ -10,7 +10,6 @@ from looking import Page, bands, interval, lines
 from benchmarks import verdicts as benchmark
 from collapse_jax import diagnostics, plotting, report, tasks, theory, workflows
 from collapse_jax.data import generators
-from collapse_jax.diagnostics import findings
 
 
 def made(values, task="gaussian", metric="covariance_trace_ratio", worse="lower", log_scale=1, **axes):
@@ -241,14 +240,6 @@ def test_smallest_bounded_share():
   assert diagnostics.smallest_bounded_share(results) == [{"workflow": "replace", "share": 0.5}]
   none = results.isel(real_fraction=slice(0, 3))
   assert diagnostics.smallest_bounded_share(none) == [{"workflow": "replace", "share": None}]
-  several = xarray.concat([results, none.reindex(real_fraction=results.real_fraction)], "num_samples")
-  several = several.assign_coords(num_samples=[10, 20]).assign_attrs(results.attrs)
-  status = np.where(np.isfinite(several.error.isel(seed=0, generation=0, workflow=0, drop=True)), "ok", "too large")
-  said = findings.of_real_share(several.assign(cell_status=(("num_samples", "real_fraction"), status)).isel(workflow=0))
-  assert said == [
-    "num_samples=10: smallest real share with bounded error: 0.5",
-    "num_samples=20: smallest real share with bounded error: none of those tried",
-  ]
 
 
 @pytest.mark.parametrize("select", [{}, {"dim": 0}, {"workflow": 0}, {"dim": 0, "num_samples": 1, "workflow": 1}])

@@ -32,10 +32,14 @@ FACE = [
   "advance",
   "citation",
   "data",
+  "decisions",
   "diagnose",
   "diagnostics",
   "lm",
   "load",
+  "loop",
+  "metrics",
+  "pipelines",
   "plotting",
   "report",
   "rewards",
@@ -91,7 +95,7 @@ def test_names():
   assert {"curate", "ensemble", "verify"} <= set(shown(cj.transforms)) and not {"parts", "curation"} & set(
     dir(cj.transforms)
   )
-  for module in (cj, cj.data, cj.lm, cj.tasks, cj.transforms, cj.workflows):
+  for module in (cj, cj.data, cj.lm, cj.metrics, cj.tasks, cj.transforms, cj.workflows):
     assert sorted(module.__all__) == shown(module)
     for name in module.__all__:
       assert getattr(module, name) is not None

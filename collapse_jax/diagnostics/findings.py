@@ -2,20 +2,7 @@
 
 import numpy as np
 
-from collapse_jax.diagnostics.judgement import smallest_bounded_share
-
-__all__ = ["of_data_value", "of_excess_risk", "of_real_share", "of_test_loss"]
-
-
-def of_real_share(results) -> list[str]:
-  """One line per cell: the smallest real share from which on the primary metric is bounded."""
-  lines = []
-  for row in smallest_bounded_share(results):
-    share = row.pop("share")
-    cell = ", ".join(f"{name}={value}" for name, value in row.items() if name != "workflow")
-    found = "none of those tried" if share is None else f"{share:g}"
-    lines.append(f"{cell}: smallest real share with bounded {results.attrs['primary_metric']}: {found}")
-  return lines
+__all__ = ["of_data_value", "of_excess_risk", "of_test_loss"]
 
 
 def of_excess_risk(results) -> list[str]:

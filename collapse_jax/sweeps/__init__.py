@@ -9,6 +9,7 @@ from collapse_jax import lazy
 
 if TYPE_CHECKING:
   from collapse_jax.sweeps.dataset import load as load
+  from collapse_jax.sweeps.job import Failed as Failed
   from collapse_jax.sweeps.job import Stop as Stop
   from collapse_jax.sweeps.planning import Plan as Plan
   from collapse_jax.sweeps.planning import plan as plan
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
   from collapse_jax.sweeps.steps_driver import memory_per_device as memory_per_device
 
 _HOME = {
+  "Failed": "job",
   "Plan": "planning",
   "Stop": "job",
   "load": "dataset",

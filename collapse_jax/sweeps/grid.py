@@ -92,6 +92,7 @@ class Grid:
   Attributes:
     makers: name -> factory of a workflow.
     refused: index of a cell -> why it cannot run.
+    failed: index of a cell -> why a run of it ended early, the first.
     info: of the metrics of all tasks that were made.
   Raises:
     Refused: nothing that could be run, in any cell.
@@ -104,6 +105,7 @@ class Grid:
     self.axes = _checked_axes(self.task, self.makers, axes, () if shared is None else ("shared",))
     self.shape = (len(self.makers), *map(len, self.axes.values()))
     self.refused: dict[tuple[int, ...], Refused] = {}
+    self.failed: dict[tuple[int, ...], str] = {}
     self.info = dict(COMMON_METRICS)
 
   def cell(self, index: tuple[int, ...]) -> Cell:
@@ -155,10 +157,10 @@ class Grid:
 
   @property
   def status(self) -> np.ndarray:
-    """Of each cell: "ok", or why it cannot run."""
+    """Of each cell: "ok", or why it cannot run, or why a run of it failed."""
     texts = np.full(self.shape, "ok", dtype=object)
-    for index, error in self.refused.items():
-      texts[index] = str(error)
+    for index, reason in (self.failed | self.refused).items():
+      texts[index] = str(reason)
     return texts
 
   def check_metrics(self, names: Iterable[str], dims: Iterable[str] = ()) -> None:

@@ -4,8 +4,10 @@ What the workflow does (its store, the choice of training data, the update) is j
 `fresh` of the task are called with NumPy arrays and concrete keys, and params are any object.
 """
 
+import concurrent.futures
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +24,7 @@ from collapse_jax.sweeps.checkpoints import Checkpoints, folder_name
 from collapse_jax.sweeps.chunks import OtherSweep
 from collapse_jax.sweeps.dataset import padded, progress_bar
 from collapse_jax.sweeps.grid import Cell, accepted, noted
-from collapse_jax.sweeps.job import Job, Stop
+from collapse_jax.sweeps.job import Failed, Job, Stop
 from collapse_jax.types import Array, Context, Data, Metrics, Params, Problem, PyTree, Run, TaskSetting, Workflow
 
 __all__ = ["Programs", "run"]
@@ -31,30 +33,23 @@ _ARRAYS = (jax.Array, np.ndarray, np.generic, bool, int, float)
 
 
 def run(job: Job) -> dict[str, Any]:
-  """Computes all cells, runs dealt in turn to the processes; attributes of the results."""
-  grid, num_seeds = job.grid, job.numbers.num_seeds
+  """Computes all cells, runs dealt in turn to the processes, and in each to its threads; attributes of the results."""
+  grid = job.grid
   programs: dict[Any, Programs] = {}
   stopped: list[str] = []
-  turn = -1
-  with progress_bar(len(list(grid)) * num_seeds, 0, job.watch.progress) as bar:
-    for cell, task, workflow in grid.runnable():
-      task = prepared(task, workflow)
-      key = _kind(job, cell, task)
-      if key not in programs:
-        programs[key] = _programs(task, workflow, job.numbers.num_generations)
-      for i in range(num_seeds):
-        turn += 1
-        if turn % jax.process_count() != jax.process_index():
-          continue
-        try:
-          with noted(cell):
-            metrics, reason = _Loop(job, cell, i, task, workflow, programs[key]).run()
-        except OtherSweep:
-          raise
-        except Refused as error:
-          grid.refuse(cell, error)
-          break
-        stopped += [reason] if reason else []
+  with (
+    progress_bar(len(list(grid)) * job.numbers.num_seeds, 0, job.watch.progress) as bar,
+    _side_by_side(job.machine.workers) as every,
+  ):
+    for cell, i, found in every(functools.partial(_outcome, job), _turns(job, programs)):
+      interrupts.check()
+      if isinstance(found, Refused):
+        grid.refuse(cell, found)
+      elif found is not None:
+        metrics, stop = found
+        stopped += [f"{cell}, seed {i}: {stop}"] if stop is not None else []
+        if isinstance(stop, Failed):
+          grid.failed.setdefault(cell.index, f"seed {i}, {stop}")
         kept = {name: padded(value, range(1, job.results.shape[-1] + 1)) for name, value in metrics.items()}
         job.results.write(cell.index, i, kept)
         bar.update(1)
@@ -64,6 +59,57 @@ def run(job: Job) -> dict[str, Any]:
     "num_compilations": 3 * len(programs),
     "stopped": devices.joined(stopped),
   }
+
+
+class _Turn(NamedTuple):
+  """A run that this process does: of which cell and seed, and what it is made of."""
+
+  cell: Cell
+  i: int
+  task: TaskSetting
+  workflow: Workflow
+  programs: "Programs"
+
+
+def _turns(job: Job, programs: dict[Any, "Programs"]) -> Iterator[_Turn]:
+  """All runs of this process, as they are asked for; programs of workflows are kept, by their kinds."""
+  turn = -1
+  for cell, task, workflow in job.grid.runnable():
+    task = prepared(task, workflow)
+    key = _kind(job, cell, task)
+    if key not in programs:
+      programs[key] = _programs(task, workflow, job.numbers.num_generations)
+    for i in range(job.numbers.num_seeds):
+      turn += 1
+      if turn % jax.process_count() == jax.process_index():
+        yield _Turn(cell, i, task, workflow, programs[key])
+
+
+def _outcome(job: Job, turn: _Turn) -> tuple[Cell, int, tuple[Metrics, Stop | None] | Refused | None]:
+  """Cell, seed, and metrics [1, recorded, ...] with what stopped the run early; or why the cell cannot run, None if told."""
+  cell, i = turn.cell, turn.i
+  if cell.index in job.grid.refused:
+    return cell, i, None
+  try:
+    with noted(cell):
+      return cell, i, _Loop(job, *turn).run()
+  except OtherSweep:
+    raise
+  except Refused as error:
+    return cell, i, error
+
+
+@contextlib.contextmanager
+def _side_by_side(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
+  """A `map` that keeps the order, in as many threads; in this one where that is enough."""
+  if workers == 1:
+    yield map
+    return
+  pool = concurrent.futures.ThreadPoolExecutor(workers)
+  try:
+    yield pool.map
+  finally:  # runs of an interrupted sweep are not waited for
+    pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Programs(NamedTuple):
@@ -160,8 +206,8 @@ class _Loop:
     self.place = {t: i for i, t in enumerate(job.numbers.recorded)}
     self.seen: list[Metrics] = []
 
-  def run(self) -> tuple[Metrics, str]:
-    """Metrics [1, recorded, ...], and why the run stopped early or ""."""
+  def run(self) -> tuple[Metrics, Stop | None]:
+    """Metrics [1, recorded, ...], and what stopped the run early."""
     watch = self.job.watch
     checkpoints, done = None, 0
     if self.job.saving.directory is not None:
@@ -180,8 +226,8 @@ class _Loop:
         if watch.on_metrics is not None and at is not None:
           watch.on_metrics(self.cell.names, t, self.seeds, {name: x[None] for name, x in self.seen[at].items()})
     except Stop as stop:
-      return self._stacked(), f"{self.cell}, seed {self.seeds.start}: {stop}"
-    return self._stacked(), ""
+      return self._stacked() or {"finite": np.zeros((1, 0), bool)}, stop
+    return self._stacked(), None
 
   def _context(self, t: int) -> tuple[dict[str, Any], Context, Metrics]:
     """Keys of the roles, what fit and sample look at, and size and real share of the training data."""

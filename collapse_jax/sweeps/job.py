@@ -16,7 +16,19 @@ from collapse_jax.types import Data, Metrics
 if TYPE_CHECKING:
   from jax.sharding import Mesh
 
-__all__ = ["Job", "Machine", "Numbers", "OnBatch", "OnCell", "OnMetrics", "Saving", "Stop", "Watch", "chosen_driver"]
+__all__ = [
+  "Failed",
+  "Job",
+  "Machine",
+  "Numbers",
+  "OnBatch",
+  "OnCell",
+  "OnMetrics",
+  "Saving",
+  "Stop",
+  "Watch",
+  "chosen_driver",
+]
 
 OnCell = Callable[[dict[str, Any], Metrics], None]
 OnBatch = Callable[[dict[str, Any], int, range, Data], None]
@@ -25,6 +37,10 @@ OnMetrics = Callable[[dict[str, Any], int, range, Metrics], None]
 
 class Stop(Exception):
   """Raised by `on_metrics` to end the runs of a cell early; its message says why and goes into the results."""
+
+
+class Failed(Stop):
+  """Raised by a task on the host to end its run: the cell's status says why, what the run has measured stays, the rest goes on."""
 
 
 class Numbers(NamedTuple):
@@ -97,7 +113,7 @@ DRIVERS = ("scan", "steps", "host")
 _OPTIONS = {
   "mesh": ("scan",),
   "memory_bytes": ("scan",),
-  "num_workers": ("scan",),
+  "num_workers": ("scan", "host"),
   "chunk_size": ("scan", "steps"),
   "shared": ("steps",),
   "place": ("steps",),

@@ -103,7 +103,7 @@ def sweep(
       where memory (as the compiled program reports it) does not suffice. Halved where memory runs out nevertheless. With the driver
       "steps": default all.
     memory_bytes: of a device, for all chunks in flight; default half of what the device or the machine has (scan).
-    num_workers: threads; default the cores, on an accelerator 1 (scan).
+    num_workers: threads; default the cores, on an accelerator 1 (scan); or runs side by side in as many threads, default 1 (host).
     directory: what is finished is written there, so that a sweep that was killed can go on: chunks (scan), or after every
       generation the data and metrics of a cell, and the params where runs are warm-started (steps, host); None: nothing is
       written. One sweep at a time may write there.
@@ -121,7 +121,8 @@ def sweep(
     progress: show a progress bar on standard error, or print a line for each generation (steps).
   Returns:
     a Dataset with dims workflow, the axes, seed, generation and those of vector metrics. Cells that cannot run hold
-    NaN, and `cell_status` says why. A cell that was stopped holds NaN from the next generation on, and `attrs["stopped"]` says why.
+    NaN, and `cell_status` says why. A cell that was stopped holds NaN from the next generation on, and `attrs["stopped"]` says why;
+    so does a run whose task raised `sweeps.Failed`, and there `cell_status` says it too.
   Raises:
     Refused: an argument that cannot be used, nothing to run, no cell can run (the first reason), chunks or checkpoints to resume
       from that another sweep made, a directory that one is writing, or (scan, steps) a task that cannot be traced.
@@ -150,7 +151,8 @@ def sweep(
   cells = ((cell.index, one, workflow) for cell, one, workflow in grid.runnable())
   laws = expected.Laws(cells, grid.shape, numbers.num_generations, numbers.warm_start)
   mesh = devices.local(mesh)
-  workers, memory = _agreed(num_workers or devices.num_workers(mesh), memory_bytes or 0.5 * devices.memory_bytes())
+  usual = 1 if driver == "host" else devices.num_workers(mesh)  # any Python need not bear threads
+  workers, memory = _agreed(num_workers or usual, memory_bytes or 0.5 * devices.memory_bytes())
   job = Job(
     grid,
     numbers,

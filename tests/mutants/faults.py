@@ -224,10 +224,16 @@ FAULTS = [
     "tests/test_compare.py -k 'right_values'",
   ),
   Fault(
-    "real share: another number is found",
-    'else f"{share:g}"',
-    'else "0.123"',
-    "tests/test_diagnostics.py -k smallest_bounded_share",
+    "required share: of the first generation",
+    "return 1 + int(np.argmax(ratio)) if ratio.max() > CLEARLY else excess.shape[1] - 1",
+    "return 0",
+    "tests/test_decisions.py -k share_covers",
+  ),
+  Fault(
+    "forecast: runs are taken for independent of themselves",
+    "error = np.sqrt((runs - 1) / runs * ((told[1:] - told[1:].mean(axis=0)) ** 2).sum(axis=0))",
+    "error = np.sqrt((runs - 1) / runs * ((told[1:] - told[1:].mean(axis=0)) ** 2).sum(axis=0)) / 3",
+    "tests/test_decisions.py -k forecasts_cover",
   ),
   Fault(
     "theory: means are compared where tails are heavy",

@@ -1,0 +1,246 @@
+"""Forecasts and the share of real rows that is enough: intervals cover what they say, against laws that are known exactly."""
+
+import numpy as np
+import pytest
+import xarray
+from scipy import optimize
+
+import collapse_jax as cj
+from collapse_jax import decisions, theory
+from collapse_jax.decisions import _forecast, _reading, _share
+
+NUM, SEEDS, REPEATS = 1000, 20, 60
+SHARES = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
+
+
+def errors(workflow, num_generations, num_runs, seed=0, dim=3, share=0.2):
+  """Squared errors [runs, T] of the mean of Gaussians of known variance, in units of 1 / n, by their exact law."""
+  rng = np.random.default_rng(seed)
+  draw = lambda mean, rows: mean + rng.normal(size=(num_runs, dim)) / np.sqrt(rows)
+  real = mean = draw(0.0, 1.0)
+  found, pool = [], 1.0
+  for _ in range(num_generations):
+    found.append((mean**2).sum(axis=1))
+    if workflow == "replace":
+      mean = draw(mean, 1.0)
+    elif workflow == "accumulate":
+      mean = (pool * mean + draw(mean, 1.0)) / (pool + 1)
+      pool += 1
+    else:
+      mean = share * real + (1 - share) * draw(mean, (1 - share) / share)
+  return np.array(found).T
+
+
+def made(values, workflows=("replace",), generations=None, **about):
+  """A Dataset of values [workflows, seeds, T]."""
+  generations = np.arange(1, values.shape[2] + 1) if generations is None else generations
+  return xarray.Dataset(
+    {"error": (("workflow", "seed", "generation"), values, {"worse": "higher", **about})},
+    {"workflow": list(workflows), "seed": np.arange(values.shape[1]), "generation": generations},
+  )
+
+
+def least_squares(values, at, level=0.9):
+  """The wrong twin: a line through the mean curve, with residuals that are taken for independent."""
+  from scipy import stats
+
+  t, y = np.arange(1, values.shape[1] + 1), values.mean(axis=0)
+  design = lambda t: np.stack([np.ones(len(t)), t], axis=1)
+  found, squares, *_ = np.linalg.lstsq(design(t), y)
+  spread = np.linalg.inv(design(t).T @ design(t)) * squares[0] / (len(t) - 2)
+  error = np.sqrt(np.einsum("hi,ij,hj->h", design(at), spread, design(at)))
+  half = stats.t.ppf(0.5 + level / 2, len(t) - 2) * error
+  return design(at) @ found - half, design(at) @ found + half
+
+
+def test_forecasts_cover():
+  """90% intervals at twice, three times and ten times the generations that are fitted."""
+  fitted, at = 10, np.array([20, 30, 100])
+  hits, twins, told = [], [], []
+  for workflow, label in (("replace", "replace"), ("accumulate", "accumulate"), ("mix", "mix(0.2)")):
+    values = errors(workflow, fitted, SEEDS * REPEATS)
+    cell = {"workflow": label, "num_samples": 10**6}
+    known = _forecast.laws(made(values[None], [label]), cell, 100)
+    truth = 3 * theory.linear_noise(_weights(label, 100), num=_rows(label, 100))[at - 1]
+    for runs in values.reshape(REPEATS, SEEDS, fitted):
+      found = _forecast.forecast_curve(runs, np.arange(1, fitted + 1), at, known)
+      told.append(np.isfinite(found.mean))
+      hits += [*((found.low <= truth) & (truth <= found.high))[told[-1]]]
+      if label == "replace":
+        low, high = least_squares(runs, at)
+        twins += [*((low <= truth) & (truth <= high))]
+  assert np.mean(told) > 0.8
+  assert 0.85 <= np.mean(hits) <= 0.95, np.mean(hits)
+  assert np.mean(twins) < 0.5  # which the line above would catch
+
+
+def _weights(label, num_generations):
+  return cj.workflows.parse(label)().weights(num_generations)
+
+
+def _rows(label, num_generations):
+  return np.append(1.0, np.full(num_generations - 1, 4.0 if label.startswith("mix") else 1.0))
+
+
+def test_forecast_of_a_sweep_and_of_its_file(tmp_path):
+  """The Dataset of a sweep, with shares and grid, and a file that somebody else wrote, give the same numbers."""
+  results = cj.sweep(
+    lambda num_samples: cj.tasks.exponential_family("gaussian", num_samples, draws="law"),
+    ["replace", "mix(0.5)"],
+    {"num_samples": [1000]},
+    num_generations=9,
+    num_seeds=30,
+  )
+  metric = results.attrs["primary_metric"]
+  found = decisions.forecast(results, horizon=20, metric=metric)
+  assert found["mean"].dims == ("workflow", "num_samples", "generation")
+  assert list(found.generation.values) == list(range(10, 21))
+  assert (found.status == "ok").all() and (found.family == "noise").all()
+  expected = 1 / 1000 * np.array([20.0, 1.0 + (1 / 3) * (1 - 0.25**19)])
+  low, high = (found[name].sel(generation=20).values[:, 0] for name in ("low", "high"))
+  assert ((low < expected) & (expected < high)).all() and (high < 4 * low).all()
+
+  table = results[metric].isel(num_samples=0, drop=True).to_dataframe("value").reset_index()
+  table.assign(metric=metric)[["metric", "value", "generation", "seed", "workflow"]].to_csv(
+    tmp_path / "a.csv", index=False
+  )
+  again = decisions.forecast(str(tmp_path / "a.csv"), metric=metric)
+  for name in ("mean", "low", "high"):
+    np.testing.assert_allclose(again[name], found[name].isel(num_samples=0), rtol=1e-5)
+  named = results.assign_coords(workflow=["mine", "yours"])  # known by their shares
+  assert (decisions.forecast(named, 20, metric).family == "noise").all()
+  with pytest.raises(ValueError, match="horizon must be a generation beyond"):
+    decisions.forecast(results, 9)
+
+
+@pytest.mark.parametrize(
+  ("values", "status"),
+  [
+    (np.ones((5, 3)), "cannot tell: 3 generations are too few"),
+    (np.full((5, 9), np.nan), "cannot tell: 5 of 5 runs did not stay finite"),
+    (1 + np.arange(9.0)[None], "one run: no interval"),
+    (1 - np.exp(-np.arange(9.0))[None] + 1, "cannot tell: one run, whose last third rejects"),
+  ],
+)
+def test_what_cannot_be_told(values, status):
+  found = decisions.forecast(made(values[None]), 20)
+  assert str(found.status.values[0]).startswith(status)
+  assert np.isnan(found.low).all() and np.isfinite(found["mean"]).all() == status.startswith("one")
+
+
+def test_a_family_that_the_last_third_rejects_is_not_followed():
+  """Under `replace` theory has t; runs that saturate are told apart from it, and lost runs are counted."""
+  t = np.arange(1, 16)
+  values = 1 + 2 * (1 - np.exp(-t / 3)) + 0.02 * np.random.default_rng(0).normal(size=(12, 15))
+  values[0, 3] = np.nan
+  found = decisions.forecast(made(values[None]), 30)
+  assert found.family.item() == "saturating" and found.status.item().endswith(
+    "1 of 12 runs, which did not stay finite, are left out"
+  )
+  assert abs(found["mean"].sel(generation=16).item() - 3) < 0.05
+  unknown = decisions.forecast(made(errors("replace", 6, 8)[None], ["mine"]), 300)
+  assert unknown.status.item().startswith("cannot tell") and unknown.rival.item()
+
+
+def test_bias_of_schedules():
+  """t under `replace`, the harmonic numbers under `accumulate`, a plateau under `mix`."""
+  t = np.arange(1, 11)
+  np.testing.assert_allclose(_forecast._bias(_weights("replace", 10)), t)
+  np.testing.assert_allclose(_forecast._bias(_weights("accumulate", 10)), np.cumsum(1 / t))
+  np.testing.assert_allclose(_forecast._bias(_weights("mix(0.2)", 10)), (1 - 0.8**t) / 0.2)
+
+
+# ------------------------------------------------------------------------------------------------- required share
+def law_of(share, num_generations):
+  """Error under mix(share), of the first generation's."""
+  weights = _weights(f"mix({share})", num_generations)
+  return theory.linear_noise(weights, num=np.append(1.0, np.full(num_generations - 1, (1 - share) / share)))
+
+
+def test_share_covers():
+  """90% intervals cover the share that the closed form has; a share below it does not."""
+  T, seeds, repeats, tolerance = 10, 40, 200, 0.2
+  truth = optimize.brentq(lambda share: law_of(share, T)[-1] - 1 - tolerance, 0.5, 0.9)
+  values = np.array([errors("mix", T, seeds * repeats, dim=10, share=share) for share in SHARES])
+  found = [
+    _share._found(SHARES, values[:, i : i + seeds], "higher", tolerance, 0.9, i)
+    for i in range(0, seeds * repeats, seeds)
+  ]
+  open_to = lambda x, end: np.where(np.isnan(x), end, x)
+  low, high = open_to([one.low for one in found], 0.0), open_to([one.high for one in found], 1.0)
+  covers = lambda share: np.mean((low <= share) & (share <= high))
+  assert 0.85 <= covers(truth) <= 0.95, covers(truth)
+  assert covers(truth - 0.3) < 0.5
+
+
+def test_share_in_words():
+  values = np.array([errors("mix", 10, 30, dim=30, share=share) for share in SHARES])
+  results = made(values, [f"mix({share})" for share in SHARES])
+  found = decisions.required_share(results, tolerance=0.2, metric="error")
+  assert found.status == "ok" and found.low < found.share < found.high
+  assert str(found) == (
+    f"With a real share of {found.share:.3g} ({found.low:.3g} to {found.high:.3g}) error stays within 0.2 of the first "
+    "generation's until generation 10."
+  )
+  axis = xarray.concat([made(one[None], ["mix"]) for one in values], "real_fraction").assign_coords(
+    real_fraction=SHARES
+  )
+  assert decisions.required_share(axis, 0.2) == found
+  assert decisions.required_share(axis.isel(real_fraction=slice(3)), 0.2).status.startswith("not reachable")
+  assert decisions.required_share(axis, 9.0).status == "every share that was tried is enough"
+  assert decisions.required_share(axis.isel(seed=[0]), 0.2).status.startswith("cannot tell")
+  with pytest.raises(ValueError, match="two shares"):
+    decisions.required_share(made(values[:1], ["accumulate"]))
+  with pytest.raises(ValueError, match="2 cells"):
+    decisions.required_share(xarray.concat([axis, axis], "dim").assign_coords(dim=[1, 2]))
+
+
+def test_falling():
+  rng = np.random.default_rng(0)
+  values = rng.normal(size=(7, 20))
+  expected = [optimize.isotonic_regression(one, increasing=False).x for one in values.T]
+  np.testing.assert_allclose(_share._falling(values), np.transpose(expected), atol=1e-12)
+
+
+def test_share_of_a_task_that_is_run():
+  task = cj.tasks.exponential_family("gaussian", 1000, draws="law")
+  found = decisions.required_share(task, tolerance=0.2, horizon=6, num_seeds=400)
+  truth = optimize.brentq(lambda share: law_of(share, 6)[-1] - 1.2, 0.5, 0.9)
+  assert found.status == "ok" and found.low - 0.05 < truth < found.high + 0.05 and found.high - found.low < 0.35
+
+
+# ------------------------------------------------------------------------------------------------------- files
+HEAD = "workflow,seed,generation,metric,value\n"
+
+
+def test_read(tmp_path):
+  path = tmp_path / "a.csv"
+  path.write_text(
+    HEAD + 'replace,a,1,loss,1.5\nreplace,a,2,loss,\nreplace,b,2,loss,2\n"mix(0.2, fresh=True)",a,1,loss,3\n'
+  )
+  found = decisions.read(path)
+  assert found.loss.dims == ("workflow", "seed", "generation") and list(found.workflow.values) == [
+    "replace",
+    "mix(0.2, fresh=True)",
+  ]
+  np.testing.assert_array_equal(found.loss[0], [[1.5, np.nan], [np.nan, 2.0]])
+  assert _reading.runs(path).cell_status.dims == ("workflow",)
+
+
+@pytest.mark.parametrize(
+  ("text", "said"),
+  [
+    ("a,b\n1,2\n", "must have the columns workflow, seed, generation, metric, value"),
+    (HEAD, "holds no rows"),
+    ("", "is no CSV file"),
+    (HEAD + "replace,1,0,loss,1\n", "line 2: generation must be an integer from 1, got 0"),
+    (HEAD + "replace,1,1,loss,1\nreplace,1,1,loss,2\n", "line 3: a second value"),
+    (HEAD + "replace,1,1,loss,high\n", "line 2: 'high' is no number"),
+    (HEAD + "replace,1,,loss,1\n", "line 2: only the value may be missing"),
+  ],
+)
+def test_files_that_are_refused(tmp_path, text, said):
+  path = tmp_path / "a.csv"
+  path.write_text(text)
+  with pytest.raises(cj.Refused, match=said):
+    decisions.forecast(path)
