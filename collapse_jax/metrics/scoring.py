@@ -75,6 +75,7 @@ def _kind(name: str, data) -> tuple[str, Any]:
   """("table", DataFrame), ("array", [n, dim]) or ("text", documents)."""
   import pandas as pd
 
+  found: tuple[str, Any]
   if hasattr(data, "to_pandas") and hasattr(data, "column_names"):  # a datasets.Dataset
     data = data.to_pandas()
   if isinstance(data, list | tuple) and data and all(isinstance(row, dict) for row in data):
@@ -177,7 +178,7 @@ def _values_and_nulls():
     slice_key, classifier_key, deal_key, gauss_key = jax.random.split(key, 4)
     n, m = len(x), len(y)
     neighbors = functools.partial(arrays.precision_recall, num_neighbors=min(_MOST_NEIGHBORS, n - 1, m - 1))
-    centered = [rows - jnp.mean(rows, axis=0, keepdims=True) for rows in (x, y)]
+    centered_x, centered_y = (rows - jnp.mean(rows, axis=0, keepdims=True) for rows in (x, y))
     values = {
       "frechet_distance": arrays.frechet(x, y),
       "sliced_wasserstein": arrays.sliced_wasserstein(slice_key, x, y),
@@ -186,7 +187,7 @@ def _values_and_nulls():
       "entropy": arrays.entropy(y),
     }
     nulls = {
-      "frechet_distance": arrays.permutation_null(gauss_key, arrays.frechet, *centered, _DEALT)[0],
+      "frechet_distance": arrays.permutation_null(gauss_key, arrays.frechet, centered_x, centered_y, _DEALT)[0],
       "sliced_wasserstein": arrays.sliced_wasserstein_null(slice_key, x, n, m),
       "mmd_squared": 0.0,
       "classifier_accuracy": 0.5,
