@@ -97,6 +97,41 @@ def test_beside_experiments_of_somebody_else(wheel, tmp_path):
   assert {file.name for file in tmp_path.iterdir()} == {"experiments", "out"}
 
 
+@pytest.mark.slow
+def test_an_own_generator(wheel, tmp_path):
+  """From the wheel alone, in a folder with a CSV file and two programs of a line; what is wrong with either is one line."""
+  (tmp_path / "real.csv").write_text("x\n" + "".join(f"{i}.5\n" for i in range(20)))
+  fit = """awk 'NR > 1 {n++; s += $1; q += $1 * $1} END {m = s / n; print m, sqrt(q / n - m * m)}' {data} > {model}"""
+  sample = """awk -v n={num} -v seed={seed} '{
+    srand(seed)
+    print "x"
+    for (i = 0; i < n; i++) print $1 + $2 * sqrt(-2 * log(1 - rand())) * cos(6.283185307 * rand())
+  }' {model} > {out}"""
+  judge = """awk '{printf "{\\"spread\\": %.9g}", $2}' {model} > {out}"""
+
+  def call(*arguments):
+    return subprocess.run(
+      [sys.executable, "-m", "collapse_jax", *arguments],
+      cwd=tmp_path,
+      env=os.environ | {"PYTHONPATH": str(wheel)},
+      capture_output=True,
+      text=True,
+      timeout=300,
+      check=False,
+    )
+
+  flags = ["--fit", fit, "--sample", sample, "--evaluate", judge, "--measures", "spread=variance", "--data", "real.csv"]
+  flags += ["--test", "real.csv", "--num_generations", "4", "--num_seeds", "2", "--output_dir", "out"]
+  done = call("loop", *flags, "--workflows", "replace")
+  assert (done.returncode, done.stdout) == (0, "out/report.html\n"), done.stderr
+  assert "replace" in (tmp_path / "out" / "report.html").read_text()
+  assert {file.name for file in (tmp_path / "out").iterdir()} >= {"results.nc", "config.json", "figures", "loop"}
+  assert call("check", "out", "--tolerance=99%").returncode == 0
+  for wrong, said in ((["loop", *flags], "already holds results"), (["loop", "--fit", fit], "--sample is missing")):
+    done = call(*wrong)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1) and said in done.stderr
+
+
 def test_lower_bounds():
   """Of what is known not to work below; .ci/run installs all of the lowest."""
   bounds = dict(

@@ -41,10 +41,10 @@ def main(arguments: list[str]) -> None:
 
   with flag_values.given_as(name):
     found = pipelines.withdraw(place / directory.LOOP if (place / directory.LOOP).is_dir() else place, asked)
-  print(told(found, name == "withdraw"))
+  print(_told(found, name == "withdraw"))
 
 
-def told(found, withdrawn: bool = False) -> str:
+def _told(found, withdrawn: bool = False) -> str:
   """What a person asks, before what a program needs.
 
   Args:

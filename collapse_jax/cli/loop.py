@@ -27,9 +27,9 @@ from absl import flags
 from collapse_jax.cli.parts import common, directory, flag_values, output
 from collapse_jax.refused import Refused
 
-__all__ = ["define", "main", "plan"]
+__all__ = ["define", "main"]
 
-KINDS = ("risk", "variance", "modes", "tail", "hallucination")
+_KINDS = ("risk", "variance", "modes", "tail", "hallucination")
 
 
 def define() -> None:
@@ -57,11 +57,11 @@ def main(arguments: list[str]) -> None:
   """Runs the loop and writes its directory."""
   if arguments:
     raise Refused(f"unexpected argument {arguments[0]!r}; flags are written --name=value, commands in quotes.")
-  common.simulate_and_write("results/loop", simulate, read(), compared=None, place=directory.LOOP)
+  common.simulate_and_write("results/loop", _simulate, _read(), compared=None, place=directory.LOOP)
 
 
-def read() -> dict[str, Any]:
-  """Options of `simulate`, from validated flags."""
+def _read() -> dict[str, Any]:
+  """Options of `_simulate`, from validated flags."""
   flag = flag_values.FLAGS
   for name in ("fit", "sample", "data", "test"):
     if not getattr(flag, name):
@@ -116,16 +116,16 @@ def _measures() -> dict[str, str]:
   found = {}
   for item in flag_values.items("measures") if flag_values.FLAGS.measures else []:
     name, _, kind = item.partition("=")
-    if kind not in KINDS:
-      raise Refused(f"--measures must be a list of METRIC=KIND, KIND one of {', '.join(KINDS)}, got {item!r}.")
+    if kind not in _KINDS:
+      raise Refused(f"--measures must be a list of METRIC=KIND, KIND one of {', '.join(_KINDS)}, got {item!r}.")
     found[name] = kind
   return found
 
 
-def simulate(**options: Any):
+def _simulate(**options: Any):
   """The loop; None after a dry run."""
   if flag_values.dry_run():
-    print(plan(**options))
+    print(_plan(**options))
     return None
   common.prepare_jax()
   import collapse_jax
@@ -143,7 +143,7 @@ def simulate(**options: Any):
   return results
 
 
-def plan(*, workflows, num_generations, num_seeds, real, axes=None, num_samples=None, **_) -> str:
+def _plan(*, workflows, num_generations, num_seeds, real, axes=None, num_samples=None, **_) -> str:
   """What a loop takes: generation 1 is fitted once for all workflows.
 
   Args:

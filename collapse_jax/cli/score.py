@@ -40,9 +40,9 @@ def main(arguments: list[str]) -> None:
     with flag_values.given_as("train"):
       train = kinds.read(Path(flag.train))
   found = metrics.score(real, sample, train=train, seed=seed, target=flag.target)
-  print(compare.aligned([("metric", "value", "null"), *((name, *map(text, pair)) for name, pair in found.items())]))
+  print(compare.aligned([("metric", "value", "null"), *((name, *map(_text, pair)) for name, pair in found.items())]))
 
 
-def text(number: float) -> str:
+def _text(number: float) -> str:
   """A number in a table, "" where it is not known."""
   return "" if number != number else f"{number:.4g}"

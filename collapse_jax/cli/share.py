@@ -31,6 +31,7 @@ def main(arguments: list[str]) -> None:
   from collapse_jax import decisions
 
   answers = decisions.required_shares(found, tolerance, reading.metric(found), horizon=horizon)
+  several = [name for name in answers[0][0] if len({str(cell[name]) for cell, _ in answers}) > 1]
   for cell, answer in answers:
-    where = ", ".join(f"{name}={value}" for name, value in cell.items() if found.sizes[name] > 1)
+    where = ", ".join(f"{name}={cell[name]}" for name in several)
     print(f"{where}: {answer}" if where else answer)
