@@ -56,9 +56,7 @@ def trainer(dataset, *, seed, output_dir, previous, num_steps):
     )
   )  # fmt: skip
   network.generation_config.do_sample = True
-  rows = dataset.map(
-    lambda row: {"input_ids": [*words(row["text"])["input_ids"], 1]}, remove_columns=dataset.column_names
-  )
+  rows = [{"input_ids": [*words(text)["input_ids"], words.eos_token_id]} for text in dataset["text"]]
   settings = transformers.TrainingArguments(
     output_dir, seed=seed, max_steps=num_steps, per_device_train_batch_size=32, learning_rate=1e-2, use_cpu=True,
     save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True, dataloader_pin_memory=False,

@@ -30,7 +30,7 @@ MODELS = {
   # Their fits take no weights; both come to the one optimum that there is.
   "gaussian_mixture": (
     30,
-    lambda: cj.pipelines.sklearn(GaussianMixture(2, tol=1e-6, max_iter=200)),
+    lambda: cj.pipelines.sklearn(GaussianMixture(2, init_params="k-means++", tol=1e-6, max_iter=200)),
     lambda: cj.tasks.gaussian_mixture((TRAIN, TEST), 30, 2, num_steps=60, num_test=100),
     [*WORKFLOWS[:3], "mix(0.5)"],
   ),
@@ -57,7 +57,8 @@ def looped(pipeline, num, workflows, directory):
 def of_ranks(one, other):
   """z [t] of the hypothesis that both have one law, by ranks (Mann and Whitney), which heavy tails do not trouble."""
   n, m = len(one), len(other)
-  ranks = scipy.stats.rankdata(np.concatenate([one, other]), axis=0)
+  both = np.concatenate([one, other])
+  ranks = scipy.stats.rankdata(np.where(np.isnan(both), np.inf, both), axis=0)  # a run that has ended is the worst
   return (ranks[:n].sum(axis=0) - n * (n + m + 1) / 2) / np.sqrt(n * m * (n + m + 1) / 12)
 
 
