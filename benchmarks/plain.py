@@ -75,6 +75,21 @@ def discrete(
   return {"entropy": np.array(entropy), "heterozygosity": np.array(heterozygosity)}
 
 
+def surviving(num_outcomes: int, num_samples: int, seen_at: int, seed: int) -> dict[str, float]:
+  """One run of `replace` until one outcome is left, over the outcomes that survive: its end, and the entropy of one generation."""
+  rng = np.random.default_rng(seed)
+  counts = rng.multinomial(num_samples, np.full(num_outcomes, 1 / num_outcomes))
+  t, entropy = 0, 0.0
+  while True:
+    counts, t = counts[counts > 0], t + 1
+    if t == seen_at:
+      p = counts / num_samples
+      entropy = -(p * np.log(p)).sum()
+    if len(counts) == 1:
+      return {"collapse_generation": t, "entropy": entropy}
+    counts = rng.multinomial(num_samples, counts / num_samples)
+
+
 def training_rows(rng, workflow: str, pool: list[np.ndarray], num_samples: int) -> np.ndarray:
   rows = pool[0] if len(pool) == 1 else np.concatenate(pool)
   return rng.permutation(rows)[:num_samples] if workflow == "accumulate_subsample" else rows

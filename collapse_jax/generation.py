@@ -23,6 +23,7 @@ from collapse_jax.types import (
   Run,
   TaskSetting,
   Workflow,
+  alone,
 )
 
 __all__ = [
@@ -63,14 +64,15 @@ def role_keys(key: Array, t: Number) -> dict[str, Array]:
 
 
 def prepared(task: TaskSetting, workflow: Workflow) -> TaskSetting:
-  """The task in the form that the workflow needs: with rows where a subset of them is redrawn.
+  """The task in the form that the workflow needs: with rows where a subset of them is redrawn, or batches do not add up.
 
   Args:
     task, workflow: as a user made them.
   Raises:
     Refused: there is no such form.
   """
-  return task.rows() if workflow.redrawn and task.rows is not None else task
+  apart = task.summary is not None and task.summary.add is alone and not workflow.absorbing
+  return task.rows() if (workflow.redrawn or apart) and task.rows is not None else task
 
 
 def start(key: Array, task: TaskSetting, workflow: Workflow, num_generations: int) -> Run:
@@ -289,7 +291,7 @@ def advance(
     raise Refused("generations is empty.")
   if not 1 <= generations[0] <= generations[-1] <= num_generations:
     raise Refused(f"generations must lie in 1..{num_generations}, got {generations[0]}..{generations[-1]}.")
-  kept = [generations.index(t) for t in recorded(generations, record_every)]
+  kept = np.asarray([generations.index(t) for t in recorded(generations, record_every)], int)
   step = functools.partial(generation, task, workflow, num_generations=num_generations, warm_start=warm_start)
   first: list[Metrics] = []
   if warm_start and run.params is None:  # the first model has no previous one: another structure, so not in the scan
@@ -300,12 +302,19 @@ def advance(
   if generations:
     steps = jnp.asarray(generations, jnp.int32)
     run, outputs = scan_generations(
-      task, workflow, run, steps, num_generations=num_generations, warm_start=warm_start, record_every=record_every
+      task,
+      workflow,
+      run,
+      steps,
+      None if first or len(kept) == len(generations) else kept,
+      num_generations=num_generations,
+      warm_start=warm_start,
+      record_every=record_every,
     )
     if first:
       outputs = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first[0], outputs)
-  if len(kept) < len(generations) + len(first):
-    outputs = jax.tree.map(lambda x: x[np.asarray(kept)], outputs)
+  if first and len(kept) < len(generations) + 1:
+    outputs = jax.tree.map(lambda x: x[kept], outputs)
   return run, outputs
 
 
@@ -314,21 +323,28 @@ def scan_generations(
   workflow: Workflow,
   run: Run,
   generations: Array,
+  kept: np.ndarray | None = None,
   *,
   num_generations: int,
   warm_start: bool = False,
   record_every: int = 1,
 ) -> tuple[Run, Metrics]:
-  """`lax.scan` over traced generations [k] int32: the run, and metrics [k], zero where they are not `recorded`.
+  """`lax.scan` over traced generations [k] int32: the run, and metrics [k].
+
+  Metrics are zero where they are not `recorded`, unless the task leaps from one that is kept to the next.
 
   Args:
     task, workflow: a task and a workflow.
     run: after the generation before the first of these; with params if warm_start.
     generations: [k] int32, consecutive.
+    kept: positions of those of which metrics are returned, ascending, all that are recorded among them; None: all.
     num_generations: the horizon that `start` was given.
     warm_start: see `generation`.
     record_every: evaluate only generation 1 and multiples of this.
   """
+  task = prepared(task, workflow)
+  if kept is not None and task.leap is not None and workflow.absorbing and not warm_start:
+    return _leap_generations(task, workflow, run, generations, kept, num_generations)
   step = functools.partial(generation, task, workflow, num_generations=num_generations, warm_start=warm_start)
 
   def body(carry: PyTree, t: Array, evaluate: bool = True) -> tuple[PyTree, Metrics]:
@@ -346,7 +362,42 @@ def scan_generations(
 
   carry = run.store, run.params, run.absorbed_at
   carry, outputs = jax.lax.scan(body if record_every == 1 else sparse_body, carry, generations)
+  outputs = outputs if kept is None else jax.tree.map(lambda x: x[kept], outputs)
   return run._replace(store=carry[0], params=carry[1], absorbed_at=carry[2]), outputs
+
+
+def _leap_generations(
+  task: TaskSetting, workflow: Workflow, run: Run, generations: Array, kept: np.ndarray, num_generations: int
+) -> tuple[Run, Metrics]:
+  """`scan_generations` by `TaskSetting.leap`: nothing of a generation that is not kept is computed but its batch."""
+  through, absorbed = task.leap, task.absorbed
+  assert through is not None and absorbed is not None
+
+  def leap(run: Run, t: Array, stop: Array) -> Run:
+    data = workflow.select(task, run.problem, role_keys(run.key, t)["select"], run.store, t)
+    batch, absorbed_at = through(run.key, ROLES["sample"], run.problem, data, run.absorbed_at, t, stop)
+    batch = batch._replace(origin=jnp.full_like(batch.origin, stop - 1))
+    update_key = role_keys(run.key, stop - 1)["update"]
+    store = workflow.update(task, run.problem, update_key, run.store, batch, stop - 1)
+    return run._replace(store=store, absorbed_at=absorbed_at)
+
+  def body(carry: PyTree, stop: Array) -> tuple[PyTree, Metrics]:
+    store, absorbed_at, t = carry
+    here = leap(run._replace(store=store, absorbed_at=absorbed_at), t, stop)
+    keys = role_keys(run.key, stop)
+    context = context_of(task, workflow, here, stop, num_generations=num_generations)
+    params = fit(task, keys["fit"], run.problem, context)
+    found = assess(task, keys["evaluate"], run.problem, params, {}, context)
+    metrics = with_health(found | provenance(context.data))
+    ended = (here.absorbed_at == 0) & absorbed(run.problem, params)
+    metrics["collapse_generation"] = jnp.where(ended, stop, here.absorbed_at)
+    return (here.store, here.absorbed_at, stop), metrics
+
+  # The last leap is to the end, where metrics are taken for nothing: the program of a leap is large.
+  stops = jnp.concatenate([generations[kept], generations[-1:] + 1])
+  (store, absorbed_at, _), outputs = jax.lax.scan(body, (run.store, run.absorbed_at, generations[0]), stops)
+  run = run._replace(store=store, params=None, absorbed_at=absorbed_at)
+  return run, jax.tree.map(lambda x: x[:-1], outputs)
 
 
 def recorded(generations: Sequence[int], record_every: int = 1) -> list[int]:

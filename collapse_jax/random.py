@@ -20,6 +20,7 @@ __all__ = [
   "PRNG",
   "Table",
   "binomial",
+  "binomial_split",
   "bits",
   "checked_key",
   "chi_square",
@@ -28,6 +29,7 @@ __all__ = [
   "choose_all",
   "cornish_fisher",
   "exact_table",
+  "hashed",
   "index",
   "new_key",
   "normal",
@@ -84,6 +86,26 @@ def bits(key: Array, num: int) -> UInt32[Array, "{num}"]:
   count = jax.lax.iota(np.uint32, half)
   both = threefry_2x32(words, jnp.concatenate([count, count | np.uint32(1 << 31)]))
   return jnp.stack([both[:half], both[half:]], axis=1).reshape(-1)[:num]
+
+
+def hashed(words: tuple[Array, Array], count: tuple[Array, Array]) -> tuple[Array, Array]:
+  """Two uint32 words for each key and count: a block of Threefry-2x32 (Salmon et al. 2011).
+
+  That of (0, i) is `jax.random.fold_in` with i. JAX compiles a hash as a loop on CPU, which is slow where few are wanted at a time.
+
+  Args:
+    words: data of keys, two arrays of uint32.
+    count: two arrays of uint32.
+  """
+  first, second = words
+  keys = first, second, first ^ second ^ np.uint32(0x1BD11BDA)
+  x, y = count[0] + first, count[1] + second
+  for i in range(5):
+    for turn in ((13, 15, 26, 6), (17, 29, 16, 24))[i % 2]:
+      x = x + y
+      y = ((y << turn) | (y >> (32 - turn))) ^ x
+    x, y = x + keys[(i + 1) % 3], y + keys[(i + 2) % 3] + np.uint32(i + 1)
+  return x, y
 
 
 def normal(key: Array, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
@@ -263,16 +285,18 @@ def _below(words, high, low):
 
 # --------------------------------------------------------------------------------------------------- laws of totals
 _SPREAD = 100.0  # variance from which a total is drawn by its expansion, and below which by its probabilities
+_SPREAD_OF_MANY = 25.0  # the same where many are drawn at once, by one more order: right to 7e-7
 _WIDTH = 160  # of these as many as lie within 8 standard deviations
 
 
-def cornish_fisher(z: Array, variance, third, fourth, fifth) -> Array:
-  """What has the given cumulants and mean 0, where z is standard normal (Cornish and Fisher 1938, to third order).
+def cornish_fisher(z: Array, variance, third, fourth, fifth, sixth=None) -> Array:
+  """What has the given cumulants and mean 0, where z is standard normal (Cornish and Fisher 1938, to third order; with the
+  sixth cumulant to fourth, by Abramowitz and Stegun 26.2.49).
 
   Args:
     z: standard normal, any shape.
     variance: [], above 0; in units squared.
-    third, fourth, fifth: [], cumulants, in units to that power.
+    third, fourth, fifth, sixth: [], cumulants, in units to that power.
   """
   std = jnp.sqrt(variance)
   skewness, kurtosis, fifth = third / std**3, fourth / variance**2, fifth / std**5
@@ -285,6 +309,14 @@ def cornish_fisher(z: Array, variance, third, fourth, fifth) -> Array:
     - skewness * kurtosis * ((square - 5) * square + 2) / 24
     + skewness**3 * ((12 * square - 53) * square + 17) / 324
   )
+  if sixth is not None:
+    change = change + z * (
+      sixth / variance**3 * ((square - 10) * square + 15) / 720
+      - kurtosis**2 * ((3 * square - 24) * square + 29) / 384
+      - skewness * fifth * ((2 * square - 17) * square + 21) / 180
+      + skewness**2 * kurtosis * ((14 * square - 103) * square + 107) / 288
+      - skewness**4 * ((252 * square - 1688) * square + 1511) / 7776
+    )
   return std * (z + change)
 
 
@@ -307,6 +339,86 @@ def binomial(key: Array, num: Array, chance: Array, other: Array) -> tuple[Array
   return _lattice(
     key, num, chance, num * both, lambda k: (num - k) * (chance / other), skewed, 1 - 6 * both, skewed * (1 - 12 * both)
   )
+
+
+def binomial_split(words: tuple[Array, Array], num: Array, a: Array, b: Array, fresh: Array) -> tuple[Array, Array]:
+  """`num` items over two places of weights a and b: how many come to each, many binomials of few trials at once.
+
+  From a variance of 25 on as `binomial`, to one more order; below, by adding up probabilities from the mode on both ways, until
+  they exceed a uniform number. That loop is not entered where no variance is small. Its results are what is returned, and not a
+  choice beside them: a compiler then knows that nothing of a, b and num is read later, and may write the results in their place.
+
+  Args:
+    words: two arrays of uint32, [*shape].
+    num: [*shape] int32, below 2^24.
+    a, b: [*shape] int32, at least 0, of sums below 2^24.
+    fresh: where not, a and b are returned.
+  Returns:
+    [*shape] int32 each, of sum num; no item comes to a place of weight 0. Where both are 0 there must be no item.
+  """
+  less, more = jnp.minimum(a, b).astype(float), jnp.maximum(a, b).astype(float)
+  total, n = jnp.maximum(less + more, 1.0), num.astype(float)
+  chance, other = less / total, more / total
+  both, skewed = chance * other, other - chance
+  variance = n * both
+  whole, part = _product(n, chance)
+  small = fresh & (variance < _SPREAD_OF_MANY)
+  spread = jnp.maximum(variance, _SPREAD_OF_MANY)
+  z = _normal_quantile(_symmetric(words[1])).astype(n.dtype)
+  cumulants = (1.0, skewed, 1 - 6 * both, skewed * (1 - 12 * both), 1 - 30 * both * (1 - 4 * both))
+  above = _rounded(z, part, *(spread * one for one in cumulants))
+
+  start = jnp.where(whole < 8, 0.0, whole)  # the mode, or none
+  mass = jnp.where(whole < 8, jnp.exp(n * jnp.log1p(-chance)), _probability_near_mean(n, whole, part))
+  left_over = (words[0].astype(n.dtype) + 0.5) * 2.0**-32 - mass
+  known = ~small | (left_over < 0)
+  as_asked = lambda found: jnp.where(a <= b, found.astype(np.int32), num - found.astype(np.int32))
+  left = jnp.where(fresh, as_asked(jnp.where(small, start, whole + jnp.round(above + part))), a)
+  odds = chance / jnp.maximum(other, 0.5)
+
+  def add(state: Any) -> Any:
+    i, left, right, known, left_over, up, down = state
+    found = jnp.full_like(n, -1.0)
+    for step in range(1, 5):
+      high, low = start + (i + step), start - (i + step)
+      up = up * (jnp.maximum(n - high + 1, 0.0) / high * odds)
+      down = jnp.where(low >= 0, down * ((low + 1) / jnp.maximum((n - low) * odds, 1e-30)), 0.0)
+      for k, one in ((high, up), (low, down)):
+        left_over = left_over - one
+        hit = ~known & (left_over < 0)
+        found, known = jnp.where(hit, k, found), known | hit
+    newly = found >= 0
+    left, right = jnp.where(newly, as_asked(found), left), jnp.where(newly, num - as_asked(found), right)
+    return i + 4, left, right, known | (up + down < 1e-12), left_over, up, down
+
+  unknown = lambda state: jnp.any(~state[3])
+  state = (
+    jnp.zeros((), n.dtype),
+    left,
+    jnp.where(fresh, num - left, b),
+    known,
+    left_over,
+    mass,
+    jnp.where(whole < 8, 0.0, mass),
+  )
+  return jax.lax.while_loop(unknown, add, state)[1:3]
+
+
+def _probability_near_mean(n, whole, part):
+  """Of `whole` successes among n trials, where their mean is whole + part and at least 8 (Loader 2000)."""
+  k = jnp.maximum(whole, 8.0)
+  rest = jnp.maximum(n - k, 8.0)
+  n = k + rest
+
+  def stirling(x):  # log x! less Stirling's formula
+    return (1 / 12 - (1 / 360 - 1 / (1260 * x**2)) / x**2) / x
+
+  def deviance(change):  # (1 + x) log(1 + x) - x, over x^2, of a small x
+    return 0.5 - change * (1 / 6 - change * (1 / 12 - change * (1 / 20 - change / 30)))
+
+  less, more = k + part, rest - part  # the means of both numbers
+  far = part**2 * (deviance(-part / less) / less + deviance(part / more) / more)
+  return jnp.exp(stirling(n) - stirling(k) - stirling(rest) - far) * jnp.sqrt(n / (2 * np.pi * k * rest))
 
 
 def poisson(key: Array, num: Array, mean: Array) -> tuple[Array, Array]:
@@ -362,12 +474,13 @@ def _weights(whole, next_over):
   return least, jnp.cumprod(jnp.concatenate([start[None], ratio]))
 
 
-def _rounded(z, part, variance, third, fourth, fifth):
+def _rounded(z, part, variance, third, fourth, fifth, sixth=None):
   """Deviation of a whole number from a mean with the given fractional part.
 
   The continuous law of which it is the rounding has another variance and kurtosis than itself (Euler and Maclaurin).
   """
-  return jnp.floor(cornish_fisher(z, variance - 1 / 12, third, fourth + 1 / 120, fifth) + (0.5 + part)) - part
+  sixth = None if sixth is None else sixth - 1 / 252
+  return jnp.floor(cornish_fisher(z, variance - 1 / 12, third, fourth + 1 / 120, fifth, sixth) + (0.5 + part)) - part
 
 
 def _product(a, b):

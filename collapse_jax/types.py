@@ -23,6 +23,7 @@ __all__ = [
   "Fit",
   "Fresh",
   "Init",
+  "Leap",
   "MetricInfo",
   "Metrics",
   "NextToken",
@@ -45,6 +46,7 @@ __all__ = [
   "TaskSetting",
   "Update",
   "Workflow",
+  "alone",
 ]
 
 Array = jax.Array
@@ -181,12 +183,24 @@ class SummaryMove(Protocol):
     """
 
 
+def alone(problem: Problem, a: PyTree, weight_a: Number, b: PyTree, weight_b: Number) -> PyTree:
+  """`Summary.add` where there is none: such batches are only ever fitted to one at a time.
+
+  Args:
+    problem, a, weight_a, b, weight_b: as of `SummaryAdd`.
+  Raises:
+    Refused: always.
+  """
+  raise Refused("statistics of this task's batches do not add up: use a form of it that draws rows.")
+
+
 class Summary(NamedTuple):
   """How a task adds batches up; with it a growing pool costs no more than one batch.
 
   Attributes:
     of: statistics of one batch of rows.
-    add: statistics of two batches together.
+    add: statistics of two batches together; `alone` where there are none, and a workflow that fits to more than the last batch is
+      given the task that draws rows.
     keep_rows: True where rows are still sampled from (KDE); False where statistics replace them.
     extend: optional faster or better conditioned `add` for a batch drawn from the fit of the pool that it joins.
     of_drawn: optional `of` for rows that a sampler drew: more exact than their values are.
@@ -194,7 +208,7 @@ class Summary(NamedTuple):
   """
 
   of: SummaryOf
-  add: SummaryAdd
+  add: SummaryAdd = alone
   keep_rows: bool = False
   extend: SummaryExtend | None = None
   of_drawn: SummaryOfDrawn | None = None
@@ -378,6 +392,24 @@ class Predict(Protocol):
     """
 
 
+class Leap(Protocol):
+  def __call__(
+    self, key: Array, role: int, problem: Problem, data: Data, absorbed_at: Array, first: Array, stop: Array, /
+  ) -> tuple[Data, Array]:
+    """Goes through generations of which nobody looks at the models.
+
+    Args:
+      key: of the run.
+      role: generation t draws as `sample` does with the key fold_in(fold_in(key, t), role).
+      problem: the run's.
+      data: one slot, what model `first` is fitted to.
+      absorbed_at: [] int32, the generation that was the first to be absorbed; 0: none yet.
+      first, stop: [] int32, the same for all runs: generations first, ..., stop - 1.
+    Returns:
+      the batch that model stop - 1 writes, `data` where there is no generation; and absorbed_at.
+    """
+
+
 class _TaskFields(NamedTuple):
   init: Init
   fit: Fit
@@ -392,6 +424,7 @@ class _TaskFields(NamedTuple):
   next_token: NextToken | None = None
   predict: Predict | None = None
   cites: tuple[str, ...] = ()
+  leap: Leap | None = None
 
 
 class TaskSetting(_TaskFields):
@@ -419,6 +452,8 @@ class TaskSetting(_TaskFields):
     predict: (schedule) -> {metric: Expected}, the law of the metrics, of fits that do not look at the previous model; None: none is
       known.
     cites: where it comes from, for `citation`: numbers of arXiv, or whole BibTeX entries. A transform adds its own.
+    leap: (key, role, problem, data, absorbed_at, first, stop) -> batch, absorbed_at: many generations at once between two that are
+      recorded, of a task with `absorbed` whose sampling has no metrics, under a workflow that is `absorbing`.
   """
 
   __slots__ = ()
@@ -434,6 +469,7 @@ class TaskSetting(_TaskFields):
 
 _KNOWN_OF = {
   "absorbed": {"fit", "sample"},
+  "leap": {"init", "fit", "sample", "num_samples", "summary", "absorbed"},
   "next_token": {"sample"},
   "predict": {"init", "fit", "sample", "evaluate", "num_samples", "summary", "fresh"},
 }

@@ -5,8 +5,8 @@
   python -m experiments.reproduce --scale=laptop --only='related/*'
 
 --scale=smoke checks the installation in a minute, laptop shows every workflow and task in minutes, paper is the whole
-matrix: 116,500 runs of the Gaussian, KDE, regression and discrete experiments, of which those with T = 1000 or 100,000 rows
-take days on a laptop. --only=GLOB picks experiments by name, among them related/*, the systems of other papers; --dry_run lists
+matrix: 116,500 runs of the Gaussian, KDE, regression and discrete experiments, of which those with T = 1000 take hours on a
+laptop. --only=GLOB picks experiments by name, among them related/*, the systems of other papers; --dry_run lists
 what would run.
 """
 

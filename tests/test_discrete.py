@@ -10,8 +10,9 @@ from looking import bands, interval, lines, results
 from looking import theory as theory_lines
 
 import collapse_jax as cj
-from collapse_jax import plotting, tasks, workflows
+from collapse_jax import plotting, random, tasks, workflows
 from collapse_jax.diagnostics import judgement
+from collapse_jax.tasks import _surviving as surviving
 from collapse_jax.types import Context
 
 T = 8
@@ -25,26 +26,139 @@ def simulated(task, workflow, num_seeds=4000, num_generations=T):
 def test_metrics_are_numpys():
   """Of one real batch, given probabilities: entropy, support, heterozygosity."""
   share = np.array([0.5, 0.25, 0.25, 0.0])
-  task = tasks.discrete(4, 50, share)
+  task = tasks.discrete(4, 50, share, draws="rows")
   problem, real = task.init(jax.random.key(0))
   rows = np.asarray(real.rows[0])
   p = np.bincount(rows, minlength=4) / 50
-  model = task.summary.of(problem, real.rows[0], None) / 50
-  out = task.evaluate(None, problem, model)
   entropy = -(p[p > 0] * np.log(p[p > 0])).sum()
   expected = {
     "entropy": entropy,
     "entropy_ratio": entropy / (1.5 * np.log(2)),
     "support_ratio": (p > 0).sum() / 3,
     "heterozygosity": 1 - (p**2).sum(),
+    "total_variation": 0.5 * np.abs(p - share).sum(),
+    "kl_from_truth": (p[p > 0] * np.log(p[p > 0] / share[p > 0])).sum(),
   }
-  for name, value in expected.items():
-    np.testing.assert_allclose(out[name], value, rtol=1e-5)
+  law = tasks.discrete(4, 50, share)
+  for one, model in (
+    (task, task.summary.of(problem, real.rows[0], None) / 50),
+    (law, law.init(jax.random.key(0))[1].summary),  # the same real batch
+  ):
+    if one is law:
+      model = jax.tree.map(lambda x: x[0], model)
+    out = one.evaluate(None, problem, model)
+    for name, value in expected.items():
+      np.testing.assert_allclose(out[name], value, rtol=1e-5, err_msg=name)
   assert p[3] == 0
 
 
+def _far(seen, expected):
+  """Chi-squared as a z; cells that are expected less than five times are taken together."""
+  often = expected >= 5
+  seen, expected = (np.r_[x[often], x[~often].sum()] for x in (seen, expected))
+  freedom = max((expected > 0).sum() - 1, 1)
+  if seen[expected == 0].sum():
+    return np.inf
+  return (((seen - expected) ** 2 / np.maximum(expected, 1e-30)).sum() - freedom) / np.sqrt(2 * freedom)
+
+
+def test_binomials_have_their_law():
+  """Of any number of trials and chance, on both sides of a variance of 100, against SciPy's probabilities."""
+  from scipy import stats
+
+  grid = [
+    (1, 1, 1),
+    (3, 2, 1),
+    (7, 1, 6),
+    (40, 3, 5),
+    (100, 50, 50),
+    (390, 1, 1),
+    (410, 1, 1),
+    (1000, 1, 7),
+    (1000, 1, 10),
+  ]
+  grid += [(10_000, 3, 7), (100_000, 1, 99_999), (100_000, 95, 99_905), (100_000, 102, 99_898), (100_000, 99_999, 1)]
+  grid += [(100_000, 1, 1), (5_000_000, 7, 4_999_993), (10**7, 1, 3), (50, 0, 4), (50, 4, 0), (0, 3, 4)]
+  num, a, b = (np.repeat(np.array(x, np.int32)[:, None], draws := 40_000, 1) for x in zip(*grid))
+  words = [random.bits(jax.random.key(i), num.size).reshape(num.shape) for i in (0, 1)]
+  first, second = jax.jit(random.binomial_split)(words, num, a, b, np.ones(num.shape, bool))
+  np.testing.assert_array_equal(first + second, num)
+  worst, twin = [], []
+  for (n, x, y), seen in zip(grid, np.asarray(first)):
+    if n * x * y == 0:
+      assert (seen == (n if y == 0 else 0)).all()
+      continue
+    values, counts = np.unique(seen, return_counts=True)
+    place = np.clip(np.arange(values[0] - 3, values[-1] + 4), 0, n)
+    place = np.unique(place)
+    observed = np.zeros(len(place))
+    observed[np.searchsorted(place, values)] = counts
+    groups = np.arange(len(place)) // max(1, len(place) // 200)
+    for scores, weight in ((worst, x), (twin, 1.05 * x)):
+      expected = draws * stats.binom.pmf(place, n, weight / (weight + y))
+      scores.append(_far(np.bincount(groups, observed), np.bincount(groups, expected)))
+  assert np.abs(worst).max() < 5, worst
+  assert np.median(twin) > 5 and twin[grid.index((100, 50, 50))] > 5
+
+
+def test_counts_are_multinomial():
+  """All counts of the next generation together, from 3, 2, 0 and 1: no other weights, and nothing drawn from what is gone."""
+  from scipy import stats
+
+  num, counts = 20_000, np.array([3, 2, 0, 1], np.int32)
+  state = surviving.surviving(jnp.asarray(counts), 4, True)
+  draw = lambda i: surviving.drawn(jax.random.fold_in(jax.random.key(1), i), state, 5)
+  found = jax.jit(jax.vmap(draw))(jnp.arange(num))
+  drawn = np.zeros((num, 4), int)
+  leaves = np.asarray(jax.vmap(surviving.leaves)(found))
+  np.put_along_axis(drawn, np.asarray(found.outcome)[:, :3], leaves[:, :3], 1)
+  assert (drawn.sum(1) == 6).all() and (drawn[:, 2] == 0).all()
+  np.testing.assert_array_equal(found.mixed, (drawn > 0).sum(1) > 1)
+  cells = np.array([(i, j, 6 - i - j) for i in range(7) for j in range(7 - i)])
+  seen = np.array([(drawn[:, [0, 1, 3]] == cell).all(1).sum() for cell in cells])
+  law = lambda p: num * stats.multinomial.pmf(cells, 6, p)
+  assert abs(_far(seen, law(np.array([3, 2, 1]) / 6))) < 5
+  assert _far(seen, law(np.array([2, 3, 1]) / 6)) > 5 and _far(seen, law(np.array([3.1, 1.9, 1]) / 6)) > 5
+
+
+def test_counts_and_rows_have_one_law():
+  """Means and variances of metrics over runs, of several hundred outcomes, by counts and by rows; not of another number of rows."""
+  runs = {}
+  for draws, n in (("law", 300), ("rows", 300), ("rows", 290)):
+    runs[draws, n] = simulated(tasks.discrete(200, n, draws=draws), workflows.replace(), 1500, 20)
+  differ = lambda a, b: (a.mean(0) - b.mean(0)) / np.sqrt(a.var(0) / len(a) + b.var(0) / len(b))
+  for name in ("entropy", "support_ratio", "heterozygosity", "total_variation", "kl_from_truth"):
+    law, rows, other = (runs[one][name] for one in (("law", 300), ("rows", 300), ("rows", 290)))
+    np.testing.assert_allclose(law[:, 0], rows[:, 0], rtol=2e-5)  # the real batch is the same
+    assert np.abs(differ(law, rows)[1:]).max() < 5, name
+    assert np.abs(differ((law - law.mean(0)) ** 2, (rows - rows.mean(0)) ** 2)[1:]).max() < 5, name
+    assert name == "support_ratio" or np.abs(differ(law, other)).max() > 5, name
+
+
+def test_runs_beside_each_other_do_not_meet():
+  """A run is the same whatever runs share its loops, and however many generations lie between two that are recorded."""
+  one = lambda record_every: jax.jit(
+    jax.vmap(
+      lambda i: cj.run(
+        jax.random.fold_in(jax.random.key(3), i),
+        tasks.discrete(300, 60),
+        workflows.replace(),
+        30,
+        record_every=record_every,
+      )
+    )
+  )
+  every = one(1)
+  first, second = every(jnp.arange(4)), every(jnp.array([0, 17, 18, 19]))
+  sparse = one(7)(jnp.arange(4))
+  for name, value in first.items():
+    np.testing.assert_array_equal(value[0], second[name][0], err_msg=name)
+    np.testing.assert_allclose(value[:, [0, 6, 13, 20, 27]], sparse[name], rtol=1e-6, err_msg=name)
+  assert (np.asarray(first["entropy"][1]) != np.asarray(second["entropy"][1])).any()
+
+
 def test_renumbering_keeps_the_frequencies():
-  task = tasks.discrete(10**6, 12, np.r_[np.full(5, 0.2), np.zeros(10**6 - 5)])
+  task = tasks.discrete(10**6, 12, np.r_[np.full(5, 0.2), np.zeros(10**6 - 5)], draws="rows")
   problem, real = task.init(jax.random.key(0))
   counts = np.asarray(task.summary.of(problem, real.rows[0], None))
   assert counts.sum() == 12 and 1 < (counts > 0).sum() <= 5 and len(counts) == 12
@@ -220,7 +334,7 @@ def test_the_tail_of_a_power_law():
   share, num, runs = 1 / np.arange(1, 100_001) ** 1.5, 10**6, 5
   share = share / share.sum()
   seen = -np.expm1(num * np.log1p(-share))
-  task = tasks.discrete(len(share), num, share)
+  task = tasks.discrete(len(share), num, share, draws="rows")
   problem = task.init(jax.random.key(0))[0]
   high, low = (np.asarray(x).astype(object) for x in problem.table)
   below = high * 2**32 + low
@@ -239,7 +353,7 @@ def test_small_divergences():
   rng = np.random.default_rng(0)
   truth = rng.random(1000)
   truth = np.r_[truth / truth.sum(), 0]
-  task = tasks.discrete(1001, 5000, truth)
+  task = tasks.discrete(1001, 5000, truth, draws="rows")
   problem = task.init(jax.random.key(0))[0]
   for size in (1e-4, 1e-2, 0.5):
     model = np.asarray(truth * (1 + size * rng.uniform(-1, 1, 1001)))
@@ -250,7 +364,7 @@ def test_small_divergences():
     if size == 1e-4:
       cancelled = np.sum(model[:-1] * np.log(model[:-1] / known.astype(np.float32)), dtype=np.float32)
       assert abs(cancelled / expected - 1) > 0.1
-  task = tasks.discrete(3, 50, [0.5, 0.5, 1e-60])
+  task = tasks.discrete(3, 50, [0.5, 0.5, 1e-60], draws="rows")
   found = task.evaluate(None, task.init(jax.random.key(0))[0], jnp.asarray([0.98, 0.0, 0.02]))
   assert 1 < found["kl_from_truth"] < 10 and np.isfinite(found["entropy"])
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import z_score
+from helpers import run, z_score
 
 import collapse_jax as cj
 from collapse_jax import tasks, theory
@@ -194,11 +194,23 @@ def test_a_loop_of_scores(workflow):
   """`tasks.flow` in a loop beside what it predicts, of which first order is all: at 2,000 rows it is enough, and a fair sampler is not."""
   num, seeds, flow = 2000, 64, cj.workflows.parse(workflow)()
   task = tasks.flow([0.25, 1.0], num, solver="flow_euler", num_steps=20)
-  run = jax.jit(jax.vmap(lambda key: cj.run(key, task, flow, 4)))
-  found = np.asarray(run(jax.random.split(jax.random.key(1), seeds))["covariance_trace_ratio"])
+  simulate = jax.jit(jax.vmap(lambda key: cj.run(key, task, flow, 4)))
+  found = np.asarray(simulate(jax.random.split(jax.random.key(1), seeds))["covariance_trace_ratio"])
   expected = task.predict(flow.schedule(num, 4))["covariance_trace_ratio"].mean
   assert np.abs(z_score(found, expected)).max() < 5
   assert np.abs(z_score(found, theory.schedule_moments(flow.schedule(num, 4)).trace_ratio))[1:].min() > 5
+
+
+def test_binary():
+  """What would run, and what is refused before anything does."""
+  said = run("-m", "experiments.samplers", "--dry_run", "--samplers=ddim(5),edm_heun(4)", "--num_samples=50").stdout
+  assert "cells: 6\n" in said  # two samplers, three workflows
+  for samplers, message in (
+    ("ddim", "names with a number of steps"),
+    ("ddpm_beta(5)", "at least 21"),
+    ("dim(5)", "one of"),
+  ):
+    assert message in run("-m", "experiments.samplers", "--dry_run", f"--samplers={samplers}", expect=2).stderr
 
 
 # ------------------------------------------------------------------------------------- empirical scores and budgets

@@ -69,7 +69,7 @@ def clipped_after_summary(wrong):
 
 def innovating(wrong):
   """New outcomes come in, and the task still says that drift ends."""
-  base = tasks.discrete(3, N)
+  base = tasks.discrete(3, N, draws="rows")
 
   def sample(key, problem, params, context):
     sample_key, new_key, swap_key = jax.random.split(key, 3)

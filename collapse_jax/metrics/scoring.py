@@ -34,7 +34,8 @@ def score(real, sample, *, train=None, seed: int = 0, embed=None, target: str | 
 
   Args:
     real: real rows that the model was not fitted to: a DataFrame, a `datasets.Dataset`, {name: array}, an array [n, ...], or
-      documents, as a list of strings, of lists of tokens, or of dicts with "text", "messages" or "tokens".
+      documents, as a list of strings, of lists of tokens, or of dicts with "text", "messages" or "tokens"; of a table with a
+      column of these names that column is documents, and the others are not looked at.
     sample: of the same kind.
     train: rows that the model was fitted to, of the same kind: adds what tells of memorised rows.
     seed: of what is chosen at random.

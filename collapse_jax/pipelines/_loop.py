@@ -291,7 +291,10 @@ class _Shared:
     self._guard = threading.Lock()
     ending = kinds.suffix(schema.kind)
     self._real, self._test = directory / f"real{ending}", directory / f"test{ending}"
-    self.reader = Performer(Setting("", None, schema, test_schema, self._test))
+
+  def reader(self) -> Performer:
+    """What reads rows, of one thread."""
+    return Performer(Setting("", None, self._schema, self._test_schema, self._test))
 
   def begin(self, real: kinds.Rows, test: kinds.Rows) -> None:
     """Writes what the loop is given, and removes what tells of earlier runs."""
@@ -375,7 +378,7 @@ class _Run:
     shuffled = num_samples < num_real
     self._order = np.asarray(jax.random.permutation(key, num_real) if shuffled else jnp.arange(num_real), np.int32)
     self._segments, self._starts = [shared.real], [0]
-    self._fresh = 0
+    self._fresh, self._reader = 0, shared.reader()
     self.models: list[_Model] = []
 
   def real(self, k: int) -> np.ndarray:
@@ -398,7 +401,7 @@ class _Run:
   def rows(self, numbers: np.ndarray) -> kinds.Rows:
     """Data of rows of these numbers, in this order."""
     order, pieces = self._pieces(numbers)
-    data = self._shared.reader.rows(pieces)
+    data = self._reader.rows(pieces)
     return data if (np.diff(order) == 1).all() else kinds.take(data, np.argsort(order))
 
   def _pieces(self, numbers: np.ndarray) -> tuple[np.ndarray, tuple[Piece, ...]]:

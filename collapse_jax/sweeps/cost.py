@@ -99,7 +99,7 @@ def _equation(equation: Any, fallbacks: bool) -> float:
     return _WHILE_TRIPS * (work(parameters["body_jaxpr"]) + work(parameters["cond_jaxpr"]))
   if name == "cond":
     return min(work(branch, fallbacks) for branch in parameters["branches"])
-  for inside in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+  for inside in ("jaxpr", "call_jaxpr", "fun_jaxpr", "call"):
     if inside in parameters:
       return work(parameters[inside], fallbacks)
   size = math.prod(_shape(equation.outvars[0])) if equation.outvars else 0

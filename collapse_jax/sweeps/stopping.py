@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from collapse_jax.generation import recorded, scan_generations, start
+from collapse_jax.generation import prepared, recorded, scan_generations, start
 from collapse_jax.random import new_key
 from collapse_jax.sweeps import devices
 from collapse_jax.types import Array, Metrics, PyTree, Run, TaskSetting, Workflow
@@ -46,10 +46,12 @@ class Stopping:
     self._first: dict[int, Any] = {}
     self._programs: dict[int, Any] = {}
     self._lock = threading.Lock()
+    self._leaps = False
 
   def compile(self, width: int, traced: PyTree) -> float:
     """For `width` seeds, so that the time of the first call is the run's own; the bytes that it uses on a device."""
     index = jax.ShapeDtypeStruct((width,), np.int32)
+    self._leaps = prepared(*self._bind(traced)).leap is not None
     self._first[width] = devices.over_runs(self._start, self._mesh, True, False).lower(index, traced).compile()
     return devices.bytes_used(self._block(jax.eval_shape(self._start, index, traced), traced))
 
@@ -74,6 +76,8 @@ class Stopping:
         last[lanes] = there[-1]
       if gone.all():
         break
+      if self._leaps:  # as long as the longest run, however many there are
+        continue
       left = np.flatnonzero(~gone)
       together = devices.size(self._mesh)
       narrow = -(-len(runs.absorbed_at) // (NARROWING * together)) * together
@@ -103,15 +107,15 @@ class Stopping:
     task, workflow = self._bind(traced)
 
     def one(run: Run) -> tuple[Run, Metrics]:
-      done, metrics = scan_generations(
+      return scan_generations(
         task,
         workflow,
         run,
         begin + jnp.arange(self._size),
+        self._kept,
         record_every=self._record_every,
         num_generations=self._num_generations,
       )
-      return done, jax.tree.map(lambda x: x[self._kept], metrics)
 
     return jax.vmap(one)(runs)
 

@@ -105,7 +105,7 @@ def urn(T: int, num_runs: int, seed: int = 0) -> np.ndarray:
     seed: of the runs' keys.
   """
   first = np.array([0] * 8 + [1] * 2, np.int32)
-  task = tasks.discrete(2, 10)
+  task = tasks.discrete(2, 10, draws="rows")
   made = task._replace(
     init=lambda key: (task.init(key)[0], store.batch(jnp.asarray(first))),
     evaluate=lambda key, problem, p: {"share": p[0]},

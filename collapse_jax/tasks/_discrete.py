@@ -2,8 +2,11 @@
 
 Under `replace` this is the Wright-Fisher model of genetic drift. An outcome that the real batch lacks never comes back, so
 where there are more outcomes than rows only those of the real batch are kept, renumbered: a generation costs O(num_samples).
+Where a model is fitted to the last batch alone, batches are drawn as counts of the outcomes that survive, about
+2 num_samples / t of them in generation t: a run until one is left costs O(num_samples log num_samples).
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -16,8 +19,9 @@ from collapse_jax._citation import citing
 from collapse_jax.random import choose, exact_table, index, table
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
-from collapse_jax.tasks.parts import check_integer, check_positive, known
-from collapse_jax.types import Context, Expected, MetricInfo, Summary, TaskSetting
+from collapse_jax.tasks import _surviving
+from collapse_jax.tasks.parts import check_draws, check_integer, check_positive, known, rows_unless_refused
+from collapse_jax.types import Array, Context, Data, Expected, MetricInfo, Summary, TaskSetting
 
 METRICS = {
   "entropy_ratio": MetricInfo(
@@ -33,6 +37,9 @@ METRICS = {
 }
 
 
+MOST_BY_LAW = 2**24 - 1  # counts are drawn in float32
+
+
 class DiscreteProblem(NamedTuple):
   """The truth: its table [num_outcomes] to draw from (None: uniform), its entropy in nats, its number of outcomes, and the
   probabilities [num_known] of outcomes as the model numbers them."""
@@ -44,7 +51,9 @@ class DiscreteProblem(NamedTuple):
 
 
 @citing("2410.16713", "2404.05090")
-def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, temperature=1.0) -> TaskSetting:
+def discrete(
+  num_outcomes: int, num_samples: int, probabilities=None, *, temperature=1.0, draws: str = "auto"
+) -> TaskSetting:
   """Frequencies of num_samples draws from num_outcomes outcomes.
 
   Args:
@@ -53,6 +62,8 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
     probabilities: [num_outcomes] of the truth; default uniform.
     temperature: samples have probabilities in proportion to frequency^(1 / temperature), down to 2^-62; may be traced, but 1
       as a Python number is faster: rows are then drawn from the training rows.
+    draws: "rows"; "law" draws how often each outcome occurs, which does for fits to the last batch alone (`replace`) at temperature
+      1; "auto" is "law" where that is possible.
   Raises:
     ValueError: an argument out of range.
 
@@ -61,7 +72,7 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
   >>> print(*task.metrics)
   entropy_ratio entropy support_ratio heterozygosity total_variation kl_from_truth
   """
-  _check(num_outcomes, num_samples, probabilities, temperature)
+  _check(num_outcomes, num_samples, probabilities, temperature, draws)
   support, true_entropy, heterozygosity = num_outcomes, math.log(num_outcomes), 1 - 1 / num_outcomes
   if probabilities is not None:
     share = np.asarray(probabilities, np.float64)
@@ -75,6 +86,8 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
   renumbered = num_outcomes > 4 * num_samples
   num_known = num_samples if renumbered else num_outcomes
   resampled = known(temperature) and temperature == 1
+  law = resampled and draws != "rows" and num_samples <= MOST_BY_LAW
+  capacity = 1 << (min(num_known, num_samples) - 1).bit_length()
 
   def real_rows(key, problem):
     return index(key, num_samples, num_outcomes) if problem.table is None else choose(key, problem.table, num_samples)
@@ -90,33 +103,52 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
       outcome, rows = rows, jnp.zeros_like(rows).at[order].set(jnp.cumsum(new, dtype=jnp.int32))
       each = 1 / num_outcomes if probabilities is None else jnp.asarray(share, float)[outcome]
       problem = problem._replace(known=jnp.zeros(num_known).at[rows].set(each))
-    return problem, batch(rows)
+    return problem, real(problem, rows)
+
+  def drawn(counts) -> Data:
+    return batch(summary=counts, count=num_samples)
+
+  def real(problem, rows) -> Data:
+    return drawn(of(problem, rows, None)) if law else batch(rows)
 
   def of(problem, rows, row_weight):
-    return jnp.zeros(num_known).at[rows].add(1.0 if row_weight is None else row_weight)
+    counts = jnp.zeros(num_known).at[rows].add(1.0 if row_weight is None else row_weight)
+    return _surviving.surviving(counts.astype(np.int32), capacity, probabilities is not None) if law else counts
 
   def add(problem, a, weight_a, b, weight_b):
     return weight_a * a + weight_b * b
 
   def fit(key, problem, context: Context):
-    return context.data.summary / jnp.sum(context.data.summary)
+    return context.data.summary if law else context.data.summary / jnp.sum(context.data.summary)
 
   def sample(key, problem, params, context: Context):
+    if law:
+      return drawn(_surviving.drawn(key, params, context.t)), {}
     if resampled:
       return batch(storage.draw_rows(key, context.data, context.num)), {}
     power = jnp.exp(jnp.log(params / jnp.max(params)) / temperature)  # the largest is 1 at any temperature
     return batch(choose(key, table(power), context.num)), {}
 
   def evaluate(key, problem, params):
+    there = jnp.asarray(problem.known)
+    unknown = jnp.maximum(1 - jnp.sum(there), 0.0) if renumbered else 0.0  # mass that no model ever had
+    if law:
+      outcome, params = params.outcome, _surviving.leaves(params) / num_samples
+      alive = params > 0
+      if outcome is None:
+        unknown, there = 1 - jnp.sum(alive) / num_outcomes, jnp.full(capacity, 1 / num_outcomes)
+      else:
+        unknown += jnp.sum(there.at[jnp.where(alive, outcome, num_known)].set(0.0, mode="drop"))
+        there = there[outcome]
+      there = jnp.where(alive, there, 0.0)
     entropy = -jnp.sum(jnp.where(params > 0, params * jnp.log(params), 0.0))
-    missing = jnp.maximum(1 - jnp.sum(problem.known), 0.0) if renumbered else 0.0
-    divergence = jnp.sum(_divergence(params, problem.known)) + missing
+    divergence = jnp.sum(_divergence(params, there)) + unknown
     return {
       "entropy_ratio": entropy / problem.entropy,
       "entropy": entropy,
       "support_ratio": jnp.sum(params > 0) / problem.support,
       "heterozygosity": jnp.sum(params * (1 - params)),
-      "total_variation": 0.5 * (jnp.sum(jnp.abs(params - problem.known)) + missing),
+      "total_variation": 0.5 * (jnp.sum(jnp.abs(params - there)) + unknown),
       "kl_from_truth": divergence,
     }
 
@@ -137,19 +169,29 @@ def discrete(num_outcomes: int, num_samples: int, probabilities=None, *, tempera
         found["entropy"] = Expected(np.where(known_at, theory.drift_entropy(t, num_samples), np.nan), up_to=0)
     return found
 
+  def leap(key, role, problem, data: Data, absorbed_at, first, stop) -> tuple[Data, Array]:
+    counts, absorbed_at = _surviving.leapt(key, role, data.summary, absorbed_at, first, stop)
+    return drawn(counts), absorbed_at
+
+  def absorbed(problem, params):
+    return ~params.mixed if law else jnp.max(params) >= 1
+
+  make = functools.partial(discrete, num_outcomes, num_samples, probabilities, temperature=temperature, draws="rows")
   # Other real rows would have outcomes outside the renumbered ones.
-  fresh = None if renumbered else lambda key, problem: batch(real_rows(key, problem))
+  fresh = None if renumbered else lambda key, problem: real(problem, real_rows(key, problem))
   return TaskSetting(
     init,
     fit,
     sample,
     evaluate,
     num_samples,
-    Summary(of, add, keep_rows=True),
+    Summary(of) if law else Summary(of, add, keep_rows=True),
     fresh,
+    rows_unless_refused(draws, make) if law else None,
     metrics=METRICS,
-    absorbed=lambda problem, params: jnp.max(params) >= 1,
+    absorbed=absorbed,
     predict=predict,
+    leap=leap if law else None,
   )
 
 
@@ -163,7 +205,14 @@ def _divergence(p, q):
   return jnp.where(there, q * jnp.where(jnp.abs(excess) < 0.2, series, far), jnp.where(p > 0, jnp.inf, 0.0))
 
 
-def _check(num_outcomes, num_samples, probabilities, temperature):
+def _check(num_outcomes, num_samples, probabilities, temperature, draws):
+  check_draws(draws, num_samples)
+  if draws == "law" and not (known(temperature) and temperature == 1 and num_samples <= MOST_BY_LAW):
+    raise Refused(
+      f"draws='law' needs temperature 1 and num_samples of at most {MOST_BY_LAW}: use draws='auto' or 'rows'.",
+      argument="draws",
+      value=draws,
+    )
   check_integer("num_outcomes", num_outcomes, 2)
   check_integer("num_samples", num_samples, 2)
   check_positive("temperature", temperature)
