@@ -274,9 +274,9 @@ def test_a_learned_schedule_is_better_at_the_same_budget():
   assert found.real_rows <= budget * (1 + 1e-5) and found.real_rows > 0.98 * budget
   assert (found.table >= 0).all() and np.allclose(found.table.sum(axis=1), 1) and not np.triu(found.table, 1).any()
   np.testing.assert_allclose(found.workflow().weights(T), found.table)
-  learned = backtest.error_of(found.workflow(), T)[:, 1:].mean(axis=1)
+  learned = backtest.error_under(found.table)[:, 1:].mean(axis=1)
   for name, table in backtest.tables(budget, T).items():
-    gain = backtest.error_of(cj.workflows.weights(table), T)[:, 1:].mean(axis=1) - learned  # the same runs
+    gain = backtest.error_under(table)[:, 1:].mean(axis=1) - learned  # the same runs
     assert gain.mean() > 5 * gain.std() / np.sqrt(len(gain)), name
   with pytest.raises(ValueError, match="budget must be at least num_samples"):
     decisions.learn_schedule(backtest.ridge(), T, rows - 1)
