@@ -1,10 +1,12 @@
 """What `cj.loop` itself costs, beside fit and sample: CPU time of a generation, and memory at a million rows.
 
   python -m benchmarks.loop [--rows=10000] [--columns=10] [--generations=20] [--kind=table|arrays] [--most_ms=50] [--most_gib=1]
+  python -m benchmarks.loop --kills=20
 
 The pipeline does next to nothing; what it takes is measured and left out. The first two generations, in which
 programs are compiled, are left out too. Ends with status 1 where a generation takes more CPU time than --most_ms or the process
-more memory than --most_gib.
+more memory than --most_gib. With --kills a loop of two jobs is killed (SIGKILL) so often at random moments, resumed, and compared
+with one left alone; status 1 where a number differs or a finished step was done again.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import resource
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -73,7 +76,15 @@ def main() -> None:
   parser.add_argument("--kind", choices=("table", "arrays"), default="table")
   parser.add_argument("--most_ms", type=float, default=50)
   parser.add_argument("--most_gib", type=float, default=1)
+  parser.add_argument("--kills", type=int, default=0)
   flags = parser.parse_args()
+  if flags.kills:
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    from own_pipelines import killed_and_resumed
+
+    with tempfile.TemporaryDirectory() as folder:
+      print(f"{killed_and_resumed(folder, flags.kills)} kills: numbers equal, no finished step done twice")
+    return
   globals()["COLUMNS"] = flags.columns
   each, memory = measured(flags.kind, flags.rows, flags.generations)
   print(

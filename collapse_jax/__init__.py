@@ -49,7 +49,9 @@ _HOME = {
   **dict.fromkeys(["advance", "run", "start"], "generation"),
   **dict.fromkeys(["load", "sweep"], "sweeps"),
   **dict.fromkeys(["rewards", "verifiers"], "transforms"),
-  **dict.fromkeys(["data", "decisions", "diagnostics", "lm", "metrics", "pipelines", "plotting", "report", "store"], ""),
+  **dict.fromkeys(
+    ["data", "decisions", "diagnostics", "lm", "metrics", "pipelines", "plotting", "report", "store"], ""
+  ),
   **dict.fromkeys(["tasks", "testing", "theory", "training", "transforms", "workflows"], ""),
   "Refused": "refused",
   "citation": "_citation",

@@ -152,8 +152,15 @@ def check_size(size) -> None:
   _check_count("size", size)
 
 
-def check_table(table) -> None:
-  """Raises Refused where shares of batches are no table of them."""
+def check_table(table, fresh=False) -> None:
+  """Raises Refused where shares of batches are no table of them.
+
+  Args:
+    table: [T, T] shares.
+    fresh: whether real rows are drawn anew in each generation.
+  """
+  if not isinstance(fresh, bool | np.bool_):
+    raise Refused.must_be("fresh", "True or False", fresh)
   try:
     shares = np.asarray(table, float)
   except (TypeError, ValueError):

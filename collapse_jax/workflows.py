@@ -219,33 +219,35 @@ def sliding_window(size: int) -> Workflow:
 
 
 @citing("2410.22812")
-def weights(table: Any) -> Workflow:
+def weights(table: Any, fresh: bool = False) -> Workflow:
   """Generation t is fitted to all batches so far, batch j with share table[t - 1][j] (Dey and Donoho 2410.22812).
 
   The shares of a generation become weights whose mean over the batches that are used is 1.
 
   Args:
-    table: [T, T]; row t - 1 holds shares of batches 0..t-1 that sum to 1, and zeros.
+    table: [T, T]; row t - 1 holds shares of batches 0..t-1 that sum to 1, and zeros; may be traced, and is then not checked.
+    fresh: draw the real rows, batch 0, anew each generation.
   Raises:
-    ValueError: not such a table, or (when a run starts) fewer rows than generations.
+    ValueError: not such a table, or (when a run starts) fewer rows than generations, or no task rows are fresh.
 
   >>> import collapse_jax as cj
   >>> cj.workflows.weights([[1, 0], [0.5, 0.5]]).weights(2)
   array([[1. , 0. ],
          [0.5, 0.5]])
   """
-  vocabulary.check_table(table)
-  table = np.asarray(table, float)
+  if not isinstance(table, jax.core.Tracer):
+    vocabulary.check_table(table, fresh)
+    table = np.asarray(table, float)
   factor = table * (table > 0).sum(axis=1, keepdims=True)
 
-  def shares(num_generations: int) -> np.ndarray:
+  def shares(num_generations: int) -> Any:
     if num_generations > len(table):
       raise Refused(
         f"weights has {len(table)} rows, too few for num_generations {num_generations}.", argument="weights"
       )
-    return np.asarray(table)[:num_generations, :num_generations]
+    return table[:num_generations, :num_generations]
 
-  return _scheduled(slots=lambda T: len(shares(T)), slot=lambda t: t, weights=shares, factor=factor)
+  return _scheduled(slots=lambda T: len(shares(T)), slot=lambda t: t, weights=shares, fresh=fresh, factor=factor)
 
 
 def parse(text: str) -> Callable[..., Workflow]:
@@ -295,7 +297,7 @@ def _scheduled(
   weights: Callable[[int], Any],
   emit: Callable[[Any, Any], Any] = lambda n, t: n,
   fresh: bool = False,
-  factor: np.ndarray | None = None,
+  factor: Any = None,
   real_weight: Number = None,
   real_factor: Number = None,
 ) -> Workflow:
@@ -315,7 +317,7 @@ def _scheduled(
   def init(task: TaskSetting, problem: Problem, real: Data, num_generations: int) -> PyTree:
     if fresh and task.fresh is None:
       raise Refused(
-        "mix(fresh=True) needs a task that can draw fresh real data; this one has a finite set.",
+        "fresh=True needs a task that can draw fresh real data; this one has a finite set.",
         argument="fresh",
         value=True,
       )

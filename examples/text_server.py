@@ -26,6 +26,7 @@ WORDS = {
   "how": ["old", "small", "grey", "quick"],
   "does": ["sees", "follows", "hears", "likes"],
 }
+PROMPTS = ["the "]
 
 
 def sentence(rng):
@@ -36,12 +37,12 @@ def sentence(rng):
 
 def tokenizer():
   """A word a token."""
-  names = ["<s>", "</s>", "<unk>", "the", *(word for words in WORDS.values() for word in words)]
+  names = ["<s>", "</s>", "<unk>", "<pad>", "the", *(word for words in WORDS.values() for word in words)]
   made = tokenizers.Tokenizer(tokenizers.models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
   made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
   made.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
   return transformers.PreTrainedTokenizerFast(
-    tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>"
+    tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
   )
 
 
@@ -51,13 +52,11 @@ def trainer(dataset, *, seed, output_dir, previous, num_steps):
   network = transformers.LlamaForCausalLM(
     transformers.LlamaConfig(
       vocab_size=len(words), hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-      max_position_embeddings=32, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+      max_position_embeddings=32, bos_token_id=0, eos_token_id=1, pad_token_id=3,
     )
   )  # fmt: skip
   network.generation_config.do_sample = True
-  rows = dataset.map(
-    lambda row: {"input_ids": [*words(row["text"])["input_ids"], 1]}, remove_columns=dataset.column_names
-  )
+  rows = [{"input_ids": [*words(text)["input_ids"], words.eos_token_id]} for text in dataset["text"]]
   settings = transformers.TrainingArguments(
     output_dir, seed=seed, max_steps=num_steps, per_device_train_batch_size=32, learning_rate=1e-2, use_cpu=True,
     save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True, dataloader_pin_memory=False,
@@ -89,7 +88,7 @@ def main(arguments=None):
     serve = "transformers.cli.transformers serve --host 127.0.0.1 --device cpu --port"
     server = subprocess.Popen([sys.executable, "-m", *serve.split(), str(port)])
   try:
-    fit = cj.pipelines.huggingface(functools.partial(trainer, num_steps=options.num_steps), prompts=["the"])
+    fit = cj.pipelines.huggingface(functools.partial(trainer, num_steps=options.num_steps), prompts=PROMPTS)
     results = cj.loop(
       # This server has one state of random numbers for all requests: one at a time, so that each keeps to its seed.
       cj.pipelines.openai(

@@ -26,6 +26,11 @@ def define():
   flags.DEFINE_string("num_generations", "5", "Generations T.")
   flags.DEFINE_string("num_seeds", "3", "Runs per cell.")
   flags.DEFINE_string("temperatures", "1", "Comma list: divides logits when sampling.")
+  flags.DEFINE_string("top_k", "0", "Tokens that are drawn from, the likeliest; 0: all.")
+  flags.DEFINE_string("top_p", "1", "Least mass of the tokens that are drawn from, the likeliest (nucleus sampling).")
+  flags.DEFINE_string("min_p", "0", "Least probability of a token, as a share of the likeliest one's.")
+  flags.DEFINE_string("repetition_penalty", "1", "Divides positive logits of tokens that are there, multiplies others.")
+  flags.DEFINE_string("no_repeat_ngram", "0", "Size of n-grams that come only once in a sample; 0: none.")
   flags.DEFINE_boolean("warm_start", False, "Start from the last generation's model, not from the base.")
   flags.DEFINE_string("on_malformed", "reject", "reject: redraw samples without the format; keep: take raw text.")
   flags.DEFINE_string(
@@ -57,6 +62,7 @@ def simulate(
   max_attempts=8.0,
   prompts=False,
   edit=None,
+  rules=None,
   keep_checkpoints=False,
   directory=None,
   **model,
@@ -65,15 +71,17 @@ def simulate(
 
   Args:
     edit: arguments of `transforms.edit_tokens`; None: text is generated.
+    rules: arguments of `lm.decoding.Rules`, but for the temperature; None: none.
     directory: for checkpoints and the synthetic text of every generation; None: neither is kept.
     model: which, and how it is trained on what: see `language_flags.setting`.
   """
   setting = language_flags.setting(on_malformed=on_malformed, **model)._replace(mesh=common.mesh())
   from collapse_jax.diagnostics import findings
+  from collapse_jax.lm.decoding import Rules
   from collapse_jax.systems import language_model as loop
 
   size = {"num_generations": num_generations, "num_seeds": num_seeds, "chunk_size": chunk_size}
-  size["writing"] = loop.Writing(prompts, on_malformed, max_attempts, edit)
+  size["writing"] = loop.Writing(prompts, on_malformed, max_attempts, edit, Rules(**(rules or {})))
   if flag_values.dry_run():
     print(loop.plan(setting, workflows, num_samples, temperatures, **size))
     return None
@@ -128,6 +136,13 @@ def read():
   return options | {
     "workflows": flag_values.check_workflows(law=False),
     "edit": edit if threshold else None,
+    "rules": {
+      "top_k": flag_values.integer("top_k", 0),
+      "top_p": flag_values.share("top_p", zero=False),
+      "min_p": flag_values.share("min_p"),
+      "repetition_penalty": flag_values.positive("repetition_penalty"),
+      "no_repeat_ngram": flag_values.integer("no_repeat_ngram", 0),
+    },
   }
 
 

@@ -33,6 +33,13 @@ def quick_compilation(request):
   compile_quickly(request.node.get_closest_marker("slow") is None)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forgotten():
+  """What a file has traced goes when it is done: of all files together it would be gigabytes, a collection of garbage seconds."""
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture
 def keys():
   return lambda num, seed=0: jax.random.split(jax.random.key(seed), num)

@@ -3,7 +3,7 @@
 import gguf
 import numpy as np
 
-from collapse_jax.lm import checkpoint, decoder
+from collapse_jax.lm import checkpoint, families
 
 PARTS = {
   "self_attn.q_proj": "attn_q",
@@ -43,7 +43,7 @@ def side_by_side(value, heads):
 
 def write(path, model, about=lambda writer: None):
   """`about` adds metadata to the writer."""
-  config, arch = model.config, decoder.architecture(model.config)
+  config, arch = model.config, families.architecture(model.config)
   writer = gguf.GGUFWriter(path, arch.family)
   writer.add_context_length(arch.max_length)
   writer.add_embedding_length(arch.dim)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_servers import Engine, serving
+from helpers import needed
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 from sklearn.pipeline import make_pipeline
@@ -225,7 +226,7 @@ DRAW = "head -n $(({num} + 1)) {model} > {out}"
 def test_a_command_gets_and_gives_rows_of_any_kind(tmp_path):
   folder = tmp_path / "it's a folder with $blanks"
   folder.mkdir()
-  datasets = pytest.importorskip("datasets")
+  datasets = needed("datasets")
   text = [{"text": 'a "quoted"\nline', "n": 1}, {"text": "b", "n": 2}]
   for data, format, draw in (
     (TABLE, None, DRAW),

@@ -6,6 +6,7 @@ import xarray
 from scipy import optimize
 
 import collapse_jax as cj
+from benchmarks import backtest
 from collapse_jax import decisions, theory
 from collapse_jax.decisions import _forecast, _reading, _share
 
@@ -204,9 +205,9 @@ def test_falling():
 
 def test_share_of_a_task_that_is_run():
   task = cj.tasks.exponential_family("gaussian", 1000, draws="law")
-  found = decisions.required_share(task, tolerance=0.2, horizon=6, num_seeds=400)
+  found = decisions.required_share(task, tolerance=0.2, horizon=6, num_seeds=4000)
   truth = optimize.brentq(lambda share: law_of(share, 6)[-1] - 1.2, 0.5, 0.9)
-  assert found.status == "ok" and found.low - 0.05 < truth < found.high + 0.05 and found.high - found.low < 0.35
+  assert found.status == "ok" and found.low - 0.03 < truth < found.high + 0.03 and found.high - found.low < 0.25
 
 
 # ------------------------------------------------------------------------------------------------------- files
@@ -244,3 +245,76 @@ def test_files_that_are_refused(tmp_path, text, said):
   path.write_text(text)
   with pytest.raises(cj.Refused, match=said):
     decisions.forecast(path)
+
+
+# ---------------------------------------------------------------------------------------------------- schedules
+def best_weights(num_generations):
+  """Of fresh real rows beside as many of the last model: those that make each generation's error least, the golden ratio in the end."""
+  error, found = 1.0, []
+  for _ in range(num_generations - 1):
+    found.append((error + 1) / (error + 2))
+    error = found[-1]
+  return np.array(found)
+
+
+def test_the_golden_ratio_is_learned():
+  task = cj.tasks.exponential_family("gaussian", 100, draws="law")
+  found = decisions.learn_schedule(task, 6, fresh=True, lags=1, num_runs=1024, num_steps=150)
+  np.testing.assert_allclose(found.table[1:, 0], best_weights(6), atol=0.006)
+  assert abs(found.table[-1, 0] - theory.golden_weight(1.0)) < 0.005
+  assert abs(found.error[-1] - 0.618 / 100) < 5 * found.standard_error[-1]
+  assert found.real_rows == pytest.approx(100 * found.table[:, 0].sum())
+
+
+def test_a_learned_schedule_is_better_at_the_same_budget():
+  """Of a ridge regression, for which no formula is known: than `accumulate`, `mix` and constant shares."""
+  T, rows = 5, backtest.ROWS
+  budget = rows * float(np.sum(1 / np.arange(1, T + 1)))  # that of `accumulate`
+  found = decisions.learn_schedule(backtest.ridge(), T, budget, num_runs=128, num_steps=120)
+  assert found.real_rows <= budget * (1 + 1e-5) and found.real_rows > 0.98 * budget
+  assert (found.table >= 0).all() and np.allclose(found.table.sum(axis=1), 1) and not np.triu(found.table, 1).any()
+  np.testing.assert_allclose(found.workflow().weights(T), found.table)
+  learned = backtest.error_of(found.workflow(), T)[:, 1:].mean(axis=1)
+  for name, table in backtest.tables(budget, T).items():
+    gain = backtest.error_of(cj.workflows.weights(table), T)[:, 1:].mean(axis=1) - learned  # the same runs
+    assert gain.mean() > 5 * gain.std() / np.sqrt(len(gain)), name
+  with pytest.raises(ValueError, match="budget must be at least num_samples"):
+    decisions.learn_schedule(backtest.ridge(), T, rows - 1)
+
+
+def test_ask_and_tell():
+  """Where nothing is differentiable: the same golden ratio, of a formula that is only called."""
+  search = decisions.begin_search(4, 100, lags=1)
+  for _ in range(30):
+    search, tables = decisions.propose(search, 24)
+    search = decisions.tell(search, [_error(table) for table in tables])
+  np.testing.assert_allclose(search.table[1:, 0], best_weights(4), atol=0.02)
+  with pytest.raises(ValueError, match="errors must be 24 numbers"):
+    decisions.tell(search, [1.0])
+
+
+def _error(table):
+  error, total = 1.0, 0.0
+  for share in table[1:, 0]:
+    error = share**2 + (1 - share) ** 2 * (error + 1)
+    total += error
+  return total
+
+
+def test_figure_of_a_schedule():
+  from collapse_jax import plotting
+
+  rng = np.random.default_rng(0)
+  table, errors = (
+    np.tri(4) / np.arange(1, 5)[:, None],
+    {"learned": rng.normal(size=(9, 4)), "mix": rng.normal(size=(9, 4))},
+  )
+  figure = plotting.learned_schedule(table, errors, "loss")
+  left, right, *_ = figure.axes
+  shown = left.images[0].get_array()
+  np.testing.assert_allclose(shown[3], 0.25)
+  assert np.ma.count_masked(np.ma.masked_invalid(shown)) == 6
+  for line, (name, values) in zip(right.lines, errors.items()):
+    assert line.get_label() == name
+    np.testing.assert_allclose(line.get_ydata(), values.mean(axis=0))
+  assert right.get_ylabel() == "loss"

@@ -28,7 +28,9 @@ def test_every_example_is_run():
   assert {path.stem for path in EXAMPLES.glob("*.py")} == set(SMALL)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+  "name", [pytest.param(name, marks=[pytest.mark.slow] if more else []) for name, (_, more) in SMALL.items()]
+)
 def test_an_example(name, tmp_path, capfd):
   flags, modules = SMALL[name]
   for module in modules:

@@ -60,6 +60,7 @@ TASKS = [
   "classification",
   "discrete",
   "exponential_family",
+  "flow",
   "gaussian",
   "gaussian_mixture",
   "kde",
@@ -68,6 +69,7 @@ TASKS = [
   "linear_regression",
   "logistic_regression",
   "ngram",
+  "ppca",
   "sample_median",
   "unrealistic",
 ]

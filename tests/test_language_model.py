@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 import collapse_jax as cj
 from collapse_jax import tasks, transforms
 from collapse_jax.generation import start
-from collapse_jax.lm import checkpoint, decoder, text, tiny, training
+from collapse_jax.lm import checkpoint, families, text, tiny, training
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps import checkpoints
 from collapse_jax.systems import language_setting, samples
@@ -137,7 +137,7 @@ def test_adapters(base, rows):
   np.testing.assert_allclose(task.evaluate(None, run.problem, still)["test_loss"], expected, rtol=1e-6)
   found = task.evaluate(None, run.problem, moved)["test_loss"]
   assert abs(found - expected) > 1e-3
-  arch = decoder.architecture(base.config)._replace(
+  arch = families.architecture(base.config)._replace(
     adapter_rank=2, adapter_alpha=4.0, adapter_targets=("query", "down")
   )
   merged = checkpoint.merge_adapters(arch, checkpoint.join(base.params, moved.weights))

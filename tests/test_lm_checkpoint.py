@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from lm_configs import CONFIGS
+from lm_configs import CONFIGS, MORE
 from safetensors.numpy import load_file, save_file
 
 from collapse_jax import lm
-from collapse_jax.lm import checkpoint, decoder
+from collapse_jax.lm import checkpoint, decoder, families
 
 
 @pytest.fixture(params=CONFIGS)
@@ -25,13 +25,13 @@ def test_saved_and_loaded_again(model, tmp_path):
   assert jax.tree.structure(again.params) == jax.tree.structure(model.params)
   for a, b in zip(jax.tree.leaves(model.params), jax.tree.leaves(again.params)):
     np.testing.assert_array_equal(a, b)
-  assert decoder.architecture(again.config) == decoder.architecture(model.config) and again.tokenizer is None
+  assert families.architecture(again.config) == families.architecture(model.config) and again.tokenizer is None
 
 
 def test_every_tensor_has_its_own_name(model):
-  names = [name for name, _ in checkpoint.to_tensors(decoder.architecture(model.config), model.params)]
+  names = [name for name, _ in checkpoint.to_tensors(families.architecture(model.config), model.params)]
   assert len(set(names)) == len(names)
-  total = sum(x.size for _, x in checkpoint.to_tensors(decoder.architecture(model.config), model.params))
+  total = sum(x.size for _, x in checkpoint.to_tensors(families.architecture(model.config), model.params))
   assert total == sum(x.size for x in jax.tree.leaves(model.params))
 
 
@@ -254,7 +254,7 @@ def test_refused(tmp_path):
 def test_adapters_merge():
   """Merged kernels give the logits of the adapted model; fresh adapters change nothing."""
   model = lm.random(CONFIGS["llama"](), jax.random.key(0))
-  arch = decoder.architecture(model.config)._replace(
+  arch = families.architecture(model.config)._replace(
     adapter_rank=2, adapter_alpha=6.0, adapter_targets=("query", "down")
   )
   functions = decoder.functions(arch)
@@ -271,3 +271,83 @@ def test_adapters_merge():
   merged = jax.jit(model.apply)(checkpoint.merge_adapters(arch, adapted), tokens)
   np.testing.assert_allclose(merged, expected, atol=2e-5)
   assert np.abs(expected - jax.jit(model.apply)(model.params, tokens)).max() > 0.01
+
+
+def filled(config, directory, seed=0):
+  """A model saved with random weights, nothing being compiled."""
+  rng = np.random.default_rng(seed)
+  shapes = decoder.abstract_params(families.architecture(config))
+  model = checkpoint.made(config, jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes))
+  lm.save(model, directory)
+  return model
+
+
+def reconfigured(directory, **changes):
+  path = directory / "config.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 48}
+
+
+@pytest.mark.parametrize(
+  ("name", "changes", "said"),
+  [
+    ("opt", {"do_layer_norm_before": False}, "OPT with do_layer_norm_before False is not supported"),
+    ("opt", {"word_embed_proj_dim": 16}, "OPT with word_embed_proj_dim 16 is not supported"),
+    (
+      "qwen2",
+      {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+      "rope scaling 'dynamic' is not supported",
+    ),
+    ("qwen2", {"rope_parameters": YARN | {"factor": -2.0}}, "factor must be a number above 0"),
+    ("qwen2", {"layer_types": ["chunked_attention", "full_attention"]}, "layers of kind 'chunked_attention'"),
+    ("qwen2", {"layer_types": ["sliding_attention"] * 2}, "'sliding_attention' without a window"),
+    ("qwen2", {"model_type": "remote", "auto_map": {"AutoModel": "a.B"}}, "'remote' needs remote code"),
+    ("olmo3", {"rope_parameters": {"full_attention": {"rope_type": "no"}}}, "rope scaling 'no' is not supported"),
+    ("gpt_neo", {"attention_types": [[["global"], 10**9]]}, "attention_types must be a list of pairs"),
+    ("gpt_neo", {"attention_layers": ["wide", "local"]}, "layers of kind 'wide'"),
+    ("phi", {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.4}}, "an even part of head_dim 8"),
+    ("gemma3", {"use_bidirectional_attention": True}, "Gemma with use_bidirectional_attention True"),
+    ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers must be a list of 0 and 1"),
+    ("qwen3", {"hidden_act": "mish"}, "unknown activation 'mish'"),
+  ],
+)
+def test_options_that_are_not_supported_are_named(name, changes, said, tmp_path):
+  filled(MORE[name](), tmp_path)
+  lm.load(tmp_path)
+  reconfigured(tmp_path, **changes)
+  with pytest.raises(ValueError, match=said) as caught:
+    lm.load(tmp_path)
+  assert "\n" not in str(caught.value)
+
+
+def test_the_text_model_of_one_that_sees(tmp_path, caplog):
+  """Gemma 3 of 4 billion parameters and more: a configuration within another, names in both layouts of transformers."""
+  model = filled(MORE["gemma3"](), tmp_path)
+  text_config = json.loads((tmp_path / "config.json").read_text())
+  (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": text_config}))
+  tensors = load_file(tmp_path / "model.safetensors")
+  for prefix in ("language_model.model.", "model.language_model."):
+    sees = {prefix.replace("language_model.", "vision_tower.") + "weight": np.ones(3, np.float32)}
+    renamed = {name.replace("model.", prefix, 1): tensor for name, tensor in tensors.items()}
+    save_file(renamed | sees, tmp_path / "model.safetensors")
+    again = lm.load(tmp_path)
+    for a, b in zip(jax.tree.leaves(model.params), jax.tree.leaves(again.params)):
+      np.testing.assert_array_equal(a, b)
+    assert families.architecture(again.config) == families.architecture(model.config)
+  assert "its text model alone is read" in caplog.text
+
+
+def test_names_of_other_releases(tmp_path):
+  """A base model without its prefix, and the output layer of GPT-NeoX as it was called."""
+  model = filled(MORE["gpt_neox"](), tmp_path)
+  tensors = load_file(tmp_path / "model.safetensors")
+  old = lambda name: name.replace("lm_head.", "embed_out.").removeprefix("gpt_neox.")
+  buffers = {
+    "layers.0.attention.masked_bias": np.ones(3, np.float32),
+    "layers.0.attention.bias": np.ones(3, np.float32),
+  }
+  save_file({old(name): tensor for name, tensor in tensors.items()} | buffers, tmp_path / "model.safetensors")
+  for a, b in zip(jax.tree.leaves(model.params), jax.tree.leaves(lm.load(tmp_path).params)):
+    np.testing.assert_array_equal(a, b)

@@ -13,7 +13,7 @@ from lm_configs import CONFIGS
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from collapse_jax import lm
-from collapse_jax.lm import decoder, gguf_file
+from collapse_jax.lm import families, gguf_file
 
 LINES = [
   f"user: describe item {i} of the würzburg set\nassistant: a short text about it, with 3 words  and more"
@@ -42,14 +42,14 @@ def test_weights_and_configuration(name, tmp_path):
     gguf_models.write(tmp_path / f"{i}.gguf", model, about)
     again = lm.load(tmp_path / f"{i}.gguf")
     same(model.params, again.params)
-    mine, theirs = decoder.architecture(model.config), decoder.architecture(again.config)
+    mine, theirs = families.architecture(model.config), families.architecture(again.config)
     assert (
       theirs._replace(query_scale=mine.query_scale, initial_scale=mine.initial_scale, norm_eps=mine.norm_eps) == mine
     )
     assert abs(theirs.norm_eps / mine.norm_eps - 1) < 1e-6 and again.tokenizer is None
   if name == "llama2_linear":
     gguf_models.write(tmp_path / "no.gguf", model)
-    assert decoder.architecture(lm.load(tmp_path / "no.gguf").config).inverse_frequencies != mine.inverse_frequencies
+    assert families.architecture(lm.load(tmp_path / "no.gguf").config).ropes != mine.ropes
     gguf_models.write(tmp_path / "yarn.gguf", model, lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN))
     with pytest.raises(ValueError, match="rotary embeddings of kind yarn"):
       lm.load(tmp_path / "yarn.gguf")

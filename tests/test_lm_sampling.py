@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from lm_configs import CONFIGS
 from scipy import stats
 
-from collapse_jax.lm import decoder, sampling
+from collapse_jax.lm import decoder, decoding, families, sampling
 
 VOCAB, BEGIN, END, LENGTH = 7, 0, 1, 9
 TABLE = np.random.default_rng(0).normal(size=(VOCAB, VOCAB)).astype(np.float32)
@@ -16,7 +17,8 @@ TABLE = np.random.default_rng(0).normal(size=(VOCAB, VOCAB)).astype(np.float32)
 
 def bigram():
   step = lambda table: lambda tokens, cache: (table[tokens], cache)
-  return decoder.Functions(None, None, None, step, lambda batch, capacity: jnp.zeros(()), None)  # type: ignore[arg-type]
+  empty = lambda batch, capacity: decoder.Cache((), jnp.zeros((), jnp.int32))
+  return decoder.Functions(None, None, None, step, empty, None)  # type: ignore[arg-type]
 
 
 def generate(keys, **options):
@@ -75,7 +77,9 @@ def test_temperatures_at_the_ends(temperature):
   table = jnp.tile(logits.at[END].set(-jnp.inf), (VOCAB, 1))[:, :5]
   functions = bigram()._replace(decoder=lambda table: lambda tokens, cache: (table[tokens], cache))
   tokens = np.asarray(
-    sampling.generate(jax.random.split(jax.random.key(0), 500), functions, table, 9, BEGIN, END, temperature)[0]
+    sampling.generate(
+      jax.random.split(jax.random.key(0), 500), functions, table, 9, BEGIN, END, decoding.Rules(temperature)
+    )[0]
   )
   counts = np.bincount(tokens[:, 1:].ravel(), minlength=5)
   assert counts[1] == counts[2] == 0 and (counts[4] == 0) == (temperature < 1)
@@ -85,7 +89,7 @@ def test_temperatures_at_the_ends(temperature):
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_transitions(temperature):
   """Every step follows the row of the table that belongs to its token, until the end token."""
-  tokens, length = generate(jax.random.split(jax.random.key(0), 20_000), temperature=temperature)
+  tokens, length = generate(jax.random.split(jax.random.key(0), 20_000), rules=decoding.Rules(temperature))
   tokens, length = np.asarray(tokens), np.asarray(length)
   assert (tokens[:, 0] == BEGIN).all()
   counts = np.zeros((VOCAB, VOCAB))
@@ -106,7 +110,10 @@ def test_transitions(temperature):
 def test_greedy_and_prompts():
   prompts = jnp.asarray([[BEGIN, 3, 5], [BEGIN, 4, 4]])
   tokens, _ = generate(
-    jax.random.split(jax.random.key(0), 2), temperature=0.0, prompts=prompts, prompt_length=jnp.asarray([3, 2])
+    jax.random.split(jax.random.key(0), 2),
+    rules=decoding.Rules(0.0),
+    prompts=prompts,
+    prompt_length=jnp.asarray([3, 2]),
   )
   for row, given in zip(np.asarray(tokens), ([BEGIN, 3, 5], [BEGIN, 4])):
     expected = list(given)
@@ -123,19 +130,61 @@ def test_a_sequence_depends_on_its_own_key():
   assert len({tuple(row) for row in np.asarray(together).tolist()}) > 6
 
 
-def draw(keys, number):
-  return sampling.generate(keys, bigram(), jnp.asarray(TABLE), LENGTH, BEGIN, END)
+def draw(keys, number, wanted, slots=None):
+  return sampling.generate(keys, bigram(), jnp.asarray(TABLE), LENGTH, BEGIN, END, wanted=wanted, slots=slots)
 
 
 def second_is_even(tokens, length):
   return tokens[:, 1] % 2 == 0
 
 
-@pytest.mark.parametrize("batch_size", [7, 64, 500])
-def test_rejection(batch_size):
+@pytest.mark.parametrize(("slots", "wanted"), [(1, 12), (5, 12), (5, 7), (None, 3)])
+def test_slots(slots, wanted):
+  """Where a sequence ends, the next takes its place, and becomes what it is among all at once; those that are not wanted stay out."""
+  keys, prompts = jax.random.split(jax.random.key(1), 12), jnp.tile(jnp.asarray([[BEGIN, 3, 5]]), (12, 1))
+  for given in ({}, {"prompts": prompts, "prompt_length": jnp.arange(12) % 3 + 1}):
+    expected, expected_length = (np.array(one) for one in generate(keys, **given))
+    expected[wanted:, 1:], expected_length[wanted:] = END, 0
+    tokens, length = generate(keys, **given, slots=slots, wanted=wanted)
+    kept = np.arange(12) < wanted
+    np.testing.assert_array_equal(np.asarray(tokens)[kept], expected[kept])
+    np.testing.assert_array_equal(length, expected_length)
+
+
+def test_slots_of_a_decoder():
+  """Rows of other lengths, in places where others were: each is what it is alone, with keys and values of its own."""
+  arch = families.architecture(CONFIGS["llama"]())
+  rng = np.random.default_rng(0)
+  draw = lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), jnp.float32)
+  params, functions = jax.tree.map(draw, decoder.abstract_params(arch)), decoder.functions(arch)
+  params["head"] = params["head"].at[:, END].add(0.5 * jnp.sign(params["head"][:, END]))
+  prompts, sizes = jnp.asarray(rng.integers(3, 97, (5, 6)), jnp.int32), jnp.asarray([6, 2, 1, 4, 6])
+  keys = jax.random.split(jax.random.key(0), 5)
+
+  @functools.partial(jax.jit, static_argnames="slots")
+  def write(keys, prompts, sizes, slots=None):
+    return sampling.generate(keys, functions, params, 24, BEGIN, END, decoding.PLAIN, prompts, sizes, slots)
+
+  tokens, length = write(keys, prompts, sizes, slots=2)
+  assert len(set(np.asarray(length).tolist())) > 1
+  for i in range(5):
+    alone, size = write(keys[i : i + 1], prompts[i : i + 1], sizes[i : i + 1])
+    np.testing.assert_array_equal(alone[0], tokens[i])
+    assert size[0] == length[i]
+  # The likeliest token of every step is that of the whole text.
+  greedy = sampling.generate(keys, functions, params, 24, BEGIN, END, decoding.Rules(0.0), prompts, sizes, 2)[0]
+  likeliest = np.asarray(jnp.argmax(functions.apply(params, greedy), -1))
+  for row, best, size in zip(np.asarray(greedy), likeliest, np.asarray(sizes)):
+    stop = size + np.argmax(np.append(row[size:], END) == END)
+    np.testing.assert_array_equal(row[size:stop], best[size - 1 : stop - 1])
+
+
+@pytest.mark.parametrize(("batch_size", "slots"), [(7, None), (64, 5), (500, None)])
+def test_rejection(batch_size, slots):
   """Kept rows are the well-formed candidates in their order, whatever the batch; the rate counts no candidate too many."""
   num, key = 100, jax.random.key(2)
-  found = jax.jit(lambda k: sampling.sample(k, draw, second_is_even, num, LENGTH, batch_size, 20.0))(key)
+  writing = functools.partial(draw, slots=slots)
+  found = jax.jit(lambda k: sampling.sample(k, writing, second_is_even, num, LENGTH, batch_size, 20.0, slots or 1))(key)
   candidates = np.asarray(generate(jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(1000)))[0])
   good = np.flatnonzero(candidates[:, 1] % 2 == 0)
   np.testing.assert_array_equal(found.tokens, candidates[good[:num]])

@@ -10,7 +10,7 @@ import pytest
 from helpers import ENVIRONMENT, compile_quickly, finished, free_port, start
 
 import collapse_jax as cj
-from collapse_jax.lm import decoder, presets, sharding, text
+from collapse_jax.lm import families, presets, sharding, text
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("distribution")]
 
@@ -25,7 +25,7 @@ def test_table_splits_all_large_arrays():
     math.prod(one.shard_shape(x.shape)) for x, one in zip(jax.tree.leaves(base.params), jax.tree.leaves(where))
   )
   assert held < 1.001 * 27_227_128_320 / 16
-  assert decoder.architecture(base.config).dim == 4608
+  assert families.architecture(base.config).dim == 4608
 
 
 def test_what_devices_do_not_divide_is_named(caplog):

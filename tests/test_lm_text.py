@@ -15,7 +15,7 @@ from helpers import needed
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import GPT2Config, PreTrainedTokenizerFast
 
-from collapse_jax.lm import checkpoint, sampling, text, training
+from collapse_jax.lm import checkpoint, decoding, sampling, text, training
 from collapse_jax.tasks import _language_model
 
 
@@ -523,7 +523,7 @@ def test_prompts_are_answered_as_rows_are():
       fitted.weights,
       20,
       *text.special_ids(tokenizer),
-      0.0,
+      decoding.Rules(0.0),
       jnp.asarray(given.tokens),
       jnp.asarray(given.length),
     )

@@ -1,7 +1,6 @@
 """Metrics of arrays: closed forms and their nulls, planted damage, twins in NumPy, and data that have nothing in them."""
 
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +29,6 @@ def under_the_null(n, m, dim, num_seeds=100):
       "frechet_spread": metrics.frechet(x * spread[None], y * spread[None]),
       "mmd": metrics.mmd(x, y, float(dim)),
       "sliced": metrics.sliced_wasserstein(key, x, y, num_directions=16),
-      "sliced_null": metrics.sliced_wasserstein_null(key, x, n, m, num_directions=16),
       "accuracy": metrics.classifier_accuracy(key, x, y),
       "log_nearest": jnp.mean(jnp.log(metrics.nearest_distance(y, x))),
       "entropy": metrics.entropy(x, 2),
@@ -49,13 +47,13 @@ def test_nulls():
   found, spread = under_the_null(n, m, dim)
   entropy = dim / 2 * np.log(2 * np.pi * np.e)
   expected = {  # value, twin that is wrong
-    "frechet": ((1 / n + 1 / m) * dim * (dim + 5) / 4, (1 / n + 1 / m) * dim * (dim + 6) / 4),
+    "frechet": ((1 / n + 1 / m) * dim * (dim + 5) / 4, 1 / n * dim * (dim + 5) / 4),
     "frechet_spread": (float(metrics.frechet_null(spread**2, n, m)), float(metrics.frechet_null(spread, n, m))),
     "coverage": (metrics.coverage_null(n, m, 3), metrics.coverage_null(m, n, 3)),
     "density": (1.0, 3 / 2),
     "mmd": (0.0, float(metrics.mmd_null_std(jnp.ones(dim), n, m, dim))),
     "accuracy": (0.5, 0.5 + metrics.classifier_null_std(n, m)),
-    "sliced": (np.sqrt(2 / np.pi * (1 / n + 1 / m)) * 1.6147, np.sqrt(2 / np.pi * (2 / n)) * 1.6147),
+    "sliced": (np.sqrt(2 / np.pi * (1 / n + 1 / m)) * 1.6147, np.sqrt(2 / np.pi / n) * 1.6147),
     "log_nearest": (metrics.generalisation_null(entropy, n, dim), metrics.generalisation_null(entropy, m, dim)),
   }
   for name, (value, wrong) in expected.items():
@@ -67,7 +65,8 @@ def test_nulls():
     assert abs(z_score(found[name], wrong)) > 5, name
   assert np.std(found["mmd"], ddof=1) == pytest.approx(float(metrics.mmd_null_std(jnp.ones(dim), n, m, dim)), rel=0.35)
   assert np.std(found["accuracy"], ddof=1) == pytest.approx(metrics.classifier_null_std(n, m), rel=0.35)
-  assert np.mean(found["sliced_null"]) == pytest.approx(expected["sliced"][0], rel=0.02)
+  many = metrics.sliced_wasserstein_null(jax.random.key(0), normals(7, 1, 20_000, dim)[0], n, m)
+  assert float(many) == pytest.approx(expected["sliced"][0], rel=0.01)
   assert abs(np.mean(found["entropy"]) - entropy) < 0.03 * entropy
   assert abs(z_score(found["precision"], np.mean(found["recall"]))) < 5
 
@@ -115,9 +114,9 @@ def test_twins():
     found = metrics.precision_recall(x, y, 3)._asdict()
     assert {name: float(value) for name, value in found.items()} == pytest.approx(plain, abs=1e-6)
     np.testing.assert_allclose(metrics.nearest_distance(y, x), cross.min(axis=0), rtol=1e-5)
-    kernel = lambda a, b: np.exp(-(far(a, b) ** 2) / (2 * 1.7))
-    own = lambda a: (kernel(a, a).sum() - len(a)) / (len(a) * (len(a) - 1))
-    np.testing.assert_allclose(metrics.mmd(x, y, 1.7), own(x) + own(y) - 2 * kernel(x, y).mean(), atol=2e-6)
+    kernel = np.exp(-(far(np.concatenate([x, y]), np.concatenate([x, y])) ** 2) / (2 * 1.7))
+    own = (kernel[:n, :n].sum() - n) / (n * (n - 1)) + (kernel[n:, n:].sum() - m) / (m * (m - 1))
+    np.testing.assert_allclose(metrics.mmd(x, y, 1.7), own - 2 * kernel[:n, n:].mean(), atol=2e-6)
     moments = [(a.mean(axis=0), np.cov(a.T)) for a in (x, y)]
     np.testing.assert_allclose(metrics.frechet(x, y), wasserstein2_squared(*moments[0], *moments[1]), rtol=2e-4)
   both = linalg.sqrtm(np.cov(x[:, :2].T) @ np.cov(y[:, :2].T)).real
@@ -165,25 +164,16 @@ def test_score():
     "entropy": 0.3,
     "classifier_accuracy": 0.13,
   }
-  near |= {
-    "mmd_squared": 0.02,
-    "sliced_wasserstein": 0.6,
-    "frechet_distance": 2.0,
-    "duplicate_share": 0,
-    "generalisation_score": 0.1,
-  }
-  assert {name: abs(found[name].value - found[name].null) for name in near} == pytest.approx(
-    dict.fromkeys(near, 0), abs=2.0
-  )
+  near |= {"mmd_squared": 0.02, "sliced_wasserstein": 0.6, "frechet_distance": 1.5, "generalisation_score": 0.1}
+  assert found["duplicate_share"] == (0, 0)
   for name, most in near.items():
     assert abs(found[name].value - found[name].null) <= most, (name, found[name])
   assert found["entropy"].null == pytest.approx(np.log(2 * np.pi * np.e * 25), rel=0.05)
-  bad = metrics.score(real, np.concatenate([1e4 + 0.5 * (fair - 1e4)[:150], train[:150]]), train=train)
+  bad = metrics.score(real, np.concatenate([1e4 + 0.3 * (fair - 1e4)[:150], train[:150]]), train=train)
   assert bad["duplicate_share"] == (0.5, 0.0)
   assert bad["generalisation_score"].value < 0.8 * bad["generalisation_score"].null
-  assert (
-    bad["entropy"].value < bad["entropy"].null - 1 and bad["frechet_distance"].value > 3 * bad["frechet_distance"].null
-  )
+  assert bad["entropy"].value < bad["entropy"].null - 0.2  # of half the rows it is lower by 2 log 0.3
+  assert bad["frechet_distance"].value > 3 * bad["frechet_distance"].null
   parts = {"b": fair[:, 1], "a": fair[:, :1].reshape(-1, 1, 1)}
   assert metrics.score({"a": real[:, 0], "b": real[:, 1]}, parts)["mmd_squared"].value == pytest.approx(
     metrics.score(real, fair)["mmd_squared"].value
@@ -194,8 +184,8 @@ def test_score():
 def test_nothing_in_them(kind):
   rows = np.asarray(normals(0, 1, 8, 3)[0])
   sample = {"one point": np.ones((8, 3)), "constant column": rows * [1, 0, 1], "four rows": rows[:4]}[kind]
-  for pair in itertools.product((rows, sample), (sample,)):
-    found = metrics.score(*pair, train=sample)
+  for real in (rows, sample)[: 1 if kind == "four rows" else 2]:
+    found = metrics.score(real, sample, train=sample)
     assert all(np.isfinite(one).all() for one in found.values()), found
 
 

@@ -47,7 +47,7 @@ def test_ngrams(n):
 
 
 def test_twins():
-  corpus, train = text.read(DOCUMENTS, DOCUMENTS[2:4] + [[9, 9, 9]])
+  corpus, train = text.read(DOCUMENTS, [*DOCUMENTS[2:4], [9, 9, 9]])
   long = [one for one in DOCUMENTS if len(one) >= 4]
   each = [bleu(one, long[:i] + long[i + 1 :]) for i, one in enumerate(long)]
   assert text.self_bleu(corpus) == pytest.approx(np.mean(each), rel=1e-12)

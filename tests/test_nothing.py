@@ -30,6 +30,8 @@ TASKS = {
   "linear_regression_fresh": lambda: tasks.linear_regression(3, N, covariates="fresh"),
   "logistic_regression": lambda: tasks.logistic_regression("breast_cancer", 40),
   "ngram": lambda: tasks.ngram(N, 4, length=6),
+  "flow": lambda: tasks.flow([1.0, 0.5], N, num_steps=3),
+  "ppca": lambda: tasks.ppca([2.0, 1.0, 1.0], N, 1),
   "gaussian_mixture": lambda: tasks.gaussian_mixture("ring", N, 2, num_steps=3, num_test=20),
   "labelled": lambda: tasks.labelled("moons", N, num_test=20),
   "labelled_kde": lambda: tasks.labelled("moons", N, "kde", num_test=20),

@@ -3,17 +3,15 @@
 import errno
 import json
 import os
-import random
-import signal
-import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
-from own_pipelines import Faulty, Normal, normal_rows, run
+from own_pipelines import Faulty, Normal, killed_and_resumed, normal_rows, run, steps_of
 
 import collapse_jax as cj
 from collapse_jax.pipelines import _identity, _perform, kinds
@@ -79,12 +77,6 @@ def test_tables_come_back(tmp_path, monkeypatch, ending):
   pd.testing.assert_frame_equal(kinds.read(tmp_path / f"rows{ending}", schema), table)
 
 
-def steps_of(directory):
-  """Name of each finished step -> what tells whether it was written again."""
-  files = (Path(directory) / "steps").glob("*/step.json")
-  return {file.parent.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
-
-
 STATUS = {
   "none": "ok",
   "raises": "seed 0, generation 2: fit raised ArithmeticError: no convergence Log: ",
@@ -93,6 +85,7 @@ STATUS = {
   "columns": "seed 0, generation 2: sample must return the columns of the real rows: it has also y.",
   "nan": "seed 0, generation 2: sample returned missing or infinite values in x, of which the real rows have none.",
   "kind": "seed 0, generation 2: sample must return a dict of arrays, as the real rows are, got ndarray.",
+  "names": "seed 0, generation 2: evaluate returned error, var, var_sem, other, and before error, var, var_sem.",
   "width": "seed 0, generation 2: sample must return an array x of rows (2,), got (1,).",
 }
 
@@ -107,7 +100,7 @@ def test_failures_are_facts_about_cells(tmp_path):
     good = 3 if fault == "none" else 1
     np.testing.assert_array_equal(np.isfinite(one["var"]).sum("generation"), good, err_msg=fault)
     np.testing.assert_array_equal(one.finite.sum("generation"), good)
-    if fault != "none":
+    if fault not in ("none", "names"):
       log = Path(status.split(" Log: ")[1])
       assert log.is_file() and "Traceback" in log.read_text()
       assert fault in ("fewer", "columns", "nan", "kind", "width") or "a line of the log" in log.read_text()
@@ -155,34 +148,85 @@ def test_processes(tmp_path):
   assert len(logs) >= 10 and set(logs) == {"a line of the log\n"}
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_and_resumed(tmp_path, kills):
-  """SIGKILL at random moments, two jobs: what is finished is not done again, and the numbers are those of a loop left alone."""
-  script = [sys.executable, str(Path(__file__).with_name("own_pipelines.py"))]
-  chance = random.Random(kills)
-  done = {}
-  for i in range(kills):
-    process = subprocess.Popen([*script, str(tmp_path / "killed"), "2"], stderr=subprocess.DEVNULL)
-    target = len(done) + chance.randint(1, 6)
-    while len(steps_of(tmp_path / "killed")) < target and process.poll() is None:
-      time.sleep(0.01)
-    time.sleep(chance.uniform(0, 0.05))
-    ended = process.poll() is not None
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    now = steps_of(tmp_path / "killed")
-    assert {name: now.get(name) for name in done} == done
-    done = now
-    if ended:
-      assert i > 0
-      break
-  subprocess.run([*script, str(tmp_path / "killed"), "2"], check=True, stderr=subprocess.PIPE)
-  after = steps_of(tmp_path / "killed")
-  assert {name: after[name] for name in done} == done
-  alone = run(Normal(), tmp_path / "alone", num_generations=6, num_seeds=3)
-  assert set(steps_of(tmp_path / "alone")) == set(after)
-  for name in ("error", "var", "train_size", "real_share"):
-    np.testing.assert_array_equal(cj.load(tmp_path / "killed")[name], alone[name])
+def test_killed_and_resumed(tmp_path):
+  """SIGKILL at random moments, two jobs: what is finished is not done again, and the numbers are those of a loop left alone.
+
+  `python -m benchmarks.loop --kills=20` does it more often.
+  """
+  assert killed_and_resumed(tmp_path, kills=3) == 3
+
+
+class Copies:
+  """Rows of the training data, drawn with replacement."""
+
+  def fit(self, data, *, seed, workdir, previous=None):
+    return data
+
+  def sample(self, model, num, *, seed, workdir):
+    return kinds.take(model, np.random.default_rng(seed).integers(kinds.num_rows(model), size=num))
+
+  def evaluate(self, model, sample, real_test, *, seed):
+    return {"distinct": len(set(map(str, list(sample) if isinstance(sample, list) else sample["name"])))}
+
+
+@pytest.mark.parametrize("kind", ["table", "text", "dataset"])
+def test_kinds_of_data(tmp_path, kind):
+  """Rows of each kind go round, whole; what is drawn are real rows, ever fewer of them."""
+  rows = [
+    {"name": f"row {i}", "messages": [{"role": "user", "content": f"\u00e9 {i}"}], "number": i} for i in range(30)
+  ]
+  table = pd.DataFrame(rows)[["name", "number"]]
+  real = {"table": table, "text": rows, "dataset": datasets.Dataset.from_pandas(table)}[kind]
+  found = cj.loop(Copies(), real, real, ["replace"], num_generations=3, num_seeds=1, directory=tmp_path)
+  assert (found.cell_status == "ok").all()
+  distinct = found.distinct.values.ravel()
+  assert 30 > distinct[0] > distinct[1] > distinct[2] > 2
+  folder = tmp_path / "runs" / "workflow=replace,seed=0" / "g003"
+  if kind == "text":
+    drawn = [json.loads(line) for line in (folder / "sample.jsonl").read_text().splitlines()]
+    assert len(drawn) == 30 and all(row["_generation"] == 3 for row in drawn)
+    assert all({name: value for name, value in row.items() if name not in kinds.PROVENANCE} in rows for row in drawn)
+  else:
+    drawn = pd.read_parquet(folder / "sample.parquet")
+    assert (drawn["_generation"] == 3).all() and drawn["_model"].nunique() == 1
+    assert (drawn["name"] == "row " + drawn["number"].astype(str)).all() and len(drawn) == 30
+
+
+class Warm(Normal):
+  """Half way from the model before; models are arrays, or keep themselves, or cannot be pickled."""
+
+  def __init__(self, how):
+    super().__init__()
+    self.how = how
+    if how == "saved":
+      self.save = lambda model, folder: np.savez(folder / "own.npz", *model)
+      self.load = lambda folder: tuple(np.load(folder / "own.npz").values())
+
+  def fit(self, data, *, seed, workdir, previous=None):
+    model = super().fit(data, seed=seed, workdir=workdir)
+    if previous is not None:
+      model = tuple((new + old) / 2 for new, old in zip(model, previous))
+    return (*model, threading.Lock()) if self.how == "unpicklable" else model
+
+  def sample(self, model, num, **options):
+    return super().sample(model[:2], num, **options)
+
+
+def test_models_are_there_when_they_are_needed(tmp_path):
+  """Whether they are pickled, keep themselves, or are fitted again with those before them: the same numbers."""
+  plain = run(Normal(), tmp_path / "plain", ["replace"], num_seeds=1)
+  for how in ("pickled", "saved", "unpicklable"):
+    found = run(Warm(how), tmp_path / how, ["replace"], num_seeds=1, warm_start=True)
+    assert (found.cell_status == "ok").all()
+    last = json.loads((tmp_path / how / "runs" / "workflow=replace,seed=0" / "g003" / "steps.json").read_text())
+    for role in ("sample", "evaluate"):
+      (tmp_path / how / "steps" / last[role] / "step.json").unlink()
+    again = run(Warm(how), tmp_path / how, ["replace"], num_seeds=1, warm_start=True, resume=True)
+    np.testing.assert_array_equal(found["var"], again["var"])
+    if how == "pickled":
+      first = found
+    np.testing.assert_array_equal(found["var"], first["var"])
+  assert (first["var"] != plain["var"]).values[..., 1:].all()
 
 
 def test_one_loop_a_directory(tmp_path):
@@ -241,7 +285,7 @@ def test_lineage(tmp_path):
 def test_law(tmp_path):
   """Of 800 normal distributions at once: variances fall as theory says, also where rows are weighted. Twin: who forgets weights."""
   num, dim, T = 12, 800, 10
-  names = ["replace", "accumulate", "accumulate_subsample", "mix(0.5, real_weight=0.8)"]
+  names = ["replace", "accumulate", "accumulate_subsample", "mix(0.5, real_weight=0.1)"]
   pipeline = lambda forgets: Normal(forgets=forgets)
   found = cj.loop(
     pipeline,
@@ -292,7 +336,7 @@ def test_transforms(tmp_path):
   """A verifier that looks at data: what it rejects is in no training data."""
   keep = cj.pipelines.on_data(lambda key, problem, rows: rows["x"][:, 0] > 0)
   found = run(
-    Normal(), tmp_path, ["replace"], transform=lambda task: cj.transforms.verify(task, keep), num_generations=2
+    Normal(), tmp_path, ["replace"], transform=lambda task: cj.transforms.verify(task, keep), num_generations=2, jobs=2
   )
   kept = found.kept_share.sel(generation=1)
   assert (found.cell_status == "ok").all() and 0.2 < kept.min() < kept.max() < 0.8

@@ -13,7 +13,7 @@ import pytest
 from helpers import by_steps, needed
 
 from collapse_jax import lm, tasks
-from collapse_jax.lm import checkpoint, sampling, text, training
+from collapse_jax.lm import checkpoint, decoding, sampling, text, training
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("smollm2")]
 
@@ -91,7 +91,7 @@ def test_greedy_tokens_of_transformers(model, theirs):
       len(prompt) + 64,
       begin,
       end,
-      0.0,
+      decoding.Rules(0.0),
       jnp.asarray(prompt)[None],
     )
   )

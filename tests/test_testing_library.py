@@ -49,6 +49,8 @@ TASKS = {
   "logistic_regression": (lambda: tasks.logistic_regression(OVERLAPPING, 40, coefficients=[0.2, 0.5]), FLOWS),
   "sample_median": (lambda: tasks.sample_median(N), FLOWS),
   "ngram": (lambda: tasks.ngram(N, 4, length=6), FLOWS),
+  "flow": (lambda: tasks.flow([1.0, 0.5], N, num_steps=3), FLOWS),
+  "ppca": (lambda: tasks.ppca([2.0, 1.0, 1.0], N, 1), FLOWS),
   "gaussian_mixture": (lambda: tasks.gaussian_mixture("ring", N, 2, num_steps=2, num_test=20), FLOWS),
   "classification": (lambda: tasks.classification(2, N), FLOWS),
   "labelled": (lambda: tasks.labelled("moons", N, "kde", num_test=20), FLOWS),

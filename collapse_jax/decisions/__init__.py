@@ -10,11 +10,18 @@ from collapse_jax import lazy
 if TYPE_CHECKING:
   from collapse_jax.decisions._forecast import forecast as forecast
   from collapse_jax.decisions._reading import read as read
+  from collapse_jax.decisions._schedule import LearnedSchedule as LearnedSchedule
+  from collapse_jax.decisions._schedule import Search as Search
+  from collapse_jax.decisions._schedule import begin_search as begin_search
+  from collapse_jax.decisions._schedule import learn_schedule as learn_schedule
+  from collapse_jax.decisions._schedule import propose as propose
+  from collapse_jax.decisions._schedule import tell as tell
   from collapse_jax.decisions._share import RequiredShare as RequiredShare
   from collapse_jax.decisions._share import required_share as required_share
   from collapse_jax.decisions._share import required_shares as required_shares
 
 _HOME = {
+  **dict.fromkeys(["LearnedSchedule", "Search", "begin_search", "learn_schedule", "propose", "tell"], "_schedule"),
   "RequiredShare": "_share",
   "forecast": "_forecast",
   "read": "_reading",

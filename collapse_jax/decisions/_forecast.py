@@ -1,5 +1,6 @@
 """What a metric will be in generations that nobody has run: families of curves that theory knows, fitted run by run."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -153,8 +154,7 @@ def _named(label: str, cell: dict[str, Any], num: float, horizon: int, shares) -
   try:
     name, arguments, keywords = vocabulary.parse_call(label)
     if name == "mix" and not arguments and "real_fraction" not in keywords:
-      share = cell.get("real_fraction", None if shares is None else shares[-1, 0])
-      keywords |= {"real_fraction": float(share)}
+      keywords |= {"real_fraction": float(cell["real_fraction"] if "real_fraction" in cell else shares[-1, 0])}
     made = workflows.FACTORIES[name](*arguments, **keywords).schedule
     return None if made is None else made(num, horizon)
   except (KeyError, TypeError, ValueError):  # a workflow of somebody's own
@@ -214,25 +214,37 @@ def _affine(curve, fit, at, walks):
 
 
 def _saturating(fit, at):
-  operators, misfits = [], []
-  for rate in 1 / np.geomspace(fit[-1] / 10, 1.5 * fit[-1], NUM_RATES):
-    fitted, followed = (np.stack([np.ones(len(t)), -np.expm1(-rate * t)], axis=1) for t in (fit, at))
-    inverse = np.linalg.pinv(fitted)
-    operators.append(followed @ inverse)
-    misfits.append(np.eye(len(fit)) - fitted @ inverse)
+  operators, misfits = _saturating_at(tuple(fit.tolist()), tuple(at.tolist()))
 
   def follow(y):
     y = y[..., : len(fit)]
-    best = np.argmin([((y @ one.T) ** 2).sum(axis=-1) for one in misfits], axis=0)
-    return np.einsum("...ht,...t->...h", np.array(operators)[best], y)
+    best = np.argmin(((y @ misfits.swapaxes(1, 2)) ** 2).sum(axis=-1), axis=0)
+    return np.einsum("...ht,...t->...h", operators[best], y)
 
   return follow
+
+
+@functools.lru_cache(32)
+def _saturating_at(fit, at):
+  """Of each rate: what takes values at `fit` to those at `at` [rates, H, T], and to what the fit misses [rates, T, T]."""
+  operators, misfits = [], []
+  for rate in 1 / np.geomspace(fit[-1] / 10, 1.5 * fit[-1], NUM_RATES):
+    fitted, followed = (np.stack([np.ones(len(t)), -np.expm1(-rate * np.array(t))], axis=1) for t in (fit, at))
+    inverse = np.linalg.pinv(fitted)
+    operators.append(followed @ inverse)
+    misfits.append(np.eye(len(fit)) - fitted @ inverse)
+  return np.array(operators), np.array(misfits)
 
 
 def _by_factor(fit, at, num):
   """Runs that are multiplied in each generation: the mean is so by the mean of the ratios, which stand behind the values."""
   used = slice(num, num + len(fit) - 1)
-  return lambda y: y[..., :1] * y[..., used].mean(axis=-1, keepdims=True) ** (at - fit[0])
+
+  def follow(y):
+    with np.errstate(over="ignore"):
+      return y[..., :1] * y[..., used].mean(axis=-1, keepdims=True) ** (at - fit[0])
+
+  return follow
 
 
 # --------------------------------------------------------------------------------------------------- one curve
@@ -300,7 +312,8 @@ def _leaves(rival, mean, low, high) -> np.ndarray:
   with np.errstate(divide="ignore", invalid="ignore"):
     way = np.where(low > 0, np.log(rival / mean), rival - mean)
     most = np.where(low > 0, np.log(high / mean), high - mean)
-  return ~(np.abs(way) <= NEAR * most)
+    rounding = 1e-6 * np.where(low > 0, 1.0, np.abs(mean))
+  return ~(np.abs(way) <= NEAR * most + rounding)
 
 
 def _unfit(values, generations, num_runs) -> str | None:
@@ -341,25 +354,24 @@ def _miss(family, averages, kept, num) -> _Miss:
   """How far the generations that were held out lie from where a family takes those before."""
   seen, told = averages[:, kept:num], family.follow(averages)
   logged = bool((told > 0).all() and (averages[:, :num] > 0).all())
+  logged &= len(averages) > 2  # a single run is held against all that it has moved
   error = np.log(seen / told) if logged else seen - told
   size = float(np.sqrt((error[0] ** 2).mean()))
-  runs = len(error) - 1
+  runs, rounding = len(error) - 1, 1e-6 * (1.0 if logged else float(np.abs(seen).max()) or 1.0)
   if runs < 2:
-    moved = np.ptp(np.log(averages[0, :num]) if logged else averages[0, :num])
-    return _Miss(size, float(size <= ALONE * moved))
+    return _Miss(size, float(size <= ALONE * np.ptp(averages[0, :num]) + rounding))
   windows = np.array_split(np.arange(error.shape[1]), min(error.shape[1], 3, 1 + runs // 8))
   error = np.stack([error[:, one].mean(axis=1) for one in windows], axis=1)
   pseudo = runs * error[0] - (runs - 1) * error[1:]
   k = error.shape[1]
-  scale = max(float(np.abs(seen).max()) if size == 0 else size, 1e-300)
-  between = np.cov(pseudo.T).reshape(k, k) / runs + np.eye(k) * (1e-9 * scale) ** 2
+  between = np.cov(pseudo.T).reshape(k, k) / runs + np.eye(k) * rounding**2
   square = float(error[0] @ np.linalg.solve(between, error[0]))
   return _Miss(size, float(stats.f.sf(square * (runs - k) / (k * (runs - 1)), k, runs - k)))
 
 
 def _interval(follow, averages, level, positive):
   """Mean, low, high [H]: Student's interval of the pseudo-values of leaving groups of runs out, of logs where there can be."""
-  told = follow(averages)
+  told = np.minimum(follow(averages), np.finfo(float).max)  # what grows by a factor may have no end
   logged = positive and bool((told > 0).all())
   scale, back = (np.log, np.exp) if logged else (lambda x: x, lambda x: x)
   told = scale(told)
@@ -369,4 +381,5 @@ def _interval(follow, averages, level, positive):
     return back(told[0]), nothing, nothing.copy()
   error = np.sqrt((runs - 1) / runs * ((told[1:] - told[1:].mean(axis=0)) ** 2).sum(axis=0))
   half = stats.t.ppf(0.5 + level / 2, runs - 1) * error
-  return back(told[0]), back(told[0] - half), back(told[0] + half)
+  with np.errstate(over="ignore"):
+    return back(told[0]), back(told[0] - half), back(told[0] + half)

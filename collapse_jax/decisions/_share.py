@@ -81,7 +81,7 @@ def required_share(
   Raises:
     ValueError: no shares to compare, several cells (select one, or use `required_shares`), no such metric, or a bad tolerance.
   """
-  options = {"tolerance": tolerance, "horizon": horizon, "level": level, "seed": seed}
+  options: dict[str, Any] = {"tolerance": tolerance, "horizon": horizon, "level": level, "seed": seed}
   if callable(results) or hasattr(results, "fit"):
     return _by_running(results, metric, num_seeds, fresh, **options)
   found = required_shares(results, metric=metric, **options)
@@ -138,13 +138,13 @@ def _shared(results, metric):
     share, rest = _share_of(cell)
     if share is not None:
       groups.setdefault(tuple(rest.items()), {})[share] = values.astype(np.float64)
-  for rest, found in groups.items():
+  for others, found in groups.items():
     if len(found) > 1:
       shares = sorted(found)
-      yield dict(rest), shares, [found[share] for share in shares]
+      yield dict(others), shares, [found[share] for share in shares]
 
 
-def _share_of(cell) -> tuple[float | None, dict[str, Any]]:
+def _share_of(cell: dict[str, Any]) -> tuple[float | None, dict[str, Any]]:
   """The real share of a cell, and what else it is."""
   cell = dict(cell)
   if "real_fraction" in cell:
@@ -236,11 +236,12 @@ def _by_running(task, metric, num_seeds, fresh, *, horizon, **options) -> Requir
   from collapse_jax import sweeps, workflows
 
   mix: Callable[..., Any] = functools.partial(workflows.mix, fresh=fresh)
+  of_rows = (task() if callable(task) else task).rows is None
   run = functools.partial(
     sweeps.sweep,
     task,
     {"mix": mix},
-    static_axes=("real_fraction",),
+    static_axes=("real_fraction",) if of_rows else (),  # of rows it fixes how many there are
     num_generations=horizon or 20,
     num_seeds=num_seeds,
     seed=options["seed"],

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.data import files
-from collapse_jax.lm import decoder, weights
+from collapse_jax.lm import decoder, families, weights
+from collapse_jax.lm.families import FAMILIES, Architecture, Key
 from collapse_jax.refused import Refused
 from collapse_jax.types import Array
 
@@ -53,68 +54,8 @@ class LanguageModel(NamedTuple):
   config: Any
 
 
-Table = dict[str, tuple[tuple[str, ...], bool]]
-# Name in a Hugging Face checkpoint -> ours; {} is the layer. Kernels of `torch.nn.Linear` are [out, in], ours [in, out].
-_LINEARS = {
-  "self_attn.q_proj": "attention.query",
-  "self_attn.k_proj": "attention.key",
-  "self_attn.o_proj": "attention.out",
-  "self_attn.v_proj": "attention.value",
-  "mlp.gate_proj": "mlp.gate",
-  "mlp.up_proj": "mlp.up",
-  "mlp.down_proj": "mlp.down",
-}
-
-
-def _rotary_table(norms: Mapping[str, str]) -> Table:
-  table: Table = {
-    "model.embed_tokens.weight": (("embedding",), False),
-    "model.norm.weight": (("final_norm.scale",), False),
-    "lm_head.weight": (("head",), True),
-  }
-  for theirs, ours in _LINEARS.items():
-    table[f"model.layers.{{}}.{theirs}.weight"] = (f"layers.{ours}.kernel",), True
-    table[f"model.layers.{{}}.{theirs}.bias"] = (f"layers.{ours}.bias",), False
-  for theirs, ours in norms.items():
-    table[f"model.layers.{{}}.{theirs}.weight"] = (f"layers.{ours}.scale",), False
-  return table
-
-
-def _gpt2_table() -> Table:
-  table: Table = {
-    "transformer.wte.weight": (("embedding",), False),
-    "transformer.wpe.weight": (("position",), False),
-    "lm_head.weight": (("head",), True),
-  }
-  for theirs, ours in {"weight": "scale", "bias": "bias"}.items():
-    table[f"transformer.ln_f.{theirs}"] = (f"final_norm.{ours}",), False
-    table[f"transformer.h.{{}}.ln_1.{theirs}"] = (f"layers.attention_norm.{ours}",), False
-    table[f"transformer.h.{{}}.ln_2.{theirs}"] = (f"layers.mlp_norm.{ours}",), False
-  for theirs, ours in {"weight": "kernel", "bias": "bias"}.items():  # Conv1D kernels are [in, out], as ours
-    fused = tuple(f"layers.attention.{name}.{ours}" for name in ("query", "key", "value"))
-    table[f"transformer.h.{{}}.attn.c_attn.{theirs}"] = fused, False
-    for name, to in {"attn.c_proj": "attention.out", "mlp.c_fc": "mlp.up", "mlp.c_proj": "mlp.down"}.items():
-      table[f"transformer.h.{{}}.{name}.{theirs}"] = (f"layers.{to}.{ours}",), False
-  return table
-
-
-TABLES = {
-  "gpt2": _gpt2_table(),
-  "llama": _rotary_table({"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"}),
-  "gemma2": _rotary_table(
-    {
-      "input_layernorm": "attention_norm",
-      "post_attention_layernorm": "post_attention_norm",
-      "pre_feedforward_layernorm": "mlp_norm",
-      "post_feedforward_layernorm": "post_mlp_norm",
-    }
-  ),
-}
-CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "gemma2": "Gemma2ForCausalLM"}
-
-
 def load(path_or_id, dtype=jnp.float32) -> LanguageModel:
-  """Reads a model of one of the families in `TABLES`.
+  """Reads a model of one of the families in `families.FAMILIES`.
 
   Args:
     path_or_id: directory with config.json and safetensors, a .gguf file (dequantised), or the id of a hub repository.
@@ -135,7 +76,7 @@ def load(path_or_id, dtype=jnp.float32) -> LanguageModel:
     weights.check_quantisation(directory, values)
     tokenizer_of = functools.partial(weights.tokenizer, directory)
   config = weights.configuration(source, values)
-  arch = decoder.architecture(config)
+  arch = families.architecture(config)
   if arch.tied and not _tied(arch, tensors):
     _log.warning(
       "%s: has an output layer of its own, though its configuration ties it to the embedding; it is kept", source
@@ -148,11 +89,10 @@ def load(path_or_id, dtype=jnp.float32) -> LanguageModel:
   return made(config, from_tensors(arch, tensors, dtype, source), tokenizer)
 
 
-def _tied(arch: decoder.Architecture, tensors: Mapping[str, weights.Tensor]) -> bool:
+def _tied(arch: Architecture, tensors: Mapping[str, weights.Tensor]) -> bool:
   """False where a file has an output layer that is not its embedding."""
-  named = {_name(arch, name): tensor for name, tensor in tensors.items()}
-  head = named.get("lm_head.weight")
-  embedding = named.get({"gpt2": "transformer.wte.weight"}.get(arch.family, "model.embed_tokens.weight"))
+  named = {_find(arch, name)[1].targets: tensor for name, tensor in tensors.items()}
+  head, embedding = named.get(("head",)), named.get(("embedding",))
   return head is None or (
     embedding is not None and head.shape == embedding.shape and np.array_equal(head.read(), embedding.read())
   )
@@ -175,10 +115,10 @@ def functions_of(config, params, **options) -> decoder.Functions:
   Args:
     config: a transformers configuration.
     params: the decoder's.
-    options: fields of `decoder.Architecture` that are to be others.
+    options: fields of `Architecture` that are to be others.
   """
   dtype = jnp.dtype(params["embedding"].dtype)
-  return decoder.functions(decoder.architecture(config)._replace(**options), dtype)
+  return decoder.functions(families.architecture(config)._replace(**options), dtype)
 
 
 def random(config, key: Array, dtype=jnp.float32, tokenizer=None) -> LanguageModel:
@@ -190,7 +130,7 @@ def random(config, key: Array, dtype=jnp.float32, tokenizer=None) -> LanguageMod
     dtype: of the parameters.
     tokenizer: a transformers tokenizer, or None.
   """
-  return made(config, jax.jit(decoder.functions(decoder.architecture(config), jnp.dtype(dtype)).init)(key), tokenizer)
+  return made(config, jax.jit(decoder.functions(families.architecture(config), jnp.dtype(dtype)).init)(key), tokenizer)
 
 
 def save(model: LanguageModel, directory) -> None:
@@ -200,7 +140,7 @@ def save(model: LanguageModel, directory) -> None:
   """
   directory = Path(directory)
   directory.mkdir(parents=True, exist_ok=True)
-  arch = decoder.architecture(model.config)
+  arch = families.architecture(model.config)
   shards: list[dict[str, np.ndarray]] = [{}]
   for name, value in to_tensors(arch, model.params):
     if sum(x.nbytes for x in shards[-1].values()) + value.nbytes > SHARD_BYTES and shards[-1]:
@@ -208,7 +148,7 @@ def save(model: LanguageModel, directory) -> None:
     shards[-1][name] = np.ascontiguousarray(value)
   weights.save_shards(shards, directory)
   config = copy.deepcopy(model.config)
-  config.architectures = [CLASSES[arch.family]]
+  config.architectures = [FAMILIES[arch.family].model]
   config.dtype = str(jnp.dtype(model.params["embedding"].dtype))
   config.save_pretrained(directory)
   if model.tokenizer is not None:
@@ -220,7 +160,7 @@ def save(model: LanguageModel, directory) -> None:
     model.tokenizer.save_pretrained(directory)
 
 
-def from_tensors(arch: decoder.Architecture, tensors: Mapping[str, weights.Tensor], dtype, source: str) -> Any:
+def from_tensors(arch: Architecture, tensors: Mapping[str, weights.Tensor], dtype, source: str) -> Any:
   """Parameters from named tensors of a Hugging Face checkpoint, each read once, after all have been found to fit.
 
   Args:
@@ -234,15 +174,17 @@ def from_tensors(arch: decoder.Architecture, tensors: Mapping[str, weights.Tenso
   shapes = _flatten(decoder.abstract_params(arch, dtype))
   filled: dict[str, set[int]] = {name: set() for name in shapes}
   plan, problems = [], []
+  ignored = FAMILIES[arch.family].ignored
   for theirs, tensor in tensors.items():
-    name = _name(arch, theirs)
-    if weights.IGNORED.match(name) or (name == "lm_head.weight" and arch.tied):
+    name, key, layer = _find(arch, theirs)
+    if weights.IGNORED.match(name) or (key.targets == ("head",) and arch.tied):
       continue
-    targets, transposed, layer = _find(TABLES[arch.family], name)
-    if not targets or targets[0] not in shapes:
-      problems.append(f"{files.shown(name)} is unknown")
+    if not key.targets or key.targets[0] not in shapes:
+      if not (ignored and re.match(ignored, theirs)):
+        problems.append(f"{files.shown(name)} is unknown")
       continue
-    shape = tensor.shape[::-1] if transposed else tensor.shape
+    targets = key.targets
+    shape = tensor.shape[::-1] if key.transposed else tensor.shape
     fits = [
       (*shapes[target].shape[0 if layer is None else 1 : -1], len(targets) * shapes[target].shape[-1])
       for target in targets
@@ -254,7 +196,7 @@ def from_tensors(arch: decoder.Architecture, tensors: Mapping[str, weights.Tenso
     elif any(shape != one for one in fits):
       problems.append(f"{name} is {list(shape)}, which does not fit {targets[0]} {list(fits[0])}")
     else:
-      plan.append((tensor, targets, transposed, layer))
+      plan.append((tensor, key, layer))
       for target in targets:
         filled[target].add(layer or 0)
   for name, done in filled.items():
@@ -266,24 +208,28 @@ def from_tensors(arch: decoder.Architecture, tensors: Mapping[str, weights.Tenso
     more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
     raise Refused(f"{source}: weights do not fit the configuration: {'; '.join(problems[:5])}{more}.")
   values = {name: np.empty(x.shape, x.dtype) for name, x in shapes.items()}
-  for tensor, targets, transposed, layer in plan:
+  for tensor, key, layer in plan:
     value = weights.guarded(f"{source}: a tensor", tensor.read)
-    value = value.T if transposed else value
-    for target, part in zip(targets, np.split(value, len(targets), axis=-1)):
-      values[target][... if layer is None else layer] = part.astype(values[target].dtype)
+    value = value.T if key.transposed else value
+    grouped = value.reshape(*value.shape[:-1], arch.num_heads if key.by_head else 1, -1)
+    for target, part in zip(key.targets, np.split(grouped, len(key.targets), axis=-1)):
+      kept = values[target][... if layer is None else layer]
+      kept[...] = part.reshape(kept.shape).astype(kept.dtype)
   return _unflatten({name: jnp.asarray(value) for name, value in values.items()})
 
 
-def to_tensors(arch: decoder.Architecture, params) -> Iterator[tuple[str, np.ndarray]]:
+def to_tensors(arch: Architecture, params) -> Iterator[tuple[str, np.ndarray]]:
   """The inverse of `from_tensors`."""
   values = _flatten(params)
-  for template, (sources, transposed) in TABLES[arch.family].items():
-    if sources[0] not in values:
+  for template, key in FAMILIES[arch.family].keys.items():
+    if key.targets[0] not in values:
       continue
-    parts = [np.asarray(values[source]) for source in sources]
+    parts = [np.asarray(values[target]) for target in key.targets]
     for layer in range(arch.num_layers) if "{}" in template else [None]:
-      one = np.concatenate(parts if layer is None else [part[layer] for part in parts], axis=-1)
-      yield template.format(layer), one.T if transposed else one
+      ones = [part if layer is None else part[layer] for part in parts]
+      grouped = [one.reshape(*one.shape[:-1], arch.num_heads if key.by_head else 1, -1) for one in ones]
+      one = np.concatenate(grouped, axis=-1).reshape(*ones[0].shape[:-1], -1)
+      yield template.format(layer), one.T if key.transposed else one
 
 
 def num_params(params) -> int:
@@ -291,7 +237,7 @@ def num_params(params) -> int:
   return sum(x.size for x in jax.tree.leaves(params))
 
 
-def merge_adapters(arch: decoder.Architecture, params) -> Any:
+def merge_adapters(arch: Architecture, params) -> Any:
   """Parameters of the same model without adapters: their products added to the kernels."""
   values = _flatten(params)
   scale = arch.adapter_alpha / max(arch.adapter_rank, 1)
@@ -315,16 +261,16 @@ def join(a, b) -> Any:
   return _unflatten(_flatten(a) | _flatten(b))
 
 
-def _name(arch: decoder.Architecture, name: str) -> str:
-  """As in `TABLES`; GPT-2's original release has no prefix."""
-  return name if arch.family != "gpt2" or name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}"
-
-
-def _find(table: Table, name: str) -> tuple[tuple[str, ...], bool, int | None]:
-  """(targets, transposed, layer) of the one template that a name matches; no targets where none does."""
+def _find(arch: Architecture, name: str) -> tuple[str, Key, int | None]:
+  """(name as in the table, key, layer) of the one template that a name of any release matches; no targets where none does."""
+  family = FAMILIES[arch.family]
+  for pattern, replacement in family.renames:
+    name = re.sub(pattern, replacement, name)
+  if not name.startswith((family.prefix, "lm_head.")):
+    name = family.prefix + name
   match = re.fullmatch(r"(.*?\.)(\d{1,9})(\..*)", name, re.ASCII)
   template, layer = (f"{match[1]}{{}}{match[3]}", int(match[2])) if match else (name, None)
-  return (*table.get(template, ((), False)), layer)
+  return name, family.keys.get(template, Key(())), layer
 
 
 def _flatten(tree, prefix="") -> dict[str, Any]:

@@ -1,7 +1,6 @@
-"""One decoder for GPT-2, Llama and Gemma 2, in Flax NNX; pure functions of a pytree of parameters outside this file."""
+"""One decoder for all families, in Flax NNX; pure functions of a pytree of parameters outside this file."""
 
 import functools
-import math
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,12 +11,11 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from collapse_jax.lm.families import NO_WINDOW, Architecture
 from collapse_jax.lm.sharding import constrain_rows
-from collapse_jax.refused import Refused
 
 __all__ = [
   "MLP",
-  "Architecture",
   "Attention",
   "Block",
   "Cache",
@@ -26,67 +24,15 @@ __all__ = [
   "Linear",
   "Norm",
   "abstract_params",
-  "architecture",
   "functions",
 ]
 
 Array = jax.Array
 Params = Any
-NO_WINDOW = 1 << 30
-
-
-class Architecture(NamedTuple):
-  """What the three families differ in; hashable, so a static argument.
-
-  Attributes:
-    norm: "layer" (with bias), "rms", or "rms_offset" (weights stored as their difference from 1).
-    positions: "learned" or "rope".
-    inverse_frequencies: of the rotary embedding, head_dim / 2 of them, radians per position.
-    rope_scale: factor of the rotary embedding's sine and cosine.
-    gated: the MLP has a gate beside its up projection.
-    windows: how many last positions a layer sees, itself included; one a layer.
-    post_norms: norms after attention and MLP as well.
-    soft_cap: of attention logits; 0: none.
-    final_soft_cap: of output logits; 0: none.
-    adapter_rank: rank of low-rank adapters (Hu et al. 2106.09685) beside the kernels in `adapter_targets`; 0: none.
-    adapter_alpha: an adapter's product counts with adapter_alpha / adapter_rank.
-    adapter_targets: of query, key, value, out, gate, up, down.
-  """
-
-  family: str
-  vocab_size: int
-  dim: int
-  num_layers: int
-  num_heads: int
-  num_kv_heads: int
-  head_dim: int
-  mlp_dim: int
-  max_length: int
-  norm: str
-  norm_eps: float
-  positions: str
-  activation: str
-  gated: bool
-  attention_bias: bool
-  output_bias: bool
-  mlp_bias: bool
-  tied: bool
-  query_scale: float
-  windows: tuple[int, ...]
-  inverse_frequencies: tuple[float, ...] = ()
-  rope_scale: float = 1.0
-  post_norms: bool = False
-  embedding_scale: float = 1.0
-  soft_cap: float = 0.0
-  final_soft_cap: float = 0.0
-  initial_scale: float = 0.02
-  adapter_rank: int = 0
-  adapter_alpha: float = 0.0
-  adapter_targets: tuple[str, ...] = ()
 
 
 class Cache(NamedTuple):
-  """Keys and values of past positions, a pair of [batch, kv heads, capacity, head_dim] a layer; `used` are filled."""
+  """Keys and values, a pair of [batch, kv heads, capacity, head_dim] a layer; `used` positions are filled, [] or [batch]."""
 
   layers: tuple[tuple[Array, Array], ...]
   used: Array
@@ -94,8 +40,7 @@ class Cache(NamedTuple):
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   "silu": jax.nn.silu,
-  "gelu_new": jax.nn.gelu,
-  "gelu_pytorch_tanh": jax.nn.gelu,
+  "gelu_tanh": jax.nn.gelu,
   "gelu": functools.partial(jax.nn.gelu, approximate=False),
   "relu": jax.nn.relu,
 }
@@ -104,11 +49,11 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 class Norm(nnx.Module):
   """Layer or root-mean-square norm, computed in float32."""
 
-  def __init__(self, arch: Architecture, dtype):
-    self.arch = arch
+  def __init__(self, arch: Architecture, size: int, dtype):
+    self.arch, self.size = arch, size
     start = jnp.zeros if arch.norm == "rms_offset" else jnp.ones
-    self.scale = nnx.Param(start((arch.dim,), dtype))
-    self.bias = nnx.Param(jnp.zeros((arch.dim,), dtype)) if arch.norm == "layer" else None
+    self.scale = nnx.Param(start((size,), dtype))
+    self.bias = nnx.Param(jnp.zeros((size,), dtype)) if arch.norm == "layer" else None
 
   def __call__(self, x):
     arch, dtype = self.arch, x.dtype
@@ -172,6 +117,9 @@ class Attention(nnx.Module):
     self.key = linear("key", arch.dim, arch.num_kv_heads * arch.head_dim, arch.attention_bias)
     self.value = linear("value", arch.dim, arch.num_kv_heads * arch.head_dim, arch.attention_bias)
     self.out = linear("out", arch.num_heads * arch.head_dim, arch.dim, arch.output_bias)
+    normed = lambda num: Norm(arch, arch.head_dim * (1 if arch.qk_norm == "head" else num), dtype)
+    self.query_norm = normed(arch.num_heads) if arch.qk_norm else None
+    self.key_norm = normed(arch.num_kv_heads) if arch.qk_norm else None
 
   def __call__(self, x, rotation, mask, past=None, used=0):
     """x [B, L, dim], mask [B or 1, L, keys]. `past`: keys and values with room for x at position `used`.
@@ -181,7 +129,9 @@ class Attention(nnx.Module):
     """
     arch, (batch, length, _) = self.arch, x.shape
     heads = lambda y: y.reshape(batch, length, -1, arch.head_dim)
-    query, key, value = heads(self.query(x)), heads(self.key(x)), heads(self.value(x))
+    normed = lambda norm, y: y if norm is None else norm(y.reshape(batch, length, -1, norm.size))
+    query, key, value = self.query(x), self.key(x), heads(self.value(x))
+    query, key = heads(normed(self.query_norm, query)), heads(normed(self.key_norm, key))
     if rotation is not None:
       query, key = _rotate(query, rotation), _rotate(key, rotation)
     if past is None and not arch.soft_cap:
@@ -189,10 +139,9 @@ class Attention(nnx.Module):
     else:
       key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
       if past is not None:
-        key, value = past = tuple(
-          jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), used, axis=2)
-          for old, new in zip(past, (key, value))
-        )
+        alike = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=-2)
+        put = jax.vmap(alike) if jnp.ndim(used) else alike
+        key, value = past = tuple(put(old, new.astype(old.dtype), used) for old, new in zip(past, (key, value)))
       y = _attend(arch, query, key, value, mask)
     y = self.out(y.reshape(batch, length, -1))
     return y if past is None else (y, past)
@@ -214,21 +163,26 @@ class MLP(nnx.Module):
 
 
 class Block(nnx.Module):
-  """Attention and feed-forward layer, each with its residual connection and norms."""
+  """Attention and feed-forward layer, one after the other or beside it, with residual connections and norms."""
 
   def __init__(self, arch: Architecture, dtype, rngs: nnx.Rngs):
-    self.attention_norm, self.attention = Norm(arch, dtype), Attention(arch, dtype, rngs)
-    self.post_attention_norm = Norm(arch, dtype) if arch.post_norms else None
-    self.mlp_norm, self.mlp = Norm(arch, dtype), MLP(arch, dtype, rngs)
-    self.post_mlp_norm = Norm(arch, dtype) if arch.post_norms else None
+    self.arch = arch
+    norm = lambda present: Norm(arch, arch.dim, dtype) if present else None
+    self.attention_norm, self.attention = norm(arch.pre_norms), Attention(arch, dtype, rngs)
+    self.post_attention_norm = norm(arch.post_norms)
+    self.mlp_norm, self.mlp = norm(arch.pre_norms and arch.residual != "shared"), MLP(arch, dtype, rngs)
+    self.post_mlp_norm = norm(arch.post_norms)
 
   def __call__(self, x, rotation, mask, past=None, used=0):
-    after = lambda norm, y: y if norm is None else norm(y)
-    y = self.attention(self.attention_norm(x), rotation, mask, past, used)
+    normed = lambda norm, y: y if norm is None else norm(y)
+    inputs = normed(self.attention_norm, x)
+    y = self.attention(inputs, rotation, mask, past, used)
     if past is not None:
       y, past = y
-    x = x + after(self.post_attention_norm, y)
-    x = x + after(self.post_mlp_norm, self.mlp(self.mlp_norm(x)))
+    after = x + normed(self.post_attention_norm, y)
+    if self.arch.residual != "shared":
+      inputs = normed(self.mlp_norm, after if self.arch.residual == "sequential" else x)
+    x = after + normed(self.post_mlp_norm, self.mlp(inputs))
     return x if past is None else (x, past)
 
 
@@ -239,12 +193,13 @@ class Decoder(nnx.Module):
     self.arch = arch
     normal = lambda *shape: nnx.Param(arch.initial_scale * jax.random.normal(rngs.params(), shape, dtype))
     self.embedding = normal(arch.vocab_size, arch.dim)
-    self.position = normal(arch.max_length, arch.dim) if arch.positions == "learned" else None
+    self.position = None if arch.ropes else normal(arch.max_length + arch.position_offset, arch.dim)
     self.layers = nnx.vmap(lambda key: Block(arch, dtype, nnx.Rngs(key)))(
       jax.random.split(rngs.params(), arch.num_layers)
     )
-    self.final_norm = Norm(arch, dtype)
+    self.final_norm = Norm(arch, arch.dim, dtype)
     self.head = None if arch.tied else normal(arch.dim, arch.vocab_size)
+    self.head_bias = nnx.Param(jnp.zeros(arch.vocab_size, dtype)) if arch.head_bias else None
 
   def __call__(
     self, tokens: Array, mask: Array | None = None, remat: bool = False, head: bool = True, mesh: Mesh | None = None
@@ -269,18 +224,17 @@ class Decoder(nnx.Module):
       place = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)  # as transformers counts positions under padding
     graph, layers = nnx.split(self.layers)
     narrow = min(self.arch.windows) < NO_WINDOW
-    x, rotation = self.embed(constrain_rows(tokens, mesh), place)
+    x, rotations = self.embed(constrain_rows(tokens, mesh), place)
     x = constrain_rows(x, mesh)
 
     def layer(x, inputs):
-      parameters, window = inputs
+      parameters, window, kind = inputs
       allowed = visible & (at[:, None] - at[None] < window)[None] if narrow else visible
-      return constrain_rows(nnx.merge(graph, parameters)(x, rotation, allowed), mesh), None
+      return constrain_rows(nnx.merge(graph, parameters)(x, _chosen(rotations, kind), allowed), mesh), None
 
-    windows = jnp.asarray(np.asarray(self.arch.windows, np.int32))
     # Without remat only products are kept for the backward pass: reading the rest costs more than computing it again.
     keep = None if remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    x, _ = jax.lax.scan(jax.checkpoint(layer, policy=keep), x, (layers, windows))
+    x, _ = jax.lax.scan(jax.checkpoint(layer, policy=keep), x, (layers, *self.about_layers()))
     x = self.final_norm(x)
     return constrain_rows(self.logits(x), mesh) if head else x
 
@@ -293,18 +247,17 @@ class Decoder(nnx.Module):
     """
     batch, length = tokens.shape
     capacity = cache.layers[0][0].shape[2]
-    place = cache.used + jnp.arange(length)
-    x, rotation = self.embed(tokens, jnp.broadcast_to(place[None], (batch, length)))
+    place = cache.used.reshape(-1, 1) + jnp.arange(length)[None]
+    x, rotations = self.embed(tokens, jnp.broadcast_to(place, (batch, length)))
     graph, _ = nnx.split(self.layers)
-    back = place[:, None] - jnp.arange(capacity)[None]
+    back = place[:, :, None] - jnp.arange(capacity)[None, None]
     kept = []
-    for parameters, window, past in zip(layers, self.arch.windows, cache.layers):
+    for parameters, window, kind, past in zip(layers, self.arch.windows, _kinds(self.arch)[1], cache.layers):
       visible = (back >= 0) & (back < window) if window < capacity else back >= 0
-      x, past = nnx.merge(graph, parameters)(x, rotation, visible[None], past, cache.used)
+      x, past = nnx.merge(graph, parameters)(x, rotations[kind] if rotations else None, visible, past, cache.used)
       kept.append(past)
-    return self.capped(jnp.matmul(self.final_norm(x), head, preferred_element_type=jnp.float32)), Cache(
-      tuple(kept), cache.used + length
-    )
+    out = jnp.matmul(self.final_norm(x), head, preferred_element_type=jnp.float32)
+    return self.finished(out), Cache(tuple(kept), cache.used + length)
 
   def decode_split(self, tokens: Array, cache: Cache, mesh: Mesh) -> tuple[Array, Cache]:
     """`decode` over devices: in a loop over layers, without which XLA gathers the weights of all of them at once.
@@ -314,28 +267,37 @@ class Decoder(nnx.Module):
     """
     batch, length = tokens.shape
     graph, stacked = nnx.split(self.layers)
-    place = cache.used + jnp.arange(length)
-    x, rotation = self.embed(constrain_rows(tokens, mesh), jnp.broadcast_to(place[None], (batch, length)))
-    back = place[:, None] - jnp.arange(cache.layers[0][0].shape[3])[None]
+    place = cache.used.reshape(-1, 1) + jnp.arange(length)[None]
+    x, rotations = self.embed(constrain_rows(tokens, mesh), jnp.broadcast_to(place, (batch, length)))
+    back = place[:, :, None] - jnp.arange(cache.layers[0][0].shape[3])[None, None]
 
     def layer(x, inputs):
-      parameters, window, past = inputs
+      parameters, window, kind, past = inputs
       past = jax.tree.map(lambda one: constrain_rows(one, mesh), past)
-      x, past = nnx.merge(graph, parameters)(x, rotation, ((back >= 0) & (back < window))[None], past, cache.used)
+      visible = (back >= 0) & (back < window)
+      x, past = nnx.merge(graph, parameters)(x, _chosen(rotations, kind), visible, past, cache.used)
       return constrain_rows(x, mesh), past
 
-    windows = jnp.asarray(np.asarray(self.arch.windows, np.int32))
-    x, past = jax.lax.scan(layer, constrain_rows(x, mesh), (stacked, windows, cache.layers[0]))
+    x, past = jax.lax.scan(layer, constrain_rows(x, mesh), (stacked, *self.about_layers(), cache.layers[0]))
     return constrain_rows(self.logits(self.final_norm(x)), mesh), Cache((past,), cache.used + length)
 
+  def about_layers(self) -> tuple[Array, Array]:
+    """[layers] each, to scan over: the window, and the kind of rotary embedding."""
+    given = lambda values: jnp.asarray(np.asarray(values, np.int32))
+    return given(self.arch.windows), given(_kinds(self.arch)[1])
+
   def embed(self, tokens: Array, place: Array):
-    """Embeddings [B, L, dim] of tokens at positions `place` [B, L], and the rotation of queries and keys."""
+    """Embeddings [B, L, dim] of tokens at positions `place` [B, L], and the rotations of queries and keys, one a kind."""
     arch, dtype = self.arch, self.embedding[...].dtype
     x = self.embedding[...][tokens] * jnp.asarray(arch.embedding_scale, dtype)
     if self.position is not None:
-      return x + self.position[...][place], None
-    angle = place[..., None] * jnp.asarray(arch.inverse_frequencies, jnp.float32)[None, None]
-    return x, (arch.rope_scale * jnp.cos(angle)[:, :, None], arch.rope_scale * jnp.sin(angle)[:, :, None])
+      return x + self.position[...][place + arch.position_offset], ()
+
+    def rotation(rope):
+      angle = place[..., None] * jnp.asarray(rope.inverse_frequencies, jnp.float32)[None, None]
+      return rope.scale * jnp.cos(angle)[:, :, None], rope.scale * jnp.sin(angle)[:, :, None]
+
+    return x, tuple(rotation(rope) for rope in _kinds(arch)[0])
 
   def logits(self, x: Array) -> Array:
     """Hidden states [..., dim] -> logits [..., V], float32."""
@@ -343,11 +305,26 @@ class Decoder(nnx.Module):
       out = jnp.einsum("...d,vd->...v", x, self.embedding[...], preferred_element_type=jnp.float32)
     else:
       out = jnp.einsum("...d,dv->...v", x, self.head[...], preferred_element_type=jnp.float32)
-    return self.capped(out)
+    return self.finished(out)
 
-  def capped(self, out: Array) -> Array:
+  def finished(self, out: Array) -> Array:
+    """The output layer's product with its bias, capped."""
     cap = self.arch.final_soft_cap
+    out = out if self.head_bias is None else out + _along(self.head_bias[...].astype(out.dtype), out)
     return cap * jnp.tanh(out / cap) if cap else out
+
+
+def _kinds(arch: Architecture):
+  """(rotary embeddings that there are, which of them each layer has)."""
+  kinds = tuple(dict.fromkeys(arch.ropes))
+  return kinds, [kinds.index(rope) for rope in arch.ropes] or [0] * arch.num_layers
+
+
+def _chosen(rotations, kind):
+  """That of a layer of a traced kind; None where positions are not rotated."""
+  if len(rotations) < 2:
+    return rotations[0] if rotations else None
+  return jax.tree.map(lambda *ones: jnp.stack(ones)[kind], *rotations)
 
 
 def _along(vector, x):
@@ -356,10 +333,11 @@ def _along(vector, x):
 
 
 def _rotate(x, rotation):
-  """Rotary embedding in the half-split layout of transformers."""
+  """Rotary embedding of the first numbers of each head, in the half-split layout of transformers."""
   cos, sin = rotation
-  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1).astype(x.dtype)
+  size = cos.shape[-1]
+  first, second, rest = jnp.split(x.astype(jnp.float32), (size, 2 * size), axis=-1)
+  return jnp.concatenate([first * cos - second * sin, second * cos + first * sin, rest], -1).astype(x.dtype)
 
 
 def _attend(arch, query, key, value, mask):
@@ -441,143 +419,3 @@ def functions(arch: Architecture, dtype=jnp.float32, remat: bool = False, mesh: 
 def abstract_params(arch: Architecture, dtype=jnp.float32) -> Params:
   """Shapes and dtypes of the parameters; nothing is allocated."""
   return nnx.to_pure_dict(nnx.split(nnx.eval_shape(lambda: Decoder(arch, nnx.Rngs(0), dtype)))[1])
-
-
-def architecture(config) -> Architecture:
-  """Of a transformers configuration: GPT-2, Llama or Gemma 2.
-
-  Raises:
-    ValueError: another architecture, or an option of it that is not supported.
-  """
-  readers = {"gpt2": _gpt2, "llama": _llama, "gemma2": _gemma2}
-  if config.model_type not in readers:
-    raise Refused(f"unknown architecture {config.model_type!r}; known: {', '.join(readers)}.")
-  arch = readers[config.model_type](config)
-  if arch.activation not in ACTIVATIONS:
-    raise Refused(f"unknown activation {arch.activation!r}; known: {', '.join(ACTIVATIONS)}.")
-  if arch.num_heads % arch.num_kv_heads:
-    raise Refused(f"{arch.num_heads} attention heads cannot share {arch.num_kv_heads} of keys and values.")
-  if arch.positions == "rope" and arch.head_dim % 2:
-    raise Refused(f"the rotary embedding needs an even head_dim, got {arch.head_dim}.")
-  return arch
-
-
-def _gpt2(config):
-  for name in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
-    if getattr(config, name, False):
-      raise Refused(f"GPT-2 with {name} is not supported.")
-  head_dim = config.n_embd // config.n_head
-  return Architecture(
-    family="gpt2",
-    vocab_size=config.vocab_size,
-    dim=config.n_embd,
-    num_layers=config.n_layer,
-    num_heads=config.n_head,
-    num_kv_heads=config.n_head,
-    head_dim=head_dim,
-    mlp_dim=config.n_inner or 4 * config.n_embd,
-    max_length=config.n_positions,
-    norm="layer",
-    norm_eps=config.layer_norm_epsilon,
-    positions="learned",
-    activation=config.activation_function,
-    gated=False,
-    attention_bias=True,
-    output_bias=True,
-    mlp_bias=True,
-    tied=config.tie_word_embeddings,
-    query_scale=head_dim**-0.5 if config.scale_attn_weights else 1.0,
-    windows=(NO_WINDOW,) * config.n_layer,
-    initial_scale=config.initializer_range,
-  )
-
-
-def _rotary(config, head_dim):
-  """(inverse frequencies, scale of sine and cosine), as transformers computes them."""
-  rope = dict(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {})
-  kind = rope.get("rope_type", rope.get("type", "default"))
-  theta = rope.get("rope_theta", getattr(config, "rope_theta", 10_000.0))
-  inverse = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
-  needed = {
-    "linear": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-  }
-  for name in needed.get(str(kind), ()):
-    if rope.get(name) is None:
-      raise Refused(f"rope scaling {kind!r} needs {name}.")
-  if kind == "linear":
-    inverse = inverse / rope["factor"]
-  elif kind == "llama3":  # long wavelengths are stretched, short ones kept, with a ramp between
-    low, high, original = rope["low_freq_factor"], rope["high_freq_factor"], rope["original_max_position_embeddings"]
-    if not low < high:
-      raise Refused(f"rope scaling 'llama3' needs low_freq_factor below high_freq_factor, got {low} and {high}.")
-    length = 2 * math.pi / inverse
-    smooth = np.clip((original / length - low) / (high - low), 0.0, 1.0)
-    inverse = (1 - smooth) * inverse / rope["factor"] + smooth * inverse
-  elif kind != "default":
-    raise Refused(f"rope scaling {kind!r} is not supported; known: default, linear, llama3.")
-  return tuple(float(x) for x in inverse), 1.0
-
-
-def _llama(config):
-  head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-  inverse, scale = _rotary(config, head_dim)
-  return Architecture(
-    family="llama",
-    vocab_size=config.vocab_size,
-    dim=config.hidden_size,
-    num_layers=config.num_hidden_layers,
-    num_heads=config.num_attention_heads,
-    num_kv_heads=config.num_key_value_heads or config.num_attention_heads,
-    head_dim=head_dim,
-    mlp_dim=config.intermediate_size,
-    max_length=config.max_position_embeddings,
-    norm="rms",
-    norm_eps=config.rms_norm_eps,
-    positions="rope",
-    activation=config.hidden_act,
-    gated=True,
-    attention_bias=config.attention_bias,
-    output_bias=config.attention_bias,
-    mlp_bias=config.mlp_bias,
-    tied=config.tie_word_embeddings,
-    query_scale=head_dim**-0.5,
-    windows=(NO_WINDOW,) * config.num_hidden_layers,
-    inverse_frequencies=inverse,
-    rope_scale=scale,
-    initial_scale=config.initializer_range,
-  )
-
-
-def _gemma2(config):
-  inverse, scale = _rotary(config, config.head_dim)
-  windows = tuple(config.sliding_window if kind == "sliding_attention" else NO_WINDOW for kind in config.layer_types)
-  return Architecture(
-    family="gemma2",
-    vocab_size=config.vocab_size,
-    dim=config.hidden_size,
-    num_layers=config.num_hidden_layers,
-    num_heads=config.num_attention_heads,
-    num_kv_heads=config.num_key_value_heads,
-    head_dim=config.head_dim,
-    mlp_dim=config.intermediate_size,
-    max_length=config.max_position_embeddings,
-    norm="rms_offset",
-    norm_eps=config.rms_norm_eps,
-    positions="rope",
-    activation=config.hidden_activation,
-    gated=True,
-    attention_bias=config.attention_bias,
-    output_bias=config.attention_bias,
-    mlp_bias=False,
-    tied=config.tie_word_embeddings,
-    query_scale=config.query_pre_attn_scalar**-0.5,
-    windows=windows,
-    inverse_frequencies=inverse,
-    rope_scale=scale,
-    post_norms=True,
-    embedding_scale=config.hidden_size**0.5,
-    soft_cap=config.attn_logit_softcapping or 0.0,
-    final_soft_cap=config.final_logit_softcapping or 0.0,
-    initial_scale=config.initializer_range,
-  )

@@ -56,6 +56,7 @@ _GPT2 = {
   "ffn_down": "mlp.c_proj",
   "ffn_norm": "ln_2",
 }
+FAMILIES = {"gpt2": _GPT2, "llama": _NAMES, "gemma2": _GEMMA2}
 
 
 class Stored(NamedTuple):
@@ -153,8 +154,10 @@ def check(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Stored]
   shown = files.shown(path)
   meta, tensors = scan(path)
   family = meta.get("general.architecture")
-  if family not in weights.FAMILIES:
-    raise Refused(f"{shown}: unknown architecture {files.shown(family, 40)!r}; known: {', '.join(weights.FAMILIES)}.")
+  if family not in FAMILIES:
+    raise Refused(
+      f"{shown}: GGUF files of architecture {files.shown(family, 40)!r} are not read; known: {', '.join(FAMILIES)}."
+    )
   if meta.get("split.count", 0) not in (0, 1):
     raise Refused(f"{shown} is one of several parts; merge them into one file (gguf-split --merge).")
   values = _config(shown, family, meta, tensors)
@@ -174,7 +177,7 @@ def read(path: Path):
 
   meta, values, tensors = check(path)
   family = values["model_type"]
-  names = {"llama": _NAMES, "gemma2": _GEMMA2, "gpt2": _GPT2}[family]
+  names = FAMILIES[family]
   stem = "transformer.h" if family == "gpt2" else "model.layers"
 
   def renamed(name: str) -> str:

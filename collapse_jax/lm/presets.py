@@ -63,7 +63,7 @@ def build(name: str, documents: Sequence[text.Document], dtype="float32", abstra
   import jax
   from transformers import Gemma2Config, GPT2Config, LlamaConfig
 
-  from collapse_jax.lm import checkpoint, decoder
+  from collapse_jax.lm import checkpoint, decoder, families
   from collapse_jax.random import new_key
 
   tokenizer = text.train_tokenizer((document.text for document in documents), VOCAB_SIZE)
@@ -80,6 +80,6 @@ def build(name: str, documents: Sequence[text.Document], dtype="float32", abstra
   else:
     config = Gemma2Config(**GEMMA2[name], **ids | {"vocab_size": 256_000})
   if abstract:
-    params = decoder.abstract_params(decoder.architecture(config), jax.numpy.dtype(dtype))
+    params = decoder.abstract_params(families.architecture(config), jax.numpy.dtype(dtype))
     return checkpoint.made(config, params, tokenizer)
   return checkpoint.random(config, new_key(0), dtype, tokenizer)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,8 @@ import numpy as np
 
 from collapse_jax import random
 from collapse_jax.lm import text
-from collapse_jax.lm.decoder import Functions
+from collapse_jax.lm.decoder import Cache, Functions
+from collapse_jax.lm.decoding import PLAIN, Rules, penalised, warped
 from collapse_jax.training import largest
 from collapse_jax.types import Array
 
@@ -43,6 +44,19 @@ class Samples(NamedTuple):
   rejection_rate: Array
 
 
+class _Writing(NamedTuple):
+  """State of `generate`; a slot writes sequence `which`, whose token `now` is at position `at`."""
+
+  steps: Array
+  following: Array
+  which: Array
+  at: Array
+  now: Array
+  rows: Array
+  length: Array
+  layers: Any  # of a cache
+
+
 def generate(
   keys: Array,
   functions: Functions,
@@ -50,50 +64,81 @@ def generate(
   max_length: int,
   begin: int,
   end: int,
-  temperature=1.0,
+  rules: Rules = PLAIN,
   prompts: Array | None = None,
   prompt_length: Array | None = None,
+  slots: int | None = None,
+  wanted: Array | None = None,
 ) -> tuple[Array, Array]:
-  """Sequences from the begin token, or from prompts.
+  """Sequences from the begin token, or from prompts, which are read in one pass.
 
   Args:
     keys: [B], one a sequence: what it becomes depends on its own key only.
     max_length: tokens of a sequence at most, begin and end included.
-    temperature: divides logits; 0 is greedy. May be traced.
+    rules: how tokens are chosen.
     prompts: [B, P] int32 with the begin token first, P < max_length.
     prompt_length: [B] int32, at least 1.
+    slots: sequences that are written at once; where one ends, the next takes its place. None: all. With prompts, what all of
+      these leave in a cache is kept.
+    wanted: [] int32, how many of the sequences are written, the first ones; None: all. The others have length 0.
   Returns:
     tokens [B, max_length] int32, padded with `end`; length [B] int32, the first end token after the prompt included.
   """
-  batch = keys.shape[0]
-  tokens = jnp.full((batch, max_length), end, jnp.int32).at[:, 0].set(begin)
-  given = jnp.ones(batch, jnp.int32)
-  if prompts is not None:
-    tokens = tokens.at[:, : prompts.shape[1]].set(prompts)
-    given = jnp.full(batch, prompts.shape[1]) if prompt_length is None else prompt_length
-  scale = 1 / jnp.maximum(jnp.asarray(temperature, jnp.float32), 1e-6)
+  num = keys.shape[0]
+  size = min(slots or num, num)
+  known = lambda which: jnp.where(which < (num if wanted is None else wanted), which, num)  # num: none
+  rows = jnp.full((num, max_length), end, jnp.int32).at[:, 0].set(begin)
+  given = jnp.ones(num, jnp.int32)
   decode = functions.decoder(params)
+  read: Any = ()
+  if prompts is not None:
+    prompt = prompts.shape[1]
+    given = given * prompt if prompt_length is None else prompt_length
+    rows = rows.at[:, :prompt].set(jnp.where(jnp.arange(prompt)[None] < given[:, None], prompts, end))
+    if prompt > 1:  # the last token is read where the first is drawn
+      read = decode(rows[:, : prompt - 1], functions.cache(num, prompt - 1))[1].layers
+  in_step = size == num and prompts is None  # all at one position: a cache is written to faster than at several
 
-  def more(state):
-    i, _, _, length = state
-    return (i + 1 < max_length) & (largest(jnp.any(length == 0).astype(jnp.int32)) > 0)
+  def begun(layers, which, new):
+    """Caches that hold the prompts of those sequences that are new to their slots."""
 
-  def step(state):
-    i, tokens, cache, length = state
-    now = jax.lax.dynamic_slice_in_dim(tokens, i, 1, axis=1)
-    logits, cache = decode(now, cache)
-    logits = logits[:, 0]
-    words = jax.vmap(lambda key: random.bits(jax.random.fold_in(key, i), 4))(keys)
-    drawn = categorical(words, (logits - jnp.max(logits, axis=-1, keepdims=True)) * scale)
-    drawn = jnp.where(jnp.asarray(temperature) > 0, drawn, jnp.argmax(logits, axis=-1)).astype(jnp.int32)
-    old = jax.lax.dynamic_slice_in_dim(tokens, i + 1, 1, axis=1)[:, 0]
-    following = jnp.where(i + 1 < given, old, jnp.where(length > 0, end, drawn))
-    length = jnp.where((length == 0) & (i + 1 >= given) & (following == end), i + 2, length)
-    return i + 1, jax.lax.dynamic_update_slice_in_dim(tokens, following[:, None], i + 1, axis=1), cache, length
+    def one(slot, prompt):
+      mine = jnp.take(prompt, which, axis=-4, mode="clip")
+      fresh = new.reshape((1,) * (slot.ndim - 4) + (size, 1, 1, 1))  # [layers,] batch, heads, length, head_dim
+      kept = jnp.where(fresh, mine, slot[..., : prompt.shape[-2], :])
+      return slot.at[..., : prompt.shape[-2], :].set(kept)
 
-  start = (jnp.zeros((), jnp.int32), tokens, functions.cache(batch, max_length), jnp.zeros(batch, jnp.int32))
-  _, tokens, _, length = jax.lax.while_loop(more, step, start)
-  return tokens, jnp.where(length == 0, max_length, length)
+    return jax.tree.map(one, layers, read) if read else layers
+
+  def more(state: _Writing):
+    return largest(jnp.any(state.which < num).astype(jnp.int32)) > 0
+
+  def step(state: _Writing):
+    which, at = state.which, state.at
+    mine = jnp.minimum(which, num - 1)
+    logits, cache = decode(state.now[:, None], Cache(state.layers, state.steps if in_step else at))
+    logits = penalised(rules, logits[:, 0], state.rows[mine], at + 1)
+    words = jax.vmap(lambda key, at: random.bits(jax.random.fold_in(key, at), 4))(keys[mine], at)
+    drawn = categorical(words, warped(rules, logits))
+    drawn = jnp.where(jnp.asarray(rules.temperature) > 0, drawn, jnp.argmax(logits, axis=-1)).astype(jnp.int32)
+    rows = state.rows.at[which, at + 1].set(drawn, mode="drop")
+    done = (which < num) & ((drawn == end) | (at + 2 >= max_length))
+    length = state.length.at[jnp.where(done, which, num)].set(at + 2, mode="drop")
+    which = jnp.where(done, known(state.following + jnp.cumsum(done) - 1), which)
+    mine = jnp.minimum(which, num - 1)
+    at = jnp.where(done, given[mine] - 1, at + 1)
+    layers = cache.layers
+    if read and size < num:
+      layers = jax.lax.cond(jnp.any(done), begun, lambda layers, which, new: layers, layers, which, done)
+    now = jnp.where(done, rows[mine, at], drawn)
+    return _Writing(state.steps + 1, state.following + jnp.sum(done), which, at, now, rows, length, layers)
+
+  first = known(jnp.arange(size))
+  layers = begun(functions.cache(size, max_length).layers, first, jnp.ones(size, bool))
+  zero, at = jnp.zeros((), jnp.int32), given[:size] - 1
+  start = _Writing(zero, zero + size, first, at, rows[jnp.arange(size), at], rows, jnp.zeros(num, jnp.int32), layers)
+  found = jax.lax.while_loop(more, step, start)
+  return found.rows, found.length
 
 
 def categorical(words: Array, logits: Array) -> Array:
@@ -119,37 +164,42 @@ def categorical(words: Array, logits: Array) -> Array:
 
 def sample(
   key: Array,
-  draw: Callable[[Array, Array], tuple[Array, Array]],
+  draw: Callable[[Array, Array, Array], tuple[Array, Array]],
   wellformed: Callable[[Array, Array], Array],
   num: int,
   max_length: int,
   batch_size: int,
   max_attempts: float,
+  least: int = 1,
 ) -> Samples:
   """`num` well-formed sequences: candidates in order of their number, until there are enough.
 
   Args:
-    draw: (keys [B], candidate numbers [B]) -> tokens [B, L], length [B].
+    draw: (keys [B], candidate numbers [B], how many of them are wanted) -> tokens [B, L], length [B].
     wellformed: (tokens [B, L], length [B]) -> [B] bool.
-    batch_size: candidates drawn at once. Results do not depend on it.
+    batch_size: candidates in a round at most. Results do not depend on it.
     max_attempts: candidates at most, as a multiple of num.
+    least: candidates in a round at least.
   """
-  rounds = max(1, int(np.ceil(max_attempts * num / batch_size)))
+  most = max(1, int(np.ceil(max_attempts * num)))
 
   def more(state):
-    i, count = state[:2]
-    return (i < rounds) & (largest((count < num).astype(jnp.int32)) > 0)
+    begun, count = state[:2]
+    return largest(((begun < most) & (count < num)).astype(jnp.int32)) > 0
 
   def one_round(state):
-    i, count, tried, rows, lengths = state
-    number = i * batch_size + jnp.arange(batch_size)
-    tokens, length = draw(jax.vmap(jax.random.fold_in, (None, 0))(key, number), number)
-    good = wellformed(tokens, length)
+    begun, count, tried, rows, lengths = state
+    # As many as would do if good ones go on to come as often as so far.
+    hoped = jnp.ceil((num - count) * (jnp.maximum(begun, 1) / jnp.maximum(count, 1))).astype(jnp.int32)
+    wanted = jnp.where(count < num, jnp.minimum(jnp.clip(hoped, least, batch_size), most - begun), 0)
+    number = begun + jnp.arange(batch_size)
+    tokens, length = draw(jax.vmap(jax.random.fold_in, (None, 0))(key, number), number, wanted)
+    good = wellformed(tokens, length) & (jnp.arange(batch_size) < wanted)
     place = jnp.where(good, count + jnp.cumsum(good) - 1, num)  # out of range, so dropped, once there are enough
-    needed = (count + jnp.cumsum(good) - good) < num
+    needed = ((count + jnp.cumsum(good) - good) < num) & (jnp.arange(batch_size) < wanted)
     rows = rows.at[place].set(tokens, mode="drop")
     return (
-      i + 1,
+      begun + wanted,
       jnp.minimum(count + jnp.sum(good), num),
       tried + jnp.sum(needed),
       rows,

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -12,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from collapse_jax.data import files
+from collapse_jax.lm.families import FAMILIES
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps import chunks
 
 __all__ = [
-  "FAMILIES",
   "IGNORED",
   "Tensor",
   "check_config",
@@ -31,10 +32,10 @@ __all__ = [
   "tokenizer",
 ]
 
+_log = logging.getLogger(__name__)
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-FAMILIES = ("gpt2", "llama", "gemma2")
 # Buffers that old checkpoints carry; they hold no weights.
-IGNORED = re.compile(r".*(rotary_emb\.inv_freq|attn\.masked_bias|\.attn\.bias)$")
+IGNORED = re.compile(r".*(rotary_emb\.inv_freq|\.(attn|attention)\.(masked_)?bias)$")
 MAX_TENSORS, MAX_HEADER = 20_000, 32 * files.MIB
 _READ = ("F64", "F32", "F16", "BF16")
 _KINDS = {
@@ -63,11 +64,23 @@ _COUNTS = {
   "n_layer": 4096,
   "n_head": 1 << 14,
   "n_inner": 1 << 22,
+  "ffn_dim": 1 << 22,
+  "word_embed_proj_dim": 1 << 20,
+  "num_layers": 4096,
+  "num_heads": 1 << 14,
+  "window_size": 1 << 30,
+  "sliding_window_pattern": 1 << 30,
+  "no_rope_layer_interval": 1 << 30,
 }
 _NUMBERS = (
   "rms_norm_eps",
   "layer_norm_epsilon",
+  "layer_norm_eps",
   "rope_theta",
+  "rope_local_base_freq",
+  "rotary_emb_base",
+  "rotary_pct",
+  "partial_rotary_factor",
   "query_pre_attn_scalar",
   "attn_logit_softcapping",
   "final_logit_softcapping",
@@ -75,6 +88,11 @@ _NUMBERS = (
   "low_freq_factor",
   "high_freq_factor",
   "original_max_position_embeddings",
+  "attention_factor",
+  "beta_fast",
+  "beta_slow",
+  "mscale",
+  "mscale_all_dim",
 )
 _TRUTHS = (
   "attention_bias",
@@ -83,9 +101,18 @@ _TRUTHS = (
   "scale_attn_weights",
   "scale_attn_by_inverse_layer_idx",
   "add_cross_attention",
+  "use_sliding_window",
+  "use_bidirectional_attention",
+  "do_layer_norm_before",
+  "enable_bias",
+  "layer_norm_elementwise_affine",
+  "_remove_final_layer_norm",
+  "use_parallel_residual",
+  "qk_layernorm",
+  "truncate",
 )
 _TEXTS = ("hidden_act", "hidden_activation", "activation_function", "rope_type", "type", "tokenizer_class")
-_TABLES = ("rope_parameters", "rope_scaling")
+_TABLES = ("rope_parameters", "rope_scaling", "full_attention", "sliding_attention")
 # Of no use here, and what transformers makes of them is not bounded.
 _UNUSED = (
   "auto_map",
@@ -110,6 +137,9 @@ def config_values(directory: Path) -> dict[str, Any]:
   if not os.path.lexists(directory / "config.json"):
     raise Refused(f"{files.shown(directory)}: has no config.json.")
   values = files.read_json(directory / "config.json")
+  if values.get("model_type") == "gemma3" and isinstance(values.get("text_config"), dict):
+    _log.warning("%s: its text model alone is read, without what sees images", files.shown(directory))
+    values = values["text_config"] | {"model_type": "gemma3_text"}
   check_config(f"{files.shown(directory)}/config.json", values)
   return values
 
@@ -118,6 +148,8 @@ def check_config(source: str, values: Mapping[str, Any]) -> None:
   """Raises ValueError where a configuration is of an unknown family, or a value is of the wrong type or out of bounds."""
   family = values.get("model_type", "")
   if family not in FAMILIES:
+    if values.get("auto_map"):
+      raise Refused(f"{source}: {files.shown(family, 40)!r} needs remote code (auto_map), which is never run.")
     raise Refused(f"{source}: unknown architecture {files.shown(family, 40)!r}; known: {', '.join(FAMILIES)}.")
   _check_values(source, values)
 
@@ -132,7 +164,7 @@ def _check_values(source: str, values: Mapping[str, Any]) -> None:
       must = f"an integer from 1 to {_COUNTS[name]}"
     elif name in _NUMBERS and not (is_number(value) and 0 < value < 1e30):
       must = "a number above 0"
-    elif name == "initializer_range" and not (is_number(value) and 0 <= value <= 1):
+    elif name in ("initializer_range", "init_std") and not (is_number(value) and 0 <= value <= 1):
       must = "a number from 0 to 1"
     elif name in _TRUTHS and not isinstance(value, bool):
       must = "true or false"
@@ -142,12 +174,22 @@ def _check_values(source: str, values: Mapping[str, Any]) -> None:
       type(one) is int for one in (value if isinstance(value, list) else [value])
     ):
       must = "an integer"
-    elif name == "layer_types" and not (
+    elif name in ("layer_types", "attention_layers") and not (
       isinstance(value, list)
       and all(isinstance(one, str) for one in value)
-      and len(value) == values.get("num_hidden_layers", len(value))
+      and len(value) == values.get("num_hidden_layers", values.get("num_layers", len(value)))
     ):
       must = "a list of texts, one for each layer"
+    elif name == "max_window_layers" and not (type(value) is int and value >= 0):
+      must = "an integer from 0"
+    elif name == "no_rope_layers" and not (
+      isinstance(value, list)
+      and all(one in (0, 1) for one in value)
+      and len(value) >= values.get("num_hidden_layers", 0)
+    ):
+      must = "a list of 0 and 1, one for each layer"
+    elif name == "attention_types" and not _is_attention_types(value):
+      must = "a list of pairs: kinds of layers, and how often they follow each other"
     elif name in _TABLES:
       if isinstance(value, dict):
         _check_values(f"{source}: {name}", value)
@@ -155,6 +197,16 @@ def _check_values(source: str, values: Mapping[str, Any]) -> None:
         must = "a table"
     if must:
       raise Refused(f"{source}: {name} must be {must}, got {files.shown(value, 40)}.")
+
+
+def _is_attention_types(value: Any) -> bool:
+  pair = lambda one: isinstance(one, list) and len(one) == 2 and isinstance(one[0], list) and type(one[1]) is int
+  most = _COUNTS["num_layers"]
+  return (
+    isinstance(value, list)
+    and all(pair(one) and all(isinstance(kind, str) for kind in one[0]) and 0 <= one[1] <= most for one in value)
+    and sum(len(one[0]) * one[1] for one in value) <= most
+  )
 
 
 def configuration(source: str, values: Mapping[str, Any]):

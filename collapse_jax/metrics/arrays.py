@@ -1,7 +1,7 @@
 """Between rows of numbers [n, dim]: pure, vmappable, and each with what it is where both samples have the same law.
 
-Rows may have any shape [n, ...] and are flattened. Distances of all pairs are taken in blocks of rows, so that 10,000 x 10,000 rows need
-some 50 MB. Sizes are of the shapes, hence static.
+Rows may have any shape [n, ...] and are flattened. Distances of all pairs are taken in blocks of rows, so that 10,000 x 10,000
+rows need some 50 MB. Sizes are of the shapes, hence static.
 """
 
 import math
@@ -67,7 +67,8 @@ def frechet(real: Array, sample: Array, embed: Callable[[Array], Array] | None =
 
 
 def frechet_null(variances: Array, num_real: int, num_sample: int) -> Array:
-  """E `frechet` of two samples of one Gaussian, first order in 1/n: (1/n + 1/m)(tr S + sum_ij l_i l_j (1 + [i=j]) / (2 (l_i + l_j))).
+  """E `frechet` of two samples of one Gaussian, first order in 1/n: (1/n + 1/m)(tr S + sum_ij l_i l_j (1 + [i=j]) / (2 (l_i +
+  l_j))).
 
   For the identity it is (1/n + 1/m) d (d + 5) / 4.
 
@@ -172,7 +173,8 @@ def generalisation_null(entropy, num_train: int, dim: int):
 
 
 def entropy(rows: Array, num_neighbors: int = 1) -> Array:
-  """Differential entropy, nats, by distances to neighbours (Kozachenko and Leonenko 1987): psi(n) - psi(k) + log c_d + d mean log r_k.
+  """Differential entropy, nats, by distances to neighbours (Kozachenko and Leonenko 1987): psi(n) - psi(k) + log c_d + d mean log
+  r_k.
 
   Distances below the resolution of float32 count as that: a sample of copies has a low entropy, not -inf.
 
@@ -280,7 +282,8 @@ def sliced_wasserstein_null(
 ) -> Array:
   """E `sliced_wasserstein` of order 1 of two samples of the law of `rows`: sqrt(2/pi) J sqrt(1/n + 1/m), first order.
 
-  J is the integral of sqrt(F (1 - F)) along a direction: 1.6147 for N(0, 1).
+  J is the integral of sqrt(F (1 - F)) along a direction: 1.6147 for N(0, 1). That of few rows lacks their tails: 4% at 200 normal
+  ones.
 
   Args:
     key: of the directions.
@@ -418,7 +421,7 @@ def _ball(rows, num_neighbors):
 
 
 def _kth_smallest(values, k: int):
-  """The k-th smallest of values [m] of at least 0, by one pass for each that differs: XLA sorts slowly on CPU, for top_k as well."""
+  """The k-th smallest of values [m] of at least 0, a pass for each that differs: XLA sorts slowly on CPU, for top_k as well."""
 
   def step(_, state):
     value, count = state

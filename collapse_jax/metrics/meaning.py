@@ -2,8 +2,8 @@
 
 __all__ = ["MEANING"]
 
-# Name -> (the direction that is worse, the measure of `MetricInfo` or ""). What is worse in neither direction is not there: a sample
-# as near to real rows as real rows are to each other, for instance, is neither copied nor wrong.
+# Name -> (the direction that is worse, the measure of `MetricInfo` or ""). What is worse in neither direction is not there: a
+# sample as near to real rows as real rows are to each other, for instance, is neither copied nor wrong.
 MEANING: dict[str, tuple[str, str]] = {
   # tables
   "marginal_total_variation": ("higher", "risk"),
@@ -27,6 +27,8 @@ MEANING: dict[str, tuple[str, str]] = {
   "generalisation_score": ("lower", ""),
   # text
   **{f"distinct_{n}": ("lower", "") for n in (1, 2, 3, 4)},
+  **{f"distinct_{n}_per_document": ("lower", "") for n in (1, 2, 3, 4)},
+  "distinct_adjusted": ("lower", ""),
   "self_bleu": ("higher", ""),
   "repeated_4grams": ("higher", ""),
   "near_duplicates": ("higher", ""),

@@ -34,7 +34,8 @@ def score(real, sample, *, train=None, seed: int = 0, embed=None, target: str | 
 
   Args:
     real: real rows that the model was not fitted to: a DataFrame, a `datasets.Dataset`, {name: array}, an array [n, ...], or
-      documents, as a list of strings, of lists of tokens, or of dicts with "text", "messages" or "tokens".
+      documents, as a list of strings, of lists of tokens, or of dicts with "text", "messages" or "tokens"; of a table with a
+      column of these names that column is documents, and the others are not looked at.
     sample: of the same kind.
     train: rows that the model was fitted to, of the same kind: adds what tells of memorised rows.
     seed: of what is chosen at random.
@@ -75,6 +76,7 @@ def _kind(name: str, data) -> tuple[str, Any]:
   """("table", DataFrame), ("array", [n, dim]) or ("text", documents)."""
   import pandas as pd
 
+  found: tuple[str, Any]
   if hasattr(data, "to_pandas") and hasattr(data, "column_names"):  # a datasets.Dataset
     data = data.to_pandas()
   if isinstance(data, list | tuple) and data and all(isinstance(row, dict) for row in data):
@@ -177,7 +179,7 @@ def _values_and_nulls():
     slice_key, classifier_key, deal_key, gauss_key = jax.random.split(key, 4)
     n, m = len(x), len(y)
     neighbors = functools.partial(arrays.precision_recall, num_neighbors=min(_MOST_NEIGHBORS, n - 1, m - 1))
-    centered = [rows - jnp.mean(rows, axis=0, keepdims=True) for rows in (x, y)]
+    centered_x, centered_y = (rows - jnp.mean(rows, axis=0, keepdims=True) for rows in (x, y))
     values = {
       "frechet_distance": arrays.frechet(x, y),
       "sliced_wasserstein": arrays.sliced_wasserstein(slice_key, x, y),
@@ -186,7 +188,7 @@ def _values_and_nulls():
       "entropy": arrays.entropy(y),
     }
     nulls = {
-      "frechet_distance": arrays.permutation_null(gauss_key, arrays.frechet, *centered, _DEALT)[0],
+      "frechet_distance": arrays.permutation_null(gauss_key, arrays.frechet, centered_x, centered_y, _DEALT)[0],
       "sliced_wasserstein": arrays.sliced_wasserstein_null(slice_key, x, n, m),
       "mmd_squared": 0.0,
       "classifier_accuracy": 0.5,

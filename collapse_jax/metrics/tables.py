@@ -1,7 +1,7 @@
 """Between tables of mixed columns: numbers, categories, times, missing values. NumPy, pandas and scikit-learn; no JAX.
 
-A column is of numbers where pandas says so (times count as numbers) and it is no boolean; else of categories, of which "missing" is one.
-A missing number is a bin of its own where columns are counted, and the median of the real column where values are compared.
+A column is of numbers where pandas says so (times count as numbers) and it is no boolean; else of categories, of which "missing"
+is one. A missing number is a bin of its own where columns are counted, and the median of the real column where values are compared.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from collapse_jax.refused import Refused
 
 __all__ = ["compare"]
 
-_NUM_BINS = 20  # of a column of numbers, by quantiles of the real one
+_MOST_BINS, _ROWS_IN_BIN = 20, 10  # of a column of numbers, by quantiles of the real one
 _MOST_ROWS = 5000  # of each table to which classifiers are fitted
 _MOST_ASKED, _MOST_REFERENCE = 2000, 10_000  # rows whose nearest is sought, among those
 _NUM_TREES = 50
@@ -33,7 +33,7 @@ def compare(
 ) -> dict[str, tuple[float, float]]:
   """Metrics of a sampled table beside a real one, each with its null.
 
-  - marginal_total_variation: mean over columns, of categories or of 20 bins by real quantiles.
+  - marginal_total_variation: mean over columns, of categories, or of up to 20 bins by real quantiles.
   - marginal_wasserstein: mean over columns of numbers of W1 / standard deviation of the real column.
   - correlation_error: mean |difference| of the correlations of pairs of columns of numbers.
   - association_error: mean |difference| of Cramer's V of pairs of columns, of which one at least is of categories.
@@ -43,7 +43,8 @@ def compare(
   - classifier_auc: of gradient boosted trees that tell both tables apart, on held-out halves.
   - synthetic_accuracy or synthetic_r2: on real rows, of trees fitted to sampled rows, for the target column.
 
-  Nulls: of resampled real rows for differences of columns and pairs; of real rows left out, or of real rows beside `train`, for support,
+  Nulls: of resampled real rows for differences of columns and pairs; of real rows left out, or of real rows beside `train`, for
+    support,
   distances and copies; 0.5 of the classifier; of trees fitted to `train`, or to half of the real rows, for the target.
 
   Args:
@@ -77,13 +78,12 @@ def compare(
   found |= _support(x, y, kinds)
 
   alone = train is None
-  found["nearest_distance"] = tuple(
-    _nearest(random, rows, known, kinds, scales, same) for rows, same in ((y, False), (x, alone))
-  )
+  near = [_nearest(random, rows, known, kinds, scales, same) for rows, same in ((y, False), (x, alone))]
+  found["nearest_distance"] = near[0], near[1]
   found["duplicate_share"] = _copies(y, known, same=False), _copies(x, known, same=alone)
   at = len(columns) - 1 if target is None else list(real.columns).index(target)
   with threadpool_limits(1):  # threads that wait for each other are slow where several loops share a machine
-    found["classifier_auc"] = _classifier_auc(random, seed, x, y), 0.5
+    found["classifier_auc"] = _classifier_auc(random, seed, x, y, kinds, scales), 0.5
     if len(columns) > 1:
       found |= _trained_on_synthetic(random, seed, x, y, None if alone else known, kinds, scales, at)
   return found
@@ -169,8 +169,9 @@ class _Pairs:
 
   def __init__(self, x, kinds, scales):
     self.kinds, self.scales = kinds, scales
+    inner = np.linspace(0, 1, max(min(_MOST_BINS, len(x) // _ROWS_IN_BIN), 2) + 1)[1:-1]
     self.edges = [
-      np.unique(np.quantile(column[~np.isnan(column)], np.linspace(0, 1, _NUM_BINS + 1)[1:-1]))
+      np.unique(np.quantile(column[~np.isnan(column)], inner))
       if is_number and not np.isnan(column).all()
       else np.zeros(0)
       for column, is_number in zip(x.columns, kinds)
@@ -248,8 +249,8 @@ def _support(x, y, kinds) -> dict[str, tuple[float, float]]:
     invented.append((np.mean(~np.isin(b, categories)), np.sum(counts == 1) / len(a)))  # Good and Turing
   if not support:
     return {}
-  mean = lambda pairs: tuple(float(one) for one in np.mean(pairs, axis=0))
-  return {"category_support": mean(support), "invented_categories": mean(invented)}
+  means = [[float(one) for one in np.mean(pairs, axis=0)] for pairs in (support, invented)]
+  return {name: (mean[0], mean[1]) for name, mean in zip(("category_support", "invented_categories"), means)}
 
 
 # ---------------------------------------------------------------------------------------------------- rows
@@ -294,9 +295,11 @@ def _points(table, kinds, scales) -> tuple[np.ndarray, np.ndarray]:
 
 
 # ---------------------------------------------------------------------------------------------------- classifiers
-def _features(table, without=None) -> np.ndarray:
-  """[n, columns] as trees take them: categories by their codes, missing numbers as NaN."""
-  return np.column_stack([column.astype(float) for i, column in enumerate(table.columns) if i != without])
+def _features(table, kinds, scales, without=None) -> np.ndarray:
+  """[n, features] as trees take them: `_points`, of all columns but one."""
+  kept = [i for i in range(len(kinds)) if i != without]
+  columns, kinds, scales = ([each[i] for i in kept] for each in (table.columns, kinds, scales))
+  return np.concatenate(_points(_Table(columns), kinds, scales), axis=1)
 
 
 def _some(random, table):
@@ -308,12 +311,12 @@ def _halves(random, table):
   return table.take(order[: len(order) // 2]), table.take(order[len(order) // 2 :])
 
 
-def _classifier_auc(random, seed, x, y) -> float:
+def _classifier_auc(random, seed, x, y, kinds, scales) -> float:
   from sklearn.ensemble import HistGradientBoostingClassifier
   from sklearn.metrics import roc_auc_score
 
   (x_fit, x_test), (y_fit, y_test) = (_halves(random, _some(random, table)) for table in (x, y))
-  rows = lambda pair: np.concatenate([_features(one) for one in pair])
+  rows = lambda pair: np.concatenate([_features(one, kinds, scales) for one in pair])
   sides = lambda pair: np.repeat([0, 1], [len(one) for one in pair])
   trees = HistGradientBoostingClassifier(max_iter=_NUM_TREES, random_state=seed, early_stopping=False)
   trees.fit(rows((x_fit, y_fit)), sides((x_fit, y_fit)))
@@ -342,7 +345,7 @@ def _trained_on_synthetic(random, seed, x, y, train, kinds, scales, at) -> dict[
     else:
       trees = HistGradientBoostingClassifier if classes else HistGradientBoostingRegressor
       model = trees(max_iter=_NUM_TREES, random_state=seed, early_stopping=False)
-      guess = model.fit(_features(table, at), told).predict(_features(test, at))
+      guess = model.fit(_features(table, kinds, scales, at), told).predict(_features(test, kinds, scales, at))
     if classes:
       return float(np.mean(guess == truth))
     return float(1 - np.mean((guess - truth) ** 2) / (np.var(truth) or scales[at][1] ** 2))

@@ -3,8 +3,9 @@
 Strings are split into words and marks. N-grams are numbered exactly, without hashes, so that all is counted by sorting.
 """
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -162,7 +163,8 @@ def vocabulary(corpus: Corpus, num_tokens: int) -> float:
 
 
 def zipf_slope(corpus: Corpus, num_ranks: int = 1000) -> float:
-  """Least squares slope of log frequency by log rank, of the most frequent tokens that occur at least twice; about -1 for real text.
+  """Least squares slope of log frequency by log rank, of the most frequent tokens that occur at least twice; about -1 for real
+  text.
 
   Args:
     corpus: of N tokens.
@@ -291,8 +293,9 @@ def known_ngrams(corpus: Corpus, train: Corpus, n: int = _KNOWN) -> float:
 def compare(real, sample, *, train=None, seed: int = 0) -> dict[str, tuple[float, float]]:
   """Metrics of sampled text, each with that of real text, which is its null: at an equal number of documents, and about of tokens.
 
-  distinct_1 to distinct_4 and their means per document, distinct_adjusted, self_bleu, repeated_4grams, near_duplicates, duplicate_documents,
-  zipf_slope, vocabulary (at the same number of tokens), token_entropy; with `train` known_8grams and copied_documents.
+  distinct_1 to distinct_4 and their means per document, distinct_adjusted, self_bleu, repeated_4grams, near_duplicates,
+  duplicate_documents, zipf_slope, vocabulary (at the same number of tokens), token_entropy; with `train` known_8grams and
+  copied_documents.
 
   Args:
     real: documents that the model was not fitted to, see `read`.
@@ -313,8 +316,10 @@ def compare(real, sample, *, train=None, seed: int = 0) -> dict[str, tuple[float
   truth, told = _as_long(*corpora[:2])
   most = min(len(truth.tokens), len(told.tokens))
   vocabulary_size = len(np.unique(corpora[0].tokens))
-  metrics = {f"distinct_{n}": lambda one, n=n: distinct(one, n) for n in range(1, 5)}
-  metrics |= {f"distinct_{n}_per_document": lambda one, n=n: distinct_per_document(one, n) for n in range(1, 5)}
+  metrics: dict[str, Callable[[Corpus], float]] = {
+    f"distinct_{n}": functools.partial(distinct, n=n) for n in range(1, 5)
+  }
+  metrics |= {f"distinct_{n}_per_document": functools.partial(distinct_per_document, n=n) for n in range(1, 5)}
   metrics |= {
     "distinct_adjusted": lambda one: distinct_adjusted(one, vocabulary_size),
     "self_bleu": self_bleu,

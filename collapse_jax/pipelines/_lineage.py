@@ -198,7 +198,7 @@ def write_generation(
   (folder / STEPS).write_text(json.dumps(about, indent=2) + "\n")
   fit, sample = steps.done(model.name), steps.done(model.sampled.name)
   assert fit is not None and sample is not None
-  (folder / CROISSANT).write_text(json.dumps(_croissant(folder, label, fit, sample, schema), indent=1) + "\n")
+  (folder / CROISSANT).write_text(json.dumps(_croissant(folder, label, fit, sample, schema)) + "\n")
 
 
 _CONTEXT = {

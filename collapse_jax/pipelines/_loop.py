@@ -247,7 +247,6 @@ class _Pipeline(NamedTuple):
 
   setting: Setting
   codes: dict[str, str]
-  apart: bool  # in a process of its own
   takes_weight: bool
 
 
@@ -258,11 +257,12 @@ class _Model:
     name: of that step.
     generation: 1..T.
     call: what fits it.
+    previous: the model that it starts from, or None.
     sampled: the rows that were last drawn from it.
   """
 
-  def __init__(self, name: str, call: Call):
-    self.name, self.call, self.generation = name, call, call.generation
+  def __init__(self, name: str, call: Call, previous: "_Model | None"):
+    self.name, self.call, self.previous, self.generation = name, call, previous, call.generation
     self.sampled: Segment | None = None
     self.evaluation = ""
 
@@ -291,7 +291,10 @@ class _Shared:
     self._guard = threading.Lock()
     ending = kinds.suffix(schema.kind)
     self._real, self._test = directory / f"real{ending}", directory / f"test{ending}"
-    self.reader = Performer(Setting("", None, schema, test_schema, self._test))
+
+  def reader(self) -> Performer:
+    """What reads rows, of one thread."""
+    return Performer(Setting("", None, self._schema, self._test_schema, self._test))
 
   def begin(self, real: kinds.Rows, test: kinds.Rows) -> None:
     """Writes what the loop is given, and removes what tells of earlier runs."""
@@ -325,16 +328,15 @@ class _Shared:
     codes.setdefault("evaluate", f"metrics.score {version()}")
     name = _steps.digest_of(*codes.values(), _identity.of(dict(values)))
     setting = Setting(name, pipeline, self._schema, self._test_schema, self._test)
-    apart = self._apart or bool(getattr(pipeline, "own_process", False))
-    return _Pipeline(setting, codes, apart, "weight" in _protocol.options(pipeline.fit, weight=None))
+    return _Pipeline(setting, codes, "weight" in _protocol.options(pipeline.fit, weight=None))
 
   def perform(self, one: _Pipeline, call: Call) -> dict[str, Any]:
     """Has a step done, here or in another process."""
-    return self.workers.perform(one.setting, call) if one.apart else self._performer(one).perform(call)
+    return self.workers.perform(one.setting, call) if self._apart else self._performer(one).perform(call)
 
   def has_model(self, one: _Pipeline, folder: Path) -> bool:
     """Whether whoever does the steps of this thread has a model in memory."""
-    return (self.workers if one.apart else self._performer(one)).has_model(folder)
+    return (self.workers if self._apart else self._performer(one)).has_model(folder)
 
   def _performer(self, one: _Pipeline) -> Performer:
     return self._performers.setdefault(one.setting.name, Performer(one.setting))
@@ -376,7 +378,7 @@ class _Run:
     shuffled = num_samples < num_real
     self._order = np.asarray(jax.random.permutation(key, num_real) if shuffled else jnp.arange(num_real), np.int32)
     self._segments, self._starts = [shared.real], [0]
-    self._fresh = 0
+    self._fresh, self._reader = 0, shared.reader()
     self.models: list[_Model] = []
 
   def real(self, k: int) -> np.ndarray:
@@ -399,7 +401,7 @@ class _Run:
   def rows(self, numbers: np.ndarray) -> kinds.Rows:
     """Data of rows of these numbers, in this order."""
     order, pieces = self._pieces(numbers)
-    data = self._shared.reader.rows(pieces)
+    data = self._reader.rows(pieces)
     return data if (np.diff(order) == 1).all() else kinds.take(data, np.argsort(order))
 
   def _pieces(self, numbers: np.ndarray) -> tuple[np.ndarray, tuple[Piece, ...]]:
@@ -433,16 +435,18 @@ class _Run:
     name = f"fit-{_steps.digest_of('fit', self._one.codes['fit'], seed, before, _bytes(weight), *told)}"
     folder = self._shared.steps.place(name)
     call = Call("fit", folder, seed, t, pieces, weight, None if previous is None else previous.call.folder)
-    model = _Model(name, call)
+    model = _Model(name, call, previous)
     with _told(t):
-      if previous is not None and self._shared.steps.done(name) is None:
-        self._have(previous)
-      self._do_fit(model, before)
+      self._do_fit(model)
     self.models.append(model)
     return model
 
-  def _do_fit(self, model: _Model, before: str) -> None:
-    call = model.call
+  def _do_fit(self, model: _Model) -> None:
+    call, before = model.call, ""
+    if model.previous is not None:
+      before = model.previous.name
+      if self._shared.steps.done(model.name) is None:
+        self._have(model.previous)
 
     def work(folder: Path) -> Mapping[str, Any]:
       some: dict[str, Any] = {piece.segment.name: piece.rows for piece in call.pieces if piece.rows is not None}
@@ -459,7 +463,7 @@ class _Run:
     noted = self._shared.steps.done(model.name)
     if noted is not None and not noted["saved"] and not self._shared.has_model(self._one, model.call.folder):
       self._shared.steps.forget(model.name)
-      self._do_fit(model, noted["previous"])
+      self._do_fit(model)
 
   def sample(self, seed: int, model: _Model, num: int) -> np.ndarray:
     """Numbers of rows that a model writes."""

@@ -22,7 +22,7 @@ from collapse_jax.refused import Refused
 __all__ = ["Call", "Failure", "Performer", "Piece", "Segment", "Setting", "redirect"]
 
 _log = logging.getLogger(__name__)
-_CACHED_BYTES = 128 << 20  # of rows that were read
+_CACHED_BYTES = 64 << 20  # of rows that were read
 _CACHED_MODELS = 2
 
 
@@ -102,7 +102,7 @@ class Performer:
 
   def __init__(self, setting: Setting):
     self._setting = setting
-    self._rows: collections.OrderedDict[Path, Any] = collections.OrderedDict()
+    self._rows: collections.OrderedDict[Path, tuple[Any, int]] = collections.OrderedDict()
     self._models: collections.OrderedDict[Path, Any] = collections.OrderedDict()
     self._test: Any = None
 
@@ -199,18 +199,18 @@ class Performer:
     return kinds.concatenate([self._piece(piece) for piece in pieces])
 
   def _piece(self, piece: Piece) -> Any:
-    rows = self._rows.get(piece.segment.path)
+    path = piece.segment.path
+    rows, size = self._rows.pop(path, (None, 0))
     if rows is None:
-      rows = kinds.read(piece.segment.path, self._setting.schema)
-      self._keep_rows(piece.segment.path, rows)
-    else:
-      self._rows.move_to_end(piece.segment.path)
-    return kinds.copied(rows) if piece.rows is None else kinds.take(rows, piece.rows)
-
-  def _keep_rows(self, path: Path, rows: Any) -> None:
-    self._rows[path] = rows
-    while len(self._rows) > 1 and sum(map(kinds.nbytes, self._rows.values())) > _CACHED_BYTES:
-      self._rows.popitem(last=False)
+      rows = kinds.read(path, self._setting.schema)
+      size = kinds.nbytes(rows)
+    if size <= _CACHED_BYTES:
+      self._rows[path] = rows, size  # the latest
+      while sum(each for _, each in self._rows.values()) > _CACHED_BYTES:
+        self._rows.popitem(last=False)
+    if piece.rows is not None:
+      return kinds.take(rows, piece.rows)
+    return kinds.copied(rows) if path in self._rows else rows
 
   def _model(self, folder: Path) -> Any:
     if folder not in self._models:
@@ -266,7 +266,9 @@ def _told(parts: list[tuple[Any, int]]) -> Any:
 @contextlib.contextmanager
 def _logged(path: Path) -> Iterator[None]:
   """What is printed goes into a file, and so does the traceback of what is raised."""
-  with path.open("a", 1, encoding="utf-8", errors="backslashreplace") as file:  # line by line: the process may be killed
+  with path.open(
+    "a", 1, encoding="utf-8", errors="backslashreplace"
+  ) as file:  # line by line: the process may be killed
     handler = logging.StreamHandler(file)
     root = logging.getLogger()
     with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):

@@ -27,8 +27,7 @@ class Pipeline(Protocol):
   - `save(model, folder)` and `load(folder) -> model`; else models are pickled, into `model/model.pkl`;
   - `identity(role)`: what fixes the numbers of "fit", "sample" or "evaluate", such as a command and the bytes of a script, of which
     a digest is kept: steps that something else made are not used again. Default: the source of the method and of what it calls,
-    and the attributes of the object;
-  - `own_process = True`: it starts programs, which are to end with the step, so that it always runs in a process of its own.
+    and the attributes of the object.
   """
 
   def fit(self, data: kinds.Rows, *, seed: int, workdir: Path, previous: Any = None) -> Any:

@@ -28,7 +28,7 @@ __all__ = ["DONE", "Steps", "digest_of", "written_by_one"]
 _log = logging.getLogger(__name__)
 DONE, FOLDER = "step.json", "steps"
 _FORMAT = 1
-_OWN_FOLDERS = (FOLDER, "runs")  # what an earlier loop leaves
+_OWN = (FOLDER, "runs", "results.nc")  # what an earlier loop leaves
 _PATIENCE = 10.0  # seconds that processes of a loop that was killed have to end
 
 
@@ -99,7 +99,7 @@ class Steps:
       found = list(self.folder.glob(f"*/{DONE}"))
       if found:
         _log.warning("%d finished steps of an earlier loop in %s are deleted", len(found), directory)
-      for name in _OWN_FOLDERS:
+      for name in _OWN:
         if (directory / name).exists():
           chunks.remove(directory / name)
     chunks.make_folder(self.folder)

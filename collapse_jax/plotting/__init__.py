@@ -11,11 +11,13 @@ from collapse_jax.plotting.figures import trajectories as trajectories
 from collapse_jax.plotting.figures import value_curves as value_curves
 from collapse_jax.plotting.figures import value_map as value_map
 from collapse_jax.plotting.panels import text_of as text_of
+from collapse_jax.plotting.schedules import learned_schedule as learned_schedule
 
 __all__ = [
   "collapse_times",
   "figures_for",
   "fitted_densities",
+  "learned_schedule",
   "learning_curves",
   "metric_against_real_share",
   "png",

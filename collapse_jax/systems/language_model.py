@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from collapse_jax import sweeps, transforms
 from collapse_jax.diagnostics import findings
-from collapse_jax.lm import sharding, text
+from collapse_jax.lm import decoding, sharding, text
 from collapse_jax.lm.checkpoint import num_params
 from collapse_jax.sweeps import devices
 from collapse_jax.sweeps.job import OnMetrics
@@ -31,12 +31,14 @@ class Writing(NamedTuple):
     prompts: sample answers to prompts of held-out real rows instead of whole rows.
     on_malformed, max_attempts: what becomes of samples without the format, see `tasks.language_model`.
     edit: arguments of `transforms.edit_tokens`; None: text is generated.
+    rules: by which tokens are chosen, but for the temperature.
   """
 
   prompts: bool = False
   on_malformed: str = "reject"
   max_attempts: float = 8.0
   edit: Mapping[str, Any] | None = None
+  rules: decoding.Rules = decoding.PLAIN
 
 
 _WRITING = Writing()
@@ -189,6 +191,7 @@ def _task(setting: Setting, writing: Writing):
       num_samples,
       temperature=temperature,
       prompts=given,
+      rules=writing.rules,
       on_malformed=writing.on_malformed,
       max_attempts=writing.max_attempts,
     )

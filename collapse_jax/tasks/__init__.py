@@ -11,6 +11,7 @@ if TYPE_CHECKING:
   from collapse_jax.tasks._classification import classification as classification
   from collapse_jax.tasks._discrete import discrete as discrete
   from collapse_jax.tasks._exponential_family import exponential_family as exponential_family
+  from collapse_jax.tasks._flow import flow as flow
   from collapse_jax.tasks._gaussian import gaussian as gaussian
   from collapse_jax.tasks._gaussian_mixture import gaussian_mixture as gaussian_mixture
   from collapse_jax.tasks._kde import kde as kde
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
   from collapse_jax.tasks._linear_regression import linear_regression as linear_regression
   from collapse_jax.tasks._logistic_regression import logistic_regression as logistic_regression
   from collapse_jax.tasks._ngram import ngram as ngram
+  from collapse_jax.tasks._ppca import ppca as ppca
   from collapse_jax.tasks._sample_median import sample_median as sample_median
   from collapse_jax.tasks._unrealistic import unrealistic as unrealistic
 
@@ -27,6 +29,7 @@ _NAMES = (
   "classification",
   "discrete",
   "exponential_family",
+  "flow",
   "gaussian",
   "gaussian_mixture",
   "kde",
@@ -34,6 +37,7 @@ _NAMES = (
   "linear_regression",
   "logistic_regression",
   "ngram",
+  "ppca",
   "sample_median",
   "unrealistic",
 )

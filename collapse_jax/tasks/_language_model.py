@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from collapse_jax._citation import citing
-from collapse_jax.lm import checkpoint, decoder, sampling, text, training
+from collapse_jax.lm import checkpoint, decoder, decoding, families, sampling, text, training
 from collapse_jax.lm.checkpoint import LanguageModel
 from collapse_jax.lm.training import Recipe
 from collapse_jax.refused import Refused
@@ -59,6 +59,7 @@ def language_model(
   pretrain: bool = False,
   plain_text: bool = False,
   prompts: text.Rows | None = None,
+  rules: decoding.Rules = decoding.PLAIN,
   on_malformed: str = "reject",
   max_attempts: float = 8.0,
   sample_batch_size: int | None = None,
@@ -83,6 +84,7 @@ def language_model(
     pretrain: start from random weights, with plain text.
     plain_text: ask of samples only that they hold text and end, not the format of prompt and response.
     prompts: what samples begin with (`lm.text.prompts`), used in turn; None: nothing but the begin token, as in the paper.
+    rules: by which tokens are chosen, but for the temperature.
     on_malformed: "reject" draws until num_samples well-formed rows are there (at most max_attempts * num_samples candidates;
       rows that are then missing get weight 0 and are counted in `num_missing`); "keep" takes samples as they come.
     sample_batch_size: candidates at once. Results do not depend on it.
@@ -104,6 +106,7 @@ def language_model(
   """
   check_integer("num_samples", num_samples, 2)
   training.check(recipe)
+  decoding.check(rules)
   if on_malformed not in ("reject", "keep"):
     raise Refused.must_be("on_malformed", "reject or keep", on_malformed)
   if num_samples > len(train.length):
@@ -113,7 +116,7 @@ def language_model(
     )
   if not len(test.length):
     raise Refused(f"there are no test rows of at most {test.tokens.shape[1]} tokens.")
-  arch = decoder.architecture(model.config)
+  arch = families.architecture(model.config)
   begin, end = text.special_ids(model.tokenizer)
   max_length = train.tokens.shape[1]
   if max_length > arch.max_length:
@@ -184,20 +187,19 @@ def language_model(
   def sample(key, problem, fitted, context: Context):
     params = whole(fitted.weights)
 
-    def draw(keys, number):
-      given = (
-        (None, None)
-        if prompts is None
-        else (
-          jnp.asarray(prompts.tokens)[number % len(prompts.length)],
-          jnp.asarray(prompts.length)[number % len(prompts.length)],
-        )
-      )
-      return sampling.generate(keys, functions, params, max_length, begin, end, problem["temperature"], *given)
+    def draw(keys, number, wanted):
+      given: dict[str, Any] = {}
+      if prompts is not None:
+        used = number % len(prompts.length)
+        given = {"prompts": jnp.asarray(prompts.tokens)[used], "prompt_length": jnp.asarray(prompts.length)[used]}
+      chosen = rules._replace(temperature=problem["temperature"])
+      options = given | {"slots": slots, "wanted": wanted}
+      return sampling.generate(keys, functions, params, max_length, begin, end, chosen, **options)
 
-    drawn = sampling.sample(
-      key, draw, wellformed, context.num, max_length, min(size, -(-context.num // parts) * parts), max_attempts
-    )
+    slots = min(size, -(-context.num // parts) * parts)
+    # A round of several times as many keeps the slots full; over several devices rows stay in step.
+    round_size = min(4 * slots, max(context.num, slots)) if mesh is None else slots
+    drawn = sampling.sample(key, draw, wellformed, context.num, max_length, round_size, max_attempts, slots)
     tokens, length, filled = drawn.tokens, drawn.length, drawn.filled
     if context.used is not None:
       filled &= in_use(context) > 0

@@ -8,6 +8,12 @@ is derived here, not quoted from a paper; all is checked by simulation in the te
 scipy.stats and scipy.optimize take 0.4 s to import, which is done where they are used.
 """
 
+from collapse_jax.theory.autoencoders import PpcaMoments as PpcaMoments
+from collapse_jax.theory.autoencoders import linear_vae as linear_vae
+from collapse_jax.theory.autoencoders import linear_vae_extinction as linear_vae_extinction
+from collapse_jax.theory.autoencoders import linear_vae_mix_limit as linear_vae_mix_limit
+from collapse_jax.theory.autoencoders import ppca_divergence as ppca_divergence
+from collapse_jax.theory.autoencoders import ppca_replace as ppca_replace
 from collapse_jax.theory.curation import curation_divergence_bound as curation_divergence_bound
 from collapse_jax.theory.curation import curation_factor as curation_factor
 from collapse_jax.theory.curation import curation_gain_bound as curation_gain_bound
@@ -50,6 +56,19 @@ from collapse_jax.theory.mixing import total_variation_gaussian as total_variati
 from collapse_jax.theory.mixing import total_variation_of_coin as total_variation_of_coin
 from collapse_jax.theory.mixing import weighted_mixing_error as weighted_mixing_error
 from collapse_jax.theory.regression import linear_regression_mse as linear_regression_mse
+from collapse_jax.theory.samplers import SAMPLERS as SAMPLERS
+from collapse_jax.theory.samplers import EarlyStopping as EarlyStopping
+from collapse_jax.theory.samplers import PartialFit as PartialFit
+from collapse_jax.theory.samplers import distinct_rows as distinct_rows
+from collapse_jax.theory.samplers import early_stopping as early_stopping
+from collapse_jax.theory.samplers import flow_euler_constant as flow_euler_constant
+from collapse_jax.theory.samplers import mean_factor as mean_factor
+from collapse_jax.theory.samplers import partial_fit as partial_fit
+from collapse_jax.theory.samplers import partial_fit_rate as partial_fit_rate
+from collapse_jax.theory.samplers import sampler_log_variance as sampler_log_variance
+from collapse_jax.theory.samplers import sampler_loop as sampler_loop
+from collapse_jax.theory.samplers import sampler_times as sampler_times
+from collapse_jax.theory.samplers import variance_factor as variance_factor
 from collapse_jax.theory.schedules import Schedule as Schedule
 from collapse_jax.theory.schedules import SecondMoments as SecondMoments
 from collapse_jax.theory.schedules import light_until as light_until
@@ -87,8 +106,12 @@ from collapse_jax.theory.weights import sliding_window as sliding_window
 
 __all__ = [
   "ACCUMULATE_LIMIT",
+  "SAMPLERS",
   "SUBSAMPLE_LIMIT",
+  "EarlyStopping",
   "Moments",
+  "PartialFit",
+  "PpcaMoments",
   "Schedule",
   "SecondMoments",
   "breakdown_point",
@@ -99,11 +122,14 @@ __all__ = [
   "curation_gaussian",
   "curation_two_types",
   "curation_two_types_limit",
+  "distinct_rows",
   "drift_collapse_time",
   "drift_entropy",
+  "early_stopping",
   "edited_regression",
   "edited_sweep",
   "eligible_share",
+  "flow_euler_constant",
   "gaussian_accumulate",
   "gaussian_accumulate_det",
   "gaussian_accumulate_subsample",
@@ -127,8 +153,12 @@ __all__ = [
   "light_until",
   "linear_noise",
   "linear_regression_mse",
+  "linear_vae",
+  "linear_vae_extinction",
+  "linear_vae_mix_limit",
   "linear_verifier",
   "linear_verifier_loop",
+  "mean_factor",
   "mean_total_variation_of_fit",
   "member_coverage",
   "mix_first_order",
@@ -138,9 +168,16 @@ __all__ = [
   "nearest_loop",
   "nearest_purity",
   "nearest_variance",
+  "partial_fit",
+  "partial_fit_rate",
   "polya_variance",
   "pooled_error",
+  "ppca_divergence",
+  "ppca_replace",
   "quadratic_family",
+  "sampler_log_variance",
+  "sampler_loop",
+  "sampler_times",
   "schedule_family",
   "schedule_kde_variance",
   "schedule_log_det",
@@ -159,6 +196,7 @@ __all__ = [
   "truncation_loop",
   "truncation_rate",
   "unbiased_std_replace",
+  "variance_factor",
   "verified_accuracy",
   "wasserstein2_squared",
   "weighted_mixing_error",

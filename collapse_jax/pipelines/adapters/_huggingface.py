@@ -108,7 +108,8 @@ def _dataset(data: kinds.Rows) -> Any:
 def _load(path: Path, device: str) -> tuple[Any, Any]:
   import transformers
 
-  network = transformers.AutoModelForCausalLM.from_pretrained(str(path)).to(device).eval()
+  network: Any = transformers.AutoModelForCausalLM.from_pretrained(str(path))
+  network = network.to(device).eval()
   tokenizer = transformers.AutoTokenizer.from_pretrained(str(path), padding_side="left")
   if tokenizer.pad_token is None:
     tokenizer.pad_token = tokenizer.eos_token

@@ -100,6 +100,7 @@ def adapter(style: Style, fit: Any, ask: Callable, identity: Callable[[str], Any
   judge = getattr(fit, "evaluate", None)
 
   def evaluate(model, sample, real_test, *, seed):
+    assert judge is not None
     return judge(model.fitted, sample, real_test, seed=seed)
 
   return _parts.Adapter(learn, sample, told, evaluate if callable(judge) else None)

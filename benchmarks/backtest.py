@@ -1,0 +1,339 @@
+"""Forecasts, required shares and learned schedules held against what is known: writes docs/decisions.md and its figure.
+
+  python -m benchmarks.backtest
+
+Simulations that are in results/backtest already are not run again.
+"""
+
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray
+from scipy import optimize
+
+import collapse_jax as cj
+from collapse_jax import decisions, diagnostics, plotting, theory
+from collapse_jax.decisions import _forecast, _share
+from collapse_jax.random import new_key
+
+FOLDER, PAGE, FIGURE = Path("results/backtest"), Path("docs/decisions.md"), Path("docs/figures/learned_schedule.png")
+FITTED, AT = 10, np.array([20, 30, 100])
+SEEDS, REPEATS = 20, 50
+WORKFLOWS = ("replace", "accumulate", "mix(0.2)", "grown_replace")
+family = lambda name, **options: (
+  lambda num_samples: cj.tasks.exponential_family(name, num_samples, draws="law", **options)
+)
+TASKS = {  # name -> (factory, rows, workflows)
+  "Gaussian, d = 2": (lambda num_samples: cj.tasks.gaussian(2, num_samples, draws="law"), 1000, WORKFLOWS),
+  "mean of a Gaussian": (family("gaussian"), 100, WORKFLOWS),
+  "exponential": (family("exponential"), 100, WORKFLOWS),
+  "linear regression, d = 5": (
+    lambda num_samples: cj.tasks.linear_regression(5, num_samples, draws="law"),
+    50,
+    WORKFLOWS[:2],
+  ),
+  "discrete, 10 outcomes": (lambda num_samples: cj.tasks.discrete(10, num_samples), 100, WORKFLOWS),
+}
+
+# Published means, core models only: generation -> value.
+PUBLISHED = {
+  "Gemma-2 2B, SFT": {
+    "replace": {1: 1.064, 2: 1.472, 3: 1.926, 5: 2.240, 10: 2.552, 15: 2.516, 20: 2.604},
+    "accumulate_subsample": {1: 1.064, 2: 1.115, 3: 1.142, 5: 1.166, 10: 1.199, 15: 1.210, 20: 1.219},
+    "accumulate": {1: 1.064, 2: 1.089, 3: 1.090, 5: 1.095, 10: 1.099, 15: 1.101, 20: 1.102},
+  },
+  "GPT-2, pretraining": {
+    "replace": {1: 1.82, 5: 2.40, 10: 2.79, 20: 3.60, 50: 6.05},
+    "accumulate_subsample": {1: 1.82, 5: 2.02, 10: 2.10, 20: 2.17, 45: 2.25},
+  },
+  "Llama-2 126M, pretraining": {
+    "replace": {1: 1.71, 5: 2.22, 10: 2.45, 20: 2.76, 43: 3.22},
+    "accumulate_subsample": {1: 1.71, 5: 1.88, 10: 1.95, 20: 2.01, 34: 2.05},
+  },
+}
+FIRST = {"Gemma-2 2B, SFT": 4, "GPT-2, pretraining": 4, "Llama-2 126M, pretraining": 4}  # points that are fitted
+
+
+def kept(name, run):
+  """Results by their name in the folder, run where they are not there."""
+  path = FOLDER / f"{''.join(c if c.isalnum() else '_' for c in name)}.nc"
+  if not path.exists():
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    run().to_netcdf(path, engine="h5netcdf")
+  return diagnostics.complete(xarray.load_dataset(path, engine="h5netcdf"))
+
+
+def simulated(name, workflow):
+  factory, num, _ = TASKS[name]
+  size = {"num_generations": int(AT[-1]), "num_seeds": SEEDS * REPEATS}
+  return kept(f"{name} {workflow}", lambda: cj.sweep(factory, [workflow], {"num_samples": [num]}, **size))
+
+
+def covered(results, metric, cell, values):
+  """(told [H], hit [H]) counts over groups of runs."""
+  law = diagnostics.predicted(results, cell, metric)
+  truth = values[:, AT - 1].mean(axis=0)
+  if law is not None and np.isfinite(law.mean[AT - 1]).all() and law.up_to >= AT[-1]:
+    truth = law.mean[AT - 1]
+  known = _forecast.laws(results, cell, int(AT[-1]), results[metric].attrs.get("measures") == "variance")
+  told, hit = np.zeros(len(AT)), np.zeros(len(AT))
+  for runs in np.split(values, len(values) // SEEDS):
+    found = _forecast.forecast_curve(runs[:, :FITTED], np.arange(1, FITTED + 1), AT, known)
+    told += np.isfinite(found.mean)
+    hit += (found.low <= truth) & (truth <= found.high)
+  return told, hit
+
+
+def forecasts():
+  """Rows of the table of coverage, and its totals."""
+  total, rows = np.zeros((3, len(AT))), []
+  for name in TASKS:
+    for workflow in TASKS[name][2]:
+      results = simulated(name, workflow)
+      for metric in diagnostics.metrics(results):
+        for cell, values in diagnostics.cells(results, metric):
+          if np.isfinite(values).all():
+            told, hit = covered(results, metric, cell, values.astype(float))
+            total += [told, hit, np.full(len(AT), REPEATS)]
+            rows.append([name, f"`{metric}`", f"`{workflow}`", *_shares(told, hit, REPEATS)])
+  told, hit, num = total
+  rows.append(["**all**", "", "", *_shares(told, hit, num[0])])
+  return rows
+
+
+def _shares(told, hit, num):
+  percent = lambda a, b: f"{a / b:.0%}" if b else "-"
+  return [f"{percent(h, s)} of {percent(s, num)}" for h, s in zip(hit, told)]
+
+
+def published():
+  """Rows: curve, workflow, generation, forecast, true, what is said."""
+  rows = []
+  for name, curves in PUBLISHED.items():
+    for workflow, curve in curves.items():
+      t, value = np.array(list(curve)), np.array(list(curve.values()))
+      first = FIRST[name]
+      one = xarray.Dataset(
+        {"loss": (("workflow", "seed", "generation"), value[None, None, :first])},
+        {"workflow": [workflow], "seed": [0], "generation": t[:first]},
+      )
+      found = decisions.forecast(one, int(t[-1]), "loss")
+      for at, true in zip(t[first:], value[first:]):
+        mean = float(found["mean"].sel(generation=at).item())
+        said = found.family.item() or "-"
+        status = found.status.item()
+        rows.append(
+          [
+            name,
+            f"`{workflow}`",
+            f"{t[first - 1]}",
+            f"{at}",
+            "-" if np.isnan(mean) else f"{mean:.3f}",
+            f"{true:.3f}",
+            said,
+            status,
+          ]
+        )
+  return rows
+
+
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+SHARE_TASKS = {  # name -> (factory, num_samples, metric, curvature of the family; None: of the Gaussian)
+  "Gaussian, d = 3": (lambda: cj.tasks.gaussian(3, 200, draws="law"), 200, "squared_error_of_mean", -1.0),
+  "mean of a Gaussian": (lambda: cj.tasks.exponential_family("gaussian", 200, draws="law"), 200, "", 0.0),
+  "exponential": (lambda: cj.tasks.exponential_family("exponential", 200, draws="law"), 200, "", 1.0),
+}
+
+
+def shares(num_generations=10, num_seeds=50, repeats=200):
+  """Rows: task, tolerance, exact share, coverage of the 90% intervals, median estimate."""
+  rows = []
+  for name, (factory, num, metric, curvature) in SHARE_TASKS.items():
+    size = {"num_generations": num_generations, "num_seeds": num_seeds * repeats}
+    axes = {"real_fraction": list(SHARES)}
+    results = kept(f"share {name}", functools.partial(cj.sweep, factory(), {"mix": cj.workflows.mix}, axes, **size))
+    metric = metric or results.attrs["primary_metric"]
+    values = results[metric].isel(workflow=0).transpose("real_fraction", "seed", "generation").values.astype(float)
+    for tolerance in (0.15, 0.25):
+      exact = functools.partial(_excess, num, curvature, num_generations, tolerance)
+      truth = optimize.brentq(exact, 0.2, 0.95, xtol=1e-4)
+      found = [
+        _share._found(np.array(SHARES), values[:, i : i + num_seeds], "higher", tolerance, 0.9, i)
+        for i in range(0, num_seeds * repeats, num_seeds)
+      ]
+      low, high = (np.array([getattr(one, end) for one in found]) for end in ("low", "high"))
+      hit = np.mean((np.nan_to_num(low, nan=0.0) <= truth) & (truth <= np.nan_to_num(high, nan=1.0)))
+      middle = np.nanmedian([one.share for one in found])
+      rows.append([name, f"{tolerance:g}", f"{truth:.3f}", f"{middle:.3f}", f"{hit:.0%}"])
+  return rows
+
+
+def _excess(num, curvature, num_generations, tolerance, share):
+  """The exact error of the last generation under mix(share), relative to the first, less what is allowed."""
+  sizes = np.append(num, np.full(num_generations - 1, num * (1 - share) / share))
+  schedule = theory.Schedule(sizes, np.append(0, np.ones(num_generations - 1, int)))
+  error = theory.schedule_family(schedule, curvature)
+  return error[-1] / error[0] - 1 - tolerance
+
+
+# -------------------------------------------------------------------------------------------------- schedules
+NUM_GENERATIONS, ROWS = 8, 15
+
+
+class Moments(NamedTuple):
+  """Of weighted rows: sums of x x^T [d, d] and x y [d]."""
+
+  square: Any
+  label: Any
+
+
+def ridge(num_samples=ROWS, dim=5, penalty=1.0):
+  """Ridge regression y = x w + noise whose covariates are drawn anew by each model: no formula is known for tables of shares."""
+
+  def draw(key, w, num):
+    x_key, noise_key = jax.random.split(key)
+    x = jax.random.normal(x_key, (num, dim))
+    return cj.store.batch({"x": x, "y": x @ w + jax.random.normal(noise_key, (num,))})
+
+  def init(key):
+    truth_key, key = jax.random.split(key)
+    truth = jax.random.normal(truth_key, (dim,))
+    return truth, draw(key, truth, num_samples)
+
+  def of(truth, rows, row_weight):
+    x = rows["x"] if row_weight is None else rows["x"] * row_weight[:, None]
+    return Moments(x.T @ rows["x"], x.T @ rows["y"])
+
+  def add(truth, a, weight_a, b, weight_b):
+    return jax.tree.map(lambda x, y: weight_a * x + weight_b * y, a, b)
+
+  def fit(key, truth, context):
+    total = context.data.summary
+    return jnp.linalg.solve(total.square + penalty * jnp.eye(dim), total.label)
+
+  return cj.TaskSetting(
+    init,
+    fit,
+    lambda key, truth, w, context: (draw(key, w, context.num), {}),
+    lambda key, truth, w: {"squared_error": jnp.sum((w - truth) ** 2)},
+    num_samples,
+    metrics={"squared_error": cj.MetricInfo("squared error of the coefficients", worse="higher")},
+    summary=cj.Summary(of, add),
+    fresh=lambda key, truth: draw(key, truth, num_samples),
+  )
+
+
+def tables(budget, num_generations=NUM_GENERATIONS):
+  """Name -> table, of those that spend the same number of real rows as they count."""
+  T = num_generations
+  share = (budget / ROWS - 1) / (T - 1)
+  accumulate = np.tri(T) / np.arange(1, T + 1)[:, None]
+  mix, pool = np.eye(T), np.eye(T)
+  for t in range(1, T):
+    mix[t] = 0
+    mix[t, 0], mix[t, t] = share, 1 - share
+    pool[t] = 0
+    pool[t, 0], pool[t, 1 : t + 1] = share, (1 - share) / t
+  return {"accumulate": accumulate, f"mix, share {share:.2f}": mix, f"constant share {share:.2f}, all models": pool}
+
+
+def error_of(workflow, num_generations=NUM_GENERATIONS, num_runs=4000, seed=1):
+  keys = jax.random.split(new_key(seed), num_runs)
+  run = lambda key: cj.run(key, ridge(), workflow, num_generations)["squared_error"]
+  return np.asarray(jax.jit(jax.vmap(run))(keys), float)
+
+
+def schedules():
+  """Name -> errors [runs, T], the learned table, and its budget."""
+  budget = ROWS * float(np.sum(1 / np.arange(1, NUM_GENERATIONS + 1)))
+  learned = decisions.learn_schedule(ridge(), NUM_GENERATIONS, budget, num_runs=256, num_steps=300)
+  errors = {name: error_of(cj.workflows.weights(table)) for name, table in tables(budget).items()}
+  share = (budget / ROWS - 1) / (NUM_GENERATIONS - 1)
+  errors[f"mix({share:.2f}), more synthetic rows"] = error_of(cj.workflows.mix(round(share, 2)))
+  errors["learned"] = error_of(learned.workflow())
+  return errors, learned, budget
+
+
+# -------------------------------------------------------------------------------------------------------- page
+TEXT = """# Decisions: how they were tested
+
+Made by `python -m benchmarks.backtest`.
+
+## Forecasts
+
+`cj.decisions.forecast` is fitted to generations 1 to {fitted} of {seeds} runs and held against the exact law, or the mean over
+all {all} runs where there is none, at twice, three times and ten times as many generations; {repeats} repetitions a line. A cell
+says in how many of the repetitions that were told the nominal 90% interval covers the truth, and in how many something was told at
+all: in the others the status is "cannot tell", since all families were rejected, or since another that theory has for the workflow
+goes elsewhere.
+
+{forecasts}
+
+Published curves (2410.16713, read off its figures), each a single curve, so that there is no interval: what the first points say of
+the later ones.
+
+{published}
+
+## Required shares
+
+Of runs under `mix` at real shares {grid}, {share_seeds} runs each, 10 generations: how often the 90% interval of
+`cj.decisions.required_share` covers the share that the closed form has (200 repetitions).
+
+{shares}
+"""
+SCHEDULES = """
+## Learned schedules
+
+`cj.decisions.learn_schedule` on a ridge regression with five dimensions and {rows} rows whose covariates are drawn anew in each
+generation, for which no formula is known, over {generations} generations. All spend the same number of real rows as they count,
+{budget:.1f} ({rows} times the sum of the first column of the table of shares), which is what `accumulate` spends. Errors are means
+over generations 2 to {generations} and over 4000 runs that nothing was learned from.
+
+{errors}
+
+![The learned table of shares, and the error of each schedule](figures/learned_schedule.png)
+"""
+
+
+def markdown(head, rows):
+  line = lambda cells: "| " + " | ".join(cells) + " |"
+  return "\n".join([line(head), line(["---"] * len(head)), *map(line, rows)])
+
+
+def page(errors, learned, budget):
+  """The text of docs/decisions.md."""
+  head = ["task", "metric", "workflow", *(f"t = {t}" for t in AT)]
+  text = TEXT.format(
+    fitted=FITTED,
+    seeds=SEEDS,
+    all=SEEDS * REPEATS,
+    repeats=REPEATS,
+    forecasts=markdown(head, forecasts()),
+    published=markdown(["curve", "workflow", "fitted until", "t", "forecast", "true", "family", "status"], published()),
+    grid=", ".join(map(str, SHARES)),
+    share_seeds=50,
+    shares=markdown(["task", "tolerance", "exact share", "median of the estimates", "coverage"], shares()),
+  )
+  rows = [
+    [name, f"{value[:, 1:].mean():.4f} +- {value[:, 1:].mean(axis=1).std() / np.sqrt(len(value)):.4f}"]
+    for name, value in errors.items()
+  ]
+  return text + SCHEDULES.format(
+    rows=ROWS, generations=NUM_GENERATIONS, budget=budget, errors=markdown(["schedule", "mean error"], rows)
+  )
+
+
+def main():
+  errors, learned, budget = schedules()
+  PAGE.write_text(page(errors, learned, budget))
+  FIGURE.write_bytes(
+    plotting.png(plotting.learned_schedule(learned.table, errors, "squared error of the coefficients"))
+  )
+
+
+if __name__ == "__main__":
+  main()
