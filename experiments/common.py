@@ -37,11 +37,14 @@ def main(define: Callable[[], None], run: Callable[..., None], arguments: bool =
     arguments: whether there may be any.
   """
   streams.prepare()
+  stderr = sys.stderr
+
+  def end(what: str, status: int) -> None:
+    sys.stderr = stderr  # what a step of a loop prints goes into its log
+    fail(f"{what}{kept()}", status, at_once=True)
+
   streams.on_signals(
-    {
-      signal.SIGTERM: lambda: fail(f"terminated{kept()}", 143, at_once=True),
-      signal.SIGINT: lambda: fail(f"interrupted{kept()}", 130, at_once=True),
-    }
+    {signal.SIGTERM: lambda: end("terminated", 143), signal.SIGINT: lambda: end("interrupted", 130)},
   )
   define()
   help_page.define(sys.modules[run.__module__].__doc__ or "")

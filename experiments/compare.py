@@ -81,7 +81,7 @@ def aligned(lines) -> str:
 
 def main(directories):
   if not directories:
-    raise Refused("name a directory with results: python -m experiments.compare DIR")
+    raise Refused(f"name a directory with results: {flag_values.program()} DIR")
   experiments = {name: results for directory in directories for name, results in load(directory).items()}
   from collapse_jax.diagnostics import published
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -85,7 +86,14 @@ def test_lineage(call, capsys, place):
   status, out, said = called(capsys, "lineage", "out", f"--row={used[0]}")
   assert (status, said) == (0, "") and f"row {used[0]} descends from no steps and 1 real row ({used[0]})." in out
   assert f"3 models and the rows of 3 samples descend from row {used[0]}." in out
-  assert out.count("workflow=replace,seed=0") == out.count("workflow=accumulate,seed=0") == 2
+  assert [line.split() for line in out.splitlines()[2:]] == [
+    ["run", "generations"],
+    ["workflow=accumulate,seed=0", "1", "2"],
+    ["workflow=replace,seed=0", "1", "2"],
+  ]
+  again = called(capsys, "lineage", "out", f"--withdraw={used[0]},{missing[0]}")[1]
+  assert again.count("workflow=replace,seed=0") == again.count("workflow=accumulate,seed=0") == 2
+  assert all(Path(word).is_dir() for word in again.split() if word.startswith("out/loop/steps/")) and "/fit-" in again
   status, out, _ = called(capsys, "lineage", "out", "--withdraw", ",".join(map(str, missing)))
   assert (
     status == 0 and out.startswith("no models and the rows of no samples descend from rows ") and "again" not in out

@@ -42,12 +42,11 @@ def main() -> None:
 
 def package() -> str:
   """Where the experiments are: in this package once it is installed, beside it in a checkout."""
-  inside = "collapse_jax.experiments"
-  if importlib.util.find_spec(inside) is not None:
-    return inside
-  checkout = str(Path(__file__).parent.parent.parent)
-  if checkout not in sys.path:
-    sys.path.insert(0, checkout)
+  home = Path(__file__).parent.parent
+  if (home / "experiments").is_dir():
+    return "collapse_jax.experiments"
+  if str(home.parent) not in sys.path:
+    sys.path.insert(0, str(home.parent))
   return "experiments"
 
 

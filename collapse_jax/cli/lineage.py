@@ -28,7 +28,7 @@ def define() -> None:
 
 
 def main(arguments: list[str]) -> None:
-  """Prints sentences, and a table of generations."""
+  """Prints sentences, and a table of runs, or of what is to be made again."""
   place = Path(reading.only(arguments, "one directory of a loop"))
   flag = flag_values.FLAGS
   if (flag.row is None) == (flag.withdraw is None):
@@ -54,10 +54,16 @@ def _told(found, withdrawn: bool = False) -> str:
   which = f"row{'s' if len(found.rows) > 1 else ''} {_some(found.rows)}"
   lines = [] if withdrawn else [f"{which} descends from {_num(found.ancestors, 'step')} and {_real(found.real_rows)}."]
   lines.append(f"{_num(found.models, 'model')} and the rows of {_num(found.samples, 'sample')} descend from {which}.")
-  if found.generations:
-    lines.append("To be made again without:" if withdrawn else "They are those of:")
+  if withdrawn and found.generations:
     rows = [(one["run"], str(one["generation"]), one["model"], one["sample"]) for one in found.generations]
-    lines.append(compare.aligned([("run", "generation", "model", "sample"), *rows]))
+    lines += ["To be made again without:", compare.aligned([("run", "generation", "model", "sample"), *rows])]
+  elif found.generations:
+    runs: dict[str, list[str]] = {}
+    for one in found.generations:
+      runs.setdefault(one["run"], []).append(str(one["generation"]))
+    lines.append(
+      compare.aligned([("run", "generations"), *((run, " ".join(every)) for run, every in sorted(runs.items()))])
+    )
   return "\n".join(lines)
 
 
