@@ -272,7 +272,9 @@ def as_annotated(data):
     return all(isinstance(getattr(data, name), kind) for name, kind in kinds.items())
 
 
-@pytest.mark.parametrize("task", [cj.tasks.sample_median(7), cj.tasks.discrete(3, 8, draws="rows"), cj.tasks.gaussian(2, 9)])
+@pytest.mark.parametrize(
+  "task", [cj.tasks.sample_median(7), cj.tasks.discrete(3, 8, draws="rows"), cj.tasks.gaussian(2, 9)]
+)
 def test_data_are_as_annotated(task):
   seen = []
 
