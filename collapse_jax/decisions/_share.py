@@ -45,7 +45,9 @@ class RequiredShare(NamedTuple):
     if np.isnan(self.share):
       return f"Whether there is a real share with which {within}: {self.status}."
     shown = lambda x: "?" if np.isnan(x) else f"{x:.3g}"
-    sentence = f"With a real share of {self.share:.3g} ({shown(self.low)} to {shown(self.high)}) {within}"
+    told = not (np.isnan(self.low) and np.isnan(self.high))
+    interval = f" ({shown(self.low)} to {shown(self.high)})" if told else ""
+    sentence = f"With a real share of {self.share:.3g}{interval} {within}"
     return f"{sentence}." if self.status == "ok" else f"{sentence}: {self.status}."
 
 

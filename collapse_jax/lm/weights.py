@@ -147,7 +147,7 @@ def config_values(directory: Path) -> dict[str, Any]:
 def check_config(source: str, values: Mapping[str, Any]) -> None:
   """Raises ValueError where a configuration is of an unknown family, or a value is of the wrong type or out of bounds."""
   family = values.get("model_type", "")
-  if family not in FAMILIES:
+  if not isinstance(family, str) or family not in FAMILIES:
     if values.get("auto_map"):
       raise Refused(f"{source}: {files.shown(family, 40)!r} needs remote code (auto_map), which is never run.")
     raise Refused(f"{source}: unknown architecture {files.shown(family, 40)!r}; known: {', '.join(FAMILIES)}.")
