@@ -290,6 +290,9 @@ def reconfigured(directory, **changes):
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 48}
 
 
+KINDS = ("full_attention", "sliding_attention")  # of layers
+
+
 @pytest.mark.parametrize(
   ("name", "changes", "said"),
   [
@@ -304,7 +307,7 @@ YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "original_max_pos
     ("qwen2", {"layer_types": ["chunked_attention", "full_attention"]}, "layers of kind 'chunked_attention'"),
     ("qwen2", {"layer_types": ["sliding_attention"] * 2}, "'sliding_attention' without a window"),
     ("qwen2", {"model_type": "remote", "auto_map": {"AutoModel": "a.B"}}, "'remote' needs remote code"),
-    ("olmo3", {"rope_parameters": {"full_attention": {"rope_type": "no"}}}, "rope scaling 'no' is not supported"),
+    ("olmo3", {"rope_parameters": {key: {"rope_type": "no"} for key in KINDS}}, "rope scaling 'no' is not supported"),
     ("gpt_neo", {"attention_types": [[["global"], 10**9]]}, "attention_types must be a list of pairs"),
     ("gpt_neo", {"attention_layers": ["wide", "local"]}, "layers of kind 'wide'"),
     ("phi", {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.4}}, "an even part of head_dim 8"),

@@ -56,7 +56,7 @@ def test_example(number):
     (lambda x: transforms.edit_tokens(tasks.ngram(10, 6, length=8), x, 3), [0.2, 0.5, 0.9]),
     (lambda x: transforms.curate(tasks.gaussian(1, 10), 2, lambda rows: rows[:, 0], flip_share=x), [0.0, 0.3, 0.5]),
     (lambda x: transforms.verify(tasks.classification(3, 20), verifiers.noisy(0.9, x)), [0.1, 0.2, 0.3]),
-    (lambda x: tasks.discrete(5, 20, temperature=x), [0.5, 1.0, 2.0]),
+    (lambda x: tasks.discrete(5, 20, temperature=x, draws="rows"), [0.5, 1.0, 2.0]),
     (lambda x: tasks.gaussian_mixture("ring", 20, 2, temperature=x, num_steps=3), [0.5, 1.0, 2.0]),
     (lambda x: transforms.edit_labels(tasks.linear_regression(2, 20), x, base="chain"), [0.1, 0.3, 0.5]),
     (lambda x: transforms.select_nearest(tasks.unrealistic(20, x, 3.0), 0.5, lambda rows: rows["x"]), [0.3, 0.5, 0.7]),

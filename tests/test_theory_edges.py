@@ -360,7 +360,38 @@ CASES = {
   "schedule_trace_variance": [((WINDOW, 1), {}, lambda x: x[0], near(2 * 4 / 25))],
   "second_moments": [((WINDOW._replace(fresh=True), lambda *_: 1.0), {"first": 1.0}, whole, ValueError)],
 }
-TYPES = {"Moments", "Schedule", "SecondMoments"}
+CASES |= {
+  "variance_factor": [
+    (("flow_euler",), {"num_steps": 0, "variance": 1.0}, whole, ValueError),
+    (("euler",), {"num_steps": 10, "variance": 1.0}, whole, ValueError),
+    (("ddim",), {"num_steps": 10, "variance": -1.0}, whole, ValueError),
+    (("flow_rk4",), {"num_steps": 1000, "variance": 1.0}, whole, near(1.0)),
+  ],
+  "mean_factor": [
+    (("flow_euler",), {"num_steps": 0}, whole, ValueError),
+    (("flow_euler",), {"num_steps": 1}, whole, near(1.0)),
+  ],
+  "sampler_loop": [(("nothing",), {"num_steps": 5, "variance": 1.0, "num_generations": 2}, whole, ValueError)],
+  "sampler_times": [(("ddim", 0), {}, whole, ValueError)],
+  "sampler_log_variance": [
+    (("ddim",), {"num_steps": 0, "variance": 1.0, "num_samples": 9, "num_generations": 2}, whole, ValueError)
+  ],
+  "flow_euler_constant": [((1.0,), {}, whole, near(1 + np.pi / 2)), ((0.0,), {}, whole, ValueError)],
+  "early_stopping": [
+    ((1.0,), {}, whole, ValueError),
+    ((1.0,), {"noise_var": 0.1, "real_fraction": 1.5}, whole, ValueError),
+  ],
+  "distinct_rows": [((0, 3), {}, whole, ValueError)],
+  "partial_fit": [((10, 1.5, 3), {}, whole, ValueError)],
+  "partial_fit_rate": [(([1.0], 1.0), {}, whole, near(1.0)), (([], 1.0), {}, whole, near(0.0))],
+  "linear_vae": [(([2.0, 1.0], -0.1, 1, [[1.0]]), {}, whole, ValueError)],
+  "linear_vae_extinction": [((1.0, 0.0), {}, whole, ValueError), ((1.0, 0.1, "nothing"), {}, whole, ValueError)],
+  "linear_vae_mix_limit": [((1.0, 0.1, 1.0), {}, whole, near(0.9)), ((1.0, 0.1, 1.5), {}, whole, ValueError)],
+  "ppca_replace": [(([2.0, 1.0], 2, 10, 3), {}, whole, ValueError)],
+  "ppca_divergence": [(([1.0, 1.0], 1), {}, whole, near(0.0)), (([2.0, 1.0], 3), {}, whole, ValueError)],
+}
+
+TYPES = {"EarlyStopping", "Moments", "PartialFit", "PpcaMoments", "Schedule", "SecondMoments"}
 
 
 def test_every_function_is_here():
