@@ -156,6 +156,24 @@ def test_killed_and_resumed(tmp_path):
   assert killed_and_resumed(tmp_path, kills=3) == 3
 
 
+class Counts(Normal):
+  """Notes in an attribute how often it was fitted."""
+
+  identity, fitted = None, 0
+
+  def fit(self, data, **options):
+    self.fitted += 1
+    return super().fit(data, **options)
+
+
+def test_a_pipeline_is_known_by_what_it_is_at_first(tmp_path):
+  """Attributes that its steps change make no other steps of those of later cells, nor of those of a loop that goes on."""
+  run(Counts(), tmp_path)
+  before = steps_of(tmp_path)
+  run(Counts(), tmp_path, resume=True)
+  assert steps_of(tmp_path) == before and len([name for name in before if name.startswith("fit")]) == 2 * (1 + 2 * 2)
+
+
 class Copies:
   """Rows of the training data, drawn with replacement."""
 

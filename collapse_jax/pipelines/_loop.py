@@ -194,13 +194,15 @@ def _factory(
   shared: "_Shared", pipeline: Any, transform: Callable[[TaskSetting], TaskSetting] | None, num_samples: int | None
 ) -> Callable[..., TaskSetting]:
   """(values of axes) -> the task, which takes the axes that the pipeline takes, and num_samples unless it is given here."""
-  made = inspect.signature(pipeline) if _is_factory(pipeline) else inspect.Signature()
+  is_factory = _is_factory(pipeline)
+  made = inspect.signature(pipeline) if is_factory else inspect.Signature()
+  given = None if is_factory else shared.of(pipeline, {})  # what it is before any step: its attributes may change in these
   names = [name for name in made.parameters if name != "num_samples"]
 
   def task(**values: Any) -> TaskSetting:
     num = values.get("num_samples", num_samples)
     taken = {name: value for name, value in values.items() if name in made.parameters}
-    one = shared.of(pipeline(**taken) if _is_factory(pipeline) else pipeline, taken)
+    one = shared.of(pipeline(**taken), taken) if given is None else given
     found = _task(shared, one, shared.checked_num(num))
     return found if transform is None else transform(found)
 
@@ -321,7 +323,7 @@ class _Shared:
     return int(num)
 
   def of(self, pipeline: Any, values: Mapping[str, Any]) -> _Pipeline:
-    """A pipeline that a factory made from values of axes."""
+    """A pipeline, and the values of axes that a factory made it from."""
     _protocol.check(pipeline)
     roles = [role for role in ROLES if callable(getattr(pipeline, role, None))]
     codes = {role: _identity.of_role(pipeline, role) for role in roles}
