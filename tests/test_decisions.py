@@ -196,6 +196,19 @@ def test_share_in_words():
     decisions.required_share(xarray.concat([axis, axis], "dim").assign_coords(dim=[1, 2]))
 
 
+def test_metric_of():
+  """Any name will do, also one that ends as what theory says of another does; the first has a worse direction."""
+  values = np.array([errors("mix", 10, 30, dim=30, share=share) for share in SHARES])
+  results = made(values, [f"mix({share})" for share in SHARES]).rename(error="speed_limit")
+  size = (results.speed_limit.dims, np.zeros(results.speed_limit.shape))
+  several = _reading.runs(results.assign(size=size)[["size", "speed_limit"]])
+  assert _reading.metric_of(several, "") == "speed_limit" == decisions.required_share(results).metric
+  with pytest.raises(ValueError, match="metric must be one of speed_limit, size, got 'los'"):
+    _reading.metric_of(several, "los")
+  with pytest.raises(ValueError, match="no metric"):
+    _reading.metric_of(_reading.runs(results > 0), "")
+
+
 def test_falling():
   rng = np.random.default_rng(0)
   values = rng.normal(size=(7, 20))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from collapse_jax.cli.parts import compare, directory, flag_values
 from collapse_jax.refused import Refused
-from collapse_jax.vocabulary import BESIDE, did_you_mean
+from collapse_jax.vocabulary import did_you_mean
 
 __all__ = ["measured", "metric", "only", "results", "tolerance"]
 
@@ -45,18 +45,15 @@ def metric(found) -> str:
   Args:
     found: a Dataset of which every coordinate is a dim.
   """
-  from collapse_jax import diagnostics
+  from collapse_jax.diagnostics import reading
 
-  base, name = {*found.cell_status.dims, "seed", "generation"}, flag_values.FLAGS.metric
-  known = [str(one) for one, value in found.data_vars.items() if set(value.dims) == base and value.dtype.kind in "fiu"]
-  known = [one for one in known if not one.endswith(tuple(f"_{ending}" for ending in BESIDE))]
+  known, name = reading.scalars(found), flag_values.FLAGS.metric
   if not known:
     raise Refused("these results have no metric.")
   if name is not None and name not in known:
     near = did_you_mean(name, known) or f" There are {', '.join(known)}."
     raise Refused(f"--metric={name} is no metric of these results.{near}")
-  usual = [found.attrs.get("primary_metric"), *diagnostics.metrics(found), *known]
-  return name or next(one for one in usual if one in known)
+  return name or known[0]
 
 
 def tolerance() -> float:

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from collapse_jax import diagnostics, vocabulary
+from collapse_jax import diagnostics
 from collapse_jax.data import files
+from collapse_jax.diagnostics import reading
 from collapse_jax.refused import Refused
 
 __all__ = ["COLUMNS", "metric_of", "read", "runs"]
@@ -79,7 +80,7 @@ def runs(results: Any) -> Any:
 
 
 def metric_of(results: Any, metric: str) -> str:
-  """The metric that is asked for, "" for the primary one.
+  """The metric that is asked for, "" for the primary one, or else the first that has a worse direction.
 
   Args:
     results: a Dataset, complete.
@@ -87,9 +88,9 @@ def metric_of(results: Any, metric: str) -> str:
   Raises:
     ValueError: there is none of that name.
   """
-  base = {*results.cell_status.dims, "seed", "generation"}
-  known = [str(name) for name, value in results.data_vars.items() if set(value.dims) == base and value.dtype != bool]
-  known = [name for name in known if not name.endswith(tuple(f"_{ending}" for ending in vocabulary.BESIDE))]
+  known = reading.scalars(results)
+  if not known:
+    raise Refused("these results have no metric.")
   metric = metric or results.attrs.get("primary_metric") or known[0]
   if metric not in known:
     raise Refused.must_be("metric", f"one of {', '.join(known)}", metric)

@@ -5,7 +5,7 @@ import numpy as np
 from collapse_jax.refused import Refused
 from collapse_jax.vocabulary import BESIDE
 
-__all__ = ["at_cell", "cells", "complete", "metrics"]
+__all__ = ["at_cell", "cells", "complete", "metrics", "scalars"]
 
 
 def complete(results):
@@ -70,6 +70,17 @@ def metrics(results) -> list[str]:
   base = {*results.cell_status.dims, "seed", "generation"}
   names = [n for n, v in results.data_vars.items() if set(v.dims) == base and v.attrs.get("worse")]
   return sorted(names, key=lambda n: n != results.attrs.get("primary_metric"))
+
+
+def scalars(results) -> list[str]:
+  """All scalar metrics, a number a run and generation: the primary one first, then those with a worse direction.
+
+  Args:
+    results: a Dataset of `sweep`.
+  """
+  base, primary = {*results.cell_status.dims, "seed", "generation"}, results.attrs.get("primary_metric")
+  names = [str(n) for n, v in results.data_vars.items() if set(v.dims) == base and v.dtype.kind in "fiu"]
+  return sorted(names, key=lambda n: (n != primary, not results[n].attrs.get("worse")))
 
 
 def at_cell(results, name: str, cell, dims=()) -> np.ndarray | None:

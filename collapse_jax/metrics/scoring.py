@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from collapse_jax.metrics.copies import keys_of_rows, share_of_copies
 from collapse_jax.refused import Refused
 
 __all__ = ["Score", "score"]
@@ -126,7 +127,8 @@ def _of_arrays(real, sample, train, seed, embed) -> dict[str, Score]:
     if rows.shape[1] != real.shape[1]:
       told = f"{name} must have {real.shape[1]} numbers a row as real has, got {rows.shape[1]}."
       raise Refused(told, argument=name, value=rows.shape[1])
-  copies = _copies(sample, train), _copies(real, train)  # of all rows, as they are
+  keys = {name: keys_of_rows(rows) for name, rows in parts.items()}  # of all rows, as they are, in float64
+  copies = [share_of_copies(keys[name], keys.get("train")) for name in ("sample", "real")]
   if embed is not None:
     parts = {name: np.asarray(embed(rows), float).reshape(len(rows), -1) for name, rows in parts.items()}
   x, y = (_some(random, parts[name]) for name in ("real", "sample"))
@@ -138,15 +140,6 @@ def _of_arrays(real, sample, train, seed, embed) -> dict[str, Score]:
 
 def _some(random, rows):
   return rows if len(rows) <= _MOST_ROWS else rows[random.permutation(len(rows))[:_MOST_ROWS]]
-
-
-def _copies(rows, train) -> float:
-  """As `arrays.duplicates`, in float64."""
-  if train is None:
-    _, inverse, counts = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
-    return float(np.mean(counts[inverse.ravel()] > 1))
-  known = {row.tobytes() for row in np.ascontiguousarray(train + 0.0)}
-  return float(np.mean([row.tobytes() in known for row in np.ascontiguousarray(rows + 0.0)]))
 
 
 def _compared(seed, x, y) -> dict[str, Score]:
@@ -202,10 +195,16 @@ def _values_and_nulls():
 
 def _memorised(x, y, train) -> dict[str, Score]:
   """The generalisation score, whose null is that of real rows which the model has not seen."""
+  center = train.mean(axis=0)
+  y, x, known = ((rows - center).astype(np.float32) for rows in (y, x, train))
+  return {"generalisation_score": Score(*(float(_generalisation_score()(rows, known)) for rows in (y, x)))}
+
+
+@functools.cache
+def _generalisation_score():
+  """`arrays.generalisation_score`, compiled once for each shape."""
+  import jax
+
   from collapse_jax.metrics import arrays
 
-  center = train.mean(axis=0)
-  score = lambda rows: float(
-    arrays.generalisation_score((rows - center).astype(np.float32), (train - center).astype(np.float32))
-  )
-  return {"generalisation_score": Score(score(y), score(x))}
+  return jax.jit(arrays.generalisation_score)

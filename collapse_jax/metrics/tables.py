@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
+from collapse_jax.metrics.copies import keys_of_rows, share_of_copies
 from collapse_jax.refused import Refused
 
 __all__ = ["compare"]
@@ -80,7 +81,8 @@ def compare(
   alone = train is None
   near = [_nearest(random, rows, known, kinds, scales, same) for rows, same in ((y, False), (x, alone))]
   found["nearest_distance"] = near[0], near[1]
-  found["duplicate_share"] = _copies(y, known, same=False), _copies(x, known, same=alone)
+  keys = [keys_of_rows(np.column_stack(table.columns)) for table in (y, x, known)]
+  found["duplicate_share"] = share_of_copies(keys[0], keys[2]), share_of_copies(keys[1], None if alone else keys[2])
   at = len(columns) - 1 if target is None else list(real.columns).index(target)
   with threadpool_limits(1):  # threads that wait for each other are slow where several loops share a machine
     found["classifier_auc"] = _classifier_auc(random, seed, x, y, kinds, scales), 0.5
@@ -254,15 +256,6 @@ def _support(x, y, kinds) -> dict[str, tuple[float, float]]:
 
 
 # ---------------------------------------------------------------------------------------------------- rows
-def _copies(rows, known, same: bool) -> float:
-  """Share of rows that are in the other table; of the same table, of which there is another."""
-  keys = lambda table: [row.tobytes() for row in np.column_stack([column + 0.0 for column in table.columns])]  # -0 is 0
-  counts: dict[bytes, int] = {}
-  for key in keys(known):
-    counts[key] = counts.get(key, 0) + 1
-  return float(np.mean([counts.get(key, 0) > (1 if same else 0) for key in keys(rows)]))
-
-
 def _nearest(random, rows, known, kinds, scales, same: bool) -> float:
   """Mean distance to the nearest of `known`; of the same table, to the nearest other row."""
   from scipy.spatial.distance import cdist

@@ -3,13 +3,14 @@
 Strings are split into words and marks. N-grams are numbered exactly, without hashes, so that all is counted by sorting.
 """
 
-import functools
+import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from collapse_jax.metrics.copies import share_of_copies
 from collapse_jax.refused import Refused
 
 __all__ = [
@@ -88,34 +89,55 @@ def ngrams(corpus: Corpus, n: int) -> tuple[np.ndarray, np.ndarray]:
   """
   if n < 1:
     raise Refused.must_be("n", "at least 1", n)
+  return next(itertools.islice(_runs(corpus), n - 1, None))
+
+
+def _runs(corpus) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """`ngrams` of 1, 2, 3, ... tokens, each numbered by those before."""
   document = np.repeat(np.arange(len(corpus.lengths)), corpus.lengths)
-  _, codes = np.unique(corpus.tokens, return_inverse=True)
-  base, tokens = int(codes.max(initial=0)) + 1, codes
-  for _ in range(n - 1):
+  _, tokens = np.unique(corpus.tokens, return_inverse=True)
+  base, codes = int(tokens.max(initial=0)) + 1, tokens
+  while True:
+    starts = document[: len(codes)]
+    within = starts == document[len(document) - len(codes) :]
+    yield codes[within], starts[within]
     _, codes = np.unique(codes[:-1] * base + tokens[len(tokens) - len(codes) + 1 :], return_inverse=True)
-  starts = document[: len(codes)]
-  within = starts == document[len(document) - len(codes) :]
-  return codes[within], starts[within]
+
+
+def _counted(codes, document) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Documents, distinct n-grams of each, and how often they occur in it; sorted by the first two."""
+  base = int(codes.max(initial=0)) + 1
+  pairs, count = np.unique(document * base + codes, return_counts=True)
+  return pairs // base, pairs % base, count
 
 
 # ---------------------------------------------------------------------------------------------------- diversity
 def distinct(corpus: Corpus, n: int) -> float:
   """Distinct n-grams over n-grams, of all documents together (Li et al. 1510.03055); falls with their number. 0 without n-grams."""
-  codes, _ = ngrams(corpus, n)
-  return len(np.unique(codes)) / max(len(codes), 1)
+  return _distinct(*ngrams(corpus, n))
+
+
+def _distinct(codes, _) -> float:
+  return int(np.count_nonzero(np.bincount(codes))) / max(len(codes), 1)
 
 
 def distinct_per_document(corpus: Corpus, n: int) -> float:
   """Mean over documents that have n-grams of distinct n-grams over n-grams; 0 if none has."""
-  codes, document = ngrams(corpus, n)
-  pairs = np.unique(np.stack([document, codes]), axis=1)[0]
-  num = np.bincount(document)
-  return float(np.mean(np.bincount(pairs)[num > 0] / num[num > 0])) if len(codes) else 0.0
+  return _distinct_per_document(*ngrams(corpus, n))
+
+
+def _distinct_per_document(codes, document) -> float:
+  num, distinct_ones = np.bincount(document), np.bincount(_counted(codes, document)[0])
+  return float(np.mean(distinct_ones[num > 0] / num[num > 0])) if len(codes) else 0.0
 
 
 def repeated_ngrams(corpus: Corpus, n: int = 4) -> float:
   """Mean over documents of the share of n-grams that the same document has had before (Welleck et al. 1908.04319)."""
-  return 1 - distinct_per_document(corpus, n) if len(ngrams(corpus, n)[0]) else 0.0
+  return _repeated(*ngrams(corpus, n))
+
+
+def _repeated(codes, document) -> float:
+  return 1 - _distinct_per_document(codes, document) if len(codes) else 0.0
 
 
 def distinct_adjusted(corpus: Corpus, vocabulary_size: int) -> float:
@@ -195,9 +217,8 @@ def self_bleu(corpus: Corpus, max_n: int = 4) -> float:
     return 0.0
   corpus = _take(corpus, kept)
   log_precision = np.zeros(len(kept))
-  for n in range(1, max_n + 1):
-    codes, document = ngrams(corpus, n)
-    (where, code), count = np.unique(np.stack([document, codes]), axis=1, return_counts=True)
+  for codes, document in itertools.islice(_runs(corpus), max_n):
+    where, code, count = _counted(codes, document)
     # The largest count of each n-gram in one document, and the second largest, which is that of the others for the first.
     order = np.lexsort((-count, code))
     first = np.r_[True, code[order][1:] != code[order][:-1]]
@@ -230,14 +251,7 @@ def _take(corpus, index) -> Corpus:
 # ---------------------------------------------------------------------------------------------------- copies
 def duplicate_documents(corpus: Corpus, known: Corpus | None = None) -> float:
   """Share of documents that are, token by token, one of `known`; without it, of which the corpus has another."""
-  counts: dict[bytes, int] = {}
-  for key in _keys(corpus if known is None else known):
-    counts[key] = counts.get(key, 0) + 1
-  return (
-    float(np.mean([counts.get(key, 0) > (1 if known is None else 0) for key in _keys(corpus)]))
-    if len(corpus.lengths)
-    else 0.0
-  )
+  return share_of_copies(_keys(corpus), None if known is None else _keys(known))
 
 
 def _keys(corpus) -> list[bytes]:
@@ -262,7 +276,7 @@ def near_duplicates(corpus: Corpus, threshold: float = 0.7, n: int = 3) -> float
   codes, document = ngrams(corpus, n)
   if not len(codes):
     return 0.0
-  where, code = np.unique(np.stack([document, codes]), axis=1)
+  where, code, _ = _counted(codes, document)
   sets = sparse.csr_matrix((np.ones(len(code), np.int32), (where, code)), shape=(num, code.max() + 1))
   size = np.bincount(where, minlength=num)
   near = np.zeros(num, bool)
@@ -316,26 +330,29 @@ def compare(real, sample, *, train=None, seed: int = 0) -> dict[str, tuple[float
   truth, told = _as_long(*corpora[:2])
   most = min(len(truth.tokens), len(told.tokens))
   vocabulary_size = len(np.unique(corpora[0].tokens))
-  metrics: dict[str, Callable[[Corpus], float]] = {
-    f"distinct_{n}": functools.partial(distinct, n=n) for n in range(1, 5)
-  }
-  metrics |= {f"distinct_{n}_per_document": functools.partial(distinct_per_document, n=n) for n in range(1, 5)}
-  metrics |= {
-    "distinct_adjusted": lambda one: distinct_adjusted(one, vocabulary_size),
-    "self_bleu": self_bleu,
-    "repeated_4grams": repeated_ngrams,
-    "near_duplicates": near_duplicates,
-    "duplicate_documents": duplicate_documents,
-    "zipf_slope": zipf_slope,
-    "vocabulary": lambda one: vocabulary(one, most),
-    "token_entropy": token_entropy,
+  pairs = [_measured(one, vocabulary_size, most, *corpora[2:]) for one in (told, truth)]
+  return {name: (pairs[0][name], pairs[1][name]) for name in pairs[0]}
+
+
+def _measured(corpus, vocabulary_size, num_tokens, train=None) -> dict[str, float]:
+  """All metrics of a corpus, whose n-grams are numbered once."""
+  runs = dict(enumerate(itertools.islice(_runs(corpus), 4), 1))
+  found = {f"distinct_{n}": _distinct(*one) for n, one in runs.items()}
+  found |= {f"distinct_{n}_per_document": _distinct_per_document(*one) for n, one in runs.items()}
+  found |= {
+    "distinct_adjusted": distinct_adjusted(corpus, vocabulary_size),
+    "self_bleu": self_bleu(corpus),
+    "repeated_4grams": _repeated(*runs[4]),
+    "near_duplicates": near_duplicates(corpus),
+    "duplicate_documents": duplicate_documents(corpus),
+    "zipf_slope": zipf_slope(corpus),
+    "vocabulary": vocabulary(corpus, num_tokens),
+    "token_entropy": token_entropy(corpus),
   }
   if train is not None:
-    metrics |= {
-      f"known_{_KNOWN}grams": lambda one: known_ngrams(one, corpora[2]),
-      "copied_documents": lambda one: duplicate_documents(one, corpora[2]),
-    }
-  return {name: (float(metric(told)), float(metric(truth))) for name, metric in metrics.items()}
+    found[f"known_{_KNOWN}grams"] = known_ngrams(corpus, train)
+    found["copied_documents"] = duplicate_documents(corpus, train)
+  return found
 
 
 def _as_long(a: Corpus, b: Corpus) -> tuple[Corpus, Corpus]:

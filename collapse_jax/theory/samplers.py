@@ -6,7 +6,6 @@ to g(s), and a loop of generations to the Gaussian's law with s replaced by g(s)
 of either sign. Data are in the units in which the samplers start: N(0, 1), or N(0, 80^2) of EDM.
 """
 
-import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -271,8 +270,10 @@ def partial_fit_rate(learning_rates, curvature):
   return 1 - np.prod(1 - np.multiply.outer(np.asarray(curvature, float), rates), axis=-1)
 
 
-# ---------------------------------------------------------------------------------------------------- recursions
+# ---------------------------------------------------------------------------------------------------- maps
 class _Map(NamedTuple):
+  """What all steps together do, each of which is linear in the coordinate: products over a last axis, of the steps."""
+
   variance: np.ndarray  # g(s)
   missed: np.ndarray  # share of the mean that is not emitted
 
@@ -295,23 +296,20 @@ def _map_of(name, num_steps, s) -> _Map:
 
 
 def _flow(kind, num_steps, s) -> _Map:
-  h = 1 / num_steps
-  slope = lambda t: (t * s - (1 - t)) / ((1 - t) ** 2 + t**2 * s)
-  factor = np.ones_like(s)
-  for t in sampler_times("flow_euler", num_steps)[:-1]:
-    start = slope(t)
-    if kind == "euler":
-      rate = start
-    elif kind == "midpoint":
-      rate = slope(t + h / 2) * (1 + h / 2 * start)
-    elif kind == "heun":
-      rate = (start + slope(t + h) * (1 + h * start)) / 2
-    else:
-      second = slope(t + h / 2) * (1 + h / 2 * start)
-      third = slope(t + h / 2) * (1 + h / 2 * second)
-      rate = (start + 2 * second + 2 * third + slope(t + h) * (1 + h * third)) / 6
-    factor = factor * (1 + h * rate)
-  return _Map(factor**2, np.zeros_like(s))
+  h, t = 1 / num_steps, sampler_times("flow_euler", num_steps)[:-1]
+  slope = lambda t: (t * s[..., None] - (1 - t)) / ((1 - t) ** 2 + t**2 * s[..., None])
+  start = slope(t)
+  if kind == "euler":
+    rate = start
+  elif kind == "midpoint":
+    rate = slope(t + h / 2) * (1 + h / 2 * start)
+  elif kind == "heun":
+    rate = (start + slope(t + h) * (1 + h * start)) / 2
+  else:
+    second = slope(t + h / 2) * (1 + h / 2 * start)
+    third = slope(t + h / 2) * (1 + h / 2 * second)
+    rate = (start + 2 * second + 2 * third + slope(t + h) * (1 + h * third)) / 6
+  return _Map(np.prod(1 + h * rate, axis=-1) ** 2, np.zeros_like(s))
 
 
 def _cumulative(num_steps) -> np.ndarray:
@@ -323,35 +321,35 @@ def _cumulative(num_steps) -> np.ndarray:
 
 
 def _ddpm(kind, num_steps, s) -> _Map:
-  a = sampler_times("ddpm_beta", num_steps)
-  variance, missed = np.ones_like(s), np.sqrt(a[0]) * np.ones_like(s)
-  for now, later in itertools.pairwise(a):
-    alpha = now / later
-    beta = 1 - alpha
-    clean = np.sqrt(now) * s / (now * s + 1 - now)
-    factor = np.sqrt(later) * beta * clean / (1 - now) + np.sqrt(alpha) * (1 - later) / (1 - now)
-    noise = beta * (1 - later) / (1 - now) if kind == "posterior" else beta * (later < 1)
-    variance, missed = factor**2 * variance + noise, factor * missed
-  return _Map(variance, missed)
+  now, later, clean = _cleaned(sampler_times("ddpm_beta", num_steps), s)
+  alpha = now / later
+  beta = 1 - alpha
+  factor = np.sqrt(later) * beta * clean / (1 - now) + np.sqrt(alpha) * (1 - later) / (1 - now)
+  noise = beta * (1 - later) / (1 - now) if kind == "posterior" else beta * (later < 1)
+  onwards = np.cumprod(factor[..., ::-1], axis=-1)[..., ::-1]  # of this step and all after it
+  whole, after = onwards[..., 0], np.append(onwards[..., 1:], np.ones_like(factor[..., :1]), axis=-1)
+  return _Map(whole**2 + np.sum(after**2 * noise, axis=-1), np.sqrt(now[0]) * whole)
 
 
 def _ddim(kind, num_steps, s) -> _Map:
-  a = sampler_times("ddim", num_steps)
-  factor = np.ones_like(s)
-  for now, later in itertools.pairwise(a):
-    clean = np.sqrt(now) * s / (now * s + 1 - now)
-    factor = factor * (np.sqrt(later) * clean + np.sqrt((1 - later) * (1 - now)) / (now * s + 1 - now))
-  return _Map(factor**2, np.sqrt(a[0]) * factor)
+  now, later, clean = _cleaned(sampler_times("ddim", num_steps), s)
+  noise = np.sqrt((1 - later) * (1 - now)) / (now * s[..., None] + 1 - now)
+  whole = np.prod(np.sqrt(later) * clean + noise, axis=-1)
+  return _Map(whole**2, np.sqrt(now[0]) * whole)
+
+
+def _cleaned(times, s) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Cumulative alphas before and after each step [steps], and what E[x_0 | x_t] makes of x_t [..., steps]."""
+  now, later = times[:-1], times[1:]
+  return now, later, np.sqrt(now) * s[..., None] / (now * s[..., None] + 1 - now)
 
 
 def _edm(kind, num_steps, s) -> _Map:
-  factor = np.ones_like(s)
-  slope = lambda sigma: sigma / (s + sigma**2)
-  for sigma, later in itertools.pairwise(sampler_times("edm_heun", num_steps)):
-    step = later - sigma
-    euler = 1 + step * slope(sigma)
-    if kind == "heun" and later > 0:
-      factor = factor * (1 + step / 2 * (slope(sigma) + slope(later) * euler))
-    else:
-      factor = factor * euler
-  return _Map(factor**2 * _SIGMA_MAX**2, factor)
+  sigma = sampler_times("edm_heun", num_steps)
+  slope, step, ends = sigma / (s[..., None] + sigma**2), np.diff(sigma), sigma[1:] == 0
+  factor = 1 + step * slope[..., :-1]
+  if kind == "heun":
+    corrected = 1 + step / 2 * (slope[..., :-1] + slope[..., 1:] * factor)
+    factor = np.where(ends, factor, corrected)
+  whole = np.prod(factor, axis=-1)
+  return _Map(whole**2 * _SIGMA_MAX**2, whole)
