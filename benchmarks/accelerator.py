@@ -25,13 +25,11 @@ def best(call: Callable[[], Any], times: int = 3) -> float:
   """Seconds of the fastest call, after one that compiles."""
   import jax
 
-  jax.block_until_ready(call())
-  seconds = []
-  for _ in range(times):
-    begun = time.perf_counter()
-    jax.block_until_ready(call())
-    seconds.append(time.perf_counter() - begun)
-  return min(seconds)
+  from benchmarks.language_model import timed
+
+  finished = lambda: jax.block_until_ready(call())
+  finished()
+  return min(timed(finished) for _ in range(times))
 
 
 def device() -> str:
@@ -235,6 +233,8 @@ def theirs(directory: str, sequences: int, new: int) -> None:
   import torch
   import transformers
 
+  from benchmarks.language_model import timed
+
   where = "cuda" if torch.cuda.is_available() else "cpu"
   model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16).to(where).eval()
   begin = torch.ones((sequences, 1), dtype=torch.long, device=where)
@@ -247,9 +247,7 @@ def theirs(directory: str, sequences: int, new: int) -> None:
       torch.cuda.synchronize()
 
   run()
-  begun = time.perf_counter()
-  run()
-  print(sequences * new / (time.perf_counter() - begun))
+  print(sequences * new / timed(run))
 
 
 def seeds(small: bool) -> dict[str, Any]:

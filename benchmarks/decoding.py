@@ -8,12 +8,13 @@ token is set to what makes them so. The same model writes in transformers to the
 
 import argparse
 import os
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.accelerator import best
+from benchmarks.language_model import timed
 from collapse_jax import lm
 from collapse_jax.lm import checkpoint, sampling
 
@@ -47,17 +48,6 @@ def ending(functions):
   return functions._replace(decoder=decoder)
 
 
-def seconds(call, repeats=3):
-  """The best of a few, after one that compiles."""
-  jax.block_until_ready(call())
-  found = []
-  for _ in range(repeats):
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    found.append(time.perf_counter() - start)
-  return min(found)
-
-
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--num", type=int, default=256, help="Sequences.")
@@ -75,8 +65,8 @@ def main():
   parts = [keys[first : first + options.slots] for first in range(0, options.num, options.slots)]
   length = np.asarray(write(model.params, keys, options.slots)[1])
   print(f"{options.num} sequences of {length.min()} to {length.max()} tokens, {options.slots} at once")
-  step = seconds(lambda: [write(model.params, part, None) for part in parts])
-  refill = seconds(lambda: write(model.params, keys, options.slots))
+  step = best(lambda: [write(model.params, part, None) for part in parts])
+  refill = best(lambda: write(model.params, keys, options.slots))
   total = length.sum() - len(length)
   print(
     f"lock step {total / step:,.0f} tokens a second, slots refilled {total / refill:,.0f}: {step / refill:.2f} times"
@@ -108,7 +98,7 @@ def prefill(functions, params, rows) -> None:
 
   for a, b in zip(jax.tree.leaves(once(params)), jax.tree.leaves(one_by_one(params)[0])):
     np.testing.assert_allclose(a, b, atol=1e-4, rtol=0)
-  slow, fast = seconds(lambda: one_by_one(params)), seconds(lambda: once(params))
+  slow, fast = best(lambda: one_by_one(params)), best(lambda: once(params))
   print(
     f"{rows} prompts of {LONGEST} tokens: one by one {slow:.3f} s, in one pass {fast:.3f} s: {slow / fast:.1f} times"
   )
@@ -142,9 +132,7 @@ def transformers_seconds(model, options) -> float:
       )
 
   call()
-  start = time.perf_counter()
-  call()
-  return (time.perf_counter() - start) * -(-options.num // options.slots)
+  return timed(call) * -(-options.num // options.slots)
 
 
 if __name__ == "__main__":

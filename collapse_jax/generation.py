@@ -116,17 +116,33 @@ def generation(
   params = fit(task, keys["fit"], run.problem, context)
   batch, sampling = emit(task, workflow, run, params, context, num_generations=num_generations)
   metrics: Metrics = {}
-  absorbed_at = run.absorbed_at
-  if task.absorbed is not None:
-    absorbed_at = jnp.where((absorbed_at == 0) & task.absorbed(run.problem, params), t, absorbed_at)
+  absorbed_at = _absorbed_at(task, run, params, t)
   if evaluate:
-    metrics = with_health(
-      assess(task, keys["evaluate"], run.problem, params, sampling, context) | provenance(context.data)
-    )
-    if absorbed_at is not None:
-      metrics["collapse_generation"] = absorbed_at
+    metrics = _looked_at(task, keys["evaluate"], run.problem, params, sampling, context, absorbed_at)
   store = workflow.update(task, run.problem, keys["update"], run.store, batch, t)
   return run._replace(store=store, params=params if warm_start else None, absorbed_at=absorbed_at), metrics
+
+
+def _absorbed_at(task: TaskSetting, run: Run, params: Params, t: Number) -> Array | None:
+  """The first generation that was absorbed, up to model t, 0 is none; None where the task knows of no such."""
+  absorbed_at: Array | None = run.absorbed_at
+  if task.absorbed is not None:
+    absorbed_at = jnp.where((run.absorbed_at == 0) & task.absorbed(run.problem, params), t, run.absorbed_at)
+  return absorbed_at
+
+
+def _looked_at(
+  task: TaskSetting,
+  key: Array,
+  problem: Problem,
+  params: Params,
+  sampling: Metrics,
+  context: Context,
+  absorbed_at: Array | None,
+) -> Metrics:
+  """All metrics that are recorded of a generation."""
+  metrics = with_health(assess(task, key, problem, params, sampling, context) | provenance(context.data))
+  return metrics if absorbed_at is None else metrics | {"collapse_generation": absorbed_at}
 
 
 def context_of(task: TaskSetting, workflow: Workflow, run: Run, t: Number, *, num_generations: int) -> Context:
@@ -370,8 +386,8 @@ def _leap_generations(
   task: TaskSetting, workflow: Workflow, run: Run, generations: Array, kept: np.ndarray, num_generations: int
 ) -> tuple[Run, Metrics]:
   """`scan_generations` by `TaskSetting.leap`: nothing of a generation that is not kept is computed but its batch."""
-  through, absorbed = task.leap, task.absorbed
-  assert through is not None and absorbed is not None
+  through = task.leap
+  assert through is not None
 
   def leap(run: Run, t: Array, stop: Array) -> Run:
     data = workflow.select(task, run.problem, role_keys(run.key, t)["select"], run.store, t)
@@ -387,10 +403,8 @@ def _leap_generations(
     keys = role_keys(run.key, stop)
     context = context_of(task, workflow, here, stop, num_generations=num_generations)
     params = fit(task, keys["fit"], run.problem, context)
-    found = assess(task, keys["evaluate"], run.problem, params, {}, context)
-    metrics = with_health(found | provenance(context.data))
-    ended = (here.absorbed_at == 0) & absorbed(run.problem, params)
-    metrics["collapse_generation"] = jnp.where(ended, stop, here.absorbed_at)
+    absorbed_at = _absorbed_at(task, here, params, stop)
+    metrics = _looked_at(task, keys["evaluate"], run.problem, params, {}, context, absorbed_at)
     return (here.store, here.absorbed_at, stop), metrics
 
   # The last leap is to the end, where metrics are taken for nothing: the program of a leap is large.

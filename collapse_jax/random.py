@@ -334,10 +334,9 @@ def binomial(key: Array, num: Array, chance: Array, other: Array) -> tuple[Array
   Returns:
     the number, exact where the variance is below 100; and its deviation from num * chance, with all digits of a float.
   """
-  both = chance * other
-  skewed = other - chance
+  third, fourth, fifth, _ = _cumulants_of_binomial(chance, other)
   return _lattice(
-    key, num, chance, num * both, lambda k: (num - k) * (chance / other), skewed, 1 - 6 * both, skewed * (1 - 12 * both)
+    key, num, chance, num * (chance * other), lambda k: (num - k) * (chance / other), third, fourth, fifth
   )
 
 
@@ -359,14 +358,12 @@ def binomial_split(words: tuple[Array, Array], num: Array, a: Array, b: Array, f
   less, more = jnp.minimum(a, b).astype(float), jnp.maximum(a, b).astype(float)
   total, n = jnp.maximum(less + more, 1.0), num.astype(float)
   chance, other = less / total, more / total
-  both, skewed = chance * other, other - chance
-  variance = n * both
+  variance = n * (chance * other)
   whole, part = _product(n, chance)
   small = fresh & (variance < _SPREAD_OF_MANY)
   spread = jnp.maximum(variance, _SPREAD_OF_MANY)
   z = _normal_quantile(_symmetric(words[1])).astype(n.dtype)
-  cumulants = (1.0, skewed, 1 - 6 * both, skewed * (1 - 12 * both), 1 - 30 * both * (1 - 4 * both))
-  above = _rounded(z, part, *(spread * one for one in cumulants))
+  above = _rounded(z, part, spread, *(spread * one for one in _cumulants_of_binomial(chance, other)))
 
   start = jnp.where(whole < 8, 0.0, whole)  # the mode, or none
   mass = jnp.where(whole < 8, jnp.exp(n * jnp.log1p(-chance)), _probability_near_mean(n, whole, part))
@@ -402,6 +399,12 @@ def binomial_split(words: tuple[Array, Array], num: Array, a: Array, b: Array, f
     jnp.where(whole < 8, 0.0, mass),
   )
   return jax.lax.while_loop(unknown, add, state)[1:3]
+
+
+def _cumulants_of_binomial(chance, other):
+  """The third to the sixth, relative to the variance."""
+  both, skewed = chance * other, other - chance
+  return skewed, 1 - 6 * both, skewed * (1 - 12 * both), 1 - 30 * both * (1 - 4 * both)
 
 
 def _probability_near_mean(n, whole, part):

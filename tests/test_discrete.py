@@ -63,7 +63,7 @@ def _far(seen, expected):
 
 
 def test_binomials_have_their_law():
-  """Of any number of trials and chance, on both sides of a variance of 100, against SciPy's probabilities."""
+  """Of any number of trials and chance, on both sides of a variance of 25, against SciPy's probabilities."""
   from scipy import stats
 
   grid = [
@@ -71,7 +71,9 @@ def test_binomials_have_their_law():
     (3, 2, 1),
     (7, 1, 6),
     (40, 3, 5),
+    (98, 1, 1),
     (100, 50, 50),
+    (102, 1, 1),
     (390, 1, 1),
     (410, 1, 1),
     (1000, 1, 7),

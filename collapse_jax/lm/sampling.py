@@ -45,13 +45,12 @@ class Samples(NamedTuple):
 
 
 class _Writing(NamedTuple):
-  """State of `generate`; a slot writes sequence `which`, whose token `now` is at position `at`."""
+  """State of `generate`; a slot writes sequence `which`, whose last token is at position `at`."""
 
   steps: Array
   following: Array
   which: Array
   at: Array
-  now: Array
   rows: Array
   length: Array
   layers: Any  # of a cache
@@ -116,7 +115,7 @@ def generate(
   def step(state: _Writing):
     which, at = state.which, state.at
     mine = jnp.minimum(which, num - 1)
-    logits, cache = decode(state.now[:, None], Cache(state.layers, state.steps if in_step else at))
+    logits, cache = decode(state.rows[mine, at][:, None], Cache(state.layers, state.steps if in_step else at))
     logits = penalised(rules, logits[:, 0], state.rows[mine], at + 1)
     words = jax.vmap(lambda key, at: random.bits(jax.random.fold_in(key, at), 4))(keys[mine], at)
     drawn = categorical(words, warped(rules, logits))
@@ -130,13 +129,12 @@ def generate(
     layers = cache.layers
     if read and size < num:
       layers = jax.lax.cond(jnp.any(done), begun, lambda layers, which, new: layers, layers, which, done)
-    now = jnp.where(done, rows[mine, at], drawn)
-    return _Writing(state.steps + 1, state.following + jnp.sum(done), which, at, now, rows, length, layers)
+    return _Writing(state.steps + 1, state.following + jnp.sum(done), which, at, rows, length, layers)
 
   first = known(jnp.arange(size))
   layers = begun(functions.cache(size, max_length).layers, first, jnp.ones(size, bool))
-  zero, at = jnp.zeros((), jnp.int32), given[:size] - 1
-  start = _Writing(zero, zero + size, first, at, rows[jnp.arange(size), at], rows, jnp.zeros(num, jnp.int32), layers)
+  zero = jnp.zeros((), jnp.int32)
+  start = _Writing(zero, zero + size, first, given[:size] - 1, rows, jnp.zeros(num, jnp.int32), layers)
   found = jax.lax.while_loop(more, step, start)
   return found.rows, found.length
 

@@ -161,12 +161,8 @@ def _packed(counts: Array, capacity: int, outcome: Array | None) -> Surviving:
   place = jnp.where(alive, jnp.cumsum(alive) - 1, 2 * capacity)
   put = lambda size, at, x: jnp.zeros(size, np.int32).at[at].set(x, mode="drop")
   tree = put(2 * capacity, place + (1 << depth), counts)
-  sums = level = tree[capacity:]
-  found = [level]
-  while level.shape[0] > 1:
-    half = level.shape[0] // 2
-    level = tree[half : 2 * half] + sums[:half] + sums[half:]
-    sums = level
-    found.append(level)
-  tree = jnp.concatenate([tree[:1], *found[::-1]])
+  levels = [tree[capacity:]]
+  while (half := levels[-1].shape[0] // 2) > 0:
+    levels.append(tree[half : 2 * half] + levels[-1][:half] + levels[-1][half:])
+  tree = jnp.concatenate([tree[:1], *levels[::-1]])
   return Surviving(tree, depth, num > 1, None if outcome is None else put(capacity, place, outcome))
