@@ -196,7 +196,9 @@ def _factory(
   """(values of axes) -> the task, which takes the axes that the pipeline takes, and num_samples unless it is given here."""
   is_factory = _is_factory(pipeline)
   made = inspect.signature(pipeline) if is_factory else inspect.Signature()
-  given = None if is_factory else shared.of(pipeline, {})  # what it is before any step: its attributes may change in these
+  given = (
+    None if is_factory else shared.of(pipeline, {})
+  )  # what it is before any step: its attributes may change in these
   names = [name for name in made.parameters if name != "num_samples"]
 
   def task(**values: Any) -> TaskSetting:

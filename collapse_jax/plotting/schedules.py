@@ -30,4 +30,6 @@ def learned_schedule(table, errors, label: str = "error"):
   right.set_xlabel("generation")
   right.set_ylabel(label)
   right.legend(fontsize=7, frameon=False)
+  runs = sorted({len(values) for values in errors.values()})
+  figure.supxlabel(f"band: 95% interval of the mean over {', '.join(map(str, runs))} runs", fontsize=8, color="0.35")
   return figure
