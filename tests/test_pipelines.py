@@ -487,6 +487,18 @@ def test_identity_of_code(tmp_path, old, new, changed):
   assert {role for role in first if first[role] != second[role]} == changed
 
 
+def test_identity_of_a_deep_package(tmp_path):
+  """Functions that call each other three thousand deep, as a large package that is not installed may; the last one counts."""
+
+  def digest(last):
+    code = "".join(f"def f{i}(x):\n  return f{i + 1}(x)\n" for i in range(3000)) + f"def f3000(x):\n  return {last}\n"
+    module = {"__name__": "__main__"}
+    exec(code, module)
+    return _identity.of(module["f0"])
+
+  assert digest("x") == digest("x") != digest("-x")
+
+
 def test_refused(tmp_path):
   """In one line, before anything is done."""
   rows = normal_rows()

@@ -143,8 +143,8 @@ def loop(
       shared.workers.close()
     if not results.attrs["primary_metric"]:
       results.attrs["primary_metric"] = next(iter(shared.names), "")
-    unknown = [name for name in results.data_vars if is_null(str(name), results) and results[name].isnull().all()]
-    results = results.drop_vars(unknown)
+    names = list(map(str, results.data_vars))
+    results = results.drop_vars([name for name in names if is_null(name, names) and results[name].isnull().all()])
     results.attrs |= {"pipeline": _protocol.name_of(pipeline), "num_real": num_real}
     results.attrs |= {} if "num_samples" in given else {"num_samples": int(num_samples or 0)}
     numbers = [name for name, value in results.data_vars.items() if value.dtype.kind in "bfi"]
