@@ -415,10 +415,11 @@ Of runs under `mix` at real shares {grid}, {share_seeds} runs each,
 """
 WHY = """
 
-- Below: the likelihoods of the KDE and of the mixture follow none of the families for long. Mixtures of three parts on a ring of
-  eight lose parts and then stay as they are, kernels drift off the modes faster and faster until these are lost, and under
-  `accumulate` the likelihood of a KDE falls at first and then rises like log t. The fitted generations of 20 runs do not speak
-  against the line, and no interval knows of what has not been seen. Fit to more generations, and look at the rival.
+- Below: a KDE and a mixture of three parts on a ring of eight follow none of the families that theory has for a workflow. Under
+  `replace` the mixture's likelihood falls by a factor a generation in the end, when its variances vanish, and its smallest share
+  halves; a KDE's falls faster than t until its modes are lost; under `accumulate` both go on like log t, and under `mix(0.2)` the
+  mixture comes to its level later. The fitted generations of 20 runs do not speak against the families, which are preferred, and no
+  interval knows of what has not been seen: fit to more runs and generations, and look at the rival.
 - Above: where something is told in a part of the repetitions only, it is told where intervals happen to be wide."""
 SCHEDULES = """
 ## Learned schedules
