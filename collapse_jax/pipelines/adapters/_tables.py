@@ -66,6 +66,7 @@ def sdv(synthesizer: Callable[[Any], Any], metadata: Any = None) -> _parts.Adapt
     Refused: the package is not installed.
   """
   _parts.need("sdv", "sdv")
+  by_name = int(_version("sdv").partition(".")[0] or 1) > 1  # from version 2 on tables are {name: table}, in and out
 
   def train(table, seed):
     from sdv.metadata import Metadata
@@ -74,7 +75,7 @@ def sdv(synthesizer: Callable[[Any], Any], metadata: Any = None) -> _parts.Adapt
     if isinstance(told, Mapping):
       told = Metadata.load_from_dict(dict(told) if "tables" in told else {"tables": {"table": dict(told)}})
     made = synthesizer(told)
-    made.fit(table)
+    made.fit({next(iter(told.tables)): table} if by_name else table)
     return made
 
   def draw(made, num, seed):
@@ -83,7 +84,8 @@ def sdv(synthesizer: Callable[[Any], Any], metadata: Any = None) -> _parts.Adapt
     set_state = getattr(made, "_set_random_state", None)
     if set_state is not None and getattr(made, "_model", None) is not None:
       set_state(seed)
-    return made.sample(num_rows=num)
+    found = made.sample(num_rows=num)
+    return next(iter(found.values())) if by_name else found
 
   told = metadata.to_dict() if hasattr(metadata, "to_dict") else metadata
   return _adapter("sdv", getattr(synthesizer, "__name__", ""), train, draw, (synthesizer, told))
