@@ -14,6 +14,7 @@ AT_LEAST = {
   "token_editing": 3,
   "label_editing": 7,
   "ensembles": 13,
+  "flow": 65,
 }
 # References that are limits (of many generations, candidates or rows, or to first order), simulations, or of another truth.
 LOOSE = {

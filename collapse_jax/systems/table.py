@@ -4,6 +4,7 @@ from collapse_jax.systems import (
   curation,
   detector_resampling,
   ensembles,
+  flow,
   label_editing,
   mixtures,
   selection,
@@ -24,5 +25,6 @@ SYSTEMS: dict[str, System] = {
   "mixtures": mixtures.SYSTEM,
   "selection": selection.SYSTEM,
   "ensembles": ensembles.SYSTEM,
+  "flow": flow.SYSTEM,
   "detector_resampling": detector_resampling.SYSTEM,
 }
