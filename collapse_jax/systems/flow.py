@@ -6,7 +6,7 @@ import numpy as np
 
 from collapse_jax import store, tasks, theory, transforms, vocabulary, workflows
 from collapse_jax.plotting.panels import finish, panels, viridis
-from collapse_jax.systems.drawing import SHADES, THEORY, curves, name_axes, sliced
+from collapse_jax.systems.drawing import SHADES, THEORY, curves, name_axes, shares_of, sliced
 from collapse_jax.systems.runs import simulate
 from collapse_jax.systems.types import Pair, System, pair
 
@@ -114,7 +114,7 @@ METRICS = ("precision", "recall", "sliced_wasserstein", "covariance_trace_ratio"
 
 def _curves(part):
   figure, axes = panels(len(METRICS), part.sizes["start"], share_y="row")
-  left_out = 0
+  left_out, known = 0, False
   for row, metric in zip(axes, METRICS):
     for axis, start in zip(row, part.start.values):
       if metric == METRICS[0]:
@@ -122,22 +122,28 @@ def _curves(part):
       for workflow, shade in zip(part.workflow.values, viridis(part.sizes["workflow"])):
         cell = {"start": start, "workflow": workflow}
         left_out += curves(axis, part, metric, cell, shade, str(workflow))
-        if metric == "covariance_trace_ratio":
-          axis.plot(part.generation.values, _law(part, workflow), **THEORY)
+        law = _law(part, cell) if metric == "covariance_trace_ratio" else None
+        if law is not None:
+          known = True
+          axis.plot(part.generation.values, law, **THEORY)
   name_axes(axes, part, METRICS)
-  finish(figure, axes, "", part, left_out, 0, True)
+  finish(figure, axes, "", part, left_out, 0, known)
   return figure
 
 
-def _law(part, workflow):
-  """Variance ratio of exact linear scores of isotropic data under the same sampler, infinite data, at the recorded generations."""
+def _law(part, cell):
+  """Variance ratio of exact linear scores of isotropic data with the same sampler and infinite data; None: shares are not known."""
+  shares = shares_of(part, cell)
+  if shares is None:
+    return None
   solver, num_steps = _call(str(part.sampler.values))
   scale = 0.25 if solver.startswith("edm") else 1.0
-  emitted = lambda variance, error, rows: float(
-    variance * theory.variance_factor(solver, num_steps=num_steps, variance=max(variance * scale, 1e-300))
-  )
-  schedule = workflows.parse(str(workflow))().schedule(10**9, int(part.generation.values[-1]))
-  return theory.second_moments(schedule, emitted).variance[part.generation.values - 1]
+  fitted, emitted = [], [1.0]  # batch 0 is real
+  for row in shares:
+    fitted.append(row[: len(emitted)] @ emitted)
+    factor = theory.variance_factor(solver, num_steps=num_steps, variance=max(scale * fitted[-1], 1e-300))
+    emitted.append(fitted[-1] * float(factor))
+  return np.array(fitted)
 
 
 def _samples(part):

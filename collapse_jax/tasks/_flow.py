@@ -83,7 +83,7 @@ class Problem(NamedTuple):
   learning_rate: Any
   ema: Any
   guidance: Any
-  stop_noise: Any  # data units
+  stop_noise: Any  # per unit of signal
 
 
 class Rows(NamedTuple):
@@ -122,7 +122,7 @@ def flow(
 
   Args:
     data: variances [dim] of independent normal coordinates, in the units in which samplers start: N(0, 1), or N(0, 80^2) for EDM;
-      a name in `data.shapes.SHAPES`; or what `data.generators.get` takes (names, files, arrays [rows, dim]). Data other than
+      a name in `data.shapes.SHAPES`; or else what `data.generators.get` takes (names, files, arrays [rows, dim]). Data other than
       variances are scaled by one number, so that coordinates have variance 1 (EDM: 0.25) on average.
     num_samples: rows per batch, at least 2.
     score: "linear" and "linear_trained", of N(mean, diag(variances)), for data that are variances; "empirical", of the training
@@ -165,6 +165,8 @@ def flow(
   if known(stop_noise) and not (np.isfinite(stop_noise) and stop_noise >= 0):
     raise Refused.must_be("stop_noise", "at least 0", stop_noise)
   source = _source(data, mean, num_test)
+  if mean is not None and source.variances is None:
+    raise Refused("mean needs data that are variances.", argument="mean", value=mean)
   if score.startswith("linear") and source.variances is None:
     raise Refused("data must be variances for a linear score.", argument="data", value=data)
   generators.check_size(source.dataset, num_samples)
@@ -310,9 +312,8 @@ def _source(data, mean, num_test) -> _Source:
   if isinstance(data, str) and data in shapes.SHAPES:
     shape = shapes.get(data)
     return _Source(_drawn(data, 2, shape.draw), None, None, shape.num_modes, shape.mode, shape.centers, shape.std)
-  if isinstance(data, str | generators.Dataset | tuple) and not (isinstance(data, tuple) and np.ndim(data[0]) == 0):
-    return _Source(generators.get(data, num_test))
-  if np.ndim(data) == 2:
+  pair = isinstance(data, tuple) and len(data) == 2 and np.ndim(data[0]) == 2  # of training and test rows
+  if isinstance(data, str | generators.Dataset) or pair or np.ndim(data) == 2:
     return _Source(generators.get(data, num_test))
   variances, center = _checked(data, mean)
   dim = len(variances)
