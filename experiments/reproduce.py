@@ -24,6 +24,7 @@ from . import (
   ensembles,
   exponential_family,
   flag_values,
+  flow,
   gaussian,
   kde,
   label_editing,
@@ -54,6 +55,10 @@ SMALLEST: dict = {
   "verifiers": ["noisy"],
   "datasets": ["moons"],
   "generators": ["kde"],
+  "data": ["moons"],
+  "samplers": ["flow_midpoint(2)"],
+  "starts": ["cold"],
+  "amounts": [5],
 }
 
 
@@ -329,6 +334,18 @@ def related(scale: str) -> dict:
         "num_samples": [200],
       }
       | size(3, 6),
+    ),
+    "flow": (
+      flow.simulate,
+      {
+        "workflows": ["mix(1)", "mix(0.8)", "mix(0.5)", "mix(0.2)"],
+        "data": ["eight_gaussians", "moons"],
+        "samplers": ["flow_midpoint(8)", "ddpm_beta(30)"],
+        "starts": ["cold", "weights"],
+        "amounts": [250],
+        "num_samples": [400],
+      }
+      | size(20, 20),
     ),
     "detector_resampling": (
       detector_resampling.simulate,

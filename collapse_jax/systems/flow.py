@@ -159,6 +159,8 @@ def _samples(part):
         axis.plot(x, y, ".", markersize=1, color=SHADES[0])
       axis.set_title(f"{workflow}, t = {t}", fontsize=8)
       axis.set_aspect("equal")
+  for axis in axes[-1]:
+    axis.set_xlabel("x")
   finish(figure, axes, "", part, 0, 0, False)
   return figure
 

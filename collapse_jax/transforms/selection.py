@@ -108,7 +108,7 @@ def probe_filter(
     scale = classifiers.scaling(known_rows)
     told, weight = classifiers.features(known_rows, scale), context.real.row_weight
     weight = jnp.ones(len(told)) if weight is None else weight[0]
-    of_label = jax.nn.one_hot(label(real), num_labels).T
+    of_label = jax.nn.one_hot(jnp.asarray(label(real), jnp.int32), num_labels).T
     fitted = jax.vmap(lambda one: classifiers.fit_classifier(told, one, weight))(of_label)
     asked = classifiers.features(_features(embed, rows), scale)
     chance = jax.vmap(lambda one: classifiers.predict(one, asked))(fitted)
