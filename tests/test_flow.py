@@ -30,7 +30,7 @@ def simulated(task, workflow, num_generations, num_seeds, **options):
   return {name: np.asarray(value) for name, value in found.items()}
 
 
-@pytest.mark.parametrize(("solver", "num_steps"), [("flow_heun", 4), ("ddpm_posterior", 30), ("edm_heun", 12)])
+@pytest.mark.parametrize(("solver", "num_steps"), [("flow_heun", 4), ("ddpm_posterior", 200), ("edm_heun", 12)])
 def test_loops_of_trained_linear_scores(solver, num_steps):
   """Ten generations, each trained by gradient steps on what the last one emitted: g(s) of its variance, and a fair sampler is off.
 
@@ -62,7 +62,7 @@ def test_an_empirical_score_is_a_kernel_density(solver, num_steps):
 def test_a_memorising_model_resamples_rows():
   """Integrated to the end, rows of the real batch are all there is, and as many are left as a resampling leaves."""
   n, seeds, T = 40, 24, 4
-  task = tasks.flow([1.0, 1.0], n, score="empirical", solver="edm_euler", num_steps=40, num_test=8)
+  task = tasks.flow([1.0] * 4, n, score="empirical", solver="edm_euler", num_steps=40, num_test=8)
   seen = cj.transforms.observe(
     task,
     lambda problem, context, data: {
@@ -180,7 +180,7 @@ def test_combined_scores():
 def test_checked():
   """The smallest network under all workflows, drivers and storage that holds NaN."""
   make = functools.partial(tasks.flow, "moons", score="mlp", amount=2, batch_size=4, num_steps=2, num_test=6, width=8)
-  testing.check_task(make(num_samples=8), workflows=["replace", "accumulate", "grown_replace"], drivers=("mix(0.5)",))
+  testing.check_task(make(num_samples=8), workflows=["accumulate", "grown_replace"], drivers=("mix(0.5)",))
 
 
 def test_binary():

@@ -287,7 +287,8 @@ def sliced_wasserstein(key: Array, real: Array, sample: Array, *, order: int = 1
   if order not in (1, 2):
     raise Refused.must_be("order", "1 or 2", order)
   x, y = _both(real, sample)
-  along = lambda rows: jnp.sort(_matmul(_directions(key, num_directions, rows.shape[1]), rows.T), axis=1)
+  directions = _directions(key, num_directions, x.shape[1])
+  along = lambda rows: jnp.sort(_matmul(directions, rows.T), axis=1)
   index_x, index_y, weight = _steps(len(x), len(y))
   gap = jnp.abs(along(x)[:, index_x] - along(y)[:, index_y]) ** order
   return jnp.mean(jnp.sum(gap * jnp.asarray(weight, gap.dtype)[None], axis=1))

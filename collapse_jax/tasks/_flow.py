@@ -194,7 +194,7 @@ def flow(
   }
   path, dim = path_of(solver, num_steps), source.dataset.dim
   num_modes = 0 if guidance is None else source.num_modes
-  model = _model(score, path, dim, num_modes, width, image_shape)
+  model: Any = _model(score, path, dim, num_modes, width, image_shape)
 
   def problem_of(truth, test, centers):
     center, scale = jnp.zeros(dim), jnp.ones(())
@@ -393,7 +393,8 @@ def _model(score, path, dim, conditions, width, image_shape) -> _Model | None:
   else:
     if image_shape is None or len(image_shape) != 3 or np.prod(image_shape) != dim:
       raise Refused.must_be("image_shape", f"height, width and channels of rows of {dim} numbers", image_shape)
-    network = {"patches": networks.patches, "unet": networks.unet}[score](tuple(image_shape), conditions, width=width)
+    make: Any = {"patches": networks.patches, "unet": networks.unet}[score]
+    network = make(tuple(image_shape), conditions, width=width)
 
   def field(params, condition):
     return functools.partial(path.wrapped, lambda x, told: network.apply(params, x, told, condition))
@@ -417,10 +418,11 @@ def _empirical(path, fitted: Rows):
 
 # ---------------------------------------------------------------------------------------------------- in closed form
 def _linear(source: _Source, num_samples, solver, num_steps, stop_noise) -> TaskSetting:
-  path, dim = path_of(solver, num_steps), source.dataset.dim
+  path, dim, draw = path_of(solver, num_steps), source.dataset.dim, source.dataset.draw
+  assert draw is not None
 
   def fresh(key, problem):
-    return batch(source.dataset.draw(key, None, num_samples))
+    return batch(draw(key, None, num_samples))
 
   def init(key):
     problem = {"stop_noise": jnp.asarray(stop_noise, float)}

@@ -18,9 +18,11 @@ __all__ = ["Network", "mlp", "patches", "unet"]
 
 
 class Network(NamedTuple):
-  """Attributes:
-  init: (key) -> parameters, a pytree.
-  apply: (parameters, x [n, dim], level [] or [n, 1], condition [n, k] or None) -> [n, dim].
+  """A network that tells a field.
+
+  Attributes:
+    init: (key) -> parameters, a pytree.
+    apply: (parameters, x [n, dim], level [] or [n, 1], condition [n, k] or None) -> [n, dim].
   """
 
   init: Callable[[Array], Any]
@@ -36,7 +38,7 @@ def _dense(key, inputs, outputs, scale=1.0):
 
 
 def _affine(layer, x):
-  return x @ layer["weight"] + layer["bias"]
+  return x @ layer["weight"] + jnp.expand_dims(layer["bias"], range(x.ndim - 1))
 
 
 def mlp(dim: int, conditions: int = 0, width: int = 64, depth: int = 3) -> Network:

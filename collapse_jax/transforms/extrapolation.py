@@ -139,13 +139,20 @@ def correct(
     data, metrics = task.sample(key, problem, params, context)
     require_plain(data, "correct")
     rows = data.rows[0]
-    return storage.with_rows(data, rows + share * (move(context.real.rows[0], rows) - rows)), metrics
+    moved = (1 - share) * rows + share * move(context.real.rows[0], rows)
+    return storage.with_rows(data, moved), metrics
 
   return resample(task, sample)
 
 
 def k_means(rows, num_centers: int, num_rounds: int = 20):
-  """Centres [num_centers, dim] of rows [n, dim], by Lloyd's rounds from rows that are far apart."""
+  """Centres [num_centers, dim], by Lloyd's rounds from rows that are far apart.
+
+  Args:
+    rows: [n, dim], at least num_centers.
+    num_centers: how many.
+    num_rounds: of moving them.
+  """
   centers = rows[farthest(rows, num_centers)]
 
   def step(_, centers):

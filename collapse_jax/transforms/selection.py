@@ -210,7 +210,7 @@ def _apart(task, oversample, embed, threshold, decay, what) -> TaskSetting:
   task = in_rows(task)
 
   def sample(key, problem, params, context):
-    wide = _wider(context, oversample)
+    wide = _wider(context, float(oversample))
     data, metrics = task.sample(key, problem, params, wide)
     require_plain(data, what)
     features = _features(embed, jax.tree.map(lambda x: x[0], data.rows))
@@ -219,7 +219,7 @@ def _apart(task, oversample, embed, threshold, decay, what) -> TaskSetting:
     there = storage.in_use(context) > 0
     far = jnp.where(there[:, None], kept, jnp.inf)  # whose distances are no numbers, and never the smallest
     squared = jax.lax.map(
-      lambda row: kth_smallest(jnp.nan_to_num(jnp.sum((far - row) ** 2, axis=1), nan=jnp.inf), 2), kept
+      lambda row: kth_smallest(jnp.nan_to_num(jnp.sum((far - row[None]) ** 2, axis=1), nan=jnp.inf), 2), kept
     )
     pair = jnp.sqrt(jnp.min(squared, where=there, initial=jnp.inf))
     return storage.take(data, index), metrics | {"closest_pair": pair}
@@ -238,6 +238,7 @@ def farthest(rows, num: int, in_use=None, threshold=None, decay=1.0):
     threshold: instead of the farthest the first is chosen that is no nearer than this, which decays where none is.
     decay: factor of the threshold.
   """
+  rows = jnp.asarray(rows)
   allowed = jnp.ones(len(rows), bool) if in_use is None else in_use
   level = None if threshold is None else jnp.asarray(threshold, float)
 
