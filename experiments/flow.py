@@ -14,7 +14,7 @@ from absl import flags
 from . import common, flag_values
 from .samplers import read_samplers, steps_of
 
-STARTS = ("cold", "weights", "weights+optimiser")
+STARTS = ("weights", "weights+optimiser", "cold")
 COUPLINGS = ("independent", "swaps", "exact")
 DATA = ("eight_gaussians", "moons", "pinwheel", "checkerboard", "swiss_roll")
 

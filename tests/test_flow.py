@@ -15,8 +15,9 @@ import collapse_jax as cj
 from collapse_jax import tasks, testing, theory
 from collapse_jax.data import shapes
 from collapse_jax.refused import Refused
-from collapse_jax.tasks import _networks as networks
-from collapse_jax.tasks._flow import STARTS, Rows, _empirical
+from collapse_jax.tasks import _fields as fields
+from collapse_jax.tasks._flow import Rows, _empirical
+from collapse_jax.tasks._networks import STARTS
 from collapse_jax.tasks._paths import COUPLINGS, Combined, couple, integrate, path_of
 from experiments import flow
 
@@ -117,9 +118,9 @@ def test_couplings():
 def test_networks(name):
   """All parameters matter, the level does, and so does the condition; rows do not see each other."""
   make = {
-    "mlp": lambda: networks.mlp(16, 3, width=8),
-    "patches": lambda: networks.patches((4, 4, 1), 3, width=8),
-    "unet": lambda: networks.unet((4, 4, 1), 3, width=8, levels=2),
+    "mlp": lambda: fields.mlp(16, 3, width=8),
+    "patches": lambda: fields.patches((4, 4, 1), 3, width=8),
+    "unet": lambda: fields.unet((4, 4, 1), 3, width=8, levels=2),
   }
   network = make[name]()
   key, noise_key = jax.random.split(jax.random.key(0))
@@ -193,12 +194,12 @@ def test_refused():
     (lambda: tasks.flow("moons", 50, score="mlp", budget="days"), "budget must be one of epochs"),
     (lambda: tasks.flow("moons", 50, score="mlp", amount=0), "amount must be above 0"),
     (lambda: tasks.flow("moons", 50, score="mlp", ema=1.0), r"ema must be in \[0, 1\)"),
-    (lambda: tasks.flow("moons", 50, score="mlp", start="warm"), "start must be one of cold"),
+    (lambda: tasks.flow("moons", 50, score="mlp", start="warm"), "start must be one of weights"),
     (lambda: tasks.flow("moons", 50, score="mlp", stop_noise=-1), "stop_noise must be at least 0"),
     (lambda: tasks.flow("pinwheel", 50, score="mlp", guidance=1.0), "guidance needs a network, and data with modes"),
     (lambda: tasks.flow("moons", 50, score="patches"), "image_shape must be height, width and channels"),
-    (lambda: networks.patches((5, 4, 1)), "image_shape must be of sides that are multiples of 2"),
-    (lambda: networks.unet((6, 4, 1)), "image_shape must be of sides that are multiples of 4"),
+    (lambda: fields.patches((5, 4, 1)), "patch_size must be a divisor of the height and width"),
+    (lambda: fields.unet((6, 4, 1)), "image_shape must be of sides that are multiples of 4"),
   ):
     with pytest.raises(Refused, match=message):
       call()

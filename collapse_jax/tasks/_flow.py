@@ -19,13 +19,13 @@ from collapse_jax.metrics import arrays
 from collapse_jax.random import choose, exact_table, normal
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch, flat
-from collapse_jax.tasks import _networks as networks
+from collapse_jax.tasks import _fields as fields
+from collapse_jax.tasks._networks import STARTS
 from collapse_jax.tasks._paths import COUPLINGS, Combined, combined, couple, integrate, path_of
 from collapse_jax.tasks.parts import check_integer, check_positive, known, matmul, real_rows
 from collapse_jax.types import Context, Expected, MetricInfo, Summary, TaskSetting
 
 SCORES = ("linear", "linear_trained", "empirical", "mlp", "patches", "unet")
-STARTS = ("cold", "weights", "weights+optimiser")
 _NEIGHBORS, _DIRECTIONS, _DROPPED = 5, 32, 0.1
 
 METRICS = {
@@ -389,11 +389,11 @@ def _model(score, path, dim, conditions, width, image_shape) -> _Model | None:
 
     return _Model(lambda key: {"mean": jnp.zeros(dim), "log_variance": jnp.zeros(dim)}, linear)
   if score == "mlp":
-    network = networks.mlp(dim, conditions, width)
+    network = fields.mlp(dim, conditions, width=width)
   else:
     if image_shape is None or len(image_shape) != 3 or np.prod(image_shape) != dim:
       raise Refused.must_be("image_shape", f"height, width and channels of rows of {dim} numbers", image_shape)
-    make: Any = {"patches": networks.patches, "unet": networks.unet}[score]
+    make: Any = {"patches": fields.patches, "unet": fields.unet}[score]
     network = make(tuple(image_shape), conditions, width=width)
 
   def field(params, condition):

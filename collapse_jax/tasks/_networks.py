@@ -1,218 +1,156 @@
-"""Networks of flow matching and diffusion: (parameters, x [n, dim], feature of the level, condition) -> [n, dim].
+"""What tasks with neural networks share: dense layers as trees of matrices, and training them on weighted rows."""
 
-Inside a scan on a CPU only products of matrices are fast, so that "mlp" and "patches" have nothing else; "unet" is for GPUs.
-"""
-
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
+from collapse_jax import training
+from collapse_jax.random import normal
 from collapse_jax.refused import Refused
-from collapse_jax.types import Array
+from collapse_jax.tasks.parts import check_integer, check_positive
+from collapse_jax.types import Array, Params
 
-__all__ = ["Network", "mlp", "patches", "unet"]
+STARTS = ("weights", "weights+optimiser", "cold")
+
+
+class Recipe(NamedTuple):
+  """How a network is trained, by Adam with a learning rate that falls to 0 along half a cosine.
+
+  Attributes:
+    budget: "steps", "epochs" or "rows", of each generation.
+    amount: of that budget; may be traced.
+    batch_size: rows of a step, drawn in proportion to their weights.
+    learning_rate: at first; may be traced.
+    start: what a fit takes over from the previous model, where a run hands it on (`warm_start`): "weights", "weights+optimiser" or
+      nothing ("cold").
+    beta2: decay of Adam's mean of squares.
+  """
+
+  budget: str
+  amount: Any
+  batch_size: int
+  learning_rate: Any
+  start: str
+  beta2: float = 0.999
+
+  def check(self) -> "Recipe":
+    """Raises Refused where a field is out of range."""
+    if self.budget not in training.BUDGETS:
+      raise Refused.must_be("budget", f"one of {', '.join(training.BUDGETS)}", self.budget)
+    if self.start not in STARTS:
+      raise Refused.must_be("start", f"one of {', '.join(STARTS)}", self.start)
+    check_positive("amount", self.amount)
+    check_positive("learning_rate", self.learning_rate)
+    check_integer("batch_size", self.batch_size, 1)
+    return self
 
 
 class Network(NamedTuple):
-  """A network that tells a field.
+  """Trained weights, and the moments of the optimiser; () where no later fit takes them over."""
 
-  Attributes:
-    init: (key) -> parameters, a pytree.
-    apply: (parameters, x [n, dim], level [] or [n, 1], condition [n, k] or None) -> [n, dim].
-  """
-
-  init: Callable[[Array], Any]
-  apply: Callable[..., Array]
+  weights: Any
+  moments: Any
 
 
-def _dense(key, inputs, outputs, scale=1.0):
-  """Weights and bias as torch has them: uniform within 1 / sqrt(inputs)."""
-  weight_key, bias_key = jax.random.split(key)
-  bound = scale / np.sqrt(inputs)
-  weight = jax.random.uniform(weight_key, (inputs, outputs), minval=-bound, maxval=bound)
-  return {"weight": weight, "bias": jax.random.uniform(bias_key, (outputs,), minval=-bound, maxval=bound)}
-
-
-def _affine(layer, x):
-  return x @ layer["weight"] + jnp.expand_dims(layer["bias"], range(x.ndim - 1))
-
-
-def mlp(dim: int, conditions: int = 0, width: int = 64, depth: int = 3) -> Network:
-  """Perceptron with SELU, dim + 1 - width - ... - dim: in the plane torchcfm's 3-64-64-64-2.
+def train(
+  key: Array, loss: training.Loss, new: Params, rows: Any, row_weight: Array, recipe: Recipe, previous: Network | None
+) -> Network:
+  """Weights that minimise the weighted mean of a loss.
 
   Args:
-    dim: of the rows.
-    conditions: numbers of the condition.
-    width, depth: of the hidden layers.
+    key: of the order of rows and of what the loss draws.
+    loss: (weights, key, rows [B, ...]) -> [B].
+    new: weights to begin with where nothing is taken over.
+    rows: leaves [R, ...].
+    row_weight: [R], at least 0.
+    recipe: checked.
+    previous: model of the generation before, or None.
   """
-  sizes = [dim + 1 + conditions, *[width] * depth, dim]
-
-  def init(key):
-    keys = jax.random.split(key, len(sizes) - 1)
-    return [_dense(*one) for one in zip(keys, sizes[:-1], sizes[1:])]
-
-  def apply(params, x, level, condition=None):
-    parts = [x, jnp.broadcast_to(level, (len(x), 1))] + ([] if condition is None else [condition])
-    x = jnp.concatenate(parts, axis=1)
-    for layer in params[:-1]:
-      x = jax.nn.selu(_affine(layer, x))
-    return _affine(params[-1], x)
-
-  return Network(init, apply)
+  steps, _ = training.num_steps(recipe.budget, recipe.amount, row_weight > 0, recipe.batch_size)
+  rate = lambda step: -recipe.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0)))
+  optimiser = optax.chain(optax.scale_by_adam(b2=recipe.beta2), optax.scale_by_schedule(rate))
+  warm = previous is not None and recipe.start != "cold"
+  state = training.start(optimiser, previous.weights if warm and previous is not None else new)
+  if warm and previous is not None and recipe.start == "weights+optimiser":
+    state = state._replace(moments=(previous.moments, *state.moments[1:]))
+  fitted = training.fit(key, loss, state, rows, row_weight, optimiser, steps, recipe.batch_size, order="weight")
+  return Network(fitted.params, fitted.state.moments[0] if recipe.start == "weights+optimiser" else ())
 
 
-def _waves(level, num, width):
-  """Features [num, width] of a level, by waves of different length."""
-  rate = jnp.asarray(np.exp(np.linspace(0, np.log(200), width // 2)), float)
-  angle = jnp.broadcast_to(level, (num, 1)) * rate[None]
-  return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=1)
+def dense(key: Array, sizes: Sequence[int], last: float = 1.0) -> list[tuple[Array, Array]]:
+  """Matrices [from, to] and biases [to] of layers of these sizes.
+
+  Args:
+    key: of the matrices, whose entries have variance 1 / from.
+    sizes: of input, hidden layers and output.
+    last: factor of the last matrix.
+  """
+  layers = []
+  for i, (before, after, one) in enumerate(zip(sizes[:-1], sizes[1:], jax.random.split(key, len(sizes) - 1))):
+    scale = (last if i == len(sizes) - 2 else 1.0) / np.sqrt(before)
+    layers.append((scale * normal(one, (before, after)), jnp.zeros(after)))
+  return layers
+
+
+def apply_dense(
+  layers: list[tuple[Array, Array]], x: Array, activation: Callable[[Array], Array] = jax.nn.silu
+) -> Array:
+  """[n, to] of x [n, from].
+
+  Args:
+    layers: matrices and biases.
+    x: [n, from].
+    activation: between layers.
+  """
+  for i, (matrix, bias) in enumerate(layers):
+    x = x @ matrix + bias[None]
+    x = activation(x) if i < len(layers) - 1 else x
+  return x
+
+
+class Patches(NamedTuple):
+  """How rows are cut into tokens: `numbers` [tokens, patch] of their columns, and `back` [dim], its inverse."""
+
+  numbers: np.ndarray
+  back: np.ndarray
+
+
+def patches_of(shape: Sequence[int], size: int) -> Patches:
+  """Squares of `size` pixels of images [height, width] or [height, width, channels].
+
+  Raises:
+    Refused: they do not tile the image.
+  """
+  if len(shape) not in (2, 3) or shape[0] % size or shape[1] % size:
+    raise Refused.must_be("patch_size", f"a divisor of the height and width of images {tuple(shape)}", size)
+  height, width = shape[:2]
+  number = np.arange(int(np.prod(shape))).reshape(height // size, size, width // size, size, -1)
+  numbers = number.transpose(0, 2, 1, 3, 4).reshape((height // size) * (width // size), -1)
+  return Patches(numbers, np.argsort(numbers.reshape(-1)))
+
+
+def attention(key: Array, width: int) -> dict[str, Any]:
+  """Weights of a block of self-attention with one head, and of a dense layer after it."""
+  mix_key, dense_key = jax.random.split(key)
+  return {"mix": dense(mix_key, [width, 3 * width]), "out": dense(dense_key, [width, 2 * width, width], 0.5)}
+
+
+def apply_attention(weights: dict[str, Any], x: Array) -> Array:
+  """[n, tokens, width] of the same."""
+  query, key, value = jnp.split(_each(weights["mix"], _normed(x)), 3, axis=-1)
+  score = jax.nn.softmax(jnp.einsum("nqw,nkw->nqk", query, key) / np.sqrt(x.shape[-1]), axis=-1)
+  x = x + jnp.einsum("nqk,nkw->nqw", score, value)
+  return x + _each(weights["out"], _normed(x))
+
+
+def _each(layers, x):
+  return apply_dense(layers, x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
 def _normed(x):
-  x = x - jnp.mean(x, axis=-1, keepdims=True)
-  return x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-5)
-
-
-def patches(
-  image_shape: tuple[int, int, int],
-  conditions: int = 0,
-  *,
-  patch: int = 2,
-  width: int = 64,
-  depth: int = 2,
-  heads: int = 4,
-) -> Network:
-  """Transformer over the patches of an image (Peebles and Xie 2212.09748), scaled and shifted by the level.
-
-  Args:
-    image_shape: height, width and channels; rows are these, flattened.
-    conditions: numbers of the condition.
-    patch: side of a patch, dividing both sides of the image.
-    width, depth, heads: of the transformer.
-  Raises:
-    Refused: an image that patches do not cover.
-  """
-  high, wide, channels = image_shape
-  if high % patch or wide % patch:
-    raise Refused.must_be("image_shape", f"of sides that are multiples of {patch}", image_shape)
-  grid, size = (high // patch, wide // patch), patch * patch * channels
-
-  def init(key):
-    first, place, level, last, *blocks = jax.random.split(key, 4 + depth)
-
-    def block(key):
-      k = jax.random.split(key, 5)
-      return {
-        "qkv": _dense(k[0], width, 3 * width),
-        "mixed": _dense(k[1], width, width),
-        "wider": _dense(k[2], width, 4 * width),
-        "back": _dense(k[3], 4 * width, width),
-        "scales": _dense(k[4], width, 6 * width, 0.1),
-      }
-
-    return {
-      "first": _dense(first, size, width),
-      "place": 0.02 * jax.random.normal(place, (grid[0] * grid[1], width)),
-      "level": _dense(level, width + conditions, width),
-      "last": _dense(last, width, size, 0.1),
-      "blocks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(block, blocks)),
-    }
-
-  def attend(layer, x):
-    num, tokens, _ = x.shape
-    q, k, v = (
-      part.reshape(num, tokens, heads, -1).transpose(0, 2, 1, 3)
-      for part in jnp.split(_affine(layer["qkv"], x), 3, axis=-1)
-    )
-    share = jax.nn.softmax(q @ k.transpose(0, 1, 3, 2) / np.sqrt(width // heads), axis=-1)
-    return _affine(layer["mixed"], (share @ v).transpose(0, 2, 1, 3).reshape(num, tokens, width))
-
-  def apply(params, x, level, condition=None):
-    num = len(x)
-    x = x.reshape(num, grid[0], patch, grid[1], patch, channels).transpose(0, 1, 3, 2, 4, 5).reshape(num, -1, size)
-    x = _affine(params["first"], x) + params["place"][None]
-    told = _waves(level, num, width)
-    told = told if condition is None else jnp.concatenate([told, condition], axis=1)
-    told = jax.nn.silu(_affine(params["level"], told))
-
-    def step(x, layer):
-      a, b, c, d, e, f = jnp.split(_affine(layer["scales"], told)[:, None], 6, axis=-1)
-      x = x + (1 + c) * attend(layer, (1 + a) * _normed(x) + b)
-      inner = jax.nn.silu(_affine(layer["wider"], (1 + d) * _normed(x) + e))
-      return x + (1 + f) * _affine(layer["back"], inner), None
-
-    x = jax.lax.scan(step, x, params["blocks"])[0]
-    x = _affine(params["last"], _normed(x))
-    x = x.reshape(num, *grid, patch, patch, channels).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(num, -1)
-
-  return Network(init, apply)
-
-
-def unet(image_shape: tuple[int, int, int], conditions: int = 0, *, width: int = 32, levels: int = 3) -> Network:
-  """Convolutional U-Net (Ho et al. 2006.11239) of Flax NNX; slow on CPUs, above all within a scan.
-
-  Args:
-    image_shape: height, width and channels; rows are these, flattened.
-    conditions: numbers of the condition.
-    width: channels at full resolution, a multiple of 8; twice as many from the second resolution on.
-    levels: resolutions, each half of the one before.
-  Raises:
-    Refused: an image whose sides cannot be halved so often.
-  """
-  from flax import nnx
-
-  high, wide, channels = image_shape
-  if high % 2 ** (levels - 1) or wide % 2 ** (levels - 1):
-    raise Refused.must_be("image_shape", f"of sides that are multiples of {2 ** (levels - 1)}", image_shape)
-  widths = [width if i == 0 else 2 * width for i in range(levels)]
-  convolution = functools.partial(nnx.Conv, kernel_size=(3, 3))
-
-  class Block(nnx.Module):
-    """Two convolutions about a shift by the level, and a way past them."""
-
-    def __init__(self, inputs, outputs, rngs):
-      self.norms = nnx.List(nnx.GroupNorm(size, num_groups=8, rngs=rngs) for size in (inputs, outputs))
-      self.convolutions = nnx.List(convolution(size, outputs, rngs=rngs) for size in (inputs, outputs))
-      self.level = nnx.Linear(4 * width, outputs, rngs=rngs)
-      self.past = nnx.Conv(inputs, outputs, kernel_size=(1, 1), rngs=rngs)
-
-    def __call__(self, x, told):
-      found = self.convolutions[0](jax.nn.silu(self.norms[0](x))) + self.level(told)[:, None, None]
-      return self.past(x) + self.convolutions[1](jax.nn.silu(self.norms[1](found)))
-
-  class UNet(nnx.Module):
-    """Down, and up again beside what was there on the way down."""
-
-    def __init__(self, rngs):
-      self.told = nnx.Linear(width + conditions, 4 * width, rngs=rngs)
-      self.first = convolution(channels, width, rngs=rngs)
-      before = [width, *widths[:-1]]
-      self.down = nnx.List(Block(a, b, rngs) for a, b in zip(before, widths))
-      self.middle = Block(widths[-1], widths[-1], rngs)
-      self.up = nnx.List(Block(2 * b, a, rngs) for a, b in zip(before, widths))
-      self.last = convolution(width, channels, kernel_init=nnx.initializers.zeros, rngs=rngs)
-
-    def __call__(self, x, told):
-      x, told, kept = self.first(x), jax.nn.silu(self.told(told)), []
-      for i, block in enumerate(self.down):
-        x = block(x if i == 0 else nnx.avg_pool(x, (2, 2), strides=(2, 2)), told)
-        kept.append(x)
-      x = self.middle(x, told)
-      for i in reversed(range(levels)):
-        x = self.up[i](jnp.concatenate([x, kept[i]], axis=-1), told)
-        x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2) if i else x
-      return self.last(jax.nn.silu(x))
-
-  graph, _ = nnx.split(nnx.eval_shape(lambda: UNet(nnx.Rngs(0))))
-
-  def apply(params, x, level, condition=None):
-    told = _waves(level, len(x), width)
-    told = told if condition is None else jnp.concatenate([told, condition], axis=1)
-    return nnx.merge(graph, params)(x.reshape(len(x), *image_shape), told).reshape(len(x), -1)
-
-  return Network(lambda key: nnx.to_pure_dict(nnx.split(UNet(nnx.Rngs(key)))[1]), apply)
+  centered = x - jnp.mean(x, axis=-1, keepdims=True)
+  return centered * jax.lax.rsqrt(jnp.mean(centered**2, axis=-1, keepdims=True) + 1e-5)
