@@ -59,6 +59,7 @@ from collapse_jax.theory.regression import linear_regression_mse as linear_regre
 from collapse_jax.theory.samplers import SAMPLERS as SAMPLERS
 from collapse_jax.theory.samplers import EarlyStopping as EarlyStopping
 from collapse_jax.theory.samplers import PartialFit as PartialFit
+from collapse_jax.theory.samplers import StoppedMixture as StoppedMixture
 from collapse_jax.theory.samplers import distinct_rows as distinct_rows
 from collapse_jax.theory.samplers import early_stopping as early_stopping
 from collapse_jax.theory.samplers import early_stopping_mixture as early_stopping_mixture
@@ -118,6 +119,7 @@ __all__ = [
   "PpcaMoments",
   "Schedule",
   "SecondMoments",
+  "StoppedMixture",
   "breakdown_point",
   "changed_share",
   "curation_divergence_bound",

@@ -17,6 +17,7 @@ __all__ = [
   "SAMPLERS",
   "EarlyStopping",
   "PartialFit",
+  "StoppedMixture",
   "distinct_rows",
   "early_stopping",
   "early_stopping_mixture",
@@ -220,14 +221,14 @@ def early_stopping(
   return EarlyStopping(*np.array(states).T)
 
 
-class Mixture(NamedTuple):
+class StoppedMixture(NamedTuple):
   """Of `early_stopping_mixture`, [num_terms] each."""
 
   share: np.ndarray
   noise_var: np.ndarray
 
 
-def early_stopping_mixture(noise_var: float, real_fraction: float, num_terms: int) -> Mixture:
+def early_stopping_mixture(noise_var: float, real_fraction: float, num_terms: int) -> StoppedMixture:
   """The limit of stopping at noise h beside real data: sum_k a (1-a)^k data * N(0, (k+1) h^2), ever smoother copies (2606.13796).
 
   Args:
@@ -241,7 +242,7 @@ def early_stopping_mixture(noise_var: float, real_fraction: float, num_terms: in
   k = np.arange(num_terms)
   share = real_fraction * (1 - real_fraction) ** k
   share[-1] = (1 - real_fraction) ** (num_terms - 1)
-  return Mixture(share, (k + 1) * float(noise_var))
+  return StoppedMixture(share, (k + 1) * float(noise_var))
 
 
 def distinct_rows(num_samples: int, num_generations: int) -> np.ndarray:
