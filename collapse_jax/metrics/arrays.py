@@ -160,7 +160,9 @@ def nearest_distance(sample: Array, train: Array, num_neighbors: int = 1, in_use
     num_neighbors: k, from 1.
     in_use: [n] bool, rows of `train` that count; None: all.
   """
-  y, x = _both(sample, train, num_neighbors)
+  y, x = _both(sample, train)
+  if not 1 <= num_neighbors <= len(x):
+    raise Refused.must_be("num_neighbors", f"from 1 to the {len(x)} rows of train", num_neighbors)
   if num_neighbors == 1 and in_use is None:
     return jnp.sqrt(jnp.sum((y - x[nearest_index(y, x)]) ** 2, axis=1))  # of the nearest one exactly
   there = jnp.ones(len(x), bool) if in_use is None else in_use
