@@ -6,7 +6,7 @@ from typing import Any
 from absl import flags
 
 from collapse_jax.refused import Refused
-from collapse_jax.vocabulary import LORA_TARGETS, TOKEN_BUDGETS
+from collapse_jax.vocabulary import LORA_TARGETS, TEXT_FORMATS, TOKEN_BUDGETS
 
 from . import common, flag_values
 
@@ -30,15 +30,24 @@ def define(num_samples: bool = True) -> None:
   flags.DEFINE_string(
     "dataset",
     "pydocs",
-    "pydocs; a .jsonl, .json or .parquet file (prompt and response, or text); a folder with "
-    "train.jsonl and validation.jsonl; or a hub data set, OWNER/NAME.",
+    "pydocs; a .txt, .jsonl, .json (also .gz) or .parquet file (rows of prompt and response, messages, or text), or a "
+    "pattern of such; a folder of them, or with train.jsonl and validation.jsonl; or a hub data set, "
+    "OWNER/NAME:CONFIG:COLUMN.",
   )
   flags.DEFINE_string(
     "mode",
     "finetune",
-    "finetune: pairs of prompt and response, or plain text where the rows are; or pretrain: "
-    "random weights of the model's configuration, plain text.",
+    "finetune: from the model's weights; or pretrain: from random weights of its configuration, plain text.",
   )
+  flags.DEFINE_string(
+    "format",
+    "auto",
+    f"One of {', '.join(TEXT_FORMATS)}. text: documents one after another, cut into blocks; pairs: prompt and response; "
+    "messages: the tokenizer's chat template; auto: what the rows are.",
+  )
+  flags.DEFINE_string("block_size", "auto", "Tokens of a block of text. auto: --max_seq_len.")
+  flags.DEFINE_string("prefix_tokens", "0", "First tokens of a real block, which a sample continues; 0: none.")
+  flags.DEFINE_string("loss", "all", "all, or answers: what comes after a prompt or prefix is all that counts.")
   if num_samples:
     flags.DEFINE_string("num_samples", "auto", "Comma list: rows per batch. auto: 256 for tiny, else 12531.")
   flags.DEFINE_string("max_seq_len", "auto", "Tokens per row; longer rows are dropped. auto: 64 for tiny, else 512.")
@@ -96,6 +105,10 @@ def setting(
   model="tiny",
   dataset="pydocs",
   mode="finetune",
+  format="auto",
+  block_size=0,
+  prefix_tokens=0,
+  loss="all",
   max_seq_len=64,
   recipe=None,
   lora_rank=0,
@@ -123,6 +136,10 @@ def setting(
       pairs=not pretrain,
       lossy=on_malformed == "keep",
       max_test_rows=max_test_rows,
+      format=format,
+      block_size=block_size,
+      prefix_tokens=prefix_tokens,
+      loss=loss,
     )
   if common.is_first_process():
     print("".join(f"{files.shown(dataset)}: {line}\n" for line in texts.remarks), end="", flush=True)
@@ -160,6 +177,11 @@ def read():
   }
   if values["batch_size"] % (micro or 1):
     raise Refused(f"--micro_batch_size={micro} must divide --batch_size={values['batch_size']}.")
+  max_seq_len = auto("max_seq_len", lambda name: flag_values.integer(name, 4))
+  block_size = 0 if flag.block_size == "auto" else flag_values.integer("block_size", 4)
+  prefix, least = flag_values.integer("prefix_tokens", 0), block_size or max_seq_len
+  if prefix > least or (prefix == least and flag_values.flag("keep_prefix", True)):
+    raise Refused(f"--prefix_tokens must be below --block_size={least}, got {prefix}.")
   targets = flag_values.items("lora_targets")
   for target in targets:
     if target not in LORA_TARGETS:
@@ -169,7 +191,11 @@ def read():
     "model": flag.model,
     "dataset": flag.dataset,
     "mode": flag_values.choice("mode", ("finetune", "pretrain")),
-    "max_seq_len": auto("max_seq_len", lambda name: flag_values.integer(name, 4)),
+    "format": flag_values.choice("format", TEXT_FORMATS),
+    "block_size": block_size,
+    "prefix_tokens": prefix,
+    "loss": flag_values.choice("loss", ("all", "answers")),
+    "max_seq_len": max_seq_len,
     "lora_rank": flag_values.integer("lora_rank", 0),
     "lora_targets": targets,
     "dtype": flag_values.choice("dtype", ("float32", "bfloat16")),
