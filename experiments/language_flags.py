@@ -45,6 +45,7 @@ def define(num_samples: bool = True) -> None:
     f"One of {', '.join(TEXT_FORMATS)}. text: documents one after another, cut into blocks; pairs: prompt and response; "
     "messages: the tokenizer's chat template; auto: what the rows are.",
   )
+  flags.DEFINE_string("max_documents", "0", "Documents at most, of a corpus larger than memory; 0: all.")
   flags.DEFINE_string("block_size", "auto", "Tokens of a block of text. auto: --max_seq_len.")
   flags.DEFINE_string("prefix_tokens", "0", "First tokens of a real block, which a sample continues; 0: none.")
   flags.DEFINE_string("loss", "all", "all, or answers: what comes after a prompt or prefix is all that counts.")
@@ -65,9 +66,9 @@ def define(num_samples: bool = True) -> None:
 
 
 @functools.cache
-def load_model(name: str, dtype: str, dataset: str, abstract: bool = False):
+def load_model(name: str, dtype: str, dataset: str, max_documents: int = 0, abstract: bool = False):
   """The base model (abstract: for a preset shapes only); a usage error where it, or the data set, cannot be had."""
-  documents = load_documents(dataset)
+  documents = load_documents(dataset, max_documents)
   from collapse_jax import lm
   from collapse_jax.lm import presets, text, tiny
 
@@ -81,23 +82,23 @@ def load_model(name: str, dtype: str, dataset: str, abstract: bool = False):
   return model
 
 
-def check_dataset(name: str) -> None:
+def check_dataset(name: str, max_documents: int = 0) -> None:
   """Loads text before JAX is imported, so that a bad file ends at once; what lies on the hub waits."""
   from collapse_jax.lm import text
 
   with flag_values.given_as("dataset", name):
     if text.is_on_hub(name):
       return
-  load_documents(name)
+  load_documents(name, max_documents)
 
 
 @functools.cache
-def load_documents(dataset: str):
+def load_documents(dataset: str, max_documents: int = 0):
   """`text.Splits`; a usage error where they cannot be had."""
   from collapse_jax.lm import text
 
   with flag_values.given_as("dataset", dataset):
-    return text.splits(dataset)
+    return text.splits(dataset, max_documents)
 
 
 def setting(
@@ -109,6 +110,7 @@ def setting(
   block_size=0,
   prefix_tokens=0,
   loss="all",
+  max_documents=0,
   max_seq_len=64,
   recipe=None,
   lora_rank=0,
@@ -121,7 +123,7 @@ def setting(
 ):
   """`systems.language_setting.Setting` of what the flags say; in a dry run a preset's weights are shapes only."""
   common.prepare_jax()
-  base = load_model(model, dtype, dataset, abstract=flag_values.dry_run())
+  base = load_model(model, dtype, dataset, max_documents, abstract=flag_values.dry_run())
   from collapse_jax.data import files
   from collapse_jax.lm.training import Recipe
   from collapse_jax.systems import language_setting
@@ -131,7 +133,7 @@ def setting(
   with flag_values.given_as("dataset", dataset):
     texts = language_setting.read_texts(
       base,
-      load_documents(dataset),
+      load_documents(dataset, max_documents),
       max_seq_len,
       pairs=not pretrain,
       lossy=on_malformed == "keep",
@@ -195,6 +197,7 @@ def read():
     "block_size": block_size,
     "prefix_tokens": prefix,
     "loss": flag_values.choice("loss", ("all", "answers")),
+    "max_documents": flag_values.integer("max_documents", 0),
     "max_seq_len": max_seq_len,
     "lora_rank": flag_values.integer("lora_rank", 0),
     "lora_targets": targets,

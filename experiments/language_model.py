@@ -146,7 +146,7 @@ def read():
   }
   if threshold and flag.prompts:
     raise Refused("--prompts is for text that is generated, and --edit_threshold generates none.")
-  language_flags.check_dataset(flag.dataset)
+  language_flags.check_dataset(flag.dataset, options["max_documents"])
   return options | {
     "workflows": flag_values.check_workflows(law=False),
     "edit": edit if threshold else None,

@@ -256,6 +256,34 @@ def test_files_of_plain_text(tmp_path):
         text.splits(f"{tmp_path}/{name}")
 
 
+def test_a_corpus_larger_than_memory(tmp_path):
+  """A sample of the documents, whatever file they are in, and the same ones each time; others are not kept."""
+  rows = [json.dumps({"text": f"row {i}"}) for i in range(2000)]
+  (tmp_path / "all.jsonl").write_text("\n".join(rows))
+  for i in range(4):
+    (tmp_path / f"part{i}.jsonl.gz").write_bytes(gzip.compress("\n".join(rows[500 * i : 500 * i + 500]).encode()))
+  found = text.splits(f"{tmp_path}/all.jsonl", 300)
+  assert text.splits(f"{tmp_path}/part*.gz", 300) == found and text.splits(
+    f"{tmp_path}/all.jsonl", 3000
+  ) == text.splits(f"{tmp_path}/all.jsonl")
+  numbers = [int(one.text[4:]) for one in found.train]
+  assert len(found.train) + len(found.test) == 300 and numbers == sorted(numbers) and found.test
+  assert abs(np.mean(numbers) - 999.5) < 5 * 2000 / np.sqrt(12 * len(numbers))
+  alive, most = [], []
+
+  class Counted(str):
+    def __new__(cls, value):
+      alive.append(1)
+      most.append(len(alive))
+      return super().__new__(cls, value)
+
+    def __del__(self):
+      alive.pop()
+
+  kept = text._collected((text.Document(Counted(f"row {i}"), "") for i in range(2000)), "here", 50)
+  assert len(kept) == 50 and max(most) < 55
+
+
 def test_configurations_and_columns_of_the_hub(monkeypatch):
   calls = []
 

@@ -313,7 +313,7 @@ def test_histograms_are_drawn():
   dims = ("workflow", "seed", "generation", "loss_bin")
   about = {"long_name": "share", "units": "1"}
   found = xarray.Dataset(
-    {"sample_loss_histogram": (dims, shares, about), "cell_status": ("workflow", ["ok"] * 2)},
+    {"sample_loss_histogram": (dims, shares, about), "test_loss": (dims[:3], shares[..., 0], about)},
     {
       "workflow": ["replace", "accumulate"],
       "loss_bin": list(measures.BINS),

@@ -7,8 +7,10 @@ import functools
 import glob
 import gzip
 import hashlib
+import heapq
 import inspect
 import io
+import itertools
 import json
 import logging
 import os
@@ -148,7 +150,7 @@ def load(source: str, split: str) -> list[Document]:
   return _pydocs_of(split) if source == "pydocs" else getattr(splits(source), split)
 
 
-def splits(source: str) -> Splits:
+def splits(source: str, max_documents: int = 0) -> Splits:
   """Documents of `pydocs`, of files, folders of them, or a hub data set.
 
   What comes with a validation or test split keeps it. Else a tenth is held out by a hash of the prompt, or of the plain text;
@@ -160,6 +162,7 @@ def splits(source: str) -> Splits:
       validation.jsonl or the like, else with any such files; or the name of a hub data set,
       OWNER/NAME, OWNER/NAME:CONFIG or OWNER/NAME:CONFIG:COLUMN, where COLUMN holds the texts. Rows have texts under prompt and
       response, or under text, or messages of role and content.
+    max_documents: of a source of more than these, the same ones each time are taken, and no others kept in memory; 0: all.
   Raises:
     ValueError: no such source, or rows without these texts; in JSON the line is named.
   """
@@ -168,11 +171,11 @@ def splits(source: str) -> Splits:
   paths = _local(source)
   test, running = None, False
   if paths is None:
-    train, test = _hub(source)
+    train, test = _hub(source, max_documents)
   elif len(paths) == 1 and paths[0].is_dir():
-    train, test, running = _folder(paths[0])
+    train, test, running = _folder(paths[0], max_documents)
   else:
-    train, running = _of_files(paths)
+    train, running = _of_files(paths, max_documents)
   if not train:
     raise Refused(f"{files.shown(source)} holds no {'text' if running else 'rows'}.", argument="dataset", value=source)
   return (_split(train) if test is None else Splits(train, test, "source"))._replace(running=running)
@@ -288,37 +291,43 @@ def _kind(path: Path) -> str:
   return path.suffix.lower()
 
 
-def _of_files(paths: Iterable[Path]) -> tuple[list[Document], bool]:
+def _of_files(paths: Sequence[Path], most: int) -> tuple[list[Document], bool]:
   """Documents of all files, and whether all are plain text."""
-  paths, documents, size = list(paths), list[Document](), 0
-  for path in paths:
-    documents += (found := _file(path))
-    size += sum(len(one.text) for one in found)
-    if size > MOST_BYTES:
-      raise Refused(f"{files.shown(path)} and those before it hold more than {MOST_BYTES >> 30} GiB of text.")
-  return documents, all(_kind(path) == PLAIN_FILE for path in paths)
+  whole = _collected(itertools.chain.from_iterable(map(_file, paths)), paths[-1], most)
+  return whole, all(_kind(path) == PLAIN_FILE for path in paths)
 
 
-def _file(path: Path) -> list[Document]:
+def _collected(documents: Iterable[Document], path, most: int) -> list[Document]:
+  """All documents; or of more than `most` those whose texts have the least hashes, in their order, without the others in memory."""
+  kept: list[tuple[float, int, Document]] = []
+  size = 0
+  try:
+    for number, document in enumerate(documents):
+      if most and len(kept) == most:
+        heapq.heappushpop(kept, (-_place(f"kept {document.text}"), number, document))
+        continue
+      heapq.heappush(kept, (-_place(f"kept {document.text}") if most else number, number, document))
+      size += len(document.text)
+      if size > MOST_BYTES:
+        raise Refused(f"{files.shown(path)} holds more than {MOST_BYTES >> 30} GiB of text: use max_documents.")
+  except MemoryError:
+    raise Refused(f"{files.shown(path)} is too large for this machine's memory.") from None
+  return [document for _, _, document in sorted(kept, key=lambda one: one[1])]
+
+
+def _file(path: Path) -> Iterator[Document]:
   suffix = _kind(path)
   if suffix not in KINDS and not path.is_fifo():
     raise Refused(f"{files.shown(path)} is neither .txt, .jsonl, .json (nor one of them as .gz) nor .parquet.")
   if suffix == PLAIN_FILE:
     text = read_text(path).strip()
-    return [Document(text, text)] if text else []
-  documents, size = [], 0
-  try:
-    for where, row in _parquet(path) if suffix == PARQUET else _json(path):
-      documents.append(_document(row, f"{files.shown(path)}, {where}"))
-      size += len(documents[-1].text)
-      if size > MOST_BYTES:
-        raise Refused(f"{files.shown(path)} holds more than {MOST_BYTES >> 30} GiB of text.")
-  except MemoryError:
-    raise Refused(f"{files.shown(path)} is too large for this machine's memory.") from None
-  return documents
+    yield from [Document(text, text)] if text else []
+    return
+  for where, row in _parquet(path) if suffix == PARQUET else _json(path):
+    yield _document(row, f"{files.shown(path)}, {where}")
 
 
-def _folder(path: Path) -> tuple[list[Document], list[Document] | None, bool]:
+def _folder(path: Path, most: int) -> tuple[list[Document], list[Document] | None, bool]:
   """Of the files train.jsonl, validation.jsonl and the like: those for training, and those held out where there are any.
 
   Without such a file, of all files. The last is whether all are plain text.
@@ -335,11 +344,10 @@ def _folder(path: Path) -> tuple[list[Document], list[Document] | None, bool]:
     every = [file for file in sorted(path.iterdir()) if _kind(file) in KINDS and file.is_file() and file.name[0] != "."]
     if not every:
       raise Refused(f"{files.shown(path)} is a folder without train.jsonl, or any {', '.join(KINDS)} file.")
-    documents, running = _of_files(every)
+    documents, running = _of_files(every, most)
     return documents, None, running
-  held_out = next((found[name] for name in HELD_OUT if name in found), None)
-  running = _kind(found["train"]) == PLAIN_FILE
-  return _file(found["train"]), None if held_out is None else _file(held_out), running
+  train, *held_out = (_of_files([found[name]], most) for name in ("train", *HELD_OUT) if name in found)
+  return train[0], held_out[0][0] if held_out else None, train[1]
 
 
 def _document(row, where: str, column: str | None = None) -> Document:
@@ -467,7 +475,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
     yield "row 1", None
 
 
-def _hub(source: str) -> tuple[list[Document], list[Document] | None]:
+def _hub(source: str, most: int) -> tuple[list[Document], list[Document] | None]:
   """As `_folder`, of a hub data set; runs no code of it."""
   try:
     import datasets
@@ -486,9 +494,8 @@ def _hub(source: str) -> tuple[list[Document], list[Document] | None]:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     raise Refused(f"{source}: no such file, and no data set that the hub gives ({reason}).") from None
   names = ["train" if "train" in found else next(iter(found)), *(name for name in HELD_OUT if name in found)]
-  train, *held_out = [
-    [_document(row, f"{source}, {name} row {i}", column) for i, row in enumerate(found[name], 1)] for name in names[:2]
-  ]
+  told = lambda name: (_document(row, f"{source}, {name} row {i}", column) for i, row in enumerate(found[name], 1))
+  train, *held_out = [_collected(told(name), source, most) for name in names[:2]]
   return train, held_out[0] if held_out else None
 
 
