@@ -20,6 +20,7 @@ __all__ = [
   "figures_for",
   "fitted_densities",
   "learning_curves",
+  "loss_histograms",
   "metric_against_real_share",
   "png",
   "render",
