@@ -170,10 +170,15 @@ def test_samples_continue_the_real_rows_of_their_run(model, sides):
 
 def test_a_prefix_may_be_the_whole_row_where_it_goes(model, sides):
   whole = tuple(one._replace(given=np.full_like(one.length, BLOCK), learned=None) for one in sides)
-  (real, rows), _, weights = sampled(model, whole, keep_prefix=False, num_beams=3)
+  (real, rows), metrics, weights = sampled(model, whole, keep_prefix=False, num_beams=3, measure="all")
   functions = checkpoint.functions_of(model.config, weights)
   expected = decoding.beam_search(functions, weights, jnp.asarray(real["tokens"]), 2 * BLOCK, -1, 3)[0]
   np.testing.assert_array_equal(rows["tokens"], expected[:, BLOCK:])
+  assert all(np.isfinite(value).all() for value in metrics.values())
+  # What was written is looked at by itself, as real rows are.
+  base = checkpoint.random(model.config, jax.random.key(3)).params
+  loss = training.mean_loss(model.apply, base, jnp.asarray(rows["tokens"]), jnp.full(6, BLOCK), 6)
+  np.testing.assert_allclose(metrics["sample_loss"], loss, rtol=1e-5)
   with pytest.raises(Refused, match=f"prefix_tokens must be below block_size {BLOCK}, got {BLOCK}"):
     made(model, whole)
 

@@ -188,11 +188,14 @@ def plan(
 
 def _task(setting: Setting, writing: Writing):
   """A factory for `sweep`."""
-  if writing.prompts and setting.texts.whole:
-    raise Refused(
-      f"prompts are of rows of prompt and response, and these are {setting.texts.about['format']}.", argument="prompts"
-    )
-  given = text.prompts(setting.model.tokenizer, setting.texts.test) if writing.prompts else None
+  given, test = None, setting.texts.test
+  if writing.prompts:
+    if setting.texts.whole:
+      kind = setting.texts.about["format"]
+      raise Refused(f"prompts are of rows of prompt and response, and these are {kind}.", argument="prompts")
+    given = text.prompts(setting.model.tokenizer, test)
+    if len(given.length) == len(test.length):  # samples are held against the answers of real rows
+      setting = setting._replace(texts=setting.texts._replace(test=test._replace(given=given.length)))
   end = text.special_ids(setting.model.tokenizer)[1]
 
   def task(shared, num_samples, temperature):

@@ -129,13 +129,6 @@ def language_model(
     raise Refused.must_be("measure", "few or all", measure)
   if on_malformed not in ("reject", "keep"):
     raise Refused.must_be("on_malformed", "reject or keep", on_malformed)
-  if num_samples > len(train.length):
-    raise Refused(
-      f"num_samples {num_samples} asks for more real rows than there are: {len(train.length)} of at most "
-      f"{train.tokens.shape[1]} tokens."
-    )
-  if not len(test.length):
-    raise Refused(f"there are no test rows of at most {test.tokens.shape[1]} tokens.")
   arch = families.architecture(model.config)
   begin, end = text.special_ids(model.tokenizer)
   row_length = train.tokens.shape[1]
@@ -156,6 +149,13 @@ def language_model(
     )
   if num_beams and not prefix:
     raise Refused("num_beams searches for what continues a prefix: it needs prefix_tokens.", argument="num_beams")
+  if num_samples > len(train.length):
+    raise Refused(
+      f"num_samples {num_samples} asks for more real rows than there are: {len(train.length)} of at most "
+      f"{train.tokens.shape[1]} tokens."
+    )
+  if not len(test.length):
+    raise Refused(f"there are no test rows of at most {test.tokens.shape[1]} tokens.")
   continuing = prompts is not None or train.given is not None
   if train.learned is not None and not continuing:
     raise Refused("loss=answers needs samples that are answers: use --prompts.", argument="loss", value="answers")
@@ -184,8 +184,11 @@ def language_model(
   loss_of = functools.partial(training.mean_loss, logits, batch_size=at_once)
   known: Any = None
   judge: Any = None
+  compared: Any = None
   if measure == "all":
-    known = measures.Tokens.of(train, test, arch.vocab_size)
+    # Where a prefix goes, what was written is text by itself, and so are real rows.
+    compared = [side._replace(given=None) if dropped else side for side in (train, test)]
+    known = measures.Tokens.of(*compared, arch.vocab_size)
     if judged:
       judge = measures.judge(decoder.functions(base_arch, dtype, remat, mesh), model.params, at_once, embed)
 
@@ -199,7 +202,7 @@ def language_model(
       "temperature": jnp.asarray(temperature, jnp.float32),
     }
     if judge is not None:
-      problem["real"] = measures.reference(judge, test)
+      problem["real"] = measures.reference(judge, compared[1])
     return problem, real_rows(key)
 
   def start(key, context: Context):
@@ -272,7 +275,8 @@ def language_model(
       if train.learned is not None:
         rows["learned"] = jnp.arange(row_length)[None] >= rows["given"][:, None]
       rows = {name: rows[name] for name in context.real.rows if name in rows}
-    metrics = looked_at(problem, fitted, (tokens, length, given), filled, context) if measure == "all" else {}
+    text_of = tokens[:, dropped:], length - dropped, jnp.maximum(given - dropped, 1)
+    metrics = looked_at(problem, fitted, text_of, filled, context) if measure == "all" else {}
     if continuing:
       tokens, length = sampling.written(tokens, length, given)
     num = jnp.sum(filled)
