@@ -308,7 +308,14 @@ def test_configurations_and_columns_of_the_hub(monkeypatch):
 
 def test_what_rows_are(model, tmp_path):
   """The format follows from the documents, or from what is asked for; what does not go together is one line."""
-  chats = [{"messages": [{"role": role, "content": f"{content} {i}"} for role, content in MESSAGES]} for i in range(40)]
+  chats = [
+    {
+      "messages": [
+        {"role": role, "content": f"{content} {'' if role == 'system' else i}"} for role, content in MESSAGES
+      ]
+    }
+    for i in range(40)
+  ]
   kinds = {
     "chats": chats,
     "pairs": [{"prompt": f"p{i}", "response": f"r{i}"} for i in range(40)],
@@ -319,6 +326,7 @@ def test_what_rows_are(model, tmp_path):
   read = lambda name, **options: language_setting.read_texts(
     model, text.splits(f"{tmp_path}/{name}.jsonl"), 128, **options
   )
+  assert text.splits(f"{tmp_path}/chats.jsonl").split_by == "prompt"
   for name, format, kind in (
     ("chats", "auto", "messages"),
     ("pairs", "auto", "prompt and response"),

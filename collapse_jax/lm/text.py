@@ -369,8 +369,8 @@ def _conversation(messages: list, where: str) -> Document:
     if not isinstance(role, str) or not isinstance(content, str):
       raise Refused(f"{where}: messages must each have texts under role and content.")
     told.append((role, _checked(content, where)))
-  contents = [content for _, content in told]
-  return Document("\n\n".join(contents), contents[0] if contents else "", tuple(told))
+  asked = next((content for role, content in told if role == "user"), "")  # system messages are the same in many rows
+  return Document("\n\n".join(content for _, content in told), asked, tuple(told))
 
 
 def _checked(text: str, where: str) -> str:
