@@ -27,6 +27,7 @@ __all__ = [
   "LARGEST",
   "LORA_TARGETS",
   "RESAMPLING",
+  "TEXT_FORMATS",
   "TOKEN_BUDGETS",
   "check_num_emitted",
   "check_num_generator",
@@ -50,6 +51,7 @@ EDIT_BASES, EDIT_MASKS = ("anchor", "chain"), ("fresh", "fixed", "disjoint")
 EDIT_NOISES = ("regenerated", "additive")
 LABELS_OF_LOGISTIC = ("model", "data")
 LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")
+TEXT_FORMATS = ("auto", "text", "pairs", "messages")
 TOKEN_BUDGETS = ("epochs", "steps", "tokens")
 
 # Endings of what theory says beside a metric: METRIC_expected, ...

@@ -1,6 +1,7 @@
 """How far a sample is from real data, on arrays, tables and text; each metric with its null, what a perfect model would score.
 
-`score` picks by the kind of data, on the host. The functions of `arrays` are pure JAX and vmap; tables and text need no JAX.
+`score` picks by the kind of data, on the host. The functions of `arrays` and `features` are pure JAX and vmap; tables and text need
+no JAX.
 """
 
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from collapse_jax import lazy
 
 if TYPE_CHECKING:
   from collapse_jax.metrics import arrays as arrays
+  from collapse_jax.metrics import features as features
   from collapse_jax.metrics import tables as tables
   from collapse_jax.metrics import text as text
   from collapse_jax.metrics.arrays import PrecisionRecall as PrecisionRecall
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
   from collapse_jax.metrics.arrays import precision_recall as precision_recall
   from collapse_jax.metrics.arrays import sliced_wasserstein as sliced_wasserstein
   from collapse_jax.metrics.arrays import sliced_wasserstein_null as sliced_wasserstein_null
+  from collapse_jax.metrics.features import clusters as clusters
+  from collapse_jax.metrics.features import mauve as mauve
+  from collapse_jax.metrics.features import separation as separation
+  from collapse_jax.metrics.features import vendi as vendi
   from collapse_jax.metrics.scoring import Score as Score
   from collapse_jax.metrics.scoring import score as score
 
@@ -54,8 +60,9 @@ _ARRAYS = (
 )
 _HOME = (
   dict.fromkeys(_ARRAYS, "arrays")
+  | dict.fromkeys(["clusters", "mauve", "separation", "vendi"], "features")
   | dict.fromkeys(["Score", "score"], "scoring")
-  | dict.fromkeys(["arrays", "tables", "text"], "")
+  | dict.fromkeys(["arrays", "features", "tables", "text"], "")
 )
 
 __all__ = sorted(_HOME)

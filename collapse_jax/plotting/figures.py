@@ -20,6 +20,7 @@ __all__ = [
   "figures_for",
   "fitted_densities",
   "learning_curves",
+  "loss_histograms",
   "metric_against_real_share",
   "png",
   "render",
@@ -353,6 +354,32 @@ def learning_curves(results, title: str = ""):
   return figure
 
 
+def loss_histograms(results, title: str = ""):
+  """How likely generation 0 finds each generation's text (Shumailov et al. 2305.17493): a panel a workflow, means over seeds."""
+  results = diagnostics.complete(results)
+  workflows = results.workflow.values
+  figure, axes = panels(1, len(workflows), share_y=True)
+  generations = results.generation.values
+  shades = dict(zip(generations, viridis(len(generations))))
+  rest = {dim: results[dim].values[0] for dim in results.cell_status.dims if dim != "workflow"}
+  left = results.loss_bin.values.astype(float)
+  perplexity = np.exp(np.append(left, 2 * left[-1] - left[-2]))
+  drawn = results.sample_loss_histogram.transpose(..., "loss_bin").values
+  used = np.flatnonzero(np.nan_to_num(drawn).reshape(-1, len(left)).any(axis=0))
+  for axis, workflow in zip(axes[0], workflows):
+    one = results.sample_loss_histogram.sel({"workflow": workflow, **rest}).transpose("generation", "seed", "loss_bin")
+    for t in generations:
+      axis.stairs(one.sel(generation=t).mean("seed"), perplexity, color=shades[t], label=f"generation {t}")
+    axis.set_xscale("log")
+    if len(used):
+      axis.set_xlim(perplexity[used[0]], perplexity[used[-1] + 1])
+    axis.set_title(str(workflow), fontsize=9)
+    axis.set_xlabel("perplexity of a sample under generation 0")
+  axes[0][0].set_ylabel("share of samples")
+  finish(figure, axes, title, results, 0, 0, False)
+  return figure
+
+
 def value_map(results):
   """Test loss over numbers of real and of synthetic rows: means over seeds, lower is better."""
   figure, axes = panels(1, 1)
@@ -390,7 +417,7 @@ def value_curves(results):
 
 
 def _language_figures(results) -> dict[str, Any]:
-  """Test loss as in the paper, all workflows in one panel; what samples look like; learning curves."""
+  """Test loss as in the paper, all workflows in one panel; what samples look like; learning curves; how likely samples are."""
   figures: dict[str, Any] = {}
   grid = [d for d in results.cell_status.dims if d != "workflow"]
   for name in diagnostics.metrics(results):
@@ -399,4 +426,7 @@ def _language_figures(results) -> dict[str, Any]:
   if "learning_curve" in results:
     for at, part in slices(results, grid):
       figures[f"learning_curves{at}"] = learning_curves(part)
+  if "sample_loss_histogram" in results:
+    for at, part in slices(results, grid):
+      figures[f"loss_histograms{at}"] = loss_histograms(part)
   return figures
