@@ -1,7 +1,7 @@
 """Language models that are fitted to, and then write, the next generation's text (Kazdan et al. 2410.16713, section 2)."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,13 @@ from jax.sharding import Mesh
 from collapse_jax._citation import citing
 from collapse_jax.lm import checkpoint, decoder, decoding, families, sampling, text, training
 from collapse_jax.lm.checkpoint import LanguageModel
+from collapse_jax.lm.peft import Adapters as Adapters
+from collapse_jax.lm.peft import adapted
 from collapse_jax.lm.training import Recipe
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch, flat, in_use
 from collapse_jax.tasks.parts import check_integer
 from collapse_jax.types import Context, MetricInfo, TaskSetting
-from collapse_jax.vocabulary import LORA_TARGETS
 
 METRICS = {
   "test_loss": MetricInfo("cross entropy of held-out real text", "nats per token", worse="higher", measures="risk"),
@@ -35,14 +36,6 @@ METRICS = {
 
 
 _RECIPE = Recipe()
-
-
-class Adapters(NamedTuple):
-  """Low-rank adapters instead of full fine-tuning (LoRA, Hu et al. 2106.09685)."""
-
-  rank: int = 8
-  alpha: float = 16.0
-  targets: tuple[str, ...] = LORA_TARGETS
 
 
 @citing("2410.16713")
@@ -122,9 +115,7 @@ def language_model(
   if max_length > arch.max_length:
     raise Refused(f"max_seq_len {max_length} is beyond the {arch.max_length} positions of the model.")
   if adapters is not None:
-    arch = arch._replace(
-      adapter_rank=adapters.rank, adapter_alpha=float(adapters.alpha), adapter_targets=adapters.targets
-    )
+    arch = adapted(arch, adapters)
   dtype = jnp.dtype(model.params["embedding"].dtype)
   functions = decoder.functions(arch, dtype, remat, mesh)
   rate = recipe.learning_rate if learning_rate is None else learning_rate
@@ -139,8 +130,14 @@ def language_model(
   whole = (
     (lambda weights: checkpoint.join(model.params, weights)) if adapters is not None else (lambda weights: weights)
   )
-  logits = lambda weights, tokens: functions.apply(whole(weights), tokens)
+  logits = training.Scores(
+    lambda weights, tokens: functions.hidden(whole(weights), tokens),
+    lambda weights: functions.output(whole(weights)),
+    functions.head,
+  )
   held_out = jnp.asarray(test.tokens), jnp.asarray(test.length)
+
+  ruled = [name for name in decoding.NUMBERS if not decoding.is_default(rules, name)]
 
   def real_rows(key):
     chosen = jax.random.permutation(key, len(train.length))[:num_samples]
@@ -149,12 +146,15 @@ def language_model(
     )
 
   def init(key):
-    problem = {"learning_rate": jnp.asarray(rate, jnp.float32), "temperature": jnp.asarray(temperature, jnp.float32)}
-    return problem, real_rows(key)
+    # What differs between cells of a sweep is no constant of the costly programs: they are compiled once.
+    numbers = {"learning_rate": rate, "temperature": temperature} | {name: getattr(rules, name) for name in ruled}
+    return {name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()}, real_rows(key)
 
   def start(key, context: Context):
     if context.previous is not None:
       return context.previous.weights
+    if adapters is not None and adapters.start is not None:
+      return adapters.start
     if pretrain:
       return functions.init(key)
     return model.params if adapters is None else checkpoint.split_adapters(functions.init(key))[0]
@@ -192,7 +192,7 @@ def language_model(
       if prompts is not None:
         used = number % len(prompts.length)
         given = {"prompts": jnp.asarray(prompts.tokens)[used], "prompt_length": jnp.asarray(prompts.length)[used]}
-      chosen = rules._replace(temperature=problem["temperature"])
+      chosen = rules._replace(**{name: problem[name] for name in ("temperature", *ruled)})
       options = given | {"slots": slots, "wanted": wanted}
       return sampling.generate(keys, functions, params, max_length, begin, end, chosen, **options)
 
