@@ -3,10 +3,10 @@
   python -m experiments.phase_diagram
   python -m experiments.phase_diagram --temperatures=1 --top_p=0.8,0.9,1 --lora_rank=0,4
 
-Of `tiny`, about ten minutes on 2 cores; all seeds of a cell are one program, and cells share it. Each model is fitted to all
-num_samples real rows and to as many of the last model as make the real share, in the same number of steps everywhere. Takes all
-flags of `language_model`. Expected: test loss rises where the temperature is far from 1, and the more so the smaller the real
-share; the line is the smallest share with which it stays within --tolerance of the first generation's.
+Of `tiny`; all seeds of a cell are one program. Each model is fitted to all num_samples real rows and to as many of the last model
+as make the real share, in the same number of steps everywhere. Takes all flags of `language_model`. Expected: test loss rises
+where the temperature is far from 1, and the more so the smaller the real share; the line is the smallest share with which it
+stays within --tolerance of the first generation's.
 """
 
 from absl import flags
