@@ -22,6 +22,7 @@ __all__ = [
   "learning_curves",
   "loss_histograms",
   "metric_against_real_share",
+  "phase_diagram",
   "png",
   "render",
   "trajectories",
@@ -314,6 +315,8 @@ def _figures_for(results) -> dict[str, Any]:
     for name in names[:2]:
       for at, part in slices(results, [d for d in grid if d not in ("real_fraction", "num_samples")]):
         figures[f"{name}_against_real_share{at}"] = metric_against_real_share(part, name)
+    if "required_real_fraction" in results:
+      figures = {"phase_diagram": phase_diagram(results, names[0])} | figures
     return figures
   if "learning_curve" in results:
     return _language_figures(results)
@@ -391,6 +394,49 @@ def loss_histograms(results, title: str = ""):
     axis.set_xlabel("perplexity of a sample under generation 0")
   axes[0][0].set_ylabel("share of samples")
   finish(figure, axes, title, results, 0, 0, False)
+  return figure
+
+
+def phase_diagram(results, metric: str, title: str = ""):
+  """How much worse a metric is in the last generation than in the first: real share against another axis, a panel for each further.
+
+  A line joins the shares that are enough.
+
+  Args:
+    results: a Dataset with the dim real_fraction, a workflow, and `required_real_fraction` over the other dims.
+    metric: its name.
+    title: above the figure.
+  """
+  results = diagnostics.complete(results).isel(workflow=0)
+  rest = [dim for dim in results.cell_status.dims if dim != "real_fraction"]
+  across = max(rest, key=lambda dim: results.sizes[dim])
+  parts = list(slices(results.sortby("real_fraction"), [dim for dim in rest if dim != across]))
+  figure, axes = panels(1, len(parts), share_y=True)
+  shares = np.sort(results.real_fraction.values)
+  change = lambda part: (part[metric].isel(generation=-1) - part[metric].isel(generation=0)).mean("seed")
+  maps = [change(part).transpose("real_fraction", across, ...).values.reshape(len(shares), -1) for _, part in parts]
+  ends = {"vmin": min(map(np.nanmin, maps)), "vmax": max(map(np.nanmax, maps))}
+  for axis, (_, part), values in zip(axes[0], parts, maps):
+    image = axis.imshow(values, origin="lower", cmap="viridis", aspect="auto", **ends)
+    enough = part.required_real_fraction.values.reshape(-1)
+    place = np.where(np.isfinite(enough), np.interp(enough, shares, np.arange(len(shares))), np.nan)
+    axis.plot(np.arange(len(place)), place, "o-", color="white", markeredgecolor="black", label="share that is enough")
+    axis.set_xticks(range(results.sizes[across]), labels(results[across].values))
+    axis.set_xlabel(across.replace("_", " "))
+    axis.set_title(part.attrs["slice"], fontsize=9)
+  axes[0][0].set_yticks(range(len(shares)), labels(shares))
+  axes[0][0].set_ylabel("real share of the training rows")
+  span = f"from generation 1 to {int(results.generation.values[-1])}"
+  figure.colorbar(image, ax=list(axes[0]), label=f"{wrapped(results[metric].attrs)}\nchange {span}")
+  figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper right", fontsize=9, frameon=False)
+  figure.suptitle(title, fontsize=11)
+  tolerance = results.required_real_fraction.attrs["tolerance"]
+  figure.supxlabel(
+    f"means over {results.sizes['seed']} seeds; enough: within {tolerance:g} of the first generation's until the last; no "
+    "point: every share is, or none",
+    fontsize=8,
+    color="0.35",
+  )
   return figure
 
 

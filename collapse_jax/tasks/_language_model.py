@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,13 @@ from jax.sharding import Mesh
 from collapse_jax._citation import citing
 from collapse_jax.lm import checkpoint, decoder, decoding, families, measures, sampling, text, training
 from collapse_jax.lm.checkpoint import LanguageModel
+from collapse_jax.lm.peft import Adapters as Adapters
+from collapse_jax.lm.peft import adapted
 from collapse_jax.lm.training import Recipe
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch, flat, in_use
 from collapse_jax.tasks.parts import check_integer
 from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
-from collapse_jax.vocabulary import LORA_TARGETS
 
 METRICS = {
   "test_loss": MetricInfo("cross entropy of held-out real text", "nats per token", worse="higher", measures="risk"),
@@ -36,14 +37,6 @@ METRICS = {
 
 
 _RECIPE = Recipe()
-
-
-class Adapters(NamedTuple):
-  """Low-rank adapters instead of full fine-tuning (LoRA, Hu et al. 2106.09685)."""
-
-  rank: int = 8
-  alpha: float = 16.0
-  targets: tuple[str, ...] = LORA_TARGETS
 
 
 @citing("2410.16713")
@@ -162,9 +155,7 @@ def language_model(
   stop = -1 if endless else end  # -1: no token ends a sample
   base_arch = arch
   if adapters is not None:
-    arch = arch._replace(
-      adapter_rank=adapters.rank, adapter_alpha=float(adapters.alpha), adapter_targets=adapters.targets
-    )
+    arch = adapted(arch, adapters)
   dtype = jnp.dtype(model.params["embedding"].dtype)
   functions = decoder.functions(arch, dtype, remat, mesh)
   rate = recipe.learning_rate if learning_rate is None else learning_rate
@@ -179,9 +170,16 @@ def language_model(
   whole = (
     (lambda weights: checkpoint.join(model.params, weights)) if adapters is not None else (lambda weights: weights)
   )
-  logits = lambda weights, tokens: functions.apply(whole(weights), tokens)
+  logits = training.Scores(
+    lambda weights, tokens: functions.hidden(whole(weights), tokens),
+    lambda weights: functions.output(whole(weights)),
+    functions.head,
+  )
   held_out = _arrays(test, given=False)
-  loss_of = functools.partial(training.mean_loss, logits, batch_size=at_once)
+  <<<OURS loss_of = functools.partial(training.mean_loss, ===THEIRS ruled = [name for name in decoding.NUMBERS if not decoding.is_default(rules, name)]
+
+  def real_rows(key):
+>>> logits, batch_size=at_once)
   known: Any = None
   judge: Any = None
   compared: Any = None
@@ -197,17 +195,21 @@ def language_model(
     return batch({name: part[chosen] for name, part in _arrays(train).items()}, jnp.ones(num_samples))
 
   def init(key):
-    problem: dict[str, Any] = {
-      "learning_rate": jnp.asarray(rate, jnp.float32),
-      "temperature": jnp.asarray(temperature, jnp.float32),
+    <<<OURS problem: dict[str, Any]  ===THEIRS # What differs between cells of a sweep is no constant of the costly programs: they are compiled once.
+    numbers >>>= <<<OURS {
+      "learning_rate": jnp.asarray( ===THEIRS {"learning_rate": >>>rate, <<<OURS jnp.float32),
+       ===THEIRS >>>"temperature": temperature} | {name: getattr(rules, <<<OURS jnp.float32),
     }
-    if judge is not None:
+ ===THEIRS name) for name in ruled}
+>>>    if judge is not None:
       problem["real"] = measures.reference(judge, compared[1])
-    return problem, real_rows(key)
+    return {name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()}, real_rows(key)
 
   def start(key, context: Context):
     if context.previous is not None:
       return context.previous.weights
+    if adapters is not None and adapters.start is not None:
+      return adapters.start
     if pretrain:
       return functions.init(key)
     return model.params if adapters is None else checkpoint.split_adapters(functions.init(key))[0]
@@ -237,7 +239,8 @@ def language_model(
     if prompts is not None:
       used = number % len(prompts.length)
       return jnp.asarray(prompts.tokens)[used], jnp.asarray(prompts.length)[used]
-    real = {name: context.real.rows[name][0] for name in ("tokens", "length", "given")}
+    real = <<<OURS {name: context.real.rows[name][0] for name in ("tokens", ===THEIRS rules._replace(**{name: problem[name] for name in ("temperature", *ruled)})
+>>> "length", "given")}
     enough = real["length"] >= real["given"]
     which = jnp.argsort(~enough, stable=True)[number % jnp.maximum(jnp.sum(enough), 1)]
     return real["tokens"][:, : prefix or row_length - 1][which], jnp.minimum(real["given"], real["length"])[which]
