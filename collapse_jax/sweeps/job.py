@@ -83,7 +83,7 @@ class Watch(NamedTuple):
   on_cell: OnCell | None
   on_batch: OnBatch | None
   on_metrics: OnMetrics | None
-  progress: bool
+  progress: Any
   primary_metric: str
 
 
