@@ -6,8 +6,8 @@
 
 --scale=smoke checks the installation in a minute, laptop shows every workflow and task in minutes, paper is the whole
 matrix: 116,500 runs of the Gaussian, KDE, regression and discrete experiments, of which those with T = 1000 take hours on a
-laptop. --only=GLOB picks experiments by name, among them related/*, the systems of other papers; --dry_run lists
-what would run.
+laptop. --only=GLOB picks experiments by name, among them related/*, the systems of other papers, and deep/*, loops of
+deep models; --dry_run lists what would run.
 """
 
 import fnmatch
@@ -31,16 +31,18 @@ from . import (
   linear_regression,
   logistic_regression,
   mixtures,
+  molecules,
   real_share,
   selection,
   temperature,
   token_editing,
+  traffic,
   verification,
 )
 
 SCALES = ("smoke", "laptop", "paper")
 WORKFLOWS = flag_values.PAPER_WORKFLOWS.split(",")
-RELATED = "related/"
+RELATED, DEEP = "related/", "deep/"
 SMALLEST: dict = {
   "workflows": ["replace"],
   "bases": ["anchor"],
@@ -54,13 +56,19 @@ SMALLEST: dict = {
   "verifiers": ["noisy"],
   "datasets": ["moons"],
   "generators": ["kde"],
+  "ends": ["known"],
+  "roundings": ["none"],
+  "coefficients": [0.5],
+  "molecules": ["alkane"],
 }
 
 
 def define():
   """Flags of this binary."""
   flags.DEFINE_string("scale", "laptop", "smoke, laptop or paper.")
-  flags.DEFINE_string("only", None, "Glob: run only experiments whose name matches; default all but related/*.")
+  flags.DEFINE_string(
+    "only", None, "Glob: run only experiments whose name matches; default all but related/* and deep/*."
+  )
   flag_values.define_shared()
 
 
@@ -343,14 +351,60 @@ def related(scale: str) -> dict:
   }
 
 
+def deep(scale: str) -> dict:
+  """The same of deep models; molecules other than the chain where RDKit is installed."""
+  smoke, paper = scale == "smoke", scale == "paper"
+  size = lambda T, seeds: {
+    "num_generations": 2 if smoke else T,
+    "num_seeds": 2 if smoke else 5 * seeds if paper else seeds,
+    "compare": not smoke,
+  }
+  again = lambda T, seeds: size(T, seeds) | {"compare": False}
+  found = {
+    "traffic/flows": (
+      traffic.simulate,
+      {
+        "workflows": WORKFLOWS[:2],
+        "ends": ["known", "redraw"],
+        "roundings": ["none", "truncate"],
+        "num_samples": [3 if smoke else 20],
+        "length": 10 if smoke else 100,
+        "epochs": 1.0 if smoke else 20.0,
+      }
+      | size(6, 4),
+    ),
+    "traffic/memory": (
+      traffic.simulate,
+      {"setting": "memory", "workflows": WORKFLOWS[:2], "coefficients": [0.5, 0.9], "num_samples": [1]}
+      | again(10, 400),
+    ),
+    "molecules": (
+      molecules.simulate,
+      {
+        "workflows": WORKFLOWS[:2],
+        "molecules": molecules.available(),
+        "models": ["von_mises"],
+        "num_samples": [20 if smoke else 100],
+        "num_conformers": 50 if smoke else 500,
+      }
+      | size(10, 10),
+    ),
+  }
+  few = SMALLEST if smoke else {}
+  return {
+    f"{DEEP}{name}": (run, options | {flag: value for flag, value in few.items() if flag in options})
+    for name, (run, options) in found.items()
+  }
+
+
 def read():
   """Options of `simulate`, from validated flags."""
   scale = flag_values.choice("scale", SCALES)
-  known, only = experiments(scale) | related(scale), flag_values.FLAGS.only
+  known, only = experiments(scale) | related(scale) | deep(scale), flag_values.FLAGS.only
   chosen = {
     name: what
     for name, what in known.items()
-    if (fnmatch.fnmatch(name, only) if only is not None else not name.startswith(RELATED))
+    if (fnmatch.fnmatch(name, only) if only is not None else not name.startswith((RELATED, DEEP)))
   }
   if not chosen:
     raise Refused(f"--only={only} matches none of {', '.join(known)}.")

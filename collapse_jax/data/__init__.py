@@ -6,9 +6,11 @@ from collapse_jax import lazy
 
 if TYPE_CHECKING:
   from collapse_jax.data import generators as generators
+  from collapse_jax.data import molecules as molecules
   from collapse_jax.data import real_data as real_data
+  from collapse_jax.data import traffic as traffic
 
-_HOME = dict.fromkeys(["generators", "real_data"], "")
+_HOME = dict.fromkeys(["generators", "molecules", "real_data", "traffic"], "")
 
 __all__ = sorted(_HOME)
 __getattr__, __dir__ = lazy.attach(__name__, _HOME)

@@ -6,9 +6,11 @@ from collapse_jax.systems import (
   ensembles,
   label_editing,
   mixtures,
+  molecules,
   selection,
   temperature,
   token_editing,
+  traffic,
   verification,
 )
 from collapse_jax.systems.types import System
@@ -25,4 +27,6 @@ SYSTEMS: dict[str, System] = {
   "selection": selection.SYSTEM,
   "ensembles": ensembles.SYSTEM,
   "detector_resampling": detector_resampling.SYSTEM,
+  "traffic": traffic.SYSTEM,
+  "molecules": molecules.SYSTEM,
 }
