@@ -170,15 +170,29 @@ def experiments(scale: str) -> dict:
   }
 
 
-def related(scale: str) -> dict:
-  """The same of the systems of other papers; predictions stand beside simulations, once for each, but at smoke scale."""
-  smoke, paper = scale == "smoke", scale == "paper"
+def _sizes(scale: str):
+  """Options of (generations, seeds), with predictions beside simulations and without."""
+  smoke = scale == "smoke"
   size = lambda T, seeds: {
     "num_generations": 2 if smoke else T,
-    "num_seeds": 2 if smoke else 10 * seeds if paper else seeds,
+    "num_seeds": 2 if smoke else 10 * seeds if scale == "paper" else seeds,
     "compare": not smoke,
   }
-  again = lambda T, seeds: size(T, seeds) | {"compare": False}
+  return size, lambda T, seeds: size(T, seeds) | {"compare": False}
+
+
+def _named(prefix: str, found: dict, scale: str) -> dict:
+  """Experiments by name, of the smallest grids at smoke scale."""
+  few = SMALLEST if scale == "smoke" else {}
+  return {
+    f"{prefix}{name}": (run, options | {flag: value for flag, value in few.items() if flag in options})
+    for name, (run, options) in found.items()
+  }
+
+
+def related(scale: str) -> dict:
+  """The same of the systems of other papers; predictions stand beside simulations, once for each, but at smoke scale."""
+  size, again = _sizes(scale)
   fractions = [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8]
   found = {
     "token_editing": (
@@ -344,22 +358,12 @@ def related(scale: str) -> dict:
       | size(10, 40),
     ),
   }
-  few = SMALLEST if smoke else {}
-  return {
-    f"{RELATED}{name}": (run, options | {flag: value for flag, value in few.items() if flag in options})
-    for name, (run, options) in found.items()
-  }
+  return _named(RELATED, found, scale)
 
 
 def deep(scale: str) -> dict:
   """The same of deep models; molecules other than the chain where RDKit is installed."""
-  smoke, paper = scale == "smoke", scale == "paper"
-  size = lambda T, seeds: {
-    "num_generations": 2 if smoke else T,
-    "num_seeds": 2 if smoke else 5 * seeds if paper else seeds,
-    "compare": not smoke,
-  }
-  again = lambda T, seeds: size(T, seeds) | {"compare": False}
+  smoke, (size, again) = scale == "smoke", _sizes(scale)
   found = {
     "traffic/flows": (
       traffic.simulate,
@@ -390,11 +394,7 @@ def deep(scale: str) -> dict:
       | size(10, 10),
     ),
   }
-  few = SMALLEST if smoke else {}
-  return {
-    f"{DEEP}{name}": (run, options | {flag: value for flag, value in few.items() if flag in options})
-    for name, (run, options) in found.items()
-  }
+  return _named(DEEP, found, scale)
 
 
 def read():

@@ -18,7 +18,7 @@ from collapse_jax._citation import citing
 from collapse_jax.data.traffic import Series
 from collapse_jax.random import normal, uniform
 from collapse_jax.refused import Refused
-from collapse_jax.tasks.parts import check_integer, check_positive, matmul
+from collapse_jax.tasks.parts import Moments, add_moments, check_integer, check_positive, matmul, moments
 from collapse_jax.types import Array, Context, Data, Expected, MetricInfo, Summary, TaskSetting
 
 HEADS = ("mixture", "linear")
@@ -42,14 +42,6 @@ class WindowModel(NamedTuple):
   bias: Any
   head: Any
   train_loss: Any
-
-
-class Moments(NamedTuple):
-  """Weighted count [], mean [D] and covariance [D, D] of the features of rows and their windows."""
-
-  count: Any
-  mean: Any
-  covariance: Any
 
 
 @citing("2009.12740")
@@ -129,20 +121,14 @@ def ar_window(
 
   # ------------------------------------------------------------------------------------------ fits
   def of(problem, rows, row_weight) -> Moments:
-    weight = jnp.ones(len(rows)) if row_weight is None else row_weight
-    seen = layout.windows(rows).reshape(-1, layout.inputs)
-    each = jnp.repeat(weight, length)
-    count = jnp.sum(each)
-    share = each / jnp.maximum(count, 1e-30)
-    mean = matmul(share, seen)
-    away = seen - mean[None]
-    return Moments(count, mean, matmul((share[:, None] * away).T, away))
+    each = None if row_weight is None else jnp.repeat(row_weight, length)
+    return moments(layout.windows(rows).reshape(-1, layout.inputs), each)
 
   def fit_linear(key, problem, context: Context) -> WindowModel:
-    moments = context.data.summary
-    scatter = moments.covariance
+    stats = context.data.summary
+    scatter = stats.covariance
     if not intercept:
-      scatter = scatter + moments.mean[:, None] * moments.mean[None]
+      scatter = scatter + stats.mean[:, None] * stats.mean[None]
     scale = jnp.sqrt(jnp.diag(scatter))
     scale = jnp.where(scale > 0, scale, 1.0)
     related = scatter / scale[:, None] / scale[None]
@@ -158,7 +144,7 @@ def ar_window(
       left = related[target, target] - matmul(found, toward)
       stds.append(scale[target] * jnp.sqrt(jnp.maximum(left, 1e-7)))  # less is not told from 0
       found = found * scale[target] / scale[at]
-      bias.append(moments.mean[target] - matmul(found, moments.mean[at]) if intercept else jnp.zeros(()))
+      bias.append(stats.mean[target] - matmul(found, stats.mean[at]) if intercept else jnp.zeros(()))
       weights.append(jnp.zeros(layout.inputs).at[at].set(found))
     return WindowModel(
       jnp.stack(weights, axis=1)[..., None], jnp.stack(bias)[:, None], {"std": jnp.stack(stds)}, jnp.zeros(())
@@ -276,7 +262,7 @@ def ar_window(
     sample,
     evaluate,
     num_samples,
-    Summary(of, _add) if linear else None,
+    Summary(of, add_moments) if linear else None,
     None if source.max_series is not None else fresh,
     metrics=described,
     predict=predict,
@@ -467,18 +453,6 @@ def _rounded(key, rows, columns, sized, rounding) -> Array:
     shift: Any = {"truncate": 0.0, "nearest": 0.5, "random": up[..., i]}[rounding]
     rows = rows.at[..., c].set(jnp.log(jnp.maximum(jnp.floor(size + shift), 1.0)) / scale)
   return rows
-
-
-def _add(problem, a: Moments, weight_a, b: Moments, weight_b) -> Moments:
-  count_a, count_b = weight_a * a.count, weight_b * b.count
-  share = count_b / jnp.maximum(count_a + count_b, 1e-30)
-  apart = b.mean - a.mean
-  covariance = a.covariance + share * (b.covariance - a.covariance)
-  return Moments(
-    count_a + count_b,
-    a.mean + share * apart,
-    covariance + share * (1 - share) * apart[:, None] * apart[None],
-  )
 
 
 def _metrics(source, linear, window, bounded, sized) -> dict[str, MetricInfo]:
