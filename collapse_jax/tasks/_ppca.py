@@ -15,7 +15,16 @@ from collapse_jax import theory
 from collapse_jax.random import chi_square, normal
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
-from collapse_jax.tasks.parts import check_draws, check_integer, known, matmul, rows_unless_refused
+from collapse_jax.tasks.parts import (
+  Moments,
+  add_moments,
+  check_draws,
+  check_integer,
+  known,
+  matmul,
+  moments,
+  rows_unless_refused,
+)
 from collapse_jax.types import Array, Context, Data, Expected, MetricInfo, Summary, TaskSetting
 
 METRICS = {
@@ -47,14 +56,6 @@ class PpcaModel(NamedTuple):
   root: Any
   kept: Any
   noise: Any
-
-
-class Moments(NamedTuple):
-  """Weighted count [], mean [dim] and biased covariance [dim, dim] of rows."""
-
-  count: Any
-  mean: Any
-  covariance: Any
 
 
 def ppca(variances, num_samples, latent_dim: int, *, draws: str = "auto") -> TaskSetting:
@@ -141,7 +142,7 @@ def ppca(variances, num_samples, latent_dim: int, *, draws: str = "auto") -> Tas
     sample,
     evaluate,
     num_samples,
-    Summary(moments_of, add_moments),
+    Summary(<<<OURS moments_of, ===THEIRS lambda problem, rows, row_weight: moments(rows, row_weight),>>> add_moments),
     fresh,
     rows_unless_refused(draws, make),
     METRICS,
@@ -209,7 +210,7 @@ def _centered_basis(key: Array, num: int, rank: int) -> Array:
   return q * jnp.where(jnp.diag(r) < 0, -1.0, 1.0)[None]
 
 
-def add_moments(problem, a: Moments, weight_a, b: Moments, weight_b) -> Moments:
+def <<<OURS add_moments(problem, a: Moments, weight_a, b: Moments, weight_b) -> Moments:
   """`Summary.add` of moments."""
   count_a, count_b = weight_a * a.count, weight_b * b.count
   share = count_b / jnp.maximum(count_a + count_b, 1e-30)
@@ -222,7 +223,7 @@ def add_moments(problem, a: Moments, weight_a, b: Moments, weight_b) -> Moments:
   )
 
 
-def _checked(variances, num_samples, latent_dim, draws) -> np.ndarray:
+def  ===THEIRS >>>_checked(variances, num_samples, latent_dim, draws) -> np.ndarray:
   """The variances, largest first."""
   found = np.asarray(variances, float)
   if found.ndim != 1 or len(found) < 2 or not (np.isfinite(found).all() and (found > 0).all()):
