@@ -43,10 +43,9 @@ from . import (
 
 SCALES = ("smoke", "laptop", "paper")
 WORKFLOWS = flag_values.PAPER_WORKFLOWS.split(",")
-RELATED, DEEP = <<<OURS "related/"
+RELATED, DEEP = "related/", "deep/"
 LANGUAGE = "language_model"  # which has a driver of its own, and no estimate of its time
- ===THEIRS "related/", "deep/"
->>>SMALLEST: dict = {
+SMALLEST: dict = {
   "workflows": ["replace"],
   "bases": ["anchor"],
   "masks": ["fresh"],

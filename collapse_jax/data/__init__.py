@@ -12,7 +12,7 @@ if TYPE_CHECKING:
   from collapse_jax.data import shapes as shapes
   from collapse_jax.data import traffic as traffic
 
-_HOME = dict.fromkeys(["generators", <<<OURS "images", "real_data", "shapes"], ===THEIRS "molecules", "real_data", "traffic"],>>> "")
+_HOME = dict.fromkeys(["generators", "images", "molecules", "real_data", "shapes", "traffic"], "")
 
 __all__ = sorted(_HOME)
 __getattr__, __dir__ = lazy.attach(__name__, _HOME)

@@ -113,6 +113,7 @@ def token_losses(
   else:
     loss = _cross_entropy(logits(params, tokens), following)
   counts = jnp.arange(1, tokens.shape[1])[None] < length[:, None]
+  counts = counts if learned is None else counts & learned[:, 1:]
   return loss[:, :-1], counts
 
 
@@ -131,8 +132,7 @@ def _losses_in_parts(logits: Scores, params: Params, tokens: Array, following: A
   length = tokens.shape[1]
   num = min(-(-tokens.size * vocab // MOST), length)
   if num == 1:
-    counts = counts if learned is None else counts & learned[:, 1:]
-  return _cross_entropy(logits.head(output, hidden), following)
+    return _cross_entropy(logits.head(output, hidden), following)
   size = -(-length // num)
   num = -(-length // size)
 

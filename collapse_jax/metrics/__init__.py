@@ -10,8 +10,8 @@ from collapse_jax import lazy
 
 if TYPE_CHECKING:
   from collapse_jax.metrics import arrays as arrays
-  from collapse_jax.metrics import features as features
   from collapse_jax.metrics import conformers as conformers
+  from collapse_jax.metrics import features as features
   from collapse_jax.metrics import series as series
   from collapse_jax.metrics import tables as tables
   from collapse_jax.metrics import text as text
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
   from collapse_jax.metrics.arrays import precision_recall as precision_recall
   from collapse_jax.metrics.arrays import sliced_wasserstein as sliced_wasserstein
   from collapse_jax.metrics.arrays import sliced_wasserstein_null as sliced_wasserstein_null
+  from collapse_jax.metrics.conformers import CoverageMatching as CoverageMatching
+  from collapse_jax.metrics.conformers import aligned_rmsd as aligned_rmsd
+  from collapse_jax.metrics.conformers import coverage_matching as coverage_matching
   from collapse_jax.metrics.features import clusters as clusters
   from collapse_jax.metrics.features import mauve as mauve
   from collapse_jax.metrics.features import separation as separation
   from collapse_jax.metrics.features import vendi as vendi
-  from collapse_jax.metrics.conformers import CoverageMatching as CoverageMatching
-  from collapse_jax.metrics.conformers import aligned_rmsd as aligned_rmsd
-  from collapse_jax.metrics.conformers import coverage_matching as coverage_matching
   from collapse_jax.metrics.scoring import Score as Score
   from collapse_jax.metrics.scoring import score as score
   from collapse_jax.metrics.series import autocorrelation as autocorrelation

@@ -176,10 +176,8 @@ def language_model(
     functions.head,
   )
   held_out = _arrays(test, given=False)
-  <<<OURS loss_of = functools.partial(training.mean_loss, ===THEIRS ruled = [name for name in decoding.NUMBERS if not decoding.is_default(rules, name)]
-
-  def real_rows(key):
->>> logits, batch_size=at_once)
+  ruled = [name for name in decoding.NUMBERS if not decoding.is_default(rules, name)]
+  loss_of = functools.partial(training.mean_loss, logits, batch_size=at_once)
   known: Any = None
   judge: Any = None
   compared: Any = None
@@ -195,15 +193,12 @@ def language_model(
     return batch({name: part[chosen] for name, part in _arrays(train).items()}, jnp.ones(num_samples))
 
   def init(key):
-    <<<OURS problem: dict[str, Any]  ===THEIRS # What differs between cells of a sweep is no constant of the costly programs: they are compiled once.
-    numbers >>>= <<<OURS {
-      "learning_rate": jnp.asarray( ===THEIRS {"learning_rate": >>>rate, <<<OURS jnp.float32),
-       ===THEIRS >>>"temperature": temperature} | {name: getattr(rules, <<<OURS jnp.float32),
-    }
- ===THEIRS name) for name in ruled}
->>>    if judge is not None:
+    # What differs between cells of a sweep is no constant of the costly programs: they are compiled once.
+    numbers = {"learning_rate": rate, "temperature": temperature} | {name: getattr(rules, name) for name in ruled}
+    problem: dict[str, Any] = {name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()}
+    if judge is not None:
       problem["real"] = measures.reference(judge, compared[1])
-    return {name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()}, real_rows(key)
+    return problem, real_rows(key)
 
   def start(key, context: Context):
     if context.previous is not None:
@@ -239,8 +234,7 @@ def language_model(
     if prompts is not None:
       used = number % len(prompts.length)
       return jnp.asarray(prompts.tokens)[used], jnp.asarray(prompts.length)[used]
-    real = <<<OURS {name: context.real.rows[name][0] for name in ("tokens", ===THEIRS rules._replace(**{name: problem[name] for name in ("temperature", *ruled)})
->>> "length", "given")}
+    real = {name: context.real.rows[name][0] for name in ("tokens", "length", "given")}
     enough = real["length"] >= real["given"]
     which = jnp.argsort(~enough, stable=True)[number % jnp.maximum(jnp.sum(enough), 1)]
     return real["tokens"][:, : prefix or row_length - 1][which], jnp.minimum(real["given"], real["length"])[which]
@@ -249,7 +243,7 @@ def language_model(
     params = whole(fitted.weights)
 
     def draw(keys, number, wanted):
-      chosen = rules._replace(temperature=problem["temperature"])
+      chosen = rules._replace(**{name: problem[name] for name in ("temperature", *ruled)})
       given: dict[str, Any] = {}
       if continuing:
         given = dict(zip(("prompts", "prompt_length"), beginnings(context, number)))

@@ -142,7 +142,7 @@ def ppca(variances, num_samples, latent_dim: int, *, draws: str = "auto") -> Tas
     sample,
     evaluate,
     num_samples,
-    Summary(<<<OURS moments_of, ===THEIRS lambda problem, rows, row_weight: moments(rows, row_weight),>>> add_moments),
+    Summary(moments_of, add_moments),
     fresh,
     rows_unless_refused(draws, make),
     METRICS,
@@ -152,12 +152,7 @@ def ppca(variances, num_samples, latent_dim: int, *, draws: str = "auto") -> Tas
 
 def moments_of(problem, rows: Array, row_weight: Array | None) -> Moments:
   """`Summary.of` rows [n, dim]."""
-  weight = jnp.ones(len(rows)) if row_weight is None else row_weight
-  count = jnp.sum(weight)
-  share = weight / jnp.maximum(count, 1e-30)
-  mean = matmul(share, rows)
-  centered = rows - mean[None]
-  return Moments(count, mean, matmul((share[:, None] * centered).T, centered))
+  return moments(rows, row_weight)
 
 
 def real_batch(key: Array, variances: Array, num, law: bool) -> Data:
@@ -210,20 +205,7 @@ def _centered_basis(key: Array, num: int, rank: int) -> Array:
   return q * jnp.where(jnp.diag(r) < 0, -1.0, 1.0)[None]
 
 
-def <<<OURS add_moments(problem, a: Moments, weight_a, b: Moments, weight_b) -> Moments:
-  """`Summary.add` of moments."""
-  count_a, count_b = weight_a * a.count, weight_b * b.count
-  share = count_b / jnp.maximum(count_a + count_b, 1e-30)
-  apart = b.mean - a.mean
-  covariance = a.covariance + share * (b.covariance - a.covariance)
-  return Moments(
-    count_a + count_b,
-    a.mean + share * apart,
-    covariance + share * (1 - share) * apart[:, None] * apart[None],
-  )
-
-
-def  ===THEIRS >>>_checked(variances, num_samples, latent_dim, draws) -> np.ndarray:
+def _checked(variances, num_samples, latent_dim, draws) -> np.ndarray:
   """The variances, largest first."""
   found = np.asarray(variances, float)
   if found.ndim != 1 or len(found) < 2 or not (np.isfinite(found).all() and (found > 0).all()):
