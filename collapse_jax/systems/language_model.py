@@ -101,7 +101,7 @@ def simulate(
     Refused: see `sweep`.
   """
   task = _task(setting, writing)
-  axes = {"num_samples": list(num_samples), "temperature": list(temperatures)} | {k: list(v) for k, v in axes.items()}
+  every: dict[str, Sequence[Any]] = {"num_samples": list(num_samples), "temperature": list(temperatures), **axes}
   for size in num_samples:
     task(setting.model.params, size, 1.0)
   of_cell = functools.partial(_of_cell, setting)
@@ -111,7 +111,7 @@ def simulate(
   saved = Samples(setting.model.tokenizer, directory)
   if directory is not None and resume:
     parts = [range(first, min(first + chunk, num_seeds)) for first in range(0, num_seeds, chunk)]
-    grid = [dict(zip(("workflow", *axes), values)) for values in itertools.product(workflows, *axes.values())]
+    grid = [dict(zip(("workflow", *every), values)) for values in itertools.product(workflows, *every.values())]
     saved.check_all(grid, parts)
 
   def on_params(*given):
@@ -132,7 +132,7 @@ def simulate(
   results = sweeps.sweep(
     task,
     workflows,
-    axes,
+    every,
     num_generations=num_generations,
     num_seeds=num_seeds,
     seed=seed,
@@ -152,7 +152,7 @@ def simulate(
     progress=progress,
   )
   for one in evaluated:
-    one.add_to(results, ("workflow", *axes))
+    one.add_to(results, ("workflow", *every))
   results.attrs |= about | {
     "task": "language_model",
     "mode": setting.mode,
