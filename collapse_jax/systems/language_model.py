@@ -114,8 +114,10 @@ def simulate(
     grid = [dict(zip(("workflow", *every), values)) for values in itertools.product(workflows, *every.values())]
     saved.check_all(grid, parts)
 
+  looking: list[Exports | Evaluations] = [*exported, *evaluated]
+
   def on_params(*given):
-    for one in (*exported, *evaluated):
+    for one in looking:
       one.write(*given)
 
   def judge(cell, t, seeds, metrics):
@@ -145,7 +147,7 @@ def simulate(
     keep_all=keep_checkpoints,
     directory=None if directory is None else Path(directory) / "checkpoints",
     on_batch=saved.write,
-    on_params=on_params if exported or evaluated else None,
+    on_params=on_params if looking else None,
     on_metrics=judge,
     primary_metric="test_loss",
     driver="steps",
