@@ -180,7 +180,7 @@ def read():
   if threshold and flag.prompts:
     raise Refused("--prompts is for text that is generated, and --edit_threshold generates none.")
   language_flags.check_dataset(flag.dataset, options["max_documents"])
-  rules = {
+  rules: dict[str, list] = {
     "top_k": flag_values.integers("top_k", 0),
     "top_p": flag_values.shares("top_p", zero=False),
     "min_p": flag_values.shares("min_p"),

@@ -1,6 +1,7 @@
 """Language models over more axes than temperature; what is written and scored of their models; where they collapse."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +10,12 @@ import pytest
 import xarray
 from helpers import needed, own_flags
 
-import collapse_jax as cj
 from collapse_jax import lm, plotting
-from collapse_jax.lm import checkpoint, families, harness, peft, text, tiny, training
+from collapse_jax.lm import checkpoint, decoder, families, harness, peft, text, tiny, training
 from collapse_jax.refused import Refused
 from collapse_jax.systems import language_model as loop
-from collapse_jax.systems.exports import fitted_model
+from collapse_jax.systems.exports import Exports, fitted_model
+from collapse_jax.types import Context
 from collapse_jax.workflows import mix
 from experiments import flag_values, phase_diagram
 from experiments import language_model as binary
@@ -101,20 +102,14 @@ def test_exported_adapters_are_the_model_and_can_be_continued(found, setting, ba
   recipe = setting.recipe._replace(learning_rate=0.0)
   task = setting._replace(adapters=adapters, recipe=recipe).task(base.params, 8, on_malformed="keep")
   _, real = task.init(jax.random.key(0))
-  from collapse_jax.types import Context
-
   start = task.fit(jax.random.key(1), task.init(jax.random.key(0))[0], Context(1, 8, real, real))
   np.testing.assert_allclose(task.evaluate(None, None, start)["test_loss"], expected, rtol=1e-5)
 
 
 def test_exported_models(setting, tmp_path):
   """A whole model, adapters added to it; an earlier attempt that was cut off is replaced."""
-  from types import SimpleNamespace
-
-  from collapse_jax.systems.exports import Exports
-
   arch = peft.adapted(families.architecture(setting.model.config), setting.adapters)
-  like = checkpoint.split_adapters(cj.lm.decoder.abstract_params(arch))[0]
+  like = checkpoint.split_adapters(decoder.abstract_params(arch))[0]
   weights = jax.tree.map(lambda x: jnp.full((1, *x.shape), 0.1), like)
   place = tmp_path / "models" / "workflow=replace" / "seed_3_generation_1"
   place.with_name(f"{place.name}.part").mkdir(parents=True)
@@ -125,7 +120,7 @@ def test_exported_models(setting, tmp_path):
   again = lm.load(place)
   assert again.tokenizer.get_vocab() == setting.model.tokenizer.get_vocab()
   tokens = np.asarray(setting.texts.test.tokens[:2])
-  expected = cj.lm.decoder.functions(arch).apply(
+  expected = decoder.functions(arch).apply(
     checkpoint.join(setting.model.params, jax.tree.map(lambda x: x[0], weights)), tokens
   )
   np.testing.assert_allclose(again.apply(again.params, tokens), expected, atol=1e-4)
@@ -219,9 +214,12 @@ metric_list: [{{metric: acc}}]
   begin, end = text.special_ids(base.tokenizer)
   encode = lambda one: base.tokenizer.encode(one, add_special_tokens=False)
 
+  apply = jax.jit(base.apply)
+  logits = lambda tokens: apply(base.params, jnp.asarray([tokens + [end] * (32 - len(tokens))]))[0]  # causal
+
   def expected(context, continuation):
     whole, first = [begin, *encode(context + continuation)], 1 + len(encode(context))
-    logp = jax.nn.log_softmax(base.apply(base.params, jnp.asarray([whole]))[0])
+    logp = np.asarray(jax.nn.log_softmax(logits(whole)))
     return float(sum(logp[i - 1, whole[i]] for i in range(first, len(whole))))
 
   right = [np.argmax([expected(f"x = {i}", one) for one in (" return", " def f(x):")]) == i % 2 for i in range(5)]
@@ -234,7 +232,7 @@ metric_list: [{{metric: acc}}]
   request = lm_eval.api.instance.Instance("generate_until", {}, ("x =", {"until": ["\x00"], "max_gen_toks": 4}), 0)
   tokens = [begin, *encode("x =")]
   for _ in range(4):
-    tokens.append(int(jnp.argmax(base.apply(base.params, jnp.asarray([tokens]))[0, -1])))
+    tokens.append(int(jnp.argmax(logits(tokens)[len(tokens) - 1])))
   new = tokens[-4:]
   new = new[: new.index(end)] if end in new else new
   assert ours.generate_until([request]) == [base.tokenizer.decode(new)]

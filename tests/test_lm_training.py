@@ -1,5 +1,7 @@
 """Training against a plain optax loop; its bookkeeping by exact counts. The model is a table of bigram logits."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,7 +75,7 @@ def test_losses_in_parts(monkeypatch, most, calls):
   monkeypatch.setattr(training, "MOST", most)
   sizes = []
   head = lambda out, hidden: sizes.append(hidden.shape) or SPLIT.head(out, hidden)
-  found = value_and_grad(SPLIT._replace(head=head))(params)
+  found = value_and_grad(dataclasses.replace(SPLIT, head=head))(params)
   assert min(shape[1] for shape in sizes) == -(-LENGTH // calls)
   for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
     np.testing.assert_allclose(a, b, atol=1e-6)

@@ -235,13 +235,25 @@ def to_tensors(arch: Architecture, params) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def fused(arch: Architecture, key: Key, parts: list[np.ndarray]) -> np.ndarray:
-  """Arrays [..., outputs] beside each other along the last axis, as a checkpoint has them."""
+  """Arrays beside each other along the last axis, as a checkpoint has them.
+
+  Args:
+    arch: its heads are read.
+    key: whether the parts lie beside each other head by head.
+    parts: [..., outputs] each.
+  """
   grouped = [part.reshape(*part.shape[:-1], arch.num_heads if key.by_head else 1, -1) for part in parts]
   return np.concatenate(grouped, axis=-1).reshape(*parts[0].shape[:-1], -1)
 
 
 def unfused(arch: Architecture, key: Key, value: np.ndarray, widths: list[int]) -> list[np.ndarray]:
-  """The inverse of `fused`, for parts of these widths."""
+  """The inverse of `fused`.
+
+  Args:
+    arch, key: as there.
+    value: [..., sum of widths].
+    widths: outputs of each part.
+  """
   groups = arch.num_heads if key.by_head else 1
   grouped = value.reshape(*value.shape[:-1], groups, -1)
   parts = np.split(grouped, np.cumsum([width // groups for width in widths])[:-1], axis=-1)
@@ -298,6 +310,7 @@ def flatten(tree, prefix="") -> dict[str, Any]:
 
 
 def unflatten(values: Mapping[str, Any]) -> dict[str, Any]:
+  """Nested dicts of leaves by their names with dots."""
   tree: dict[str, Any] = {}
   for name, value in values.items():
     *path, last = name.split(".")

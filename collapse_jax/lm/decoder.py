@@ -23,6 +23,7 @@ __all__ = [
   "Functions",
   "Linear",
   "Norm",
+  "Sight",
   "abstract_params",
   "functions",
 ]
@@ -371,9 +372,9 @@ def _attend_causally(arch, query, key, value, sight: Sight):
   if arch.soft_cap:
     at = jnp.arange(length)
     back = at[:, None] - at[None]
-    mask = ((back >= 0) & (back < jnp.asarray(sight.windows)[sight.which]))[None]
-    mask = mask if sight.mask is None else mask & sight.mask
-    return _attend(arch, query, key.swapaxes(1, 2), value.swapaxes(1, 2), mask)
+    seen = ((back >= 0) & (back < jnp.asarray(sight.windows)[sight.which]))[None]
+    seen = seen if sight.mask is None else seen & sight.mask
+    return _attend(arch, query, key.swapaxes(1, 2), value.swapaxes(1, 2), seen)
   mask = None if sight.mask is None else sight.mask[:, None]
 
   def attend(window, query, key, value):  # a window is never without is_causal: cuDNN would let it see the future

@@ -1,5 +1,6 @@
 """Fitting a language model: AdamW with warm-up, clipping and gradient accumulation, as one compiled function."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,7 +23,8 @@ Logits = Callable[[Params, Array], Array]
 MOST = 1 << 26  # logits at once: 256 MiB
 
 
-class Scores(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Scores:
   """Logits of which the last step is apart, so that losses need those of a few tokens at a time only.
 
   Attributes:

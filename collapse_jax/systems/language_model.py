@@ -105,7 +105,7 @@ def simulate(
     Refused: see `sweep`.
   """
   task = _task(setting, writing)
-  axes = {"num_samples": list(num_samples), "temperature": list(temperatures)} | {k: list(v) for k, v in axes.items()}
+  every: dict[str, Sequence[Any]] = {"num_samples": list(num_samples), "temperature": list(temperatures), **axes}
   for size in num_samples:
     task(setting.model.params, size, 1.0)
   of_cell = functools.partial(_of_cell, setting)
@@ -115,11 +115,13 @@ def simulate(
   saved = Samples(setting.model.tokenizer, directory, whole=setting.texts.whole)
   if directory is not None and resume:
     parts = [range(first, min(first + chunk, num_seeds)) for first in range(0, num_seeds, chunk)]
-    grid = [dict(zip(("workflow", *axes), values)) for values in itertools.product(workflows, *axes.values())]
+    grid = [dict(zip(("workflow", *every), values)) for values in itertools.product(workflows, *every.values())]
     saved.check_all(grid, parts)
 
+  looking: list[Exports | Evaluations] = [*exported, *evaluated]
+
   def on_params(*given):
-    for one in (*exported, *evaluated):
+    for one in looking:
       one.write(*given)
 
   def judge(cell, t, seeds, metrics):
@@ -136,7 +138,7 @@ def simulate(
   results = sweeps.sweep(
     task,
     workflows,
-    axes,
+    every,
     num_generations=num_generations,
     num_seeds=num_seeds,
     seed=seed,
@@ -149,7 +151,7 @@ def simulate(
     keep_all=keep_checkpoints,
     directory=None if directory is None else Path(directory) / "checkpoints",
     on_batch=saved.write,
-    on_params=on_params if exported or evaluated else None,
+    on_params=on_params if looking else None,
     on_metrics=judge,
     primary_metric="test_loss",
     driver="steps",
@@ -158,7 +160,7 @@ def simulate(
   if "sample_loss_histogram" in results:
     results = results.assign_coords(loss_bin=list(measures.BINS))
   for one in evaluated:
-    one.add_to(results, ("workflow", *axes))
+    one.add_to(results, ("workflow", *every))
   results.attrs |= about | {
     "task": "language_model",
     "mode": setting.mode,
