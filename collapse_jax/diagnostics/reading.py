@@ -5,7 +5,7 @@ import numpy as np
 from collapse_jax.refused import Refused
 from collapse_jax.vocabulary import BESIDE
 
-__all__ = ["at_cell", "cells", "complete", "metrics", "scalars"]
+__all__ = ["at_cell", "cells", "complete", "finite_runs", "metrics", "scalars"]
 
 
 def complete(results):
@@ -81,6 +81,15 @@ def scalars(results) -> list[str]:
   base, primary = {*results.cell_status.dims, "seed", "generation"}, results.attrs.get("primary_metric")
   names = [str(n) for n, v in results.data_vars.items() if set(v.dims) == base and v.dtype.kind in "fiu"]
   return sorted(names, key=lambda n: (n != primary, not results[n].attrs.get("worse")))
+
+
+def finite_runs(values) -> np.ndarray:
+  """The runs [kept, T] of values [seeds, T] that stayed finite; where none did, all of them as far as all are finite."""
+  values = np.asarray(values, np.float64)
+  finite = np.isfinite(values)
+  if finite.all(axis=1).any():
+    return values[finite.all(axis=1)]
+  return values[:, : int(np.argmin(finite.all(axis=0)))]
 
 
 def at_cell(results, name: str, cell, dims=()) -> np.ndarray | None:
