@@ -215,7 +215,7 @@ def test_what_is_imported_is_declared():
   extras = declared("data", "hub", "watch", "ctgan", "huggingface", "molecules", "sdv", "synthcity", "eval")
   assert not list(undeclared(MODULES, always, extras))
   assert not list(undeclared(sources("tests"), always | declared("test", "data", "hub", "watch"), declared("parity")))
-  assert not list(undeclared(sources("benchmarks"), always, declared(<<<OURS "parity", "peers") ===THEIRS "parity", "browser")>>>))
+  assert not list(undeclared(sources("benchmarks"), always, declared("parity", "peers", "browser")))
   assert "chex" not in always
   assert list(
     undeclared({"collapse_jax.a": "import chex\ndef f(): import tensorboardX"}, always, declared("watch"))
