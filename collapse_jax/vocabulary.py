@@ -20,6 +20,7 @@ __all__ = [
   "EDIT_BASES",
   "EDIT_MASKS",
   "EDIT_NOISES",
+  "EXPORTS",
   "KERNELS",
   "LABELLED_DATASETS",
   "LABELLED_GENERATORS",
@@ -28,6 +29,7 @@ __all__ = [
   "LORA_TARGETS",
   "NULL",
   "RESAMPLING",
+  "TEXT_FORMATS",
   "TOKEN_BUDGETS",
   "check_num_emitted",
   "check_num_generator",
@@ -51,7 +53,9 @@ RESAMPLING = ("none", "bootstrap")  # of the real rows of an ensemble
 EDIT_BASES, EDIT_MASKS = ("anchor", "chain"), ("fresh", "fixed", "disjoint")
 EDIT_NOISES = ("regenerated", "additive")
 LABELS_OF_LOGISTIC = ("model", "data")
+EXPORTS = ("hf", "peft")  # directories of transformers, or of PEFT
 LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")
+TEXT_FORMATS = ("auto", "text", "pairs", "messages")
 TOKEN_BUDGETS = ("epochs", "steps", "tokens")
 
 # Endings of what theory says beside a metric: METRIC_expected, ...

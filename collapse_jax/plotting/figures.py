@@ -20,7 +20,9 @@ __all__ = [
   "figures_for",
   "fitted_densities",
   "learning_curves",
+  "loss_histograms",
   "metric_against_real_share",
+  "phase_diagram",
   "png",
   "render",
   "trajectories",
@@ -313,6 +315,8 @@ def _figures_for(results) -> dict[str, Any]:
     for name in names[:2]:
       for at, part in slices(results, [d for d in grid if d not in ("real_fraction", "num_samples")]):
         figures[f"{name}_against_real_share{at}"] = metric_against_real_share(part, name)
+    if "required_real_fraction" in results:
+      figures = {"phase_diagram": phase_diagram(results, names[0])} | figures
     return figures
   if "learning_curve" in results:
     return _language_figures(results)
@@ -338,10 +342,14 @@ def _figures_for(results) -> dict[str, Any]:
 
 
 def png(figure) -> bytes:
-  """The figure as bytes of a PNG file."""
-  buffer = io.BytesIO()
-  figure.savefig(buffer, format="png", dpi=110)
-  return buffer.getvalue()
+  """The figure as bytes of a PNG file, of 256 colours: a third of the size, and no difference that one sees."""
+  from PIL import Image  # which matplotlib needs
+
+  full, small = io.BytesIO(), io.BytesIO()
+  figure.savefig(full, format="png", dpi=110, pil_kwargs={"compress_level": 1})
+  with Image.open(full) as image:
+    image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "png")
+  return small.getvalue()
 
 
 def learning_curves(results, title: str = ""):
@@ -364,6 +372,75 @@ def learning_curves(results, title: str = ""):
     axis.set_xlabel("part of the training budget")
   axes[0][0].set_ylabel(wrapped(results.learning_curve.attrs))
   finish(figure, axes, title, results, 0, 0, False)
+  return figure
+
+
+def loss_histograms(results, title: str = ""):
+  """How likely generation 0 finds each generation's text (Shumailov et al. 2305.17493): a panel a workflow, means over seeds."""
+  results = diagnostics.complete(results)
+  workflows = results.workflow.values
+  figure, axes = panels(1, len(workflows), share_y=True)
+  generations = results.generation.values
+  shades = dict(zip(generations, viridis(len(generations))))
+  rest = {dim: results[dim].values[0] for dim in results.cell_status.dims if dim != "workflow"}
+  left = results.loss_bin.values.astype(float)
+  perplexity = np.exp(np.append(left, 2 * left[-1] - left[-2]))
+  drawn = results.sample_loss_histogram.transpose(..., "loss_bin").values
+  used = np.flatnonzero(np.nan_to_num(drawn).reshape(-1, len(left)).any(axis=0))
+  for axis, workflow in zip(axes[0], workflows):
+    one = results.sample_loss_histogram.sel({"workflow": workflow, **rest}).transpose("generation", "seed", "loss_bin")
+    for t in generations:
+      axis.stairs(one.sel(generation=t).mean("seed"), perplexity, color=shades[t], label=f"generation {t}")
+    axis.set_xscale("log")
+    if len(used):
+      axis.set_xlim(perplexity[used[0]], perplexity[used[-1] + 1])
+    axis.set_title(str(workflow), fontsize=9)
+    axis.set_xlabel("perplexity of a sample under generation 0")
+  axes[0][0].set_ylabel("share of samples")
+  finish(figure, axes, title, results, 0, 0, False)
+  return figure
+
+
+def phase_diagram(results, metric: str, title: str = ""):
+  """How much worse a metric is in the last generation than in the first: real share against another axis, a panel for each further.
+
+  A line joins the shares that are enough.
+
+  Args:
+    results: a Dataset with the dim real_fraction, a workflow, and `required_real_fraction` over the other dims.
+    metric: its name.
+    title: above the figure.
+  """
+  results = diagnostics.complete(results).isel(workflow=0)
+  rest = [dim for dim in results.cell_status.dims if dim != "real_fraction"]
+  across = max(rest, key=lambda dim: results.sizes[dim])
+  parts = list(slices(results.sortby("real_fraction"), [dim for dim in rest if dim != across]))
+  figure, axes = panels(1, len(parts), share_y=True)
+  shares = np.sort(results.real_fraction.values)
+  change = lambda part: (part[metric].isel(generation=-1) - part[metric].isel(generation=0)).mean("seed")
+  maps = [change(part).transpose("real_fraction", across, ...).values.reshape(len(shares), -1) for _, part in parts]
+  ends = {"vmin": min(map(np.nanmin, maps)), "vmax": max(map(np.nanmax, maps))}
+  for axis, (_, part), values in zip(axes[0], parts, maps):
+    image = axis.imshow(values, origin="lower", cmap="viridis", aspect="auto", **ends)
+    enough = part.required_real_fraction.values.reshape(-1)
+    place = np.where(np.isfinite(enough), np.interp(enough, shares, np.arange(len(shares))), np.nan)
+    axis.plot(np.arange(len(place)), place, "o-", color="white", markeredgecolor="black", label="share that is enough")
+    axis.set_xticks(range(results.sizes[across]), labels(results[across].values))
+    axis.set_xlabel(across.replace("_", " "))
+    axis.set_title(part.attrs["slice"], fontsize=9)
+  axes[0][0].set_yticks(range(len(shares)), labels(shares))
+  axes[0][0].set_ylabel("real share of the training rows")
+  span = f"from generation 1 to {int(results.generation.values[-1])}"
+  figure.colorbar(image, ax=list(axes[0]), label=f"{wrapped(results[metric].attrs)}\nchange {span}")
+  figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper right", fontsize=9, frameon=False)
+  figure.suptitle(title, fontsize=11)
+  tolerance = results.required_real_fraction.attrs["tolerance"]
+  figure.supxlabel(
+    f"means over {results.sizes['seed']} seeds; enough: within {tolerance:g} of the first generation's until the last; no "
+    "point: every share is, or none",
+    fontsize=8,
+    color="0.35",
+  )
   return figure
 
 
@@ -404,7 +481,7 @@ def value_curves(results):
 
 
 def _language_figures(results) -> dict[str, Any]:
-  """Test loss as in the paper, all workflows in one panel; what samples look like; learning curves."""
+  """Test loss as in the paper, all workflows in one panel; what samples look like; learning curves; how likely samples are."""
   figures: dict[str, Any] = {}
   grid = [d for d in results.cell_status.dims if d != "workflow"]
   for name in diagnostics.metrics(results):
@@ -413,4 +490,7 @@ def _language_figures(results) -> dict[str, Any]:
   if "learning_curve" in results:
     for at, part in slices(results, grid):
       figures[f"learning_curves{at}"] = learning_curves(part)
+  if "sample_loss_histogram" in results:
+    for at, part in slices(results, grid):
+      figures[f"loss_histograms{at}"] = loss_histograms(part)
   return figures
