@@ -173,6 +173,11 @@ def test_a_pipeline_is_known_by_what_it_is_at_first(tmp_path):
   before = steps_of(tmp_path)
   run(Counts(), tmp_path, resume=True)
   assert steps_of(tmp_path) == before and len([name for name in before if name.startswith("fit")]) == 2 * (1 + 2 * 2)
+  fits, place = [], tmp_path / "changed"
+  for forgets in (False, True):  # by other code: another fit of the same rows
+    run(Normal(forgets=forgets), place, ["replace"], num_generations=1, num_seeds=1, resume=True)
+    fits.append(len(list(place.glob("steps/fit-*"))))
+  assert fits == [1, 2]
 
 
 class Copies:

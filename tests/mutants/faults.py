@@ -363,7 +363,7 @@ FAULTS = [
     "pipelines: a step is known without its code",
     "_steps.digest_of('fit', self._one.codes['fit'], seed,",
     "_steps.digest_of('fit', seed,",
-    "tests/test_pipelines.py -k failures_are_facts",
+    "tests/test_pipelines.py -k known_by_what",
   ),
   Fault(
     "pipelines: withdrawn rows count on",
