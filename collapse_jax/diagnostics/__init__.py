@@ -9,7 +9,6 @@ from collapse_jax.diagnostics.curves import Verdict as Verdict
 from collapse_jax.diagnostics.curves import verdict as verdict
 from collapse_jax.diagnostics.definitions import diagnose as diagnose
 from collapse_jax.diagnostics.judgement import resolution as resolution
-from collapse_jax.diagnostics.judgement import smallest_bounded_share as smallest_bounded_share
 from collapse_jax.diagnostics.judgement import verdict_of as verdict_of
 from collapse_jax.diagnostics.judgement import verdicts as verdicts
 from collapse_jax.diagnostics.reading import cells as cells
@@ -30,7 +29,6 @@ __all__ = [
   "predicted",
   "predicted_limit",
   "resolution",
-  "smallest_bounded_share",
   "verdict",
   "verdict_of",
   "verdicts",
