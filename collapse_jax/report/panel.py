@@ -7,6 +7,7 @@ import numpy as np
 from collapse_jax import diagnostics
 from collapse_jax.diagnostics import reading
 from collapse_jax.plotting import figures
+from collapse_jax.plotting.panels import interval
 from collapse_jax.report.tables import cell_text
 
 __all__ = ["panel"]
@@ -44,8 +45,7 @@ def panel(results) -> dict[str, Any] | None:
       law = diagnostics.predicted(results, cell, name)
       theory = np.full(len(t), np.nan) if law is None else np.broadcast_to(law.mean, len(t))
       kept = reading.finite_runs(values)
-      mean = kept.mean(axis=0)
-      half = 1.96 * kept.std(axis=0, ddof=1) / np.sqrt(len(kept)) if len(kept) > 1 else np.zeros_like(mean)
+      mean, half = interval(kept)
       key = f"{at},{m},{workflows.index(str(cell['workflow']))}"
       for i in shown[shown < len(mean)]:
         numbers = (mean[i], mean[i] - half[i], mean[i] + half[i])
