@@ -68,6 +68,8 @@ def _panel(driver, panel) -> list[str]:
     return [f"{name}: nothing is drawn"]
   for control in panel.find_elements("css selector", "select, input"):
     before, is_box = chart(), control.tag_name == "input"
+    if not control.is_enabled():  # no log of what is negative
+      continue
     if is_box:
       control.click()
     elif len(Select(control).options) > 1:

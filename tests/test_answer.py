@@ -195,6 +195,7 @@ def test_panel(both):
   assert [one["title"] for one in told["metrics"]] == ["loss (nats)", "train size", "real share"] and told[
     "seeds"
   ] == 20
+  assert {(one["log"], one["positive"]) for one in told["metrics"]} == {(False, True)}
   head, *lines = [line.split(",") for line in told["rows"].split("\n")]
   rows = [dict(zip(head, line)) for line in lines if line[1] == "0"]
   assert len(rows) == 2 * 2 * 40

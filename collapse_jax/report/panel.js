@@ -35,7 +35,10 @@ for (const panel of document.querySelectorAll(".panel")) {
     await vegaEmbed(chart, spec, { mode: "vega-lite", actions: false, renderer: "svg", logLevel: vega.Error, config, tooltip });
   }
 
-  const choose = () => { log.checked = told.metrics[metric.value].log; };
+  const choose = () => {
+    log.checked = told.metrics[metric.value].log;
+    log.disabled = !told.metrics[metric.value].positive;
+  };
   metric.addEventListener("change", choose);
   choose();
   panel.hidden = false;

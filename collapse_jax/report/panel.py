@@ -22,9 +22,9 @@ def panel(results) -> dict[str, Any] | None:
   Args:
     results: a Dataset of `sweep`, in which every coordinate is a dim.
   Returns:
-    `cells`: texts; `metrics`: `title`, and `log` where it is drawn on a log axis; `workflows`, `colours`; `long`: whether
-    generations are on a log axis; `seeds`; and `rows`, a CSV of cell, metric and workflow by number, t, mean, low and high end of
-    the 95% interval of the mean over runs that stayed finite, their number, and theory.
+    `cells`: texts; `metrics`: `title`, `log` where it is drawn on a log axis, `positive` where it can be; `workflows`, `colours`;
+    `long`: whether generations are on a log axis; `seeds`; and `rows`, a CSV of cell, metric and workflow by number, t, mean, low
+    and high end of the 95% interval of the mean over runs that stayed finite, their number, and theory.
   """
   grid = list(results.cell_status.dims)
   workflows = [str(name) for name in results.workflow.values]
@@ -54,9 +54,7 @@ def panel(results) -> dict[str, Any] | None:
   colours = figures.workflow_colours(workflows)
   return {
     "cells": list(texts),
-    "metrics": [
-      {"title": _title(name, results[name].attrs), "log": bool(results[name].attrs.get("log_scale"))} for name in names
-    ],
+    "metrics": [_about(name, results[name]) for name in names],
     "workflows": workflows,
     "colours": [colours[name] for name in workflows],
     "long": bool(t[-1] >= figures.LONG),
@@ -65,6 +63,12 @@ def panel(results) -> dict[str, Any] | None:
   }
 
 
-def _title(name, about) -> str:
+def _about(name, values) -> dict[str, Any]:
+  about, known = values.attrs, values.values[np.isfinite(values.values)]
   units = about.get("units", "1")
-  return (about.get("long_name") or name) + ("" if units in ("1", "") else f" ({units})")
+  title = (about.get("long_name") or name) + ("" if units in ("1", "") else f" ({units})")
+  return {
+    "title": title,
+    "log": bool(about.get("log_scale")),
+    "positive": bool((known >= 0).all() and (known > 0).any()),
+  }
