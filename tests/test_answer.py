@@ -9,6 +9,7 @@ from looking import Page, interval, results, runs
 from collapse_jax import diagnostics, report
 from collapse_jax.report import answer
 from collapse_jax.report.panel import panel
+from experiments import output
 
 T = np.arange(1, 41)
 LEVEL = 0.0 * T
@@ -194,6 +195,7 @@ def test_panel(both):
   assert [one["title"] for one in told["metrics"]] == ["loss (nats)", "train size", "real share"] and told[
     "seeds"
   ] == 20
+  assert {(one["log"], one["positive"]) for one in told["metrics"]} == {(False, True)}
   head, *lines = [line.split(",") for line in told["rows"].split("\n")]
   rows = [dict(zip(head, line)) for line in lines if line[1] == "0"]
   assert len(rows) == 2 * 2 * 40
@@ -207,6 +209,29 @@ def test_panel(both):
       np.testing.assert_allclose(read(name), curve, rtol=1e-4, atol=1e-12)
     np.testing.assert_allclose(read("theory"), 5 + 0.5 * T, rtol=1e-4)
   assert {len(one) for one in (rows[0], head)} == {9}
+
+
+@pytest.mark.parametrize("is_terminal, plain", [(True, None), (True, "1"), (False, None)])
+def test_table_at_the_end_of_a_run(both, tmp_path, capsys, monkeypatch, is_terminal, plain):
+  """A line an answer, on standard error; coloured on a terminal, unless NO_COLOR is set."""
+  for name, one in both.items():
+    (tmp_path / name).mkdir()
+    one.to_netcdf(tmp_path / name / "results.nc", engine="h5netcdf")
+  monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal, raising=False)
+  monkeypatch.delenv("NO_COLOR", raising=False)
+  if plain:
+    monkeypatch.setenv("NO_COLOR", plain)
+  output.tell(tmp_path, list(both))
+  said = capsys.readouterr()
+  head, *lines = said.err.splitlines()
+  assert said.out == "" and head.split() == ["verdict", "cells", "experiment", "workflow", "what", "decided"]
+  known = [(name, one) for name, results in both.items() for one in report.answers(results)]
+  for line, (name, one) in zip(lines, known, strict=True):
+    coloured = f"\033[{output.COLOURS[one.label]}m{one.label}\033[0m"
+    assert line.startswith(coloured if is_terminal and not plain else one.label)
+    cells = f"{one.counts[one.label]} of {sum(one.counts.values())}"
+    assert f"  {cells} " in line and line.endswith(f"{one.about}: {one.number}")
+    assert f" {name} " in line and f" {one.workflow} " in line
 
 
 def test_a_panel_has_so_many_points():

@@ -8,7 +8,7 @@ import numpy as np
 
 from collapse_jax.diagnostics.reading import finite_runs
 
-__all__ = ["band", "finish", "labels", "panels", "slices", "text_of", "viridis", "wrapped"]
+__all__ = ["band", "finish", "interval", "labels", "panels", "slices", "text_of", "viridis", "wrapped"]
 
 
 def slices(results, dims):
@@ -70,6 +70,14 @@ def viridis(num):
   return colormaps["viridis"](np.linspace(0.0, 0.85, num))
 
 
+def interval(kept) -> tuple[np.ndarray, np.ndarray]:
+  """Mean over runs [kept, T], and half of its 95% interval; 0 of a single run."""
+  if len(kept) < 2:
+    return kept.mean(axis=0), np.zeros(kept.shape[1:])
+  half = 1.96 * kept.std(axis=0, ddof=1) / np.sqrt(len(kept))
+  return kept.mean(axis=0), half
+
+
 def band(axis, x, values, shade, label, log_scale, marker=None) -> int:
   """Mean and 95% interval over finite runs, or where none is finite to the end, of all up to where they ended; returns
   the number of runs left out.
@@ -89,12 +97,11 @@ def band(axis, x, values, shade, label, log_scale, marker=None) -> int:
     return len(values)
   if num < len(x):
     x, label = x[:num], f"{label}, ended at t = {x[num - 1]}"
-  mean = kept.mean(axis=0)
+  mean, half = interval(kept)
   axis.plot(
     x, mean, color=shade, label=label, linewidth=1.6, marker=marker or ("o" if len(x) == 1 else None), markersize=4
   )
   if len(kept) > 1:
-    half = 1.96 * kept.std(axis=0, ddof=1) / np.sqrt(len(kept))
     # On a log axis an interval that reaches below zero would fill the panel: show it down to a tenth of the mean.
     low = np.maximum(mean - half, 0.1 * mean) if log_scale else mean - half
     if len(x) == 1:

@@ -23,6 +23,7 @@ for (const panel of document.querySelectorAll(".panel")) {
     if (told.long) x.scale = { type: "log", nice: false };
     if (log.checked) y.scale = { type: "log" };
     y.title = title;
+    color.legend.columns = chart.clientWidth < 500 ? 1 : 0; // 0: all in a line
     color.scale = { domain: told.workflows, range: told.colours };
     spec.layer[2].encoding.color.value = ink;
     const text = { labelColor: ink, titleColor: ink, labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal" };
@@ -34,7 +35,10 @@ for (const panel of document.querySelectorAll(".panel")) {
     await vegaEmbed(chart, spec, { mode: "vega-lite", actions: false, renderer: "svg", logLevel: vega.Error, config, tooltip });
   }
 
-  const choose = () => { log.checked = told.metrics[metric.value].log; };
+  const choose = () => {
+    log.checked = told.metrics[metric.value].log;
+    log.disabled = !told.metrics[metric.value].positive;
+  };
   metric.addEventListener("change", choose);
   choose();
   panel.hidden = false;

@@ -7,6 +7,7 @@ import numpy as np
 from collapse_jax import diagnostics
 from collapse_jax.diagnostics import reading
 from collapse_jax.plotting import figures
+from collapse_jax.plotting.panels import interval
 from collapse_jax.report.tables import cell_text
 
 __all__ = ["panel"]
@@ -21,9 +22,9 @@ def panel(results) -> dict[str, Any] | None:
   Args:
     results: a Dataset of `sweep`, in which every coordinate is a dim.
   Returns:
-    `cells`: texts; `metrics`: `title`, and `log` where it is drawn on a log axis; `workflows`, `colours`; `long`: whether
-    generations are on a log axis; `seeds`; and `rows`, a CSV of cell, metric and workflow by number, t, mean, low and high end of
-    the 95% interval of the mean over runs that stayed finite, their number, and theory.
+    `cells`: texts; `metrics`: `title`, `log` where it is drawn on a log axis, `positive` where it can be; `workflows`, `colours`;
+    `long`: whether generations are on a log axis; `seeds`; and `rows`, a CSV of cell, metric and workflow by number, t, mean, low
+    and high end of the 95% interval of the mean over runs that stayed finite, their number, and theory.
   """
   grid = list(results.cell_status.dims)
   workflows = [str(name) for name in results.workflow.values]
@@ -44,8 +45,7 @@ def panel(results) -> dict[str, Any] | None:
       law = diagnostics.predicted(results, cell, name)
       theory = np.full(len(t), np.nan) if law is None else np.broadcast_to(law.mean, len(t))
       kept = reading.finite_runs(values)
-      mean = kept.mean(axis=0)
-      half = 1.96 * kept.std(axis=0, ddof=1) / np.sqrt(len(kept)) if len(kept) > 1 else np.zeros_like(mean)
+      mean, half = interval(kept)
       key = f"{at},{m},{workflows.index(str(cell['workflow']))}"
       for i in shown[shown < len(mean)]:
         numbers = (mean[i], mean[i] - half[i], mean[i] + half[i])
@@ -54,9 +54,7 @@ def panel(results) -> dict[str, Any] | None:
   colours = figures.workflow_colours(workflows)
   return {
     "cells": list(texts),
-    "metrics": [
-      {"title": _title(name, results[name].attrs), "log": bool(results[name].attrs.get("log_scale"))} for name in names
-    ],
+    "metrics": [_about(name, results[name]) for name in names],
     "workflows": workflows,
     "colours": [colours[name] for name in workflows],
     "long": bool(t[-1] >= figures.LONG),
@@ -65,6 +63,12 @@ def panel(results) -> dict[str, Any] | None:
   }
 
 
-def _title(name, about) -> str:
+def _about(name, values) -> dict[str, Any]:
+  about, known = values.attrs, values.values[np.isfinite(values.values)]
   units = about.get("units", "1")
-  return (about.get("long_name") or name) + ("" if units in ("1", "") else f" ({units})")
+  title = (about.get("long_name") or name) + ("" if units in ("1", "") else f" ({units})")
+  return {
+    "title": title,
+    "log": bool(about.get("log_scale")),
+    "positive": bool((known >= 0).all() and (known > 0).any()),
+  }

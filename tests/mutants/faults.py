@@ -67,14 +67,14 @@ FAULTS = [
   ),
   Fault(
     "figures: finite runs are counted as lost",
-    "return int((~finite).sum())",
-    "return int(finite.sum())",
+    "return len(values) - len(kept)",
+    "return len(kept)",
     "tests/test_figures.py -k 'lost or curves_and_bands'",
   ),
   Fault(
     "figures: lost runs are in the mean",
-    "kept = values[finite].astype(np.float64)",
-    "kept = np.nan_to_num(values, posinf=0.0).astype(np.float64)",
+    "kept = finite_runs(values)\n  num",
+    "kept = np.nan_to_num(values, posinf=0.0).astype(np.float64)\n  num",
     "tests/test_figures.py -k lost",
   ),
   Fault(
@@ -203,6 +203,18 @@ FAULTS = [
     'int((~results.finite.where(results.cell_status == "ok", True).all("generation")).sum())',
     'int((results.finite.where(results.cell_status == "ok", True).all("generation")).sum())',
     "tests/test_report.py -k what_was_run",
+  ),
+  Fault(
+    "report: a workflow is shown by the best of its cells",
+    "label = next(iter(counts))\n  with_label",
+    "label = list(counts)[-1]\n  with_label",
+    "tests/test_answer.py -k matrix",
+  ),
+  Fault(
+    "report: halving times are those of a tenfold change",
+    "{_told(np.log(2) / abs(slope))} generations",
+    "{_told(np.log(10) / abs(slope))} generations",
+    "tests/test_answer.py -k number_that_decides",
   ),
   Fault(
     "compare: the table shows the published value as the measured one",
