@@ -99,6 +99,7 @@ def _part(name, results, figures) -> dict[str, Any]:
     "summary": list(summary.values()),
     "verdicts": verdicts,
     "limits": any(row["limit"] for row in verdicts),
+    "nulls": any(row["null"] for row in verdicts),
     "workflows": [str(name) for name in results.workflow.values],
     "definitions": [_definition_row(row) for row in definitions.summary(findings)],
     "findings": [_finding_row(results, row) for row in findings if row["applies"]],
@@ -169,7 +170,14 @@ def _verdict_row(results, row) -> dict[str, str]:
     "label": v.label,
     "possible": " or ".join(v.possible) if 1 < len(v.possible) < 3 else "",
     "limit": _limit(results, row),
+    "null": _null(results, row),
   }
+
+
+def _null(results, row) -> str:
+  """What the metric would be of real rows at the last generation."""
+  null = diagnostics.null_of(results, row, row["metric"].removeprefix("log "))
+  return "" if null is None else f"{null[-1]:.4g}"
 
 
 def _limit(results, row) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib.util
+import io
 import ipaddress
 import json
 import os
@@ -27,6 +28,7 @@ from .output import BEGUN, HELD, fail, harmless, kept, warn
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA complains of every program that it finds in the cache
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there
 PLANS: list[Any] = []  # of a dry run, for a total over experiments
+SHARED: list[Any] = []  # the progress of several experiments, where they share one
 
 
 def main(define: Callable[[], None], run: Callable[..., None], arguments: bool = False) -> None:
@@ -281,7 +283,7 @@ def simulate(task, workflows, axes: dict[str, list], **options):
       task,
       workflows,
       axes,
-      progress=is_first_process(),
+      progress=is_first_process() and (SHARED[-1] if SHARED else True),
       mesh=mesh(),
       resume=FLAGS.resume,
       chunk_size=integer("chunk_size", 0) or None,
@@ -294,6 +296,17 @@ def curves() -> contextlib.AbstractContextManager[watching.Curves | None]:
   track = flag_values.items("track") if flag("track", None) else ()
   found = watching.curves(flag("log_dir", None), track) if is_first_process() else None
   return contextlib.nullcontext() if found is None else found
+
+
+@contextlib.contextmanager
+def planned() -> Iterator[None]:
+  """What is simulated inside is only planned, and nothing of it printed."""
+  FLAGS["dry_run"].value = True
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    FLAGS["dry_run"].value = False
 
 
 def read_once(num_test: int = 500) -> Callable:

@@ -53,7 +53,12 @@ def define():
   flags.DEFINE_string(
     "max_attempts", "8", "Candidates at most, as a multiple of num_samples, before format counts as lost."
   )
+  flags.DEFINE_string("num_beams", "0", "Beams of a search for the likeliest continuation, in place of draws; 0: none.")
+  flags.DEFINE_boolean("keep_prefix", True, "Keep the --prefix_tokens that a sample continues in its text.")
   flags.DEFINE_boolean("prompts", False, "Sample answers to prompts of held-out real rows instead of whole rows.")
+  flags.DEFINE_string(
+    "measure", "all", "all, or few: without what takes more passes over samples (tails, modes, n-grams)."
+  )
   flags.DEFINE_boolean("keep_checkpoints", False, "Keep the checkpoints of every generation, not only the last two.")
   flags.DEFINE_string(
     "edit_threshold", "0", "Least probability of a token that is edited, nothing being generated; 0: generate."
@@ -80,6 +85,9 @@ def simulate(
   prompts=False,
   edit=None,
   rules=None,
+  keep_prefix=True,
+  num_beams=0,
+  measure="all",
   keep_checkpoints=False,
   axes=None,
   export="none",
@@ -94,13 +102,14 @@ def simulate(
   Args:
     edit: arguments of `transforms.edit_tokens`; None: text is generated.
     rules: arguments of `lm.decoding.Rules`, but for the temperature; None: none.
+    keep_prefix, num_beams, measure: see `tasks.language_model`.
     axes: further ones, see `systems.language_model.simulate`; with real_fraction `workflows` is mix alone.
     export: "hf" or "peft": what is written of the models of every generation; "none": nothing.
     eval_tasks, eval_every, eval_limit: what lm-eval scores, in one of so many generations, on how many documents (0: all).
     directory: for checkpoints and the synthetic text of every generation; None: neither is kept.
     model: which, and how it is trained on what: see `language_flags.setting`.
   """
-  setting = language_flags.setting(on_malformed=on_malformed, **model)._replace(mesh=common.mesh())
+  setting = language_flags.setting(on_malformed=on_malformed, **model)._replace(mesh=common.mesh(), measure=measure)
   from collapse_jax.diagnostics import findings
   from collapse_jax.lm import harness
   from collapse_jax.lm.decoding import Rules
@@ -110,7 +119,9 @@ def simulate(
   if "real_fraction" in (axes or {}):
     workflows = {"mix": mix}
   size = {"axes": axes or {}, "num_generations": num_generations, "num_seeds": num_seeds, "chunk_size": chunk_size}
-  size["writing"] = loop.Writing(prompts, on_malformed, max_attempts, edit, Rules(**(rules or {})))
+  size["writing"] = loop.Writing(
+    prompts, on_malformed, max_attempts, edit, Rules(**(rules or {})), keep_prefix, num_beams
+  )
   if flag_values.dry_run():
     print(loop.plan(setting, workflows, num_samples, temperatures, **size))
     return None
@@ -152,6 +163,9 @@ def read():
     "on_malformed": flag_values.choice("on_malformed", ("reject", "keep")),
     "max_attempts": flag_values.positives("max_attempts")[0],
     "prompts": flag.prompts,
+    "keep_prefix": flag.keep_prefix,
+    "num_beams": flag_values.integer("num_beams", 0),
+    "measure": flag_values.choice("measure", ("all", "few")),
     "chunk_size": flag_values.integer("chunk_size", 0),
     "keep_checkpoints": flag.keep_checkpoints,
   }
@@ -165,7 +179,7 @@ def read():
   }
   if threshold and flag.prompts:
     raise Refused("--prompts is for text that is generated, and --edit_threshold generates none.")
-  language_flags.check_dataset(flag.dataset)
+  language_flags.check_dataset(flag.dataset, options["max_documents"])
   rules: dict[str, list] = {
     "top_k": flag_values.integers("top_k", 0),
     "top_p": flag_values.shares("top_p", zero=False),

@@ -74,7 +74,7 @@ def read():
   vocabulary.check_num_generator(options["num_generator"] or max(options["num_real"]))
   if flag.distributed or flag.devices not in ("auto", "1"):
     raise Refused("--devices and --distributed are not for this experiment: its runs share one device.")
-  language_flags.check_dataset(flag.dataset)
+  language_flags.check_dataset(flag.dataset, options["max_documents"])
   return options
 
 

@@ -57,6 +57,7 @@ FACE = [
 ]
 TASKS = [
   "Adapters",
+  "ar_window",
   "classification",
   "discrete",
   "exponential_family",
@@ -68,10 +69,12 @@ TASKS = [
   "language_model",
   "linear_regression",
   "logistic_regression",
+  "molecules",
   "ngram",
   "ppca",
   "sample_median",
   "unrealistic",
+  "vae",
 ]
 WORKFLOWS = [
   "accumulate",

@@ -7,7 +7,7 @@ import numpy as np
 from collapse_jax.diagnostics.curves import Verdict, verdict
 from collapse_jax.diagnostics.reading import cells, complete, metrics
 
-__all__ = ["is_log", "resolution", "smallest_bounded_share", "verdict_of", "verdicts"]
+__all__ = ["is_log", "resolution", "verdict_of", "verdicts"]
 
 
 def verdicts(results) -> list[dict[str, Any]]:
@@ -62,27 +62,6 @@ def resolution(values) -> float:
   """
   size = np.abs(values[np.isfinite(values)])
   return 1e-6 * max(1.0, float(size.max(initial=0.0)))
-
-
-def smallest_bounded_share(results) -> list[dict[str, Any]]:
-  """Per cell of a sweep over `real_fraction`: the share from which on the primary metric is bounded, or None.
-
-  Args:
-    results: a Dataset of `sweep` over `real_fraction`.
-  """
-  results = complete(results)
-  name = results.attrs["primary_metric"]
-  shares = sorted(results.real_fraction.values)
-  others = [dim for dim in results.cell_status.dims if dim != "real_fraction"]
-  bounded: dict[tuple, dict[Any, bool]] = {}
-  for cell, values in cells(results, name):
-    found = bounded.setdefault(tuple(cell[dim] for dim in others), {})
-    found[cell["real_fraction"]] = verdict_of(results, name, values).label == "bounded"
-  rows = []
-  for at, found in bounded.items():
-    enough = [share for i, share in enumerate(shares) if all(found.get(s, False) for s in shares[i:])]
-    rows.append({**dict(zip(others, at)), "share": float(enough[0]) if enough else None})
-  return rows
 
 
 def is_log(about) -> bool:

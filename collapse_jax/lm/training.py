@@ -16,7 +16,7 @@ from collapse_jax.refused import Refused
 from collapse_jax.types import Array
 from collapse_jax.vocabulary import TOKEN_BUDGETS
 
-__all__ = ["Fitted", "Recipe", "Scores", "check", "fit", "mean_loss", "num_steps", "token_losses"]
+__all__ = ["Fitted", "Recipe", "Scores", "check", "fit", "losses", "mean_loss", "num_steps", "token_losses"]
 
 Params = Any
 Logits = Callable[[Params, Array], Array]
@@ -95,7 +95,9 @@ def check(recipe: Recipe) -> None:
   training.check_batches(recipe.batch_size, recipe.micro_batch_size)
 
 
-def token_losses(logits: Logits, params: Params, tokens: Array, length: Array) -> tuple[Array, Array]:
+def token_losses(
+  logits: Logits, params: Params, tokens: Array, length: Array, learned: Array | None = None
+) -> tuple[Array, Array]:
   """Cross entropies [B, L - 1] in nats of each token after the first, and which of them count.
 
   Args:
@@ -103,6 +105,7 @@ def token_losses(logits: Logits, params: Params, tokens: Array, length: Array) -
     params: its parameters.
     tokens: [B, L] int32.
     length: [B] int32, tokens in use of each row.
+    learned: [B, L] bool, those of them that count; None: all.
   Returns:
     [B, L - 1] float32 nats, and [B, L - 1] bool.
   """
@@ -112,6 +115,7 @@ def token_losses(logits: Logits, params: Params, tokens: Array, length: Array) -
   else:
     loss = _cross_entropy(logits(params, tokens), following)
   counts = jnp.arange(1, tokens.shape[1])[None] < length[:, None]
+  counts = counts if learned is None else counts & learned[:, 1:]
   return loss[:, :-1], counts
 
 
@@ -175,8 +179,22 @@ def _of_parts_backward(head, saved, slope):
 _of_parts.defvjp(_of_parts_forward, _of_parts_backward, symbolic_zeros=True)
 
 
-def mean_loss(logits: Logits, params: Params, tokens: Array, length: Array, batch_size: int) -> Array:
+def mean_loss(
+  logits: Logits, params: Params, tokens: Array, length: Array, batch_size: int, learned: Array | None = None
+) -> Array:
   """Cross entropy, nats per token, over rows [n, L]: a batch at a time.
+
+  Args:
+    logits, params, tokens, length, batch_size, learned: as of `losses`.
+  """
+  loss, counts = losses(logits, params, tokens, length, batch_size, learned)
+  return jnp.sum(jnp.where(counts, loss, 0.0)) / jnp.sum(counts)
+
+
+def losses(
+  logits: Logits, params: Params, tokens: Array, length: Array, batch_size: int, learned: Array | None = None
+) -> tuple[Array, Array]:
+  """`token_losses` of rows [n, L]: a batch at a time.
 
   Args:
     logits: (params, tokens [B, L]) -> [B, L, V].
@@ -184,19 +202,17 @@ def mean_loss(logits: Logits, params: Params, tokens: Array, length: Array, batc
     tokens: [n, L] int32.
     length: [n] int32, tokens in use of each row.
     batch_size: rows at a time, a Python int.
+    learned: [n, L] bool, tokens that count; None: all.
+  Returns:
+    [n, L - 1] float32 nats, and [n, L - 1] bool.
   """
   n = tokens.shape[0]
   size = min(batch_size, n)
   pad = -n % size
-  tokens = jnp.pad(tokens, ((0, pad), (0, 0))).reshape(-1, size, tokens.shape[1])
-  length = jnp.pad(length, (0, pad)).reshape(-1, size)
-
-  def one(rows):
-    loss, counts = token_losses(logits, params, *rows)
-    return jnp.sum(jnp.where(counts, loss, 0.0)), jnp.sum(counts)
-
-  total, count = jax.lax.map(one, (tokens, length))
-  return jnp.sum(total) / jnp.sum(count)
+  rows = (tokens, length) if learned is None else (tokens, length, learned)
+  batches = [jnp.pad(x, [(0, pad)] + [(0, 0)] * (x.ndim - 1)).reshape(-1, size, *x.shape[1:]) for x in rows]
+  found = jax.lax.map(lambda rows: token_losses(logits, params, *rows), batches)
+  return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1])[:n], found)
 
 
 def num_steps(recipe: Recipe, used: Array, length: Array) -> Array:
@@ -223,6 +239,7 @@ def fit(
   curve_points: int = 4,
   dtype=jnp.float32,
   mesh: Mesh | None = None,
+  learned: Array | None = None,
 ) -> Fitted:
   """Trains `weights` on the rows whose weight is not 0; one compilation whatever their number.
 
@@ -233,6 +250,7 @@ def fit(
     tokens, length, row_weight: [R, L], [R], [R]; a row's tokens count `row_weight` times in the loss, which is a mean.
     held_out: loss of weights on other rows, for the learning curve.
     mesh: devices over which weights, gradients and moments are split.
+    learned: [R, L] bool, tokens that count in the loss; None: all.
   """
   steps = num_steps(recipe, row_weight > 0, length)
   warmup = jnp.maximum(recipe.warmup_share * steps, 1.0)
@@ -248,7 +266,7 @@ def fit(
     key,
     lambda weights, key, rows: token_losses(logits, cast(weights), *rows),
     training.start(optimiser, split(jax.tree.map(lambda x: x.astype(jnp.float32), weights))),
-    (tokens, length),
+    (tokens, length) if learned is None else (tokens, length, learned),
     row_weight,
     optimiser,
     steps,

@@ -20,6 +20,7 @@ __all__ = [
   "figures_for",
   "fitted_densities",
   "learning_curves",
+  "loss_histograms",
   "metric_against_real_share",
   "phase_diagram",
   "png",
@@ -30,6 +31,7 @@ __all__ = [
   "workflow_colours",
 ]
 
+NULL_LABEL = "of real rows"  # what a sample of the real law would have
 LONG = 500  # generations from which on their axis is logarithmic
 WORKFLOW_COLOURS = {"replace": "#D55E00", "accumulate": "#0072B2", "accumulate_subsample": "#009E73"}  # Okabe and Ito
 _OTHER_COLOURS = ("#CC79A7", "#E69F00", "#56B4E9", "#999999", "#8B4513")
@@ -50,7 +52,7 @@ def trajectories(
   colour: str | None = None,
   title: str = "",
 ):
-  """Metric against generation, with theory where it is known; every panel has its own vertical scale.
+  """Metric against generation, with theory and null where they are known; every panel has its own vertical scale.
 
   Args:
     results: a sweep's Dataset, in which every grid dim not named here has length 1 (select first).
@@ -89,6 +91,9 @@ def trajectories(
       if expected is not None and np.isfinite(expected.mean).sum() > 1:
         theory_drawn, only_drawn = True, only_drawn or expected.up_to == 0
         axis.plot(results.generation.values, expected.mean, "k--", linewidth=1, zorder=5)
+      null = diagnostics.null_of(results, cell, metric)
+      if null is not None:
+        axis.plot(results.generation.values, null, ":", color="0.4", linewidth=1.2, zorder=4, label=NULL_LABEL)
     if not axis.lines:
       axis.text(0.5, 0.5, "no cell could run", ha="center", va="center", transform=axis.transAxes)
     axis.set_title(_heading(results, panel, rows, None if colour == columns else columns), fontsize=9)
@@ -217,10 +222,11 @@ def collapse_times(results, title: str = ""):
 def metric_against_real_share(results, metric: str, title: str = ""):
   """Metric at the last generation against real share, a curve per num_samples; other grid dims have length 1.
 
-  A dotted line marks the smallest share from which on the primary metric is bounded.
+  A dotted line marks the smallest share that is enough, as `decisions.required_share` has it, where there is one.
 
   Args:
-    results: a Dataset with the dims real_fraction and num_samples.
+    results: a Dataset with the dims real_fraction and num_samples; its attribute `tolerance`, default 0.2, says how near the first
+      generation the metric is to stay.
     metric: its name.
     title: above the figure.
   """
@@ -229,8 +235,8 @@ def metric_against_real_share(results, metric: str, title: str = ""):
   axis = axes[0][0]
   about = results[metric].attrs
   others = {d: results[d].values[0] for d in results.cell_status.dims if d not in ("real_fraction", "num_samples")}
-  shares = results.real_fraction.values
-  enough = {row["num_samples"]: row["share"] for row in diagnostics.smallest_bounded_share(results)}
+  shares, tolerance = results.real_fraction.values, float(results.attrs.get("tolerance", 0.2))
+  enough = _enough(results.sel({d: [value] for d, value in others.items()}), metric, tolerance)
   non_finite, theory_drawn = 0, False
   for shade, num in zip(viridis(results.sizes["num_samples"]), results.num_samples.values):
     some = results.sel(others | {"num_samples": num})
@@ -242,14 +248,23 @@ def metric_against_real_share(results, metric: str, title: str = ""):
     if np.isfinite(curve).any():
       theory_drawn = True
       axis.plot(shares, curve, "k--", linewidth=1, zorder=5)
-    if enough.get(num) is not None:
+    if np.isfinite(enough.get(num, np.nan)):
       axis.axvline(enough[num], color=shade, linestyle=":", linewidth=1.2)
-  axis.set_xlabel("real share of the training rows (dotted: smallest bounded)")
+  axis.set_xlabel(f"real share of the training rows\n(dotted: the smallest within {tolerance:.3g} of generation 1)")
   axis.set_ylabel(wrapped(about) + f"\nat t = {int(results.generation.values[-1])}")
   if about.get("log_scale"):
     axis.set_yscale("log")
   finish(figure, axes, title, results, non_finite, 0, theory_drawn)
   return figure
+
+
+def _enough(results, metric: str, tolerance: float) -> dict[Any, float]:
+  """num_samples -> the share that is enough, NaN where none is, or it cannot be told."""
+  from collapse_jax import decisions  # which run sweeps too
+
+  if results.sizes["real_fraction"] < 2:
+    return {}
+  return {cell["num_samples"]: found.share for cell, found in decisions.required_shares(results, tolerance, metric)}
 
 
 def figures_for(results) -> dict[str, Any]:
@@ -356,6 +371,32 @@ def learning_curves(results, title: str = ""):
   return figure
 
 
+def loss_histograms(results, title: str = ""):
+  """How likely generation 0 finds each generation's text (Shumailov et al. 2305.17493): a panel a workflow, means over seeds."""
+  results = diagnostics.complete(results)
+  workflows = results.workflow.values
+  figure, axes = panels(1, len(workflows), share_y=True)
+  generations = results.generation.values
+  shades = dict(zip(generations, viridis(len(generations))))
+  rest = {dim: results[dim].values[0] for dim in results.cell_status.dims if dim != "workflow"}
+  left = results.loss_bin.values.astype(float)
+  perplexity = np.exp(np.append(left, 2 * left[-1] - left[-2]))
+  drawn = results.sample_loss_histogram.transpose(..., "loss_bin").values
+  used = np.flatnonzero(np.nan_to_num(drawn).reshape(-1, len(left)).any(axis=0))
+  for axis, workflow in zip(axes[0], workflows):
+    one = results.sample_loss_histogram.sel({"workflow": workflow, **rest}).transpose("generation", "seed", "loss_bin")
+    for t in generations:
+      axis.stairs(one.sel(generation=t).mean("seed"), perplexity, color=shades[t], label=f"generation {t}")
+    axis.set_xscale("log")
+    if len(used):
+      axis.set_xlim(perplexity[used[0]], perplexity[used[-1] + 1])
+    axis.set_title(str(workflow), fontsize=9)
+    axis.set_xlabel("perplexity of a sample under generation 0")
+  axes[0][0].set_ylabel("share of samples")
+  finish(figure, axes, title, results, 0, 0, False)
+  return figure
+
+
 def phase_diagram(results, metric: str, title: str = ""):
   """How much worse a metric is in the last generation than in the first: real share against another axis, a panel for each further.
 
@@ -436,7 +477,7 @@ def value_curves(results):
 
 
 def _language_figures(results) -> dict[str, Any]:
-  """Test loss as in the paper, all workflows in one panel; what samples look like; learning curves."""
+  """Test loss as in the paper, all workflows in one panel; what samples look like; learning curves; how likely samples are."""
   figures: dict[str, Any] = {}
   grid = [d for d in results.cell_status.dims if d != "workflow"]
   for name in diagnostics.metrics(results):
@@ -445,4 +486,7 @@ def _language_figures(results) -> dict[str, Any]:
   if "learning_curve" in results:
     for at, part in slices(results, grid):
       figures[f"learning_curves{at}"] = learning_curves(part)
+  if "sample_loss_histogram" in results:
+    for at, part in slices(results, grid):
+      figures[f"loss_histograms{at}"] = loss_histograms(part)
   return figures

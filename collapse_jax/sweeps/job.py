@@ -86,7 +86,7 @@ class Watch(NamedTuple):
   on_batch: OnBatch | None
   on_params: OnParams | None
   on_metrics: OnMetrics | None
-  progress: bool
+  progress: Any
   primary_metric: str
 
 

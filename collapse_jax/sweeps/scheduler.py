@@ -74,7 +74,7 @@ def sweep(
   on_batch: OnBatch | None = None,
   on_params: OnParams | None = None,
   on_metrics: OnMetrics | None = None,
-  progress: bool = False,
+  progress: Any = False,
 ) -> "xarray.Dataset":
   """Runs every workflow on every cell of a grid for many seeds.
 
@@ -131,7 +131,8 @@ def sweep(
     on_batch: called with cell, generation, seeds and the batches (leading axis over these seeds), before the checkpoint; not scan.
     on_params: the same with the fitted parameters; steps.
     on_metrics: called with cell, generation, seeds and metrics (leading axis over these seeds); may raise `sweeps.Stop`; not scan.
-    progress: show a progress bar on standard error, or print a line for each generation (steps).
+    progress: show a progress bar on standard error, or print a line for each generation (steps); or anything with `update(runs)`,
+      such as a bar that several sweeps share.
   Returns:
     a Dataset with dims workflow, the axes, seed, generation and those of vector metrics. Cells that cannot run hold
     NaN, and `cell_status` says why. A cell that was stopped holds NaN from the next generation on, and `attrs["stopped"]` says why;

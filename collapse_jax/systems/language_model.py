@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from collapse_jax import sweeps, transforms
 from collapse_jax.diagnostics import findings
-from collapse_jax.lm import decoding, sharding, text
+from collapse_jax.lm import decoding, measures, sharding, text
 from collapse_jax.lm.checkpoint import LanguageModel, num_params
+from collapse_jax.refused import Refused
 from collapse_jax.sweeps import devices
 from collapse_jax.sweeps.job import OnMetrics
 from collapse_jax.systems.exports import Evaluations, Exports
@@ -36,6 +37,7 @@ class Writing(NamedTuple):
     on_malformed, max_attempts: what becomes of samples without the format, see `tasks.language_model`.
     edit: arguments of `transforms.edit_tokens`; None: text is generated.
     rules: by which tokens are chosen, but for the temperature.
+    keep_prefix, num_beams: see `tasks.language_model`.
   """
 
   prompts: bool = False
@@ -43,6 +45,8 @@ class Writing(NamedTuple):
   max_attempts: float = 8.0
   edit: Mapping[str, Any] | None = None
   rules: decoding.Rules = decoding.PLAIN
+  keep_prefix: bool = True
+  num_beams: int = 0
 
 
 _WRITING = Writing()
@@ -108,7 +112,7 @@ def simulate(
   exported = [Exports(of_cell, export, directory, home)] if export else []
   evaluated = [] if evaluate is None else [Evaluations(of_cell, evaluate, evaluate_every, directory)]
   about, chunk = setting.about(), setting.at_once(num_seeds, chunk_size)
-  saved = Samples(setting.model.tokenizer, directory)
+  saved = Samples(setting.model.tokenizer, directory, whole=setting.texts.whole)
   if directory is not None and resume:
     parts = [range(first, min(first + chunk, num_seeds)) for first in range(0, num_seeds, chunk)]
     grid = [dict(zip(("workflow", *every), values)) for values in itertools.product(workflows, *every.values())]
@@ -153,6 +157,8 @@ def simulate(
     driver="steps",
     progress=progress,
   )
+  if "sample_loss_histogram" in results:
+    results = results.assign_coords(loss_bin=list(measures.BINS))
   for one in evaluated:
     one.add_to(results, ("workflow", *every))
   results.attrs |= about | {
@@ -224,7 +230,14 @@ def _of_cell(setting: Setting, cell: Mapping[str, Any]) -> Setting:
 
 def _task(setting: Setting, writing: Writing):
   """A factory for `sweep`."""
-  given = text.prompts(setting.model.tokenizer, setting.texts.test) if writing.prompts else None
+  given, test = None, setting.texts.test
+  if writing.prompts:
+    if setting.texts.whole:
+      kind = setting.texts.about["format"]
+      raise Refused(f"prompts are of rows of prompt and response, and these are {kind}.", argument="prompts")
+    given = text.prompts(setting.model.tokenizer, test)
+    if len(given.length) == len(test.length):  # samples are held against the answers of real rows
+      setting = setting._replace(texts=setting.texts._replace(test=test._replace(given=given.length)))
   end = text.special_ids(setting.model.tokenizer)[1]
 
   def task(shared, num_samples, temperature, **values):
@@ -234,6 +247,8 @@ def _task(setting: Setting, writing: Writing):
       temperature=temperature,
       prompts=given,
       rules=writing.rules._replace(**{name: values[name] for name in writing.rules._fields if name in values}),
+      keep_prefix=writing.keep_prefix,
+      num_beams=writing.num_beams,
       on_malformed=writing.on_malformed,
       max_attempts=writing.max_attempts,
     )
