@@ -3,8 +3,8 @@
   python -m benchmarks.peers --seeds=50 --pairs=3
 
 NumPy and PyTorch batched over seeds, plain jax.vmap of the obvious code, and numba, which is in the extra
-`parity` as PyTorch is. All know the algebra (pooled sums, a running density, one pseudo-inverse), all are in double precision but the
-two of JAX, and each has a process with one thread, whose seconds of a core are counted, compilation apart. Each must agree in
+`parity` as PyTorch is. All know the algebra (pooled sums, a running density, one pseudo-inverse), all are in double precision but
+the two of JAX, and each has a process with one thread, whose seconds of a core are counted, compilation apart. Each must agree in
 distribution with the product, or nothing is printed of the cell.
 """
 

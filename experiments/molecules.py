@@ -4,8 +4,8 @@
   python -m experiments.molecules --molecules=alkane --models=von_mises,diffusion
 
 A few minutes on 2 cores. Names other than alkane, and SMILES, need rdkit (extra molecules). Expected: under `replace` the variance
-of lengths and angles is on the dashed line, (1 - 1/n) a generation, and coverage falls as rotamers are lost; under `accumulate`
-both nearly stop.
+of lengths and angles is on the dashed line, (1 - 1/n) a generation; with --models=diffusion strain and distances to real conformers
+grow with each generation, and level off under `accumulate`.
 """
 
 import importlib.util
@@ -75,6 +75,14 @@ def read():
   num_samples, num_conformers = flag_values.integers("num_samples", 2), flag_values.integer("num_conformers", 2)
   if max(num_samples) > num_conformers:
     raise Refused(f"--num_samples must be at most --num_conformers={num_conformers}, got {max(num_samples)}.")
+  from collapse_jax.data import molecules as source
+
+  for name in molecules:
+    if name != "alkane":
+      with flag_values.given_as("molecules", name):
+        found = source.conformers(name, num_conformers)
+      if max(num_samples) > len(found.rows):
+        raise Refused(f"--num_samples must be at most {len(found.rows)}: no more conformers of {name} can be embedded.")
   options = {
     "molecules": molecules,
     "models": flag_values.choices("models", MODELS),

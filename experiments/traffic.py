@@ -19,6 +19,7 @@ from . import common, flag_values
 
 SETTINGS = ("flows", "memory")
 ENDS = ("known", "redraw", "clip")
+NUM_TEST = 16  # series held out
 ROUNDINGS = ("none", "truncate", "nearest", "random")
 
 
@@ -45,8 +46,7 @@ def simulate(
   workflows,
   num_samples,
   setting="flows",
-  flows=None,
-  internal=None,
+  series=None,
   length=100,
   ends=("known",),
   roundings=("none",),
@@ -62,9 +62,11 @@ def simulate(
 
   def of_flows(ends, rounding, num_samples):
     from collapse_jax import tasks
+    from collapse_jax.data import traffic
 
+    source = traffic.flows(length) if series is None else series
     return tasks.ar_window(
-      source(),
+      source,
       num_samples,
       window=window,
       hidden=hidden,
@@ -74,19 +76,15 @@ def simulate(
       batch_size=256,
       ends=ends,
       rounding=None if rounding == "none" else rounding,
+      num_test=NUM_TEST,
     )
 
   def of_memory(coefficient, num_samples):
     from collapse_jax import tasks
     from collapse_jax.data import traffic
 
-    series = traffic.autoregression(length, [coefficient], 1.0)
-    return tasks.ar_window(series, num_samples, window=1, head="linear", intercept=False)
-
-  def source():
-    from collapse_jax.data import traffic
-
-    return traffic.flows(length) if flows is None else traffic.read_flows(flows, length, internal=internal)
+    source = traffic.autoregression(length, [coefficient], 1.0)
+    return tasks.ar_window(source, num_samples, window=1, head="linear", intercept=False)
 
   make: Any
   if setting == "memory":
@@ -109,14 +107,24 @@ def read():
     raise Refused("--flows and --internal go together: a file, and what addresses of internal hosts begin with.")
   if given.flows is not None and setting == "memory":
     raise Refused("--flows goes with --setting=flows.")
+  length, num_samples, flows = flag_values.integer("length", 6), flag_values.integers("num_samples"), None
+  if given.flows is not None:
+    from collapse_jax.data import traffic
+
+    with flag_values.given_as("flows", given.flows):
+      flows = traffic.read_flows(given.flows, length, internal=given.internal)
+    most = (flows.max_series or 0) - NUM_TEST  # a file has a number of series
+    if max(num_samples) > most:
+      raise Refused(
+        f"--num_samples must be at most {most}: {flows.max_series} series of {length} flows, {NUM_TEST} of them held out."
+      )
   coefficients = flag_values.shares("coefficients")
   if max(coefficients) == 1:
     raise Refused(f"--coefficients must be below 1, got {given.coefficients}.")
   options = {
     "setting": setting,
-    "flows": given.flows,
-    "internal": given.internal,
-    "length": flag_values.integer("length", 6),
+    "series": flows,
+    "length": length,
     "ends": flag_values.choices("ends", ENDS),
     "roundings": flag_values.choices("roundings", ROUNDINGS),
     "window": flag_values.integer("window", 0),
@@ -124,7 +132,7 @@ def read():
     "num_components": flag_values.integer("num_components"),
     "epochs": flag_values.positive("epochs"),
     "coefficients": coefficients,
-    "num_samples": flag_values.integers("num_samples"),
+    "num_samples": num_samples,
   }
   return options | flag_values.related_options() | {"workflows": flag_values.check_workflows(law=False)}
 

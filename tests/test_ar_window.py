@@ -185,11 +185,9 @@ def test_ends():
     assert inside == pytest.approx(np.log(stats.norm.cdf(1, mean, std) - stats.norm.cdf(0, mean, std)), rel=1e-4)
   tries = -1 + jax.random.normal(jax.random.key(0), (50_000, module.NUM_REDRAWS))
   outside = 1 - (stats.norm.cdf(2) - stats.norm.cdf(1))
-  atom = np.asarray(module._inside(tries, True, "redraw") == 0)
+  atom = np.asarray(module._inside(tries, "redraw") == 0)
   assert abs(z_score(atom, theory.redraw_atom(outside, 12))) < 5 < abs(z_score(atom, theory.redraw_atom(outside, 11)))
-  assert (
-    float(module._inside(tries, True, "clip").max()) <= 1 and float(module._inside(tries, True, "ignore").min()) < 0
-  )
+  assert float(module._inside(tries, "clip").max()) <= 1 and float(module._inside(tries, "ignore").min()) < 0
 
 
 def test_rounding():

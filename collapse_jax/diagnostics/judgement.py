@@ -7,18 +7,19 @@ import numpy as np
 from collapse_jax.diagnostics.curves import Verdict, verdict
 from collapse_jax.diagnostics.reading import cells, complete, metrics
 
-__all__ = ["is_log", "resolution", "verdict_of", "verdicts"]
+__all__ = ["is_log", "judged", "resolution", "verdict_of", "verdicts"]
 
 
-def verdicts(results) -> list[dict[str, Any]]:
+def verdicts(results, names=None) -> list[dict[str, Any]]:
   """One row per workflow, cell and metric with a worse direction: the cell's coordinates, `metric`, `verdict`.
 
   Args:
     results: a Dataset of `sweep`.
+    names: of the metrics; None: all, the primary one first.
   """
   results = complete(results)
   rows = []
-  for name in metrics(results):
+  for name in metrics(results) if names is None else names:
     label = f"log {name}" if results[name].attrs.get("log_scale") else name
     for cell, values in cells(results, name):
       found = verdict_of(results, name, values)
@@ -45,13 +46,24 @@ def verdict_of(results, name: str, values) -> Verdict:
     values: [seeds, T] in the metric's own units.
   """
   about = results[name].attrs
-  values = np.asarray(values, np.float64)
-  if about.get("log_scale"):
-    least = 0.0 if about["worse"] == "lower" else 1e-300  # a ratio that falls to 0 has collapsed, an error of 0 has not
-    with np.errstate(divide="ignore"):
-      values = np.log(np.maximum(values, least))
+  values = judged(about, values)
   logged = about.get("log_scale") or is_log(about)
   return verdict(values, results.generation.values, about["worse"], resolution=resolution(values) if logged else None)
+
+
+def judged(about, values) -> np.ndarray:
+  """Values of a metric as a verdict takes them: their logs where it is judged on a log scale.
+
+  Args:
+    about: attributes of the metric.
+    values: of any shape, in the metric's own units.
+  """
+  values = np.asarray(values, np.float64)
+  if not about.get("log_scale"):
+    return values
+  least = 0.0 if about["worse"] == "lower" else 1e-300  # a ratio that falls to 0 has collapsed, an error of 0 has not
+  with np.errstate(divide="ignore"):
+    return np.log(np.maximum(values, least))
 
 
 def resolution(values) -> float:

@@ -5,7 +5,7 @@ import numpy as np
 from collapse_jax.refused import Refused
 from collapse_jax.vocabulary import BESIDE, NULL, is_null
 
-__all__ = ["at_cell", "cells", "complete", "metrics", "null_of", "scalars"]
+__all__ = ["at_cell", "cells", "complete", "finite_runs", "metrics", "null_of", "scalars"]
 
 
 def complete(results):
@@ -97,6 +97,15 @@ def null_of(results, cell, name: str) -> np.ndarray | None:
     return None
   num = known.sum(axis=0)
   return np.divide(np.where(known, values, 0).sum(axis=0), num, out=np.full(len(num), np.nan), where=num > 0)
+
+
+def finite_runs(values) -> np.ndarray:
+  """The runs [kept, T] of values [seeds, T] that stayed finite; where none did, all of them as far as all are finite."""
+  values = np.asarray(values, np.float64)
+  finite = np.isfinite(values)
+  if finite.all(axis=1).any():
+    return values[finite.all(axis=1)]
+  return values[:, : int(np.argmin(finite.all(axis=0)))]
 
 
 def at_cell(results, name: str, cell, dims=()) -> np.ndarray | None:

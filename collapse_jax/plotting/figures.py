@@ -342,10 +342,14 @@ def _figures_for(results) -> dict[str, Any]:
 
 
 def png(figure) -> bytes:
-  """The figure as bytes of a PNG file."""
-  buffer = io.BytesIO()
-  figure.savefig(buffer, format="png", dpi=110)
-  return buffer.getvalue()
+  """The figure as bytes of a PNG file, of 256 colours: a third of the size, and no difference that one sees."""
+  from PIL import Image  # which matplotlib needs
+
+  full, small = io.BytesIO(), io.BytesIO()
+  figure.savefig(full, format="png", dpi=110, pil_kwargs={"compress_level": 1})
+  with Image.open(full) as image:
+    image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "png")
+  return small.getvalue()
 
 
 def learning_curves(results, title: str = ""):

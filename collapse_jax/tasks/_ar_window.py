@@ -81,7 +81,8 @@ def ar_window(
     batch_size: rows of a step.
     learning_rate: of Adam; may be traced.
     ends: of bounded columns. "known": densities within the ends, drawn exactly. "redraw": as published, densities that know of no
-      ends, drawn again until a value is inside, and 0 after 12 times. "clip": moved to the nearest end. "ignore": as drawn.
+      ends, drawn again until a value is inside, and 0 after 12 times. "clip": moved to the nearest end. "ignore": as drawn, as
+      "known" is of the linear head.
     rounding: of sizes that are written: "truncate" as int() does, "nearest", or "random"; None: numbers stay what they are.
     num_test: series held out.
     num_lags: of autocorrelations, below the length of series.
@@ -188,19 +189,21 @@ def ar_window(
     code = lambda series: layout.features(series)
     lag = jnp.abs(metrics.autocorrelation(code(rows), lags, used) - metrics.autocorrelation(code(test), lags))
     apart = metrics.column_correlation(code(flat), each) - metrics.column_correlation(code(flat_test))
+    law = jax.vmap(lambda real, emitted, edges: metrics.jensen_shannon(real, emitted, edges, weight=each))
     laws = []
-    for c, column in enumerate(columns):
-      real = flat_test[:, c]
-      if column.num_codes:
-        edges = jnp.arange(column.num_codes + 1) - 0.5
-      else:
-        low, high = (0.0, 1.0) if column.bounded else (jnp.min(real), jnp.max(real))
-        edges = jnp.linspace(low, high, num_bins + 1)
-      laws.append(metrics.jensen_shannon(real, flat[:, c], edges, weight=each))
+    if len(numbers := layout.numbers):
+      is_bounded = jnp.asarray(layout.bounded[numbers])
+      low, high = (
+        jnp.where(is_bounded, end, of(flat_test[:, numbers], axis=0)) for end, of in ((0.0, jnp.min), (1.0, jnp.max))
+      )
+      laws.append(law(flat_test[:, numbers].T, flat[:, numbers].T, jnp.linspace(low, high, num_bins + 1, axis=1)))
+    if len(coded := layout.coded):
+      edges = jnp.broadcast_to(jnp.arange(layout.codes.max() + 1) - 0.5, (len(coded), layout.codes.max() + 1))
+      laws.append(law(flat_test[:, coded].T, flat[:, coded].T, edges))
     found = {
       "autocorrelation_error": jnp.mean(lag),
       "correlation_error": jnp.sqrt(jnp.mean(apart**2)),
-      "jensen_shannon": jnp.mean(jnp.stack(laws)),
+      "jensen_shannon": jnp.mean(jnp.concatenate(laws)),
     }
     share = lambda holds: jnp.sum(each * holds) / jnp.maximum(jnp.sum(each), 1e-30)
     if source.rules:
@@ -211,11 +214,8 @@ def ar_window(
       at = flat[:, np.array(bounded)]
       found["atom_share"] = share(jnp.mean((at <= 0) | (at >= 1), axis=1))
     if sized:
-      ratios = [
-        share(jnp.exp(columns[c].log_scale * flat[:, c])) / jnp.mean(jnp.exp(columns[c].log_scale * flat_test[:, c]))
-        for c in sized
-      ]
-      found["size_ratio"] = jnp.stack(ratios)[0]
+      size = lambda series: jnp.exp(columns[sized[0]].log_scale * series[:, sized[0]])
+      found["size_ratio"] = share(size(flat)) / jnp.mean(size(flat_test))
     return found
 
   def evaluate(key, problem, params: WindowModel):
@@ -287,6 +287,9 @@ class _Layout:
     self.current = window * self.width  # where features of the row itself begin
     self.inputs = self.current + self.width
     self.outputs = max([column.num_codes or 3 * num_components for column in columns])
+    self.codes = np.array([column.num_codes for column in columns])
+    self.bounded = np.array([column.bounded for column in columns])
+    self.numbers, self.coded = np.flatnonzero(self.codes == 0), np.flatnonzero(self.codes)
     owner = np.repeat(np.arange(len(columns)), sizes)
     rank = np.argsort(places)
     earlier = rank[owner][:, None] < rank[None]
@@ -343,15 +346,23 @@ class _Layout:
       std = jnp.maximum(head["std"], 1e-30)[None]
       return 0.5 * ((values - units[..., 0]) / std) ** 2 + jnp.log(std) + 0.5 * math.log(2 * math.pi)
     outputs = jnp.einsum("bch,cho->bco", jax.nn.relu(units), head["weights"]) + head["bias"][None]
-    found = []
-    for c, column in enumerate(self.columns):
-      if column.num_codes:
-        chances = jax.nn.log_softmax(outputs[:, c, : column.num_codes])
-        found.append(-jnp.sum(chances * jax.nn.one_hot(values[:, c].astype(jnp.int32), column.num_codes), axis=1))
-      else:
-        logs, means, stds = self._mixture(outputs[:, c])
-        found.append(-_log_density(logs, means, stds, values[:, c], column.bounded and ends == "known"))
-    return jnp.stack(found, axis=1)
+    found = jnp.zeros(values.shape)
+    if len(self.numbers):
+      logs, means, stds = self._mixture(outputs[:, self.numbers])
+      inside = self.bounded[self.numbers] & (ends == "known")
+      found = found.at[:, self.numbers].set(-_log_density(logs, means, stds, values[:, self.numbers], inside))
+    if len(self.coded):
+      logs = jax.nn.log_softmax(self._logits(outputs[:, self.coded], self.codes[self.coded]))
+      chosen = values[:, self.coded, None].astype(jnp.int32)
+      found = found.at[:, self.coded].set(-jnp.take_along_axis(logs, chosen, axis=2)[..., 0])
+    return found
+
+  def _logits(self, outputs, codes):
+    """Of the codes that a column has [..., outputs], of others none; `codes` [...] how many."""
+    beyond = jnp.arange(self.outputs).reshape((1,) * (outputs.ndim - 1) + (-1,)) >= jnp.asarray(codes).reshape(
+      (1,) * (outputs.ndim - 1 - jnp.ndim(codes)) + jnp.shape(codes) + (1,)
+    )
+    return jnp.where(beyond, -1e30, outputs)
 
   def _mixture(self, outputs):
     """Log shares, means and standard deviations [..., K]."""
@@ -360,60 +371,65 @@ class _Layout:
     return jax.nn.log_softmax(logits), means, _LEAST_STD + jnp.exp(jnp.minimum(logs, 5.0))
 
   def draw(self, key: Array, params: WindowModel, num: int, length: int, ends: str) -> Array:
-    """[num, length, C]: a scan over rows, all series side by side, a column after the other."""
+    """[num, length, C]: a scan over rows, all series side by side, and in it one over columns: one program for them all."""
     num_columns, tries = len(self.columns), NUM_REDRAWS if ends == "redraw" else 1
     flat = self.masked(params.weights).reshape(self.inputs, -1)
     past, own = flat[: self.current], flat[self.current :]
     normal_key, uniform_key = jax.random.split(key)
     shape = num, length, num_columns, tries
     noise = normal(normal_key, shape)
-    chance = uniform(uniform_key, math.prod(shape) * (1 if self.linear else 2)).reshape(*shape, -1)
+    chance = uniform(uniform_key, math.prod(shape) * 2).reshape(*shape, 2)
     product = matmul if self.linear else jnp.matmul
+    places = jnp.asarray(self.places)
+    about = places, jnp.asarray(self.begins)[places], jnp.asarray(self.codes)[places], jnp.asarray(self.bounded)[places]
+
+    def column(units, given):
+      (c, begin, codes, bounded), e, u = given
+      at = lambda tree: jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, c, keepdims=False), tree)
+      unit = jax.lax.dynamic_index_in_dim(units, c, axis=1, keepdims=False)
+      value = self._value(unit, at(params.head), e, u, codes, bounded, ends)
+      code = jnp.where(codes > 0, value, 0.0).astype(jnp.int32)
+      added = jnp.where(codes > 0, 1.0, value)[:, None] * own[begin + code]
+      return units + added.reshape(units.shape), value
 
     def step(before, given):
-      e, u = given  # [num, C, tries], [num, C, tries, 2]
-      units = product(before.reshape(num, -1), past) + params.bias.reshape(1, -1)
-      values = {}
-      for c in self.places:
-        unit = units.reshape(num, num_columns, -1)[:, c]
-        values[c] = value = self._value(c, unit, params.head, e[:, c], u[:, c], ends)
-        begin, size = self.begins[c], self.columns[c].num_codes
-        if size:
-          units = units + own[begin + value.astype(jnp.int32)]
-        else:
-          units = units + value[:, None] * own[begin][None]
-      row = jnp.stack([values[c] for c in range(num_columns)], axis=1)
+      units = product(before.reshape(num, -1), past).reshape(num, num_columns, -1) + params.bias[None]
+      drawn = jax.lax.scan(column, units, (about, *given))[1]
+      row = drawn[np.argsort(self.places)].T
       if self.window:
         before = jnp.concatenate([before[:, 1:], self.features(row)[:, None]], axis=1)
       return before, row
 
-    given = noise.transpose(1, 0, 2, 3), chance.transpose(1, 0, 2, 3, 4)
+    order = np.array(self.places)
+    given = noise.transpose(1, 2, 0, 3)[:, order], chance.transpose(1, 2, 0, 3, 4)[:, order]
     empty = jnp.zeros((num, self.window, self.width))
     return jax.lax.scan(step, empty, given)[1].transpose(1, 0, 2)
 
-  def _value(self, c, units, head, e, u, ends) -> Array:
-    """[num] of column c, given its hidden units."""
-    column = self.columns[c]
+  def _value(self, units, head, e, u, codes, bounded, ends) -> Array:
+    """[num] of a column, given its hidden units [num, H], its head, normal [num, tries] and uniform numbers [num, tries, 2]."""
     if self.linear:
-      return _inside(units + head["std"][c] * e, column.bounded, ends)
-    outputs = jnp.matmul(jax.nn.relu(units), head["weights"][c]) + head["bias"][c][None]
-    if column.num_codes:
-      chances = jnp.cumsum(jax.nn.softmax(outputs[:, : column.num_codes]), axis=1)
-      return jnp.minimum(jnp.sum(chances < u[:, 0, :1], axis=1), column.num_codes - 1).astype(float)
-    logs, means, stds = self._mixture(outputs)
-    if column.bounded and ends == "known":
-      logs = jax.nn.log_softmax(logs + _log_inside(means, stds))
-    which = jnp.sum(jnp.cumsum(jnp.exp(logs), axis=1)[:, None] < u[..., :1], axis=-1)  # [num, tries]
-    which = jnp.minimum(which, self.num_components - 1)
-    mean, std = (jnp.take_along_axis(each, which, axis=1) for each in (means, stds))
-    if column.bounded and ends == "known":
-      return _between(mean[:, 0], std[:, 0], u[:, 0, 1])
-    return _inside(mean + std * e, column.bounded, ends)
+      return jnp.where(bounded, _inside(units + head["std"] * e, ends), units[:, 0] + head["std"] * e[:, 0])
+    outputs = jnp.matmul(jax.nn.relu(units), head["weights"]) + head["bias"][None]
+    number, code = jnp.zeros(len(units)), jnp.zeros(len(units))
+    if len(self.coded):
+      chances = jnp.cumsum(jax.nn.softmax(self._logits(outputs, jnp.maximum(codes, 1))), axis=1)
+      code = jnp.minimum(jnp.sum(chances < u[:, 0, :1], axis=1), codes - 1).astype(float)
+    if len(self.numbers):
+      logs, means, stds = self._mixture(outputs)
+      known = bounded & (ends == "known")
+      logs = jax.nn.log_softmax(jnp.where(known, logs + _log_inside(means, stds), logs))
+      which = jnp.sum(jnp.cumsum(jnp.exp(logs), axis=1)[:, None] < u[..., :1], axis=-1)  # [num, tries]
+      which = jnp.minimum(which, self.num_components - 1)
+      mean, std = (jnp.take_along_axis(each, which, axis=1) for each in (means, stds))
+      free = mean + std * e
+      held = _between(mean[:, 0], std[:, 0], u[:, 0, 1]) if ends == "known" else _inside(free, ends)
+      number = jnp.where(bounded, held, free[:, 0])
+    return jnp.where(codes > 0, code, number)
 
 
-def _inside(values: Array, bounded: bool, ends: str) -> Array:
+def _inside(values: Array, ends: str) -> Array:
   """[num] of tries [num, tries]: the first that lies in [0, 1], else 0; one that is moved there; or as it is."""
-  if not bounded or ends in ("ignore", "known"):
+  if ends in ("ignore", "known"):
     return values[:, 0]
   if ends == "clip":
     return jnp.clip(values[:, 0], 0, 1)
@@ -438,10 +454,14 @@ def _between(mean: Array, std: Array, u: Array) -> Array:
   return jnp.clip(jnp.where(mirrored, 1 - away, away), 0.0, 1.0)
 
 
-def _log_density(logs, means, stds, values, inside: bool) -> Array:
-  each = logs - 0.5 * ((values[:, None] - means) / stds) ** 2 - jnp.log(stds) - 0.5 * math.log(2 * math.pi)
-  found = jax.nn.logsumexp(each, axis=1)
-  return found - jax.nn.logsumexp(logs + _log_inside(means, stds), axis=1) if inside else found
+def _log_density(logs, means, stds, values, inside) -> Array:
+  """[B, C] of values [B, C] under mixtures [B, C, K]; where `inside` [C], under what of them lies within [0, 1]."""
+  each = logs - 0.5 * ((values[..., None] - means) / stds) ** 2 - jnp.log(stds) - 0.5 * math.log(2 * math.pi)
+  found = jax.nn.logsumexp(each, axis=-1)
+  if not np.any(inside):
+    return found
+  mass = jax.nn.logsumexp(logs + _log_inside(means, stds), axis=-1)
+  return found - jnp.where(jnp.asarray(inside)[None], mass, 0.0)
 
 
 def _rounded(key, rows, columns, sized, rounding) -> Array:
@@ -501,6 +521,8 @@ def _checked(source, num_samples, num_test, window, order, head, num_lags, ends,
   for name, value, allowed in (("head", head, HEADS), ("ends", ends, ENDS), ("rounding", rounding, (None, *ROUNDINGS))):
     if value not in allowed:
       raise Refused.must_be(name, f"one of {', '.join(map(str, allowed))}", value)
+  if rounding is not None and not any(column.log_scale for column in source.columns):
+    raise Refused(f"rounding is of sizes, and {source.name} has none.", argument="rounding", value=rounding)
   names = [column.name for column in source.columns]
   coded = [column.name for column in source.columns if column.num_codes]
   if head == "linear" and coded:

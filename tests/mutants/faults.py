@@ -175,7 +175,7 @@ FAULTS = [
     "tests/test_report.py -k every_cell",
   ),
   Fault(
-    "report: columns of the headline table are exchanged",
+    "report: columns of the table by workflow are exchanged",
     '<td class="n diverging">{{ r.diverging }}</td><td class="n growing">{{ r.growing }}</td>',
     '<td class="n diverging">{{ r.growing }}</td><td class="n growing">{{ r.diverging }}</td>',
     "tests/test_report.py -k verdict_per_workflow",
