@@ -21,6 +21,7 @@ DEFAULTS = {
   "num_samples": "64",
   "num_generations": "4",
   "on_malformed": "keep",
+  "measure": "few",
 }
 
 

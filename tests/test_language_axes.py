@@ -32,7 +32,7 @@ def base():
 def setting(base):
   texts = loop.read_texts(base, text.splits("pydocs"), LENGTH, max_test_rows=8)
   recipe = training.Recipe(1e-2, "steps", 1, 8)
-  return loop.Setting(base, texts, recipe, adapters=lm.Adapters(2, 4.0, ("query", "up")), dataset="pydocs")
+  return loop.Setting(base, texts, recipe, adapters=lm.Adapters(2, 4.0, ("query", "up")), measure="few")
 
 
 AXES = {"learning_rate": [0.0, 0.1], "real_fraction": [0.5]}
