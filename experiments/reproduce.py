@@ -24,6 +24,7 @@ from . import (
   ensembles,
   exponential_family,
   flag_values,
+  flow,
   gaussian,
   kde,
   label_editing,
@@ -43,6 +44,7 @@ from . import (
 SCALES = ("smoke", "laptop", "paper")
 WORKFLOWS = flag_values.PAPER_WORKFLOWS.split(",")
 RELATED, DEEP = "related/", "deep/"
+LANGUAGE = "language_model"  # which has a driver of its own, and no estimate of its time
 SMALLEST: dict = {
   "workflows": ["replace"],
   "bases": ["anchor"],
@@ -56,6 +58,10 @@ SMALLEST: dict = {
   "verifiers": ["noisy"],
   "datasets": ["moons"],
   "generators": ["kde"],
+  "data": ["moons"],
+  "samplers": ["flow_midpoint(2)"],
+  "starts": ["cold"],
+  "amounts": [5],
   "ends": ["known"],
   "roundings": ["none"],
   "coefficients": [0.5],
@@ -158,7 +164,7 @@ def experiments(scale: str) -> dict:
       {"task": "gaussian", "real_fractions": [0.0, 0.5] if smoke else [0.0, 0.1, 0.5], "num_samples": [32], "dims": [3]}
       | size,
     ),
-    "language_model": (
+    LANGUAGE: (
       language_model.simulate,
       {
         "workflows": WORKFLOWS,
@@ -352,6 +358,18 @@ def related(scale: str) -> dict:
       }
       | size(3, 6),
     ),
+    "flow": (
+      flow.simulate,
+      {
+        "workflows": ["mix(1)", "mix(0.8)", "mix(0.5)", "mix(0.2)"],
+        "data": ["eight_gaussians", "moons"],
+        "samplers": ["flow_midpoint(8)", "ddpm_beta(30)"],
+        "starts": ["cold", "weights"],
+        "amounts": [250],
+        "num_samples": [400],
+      }
+      | size(20, 20),
+    ),
     "detector_resampling": (
       detector_resampling.simulate,
       {"workflows": WORKFLOWS[:2], "temperatures": [0.8], "biases": [0.0, 0.5, 1.0], "num_samples": [1000]}
@@ -411,20 +429,74 @@ def read():
   return {"chosen": chosen, "seed": flag_values.integer("seed", 0)}
 
 
+class Progress:
+  """One bar over experiments, by the seconds that their runs are estimated to take; only experiments of one sweep are in it.
+
+  Args:
+    chosen: name -> (function that simulates, its options).
+    seed: of all.
+  """
+
+  def __init__(self, chosen, seed):
+    from tqdm import tqdm
+
+    self._each = {}  # name -> seconds a run
+    total = 0.0
+    for name, (function, options) in chosen.items():
+      known = len(common.PLANS)
+      if name != LANGUAGE:
+        with common.planned():
+          function(**options, seed=seed)
+      seconds = sum(plan.compile_seconds + plan.run_seconds for plan in common.PLANS[known:])
+      self._each[name] = seconds / max(sum(plan.runs for plan in common.PLANS[known:]), 1)
+      total += seconds
+    layout = "{desc}: {percentage:.0f}% |{bar:30}| {elapsed} gone, about {remaining} left"
+    self._bar = tqdm(total=total, bar_format=layout, smoothing=0, mininterval=0.5)
+    self._seconds, self._begins = 0.0, True
+
+  def experiment(self, name):
+    """The next one."""
+    self._bar.set_description(name)
+    self._seconds, self._begins = self._each[name], True
+
+  def update(self, runs):
+    """Of the experiment that is at work; what it has at first was done before, and says nothing of the pace."""
+    done = min(runs * self._seconds, self._bar.total - self._bar.n)
+    self._bar.initial += done * self._begins
+    self._begins = False
+    self._bar.update(done)
+
+  def close(self):
+    self._bar.close()
+
+
 def simulate(chosen, seed, directory=None):
   """name -> results; None after a dry run."""
-  results = {}
+  if flag_values.FLAGS.dry_run:
+    return dry_run(chosen, seed)
+  results, progress = {}, Progress(chosen, seed)
+  common.SHARED.append(progress)
+  try:
+    for name, (function, options) in chosen.items():
+      progress.experiment(name)
+      results[name] = function(**options, seed=seed, directory=directory and directory / name)
+  finally:
+    common.SHARED.remove(progress)
+    progress.close()
+  return results
+
+
+def dry_run(chosen, seed):
+  """Says what would run, and in the last line how many hours it takes in all."""
   for name, (function, options) in chosen.items():
     print(f"{name}:", flush=True)
-    results[name] = function(**options, seed=seed, directory=directory and directory / name)
-  if not flag_values.FLAGS.dry_run:
-    return results
+    function(**options, seed=seed)
   from collapse_jax.sweeps import cost
 
-  total = cost.text(sum(plan.compile_seconds + plan.run_seconds for plan in common.PLANS))
-  rest = ", language models not counted" if "language_model" in chosen else ""
-  print(f"in all: {sum(plan.runs for plan in common.PLANS)} runs, about {total}{rest}")
-  return None
+  seconds = sum(plan.compile_seconds + plan.run_seconds for plan in common.PLANS)
+  rest = ", language models not counted" if LANGUAGE in chosen else ""
+  runs = sum(plan.runs for plan in common.PLANS)
+  print(f"in all: {runs} runs, {seconds / 3600:.2g} hours on this machine (about {cost.text(seconds)}){rest}")
 
 
 def main():

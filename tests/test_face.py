@@ -74,6 +74,7 @@ TASKS = [
   "ppca",
   "sample_median",
   "unrealistic",
+  "vae",
 ]
 WORKFLOWS = [
   "accumulate",

@@ -14,6 +14,7 @@ AT_LEAST = {
   "token_editing": 3,
   "label_editing": 7,
   "ensembles": 13,
+  "flow": 65,
   "traffic": 15,
   "molecules": 2,
 }

@@ -346,6 +346,39 @@ def test_ensembles():
     assert real.get_ydata() == pytest.approx([oracle] * 2)
 
 
+def test_flow():
+  """Curves by workflow and start, and the law of linear scores, by hand: of rows of the last model, and of no real ones."""
+  axes = {
+    "workflow": ["real", "half", "replace"],
+    "data": ["moons"],
+    "sampler": ["flow_euler(20)"],
+    "start": ["cold", "weights"],
+  }
+  half = 0.5 * CHAIN
+  half[1:, 0] += 0.5
+  half[0, 0] = 1
+  real = np.zeros_like(CHAIN)
+  real[:, 0] = 1
+  names = ("precision", "recall", "sliced_wasserstein", "covariance_trace_ratio")
+  metrics = {name: grid(axes, i) for i, name in enumerate(names)} | {"shares": of_shares(real, half, CHAIN)}
+  known, drawn = figures("flow", metrics, axes)
+  assert list(drawn) == ["flow"]
+  g = lambda v: v * theory.variance_factor("flow_euler", num_steps=20, variance=v)
+  mixed, alone = [1.0], [1.0]
+  for _ in range(NUM - 1):
+    mixed.append(0.5 + 0.5 * g(mixed[-1]))
+    alone.append(g(alone[-1]))
+  for metric, row in zip(names, panels(drawn["flow"], 2)):
+    for axis, start in zip(row, axes["start"]):
+      for i, workflow in enumerate(axes["workflow"]):
+        values = at(known, metric, workflow=workflow, start=start)
+        np.testing.assert_allclose(lines(axis, "-")[i][1], values.mean(axis=0))
+      laws = [y for _, y in theory_lines(axis)]
+      assert len(laws) == 3 * (metric == "covariance_trace_ratio")
+      for law, expected in zip(laws, ([1.0] * NUM, mixed, alone)):
+        np.testing.assert_allclose(law, expected)
+
+
 def test_traffic():
   """Flows: a curve for each way of writing values; memory: coefficients beside their law."""
   axes = {"workflow": ["replace", "accumulate"], "ends": ["known", "redraw"], "rounding": ["none", "truncate"]}

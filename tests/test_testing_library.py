@@ -58,6 +58,7 @@ TASKS = {
   "ngram": (lambda: tasks.ngram(N, 4, length=6), FLOWS),
   "flow": (lambda: tasks.flow([1.0, 0.5], N, num_steps=3), FLOWS),
   "ppca": (lambda: tasks.ppca([2.0, 1.0, 1.0], N, 1), FLOWS),
+  "vae": (lambda: tasks.vae([2.0, 1.0, 1.0], N, 1, amount=3), ("accumulate",)),
   "ar_window": (ar_window, GROWN),
   "molecules": (lambda: tasks.molecules(molecules.alkane(4, 20), N, num_components=2, num_em_steps=2), GROWN),
   "gaussian_mixture": (lambda: tasks.gaussian_mixture("ring", N, 2, num_steps=2, num_test=20), FLOWS),
@@ -73,6 +74,7 @@ VARIANTS = {
   "kde_tophat": (lambda: tasks.kde("normal", N, 6.0, "tophat", num_test=20), GROWN),
   "discrete_renumbered": (lambda: tasks.discrete(50, N, temperature=1.5), GROWN),
   "linear_regression_fresh": (lambda: tasks.linear_regression(2, N, covariates="fresh"), GROWN),
+  "vae_patches": (lambda: tasks.vae("glyphs", N, 2, network="patches", hidden=(8,), amount=2, num_test=20), GROWN),
   "poisson": (lambda: tasks.exponential_family("poisson", N, draws="rows"), GROWN),
 }
 

@@ -383,6 +383,28 @@ CASES |= {
   ],
   "distinct_rows": [((0, 3), {}, whole, ValueError)],
   "partial_fit": [((10, 1.5, 3), {}, whole, ValueError)],
+  "early_stopping_mixture": [
+    ((0.1, 1.0, 2), {}, lambda x: x.share, pytest.approx([1.0, 0.0])),
+    ((0.1, 1e-12, 3), {}, lambda x: x.share.sum(), near(1.0)),
+    ((0.0, 0.5, 3), {}, lambda x: x.noise_var, pytest.approx([0.0, 0.0, 0.0])),
+    ((0.1, 0.0, 3), {}, whole, ValueError),
+  ],
+  "partial_fit_mix": [
+    ((5, 1.0, 1.0), {}, whole, 0.0),
+    ((10**12, 1.0, 0.5), {}, whole, near(0.25 / (1e12 * 0.5 * 1.5))),
+    ((5, 0.0, 0.5), {}, whole, ValueError),
+  ],
+  "negative_extrapolation": [
+    ((1.0, 1e6), {}, whole, near(1.0)),
+    ((0.5, 0.0), {"parameter": "variance"}, whole, near(1.0)),
+    ((0.0, 1.0), {}, whole, ValueError),
+    ((0.5, 1.0), {"parameter": "precision"}, whole, ValueError),
+  ],
+  "negative_weight": [
+    ((1.0, 0.5), {}, whole, 0.0),
+    ((0.9, 1.0), {}, whole, ValueError),
+    ((0.0, 0.5), {}, whole, ValueError),
+  ],
   "partial_fit_rate": [(([1.0], 1.0), {}, whole, near(1.0)), (([], 1.0), {}, whole, near(0.0))],
   "linear_vae": [(([2.0, 1.0], -0.1, 1, [[1.0]]), {}, whole, ValueError)],
   "linear_vae_extinction": [((1.0, 0.0), {}, whole, ValueError), ((1.0, 0.1, "nothing"), {}, whole, ValueError)],

@@ -1,6 +1,7 @@
 """How far a sample is from real data, on arrays, tables and text; each metric with its null, what a perfect model would score.
 
-`score` picks by the kind of data, on the host. The functions of `arrays` are pure JAX and vmap; tables and text need no JAX.
+`score` picks by the kind of data, on the host. The functions of `arrays` and `features` are pure JAX and vmap; tables and text need
+no JAX.
 """
 
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from collapse_jax import lazy
 if TYPE_CHECKING:
   from collapse_jax.metrics import arrays as arrays
   from collapse_jax.metrics import conformers as conformers
+  from collapse_jax.metrics import features as features
   from collapse_jax.metrics import series as series
   from collapse_jax.metrics import tables as tables
   from collapse_jax.metrics import text as text
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
   from collapse_jax.metrics.conformers import CoverageMatching as CoverageMatching
   from collapse_jax.metrics.conformers import aligned_rmsd as aligned_rmsd
   from collapse_jax.metrics.conformers import coverage_matching as coverage_matching
+  from collapse_jax.metrics.features import clusters as clusters
+  from collapse_jax.metrics.features import mauve as mauve
+  from collapse_jax.metrics.features import separation as separation
+  from collapse_jax.metrics.features import vendi as vendi
   from collapse_jax.metrics.scoring import Score as Score
   from collapse_jax.metrics.scoring import score as score
   from collapse_jax.metrics.series import autocorrelation as autocorrelation
@@ -63,10 +69,11 @@ _ARRAYS = (
 )
 _HOME = (
   dict.fromkeys(_ARRAYS, "arrays")
+  | dict.fromkeys(["clusters", "mauve", "separation", "vendi"], "features")
   | dict.fromkeys(["Score", "score"], "scoring")
   | dict.fromkeys(["autocorrelation", "column_correlation", "jensen_shannon", "jensen_shannon_null"], "series")
   | dict.fromkeys(["CoverageMatching", "aligned_rmsd", "coverage_matching"], "conformers")
-  | dict.fromkeys(["arrays", "conformers", "series", "tables", "text"], "")
+  | dict.fromkeys(["arrays", "features", "conformers", "series", "tables", "text"], "")
 )
 
 __all__ = sorted(_HOME)

@@ -71,11 +71,16 @@ from collapse_jax.theory.regression import linear_regression_mse as linear_regre
 from collapse_jax.theory.samplers import SAMPLERS as SAMPLERS
 from collapse_jax.theory.samplers import EarlyStopping as EarlyStopping
 from collapse_jax.theory.samplers import PartialFit as PartialFit
+from collapse_jax.theory.samplers import StoppedMixture as StoppedMixture
 from collapse_jax.theory.samplers import distinct_rows as distinct_rows
 from collapse_jax.theory.samplers import early_stopping as early_stopping
+from collapse_jax.theory.samplers import early_stopping_mixture as early_stopping_mixture
 from collapse_jax.theory.samplers import flow_euler_constant as flow_euler_constant
 from collapse_jax.theory.samplers import mean_factor as mean_factor
+from collapse_jax.theory.samplers import negative_extrapolation as negative_extrapolation
+from collapse_jax.theory.samplers import negative_weight as negative_weight
 from collapse_jax.theory.samplers import partial_fit as partial_fit
+from collapse_jax.theory.samplers import partial_fit_mix as partial_fit_mix
 from collapse_jax.theory.samplers import partial_fit_rate as partial_fit_rate
 from collapse_jax.theory.samplers import sampler_log_variance as sampler_log_variance
 from collapse_jax.theory.samplers import sampler_loop as sampler_loop
@@ -127,6 +132,7 @@ __all__ = [
   "PpcaMoments",
   "Schedule",
   "SecondMoments",
+  "StoppedMixture",
   "autoregression_bias",
   "autoregression_loop",
   "breakdown_point",
@@ -143,6 +149,7 @@ __all__ = [
   "drift_collapse_time",
   "drift_entropy",
   "early_stopping",
+  "early_stopping_mixture",
   "edited_regression",
   "edited_sweep",
   "eligible_share",
@@ -187,7 +194,10 @@ __all__ = [
   "nearest_loop",
   "nearest_purity",
   "nearest_variance",
+  "negative_extrapolation",
+  "negative_weight",
   "partial_fit",
+  "partial_fit_mix",
   "partial_fit_rate",
   "polya_variance",
   "pooled_error",
