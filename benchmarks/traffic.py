@@ -106,7 +106,7 @@ def main() -> None:
   parser.add_argument("--settings", default="toy,flows")
   parser.add_argument("--rounds", type=int, default=5)
   parser.add_argument("--seeds", type=int, default=4)
-  parser.add_argument("--least_training", type=float, default=20)
+  parser.add_argument("--least_training", type=float, default=5, help="the toy is bound by a step's own cost")
   parser.add_argument("--least_sampling", type=float, default=100)
   flags = parser.parse_args()
   import numpy as np

@@ -4,9 +4,9 @@
   python -m experiments.traffic --setting=memory
   python -m experiments.traffic --flows=march.csv --internal=42.219. --num_samples=50
 
-A few minutes on 2 cores. Expected: under `replace` the cross entropy grows and rules are broken more and more often; values that
-are drawn again until they fit make atoms at 0, and sizes that lose their fractions shrink. Memory: least squares, coefficients on
-the dashed lines, 2 / L a generation under `replace`.
+A few minutes on 2 cores. Expected: under `replace` the cross entropy grows and fewer rows keep the rules, under `accumulate` both
+hold. Sizes that lose their fractions make atoms at a single packet. Memory: least squares, coefficients on the dashed lines, 2 / L
+a generation under `replace`.
 """
 
 from typing import Any

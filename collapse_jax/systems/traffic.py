@@ -168,14 +168,17 @@ their range are drawn again and become 0 after twelve tries, and sizes lose thei
 
 ```python
 source = cj.data.traffic.flows(length=20)
-task = tasks.ar_window(source, 4, window=2, hidden=4, num_components=2, budget="steps", amount=5, ends="redraw", num_test=2)
+task = tasks.ar_window(
+  source, 4, window=2, hidden=4, num_components=2, budget="steps", amount=5, ends="redraw", num_test=2
+)
 workflow = workflows.accumulate()
 ```
 
 `python -m experiments.traffic`. The flows come from a law that is known, so that the excess cross entropy is exact, and so are the
 rules that every real row keeps: web is TCP, DNS is UDP, a packet has 41 to 65,536 bytes. `data.traffic.read_flows` reads files as
 UGR'16 has them. With least squares for heads the loop has laws (`--setting=memory`): what is between rows fades by 2 / L a
-generation, what is between columns only diffuses, and with an intercept memory tends to -1/3, not to 0.
+generation, what is between columns only diffuses, and with an intercept memory tends to -1/3, not to 0. In the figure sizes are cut
+to whole numbers, which makes atoms at a single packet whatever is done at the ends.
 
 ![Network flows over generations, by how values are written](figures/traffic.png)
 """
