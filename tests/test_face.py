@@ -72,6 +72,7 @@ TASKS = [
   "ppca",
   "sample_median",
   "unrealistic",
+  "vae",
 ]
 WORKFLOWS = [
   "accumulate",

@@ -51,6 +51,7 @@ TASKS = {
   "ngram": (lambda: tasks.ngram(N, 4, length=6), FLOWS),
   "flow": (lambda: tasks.flow([1.0, 0.5], N, num_steps=3), FLOWS),
   "ppca": (lambda: tasks.ppca([2.0, 1.0, 1.0], N, 1), FLOWS),
+  "vae": (lambda: tasks.vae([2.0, 1.0, 1.0], N, 1, amount=3), ("accumulate",)),
   "gaussian_mixture": (lambda: tasks.gaussian_mixture("ring", N, 2, num_steps=2, num_test=20), FLOWS),
   "classification": (lambda: tasks.classification(2, N), FLOWS),
   "labelled": (lambda: tasks.labelled("moons", N, "kde", num_test=20), FLOWS),
@@ -64,6 +65,7 @@ VARIANTS = {
   "kde_tophat": (lambda: tasks.kde("normal", N, 6.0, "tophat", num_test=20), GROWN),
   "discrete_renumbered": (lambda: tasks.discrete(50, N, temperature=1.5), GROWN),
   "linear_regression_fresh": (lambda: tasks.linear_regression(2, N, covariates="fresh"), GROWN),
+  "vae_patches": (lambda: tasks.vae("glyphs", N, 2, network="patches", hidden=(8,), amount=2, num_test=20), GROWN),
   "poisson": (lambda: tasks.exponential_family("poisson", N, draws="rows"), GROWN),
 }
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
   from collapse_jax.tasks._ppca import ppca as ppca
   from collapse_jax.tasks._sample_median import sample_median as sample_median
   from collapse_jax.tasks._unrealistic import unrealistic as unrealistic
+  from collapse_jax.tasks._vae import vae as vae
 
 _NAMES = (
   "classification",
@@ -40,6 +41,7 @@ _NAMES = (
   "ppca",
   "sample_median",
   "unrealistic",
+  "vae",
 )
 _HOME = {name: f"_{name}" for name in _NAMES} | dict.fromkeys(["Adapters", "language_model"], "_language_model")
 

@@ -77,30 +77,12 @@ def ppca(variances, num_samples, latent_dim: int, *, draws: str = "auto") -> Tas
   true_variances = _checked(variances, num_samples, latent_dim, draws)
   dim, law = len(true_variances), draws != "rows"
 
-  def truth(variances) -> PpcaModel:
-    return PpcaModel(jnp.zeros(dim), jnp.diag(jnp.sqrt(variances)), variances[:latent_dim], variances[-1])
-
   def fresh(key, variances) -> Data:
-    """The real batch has the moments of the exact law also where it has rows: runs are paired across workflows."""
-    law_key, rows_key = jax.random.split(key)
-    model = truth(variances)
-    mean, factor = _drawn(law_key, model, num_samples)
-    if law:
-      return _summary_of(mean, factor, num_samples)
-    rank = min(num_samples - 1, dim)
-    return batch(mean[None] + matmul(_centered_basis(rows_key, num_samples, rank), factor[:rank]))
+    return real_batch(key, variances, num_samples, law)
 
   def init(key):
     problem = jnp.asarray(true_variances, float)
     return problem, fresh(key, problem)
-
-  def of(problem, rows, row_weight) -> Moments:
-    weight = jnp.ones(len(rows)) if row_weight is None else row_weight
-    count = jnp.sum(weight)
-    share = weight / jnp.maximum(count, 1e-30)
-    mean = matmul(share, rows)
-    centered = rows - mean[None]
-    return Moments(count, mean, matmul((share[:, None] * centered).T, centered))
 
   def fit(key, problem, context: Context) -> PpcaModel:
     stats = context.data.summary
@@ -112,7 +94,7 @@ def ppca(variances, num_samples, latent_dim: int, *, draws: str = "auto") -> Tas
 
   def sample(key, problem, params: PpcaModel, context: Context):
     if law:
-      return _summary_of(*_drawn(key, params, context.num), context.num), {}
+      return summary_of(*drawn(key, params.mean, params.root, context.num), context.num), {}
     return batch(params.mean[None] + matmul(normal(key, (context.num, dim)), params.root)), {}
 
   def evaluate(key, problem, params: PpcaModel):
@@ -159,7 +141,7 @@ def ppca(variances, num_samples, latent_dim: int, *, draws: str = "auto") -> Tas
     sample,
     evaluate,
     num_samples,
-    Summary(of, _add),
+    Summary(moments_of, add_moments),
     fresh,
     rows_unless_refused(draws, make),
     METRICS,
@@ -167,19 +149,55 @@ def ppca(variances, num_samples, latent_dim: int, *, draws: str = "auto") -> Tas
   )
 
 
-def _drawn(key: Array, model: PpcaModel, num) -> tuple[Array, Array]:
-  """Mean [dim] of num rows of the model, and R [dim, dim] with R^T R their scatter; its rows beyond num - 1 are 0."""
+def moments_of(problem, rows: Array, row_weight: Array | None) -> Moments:
+  """`Summary.of` rows [n, dim]."""
+  weight = jnp.ones(len(rows)) if row_weight is None else row_weight
+  count = jnp.sum(weight)
+  share = weight / jnp.maximum(count, 1e-30)
+  mean = matmul(share, rows)
+  centered = rows - mean[None]
+  return Moments(count, mean, matmul((share[:, None] * centered).T, centered))
+
+
+def real_batch(key: Array, variances: Array, num, law: bool) -> Data:
+  """Rows of N(0, diag(variances)), or statistics of such: where it has rows, their moments are of the exact law too, so that runs
+  are paired across workflows.
+
+  Args:
+    key: used once.
+    variances: [dim].
+    num: rows; any traced number for statistics.
+    law: statistics alone.
+  """
+  law_key, rows_key = jax.random.split(key)
+  dim = len(variances)
+  mean, factor = drawn(law_key, jnp.zeros(dim), jnp.diag(jnp.sqrt(variances)), num)
+  if law:
+    return summary_of(mean, factor, num)
+  rank = min(num - 1, dim)
+  return batch(mean[None] + matmul(_centered_basis(rows_key, num, rank), factor[:rank]))
+
+
+def drawn(key: Array, mean: Array, root: Array, num) -> tuple[Array, Array]:
+  """Mean [dim] of num normal rows, and R [dim, dim] with R^T R their scatter; its rows beyond num - 1 are 0.
+
+  Args:
+    key: used once.
+    mean, root: [dim] of the law, and [dim, dim] symmetric root of its covariance.
+    num: rows, any traced number.
+  """
   mean_key, chi_key, normal_key = jax.random.split(key, 3)
-  dim, num = model.mean.shape[0], jnp.asarray(num, float)
+  dim, num = mean.shape[0], jnp.asarray(num, float)
   axis = jnp.arange(dim)
   degrees = num - 1 - axis
   above = jnp.where(axis[:, None] < axis[None], normal(normal_key, (dim, dim)), 0.0)
   white = above + jnp.diag(jnp.sqrt(chi_square(chi_key, jnp.maximum(degrees, 1.0))))
-  factor = matmul(jnp.where((degrees > 0)[:, None], white, 0.0), model.root)
-  return model.mean + matmul(model.root, normal(mean_key, (dim,))) / jnp.sqrt(jnp.maximum(num, 1.0)), factor
+  factor = matmul(jnp.where((degrees > 0)[:, None], white, 0.0), root)
+  return mean + matmul(root, normal(mean_key, (dim,))) / jnp.sqrt(jnp.maximum(num, 1.0)), factor
 
 
-def _summary_of(mean, factor, num) -> Data:
+def summary_of(mean, factor, num) -> Data:
+  """A batch of statistics alone, of what `drawn` gives."""
   count = jnp.asarray(num, float)
   return batch(summary=Moments(count, mean, matmul(factor.T, factor) / jnp.maximum(count, 1.0)), count=num)
 
@@ -191,7 +209,8 @@ def _centered_basis(key: Array, num: int, rank: int) -> Array:
   return q * jnp.where(jnp.diag(r) < 0, -1.0, 1.0)[None]
 
 
-def _add(problem, a: Moments, weight_a, b: Moments, weight_b) -> Moments:
+def add_moments(problem, a: Moments, weight_a, b: Moments, weight_b) -> Moments:
+  """`Summary.add` of moments."""
   count_a, count_b = weight_a * a.count, weight_b * b.count
   share = count_b / jnp.maximum(count_a + count_b, 1e-30)
   apart = b.mean - a.mean
