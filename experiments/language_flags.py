@@ -54,10 +54,11 @@ def define(num_samples: bool = True) -> None:
   flags.DEFINE_string("max_seq_len", "auto", "Tokens per row; longer rows are dropped. auto: 64 for tiny, else 512.")
   flags.DEFINE_string("batch_size", "auto", "Rows per optimiser step. auto: 16 for tiny, else 128.")
   flags.DEFINE_string("micro_batch_size", "0", "Rows per forward pass, gradients accumulate; 0: all at once.")
-  flags.DEFINE_string("learning_rate", "auto", "After warm-up. auto: 1e-3 for tiny, else 8e-6.")
+  flags.DEFINE_string("learning_rate", "auto", "Comma list: after warm-up. auto: 1e-3 for tiny, else 8e-6.")
   flags.DEFINE_string("budget", "epochs", "epochs, steps or tokens: what is held equal over generations.")
-  flags.DEFINE_string("budget_amount", "1", "How much of that.")
-  flags.DEFINE_string("lora_rank", "0", "Rank of low-rank adapters; 0: full fine-tuning.")
+  flags.DEFINE_string("budget_amount", "1", "Comma list: how much of that.")
+  flags.DEFINE_string("lora_rank", "0", "Comma list: rank of low-rank adapters; 0: full fine-tuning.")
+  flags.DEFINE_string("lora_start", "", "Directory of adapters, as PEFT writes them, to go on from; they say the rank.")
   flags.DEFINE_string("lora_targets", ",".join(LORA_TARGETS), "Comma list of kernels with adapters.")
   flags.DEFINE_string("dtype", "float32", "float32 or bfloat16, of matrix products; training keeps float32 weights.")
   flags.DEFINE_boolean("remat", False, "Compute activations again in the backward pass, to save memory.")
@@ -115,6 +116,7 @@ def setting(
   recipe=None,
   lora_rank=0,
   lora_targets=(),
+  lora_start="",
   dtype="float32",
   remat=False,
   sample_batch_size=0,
@@ -124,6 +126,7 @@ def setting(
   """`systems.language_setting.Setting` of what the flags say; in a dry run a preset's weights are shapes only."""
   common.prepare_jax()
   base = load_model(model, dtype, dataset, max_documents, abstract=flag_values.dry_run())
+  from collapse_jax import lm
   from collapse_jax.data import files
   from collapse_jax.lm.training import Recipe
   from collapse_jax.systems import language_setting
@@ -145,12 +148,16 @@ def setting(
     )
   if common.is_first_process():
     print("".join(f"{files.shown(dataset)}: {line}\n" for line in texts.remarks), end="", flush=True)
+  adapters = Adapters(lora_rank, 2.0 * lora_rank, tuple(lora_targets)) if lora_rank else None
+  if lora_start:
+    with flag_values.given_as("lora_start", lora_start):
+      adapters = lm.load_adapters(lora_start, base.config)
   return language_setting.Setting(
     base,
     texts,
     Recipe(**(recipe or {})),
     pretrain,
-    Adapters(lora_rank, 2.0 * lora_rank, tuple(lora_targets)) if lora_rank else None,
+    adapters,
     remat,
     sample_batch_size or None,
     model_name=model,
@@ -170,6 +177,10 @@ def read():
 
   if flag.model in presets.NAMES and flag.mode != "pretrain" and not flag.dry_run:
     raise Refused(f"--model={flag.model} has no weights: use it with --mode=pretrain, or with --dry_run.")
+  ranks = flag_values.integers("lora_rank", 0)
+  if flag.lora_start and ranks != [0]:
+    raise Refused("--lora_start says the rank of its adapters: leave --lora_rank out.")
+  several = {"learning_rate": rates, "budget_amount": amounts, "lora_rank": ranks}
   values: dict[str, Any] = {
     "learning_rate": rates[0],
     "budget": flag_values.choice("budget", TOKEN_BUDGETS),
@@ -199,7 +210,9 @@ def read():
     "loss": flag_values.choice("loss", ("all", "answers")),
     "max_documents": flag_values.integer("max_documents", 0),
     "max_seq_len": max_seq_len,
-    "lora_rank": flag_values.integer("lora_rank", 0),
+    "lora_rank": max(ranks),
+    "lora_start": flag.lora_start,
+    "axes": {name: values for name, values in several.items() if len(values) > 1},
     "lora_targets": targets,
     "dtype": flag_values.choice("dtype", ("float32", "bfloat16")),
     "remat": flag.remat,

@@ -58,6 +58,8 @@ def read():
   """Options of `simulate`, from validated flags."""
   flag = flag_values.FLAGS
   options = language_flags.read()
+  for name in options.pop("axes"):
+    raise Refused(f"--{name} takes a single value here, got {getattr(flag, name)!r}.")
   options |= {
     "num_real": flag_values.integers("num_real", 0),
     "num_synthetic": flag_values.integers("num_synthetic", 0),

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,13 @@ from jax.sharding import Mesh
 from collapse_jax._citation import citing
 from collapse_jax.lm import checkpoint, decoder, decoding, families, measures, sampling, text, training
 from collapse_jax.lm.checkpoint import LanguageModel
+from collapse_jax.lm.peft import Adapters as Adapters
+from collapse_jax.lm.peft import adapted
 from collapse_jax.lm.training import Recipe
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch, flat, in_use
 from collapse_jax.tasks.parts import check_integer
 from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
-from collapse_jax.vocabulary import LORA_TARGETS
 
 METRICS = {
   "test_loss": MetricInfo("cross entropy of held-out real text", "nats per token", worse="higher", measures="risk"),
@@ -36,14 +37,6 @@ METRICS = {
 
 
 _RECIPE = Recipe()
-
-
-class Adapters(NamedTuple):
-  """Low-rank adapters instead of full fine-tuning (LoRA, Hu et al. 2106.09685)."""
-
-  rank: int = 8
-  alpha: float = 16.0
-  targets: tuple[str, ...] = LORA_TARGETS
 
 
 @citing("2410.16713")
@@ -162,9 +155,7 @@ def language_model(
   stop = -1 if endless else end  # -1: no token ends a sample
   base_arch = arch
   if adapters is not None:
-    arch = arch._replace(
-      adapter_rank=adapters.rank, adapter_alpha=float(adapters.alpha), adapter_targets=adapters.targets
-    )
+    arch = adapted(arch, adapters)
   dtype = jnp.dtype(model.params["embedding"].dtype)
   functions = decoder.functions(arch, dtype, remat, mesh)
   rate = recipe.learning_rate if learning_rate is None else learning_rate
@@ -179,8 +170,13 @@ def language_model(
   whole = (
     (lambda weights: checkpoint.join(model.params, weights)) if adapters is not None else (lambda weights: weights)
   )
-  logits = lambda weights, tokens: functions.apply(whole(weights), tokens)
+  logits = training.Scores(
+    lambda weights, tokens: functions.hidden(whole(weights), tokens),
+    lambda weights: functions.output(whole(weights)),
+    functions.head,
+  )
   held_out = _arrays(test, given=False)
+  ruled = [name for name in decoding.NUMBERS if not decoding.is_default(rules, name)]
   loss_of = functools.partial(training.mean_loss, logits, batch_size=at_once)
   known: Any = None
   judge: Any = None
@@ -197,12 +193,16 @@ def language_model(
     return batch({name: part[chosen] for name, part in _arrays(train).items()}, jnp.ones(num_samples))
 
   def init(key):
-    problem = {"learning_rate": jnp.asarray(rate, jnp.float32), "temperature": jnp.asarray(temperature, jnp.float32)}
+    # What differs between cells of a sweep is no constant of the costly programs: they are compiled once.
+    numbers = {"learning_rate": rate, "temperature": temperature} | {name: getattr(rules, name) for name in ruled}
+    problem = {name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()}
     return problem, real_rows(key)
 
   def start(key, context: Context):
     if context.previous is not None:
       return context.previous.weights
+    if adapters is not None and adapters.start is not None:
+      return adapters.start
     if pretrain:
       return functions.init(key)
     return model.params if adapters is None else checkpoint.split_adapters(functions.init(key))[0]
@@ -241,7 +241,7 @@ def language_model(
     params = whole(fitted.weights)
 
     def draw(keys, number, wanted):
-      chosen = rules._replace(temperature=problem["temperature"])
+      chosen = rules._replace(**{name: problem[name] for name in ("temperature", *ruled)})
       given: dict[str, Any] = {}
       if continuing:
         given = dict(zip(("prompts", "prompt_length"), beginnings(context, number)))
