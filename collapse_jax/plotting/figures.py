@@ -35,6 +35,7 @@ NULL_LABEL = "of real rows"  # what a sample of the real law would have
 LONG = 500  # generations from which on their axis is logarithmic
 WORKFLOW_COLOURS = {"replace": "#D55E00", "accumulate": "#0072B2", "accumulate_subsample": "#009E73"}  # Okabe and Ito
 _OTHER_COLOURS = ("#CC79A7", "#E69F00", "#56B4E9", "#999999", "#8B4513")
+_MOST_FIGURES = 8  # of a language model
 
 
 def workflow_colours(names) -> dict[str, str]:
@@ -484,7 +485,10 @@ def _language_figures(results) -> dict[str, Any]:
   """Test loss as in the paper, all workflows in one panel; what samples look like; learning curves; how likely samples are."""
   figures: dict[str, Any] = {}
   grid = [d for d in results.cell_status.dims if d != "workflow"]
-  for name in diagnostics.metrics(results):
+  names = diagnostics.metrics(results)
+  if len(names) > _MOST_FIGURES:  # then those alone that definitions of collapse read
+    names = [name for name in names if results[name].attrs.get("measures")]
+  for name in names:
     for at, part in slices(results, [d for d in grid if d != "num_samples"]):
       figures[f"{name}{at}"] = trajectories(part, name, columns="num_samples", colour="workflow")
   if "learning_curve" in results:

@@ -195,9 +195,7 @@ def language_model(
   def init(key):
     # What differs between cells of a sweep is no constant of the costly programs: they are compiled once.
     numbers = {"learning_rate": rate, "temperature": temperature} | {name: getattr(rules, name) for name in ruled}
-    problem: dict[str, Any] = {name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()}
-    if judge is not None:
-      problem["real"] = measures.reference(judge, compared[1])
+    problem = {name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()}
     return problem, real_rows(key)
 
   def start(key, context: Context):
@@ -273,7 +271,7 @@ def language_model(
         rows["learned"] = jnp.arange(row_length)[None] >= rows["given"][:, None]
       rows = {name: rows[name] for name in context.real.rows if name in rows}
     text_of = tokens[:, dropped:], length - dropped, jnp.maximum(given - dropped, 1)
-    metrics = looked_at(problem, fitted, text_of, filled, context) if measure == "all" else {}
+    metrics = looked_at(fitted, text_of, filled, context) if measure == "all" else {}
     if continuing:
       tokens, length = sampling.written(tokens, length, given)
     num = jnp.sum(filled)
@@ -287,7 +285,7 @@ def language_model(
       metrics[f"distinct_{order}"] = sampling.distinct_ngrams(tokens, length, filled, order)
     return batch(rows, filled.astype(jnp.float32)), metrics
 
-  def looked_at(problem, fitted, rows, filled, context: Context):
+  def looked_at(fitted, rows, filled, context: Context):
     """Metrics of samples (tokens, length, given), and of what the model was fitted to."""
     most = measures.MOST_ROWS
     tokens, length, given, filled = (part[:most] for part in (*rows, filled))
@@ -299,11 +297,11 @@ def language_model(
     found["sample_loss_self"] = jnp.sum(jnp.where(filled, measures.row_losses(*own), 0.0)) / jnp.maximum(
       jnp.sum(filled), 1
     )
-    return (
-      found
-      if judge is None
-      else found | measures.of_reading(problem["real"], judge.read(tokens, length, given), filled)
-    )
+    if judge is None:
+      return found
+    # The same for all runs, so that it is computed once a program, however many are mapped over.
+    real = measures.reference(judge, compared[1])
+    return found | measures.of_reading(real, judge.read(tokens, length, given), filled)
 
   def evaluate(key, problem, fitted):
     losses, counts = training.losses(logits, fitted.weights, batch_size=at_once, **held_out)
