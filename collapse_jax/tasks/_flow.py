@@ -138,8 +138,8 @@ def flow(
     amount: of the budget; may be traced, as all numbers below up to guidance.
     batch_size: rows of a step, drawn by weight with replacement.
     learning_rate: of Adam, at first.
-    decay: of the learning rate in each generation: "constant", or "cosine", half a wave to 0. Without it minibatches leave a noise in
-      the parameters, and a bias where the loss is skew.
+    decay: of the learning rate in each generation: "constant", or "cosine", half a wave to 0. Without it minibatches leave a
+      noise in the parameters, and a bias where the loss is skew.
     ema: decay of the moving average of the parameters, which samples; None: the parameters themselves.
     start: where the loop hands over the previous model (`warm_start=True` of `run` and `sweep`), training goes on from its
       "weights" or "weights+optimiser", with the moving average, or begins anew, "cold".
