@@ -7,9 +7,11 @@ from collapse_jax.systems import (
   flow,
   label_editing,
   mixtures,
+  molecules,
   selection,
   temperature,
   token_editing,
+  traffic,
   verification,
 )
 from collapse_jax.systems.types import System
@@ -27,4 +29,6 @@ SYSTEMS: dict[str, System] = {
   "ensembles": ensembles.SYSTEM,
   "flow": flow.SYSTEM,
   "detector_resampling": detector_resampling.SYSTEM,
+  "traffic": traffic.SYSTEM,
+  "molecules": molecules.SYSTEM,
 }

@@ -14,6 +14,18 @@ from collapse_jax.theory.autoencoders import linear_vae_extinction as linear_vae
 from collapse_jax.theory.autoencoders import linear_vae_mix_limit as linear_vae_mix_limit
 from collapse_jax.theory.autoencoders import ppca_divergence as ppca_divergence
 from collapse_jax.theory.autoencoders import ppca_replace as ppca_replace
+from collapse_jax.theory.autoregression import NormalLoop as NormalLoop
+from collapse_jax.theory.autoregression import autoregression_bias as autoregression_bias
+from collapse_jax.theory.autoregression import autoregression_loop as autoregression_loop
+from collapse_jax.theory.autoregression import component_variance_factor as component_variance_factor
+from collapse_jax.theory.autoregression import cross_column_variance as cross_column_variance
+from collapse_jax.theory.autoregression import integer_sizes_loop as integer_sizes_loop
+from collapse_jax.theory.autoregression import mixture_heterozygosity as mixture_heterozygosity
+from collapse_jax.theory.autoregression import range_replace as range_replace
+from collapse_jax.theory.autoregression import redraw_atom as redraw_atom
+from collapse_jax.theory.autoregression import residual_variance_replace as residual_variance_replace
+from collapse_jax.theory.autoregression import simulated_traffic as simulated_traffic
+from collapse_jax.theory.autoregression import truncated_normal_loop as truncated_normal_loop
 from collapse_jax.theory.curation import curation_divergence_bound as curation_divergence_bound
 from collapse_jax.theory.curation import curation_factor as curation_factor
 from collapse_jax.theory.curation import curation_gain_bound as curation_gain_bound
@@ -115,13 +127,18 @@ __all__ = [
   "SUBSAMPLE_LIMIT",
   "EarlyStopping",
   "Moments",
+  "NormalLoop",
   "PartialFit",
   "PpcaMoments",
   "Schedule",
   "SecondMoments",
   "StoppedMixture",
+  "autoregression_bias",
+  "autoregression_loop",
   "breakdown_point",
   "changed_share",
+  "component_variance_factor",
+  "cross_column_variance",
   "curation_divergence_bound",
   "curation_factor",
   "curation_gain_bound",
@@ -154,6 +171,7 @@ __all__ = [
   "heat_death",
   "heat_death_exponent",
   "heat_death_noise",
+  "integer_sizes_loop",
   "kde_variance_limit",
   "kept_error_rate",
   "level_set_variance",
@@ -171,6 +189,7 @@ __all__ = [
   "mix_first_order",
   "mix_first_order_peak",
   "mixture_bound",
+  "mixture_heterozygosity",
   "naive_coverage",
   "nearest_loop",
   "nearest_purity",
@@ -185,6 +204,9 @@ __all__ = [
   "ppca_divergence",
   "ppca_replace",
   "quadratic_family",
+  "range_replace",
+  "redraw_atom",
+  "residual_variance_replace",
   "sampler_log_variance",
   "sampler_loop",
   "sampler_times",
@@ -198,11 +220,13 @@ __all__ = [
   "scott_bandwidth",
   "second_moments",
   "silverman_bandwidth",
+  "simulated_traffic",
   "sliding_window",
   "tempered",
   "tempered_models",
   "total_variation_gaussian",
   "total_variation_of_coin",
+  "truncated_normal_loop",
   "truncation_loop",
   "truncation_rate",
   "unbiased_std_replace",
