@@ -4,9 +4,8 @@
   python -m experiments.flow --samplers='flow_midpoint(4),flow_midpoint(16)' --amounts=200,800 --num_samples=400,1600
 
 The first is lambda from 0 to 4 rows of the last model to a real one, cold and warm, flow matching and DDPM, on two densities; the
-second tells what of it is the sampler's, the training budget's and the finite number of rows. Expected: started cold, every
-generation is trained alike, and what it gets wrong adds up, the more the fewer real rows there are; started warm, training goes on,
-and the model gets better under every lambda. Black dashes are exact linear scores with the same sampler and infinite data.
+second tells what of it is the sampler's, the training budget's and the finite number of rows. What is expected
+of variances: black dashes, exact linear scores with the same sampler and infinite data.
 """
 
 from absl import flags
