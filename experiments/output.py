@@ -282,7 +282,7 @@ def tell(path: Path, folders: Sequence[str]) -> None:
 
   from . import compare
 
-  rows = [("verdict", "cells", "experiment", "workflow", "what decided")]
+  rows: list[tuple[str, ...]] = [("verdict", "cells", "experiment", "workflow", "what decided")]
   for folder in folders:
     results = collapse_jax.load(path / folder / RESULTS)
     for one in report.answers(results) if "generation" in results.sizes else []:

@@ -113,7 +113,7 @@ def read():
 
     with flag_values.given_as("flows", given.flows):
       flows = traffic.read_flows(given.flows, length, internal=given.internal)
-    most = flows.max_series - NUM_TEST
+    most = (flows.max_series or 0) - NUM_TEST  # a file has a number of series
     if max(num_samples) > most:
       raise Refused(
         f"--num_samples must be at most {most}: {flows.max_series} series of {length} flows, {NUM_TEST} of them held out."

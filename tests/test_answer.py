@@ -173,13 +173,13 @@ def test_no_more_than_the_verdicts(counts, words):
 @pytest.mark.parametrize(
   "curves, text",
   [
-    ([5 + 0.5 * T, 5 + LEVEL, 5 + LEVEL], "In mine, every real share from 0.1 on is bounded (tried: 0, 0.1, 0.5)."),
-    ([5 + LEVEL, 5 + LEVEL, 5 + 0.5 * T], "In mine, a real share of 0.5, the largest tried, is not found bounded."),
+    ([5 + 0.5 * T, 5 + LEVEL, 5 + LEVEL], "In mine: with a real share of 0.0824 ("),
+    ([5 + LEVEL, 5 + LEVEL, 5 + 0.5 * T], "not reachable with shares up to 0.5."),
   ],
 )
 def test_the_real_share_that_is_enough(curves, text):
   some = made([curves], workflow=["mix"], real_fraction=[0.0, 0.1, 0.5])
-  assert answer.meaning({"mine": report.answers(some)}, {"mine": some})[-1] == text
+  assert text in answer.meaning({"mine": report.answers(some)}, {"mine": some})[-1]
 
 
 def test_panel(both):

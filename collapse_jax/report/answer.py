@@ -286,16 +286,14 @@ def _range(values, told) -> str:
 
 
 def _enough(name, results) -> str:
-  """From which real share on the cells of a sweep over it are bounded."""
-  shares = [row["share"] for row in diagnostics.smallest_bounded_share(results)]
-  tried = sorted(float(share) for share in results.real_fraction.values)
-  missing = shares.count(None)
-  if missing:
-    of = f" in {missing} of {len(shares)} cells" if len(shares) > 1 else ""
-    return f"In {name}, a real share of {tried[-1]:g}, the largest tried, is not found bounded{of}."
-  return (
-    f"In {name}, every real share from {max(shares):g} on is bounded (tried: {', '.join(f'{one:g}' for one in tried)})."
-  )
+  """The smallest real share of a sweep over it that keeps the primary metric, in the cell that needs most."""
+  from collapse_jax import decisions  # which run sweeps too
+
+  found = [one for _, one in decisions.required_shares(results)]
+  most = max(found, key=lambda one: (np.isnan(one.share), one.share))
+  which = f", the one of {len(found)} cells that needs most" if len(found) > 1 else ""
+  said = str(most)
+  return f"In {name}{which}: {said[0].lower()}{said[1:]}"
 
 
 def _listed(texts) -> str:

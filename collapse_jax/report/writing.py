@@ -93,8 +93,8 @@ def _spark(curve, low, high) -> list[tuple[float, float]]:
     curve: [T], whose NaN and infinities are left out.
     low, high: of all of them.
   """
-  shown = (
-    np.unique(np.linspace(0, len(curve) - 1, min(len(curve), _SPARK_POINTS)).round().astype(int)) if len(curve) else []
-  )
+  if not len(curve):
+    return []
+  shown = np.unique(np.linspace(0, len(curve) - 1, min(len(curve), _SPARK_POINTS)).round().astype(int))
   span = high - low or 1.0
   return [(i / max(len(curve) - 1, 1), (curve[i] - low) / span) for i in shown if np.isfinite(curve[i])]

@@ -184,7 +184,7 @@ def language_model(
   if measure == "all":
     # Where a prefix goes, what was written is text by itself, and so are real rows.
     compared = [side._replace(given=None) if dropped else side for side in (train, test)]
-    known = measures.Tokens.of(*compared, arch.vocab_size)
+    known = measures.Tokens.of(compared[0], compared[1], arch.vocab_size)
     if judged:
       judge = measures.judge(decoder.functions(base_arch, dtype, remat, mesh), model.params, at_once, embed)
 
