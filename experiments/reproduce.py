@@ -365,7 +365,7 @@ def related(scale: str) -> dict:
         "data": ["eight_gaussians", "moons"],
         "samplers": ["flow_midpoint(8)", "ddpm_beta(30)"],
         "starts": ["cold", "weights"],
-        "amounts": [250],
+        "amounts": [200],
         "num_samples": [400],
       }
       | size(20, 20),

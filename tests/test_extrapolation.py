@@ -57,7 +57,7 @@ def test_neon_of_variances():
 
 def test_neon_of_trained_scores():
   n, seeds = 1000, 32
-  options = {"score": "linear_trained", "amount": 300, "batch_size": 128, "learning_rate": 0.03, "ema": 0.97}
+  options = {"score": "linear_trained", "amount": 300, "batch_size": 128, "learning_rate": 0.1, "decay": "cosine"}
   task = tasks.flow([0.5], n, solver="flow_rk4", num_steps=4, **options)
   params, real, _ = fitted(transforms.extrapolate(task, 2.0, shrunk(task)), seeds)
   logs = np.asarray(params.params["log_variance"])[:, 0] - np.log(np.var(np.asarray(real), axis=1)[:, 0])
@@ -80,7 +80,7 @@ def test_sims():
 def test_a_loop_without_the_bias_of_its_sampler():
   """Euler's flow of few steps loses variance generation by generation; w = 1 in log variance gives it back, to first order."""
   n, steps, T = 2000, 10, 4
-  options = {"score": "linear_trained", "amount": 200, "batch_size": 128, "learning_rate": 0.03, "ema": 0.97}
+  options = {"score": "linear_trained", "amount": 200, "batch_size": 128, "learning_rate": 0.1, "decay": "cosine"}
   task = tasks.flow([0.5], n, solver="flow_euler", num_steps=steps, **options)
   run = lambda task: np.asarray(
     jax.jit(jax.vmap(lambda key: cj.run(key, task, cj.workflows.replace(), T, warm_start=True)))(

@@ -38,7 +38,7 @@ def test_loops_of_trained_linear_scores(solver, num_steps):
   The pairs of the system "flow" have more solvers.
   """
   num, seeds, T = 400, 12, 10
-  options = {"amount": 250, "batch_size": 256, "learning_rate": 0.1, "ema": 0.97}
+  options = {"amount": 250, "batch_size": 256, "learning_rate": 0.1, "decay": "cosine"}
   task = tasks.flow(VARIANCES, num, score="linear_trained", solver=solver, num_steps=num_steps, **options)
   found = simulated(task, cj.workflows.replace(), T, seeds)["variance_ratios"].astype(np.float64) * VARIANCES
   before = np.concatenate([np.broadcast_to(VARIANCES, (seeds, 1, 3)), found[:, :-1]], axis=1)
@@ -195,6 +195,7 @@ def test_refused():
     (lambda: tasks.flow("moons", 50, score="mlp", amount=0), "amount must be above 0"),
     (lambda: tasks.flow("moons", 50, score="mlp", ema=1.0), r"ema must be in \[0, 1\)"),
     (lambda: tasks.flow("moons", 50, score="mlp", start="warm"), "start must be one of weights"),
+    (lambda: tasks.flow("moons", 50, score="mlp", decay="linear"), "decay must be one of constant"),
     (lambda: tasks.flow("moons", 50, score="mlp", stop_noise=-1), "stop_noise must be at least 0"),
     (lambda: tasks.flow("pinwheel", 50, score="mlp", guidance=1.0), "guidance needs a network, and data with modes"),
     (lambda: tasks.flow("moons", 50, score="patches"), "image_shape must be height, width and channels"),
