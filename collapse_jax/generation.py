@@ -25,6 +25,7 @@ from collapse_jax.types import (
   Workflow,
   alone,
 )
+from collapse_jax.vocabulary import is_null
 
 __all__ = [
   "advance",
@@ -278,12 +279,13 @@ def _sampled(found: Any, num: Number) -> tuple[Data, Metrics]:
 
 
 def with_health(metrics: Metrics) -> Metrics:
-  """Adds `finite`: whether all metrics are.
+  """Adds `finite`: whether all metrics are; a null may not be known.
 
   Args:
     metrics: arrays of any shapes, of one run.
   """
-  healthy = [jnp.all(jnp.isfinite(value)) for value in jax.tree.leaves(metrics)]
+  told = {name: value for name, value in metrics.items() if not is_null(name, metrics)}
+  healthy = [jnp.all(jnp.isfinite(value)) for value in jax.tree.leaves(told)]
   return metrics | {"finite": functools.reduce(jnp.logical_and, healthy)}
 
 

@@ -6,8 +6,8 @@
 
 --scale=smoke checks the installation in a minute, laptop shows every workflow and task in minutes, paper is the whole
 matrix: 116,500 runs of the Gaussian, KDE, regression and discrete experiments, of which those with T = 1000 take hours on a
-laptop. --only=GLOB picks experiments by name, among them related/*, the systems of other papers; --dry_run lists
-what would run.
+laptop. --only=GLOB picks experiments by name, among them related/*, the systems of other papers, and deep/*, loops of
+deep models; --dry_run lists what would run.
 """
 
 import fnmatch
@@ -24,6 +24,7 @@ from . import (
   ensembles,
   exponential_family,
   flag_values,
+  flow,
   gaussian,
   kde,
   label_editing,
@@ -31,16 +32,18 @@ from . import (
   linear_regression,
   logistic_regression,
   mixtures,
+  molecules,
   real_share,
   selection,
   temperature,
   token_editing,
+  traffic,
   verification,
 )
 
 SCALES = ("smoke", "laptop", "paper")
 WORKFLOWS = flag_values.PAPER_WORKFLOWS.split(",")
-RELATED = "related/"
+RELATED, DEEP = "related/", "deep/"
 LANGUAGE = "language_model"  # which has a driver of its own, and no estimate of its time
 SMALLEST: dict = {
   "workflows": ["replace"],
@@ -55,13 +58,23 @@ SMALLEST: dict = {
   "verifiers": ["noisy"],
   "datasets": ["moons"],
   "generators": ["kde"],
+  "data": ["moons"],
+  "samplers": ["flow_midpoint(2)"],
+  "starts": ["cold"],
+  "amounts": [5],
+  "ends": ["known"],
+  "roundings": ["none"],
+  "coefficients": [0.5],
+  "molecules": ["alkane"],
 }
 
 
 def define():
   """Flags of this binary."""
   flags.DEFINE_string("scale", "laptop", "smoke, laptop or paper.")
-  flags.DEFINE_string("only", None, "Glob: run only experiments whose name matches; default all but related/*.")
+  flags.DEFINE_string(
+    "only", None, "Glob: run only experiments whose name matches; default all but related/* and deep/*."
+  )
   flag_values.define_shared()
 
 
@@ -163,15 +176,29 @@ def experiments(scale: str) -> dict:
   }
 
 
-def related(scale: str) -> dict:
-  """The same of the systems of other papers; predictions stand beside simulations, once for each, but at smoke scale."""
-  smoke, paper = scale == "smoke", scale == "paper"
+def _sizes(scale: str):
+  """Options of (generations, seeds), with predictions beside simulations and without."""
+  smoke = scale == "smoke"
   size = lambda T, seeds: {
     "num_generations": 2 if smoke else T,
-    "num_seeds": 2 if smoke else 10 * seeds if paper else seeds,
+    "num_seeds": 2 if smoke else 10 * seeds if scale == "paper" else seeds,
     "compare": not smoke,
   }
-  again = lambda T, seeds: size(T, seeds) | {"compare": False}
+  return size, lambda T, seeds: size(T, seeds) | {"compare": False}
+
+
+def _named(prefix: str, found: dict, scale: str) -> dict:
+  """Experiments by name, of the smallest grids at smoke scale."""
+  few = SMALLEST if scale == "smoke" else {}
+  return {
+    f"{prefix}{name}": (run, options | {flag: value for flag, value in few.items() if flag in options})
+    for name, (run, options) in found.items()
+  }
+
+
+def related(scale: str) -> dict:
+  """The same of the systems of other papers; predictions stand beside simulations, once for each, but at smoke scale."""
+  size, again = _sizes(scale)
   fractions = [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8]
   found = {
     "token_editing": (
@@ -331,27 +358,71 @@ def related(scale: str) -> dict:
       }
       | size(3, 6),
     ),
+    "flow": (
+      flow.simulate,
+      {
+        "workflows": ["mix(1)", "mix(0.8)", "mix(0.5)", "mix(0.2)"],
+        "data": ["eight_gaussians", "moons"],
+        "samplers": ["flow_midpoint(8)", "ddpm_beta(30)"],
+        "starts": ["cold", "weights"],
+        "amounts": [250],
+        "num_samples": [400],
+      }
+      | size(20, 20),
+    ),
     "detector_resampling": (
       detector_resampling.simulate,
       {"workflows": WORKFLOWS[:2], "temperatures": [0.8], "biases": [0.0, 0.5, 1.0], "num_samples": [1000]}
       | size(10, 40),
     ),
   }
-  few = SMALLEST if smoke else {}
-  return {
-    f"{RELATED}{name}": (run, options | {flag: value for flag, value in few.items() if flag in options})
-    for name, (run, options) in found.items()
+  return _named(RELATED, found, scale)
+
+
+def deep(scale: str) -> dict:
+  """The same of deep models; molecules other than the chain where RDKit is installed."""
+  smoke, (size, again) = scale == "smoke", _sizes(scale)
+  found = {
+    "traffic/flows": (
+      traffic.simulate,
+      {
+        "workflows": WORKFLOWS[:2],
+        "ends": ["known", "redraw"],
+        "roundings": ["none", "truncate"],
+        "num_samples": [3 if smoke else 20],
+        "length": 10 if smoke else 100,
+        "epochs": 1.0 if smoke else 20.0,
+      }
+      | size(6, 4),
+    ),
+    "traffic/memory": (
+      traffic.simulate,
+      {"setting": "memory", "workflows": WORKFLOWS[:2], "coefficients": [0.5, 0.9], "num_samples": [1]}
+      | again(10, 400),
+    ),
+    "molecules": (
+      molecules.simulate,
+      {
+        "workflows": WORKFLOWS[:2],
+        "molecules": molecules.available(),
+        "models": ["von_mises"],
+        "num_samples": [20 if smoke else 100],
+        "num_conformers": 50 if smoke else 500,
+      }
+      | size(10, 10),
+    ),
   }
+  return _named(DEEP, found, scale)
 
 
 def read():
   """Options of `simulate`, from validated flags."""
   scale = flag_values.choice("scale", SCALES)
-  known, only = experiments(scale) | related(scale), flag_values.FLAGS.only
+  known, only = experiments(scale) | related(scale) | deep(scale), flag_values.FLAGS.only
   chosen = {
     name: what
     for name, what in known.items()
-    if (fnmatch.fnmatch(name, only) if only is not None else not name.startswith(RELATED))
+    if (fnmatch.fnmatch(name, only) if only is not None else not name.startswith((RELATED, DEEP)))
   }
   if not chosen:
     raise Refused(f"--only={only} matches none of {', '.join(known)}.")

@@ -10,7 +10,7 @@ from collapse_jax.lm.decoder import Functions
 from collapse_jax.refused import Refused
 from collapse_jax.types import Array
 
-__all__ = ["PLAIN", "Rules", "beam_search", "check", "penalised", "warped"]
+__all__ = ["NUMBERS", "PLAIN", "Rules", "beam_search", "check", "is_default", "penalised", "warped"]
 
 NEVER = -1.0e9
 
@@ -37,6 +37,12 @@ class Rules(NamedTuple):
 
 
 PLAIN = Rules()
+NUMBERS = ("top_k", "top_p", "min_p", "repetition_penalty")  # that may be traced, beside the temperature
+
+
+def is_default(rules: Rules, name: str) -> bool:
+  """Whether a rule is known not to be in force."""
+  return _is(getattr(rules, name), getattr(PLAIN, name))
 
 
 def check(rules: Rules) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from collapse_jax.diagnostics.reading import finite_runs
+
 __all__ = ["band", "finish", "labels", "panels", "slices", "text_of", "viridis", "wrapped"]
 
 
@@ -81,13 +83,12 @@ def band(axis, x, values, shade, label, log_scale, marker=None) -> int:
     log_scale: the axis is logarithmic; an interval that reaches below zero is shown down to a tenth of the mean.
     marker: of the points; None: a line alone.
   """
-  finite = np.isfinite(values).all(axis=1)
-  if not finite.any():
-    num = int(np.argmin(np.isfinite(values).all(axis=0)))
-    if not num:
-      return len(values)
-    x, values, finite, label = x[:num], values[:, :num], ~finite, f"{label}, ended at t = {x[num - 1]}"
-  kept = values[finite].astype(np.float64)
+  kept = finite_runs(values)
+  num = kept.shape[1]
+  if not num:
+    return len(values)
+  if num < len(x):
+    x, label = x[:num], f"{label}, ended at t = {x[num - 1]}"
   mean = kept.mean(axis=0)
   axis.plot(
     x, mean, color=shade, label=label, linewidth=1.6, marker=marker or ("o" if len(x) == 1 else None), markersize=4
@@ -99,7 +100,7 @@ def band(axis, x, values, shade, label, log_scale, marker=None) -> int:
     if len(x) == 1:
       axis.errorbar(x, mean, [mean - low, half], color=shade, linewidth=1.2, capsize=3)
     axis.fill_between(x, low, mean + half, color=shade, alpha=0.25, linewidth=0)
-  return int((~finite).sum())
+  return len(values) - len(kept)
 
 
 def finish(figure, axes, title, results, non_finite, missing, theory_drawn, note=""):

@@ -1,6 +1,6 @@
 """What tasks with neural networks share: dense layers as trees of matrices, and training them on weighted rows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -96,11 +96,19 @@ def dense(key: Array, sizes: Sequence[int], last: float = 1.0) -> list[tuple[Arr
   return layers
 
 
-def apply_dense(layers: list[tuple[Array, Array]], x: Array) -> Array:
-  """[n, to] of x [n, from], with SiLU between layers."""
+def apply_dense(
+  layers: list[tuple[Array, Array]], x: Array, activation: Callable[[Array], Array] = jax.nn.silu
+) -> Array:
+  """[n, to] of x [n, from].
+
+  Args:
+    layers: matrices and biases.
+    x: [n, from].
+    activation: between layers.
+  """
   for i, (matrix, bias) in enumerate(layers):
     x = x @ matrix + bias[None]
-    x = jax.nn.silu(x) if i < len(layers) - 1 else x
+    x = activation(x) if i < len(layers) - 1 else x
   return x
 
 

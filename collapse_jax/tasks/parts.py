@@ -17,8 +17,10 @@ from collapse_jax.vocabulary import DRAWS, LARGEST
 __all__ = [
   "LabelStats",
   "MeanStats",
+  "Moments",
   "add_labels",
   "add_means",
+  "add_moments",
   "bartlett",
   "check_draws",
   "check_integer",
@@ -26,6 +28,7 @@ __all__ = [
   "known",
   "label_stats",
   "matmul",
+  "moments",
   "real_rows",
   "rows_unless_refused",
   "side_by_side",
@@ -51,6 +54,43 @@ def add_means(problem, a: MeanStats, weight_a, b: MeanStats, weight_b) -> MeanSt
   count_a, count_b = weight_a * a.count, weight_b * b.count
   share = count_b / jnp.maximum(count_a + count_b, 1e-30)
   return MeanStats(count_a + count_b, jax.tree.map(lambda x, y: x + share * (y - x), a.mean, b.mean))
+
+
+class Moments(NamedTuple):
+  """Weighted count [], mean [dim] and biased covariance [dim, dim] of rows."""
+
+  count: Any
+  mean: Any
+  covariance: Any
+
+
+def moments(rows: Array, weight: Array | None = None) -> Moments:
+  """Of rows [n, dim] with weights [n], or None where every row counts once."""
+  weight = jnp.ones(len(rows)) if weight is None else weight
+  count = jnp.sum(weight)
+  share = weight / jnp.maximum(count, 1e-30)
+  mean = matmul(share, rows)
+  centered = rows - mean[None]
+  return Moments(count, mean, matmul((share[:, None] * centered).T, centered))
+
+
+def add_moments(problem, a: Moments, weight_a, b: Moments, weight_b) -> Moments:
+  """`Summary.add` of moments.
+
+  Args:
+    problem: not looked at.
+    a, b: moments.
+    weight_a, weight_b: factors of the counts, [].
+  """
+  count_a, count_b = weight_a * a.count, weight_b * b.count
+  share = count_b / jnp.maximum(count_a + count_b, 1e-30)
+  apart = b.mean - a.mean
+  covariance = a.covariance + share * (b.covariance - a.covariance)
+  return Moments(
+    count_a + count_b,
+    a.mean + share * apart,
+    covariance + share * (1 - share) * apart[:, None] * apart[None],
+  )
 
 
 class LabelStats(NamedTuple):
