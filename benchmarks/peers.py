@@ -2,10 +2,10 @@
 
   python -m benchmarks.peers --seeds=50 --pairs=3
 
-NumPy and PyTorch batched over seeds, plain jax.vmap of the obvious code, and numba, which is in the extra
-`parity` as PyTorch is. All know the algebra (pooled sums, a running density, one pseudo-inverse), all are in double precision but
-the two of JAX, and each has a process with one thread, whose seconds of a core are counted, compilation apart. Each must agree in
-distribution with the product, or nothing is printed of the cell.
+NumPy and PyTorch batched over seeds, plain jax.vmap of the obvious code, and numba, which is in the extra `parity` as PyTorch is.
+All know the algebra (pooled sums, a running density, one pseudo-inverse), all are in double precision but the two of JAX, and each
+has a process with one thread, whose seconds of a core are counted, compilation apart. Each must agree in distribution with the
+product, or nothing is printed of the cell.
 """
 
 import argparse
@@ -63,7 +63,9 @@ def with_numpy(seed: int) -> Arrays:
   log_det = lambda x: np.linalg.slogdet(x)[1]
   multinomial = lambda num, p: rng.multinomial(num, p / p.sum(-1, keepdims=True)).astype(float)
   normal = lambda *shape: rng.standard_normal(shape)
-  return Arrays(normal, np.linalg.cholesky, log_det, np.linalg.pinv, multinomial, np.asarray, np.exp, np.log, np.sqrt)
+  integers = lambda end, *shape: rng.integers(0, end, shape)
+  linear = np.linalg
+  return Arrays(normal, integers, linear.cholesky, log_det, linear.pinv, multinomial, np.asarray, np.exp, np.log)
 
 
 def with_torch(seed: int) -> Arrays:

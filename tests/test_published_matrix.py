@@ -20,7 +20,9 @@ def small(monkeypatch):
   }
   monkeypatch.setattr(matrix, "parts", lambda: parts)
   monkeypatch.setattr(matrix, "run", lambda part, work_dir: ran.append(part) or plain(part, work_dir))
-  monkeypatch.setattr(matrix, "FAMILIES", matrix.FAMILIES | {"kde": matrix.Figure("num_samples", (("test_nll", {}),))})
+  figures = {"kde": "test_nll", "linear_regression": "test_mse"}
+  drawn = {name: matrix.Figure("num_samples", ((metric, {}),)) for name, metric in figures.items()}
+  monkeypatch.setattr(matrix, "FAMILIES", matrix.FAMILIES | drawn)
   return ran
 
 
@@ -43,8 +45,8 @@ def test_parts_are_run_once_and_shown(small, tmp_path, monkeypatch):
   (results,) = whole
   sample = results.test_mse.sel(generation=100).values.ravel()
   last = found.sel(generation=100)
-  assert float(last.test_mse_mean) == pytest.approx(sample.mean(), rel=1e-5)
-  assert float(last.test_mse_standard_error) == pytest.approx(sample.std(ddof=1) / np.sqrt(20), rel=1e-5)
+  assert last.test_mse_mean.item() == pytest.approx(sample.mean(), rel=1e-5)
+  assert last.test_mse_standard_error.item() == pytest.approx(sample.std(ddof=1) / np.sqrt(20), rel=1e-5)
   assert last.test_mse_quantile.values.ravel() == pytest.approx(np.quantile(sample, matrix.QUANTILES), rel=1e-5)
   assert found.generation[0] == 1 and found.sizes["generation"] <= matrix.NUM_GENERATIONS
   row = next(line for line in text.splitlines() if line.startswith("| notebook 07"))

@@ -27,13 +27,12 @@ from collapse_jax.vocabulary import BANDWIDTH_RULES, KERNELS
 MAX_ROWS = 10**8  # of a batch: data sets are made on the host
 _FAR = 1e15  # where rows of weight 0 are put: their kernels vanish, and their squared distance is still finite
 FAR = 5.0  # standard deviations from every mode of the truth at which it has next to nothing
-_MANY = 64  # rows from which sums are interpolated where that is right to _ERROR
+_MANY = 256  # rows from which sums are interpolated where that is right to _ERROR
 _ERROR = 1e-5  # of a log density, at most
 _NODES = {
   1: (40,),
   2: (16, 40),
 }  # dimensions -> nodes along each that are tried, in turn; in three they cost what they save
-_PARTS = 4  # of the points, that are summed directly in turn
 _TOGETHER = 256  # rows whose kernels at the nodes are held at once
 _BLOCK = 16  # rows per step of the direct form: enough to hide the loop, few enough to compile fast
 
@@ -289,19 +288,11 @@ def _interpolated(points, rows, row_weight, bandwidth):
     state = found, done
     found, done = jax.lax.cond(jnp.any(~done & (error < _ERROR)), better, lambda state=state: state)
 
-  # A loop and not a branch: a plan counts its trips, as most bandwidths have them.
-  some = -(-points.shape[1] // _PARTS)
-  padded = jnp.pad(points, ((0, 0), (0, _PARTS * some - points.shape[1]), (0, 0)), mode="edge")
+  def direct():
+    sums = jax.vmap(functools.partial(_direct, kernel="gaussian"))(points, rows, row_weight, bandwidth)
+    return jnp.where(done[:, None], found, sums)
 
-  def direct(state):
-    part, sums = state
-    here = jax.lax.dynamic_slice_in_dim(padded, part * some, some, axis=1)
-    one = jax.vmap(functools.partial(_direct, kernel="gaussian"))(here, rows, row_weight, bandwidth)
-    return part + 1, jax.lax.dynamic_update_slice_in_dim(sums, one, part * some, axis=1)
-
-  left = lambda state: (state[0] < _PARTS) & ~jnp.all(done)
-  sums = jax.lax.while_loop(left, direct, (0, jnp.zeros(padded.shape[:2], points.dtype)))[1]
-  return jnp.where(done[:, None], found, sums[:, : points.shape[1]])
+  return jax.lax.cond(jnp.all(done), lambda: found, direct)
 
 
 def _interpolation_error(extent, num: int):
@@ -345,7 +336,8 @@ def _at_nodes(points, rows, row_weight, bandwidth, num: int, error):
   sums = jnp.sum(share[0] * along_last, axis=1)
   growth = 2 + 2 / np.pi * np.log(num)  # of an error by interpolation along one more dimension, at most
   wrong = error * jnp.sum(weight, axis=1) * (1 if dim == 1 else 1 + growth)
-  return sums, (wrong + 8 * jnp.finfo(points.dtype).eps * largest) / jnp.min(sums, axis=1)
+  least, wrong = jnp.min(sums, axis=1), wrong + 8 * jnp.finfo(points.dtype).eps * largest
+  return sums, jnp.where(least > 0, wrong / least, jnp.inf)
 
 
 def _direct(points, rows, row_weight, bandwidth, kernel):
