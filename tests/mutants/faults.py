@@ -97,8 +97,8 @@ FAULTS = [
   ),
   Fault(
     "figures: learning curves of one seed instead of the mean",
-    'one.sel(generation=t).mean("seed")',
-    "one.sel(generation=t).isel(seed=0)",
+    'axis.plot(share, one.sel(generation=t).mean("seed")',
+    "axis.plot(share, one.sel(generation=t).isel(seed=0)",
     "tests/test_figures.py -k learning_curves",
   ),
   Fault(
@@ -243,8 +243,8 @@ FAULTS = [
   ),
   Fault(
     "forecast: runs are taken for independent of themselves",
-    "error = np.sqrt((runs - 1) / runs * ((told[1:] - told[1:].mean(axis=0)) ** 2).sum(axis=0))",
-    "error = np.sqrt((runs - 1) / runs * ((told[1:] - told[1:].mean(axis=0)) ** 2).sum(axis=0)) / 3",
+    "error = np.sqrt((apart**2).sum(axis=0) / (runs * (runs - 1)))",
+    "error = np.sqrt((apart**2).sum(axis=0) / (runs * (runs - 1))) / 3",
     "tests/test_decisions.py -k forecasts_cover",
   ),
   Fault(
