@@ -130,7 +130,9 @@ def test_report_and_figures(results, tmp_path):
       np.testing.assert_allclose(theory_lines(axis)[i], (results.generation.values, law), rtol=1e-9)
   report.write_report(results, tmp_path / "r.html")
   page = (tmp_path / "r.html").read_text()
-  shown = [page.count(text) for text in ("--x='<script>", "&lt;script&gt;")]  # a page is too long to be shown where this fails
+  shown = [
+    page.count(text) for text in ("--x='<script>", "&lt;script&gt;")
+  ]  # a page is too long to be shown where this fails
   assert shown[0] == 0 and shown[1] > 0
   page = Page(page)
   rows = diagnostics.compare_with_theory(results)

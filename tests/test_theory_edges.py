@@ -470,7 +470,16 @@ CASES |= {
   ],
 }
 
-TYPES = {"EarlyStopping", "Moments", "NormalLoop", "PartialFit", "PpcaMoments", "Schedule", "SecondMoments"}
+TYPES = {
+  "EarlyStopping",
+  "Moments",
+  "NormalLoop",
+  "PartialFit",
+  "PpcaMoments",
+  "Schedule",
+  "SecondMoments",
+  "StoppedMixture",
+}
 
 
 def test_every_function_is_here():

@@ -210,7 +210,7 @@ def traced(bind: Binding, arguments: dict[str, Any], numbers: Numbers) -> Traced
 
 def bytes_of(shapes: Run) -> float:
   """Of a run, by the shapes of its state."""
-  size = lambda tree: sum(math.prod(x.shape) * 4 for x in jax.tree.leaves(tree))
+  size = lambda tree: sum(math.prod(np.shape(x)) * 4 for x in jax.tree.leaves(tree))
   return float(2.0 * size(shapes.store) + 8.0 * size((shapes.problem, shapes.real)) + 65536)
 
 
