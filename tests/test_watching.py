@@ -122,6 +122,8 @@ def test_a_tracker_that_fails(modules, caplog):
   "text, match", [("wandb", "must be of"), ("neptune:a", "must be of"), ("mlflow:a", r"\[mlflow\]")]
 )
 def test_refused(text, match, monkeypatch):
-  monkeypatch.setattr(watching.importlib.util, "find_spec", lambda name: None)
+  found = watching.importlib.util.find_spec
+  missing = lambda name, package=None: None if name == "mlflow" else found(name, package)
+  monkeypatch.setattr(watching.importlib.util, "find_spec", missing)
   with pytest.raises(Refused, match=match):
     watching.check(text)
