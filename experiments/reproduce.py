@@ -450,7 +450,7 @@ class Progress:
       seconds = sum(plan.compile_seconds + plan.run_seconds for plan in common.PLANS[known:])
       self._each[name] = seconds / max(sum(plan.runs for plan in common.PLANS[known:]), 1)
       total += seconds
-    layout = "{desc}: {percentage:.0f}% |{bar:30}| {elapsed} gone, about {remaining} left"
+    layout = "{desc}{percentage:.0f}% |{bar:30}| {elapsed} gone, about {remaining} left"
     self._bar = tqdm(total=total, bar_format=layout, smoothing=0, mininterval=0.5)
     self._seconds, self._begins = 0.0, True
 
