@@ -378,6 +378,8 @@ def learning_curves(results, title: str = ""):
 
 def loss_histograms(results, title: str = ""):
   """How likely generation 0 finds each generation's text (Shumailov et al. 2305.17493): a panel a workflow, means over seeds."""
+  from matplotlib.ticker import LogLocator, NullFormatter
+
   results = diagnostics.complete(results)
   workflows = results.workflow.values
   figure, axes = panels(1, len(workflows), share_y=True)
@@ -393,6 +395,9 @@ def loss_histograms(results, title: str = ""):
     for t in generations:
       axis.stairs(one.sel(generation=t).mean("seed"), perplexity, color=shades[t], label=f"generation {t}")
     axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=6))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
     if len(used):
       axis.set_xlim(perplexity[used[0]], perplexity[used[-1] + 1])
     axis.set_title(str(workflow), fontsize=9)

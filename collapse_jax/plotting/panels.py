@@ -139,7 +139,8 @@ def finish(figure, axes, title, results, non_finite, missing, theory_drawn, note
   title = title or results.attrs.get("slice", "")
   if title:
     figure.suptitle(title, fontsize=11)
-  notes = [f"band: 95% interval of the mean over {results.sizes['seed']} seeds"] if results.sizes["seed"] > 1 else []
+  drawn = "band: 95% interval of the mean" if any(axis.collections for axis in axes.flat) else "means"
+  notes = [f"{drawn} over {results.sizes['seed']} seeds"] if results.sizes["seed"] > 1 else []
   notes.append(f"{non_finite} non-finite runs left out of the means")
   notes += [f"{missing} cells could not run"] if missing else []
   notes += [note] if note else []
