@@ -142,6 +142,22 @@ def test_rdkit_absent(monkeypatch):
     data.conformers("CCCCC", 7)
 
 
+def test_a_chain_is_one_in_a_factory():
+  """A sweep calls the factory while JAX traces; the conformers are those of a call outside."""
+  outside = data.alkane(4, 20, seed=3).rows
+  inside = []
+
+  def task(num_samples):
+    found = data.alkane(4, 20, seed=3)
+    inside.append(found.rows)
+    return cj.tasks.molecules(found, num_samples, num_components=2, num_em_steps=2)
+
+  results = cj.sweep(task, ["replace"], {"num_samples": [6]}, num_generations=2, num_seeds=2)
+  assert bool(results.finite.all())
+  for rows in inside:
+    np.testing.assert_array_equal(rows, outside)
+
+
 @pytest.mark.parametrize(
   ("make", "message"),
   [

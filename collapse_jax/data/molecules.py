@@ -67,8 +67,10 @@ def alkane(num_carbons: int = 4, num: int = 1000, seed: int = 0, *, temperature:
     raise Refused.must_be("num", "at least 2", num)
   if not 0 < temperature < np.inf:
     raise Refused.must_be("temperature", "above 0 and finite", temperature)
-  normal_key, uniform_key = jax.random.split(new_key(seed))
-  stiff = np.asarray(normal(normal_key, (num, 2 * num_carbons - 3)), np.float64)
+  with jax.ensure_compile_time_eval():  # factories are called where JAX traces
+    normal_key, uniform_key = jax.random.split(new_key(seed))
+    stiff = np.asarray(normal(normal_key, (num, 2 * num_carbons - 3)), np.float64)
+    chance = np.asarray(uniform(uniform_key, num * (num_carbons - 3)), np.float64).reshape(num, -1)
   lengths, angles = stiff[:, : num_carbons - 1], stiff[:, num_carbons - 1 :]
   one, two, three = 1.522, -0.315, 3.207  # kcal/mol; cis is at 0
   energy = np.zeros(1 + 2 * _ORDER)
@@ -77,7 +79,6 @@ def alkane(num_carbons: int = 4, num: int = 1000, seed: int = 0, *, temperature:
   energy[0] -= (_fourier(grid, np) @ energy).min()
   density = np.exp(-(_fourier(grid, np) @ energy) / (_GAS * temperature))
   below = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-  chance = np.asarray(uniform(uniform_key, num * (num_carbons - 3)), np.float64).reshape(num, -1)
   torsions = np.interp(chance, below / below[-1], grid)
   order = np.arange(num_carbons)
   references = np.stack([order - 1, order - 2, order - 3], axis=1)
