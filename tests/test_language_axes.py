@@ -131,6 +131,8 @@ def test_exported_models(setting, tmp_path):
       Exports(lambda cell: setting, kind, directory)
   with pytest.raises(Refused, match="needs adapters"):
     Exports(lambda cell: setting._replace(adapters=None), "peft", tmp_path)
+  with pytest.raises(Refused, match="needs adapters"):
+    loop.simulate(setting, ["replace"], [8], axes={"lora_rank": [2, 0]}, export="peft", directory=tmp_path)
 
 
 def parsed(module, *arguments):
@@ -146,11 +148,13 @@ def test_flags():
   assert options["axes"] == {"learning_rate": [0.001, 0.01], "lora_rank": [0, 4], "top_p": [0.8, 1.0]}
   assert (options["lora_rank"], options["recipe"]["amount"], options["rules"]["top_p"]) == (4, 2.0, 0.8)
   assert parsed(binary)["axes"] == {}
+  assert parsed(binary, "--export=peft", "--lora_start=x")["export"] == "peft"
   options = parsed(phase_diagram, "--temperatures=0.5,1")
   assert options["axes"] == {"real_fraction": [0.0, 0.2, 0.5, 1.0]} and options["temperatures"] == [0.5, 1.0]
   for wrong, match in (
     (("--real_fractions=0.1", "--workflows=replace"), "in the place of --workflows"),
     (("--export=peft",), "needs --lora_rank"),
+    (("--export=peft", "--lora_rank=0,4"), "above 0 in every cell"),
     (("--lora_start=x", "--lora_rank=2"), "leave --lora_rank out"),
   ):
     with pytest.raises(Refused, match=match):
