@@ -573,7 +573,13 @@ def to_rows(
 
 
 def padded(rows: Sequence[Sequence[int]], width: int, fill: int) -> np.ndarray:
-  """[num, width] int32 of rows of tokens, none longer than that, and behind each the token `fill`."""
+  """Rows of tokens as one array [num, width] int32.
+
+  Args:
+    rows: of tokens, at most `width` each.
+    width: of the array.
+    fill: token behind those of a row.
+  """
   tokens = np.full((len(rows), width), fill, np.int32)
   for i, row in enumerate(rows):
     tokens[i, : len(row)] = row
