@@ -194,8 +194,8 @@ def read():
   if flag.eval_tasks and importlib.util.find_spec("lm_eval") is None:
     raise Refused("--eval_tasks needs lm-eval: pip install 'collapse-jax[eval]'.")
   export = flag_values.choice("export", ("none", *EXPORTS))
-  if export == "peft" and not options["lora_rank"]:
-    raise Refused("--export=peft needs --lora_rank.")
+  if export == "peft" and not flag.lora_start and not min(axes.get("lora_rank", [options["lora_rank"]])):
+    raise Refused("--export=peft needs --lora_rank, above 0 in every cell.")
   return options | {
     "axes": axes,
     "export": export,

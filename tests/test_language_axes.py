@@ -1,7 +1,8 @@
 """Language models over more axes than temperature; what is written and scored of their models; where they collapse."""
 
 import json
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import xarray
 from helpers import needed, own_flags
+from transformers import GPT2Config
 
 from collapse_jax import lm, plotting
 from collapse_jax.lm import checkpoint, decoder, families, harness, peft, text, tiny, training
@@ -129,6 +131,8 @@ def test_exported_models(setting, tmp_path):
       Exports(lambda cell: setting, kind, directory)
   with pytest.raises(Refused, match="needs adapters"):
     Exports(lambda cell: setting._replace(adapters=None), "peft", tmp_path)
+  with pytest.raises(Refused, match="needs adapters"):
+    loop.simulate(setting, ["replace"], [8], axes={"lora_rank": [2, 0]}, export="peft", directory=tmp_path)
 
 
 def parsed(module, *arguments):
@@ -144,11 +148,13 @@ def test_flags():
   assert options["axes"] == {"learning_rate": [0.001, 0.01], "lora_rank": [0, 4], "top_p": [0.8, 1.0]}
   assert (options["lora_rank"], options["recipe"]["amount"], options["rules"]["top_p"]) == (4, 2.0, 0.8)
   assert parsed(binary)["axes"] == {}
+  assert parsed(binary, "--export=peft", "--lora_start=x")["export"] == "peft"
   options = parsed(phase_diagram, "--temperatures=0.5,1")
   assert options["axes"] == {"real_fraction": [0.0, 0.2, 0.5, 1.0]} and options["temperatures"] == [0.5, 1.0]
   for wrong, match in (
     (("--real_fractions=0.1", "--workflows=replace"), "in the place of --workflows"),
     (("--export=peft",), "needs --lora_rank"),
+    (("--export=peft", "--lora_rank=0,4"), "above 0 in every cell"),
     (("--lora_start=x", "--lora_rank=2"), "leave --lora_rank out"),
   ):
     with pytest.raises(Refused, match=match):
@@ -238,3 +244,37 @@ metric_list: [{{metric: acc}}]
   assert ours.generate_until([request]) == [base.tokenizer.decode(new)]
   rolling = lm_eval.api.instance.Instance("loglikelihood_rolling", {}, ("def f(x): return x",), 0)
   np.testing.assert_allclose(ours.loglikelihood_rolling([rolling]), [expected("", "def f(x): return x")], rtol=1e-5)
+
+
+def test_harness_within_the_positions(base, monkeypatch):
+  """Of long texts the last tokens count, as many as a model has positions; the next generation's model compiles nothing."""
+  parts = {
+    "lm_eval": {},
+    "lm_eval.api": {},
+    "lm_eval.api.model": {"TemplateLM": object},
+    "lm_eval.utils": {"get_rolling_token_windows": None, "make_disjoint_window": None},
+  }
+  for name, values in parts.items():
+    monkeypatch.setitem(sys.modules, name, module := ModuleType(name))
+    vars(module).update(values)
+  begin, end = text.special_ids(base.tokenizer)
+  config = GPT2Config(vocab_size=tiny.VOCAB_SIZE, n_embd=8, n_layer=1, n_head=1, n_positions=16)
+  traced = []
+  for seed in range(2):
+    model = checkpoint.random(config, jax.random.key(seed), tokenizer=base.tokenizer)
+    ours = harness.harness_model(model, batch_size=2)
+    tokens = np.random.default_rng(seed).integers(3, tiny.VOCAB_SIZE, 40).tolist()
+    ((value, _),) = ours._loglikelihood_tokens([(("", ""), tokens[:-3], tokens[-3:])])
+    logits = lambda row, model=model: model.apply(model.params, jnp.asarray([row]))[0]
+    log_p = jax.nn.log_softmax(logits(tokens[-16:]))
+    np.testing.assert_allclose(value, sum(float(log_p[12 + i, tokens[-3 + i]]) for i in range(3)), rtol=1e-5)
+    context = "x = 1, and y = 2, and z = 3, and then all of them once more"
+    row = [begin, *base.tokenizer.encode(context, add_special_tokens=False)][-12:]
+    for _ in range(4):
+      row.append(int(jnp.argmax(logits(row)[-1])))
+    new = row[-4:]
+    new = new[: new.index(end)] if end in new else new
+    request = SimpleNamespace(args=(context, {"until": [], "max_gen_toks": 4}))
+    assert ours.generate_until([request]) == [base.tokenizer.decode(new)]
+    traced.append((harness._scored._cache_size(), harness._written._cache_size()))
+  assert traced[0] == traced[1]

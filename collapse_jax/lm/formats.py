@@ -47,8 +47,7 @@ def blocks(
     num_changed, changed = num_changed + len(others), changed if changed[0] or not others else others[0]
     parts += [np.asarray([*front, *row, end], np.int32) for row in encoded]
   stream = np.concatenate(parts) if parts else np.zeros(0, np.int32)
-  if len(stream) and stream.max() >= vocab_size:
-    raise Refused(f"vocabulary mismatch: the tokenizer gives token {stream.max()}, the model knows {vocab_size}.")
+  text.check_known(stream, vocab_size)
   num = -(-len(stream) // block_size)
   tokens = np.full(num * block_size, end, np.int32)
   tokens[: len(stream)] = stream
@@ -116,18 +115,15 @@ def conversations(
     said.append(answers)
   if reason and not rows and not num_dropped:
     raise Refused(f"the chat template fails: {files.shown(reason)}.", argument="format")
-  tokens, learned = np.full((len(rows), max_seq_len), end, np.int32), np.zeros((len(rows), max_seq_len), bool)
-  for i, (row, answers) in enumerate(zip(rows, said)):
-    tokens[i, : len(row)], learned[i, : len(row)] = row, answers
-  if len(rows) and tokens.max() >= vocab_size:
-    raise Refused(f"vocabulary mismatch: the tokenizer gives token {tokens.max()}, the model knows {vocab_size}.")
+  tokens = text.padded(rows, max_seq_len, end)
+  text.check_known(tokens, vocab_size)
   return text.Rows(
     tokens,
     np.asarray([len(row) for row in rows], np.int32),
     num_dropped,
     len(documents) - len(rows) - num_dropped,
     given=np.asarray(given, np.int32),
-    learned=learned if loss == "answers" else None,
+    learned=text.padded(said, max_seq_len, False).astype(bool) if loss == "answers" else None,
   )
 
 

@@ -8,13 +8,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.lm import sampling, text
+from collapse_jax.lm import families, sampling, text
 from collapse_jax.lm.checkpoint import LanguageModel, functions_of
+from collapse_jax.lm.decoder import Functions
 from collapse_jax.lm.decoding import Rules
 from collapse_jax.random import new_key
 from collapse_jax.refused import Refused
 
 __all__ = ["evaluate", "harness_model"]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _scored(functions: Functions, params, tokens):
+  """Of each token after the first: its log-probability, and whether it is the likeliest. Compiled once for all generations."""
+  found = jax.nn.log_softmax(functions.apply(params, tokens)[:, :-1])
+  following = tokens[:, 1:, None]
+  return jnp.take_along_axis(found, following, 2)[..., 0], jnp.argmax(found, 2) == following[..., 0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _written(functions: Functions, size: int, begin: int, end: int, params, prompts, length):
+  """Greedy text [n, size] that continues prompts. Compiled once for all generations."""
+  keys = jax.random.split(new_key(0), len(prompts))
+  greedy = Rules(temperature=0.0)
+  return sampling.generate(keys, functions, params, size, begin, end, greedy, prompts, length)[0]
 
 
 def harness_model(model: LanguageModel, batch_size: int = 8, max_length: int = 512) -> Any:
@@ -23,7 +40,8 @@ def harness_model(model: LanguageModel, batch_size: int = 8, max_length: int = 5
   Args:
     model: with a tokenizer.
     batch_size: sequences at once.
-    max_length: tokens of a sequence at most; of longer ones the last count, as lm-eval has it.
+    max_length: tokens of a sequence at most, and no more than the model has positions; of longer ones the last count, as lm-eval
+      has it.
   Raises:
     Refused: lm-eval is not there.
   """
@@ -33,20 +51,8 @@ def harness_model(model: LanguageModel, batch_size: int = 8, max_length: int = 5
   except ImportError as error:
     raise Refused(f"lm-eval is not there ({error}): pip install 'collapse-jax[eval]'.") from None
   functions, tokenizer = functions_of(model.config, model.params), model.tokenizer
+  max_length = min(max_length, families.architecture(model.config).max_length)
   begin, end = text.special_ids(tokenizer)
-
-  @jax.jit
-  def scored(params, tokens):
-    """Of each token after the first: its log-probability, and whether it is the likeliest."""
-    found = jax.nn.log_softmax(functions.apply(params, tokens)[:, :-1])
-    following = tokens[:, 1:, None]
-    return jnp.take_along_axis(found, following, 2)[..., 0], jnp.argmax(found, 2) == following[..., 0]
-
-  @functools.partial(jax.jit, static_argnums=3)
-  def written(params, prompts, length, size):
-    greedy = Rules(temperature=0.0)
-    keys = jax.random.split(new_key(0), len(prompts))
-    return sampling.generate(keys, functions, params, size, begin, end, greedy, prompts, length)[0]
 
   def width(size: int) -> int:
     """Few lengths, for each is compiled."""
@@ -90,8 +96,9 @@ def harness_model(model: LanguageModel, batch_size: int = 8, max_length: int = 5
       order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
       for first in range(0, len(order), batch_size):
         some = order[first : first + batch_size]
-        tokens = _padded([rows[i] for i in some], batch_size, width(max(len(rows[i]) for i in some)), end)
-        logp, likeliest = map(np.asarray, scored(model.params, tokens))
+        blank: list[list[int]] = [[]] * (batch_size - len(some))
+        tokens = text.padded([*(rows[i] for i in some), *blank], width(max(len(rows[i]) for i in some)), end)
+        logp, likeliest = map(np.asarray, _scored(functions, model.params, tokens))
         for row, i in enumerate(some):
           last = slice(len(rows[i]) - 1 - counts[i], len(rows[i]) - 1)
           found[i] = float(logp[row, last].sum()), bool(likeliest[row, last].all())
@@ -114,8 +121,9 @@ def harness_model(model: LanguageModel, batch_size: int = 8, max_length: int = 5
         if options.get("do_sample") or options.get("temperature"):
           raise Refused("tasks that draw are not evaluated, only greedy ones.")
         prompt = self.tok_encode(context)[-max(max_length - num, 1) :]
-        tokens = _padded([prompt], 1, width(len(prompt)), end)
-        out = written(model.params, tokens, jnp.asarray([len(prompt)]), width(len(prompt)) + num)
+        size = min(width(len(prompt)), max_length - 1)
+        whole, length = min(size + num, max_length), jnp.asarray([len(prompt)])
+        out = _written(functions, whole, begin, end, model.params, text.padded([prompt], size, end), length)
         row = np.asarray(out)[0, len(prompt) : len(prompt) + num].tolist()
         row = row[: row.index(end)] if end in row else row
         found = tokenizer.decode(row)
@@ -148,10 +156,3 @@ def evaluate(model: LanguageModel, tasks: Sequence[str], limit: int | None = Non
       if isinstance(value, int | float) and not metric.endswith(("_stderr", "sample_len")) and "_stderr" not in metric:
         scores[f"{task}/{metric}"] = float(value)
   return scores
-
-
-def _padded(rows: Sequence[Sequence[int]], num: int, size: int, fill: int) -> np.ndarray:
-  tokens = np.full((num, size), fill, np.int32)
-  for i, row in enumerate(rows):
-    tokens[i, : len(row)] = row
-  return tokens

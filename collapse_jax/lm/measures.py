@@ -166,23 +166,15 @@ def judge(functions: Functions, params, batch_size: int, embed: Callable | None 
     place = jnp.arange(tokens.shape[1])[None]
     counted = (place < length[:, None]) & (place >= given[:, None])
     hidden = functions.hidden(params, tokens)
-    losses, counts = training.token_losses(
-      lambda params, _: functions.head(params, hidden), params, tokens, length, counted
-    )
+    logits = training.Scores(lambda *_: hidden, functions.output, functions.head)
+    losses, counts = training.token_losses(logits, params, tokens, length, counted)
     mean = row_losses(losses, counts)
     if embed is not None:
       return Reading(mean, embed(tokens, counted).astype(jnp.float32))
     states = jnp.where(counted[..., None], hidden.astype(jnp.float32), 0.0)
     return Reading(mean, jnp.sum(states, axis=1) / jnp.maximum(jnp.sum(counted, axis=1), 1)[:, None])
 
-  def read(tokens, length, given):
-    n = tokens.shape[0]
-    size = min(batch_size, n)
-    split = lambda x: jnp.pad(x, [(0, -n % size)] + [(0, 0)] * (x.ndim - 1)).reshape(-1, size, *x.shape[1:])
-    found = jax.lax.map(one, jax.tree.map(split, (tokens, length, given)))
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], found)
-
-  return Judge(read)
+  return Judge(lambda tokens, length, given: training.by_batches(one, (tokens, length, given), batch_size))
 
 
 class Reference(NamedTuple):

@@ -35,12 +35,14 @@ __all__ = [
   "Rows",
   "Splits",
   "answers",
+  "check_known",
   "encode",
   "fingerprint",
   "formatted",
   "is_formatted",
   "is_on_hub",
   "load",
+  "padded",
   "prompts",
   "pydocs",
   "read_text",
@@ -549,11 +551,8 @@ def to_rows(
   rows = [[begin, *row, end] for row in encode(tokenizer, whole)]
   fits = np.asarray([len(row) <= max_seq_len for row in rows], bool)
   kept = [row for row, good in zip(rows, fits) if good]
-  tokens, length = np.full((len(kept), max_seq_len), end, np.int32), np.asarray([len(row) for row in kept], np.int32)
-  for i, row in enumerate(kept):
-    tokens[i, : len(row)] = row
-  if len(kept) and tokens.max() >= vocab_size:
-    raise Refused(f"vocabulary mismatch: the tokenizer gives token {tokens.max()}, the model knows {vocab_size}.")
+  tokens, length = padded(kept, max_seq_len, end), np.asarray([len(row) for row in kept], np.int32)
+  check_known(tokens, vocab_size)
   ends = np.asarray(
     [row.index(end, 1) + 1 for row in kept], int
   )  # some models read the end token in a text that mentions it
@@ -571,6 +570,26 @@ def to_rows(
     len(lost),
     changed[min(lost or changed)] if changed else ("", ""),
   )
+
+
+def padded(rows: Sequence[Sequence[int]], width: int, fill: int) -> np.ndarray:
+  """Rows of tokens as one array [num, width] int32.
+
+  Args:
+    rows: of tokens, at most `width` each.
+    width: of the array.
+    fill: token behind those of a row.
+  """
+  tokens = np.full((len(rows), width), fill, np.int32)
+  for i, row in enumerate(rows):
+    tokens[i, : len(row)] = row
+  return tokens
+
+
+def check_known(tokens: np.ndarray, vocab_size: int) -> None:
+  """Raises Refused where one of the tokens is beyond the model's vocabulary."""
+  if tokens.size and tokens.max() >= vocab_size:
+    raise Refused(f"vocabulary mismatch: the tokenizer gives token {tokens.max()}, the model knows {vocab_size}.")
 
 
 def encode(tokenizer, texts: Sequence[str]) -> list[list[int]]:

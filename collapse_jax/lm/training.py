@@ -16,7 +16,18 @@ from collapse_jax.refused import Refused
 from collapse_jax.types import Array
 from collapse_jax.vocabulary import TOKEN_BUDGETS
 
-__all__ = ["Fitted", "Recipe", "Scores", "check", "fit", "losses", "mean_loss", "num_steps", "token_losses"]
+__all__ = [
+  "Fitted",
+  "Recipe",
+  "Scores",
+  "by_batches",
+  "check",
+  "fit",
+  "losses",
+  "mean_loss",
+  "num_steps",
+  "token_losses",
+]
 
 Params = Any
 Logits = Callable[[Params, Array], Array]
@@ -206,13 +217,24 @@ def losses(
   Returns:
     [n, L - 1] float32 nats, and [n, L - 1] bool.
   """
-  n = tokens.shape[0]
-  size = min(batch_size, n)
-  pad = -n % size
   rows = (tokens, length) if learned is None else (tokens, length, learned)
-  batches = [jnp.pad(x, [(0, pad)] + [(0, 0)] * (x.ndim - 1)).reshape(-1, size, *x.shape[1:]) for x in rows]
-  found = jax.lax.map(lambda rows: token_losses(logits, params, *rows), batches)
-  return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1])[:n], found)
+  return by_batches(lambda rows: token_losses(logits, params, *rows), rows, batch_size)
+
+
+def by_batches(of: Callable[[Any], Any], rows: Any, batch_size: int) -> Any:
+  """What is had of rows, a batch at a time; the last batch is filled up with zeros.
+
+  Args:
+    of: (leaves [B, ...] of some rows) -> arrays [B, ...].
+    rows: leaves [n, ...].
+    batch_size: rows at a time, a Python int.
+  Returns:
+    the arrays of all rows, [n, ...].
+  """
+  n = len(jax.tree.leaves(rows)[0])
+  size = min(batch_size, n)
+  split = lambda x: jnp.pad(x, [(0, -n % size)] + [(0, 0)] * (x.ndim - 1)).reshape(-1, size, *x.shape[1:])
+  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], jax.lax.map(of, jax.tree.map(split, rows)))
 
 
 def num_steps(recipe: Recipe, used: Array, length: Array) -> Array:

@@ -39,18 +39,26 @@ class Exports:
     kind: "hf": the whole model, adapters added to it; or "peft": its adapters alone, and the base once.
     directory: of the sweep.
     home: where that is moved in the end, for what refers to it; None: it stays.
+    lora_ranks: of the cells, where they differ.
   Raises:
     Refused: another kind, nowhere to write, or no adapters for "peft".
   """
 
-  def __init__(self, setting_of: Callable[[dict[str, Any]], Setting], kind: str, directory: Any, home: Any = None):
+  def __init__(
+    self,
+    setting_of: Callable[[dict[str, Any]], Setting],
+    kind: str,
+    directory: Any,
+    home: Any = None,
+    lora_ranks: Sequence[int | None] = (None,),
+  ):
     if kind not in EXPORTS:
       raise Refused.must_be("export", " or ".join(EXPORTS), kind)
     if directory is None:
       raise Refused("export needs a directory.", argument="export", value=kind)
     self._setting_of, self._kind, self._folder = setting_of, kind, Path(directory) / FOLDER
     self._home = Path(home or directory).absolute() / FOLDER
-    if kind == "peft" and setting_of({}).adapters is None:
+    if kind == "peft" and any(setting_of({"lora_rank": rank}).adapters is None for rank in lora_ranks):
       raise Refused("export=peft needs adapters (lora_rank).", argument="export", value=kind, allowed="hf")
 
   def write(self, cell: dict[str, Any], t: int, seeds: range, params: Any) -> None:

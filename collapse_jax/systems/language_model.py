@@ -109,7 +109,7 @@ def simulate(
   for size in num_samples:
     task(setting.model.params, size, 1.0)
   of_cell = functools.partial(_of_cell, setting)
-  exported = [Exports(of_cell, export, directory, home)] if export else []
+  exported = [Exports(of_cell, export, directory, home, axes.get("lora_rank", (None,)))] if export else []
   evaluated = [] if evaluate is None else [Evaluations(of_cell, evaluate, evaluate_every, directory)]
   about, chunk = setting.about(), setting.at_once(num_seeds, chunk_size)
   saved = Samples(setting.model.tokenizer, directory, whole=setting.texts.whole)

@@ -258,8 +258,8 @@ def language_model(
     slots = min(size, -(-context.num // parts) * parts)
     # A round of several times as many keeps the slots full; over several devices rows stay in step.
     round_size = min(4 * slots, max(context.num, slots)) if mesh is None and not num_beams else slots
-    judge = (lambda tokens, length: wellformed(tokens[:, :-1], length)) if continuing else wellformed
-    drawn = sampling.sample(key, draw, judge, context.num, max_length + continuing, round_size, max_attempts, slots)
+    accepted = (lambda tokens, length: wellformed(tokens[:, :-1], length)) if continuing else wellformed
+    drawn = sampling.sample(key, draw, accepted, context.num, max_length + continuing, round_size, max_attempts, slots)
     tokens, length, filled = drawn.tokens, drawn.length, drawn.filled
     if context.used is not None:
       filled &= in_use(context) > 0
