@@ -180,7 +180,19 @@ def test_no_more_than_the_verdicts(counts, words):
 )
 def test_the_real_share_that_is_enough(curves, text):
   some = made([curves], workflow=["mix"], real_fraction=[0.0, 0.1, 0.5])
-  assert text in answer.meaning({"mine": report.answers(some)}, {"mine": some})[-1]
+  said = lambda some: answer.meaning({"mine": report.answers(some)}, {"mine": some})[-1]
+  assert text in said(some) and "within 0.2 of" in said(some)
+  assert "within 0.3 of" in said(some.assign_attrs(tolerance=0.3))  # what was asked of the sweep
+
+
+def test_a_single_share_that_could_run_is_compared_with_none(tmp_path):
+  """Nothing is said of it, and the page and its figures are drawn all the same."""
+  some = made([[[5 + 0.5 * T], [5 + LEVEL]]], workflow=["mix"], real_fraction=[0.0, 0.1], num_samples=[10])
+  some = diagnostics.complete(some)
+  some["cell_status"] = some.cell_status.dims, np.array([[["ok"], ["too large"]]], object)
+  assert not any("real share" in text for text in answer.meaning({"mine": report.answers(some)}, {"mine": some}))
+  report.write_report(some, tmp_path / "report.html")
+  assert "loss_against_real_share" in (tmp_path / "report.html").read_text()
 
 
 def test_panel(both):

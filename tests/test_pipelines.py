@@ -336,6 +336,19 @@ def test_withdrawn_rows(tmp_path):
   np.testing.assert_array_equal(run(Normal(), tmp_path, **options)["var"], first["var"])  # a loop that begins anew
 
 
+def test_withdrawn_twice_before_going_on(tmp_path):
+  """What descends from neither row is still known, and kept."""
+  run(Normal(), tmp_path, ["replace"], num_samples=15, num_generations=2)
+  real = lambda seed: set(np.load(tmp_path / f"runs/workflow=replace,seed={seed}/g001/data.npz")["_row"])
+  row = int(min(real(0) - real(1)))
+  assert cj.pipelines.withdraw(tmp_path, [row]).models
+  kept = steps_of(tmp_path)
+  assert kept and cj.pipelines.withdraw(tmp_path, [row]).models == () and steps_of(tmp_path) == kept
+  with pytest.raises(cj.Refused, match="holds no loop"):
+    cj.pipelines.withdraw(tmp_path / "none", [row])
+  assert not (tmp_path / "none").exists()
+
+
 def test_training_rows_need_not_be_kept(tmp_path):
   """The same numbers and lineage; where they are kept, they take most of the disk."""
   whole, less = (run(Normal(), tmp_path / str(keep), ["accumulate"], keep_data=keep) for keep in (True, False))

@@ -5,7 +5,7 @@ import numpy as np
 from collapse_jax.refused import Refused
 from collapse_jax.vocabulary import BESIDE, NULL, is_null
 
-__all__ = ["at_cell", "cells", "complete", "finite_runs", "metrics", "null_of", "scalars"]
+__all__ = ["at_cell", "cells", "complete", "finite_runs", "metrics", "null_of", "num_beside", "scalars"]
 
 
 def complete(results):
@@ -59,6 +59,16 @@ def cells(results, name: str):
   for at in np.ndindex(*(results.sizes[dim] for dim in grid)):
     if results.cell_status.values[at] == "ok":
       yield {dim: results[dim].values[i] for dim, i in zip(grid, at)}, values.values[at]
+
+
+def num_beside(results, dim: str) -> int:
+  """How many cells that could run differ in one coordinate alone, at the most; 0 where there is no such coordinate.
+
+  Args:
+    results: a Dataset of `sweep`, complete.
+    dim: the coordinate.
+  """
+  return int((results.cell_status == "ok").sum(dim).max()) if dim in results.cell_status.dims else 0
 
 
 def metrics(results) -> list[str]:

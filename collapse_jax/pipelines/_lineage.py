@@ -17,12 +17,10 @@ from collapse_jax.pipelines._steps import DONE, FOLDER, RESULTS, WITHDRAWN, Step
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps import chunks
 
-__all__ = ["ROWS", "RUNS", "Lineage", "lineage", "withdraw", "withdrawn", "write_generation"]
+__all__ = ["ROLES", "ROWS", "RUNS", "Lineage", "lineage", "withdraw", "withdrawn", "write_generation"]
 
 ROWS, RUNS, STEPS, CROISSANT = "rows.npz", "runs", "steps.json", "croissant.json"
-
-
-_ROLES = ("fit", "sample", "evaluate")
+ROLES = ("fit", "sample", "evaluate")
 
 
 class Lineage(NamedTuple):
@@ -75,8 +73,9 @@ def withdraw(directory: str | os.PathLike[str], rows: Sequence[int | str]) -> Li
     Refused: as of `lineage`, or a loop is running there.
   """
   directory = Path(directory)
-  graph = _Graph(directory)
+  _manifest(directory)  # or nothing is written there, not even a lock
   with written_by_one(directory):
+    graph = _Graph(directory)  # of what no loop goes on with
     found = _traced(directory, graph, rows)
     noted = withdrawn(directory, graph.real)
     for row in found.rows:
@@ -85,13 +84,17 @@ def withdraw(directory: str | os.PathLike[str], rows: Sequence[int | str]) -> Li
     told = {"real": graph.real, "rows": {name: numbers.tolist() for name, numbers in noted.items()}}
     chunks.write(directory / WITHDRAWN, (json.dumps(told) + "\n").encode())
     gone = {*found.models, *found.samples}
-    kept = {one[role] for one in graph.generations for role in _ROLES if not {one["fit"], one["sample"]} & gone}
+    if (directory / RESULTS).exists():  # numbers would be of models that are gone
+      chunks.remove(directory / RESULTS)
+    kept = set[str]()
+    for one in graph.generations:
+      if gone.isdisjoint((one["fit"], one["sample"])):
+        kept |= {one[role] for role in ROLES}
+      else:  # its links would lead nowhere
+        chunks.remove(one["folder"])
     for place in sorted((directory / FOLDER).iterdir()):
       if place.name not in kept:
         chunks.remove(place)
-    for name in (RUNS, RESULTS):  # of which links would lead nowhere, and numbers would be of models that are gone
-      if (directory / name).exists():
-        chunks.remove(directory / name)
   return found
 
 
@@ -132,18 +135,26 @@ def _traced(directory: Path, graph: "_Graph", rows: Sequence[int | str]) -> Line
   return Lineage(tuple(asked), ancestors, real_rows, models, samples, generations)
 
 
+def _manifest(directory: Path) -> dict[str, Any]:
+  """What a loop noted of its rows."""
+  try:
+    return chunks.read_object(directory / "loop.json")
+  except (ValueError, OSError):
+    raise Refused(f"{directory} holds no loop.", argument="directory", value=str(directory)) from None
+
+
 class _Graph:
   """Fits and samples of the runs of a directory, in the order of their generations."""
 
   def __init__(self, directory: Path):
-    try:
-      manifest = chunks.read_object(directory / "loop.json")
-    except (ValueError, OSError):
-      raise Refused(f"{directory} holds no loop.", argument="directory", value=str(directory)) from None
+    manifest = _manifest(directory)
     self.real, self.num_real = str(manifest["real"]), int(manifest["num_real"])
     self._steps = directory / FOLDER
     self.generations = sorted(
-      ({**chunks.read_object(file), "run": file.parent.parent.name} for file in directory.glob(f"{RUNS}/*/g*/{STEPS}")),
+      (
+        {**chunks.read_object(file), "run": file.parent.parent.name, "folder": file.parent}
+        for file in directory.glob(f"{RUNS}/*/g*/{STEPS}")
+      ),
       key=lambda one: (one["generation"], one["run"]),
     )
     self._fits = {name: self._noted(name) for name in dict.fromkeys(one["fit"] for one in self.generations)}

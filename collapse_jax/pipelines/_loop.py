@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["loop", "on_data"]
 
-RUNS, ROLES = _lineage.RUNS, ("fit", "sample", "evaluate")
+RUNS, ROLES = _lineage.RUNS, _lineage.ROLES
 # Which way is worse, of what the definitions of collapse take a metric for.
 _WORSE = {"risk": "higher", "variance": "lower", "modes": "lower", "tail": "lower", "hallucination": "higher"}
 _here = threading.local()  # the run that this thread is at

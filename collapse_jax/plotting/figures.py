@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from collapse_jax import diagnostics, vocabulary
+from collapse_jax.diagnostics import reading
 from collapse_jax.plotting.panels import band, finish, labels, panels, slices, text_of, viridis, wrapped
 
 __all__ = [
@@ -263,7 +264,7 @@ def _enough(results, metric: str, tolerance: float) -> dict[Any, float]:
   """num_samples -> the share that is enough, NaN where none is, or it cannot be told."""
   from collapse_jax import decisions  # which run sweeps too
 
-  if results.sizes["real_fraction"] < 2:
+  if reading.num_beside(results, "real_fraction") < 2:
     return {}
   return {cell["num_samples"]: found.share for cell, found in decisions.required_shares(results, tolerance, metric)}
 

@@ -116,6 +116,10 @@ def _known(values) -> list[float]:
   return [float(value) for value in values if np.isfinite(value)]
 
 
+def _sign(about) -> int:
+  return -1 if about["worse"] == "lower" else 1
+
+
 def _change(about, values) -> np.ndarray:
   """[kept] of each run that stayed finite, from the first to the last generation, on the scale of the verdict."""
   kept = judgement.judged(about, values)
@@ -125,13 +129,12 @@ def _change(about, values) -> np.ndarray:
 
 def _worsening(about, values) -> tuple[int, float]:
   """By which cells are compared: how many runs became infinitely bad, then the change for the worse."""
-  change = (-1 if about["worse"] == "lower" else 1) * _change(about, values)
+  change = _sign(about) * _change(about, values)
   return _num_gone(about, values), float(np.median(change)) if len(change) else -np.inf
 
 
 def _num_gone(about, values) -> int:
-  sign = -1 if about["worse"] == "lower" else 1
-  return int(curves.went_infinite(sign * judgement.judged(about, values)).sum())
+  return int(curves.went_infinite(_sign(about) * judgement.judged(about, values)).sum())
 
 
 def _number(about, verdict, values, generations) -> tuple[str, str]:
@@ -148,12 +151,12 @@ def _number(about, verdict, values, generations) -> tuple[str, str]:
     return "no run stayed finite", ""
   since = f"since generation {generations[0]}"
   if logged:
-    middle, low, high = (_told(np.exp(one)) for one in _median(change))
-    return f"\N{MULTIPLICATION SIGN} {middle}", f"{since}, median of runs" + _interval(low, high)
+    middle, low, high = np.exp(_median(change))
+    return f"\N{MULTIPLICATION SIGN} {_told(middle)}", f"{since}, median of runs" + _interval(low, high, _told)
   kept = reading.finite_runs(values).mean(axis=0)
   half = stats.t.ppf(0.975, len(change) - 1) * change.std(ddof=1) / np.sqrt(len(change)) if len(change) > 1 else np.nan
-  low, high = (f"{one:+.3g}" for one in (change.mean() - half, change.mean() + half))
-  return f"{kept[0]:.4g} \N{RIGHTWARDS ARROW} {kept[-1]:.4g}{unit}", f"{since}" + _interval(low, high, " of the change")
+  interval = _interval(change.mean() - half, change.mean() + half, "{:+.3g}".format, " of the change")
+  return f"{kept[0]:.4g} \N{RIGHTWARDS ARROW} {kept[-1]:.4g}{unit}", since + interval
 
 
 def _median(sample) -> tuple[float, float, float]:
@@ -164,8 +167,8 @@ def _median(sample) -> tuple[float, float, float]:
   return float(np.median(sample)), *ends
 
 
-def _interval(low, high, of="") -> str:
-  return "" if "nan" in (low, high, low[1:]) else f", 95% interval{of} {low} to {high}"
+def _interval(low, high, told, of="") -> str:
+  return "" if np.isnan([low, high]).any() else f", 95% interval{of} {told(low)} to {told(high)}"
 
 
 def _rate(slope, low, high, unit) -> tuple[str, str]:
@@ -255,7 +258,8 @@ def meaning(named: Mapping[str, Sequence[Answer]], results: Mapping[str, Any]) -
   costs = [f"{workflow} {cost}" for workflow, found in table.items() if (cost := _cost(found.values()))]
   if costs:
     said.append(f"Training rows of the last generation, beside the first: {'; '.join(costs)}.")
-  return said + [_enough(name, one) for name, one in results.items() if one.sizes.get("real_fraction", 1) > 1]
+  shares = {name: reading.num_beside(diagnostics.complete(one), "real_fraction") for name, one in results.items()}
+  return said + [_enough(name, one) for name, one in results.items() if shares[name] > 1]
 
 
 def _instead(workflow, table) -> str:
@@ -289,7 +293,7 @@ def _enough(name, results) -> str:
   """The smallest real share of a sweep over it that keeps the primary metric, in the cell that needs most."""
   from collapse_jax import decisions  # which run sweeps too
 
-  found = [one for _, one in decisions.required_shares(results)]
+  found = [one for _, one in decisions.required_shares(results, float(results.attrs.get("tolerance", 0.2)))]
   most = max(found, key=lambda one: (np.isnan(one.share), one.share))
   which = f", the one of {len(found)} cells that needs most" if len(found) > 1 else ""
   said = str(most)
