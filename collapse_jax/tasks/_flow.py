@@ -20,10 +20,11 @@ from collapse_jax.random import choose, exact_table, normal
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch, flat
 from collapse_jax.tasks import _fields as fields
-from collapse_jax.tasks._networks import STARTS, Recipe
-from collapse_jax.tasks._paths import COUPLINGS, Combined, combined, couple, integrate, path_of
+from collapse_jax.tasks._networks import Recipe
+from collapse_jax.tasks._paths import Combined, combined, couple, integrate, path_of
 from collapse_jax.tasks.parts import check_integer, known, matmul, real_rows
 from collapse_jax.types import Context, Expected, MetricInfo, Summary, TaskSetting
+from collapse_jax.vocabulary import COUPLINGS, STARTS
 
 SCORES = ("linear", "linear_trained", "empirical", "mlp", "patches", "unet")
 DECAYS = ("constant", "cosine")

@@ -13,8 +13,7 @@ from collapse_jax.random import normal
 from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_integer, check_positive
 from collapse_jax.types import Array, Params
-
-STARTS = ("weights", "weights+optimiser", "cold")
+from collapse_jax.vocabulary import STARTS
 
 
 class Recipe(NamedTuple):
