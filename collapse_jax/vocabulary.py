@@ -16,6 +16,7 @@ from collapse_jax.refused import Refused
 __all__ = [
   "BANDWIDTH_RULES",
   "BESIDE",
+  "COUPLINGS",
   "DRAWS",
   "EDIT_BASES",
   "EDIT_MASKS",
@@ -29,6 +30,7 @@ __all__ = [
   "LORA_TARGETS",
   "NULL",
   "RESAMPLING",
+  "STARTS",
   "TEXT_FORMATS",
   "TOKEN_BUDGETS",
   "check_num_emitted",
@@ -53,6 +55,8 @@ RESAMPLING = ("none", "bootstrap")  # of the real rows of an ensemble
 EDIT_BASES, EDIT_MASKS = ("anchor", "chain"), ("fresh", "fixed", "disjoint")
 EDIT_NOISES = ("regenerated", "additive")
 LABELS_OF_LOGISTIC = ("model", "data")
+COUPLINGS = ("independent", "swaps", "exact")  # of rows and noise in flow matching
+STARTS = ("weights", "weights+optimiser", "cold")  # of networks, from the model before
 EXPORTS = ("hf", "peft")  # directories of transformers, or of PEFT
 LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")
 TEXT_FORMATS = ("auto", "text", "pairs", "messages")

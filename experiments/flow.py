@@ -10,11 +10,11 @@ of variances: black dashes, exact linear scores with the same sampler and infini
 
 from absl import flags
 
+from collapse_jax.vocabulary import COUPLINGS, STARTS
+
 from . import common, flag_values
 from .samplers import read_samplers, steps_of
 
-STARTS = ("weights", "weights+optimiser", "cold")
-COUPLINGS = ("independent", "swaps", "exact")
 DATA = ("eight_gaussians", "moons", "pinwheel", "checkerboard", "swiss_roll")
 
 

@@ -177,7 +177,7 @@ def test_checked(transform):
 
 
 def test_refused():
-  task = tasks.gaussian(2, 10)
+  task, few = tasks.gaussian(2, 10), transforms.farthest_point(tasks.gaussian(2, 4))
   for call, message in (
     (lambda: transforms.negative_guidance(task, 0.5), "needs a task whose sampler follows a score"),
     (lambda: transforms.correct(task, -1.0), "gamma must be at least 0"),
@@ -186,6 +186,7 @@ def test_refused():
     (lambda: transforms.threshold_filter(task, 1.0, 1.0), "decay must be between 0 and 1"),
     (lambda: transforms.probe_filter(task, 0.0, len, 2), "keep_fraction must be a number above 0"),
     (lambda: transforms.probe_filter(task, 0.5, len, 1), "num_labels must be an integer of at least 2"),
+    (lambda: cj.run(jax.random.key(0), few, cj.workflows.mix(0.8), 2), "farthest_point needs models that emit 2 rows"),
   ):
     with pytest.raises(Refused, match=message):
       call()

@@ -17,8 +17,8 @@ from collapse_jax.data import shapes
 from collapse_jax.refused import Refused
 from collapse_jax.tasks import _fields as fields
 from collapse_jax.tasks._flow import Rows, _empirical
-from collapse_jax.tasks._networks import STARTS
-from collapse_jax.tasks._paths import COUPLINGS, Combined, couple, integrate, path_of
+from collapse_jax.tasks._paths import Combined, couple, integrate, path_of
+from collapse_jax.vocabulary import COUPLINGS, STARTS
 from experiments import flow
 
 VARIANCES = [0.1, 0.5, 2.0]

@@ -20,10 +20,11 @@ from collapse_jax.random import choose, exact_table, normal
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch, flat
 from collapse_jax.tasks import _fields as fields
-from collapse_jax.tasks._networks import STARTS
-from collapse_jax.tasks._paths import COUPLINGS, Combined, combined, couple, integrate, path_of
-from collapse_jax.tasks.parts import check_integer, check_positive, known, matmul, real_rows
+from collapse_jax.tasks._networks import Recipe
+from collapse_jax.tasks._paths import Combined, combined, couple, integrate, path_of
+from collapse_jax.tasks.parts import check_integer, known, matmul, real_rows
 from collapse_jax.types import Context, Expected, MetricInfo, Summary, TaskSetting
+from collapse_jax.vocabulary import COUPLINGS, STARTS
 
 SCORES = ("linear", "linear_trained", "empirical", "mlp", "patches", "unet")
 DECAYS = ("constant", "cosine")
@@ -181,13 +182,9 @@ def flow(
   generators.check_size(source.dataset, num_samples)
   if score == "linear":
     return _linear(source, num_samples, solver, num_steps, stop_noise)
-  check_integer("batch_size", batch_size, 1)
+  Recipe(budget, amount, batch_size, learning_rate, start).check()
   check_integer("num_test", num_test, _NEIGHBORS + 1)
   check_integer("width", width, 8)
-  check_positive("amount", amount)
-  check_positive("learning_rate", learning_rate)
-  if budget not in training.BUDGETS:
-    raise Refused.must_be("budget", f"one of {', '.join(training.BUDGETS)}", budget)
   if ema is not None and known(ema) and not 0 <= ema < 1:
     raise Refused.must_be("ema", "in [0, 1)", ema)
   if coupling != "independent" and not solver.startswith("flow"):
@@ -322,7 +319,9 @@ class _Source(NamedTuple):
 def _source(data, mean, num_test) -> _Source:
   if isinstance(data, str) and data in shapes.SHAPES:
     shape = shapes.get(data)
-    return _Source(_drawn(data, 2, shape.draw), None, None, shape.num_modes, shape.mode, shape.centers, shape.std)
+    return _Source(
+      generators.without_truth(data, 2, shape.draw), None, None, shape.num_modes, shape.mode, shape.centers, shape.std
+    )
   pair = isinstance(data, tuple) and len(data) == 2 and np.ndim(data[0]) == 2  # of training and test rows
   if isinstance(data, str | generators.Dataset) or pair or np.ndim(data) == 2:
     return _Source(generators.get(data, num_test))
@@ -331,15 +330,7 @@ def _source(data, mean, num_test) -> _Source:
   draw = lambda key, num: (
     jnp.asarray(center, float)[None] + jnp.sqrt(jnp.asarray(variances, float))[None] * normal(key, (num, dim))
   )
-  return _Source(_drawn("normal", dim, draw), variances, center)
-
-
-def _drawn(name, dim, draw) -> generators.Dataset:
-  def split(key, truth, num_train, num_test):
-    train_key, test_key = jax.random.split(key)
-    return draw(train_key, num_train), draw(test_key, num_test)
-
-  return generators.Dataset(name, dim, lambda key: None, split, lambda key, truth, num: draw(key, num))
+  return _Source(generators.without_truth("normal", dim, draw), variances, center)
 
 
 def _checked(variances, mean) -> tuple[np.ndarray, np.ndarray]:

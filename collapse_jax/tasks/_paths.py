@@ -17,7 +17,7 @@ from collapse_jax import theory
 from collapse_jax.random import choose, exact_table, normal
 from collapse_jax.types import Array
 
-__all__ = ["COUPLINGS", "Combined", "Path", "combined", "couple", "integrate", "path_of"]
+__all__ = ["Combined", "Path", "combined", "couple", "integrate", "path_of"]
 
 Field = Callable[[Array, Array], Array]  # (x [n, dim], level [] or [n, 1]) -> [n, dim]
 
@@ -213,7 +213,6 @@ def _stopped(family, times, stop_noise):
 
 
 # ---------------------------------------------------------------------------------------------------- couplings
-COUPLINGS = ("independent", "swaps", "exact")
 _ROUNDS = 64
 
 
@@ -225,7 +224,7 @@ def couple(coupling: str, rows: Array, noise: Array) -> Array:
   of 64. "exact": the best order, by the Hungarian algorithm, in O(B^3). The noise stays the same set under both.
 
   Args:
-    coupling: one of `COUPLINGS`.
+    coupling: one of `vocabulary.COUPLINGS`.
     rows, noise: [B, dim].
   """
   if coupling == "exact":

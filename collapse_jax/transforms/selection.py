@@ -210,19 +210,16 @@ def _apart(task, oversample, embed, threshold, decay, what) -> TaskSetting:
   task = in_rows(task)
 
   def sample(key, problem, params, context):
+    if context.num < 2:
+      raise Refused(f"{what} needs models that emit 2 rows or more, got {context.num}.", argument="num_samples")
     wide = _wider(context, float(oversample))
     data, metrics = task.sample(key, problem, params, wide)
     require_plain(data, what)
     features = _features(embed, jax.tree.map(lambda x: x[0], data.rows))
     index = farthest(features, context.num, storage.in_use(wide) > 0, threshold, decay)
-    kept = features[index]
-    there = storage.in_use(context) > 0
-    far = jnp.where(there[:, None], kept, jnp.inf)  # whose distances are no numbers, and never the smallest
-    squared = jax.lax.map(
-      lambda row: kth_smallest(jnp.nan_to_num(jnp.sum((far - row[None]) ** 2, axis=1), nan=jnp.inf), 2), kept
-    )
-    pair = jnp.sqrt(jnp.min(squared, where=there, initial=jnp.inf))
-    return storage.take(data, index), metrics | {"closest_pair": pair}
+    kept, there = features[index], storage.in_use(context) > 0
+    distance = arrays.nearest_distance(kept, kept, 2, there)  # the nearest is the row itself
+    return storage.take(data, index), metrics | {"closest_pair": jnp.min(distance, where=there, initial=jnp.inf)}
 
   info = {"closest_pair": MetricInfo("smallest distance of two kept samples", "units of the embedding")}
   return resample(task, sample, info)
