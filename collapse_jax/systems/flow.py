@@ -163,7 +163,10 @@ def _samples(part):
       axis.set_aspect("equal")
   for axis in axes[-1]:
     axis.set_xlabel("x")
-  finish(figure, axes, "", part, 0, 0, False)
+  for axis in axes[:, 0]:
+    axis.set_ylabel("y")
+  figure.suptitle(part.attrs.get("slice", ""), fontsize=11)
+  figure.supxlabel(f"rows of the models of all {part.sizes['seed']} runs together", fontsize=8, color="0.35")
   return figure
 
 
