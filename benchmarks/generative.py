@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 import collapse_jax as cj
+from benchmarks.language_model import timed
 from collapse_jax import tasks, workflows
 
 
@@ -60,11 +61,10 @@ def flow(coupling: str):
       jax.block_until_ready(run(keys))
 
     def call():
-      start = time.process_time()
-      jax.block_until_ready(runs[200](keys))
-      between = time.process_time()
-      jax.block_until_ready(runs[1000](keys))
-      return (time.process_time() - between) - (between - start)
+      short, long = (
+        timed(lambda run=run: jax.block_until_ready(run(keys)), time.process_time) for run in runs.values()
+      )
+      return long - short
 
     return call, 800 * SEEDS
 
@@ -88,8 +88,7 @@ def torchcfm(optimal_transport: bool):
     angle = torch.randint(0, 8, (ROWS,)) * np.pi / 4
     rows = 5 * torch.stack([torch.cos(angle), torch.sin(angle)], dim=1) + 0.56 * torch.randn(ROWS, 2)
 
-    def call(steps=100):
-      start = time.process_time()
+    def train(steps=100):
       for _ in range(steps):
         optimiser.zero_grad()
         x1 = rows[torch.randint(0, ROWS, (BATCH,))]
@@ -97,10 +96,9 @@ def torchcfm(optimal_transport: bool):
         loss = torch.mean((model(torch.cat([x, t[:, None]], dim=-1)) - u) ** 2)
         loss.backward()
         optimiser.step()
-      return time.process_time() - start
 
-    call(20)
-    return call, 100
+    train(20)
+    return lambda: timed(train, time.process_time), 100
 
   return make
 

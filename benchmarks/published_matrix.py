@@ -257,13 +257,14 @@ def main(arguments: list[str] | None = None) -> None:
 
   reproduce.define()
   common.parse(["published_matrix", "--resume"])
-  for part in [name for name in parts() if fnmatch.fnmatch(name, asked.parts)]:
-    if part not in kept(asked.data):
+  there, every = kept(asked.data), parts()
+  for part in every:
+    if fnmatch.fnmatch(part, asked.parts) and part not in there:
       print(part, flush=True)
       keep(part, reduced(run(part, asked.work_dir)), asked.data)
       shutil.rmtree(asked.work_dir / part, ignore_errors=True)
   found = kept(asked.data)
-  found = {name: found[name] for name in parts() if name in found}
+  found = {name: found[name] for name in every if name in found}
   figures = {}
   for part in found:
     family = _family(part)
@@ -274,7 +275,7 @@ def main(arguments: list[str] | None = None) -> None:
       draw(family, drawn, figures[name])
   asked.page.parent.mkdir(parents=True, exist_ok=True)
   asked.page.write_text(page(found, figures), encoding="utf-8")
-  print(f"{asked.page}: {len(found)} of {len(parts())} parts")
+  print(f"{asked.page}: {len(found)} of {len(every)} parts")
 
 
 if __name__ == "__main__":

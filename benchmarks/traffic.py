@@ -11,21 +11,20 @@ over rounds of a ratio is below what is asked for.
 """
 
 import argparse
+import functools
 import importlib
 import os
 import sys
 import time
 
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+from benchmarks.language_model import timed
 
 BATCH, WINDOW, HOSTS, LENGTH = 512, 5, 64, 50
 SETTINGS = {"toy": (2, 2, "A"), "flows": (16, 10, "B")}  # columns, components, architecture
 
 
 def cpu(function, *arguments) -> float:
-  begun = time.process_time()
-  function(*arguments)
-  return time.process_time() - begun
+  return timed(functools.partial(function, *arguments), time.process_time)
 
 
 def of_package(num_columns: int, arch: str):
@@ -109,6 +108,7 @@ def main() -> None:
   parser.add_argument("--least_training", type=float, default=5, help="the toy is bound by a step's own cost")
   parser.add_argument("--least_sampling", type=float, default=100)
   flags = parser.parse_args()
+  os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
   import numpy as np
 
   missed = False

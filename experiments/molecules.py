@@ -26,11 +26,7 @@ def define():
     num_samples="100", num_generations=10, num_seeds=10, workflows="replace,accumulate", temperatures=False
   )
   flag_values.define_compare()
-  flags.DEFINE_string(
-    "molecules",
-    "butane,alanine_dipeptide,ibuprofen",
-    "Comma list: these, alkane (six carbons of a known law), or SMILES.",
-  )
+  flags.DEFINE_string("molecules", PUBLISHED, "Comma list: these, alkane (six carbons of a known law), or SMILES.")
   flags.DEFINE_string("models", "von_mises", f"Comma list among {', '.join(MODELS)}: of torsions.")
   flags.DEFINE_string("num_conformers", "500", "Of a molecule, from which real ones are taken.")
   flags.DEFINE_string("num_components", "8", "Of a mixture.")
@@ -75,14 +71,6 @@ def read():
   num_samples, num_conformers = flag_values.integers("num_samples", 2), flag_values.integer("num_conformers", 2)
   if max(num_samples) > num_conformers:
     raise Refused(f"--num_samples must be at most --num_conformers={num_conformers}, got {max(num_samples)}.")
-  from collapse_jax.data import molecules as source
-
-  for name in molecules:
-    if name != "alkane":
-      with flag_values.given_as("molecules", name):
-        found = source.conformers(name, num_conformers)
-      if max(num_samples) > len(found.rows):
-        raise Refused(f"--num_samples must be at most {len(found.rows)}: no more conformers of {name} can be embedded.")
   options = {
     "molecules": molecules,
     "models": flag_values.choices("models", MODELS),
@@ -91,7 +79,16 @@ def read():
     "threshold": flag_values.positive("threshold"),
     "num_samples": num_samples,
   }
-  return options | flag_values.related_options() | {"workflows": flag_values.check_workflows(law=False)}
+  options |= flag_values.related_options() | {"workflows": flag_values.check_workflows(law=False)}
+  from collapse_jax.data import molecules as source  # which embeds for seconds: last
+
+  for name in molecules:
+    if name != "alkane":
+      with flag_values.given_as("molecules", name):
+        found = source.conformers(name, num_conformers)
+      if max(num_samples) > len(found.rows):
+        raise Refused(f"--num_samples must be at most {len(found.rows)}: no more conformers of {name} can be embedded.")
+  return options
 
 
 def main():

@@ -451,7 +451,9 @@ class Progress:
       self._each[name] = seconds / max(sum(plan.runs for plan in common.PLANS[known:]), 1)
       total += seconds
     layout = "{desc}{percentage:.0f}% |{bar:30}| {elapsed} gone, about {remaining} left"
-    self._bar = tqdm(total=total, bar_format=layout, smoothing=0, mininterval=0.5)
+    self._bar = tqdm(
+      total=total, bar_format=layout, smoothing=0, mininterval=0.5, disable=not common.is_first_process()
+    )
     self._seconds, self._begins = 0.0, True
 
   def experiment(self, name):

@@ -107,23 +107,12 @@ def read():
     raise Refused("--flows and --internal go together: a file, and what addresses of internal hosts begin with.")
   if given.flows is not None and setting == "memory":
     raise Refused("--flows goes with --setting=flows.")
-  length, num_samples, flows = flag_values.integer("length", 6), flag_values.integers("num_samples"), None
-  if given.flows is not None:
-    from collapse_jax.data import traffic
-
-    with flag_values.given_as("flows", given.flows):
-      flows = traffic.read_flows(given.flows, length, internal=given.internal)
-    most = (flows.max_series or 0) - NUM_TEST  # a file has a number of series
-    if max(num_samples) > most:
-      raise Refused(
-        f"--num_samples must be at most {most}: {flows.max_series} series of {length} flows, {NUM_TEST} of them held out."
-      )
+  length, num_samples = flag_values.integer("length", 6), flag_values.integers("num_samples")
   coefficients = flag_values.shares("coefficients")
   if max(coefficients) == 1:
     raise Refused(f"--coefficients must be below 1, got {given.coefficients}.")
   options = {
     "setting": setting,
-    "series": flows,
     "length": length,
     "ends": flag_values.choices("ends", ENDS),
     "roundings": flag_values.choices("roundings", ROUNDINGS),
@@ -134,7 +123,19 @@ def read():
     "coefficients": coefficients,
     "num_samples": num_samples,
   }
-  return options | flag_values.related_options() | {"workflows": flag_values.check_workflows(law=False)}
+  options |= flag_values.related_options() | {"workflows": flag_values.check_workflows(law=False)}
+  if given.flows is not None:  # a file may be large: last
+    from collapse_jax.data import traffic
+
+    with flag_values.given_as("flows", given.flows):
+      flows = traffic.read_flows(given.flows, length, internal=given.internal)
+    most = (flows.max_series or 0) - NUM_TEST  # a file has a number of series
+    if max(num_samples) > most:
+      raise Refused(
+        f"--num_samples must be at most {most}: {flows.max_series} series of {length} flows, {NUM_TEST} of them held out."
+      )
+    options["series"] = flows
+  return options
 
 
 def main():

@@ -14,7 +14,7 @@ from collapse_jax.random import new_key, normal, uniform
 from collapse_jax.refused import Refused
 from collapse_jax.types import Array
 
-__all__ = ["MOLECULES", "Molecule", "alkane", "cartesian", "conformers", "internal", "strain"]
+__all__ = ["MOLECULES", "Molecule", "alkane", "cartesian", "conformers", "internal", "strain", "wrapped"]
 
 MOLECULES = {
   "butane": "CCCC",
@@ -191,7 +191,7 @@ def internal(positions, references, base) -> np.ndarray:
     np.sum(np.linalg.norm(two, axis=-1, keepdims=True) * one * right, axis=-1), np.sum(left * right, axis=-1)
   )
   shift = np.where(base >= 0, torsions[:, np.maximum(base, 0)], 0.0)
-  return np.concatenate([lengths, angles, _wrapped(torsions - shift, np)], axis=1)
+  return np.concatenate([lengths, angles, wrapped(torsions - shift)], axis=1)
 
 
 def cartesian(molecule: Molecule, rows: Array) -> Array:
@@ -266,6 +266,6 @@ def _scan(whole, conformer: int, atoms) -> np.ndarray:
   return coefficients
 
 
-def _wrapped(angles, xp):
-  """In -pi..pi."""
-  return angles - 2 * np.pi * xp.round(angles / (2 * np.pi))
+def wrapped(angles: Any) -> Any:
+  """In -pi..pi, of NumPy or of JAX."""
+  return angles - 2 * np.pi * (angles / (2 * np.pi)).round()

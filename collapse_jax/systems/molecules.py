@@ -16,11 +16,11 @@ NUM_SAMPLES, NUM_RUNS, T = 20, 1500, 5
 
 
 def pairs(seed: int = 0) -> list[Pair]:
-  """Lengths and angles are fitted as a Gaussian, whatever is done with torsions; the wrong theory has three conformers more."""
+  """Lengths and angles are fitted as a Gaussian, whatever is done with torsions; the wrong theory divides by n - 1, and loses nothing."""
   molecule = molecules.alkane(4, 400)
   task = tasks.molecules(molecule, NUM_SAMPLES, num_components=2, num_em_steps=2)
   out = simulate(task, workflows.replace(), NUM_RUNS, T, seed)["stiff_variance_ratio"]
-  law, twin = (theory.gaussian_replace(num, T).trace_ratio for num in (NUM_SAMPLES, NUM_SAMPLES + 3))
+  law, twin = (theory.gaussian_replace(NUM_SAMPLES, T, unbiased).trace_ratio for unbiased in (False, True))
   what = "variance of lengths and angles over the real one, replace, t = "
   return [pair("conformers", SOURCE, f"{what}{t}", out[:, t - 1], law[t - 1], twin[t - 1]) for t in (1, T)]
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from collapse_jax import tasks, theory, workflows
 from collapse_jax.data import traffic
-from collapse_jax.plotting.panels import band, finish, panels, text_of, viridis
+from collapse_jax.plotting.panels import finish, panels, text_of, viridis
 from collapse_jax.systems.drawing import SHADES, THEORY, curves, name_axes, sliced
 from collapse_jax.systems.runs import simulate
 from collapse_jax.systems.types import Pair, System, pair
@@ -114,28 +114,19 @@ def figures(results):
 
 def _of_memory(part):
   metrics = ("lag1_coefficient", "residual_variances")
+  part = part.isel(column=0)
   figure, axes = panels(2, part.sizes["workflow"], share_y="row")
   left_out = 0
   shades = viridis(part.sizes["coefficient"])
   for (j, workflow), (coefficient, shade) in itertools.product(
     enumerate(part.workflow.values), zip(part.coefficient.values, shades)
   ):
-    one = part.sel(workflow=workflow, coefficient=coefficient)
+    cell = {"workflow": workflow, "coefficient": coefficient}
     axes[0][j].set_title(str(workflow), fontsize=9)
-    if str(one.cell_status.values) != "ok":
-      continue
     for axis, metric in zip(axes[:, j], metrics):
-      values = one[metric].isel(column=0) if metric == "residual_variances" else one[metric]
-      left_out += band(
-        axis,
-        part.generation.values,
-        values.transpose("seed", "generation").values,
-        shade,
-        f"truth {text_of(coefficient)}",
-        metric == "residual_variances",
-      )
+      left_out += curves(axis, part, metric, cell, shade, f"truth {text_of(coefficient)}")
     if "lag1_coefficient_expected" in part:
-      axes[0][j].plot(part.generation.values, one.lag1_coefficient_expected.values, **THEORY)
+      axes[0][j].plot(part.generation.values, part.lag1_coefficient_expected.sel(cell).values, **THEORY)
   name_axes(axes, part, metrics)
   finish(figure, axes, "", part, left_out, 0, "lag1_coefficient_expected" in part)
   return figure

@@ -118,7 +118,9 @@ def ar_window(
     else:
       test_key, real_key = jax.random.split(key)
       test, real = source.draw(test_key, num_test), source.draw(real_key, num_samples)
-    return {"test": test}, store.batch(real)
+    # what emitted series are held against, in every generation
+    lags, between = _relations(layout, test, num_lags)
+    return {"test": test, "autocorrelation": lags, "correlation": between}, store.batch(real)
 
   # ------------------------------------------------------------------------------------------ fits
   def of(problem, rows, row_weight) -> Moments:
@@ -154,13 +156,10 @@ def ar_window(
   def fit_mixture(key, problem, context: Context) -> WindowModel:
     start_key, train_key = jax.random.split(key)
     rows, weight = store.flat(context.data)
-    padded = layout.padded(rows)
-    flat = padded.reshape(-1, len(columns))
-    begins = (jnp.arange(len(rows))[:, None] * (window + length) + jnp.arange(length)[None]).reshape(-1)
+    seen, begins = layout.strung(rows)
 
     def loss(params, key, begin):
-      seen = flat[begin[:, None] + jnp.arange(window + 1)[None]]
-      return layout.losses(params, seen, ends)
+      return layout.losses(params, seen(begin), ends)
 
     each = jnp.repeat(weight, length)
     steps, _ = training.num_steps(budget, amount, each > 0, batch_size)
@@ -183,12 +182,9 @@ def ar_window(
 
   def beside(problem, rows, used):
     """Emitted series beside those held out."""
-    test, lags = problem["test"], num_lags
     each = jnp.repeat(used, length)
-    flat, flat_test = rows.reshape(-1, len(columns)), test.reshape(-1, len(columns))
-    code = lambda series: layout.features(series)
-    lag = jnp.abs(metrics.autocorrelation(code(rows), lags, used) - metrics.autocorrelation(code(test), lags))
-    apart = metrics.column_correlation(code(flat), each) - metrics.column_correlation(code(flat_test))
+    flat, flat_test = rows.reshape(-1, len(columns)), problem["test"].reshape(-1, len(columns))
+    lags, between = _relations(layout, rows, num_lags, used)
     law = jax.vmap(lambda real, emitted, edges: metrics.jensen_shannon(real, emitted, edges, weight=each))
     laws = []
     if len(numbers := layout.numbers):
@@ -201,8 +197,8 @@ def ar_window(
       edges = jnp.broadcast_to(jnp.arange(layout.codes.max() + 1) - 0.5, (len(coded), layout.codes.max() + 1))
       laws.append(law(flat_test[:, coded].T, flat[:, coded].T, edges))
     found = {
-      "autocorrelation_error": jnp.mean(lag),
-      "correlation_error": jnp.sqrt(jnp.mean(apart**2)),
+      "autocorrelation_error": jnp.mean(jnp.abs(lags - problem["autocorrelation"])),
+      "correlation_error": jnp.sqrt(jnp.mean((between - problem["correlation"]) ** 2)),
       "jensen_shannon": jnp.mean(jnp.concatenate(laws)),
     }
     share = lambda holds: jnp.sum(each * holds) / jnp.maximum(jnp.sum(each), 1e-30)
@@ -220,10 +216,8 @@ def ar_window(
 
   def evaluate(key, problem, params: WindowModel):
     test = problem["test"]
-    flat = layout.padded(test).reshape(-1, len(columns))
-    begins = (jnp.arange(num_test)[:, None] * (window + length) + jnp.arange(length)[None]).reshape(-1)
-    seen = flat[begins[:, None] + jnp.arange(window + 1)[None]]
-    nll = jnp.sum(jnp.mean(layout.losses(params[:3], seen, ends), axis=0))
+    seen, begins = layout.strung(test)
+    nll = jnp.sum(jnp.mean(layout.losses(params[:3], seen(begins), ends), axis=0))
     found = {"test_nll": nll}
     if source.log_density is not None:
       found["excess_nll"] = nll + jnp.mean(source.log_density(test))
@@ -311,6 +305,13 @@ class _Layout:
     nothing = jnp.asarray([-1.0 if column.num_codes else 0.0 for column in self.columns])
     before = jnp.broadcast_to(nothing, (len(rows), self.window, len(self.columns)))
     return jnp.concatenate([before, rows], axis=1)
+
+  def strung(self, rows: Array):
+    """(places -> [B, W + 1, C] of those rows and their windows), and the places [n * length] of all rows."""
+    padded = self.padded(rows)
+    flat = padded.reshape(-1, len(self.columns))
+    places = jnp.arange(len(rows))[:, None] * padded.shape[1] + jnp.arange(rows.shape[1])[None]
+    return lambda places: flat[places[:, None] + jnp.arange(self.window + 1)[None]], places.reshape(-1)
 
   def windows(self, rows: Array) -> Array:
     """[n, length, (W + 1) F]."""
@@ -462,6 +463,16 @@ def _log_density(logs, means, stds, values, inside) -> Array:
     return found
   mass = jax.nn.logsumexp(logs + _log_inside(means, stds), axis=-1)
   return found - jnp.where(jnp.asarray(inside)[None], mass, 0.0)
+
+
+def _relations(layout, rows, num_lags, used=None) -> tuple[Array, Array]:
+  """Autocorrelations [num_lags, F] and correlations [F, F] of the features of series [n, length, C]; `used` [n] or None: all."""
+  features = layout.features(rows)
+  each = None if used is None else jnp.repeat(used, rows.shape[1])
+  return (
+    metrics.autocorrelation(features, num_lags, used),
+    metrics.column_correlation(features.reshape(-1, layout.width), each),
+  )
 
 
 def _rounded(key, rows, columns, sized, rounding) -> Array:

@@ -15,9 +15,10 @@ from jax.scipy.special import i0e, i1e
 from collapse_jax import metrics, store, theory, training
 from collapse_jax._citation import citing
 from collapse_jax.data import molecules as conformers
-from collapse_jax.data.molecules import Molecule
+from collapse_jax.data.molecules import Molecule, wrapped
 from collapse_jax.random import normal, uniform
 from collapse_jax.refused import Refused
+from collapse_jax.tasks._networks import apply_dense, dense
 from collapse_jax.tasks.parts import check_integer, check_positive, matmul
 from collapse_jax.types import Array, Context, Data, Expected, MetricInfo, TaskSetting
 
@@ -112,7 +113,10 @@ def molecules(
     test_key, real_key = jax.random.split(key)
     known = jnp.asarray(molecule.rows, float)
     test = jax.random.permutation(test_key, known)[:_REFERENCES]
-    return {"test": test, "placed": conformers.cartesian(molecule, test)}, _real(real_key, known, num_samples)
+    problem = {"test": test, "placed": conformers.cartesian(molecule, test)}
+    if molecule.energy is not None:
+      problem["strain"] = jnp.mean(conformers.strain(molecule, known))
+    return problem, _real(real_key, known, num_samples)
 
   def fresh(key, problem) -> Data:
     return _real(key, jnp.asarray(molecule.rows, float), num_samples)
@@ -159,7 +163,7 @@ def molecules(
     found["torsion_divergence"] = jnp.mean(jnp.stack(laws))
     if molecule.energy is not None:
       mean = jnp.sum(used * conformers.strain(molecule, rows)) / jnp.maximum(jnp.sum(used), 1e-30)
-      found["excess_strain"] = mean - jnp.mean(conformers.strain(molecule, jnp.asarray(molecule.rows, float)))
+      found["excess_strain"] = mean - problem["strain"]
     return found
 
   def evaluate(key, problem, params: MoleculeModel):
@@ -290,26 +294,20 @@ def draw_von_mises(key: Array, model: VonMises, num: int) -> Array:
     return i + 1, left & ~taken, jnp.where(left & taken, drawn, angle)
 
   start = jnp.zeros((), jnp.int32), jnp.ones(mean.shape, bool), jnp.zeros(mean.shape)
-  return _wrapped(mean + jax.lax.while_loop(again, attempt, start)[2])
+  return wrapped(mean + jax.lax.while_loop(again, attempt, start)[2])
 
 
 # ------------------------------------------------------------------------------------------ diffusion on a torus
 def start_score(key: Array, dim: int, hidden: int):
   """Weights of a network from [2 dim + 1] to [dim]."""
-  sizes = (2 * dim + 1, hidden, hidden, dim)
-  keys = jax.random.split(key, 3)
-  return [
-    (normal(one, (n, m)) * math.sqrt((2 if i < 2 else 0.01) / n), jnp.zeros(m))
-    for i, (one, n, m) in enumerate(zip(keys, sizes[:-1], sizes[1:]))
-  ]
+  gain = math.sqrt(2)  # of layers before an activation
+  layers = dense(key, (2 * dim + 1, hidden, hidden, dim), last=0.1 / gain)
+  return [(gain * matrix, bias) for matrix, bias in layers]
 
 
 def scaled_score(params, angles: Array, std: Array) -> Array:
   """The network's score [n, dim] times the noise's standard deviation [n], of angles [n, dim]."""
-  x = jnp.concatenate([jnp.cos(angles), jnp.sin(angles), jnp.log(std)[:, None]], axis=1)
-  for weights, bias in params[:-1]:
-    x = jax.nn.silu(jnp.matmul(x, weights) + bias[None])
-  return jnp.matmul(x, params[-1][0]) + params[-1][1][None]
+  return apply_dense(params, jnp.concatenate([jnp.cos(angles), jnp.sin(angles), jnp.log(std)[:, None]], axis=1))
 
 
 def score_loss(params, key: Array, angles: Array) -> Array:
@@ -335,7 +333,7 @@ def wrapped_score(away: Array, std: Array) -> Array:
     away: radian.
     std: standard deviation before it was wrapped.
   """
-  shifted = _wrapped(away)[..., None] + 2 * math.pi * _WINDINGS.reshape((1,) * away.ndim + (-1,))
+  shifted = wrapped(away)[..., None] + 2 * math.pi * _WINDINGS.reshape((1,) * away.ndim + (-1,))
   shares = jax.nn.softmax(-0.5 * (shifted / std[..., None]) ** 2, axis=-1)
   return -jnp.sum(shares * shifted, axis=-1) / std**2
 
@@ -360,15 +358,11 @@ def draw_score(key: Array, params, num: int, num_steps: int) -> Array:
     gap = std**2 - later**2
     # the ancestral step of DDPM: noise of what is left between the two levels
     moved = angles + gap * score + jnp.sqrt(gap * later**2 / std**2) * normal(one, angles.shape)
-    return _wrapped(moved), None
+    return wrapped(moved), None
 
   start = math.pi * (2 * uniform(start_key, num * dim).reshape(num, dim) - 1)
   given = jnp.asarray(stds, float), jnp.asarray(after, float), jax.random.split(noise_key, num_steps)
   return jax.lax.scan(step, start, given)[0]
-
-
-def _wrapped(angles):
-  return angles - 2 * math.pi * jnp.round(angles / (2 * math.pi))
 
 
 def _real(key, known, num) -> Data:
