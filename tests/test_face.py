@@ -71,6 +71,7 @@ TASKS = [
   "ngram",
   "ppca",
   "sample_median",
+  "table",
   "unrealistic",
   "vae",
 ]

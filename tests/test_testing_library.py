@@ -51,6 +51,7 @@ TASKS = {
   "ngram": (lambda: tasks.ngram(N, 4, length=6), FLOWS),
   "flow": (lambda: tasks.flow([1.0, 0.5], N, num_steps=3), FLOWS),
   "ppca": (lambda: tasks.ppca([2.0, 1.0, 1.0], N, 1), FLOWS),
+  "table": (lambda: tasks.table("mixed", N, num_test=20), ("mix(0.4)",)),
   "vae": (lambda: tasks.vae([2.0, 1.0, 1.0], N, 1, amount=3), ("accumulate",)),
   "gaussian_mixture": (lambda: tasks.gaussian_mixture("ring", N, 2, num_steps=2, num_test=20), FLOWS),
   "classification": (lambda: tasks.classification(2, N), FLOWS),

@@ -8,8 +8,9 @@ if TYPE_CHECKING:
   from collapse_jax.data import generators as generators
   from collapse_jax.data import images as images
   from collapse_jax.data import real_data as real_data
+  from collapse_jax.data import tables as tables
 
-_HOME = dict.fromkeys(["generators", "images", "real_data"], "")
+_HOME = dict.fromkeys(["generators", "images", "real_data", "tables"], "")
 
 __all__ = sorted(_HOME)
 __getattr__, __dir__ = lazy.attach(__name__, _HOME)
