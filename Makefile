@@ -57,9 +57,11 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy collapse_jax experiments
 
-# What is generated of the documentation.
+# The page of systems, then the site, into build/site: a warning is an error.
 docs: install
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	$(BIN)/python -m collapse_jax.systems.page > docs/systems.md
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/site
 
 benchmark: install
 	$(BIN)/python -m benchmarks.run

@@ -25,6 +25,7 @@ from collapse_jax.types import (
   Workflow,
   alone,
 )
+from collapse_jax.vocabulary import is_null
 
 __all__ = [
   "advance",
@@ -34,6 +35,7 @@ __all__ = [
   "emit",
   "fit",
   "generation",
+  "leaps",
   "prepared",
   "provenance",
   "recorded",
@@ -49,6 +51,7 @@ __all__ = [
 ROLES = {"select": 0, "fit": 1, "sample": 2, "update": 3, "evaluate": 4}
 
 
+@jax.jit
 def role_keys(key: Array, t: Number) -> dict[str, Array]:
   """The key of each role in generation t: independent of horizon, driver and workflow.
 
@@ -209,7 +212,11 @@ def assess(
 
 def _where_data(context: Context, tree: PyTree, other: float) -> PyTree:
   """The tree where the training data have mass, else `other` in all its floats."""
-  there = jnp.sum(storage.mass(context.data)) > 0
+  return _floats_where(jnp.sum(storage.mass(context.data)) > 0, tree, other)
+
+
+@functools.partial(jax.jit, static_argnames="other")
+def _floats_where(there: Array, tree: PyTree, other: float) -> PyTree:
   is_float = lambda x: jnp.issubdtype(jnp.result_type(x), jnp.floating)
   return jax.tree.map(lambda x: jnp.where(there, x, other) if is_float(x) else x, tree)
 
@@ -272,12 +279,13 @@ def _sampled(found: Any, num: Number) -> tuple[Data, Metrics]:
 
 
 def with_health(metrics: Metrics) -> Metrics:
-  """Adds `finite`: whether all metrics are.
+  """Adds `finite`: whether all metrics are; a null may not be known.
 
   Args:
     metrics: arrays of any shapes, of one run.
   """
-  healthy = [jnp.all(jnp.isfinite(value)) for value in jax.tree.leaves(metrics)]
+  told = {name: value for name, value in metrics.items() if not is_null(name, metrics)}
+  healthy = [jnp.all(jnp.isfinite(value)) for value in jax.tree.leaves(told)]
   return metrics | {"finite": functools.reduce(jnp.logical_and, healthy)}
 
 
@@ -302,12 +310,12 @@ def advance(
   Returns:
     the run, and metrics with a leading axis over `recorded(generations, record_every)`.
   """
-  generations = [int(t) for t in generations]
-  if not generations:
+  if not len(generations):
     raise Refused("generations is empty.")
+  generations = range(int(generations[0]), int(generations[-1]) + 1)
   if not 1 <= generations[0] <= generations[-1] <= num_generations:
     raise Refused(f"generations must lie in 1..{num_generations}, got {generations[0]}..{generations[-1]}.")
-  kept = np.asarray([generations.index(t) for t in recorded(generations, record_every)], int)
+  kept = np.asarray(recorded(generations, record_every), int) - generations[0]
   step = functools.partial(generation, task, workflow, num_generations=num_generations, warm_start=warm_start)
   first: list[Metrics] = []
   if warm_start and run.params is None:  # the first model has no previous one: another structure, so not in the scan
@@ -316,7 +324,7 @@ def advance(
 
   outputs: Metrics = jax.tree.map(lambda x: jnp.asarray(x)[None], first[0]) if first else {}
   if generations:
-    steps = jnp.asarray(generations, jnp.int32)
+    steps = jnp.asarray(np.arange(generations.start, generations.stop, dtype=np.int32))
     run, outputs = scan_generations(
       task,
       workflow,
@@ -359,7 +367,7 @@ def scan_generations(
     record_every: evaluate only generation 1 and multiples of this.
   """
   task = prepared(task, workflow)
-  if kept is not None and task.leap is not None and workflow.absorbing and not warm_start:
+  if kept is not None and leaps(task, workflow, warm_start):
     return _leap_generations(task, workflow, run, generations, kept, num_generations)
   step = functools.partial(generation, task, workflow, num_generations=num_generations, warm_start=warm_start)
 
@@ -382,12 +390,22 @@ def scan_generations(
   return run._replace(store=carry[0], params=carry[1], absorbed_at=carry[2]), outputs
 
 
+def leaps(task: TaskSetting, workflow: Workflow, warm_start: bool = False) -> bool:
+  """Whether generations that are not recorded are gone through by `TaskSetting.leap`.
+
+  Args:
+    task, workflow: a task, as `prepared`, and a workflow.
+    warm_start: see `generation`.
+  """
+  return task.leap is not None and workflow.absorbing and not warm_start
+
+
 def _leap_generations(
   task: TaskSetting, workflow: Workflow, run: Run, generations: Array, kept: np.ndarray, num_generations: int
 ) -> tuple[Run, Metrics]:
   """`scan_generations` by `TaskSetting.leap`: nothing of a generation that is not kept is computed but its batch."""
-  through = task.leap
-  assert through is not None
+  assert task.leap is not None
+  through = task.leap.through
 
   def leap(run: Run, t: Array, stop: Array) -> Run:
     data = workflow.select(task, run.problem, role_keys(run.key, t)["select"], run.store, t)
@@ -414,14 +432,15 @@ def _leap_generations(
   return run, jax.tree.map(lambda x: x[:-1], outputs)
 
 
-def recorded(generations: Sequence[int], record_every: int = 1) -> list[int]:
+def recorded(generations: range, record_every: int = 1) -> list[int]:
   """The generations of which `advance` returns metrics: 1 and the multiples of `record_every`.
 
   Args:
-    generations: Python ints.
+    generations: consecutive.
     record_every: from 1.
   """
-  return [t for t in generations if t == 1 or t % record_every == 0]
+  first = -(-generations.start // record_every) * record_every
+  return [1] * (1 in generations and first != 1) + list(range(first, generations.stop, record_every))
 
 
 def run(key: Array, task: TaskSetting, workflow: Workflow, num_generations: int, **options: Any) -> Metrics:

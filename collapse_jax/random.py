@@ -1,6 +1,7 @@
 """Draws for the inner loop: exact or as good as those of jax.random, cheaper to run and much cheaper to compile.
 
-Shapes are flat while drawing: XLA unrolls a hash over a short last dimension, and then compiles for seconds.
+Shapes are flat while drawing: XLA unrolls a hash over a short last dimension, and then compiles for seconds. What takes long to
+trace is jitted, and so traced once for each shape, however many programs need it.
 """
 
 import functools
@@ -88,6 +89,7 @@ def bits(key: Array, num: int) -> UInt32[Array, "{num}"]:
   return jnp.stack([both[:half], both[half:]], axis=1).reshape(-1)[:num]
 
 
+@jax.jit
 def hashed(words: tuple[Array, Array], count: tuple[Array, Array]) -> tuple[Array, Array]:
   """Two uint32 words for each key and count: a block of Threefry-2x32 (Salmon et al. 2011).
 
@@ -113,7 +115,12 @@ def normal(key: Array, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
   num = math.prod(shape)
   if jnp.result_type(float) != np.float32:
     return jax.random.normal(key, (num,)).reshape(shape)
-  return _normal_quantile(_symmetric(bits(key, num))).reshape(shape)
+  return _normal(key, num).reshape(shape)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _normal(key, num):
+  return _normal_quantile(_symmetric(bits(key, num)))
 
 
 def _symmetric(words):
@@ -160,6 +167,7 @@ def _polynomial(coefficients, w):
   return value
 
 
+@functools.partial(jax.jit, static_argnames="num")
 def index(key: Array, num: int, size: Number) -> Int32[Array, "{num}"]:
   """[num] int32, uniform over 0..size - 1, size at most 2^31: the high half of bits * size.
 
@@ -340,6 +348,7 @@ def binomial(key: Array, num: Array, chance: Array, other: Array) -> tuple[Array
   )
 
 
+@jax.jit
 def binomial_split(words: tuple[Array, Array], num: Array, a: Array, b: Array, fresh: Array) -> tuple[Array, Array]:
   """`num` items over two places of weights a and b: how many come to each, many binomials of few trials at once.
 
@@ -508,6 +517,7 @@ def chi_square(key: Array, freedom: Num[Array, " k"]) -> Float[Array, " k"]:
   return chi_squares(key, freedom)[0]
 
 
+@jax.jit
 def chi_squares(key: Array, freedom: Num[Array, " k"]) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
   """Chi-squared variates, exact (Marsaglia and Tsang 2000): themselves, and relative to their mean.
 

@@ -317,6 +317,7 @@ def _unused(dtype: Any) -> float | int:
   return np.nan if jnp.issubdtype(dtype, jnp.floating) else 0
 
 
+@functools.partial(jax.jit, static_argnames=("slots", "capacity"))
 def allocate(real: Data, slots: int, capacity: int) -> Data:
   """An empty store of `slots` batches of up to `capacity` rows, with `real` in slot 0.
 
@@ -350,8 +351,15 @@ def put(store: Data, new: Data, slot: Number) -> Data:
     new = same(new, row_weight=jnp.ones_like(store.row_weight[:1]))
   if store.row_weight is None and new.row_weight is not None:
     raise Refused("a task that masks rows must give its real batch a row_weight too")
-  write = lambda s, b: jax.lax.dynamic_update_index_in_dim(s, b[0].astype(s.dtype), slot, 0)
-  written: Data = jax.tree.map(write, store, new._replace(draw=None, latent=None))
+  written: Data = _written(store, new._replace(draw=None, latent=None), slot)
+  return written
+
+
+@jax.jit
+def _written(store: Data, new: Data, slot: Number) -> Data:
+  written: Data = jax.tree.map(
+    lambda s, b: jax.lax.dynamic_update_index_in_dim(s, b[0].astype(s.dtype), slot, 0), store, new
+  )
   return written
 
 
@@ -377,6 +385,7 @@ def total(task: TaskSetting, problem: Problem, store: Data) -> Data:
   return store._replace(summary=both)
 
 
+@jax.jit
 def latest(data: Data) -> Data:
   """The youngest batch, one slot.
 
@@ -390,6 +399,7 @@ def latest(data: Data) -> Data:
   return youngest
 
 
+@functools.partial(jax.jit, static_argnames="num")
 def draw_rows(key: Array, data: Data, num: int) -> PyTree:
   """`num` rows with replacement, each in proportion to its weight; leaves [num, ...]. O(num log(slots n)).
 
@@ -410,6 +420,7 @@ def draw_rows(key: Array, data: Data, num: int) -> PyTree:
   return jax.tree.map(lambda x: x[slot, row], data.rows)
 
 
+@functools.partial(jax.jit, static_argnames="num")
 def subset(
   key: Array, stamps: Int32[Array, " capacity"], num: int, t: Number
 ) -> tuple[Int32[Array, " capacity"], Int32[Array, "{num}"]]:

@@ -165,7 +165,7 @@ def fit(
   def batch(i, permutation):
     """Rows of step i and their weights in its mean, and the permutation that later steps go on with."""
     if cumulative is not None:
-      row = choose(jax.random.fold_in(key, i), cumulative, batch_size)
+      row = choose(jax.random.fold_in(key, i), cumulative, batch_size, fine=False)
       return row, jnp.broadcast_to(num > 0, row.shape).astype(row_weight.dtype), permutation
     begins = (i % epoch_steps == 0) | (i == done)
 

@@ -44,6 +44,7 @@ __all__ = [
   "SummaryOf",
   "SummaryOfDrawn",
   "TaskSetting",
+  "Through",
   "Update",
   "Workflow",
   "alone",
@@ -392,7 +393,7 @@ class Predict(Protocol):
     """
 
 
-class Leap(Protocol):
+class Through(Protocol):
   def __call__(
     self, key: Array, role: int, problem: Problem, data: Data, absorbed_at: Array, first: Array, stop: Array, /
   ) -> tuple[Data, Array]:
@@ -408,6 +409,18 @@ class Leap(Protocol):
     Returns:
       the batch that model stop - 1 writes, `data` where there is no generation; and absorbed_at.
     """
+
+
+class Leap(NamedTuple):
+  """A way from one generation that is recorded to the next.
+
+  Attributes:
+    through: the way.
+    work: (num_generations) -> about how many nanoseconds of a core all ways of a run take together, which tracing cannot tell.
+  """
+
+  through: Through
+  work: Callable[[int], float]
 
 
 class _TaskFields(NamedTuple):
@@ -452,8 +465,8 @@ class TaskSetting(_TaskFields):
     predict: (schedule) -> {metric: Expected}, the law of the metrics, of fits that do not look at the previous model; None: none is
       known.
     cites: where it comes from, for `citation`: numbers of arXiv, or whole BibTeX entries. A transform adds its own.
-    leap: (key, role, problem, data, absorbed_at, first, stop) -> batch, absorbed_at: many generations at once between two that are
-      recorded, of a task with `absorbed` whose sampling has no metrics, under a workflow that is `absorbing`.
+    leap: many generations at once between two that are recorded, of a task with `absorbed` whose sampling has no metrics, under a
+      workflow that is `absorbing`; see `Leap`.
   """
 
   __slots__ = ()

@@ -16,17 +16,22 @@ from collapse_jax.refused import Refused
 __all__ = [
   "BANDWIDTH_RULES",
   "BESIDE",
+  "COUPLINGS",
   "DRAWS",
   "EDIT_BASES",
   "EDIT_MASKS",
   "EDIT_NOISES",
+  "EXPORTS",
   "KERNELS",
   "LABELLED_DATASETS",
   "LABELLED_GENERATORS",
   "LABELS_OF_LOGISTIC",
   "LARGEST",
   "LORA_TARGETS",
+  "NULL",
   "RESAMPLING",
+  "STARTS",
+  "TEXT_FORMATS",
   "TOKEN_BUDGETS",
   "check_num_emitted",
   "check_num_generator",
@@ -37,6 +42,7 @@ __all__ = [
   "did_you_mean",
   "file_name",
   "is_call",
+  "is_null",
   "parse_call",
 ]
 
@@ -49,14 +55,24 @@ RESAMPLING = ("none", "bootstrap")  # of the real rows of an ensemble
 EDIT_BASES, EDIT_MASKS = ("anchor", "chain"), ("fresh", "fixed", "disjoint")
 EDIT_NOISES = ("regenerated", "additive")
 LABELS_OF_LOGISTIC = ("model", "data")
+COUPLINGS = ("independent", "swaps", "exact")  # of rows and noise in flow matching
+STARTS = ("weights", "weights+optimiser", "cold")  # of networks, from the model before
+EXPORTS = ("hf", "peft")  # directories of transformers, or of PEFT
 LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")
+TEXT_FORMATS = ("auto", "text", "pairs", "messages")
 TOKEN_BUDGETS = ("epochs", "steps", "tokens")
 
 # Endings of what theory says beside a metric: METRIC_expected, ...
 BESIDE = ("expected", "expected_variance", "expected_least_variance", "expected_up_to", "limit")
+NULL = "null"  # METRIC_null: what the metric would be of a sample of the real law, as the task itself says it
 
 LARGEST = 2**31 - 1  # of integers: more would not count in int32
 LONGEST = 100  # bytes of a file's name; file systems take 143 (eCryptfs) to 255, and there are endings to add
+
+
+def is_null(name: str, names: Iterable[str]) -> bool:
+  """Whether one of some metrics is the null of another of them."""
+  return name.endswith(f"_{NULL}") and name.removesuffix(f"_{NULL}") in set(names)
 
 
 def parse_call(text: str) -> tuple[str, tuple, dict[str, Any]]:

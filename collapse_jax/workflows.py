@@ -79,7 +79,8 @@ def accumulate(num_emitted: int | None = None) -> Workflow:
     real = storage.seal(task, problem, real)
     total = jax.tree.map(lambda x: x[0], real.summary)
     capacity = 0 if real.rows is None else max(storage.num_rows(real.rows, 1), num_emitted or 0)
-    return storage.allocate(real._replace(summary=None), num_generations, capacity)._replace(summary=total)
+    store: Data = storage.allocate(real._replace(summary=None), num_generations, capacity)
+    return store._replace(summary=total)
 
   def update(task: TaskSetting, problem: Problem, key: Array, store: Data, batch: Data, t: Number) -> Data:
     total = store.summary

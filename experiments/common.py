@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import importlib.util
+import io
 import ipaddress
 import json
 import os
@@ -26,6 +28,7 @@ from .output import BEGUN, HELD, fail, harmless, kept, warn
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA complains of every program that it finds in the cache
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there
 PLANS: list[Any] = []  # of a dry run, for a total over experiments
+SHARED: list[Any] = []  # the progress of several experiments, where they share one
 
 
 def main(define: Callable[[], None], run: Callable[..., None], arguments: bool = False) -> None:
@@ -177,8 +180,10 @@ def check_machine() -> None:
       raise Refused(f"--process_id must be below --num_processes={FLAGS.num_processes}, got {FLAGS.process_id!r}.")
   if FLAGS.log_dir is not None:
     output.check_writable("log_dir", Path(FLAGS.log_dir))
-    if not watching.available():
+    if importlib.util.find_spec("tensorboardX") is None:
       raise Refused("--log_dir needs tensorboardX: pip install 'collapse-jax[watch]'.")
+  for text in flag_values.items("track") if FLAGS.track else ():
+    watching.check(text)
 
 
 def is_first_process() -> bool:
@@ -271,18 +276,37 @@ def simulate(task, workflows, axes: dict[str, list], **options):
     PLANS.append(plan(task, workflows, axes, **options))
     print(PLANS[-1])
     return None
-  if FLAGS.log_dir and is_first_process():
-    options["on_cell"] = watching.on_cell(FLAGS.log_dir, options["num_generations"], options.get("record_every", 1))
-  return sweep(
-    task,
-    workflows,
-    axes,
-    progress=is_first_process(),
-    mesh=mesh(),
-    resume=FLAGS.resume,
-    chunk_size=integer("chunk_size", 0) or None,
-    **options,
-  )
+  with curves() as open_curves:
+    if open_curves is not None:
+      options["on_cell"] = watching.on_cell(open_curves, options["num_generations"], options.get("record_every", 1))
+    return sweep(
+      task,
+      workflows,
+      axes,
+      progress=is_first_process() and (SHARED[-1] if SHARED else True),
+      mesh=mesh(),
+      resume=FLAGS.resume,
+      chunk_size=integer("chunk_size", 0) or None,
+      **options,
+    )
+
+
+def curves() -> contextlib.AbstractContextManager[watching.Curves | None]:
+  """Curves to where the flags say, of the first process."""
+  track = flag_values.items("track") if flag("track", None) else ()
+  found = watching.curves(flag("log_dir", None), track) if is_first_process() else None
+  return contextlib.nullcontext() if found is None else found
+
+
+@contextlib.contextmanager
+def planned() -> Iterator[None]:
+  """What is simulated inside is only planned, and nothing of it printed."""
+  FLAGS["dry_run"].value = True
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    FLAGS["dry_run"].value = False
 
 
 def read_once(num_test: int = 500) -> Callable:

@@ -22,7 +22,12 @@ from collapse_jax.sweeps import chunks
 _log = logging.getLogger(__name__)
 RESULTS, CONFIG, REPORT, FIGURES = "results.nc", "config.json", "report.html", "figures"
 UNFINISHED, CHUNKS, LOCK = "unfinished.json", "chunks", ".lock"
-KEPT = ("samples", "checkpoints")  # of a language model: made among the chunks, kept beside the results
+KEPT = (
+  "samples",
+  "models",
+  "evaluations",
+  "checkpoints",
+)  # of a language model: made among the chunks, kept beside the results
 LOOP = "loop"  # steps of `collapse loop`
 COMMITTED = ("*.chunk", "*.npz")  # what a sweep goes on from
 _CHUNK_FILES = (
@@ -32,7 +37,17 @@ _CHUNK_FILES = (
   "run.json",
   "seed_*_generation_*.jsonl",
   "seeds_*_generation_*.sha256",
+  "seed_*_generation_*.json",
   LOCK,
+  "*.safetensors",  # of models, with what transformers and PEFT write beside them
+  "*.safetensors.index.json",
+  "*config.json",
+  "tokenizer*",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "vocab.json",
+  "merges.txt",
+  "chat_template.jinja",
 )
 _DEEPEST = 3  # folders of experiments below a directory: related/verification/loop
 _LONGEST_NAME, _LONGEST_PATH = 255, 4096 - 300  # bytes, without the names that come below
@@ -201,6 +216,14 @@ def tidy(path: Path) -> None:
   clear(base)
   _prune({(base / one).parent for one in moved}, path)
   _record(path, config, {name: size for name, size in (known | names).items() if name != CHUNKS})
+
+
+def home(folder: Path) -> Path:
+  """Where a folder among the chunks, of what is `KEPT`, lies once the results are complete."""
+  parts = list(folder.parts)
+  if CHUNKS in parts:
+    del parts[len(parts) - 1 - parts[::-1].index(CHUNKS)]
+  return Path(*parts)
 
 
 def clear(folder: Path) -> None:

@@ -35,6 +35,7 @@ FREE = (
   "process_id",
   "num_processes",
   "log_dir",
+  "track",
   "profile",
   "jobs",
   "timeout",
@@ -44,6 +45,7 @@ PATHS = (
   "log_dir",
   "dataset",
   "model",
+  "lora_start",
   "data",
   "test",
   "train",
@@ -105,6 +107,9 @@ def define_shared() -> None:
   flags.DEFINE_string(
     "log_dir", None, "Write TensorBoard events there: curves as they come, figures at the end.", allow_override=True
   )  # absl's own, for log files, is not used
+  flags.DEFINE_string(
+    "track", None, "Comma list: where curves go as well: wandb:PROJECT, trackio:PROJECT, mlflow:EXPERIMENT."
+  )
   flags.DEFINE_boolean("profile", False, "Write a trace of JAX's profiler into OUTPUT_DIR/profile.")
 
 

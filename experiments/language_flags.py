@@ -6,7 +6,7 @@ from typing import Any
 from absl import flags
 
 from collapse_jax.refused import Refused
-from collapse_jax.vocabulary import LORA_TARGETS, TOKEN_BUDGETS
+from collapse_jax.vocabulary import LORA_TARGETS, TEXT_FORMATS, TOKEN_BUDGETS
 
 from . import common, flag_values
 
@@ -30,24 +30,35 @@ def define(num_samples: bool = True) -> None:
   flags.DEFINE_string(
     "dataset",
     "pydocs",
-    "pydocs; a .jsonl, .json or .parquet file (prompt and response, or text); a folder with "
-    "train.jsonl and validation.jsonl; or a hub data set, OWNER/NAME.",
+    "pydocs; a .txt, .jsonl, .json (also .gz) or .parquet file (rows of prompt and response, messages, or text), or a "
+    "pattern of such; a folder of them, or with train.jsonl and validation.jsonl; or a hub data set, "
+    "OWNER/NAME:CONFIG:COLUMN.",
   )
   flags.DEFINE_string(
     "mode",
     "finetune",
-    "finetune: pairs of prompt and response, or plain text where the rows are; or pretrain: "
-    "random weights of the model's configuration, plain text.",
+    "finetune: from the model's weights; or pretrain: from random weights of its configuration, plain text.",
   )
+  flags.DEFINE_string(
+    "format",
+    "auto",
+    f"One of {', '.join(TEXT_FORMATS)}. text: documents one after another, cut into blocks; pairs: prompt and response; "
+    "messages: the tokenizer's chat template; auto: what the rows are.",
+  )
+  flags.DEFINE_string("max_documents", "0", "Documents at most, of a corpus larger than memory; 0: all.")
+  flags.DEFINE_string("block_size", "auto", "Tokens of a block of text. auto: --max_seq_len.")
+  flags.DEFINE_string("prefix_tokens", "0", "First tokens of a real block, which a sample continues; 0: none.")
+  flags.DEFINE_string("loss", "all", "all, or answers: what comes after a prompt or prefix is all that counts.")
   if num_samples:
     flags.DEFINE_string("num_samples", "auto", "Comma list: rows per batch. auto: 256 for tiny, else 12531.")
   flags.DEFINE_string("max_seq_len", "auto", "Tokens per row; longer rows are dropped. auto: 64 for tiny, else 512.")
   flags.DEFINE_string("batch_size", "auto", "Rows per optimiser step. auto: 16 for tiny, else 128.")
   flags.DEFINE_string("micro_batch_size", "0", "Rows per forward pass, gradients accumulate; 0: all at once.")
-  flags.DEFINE_string("learning_rate", "auto", "After warm-up. auto: 1e-3 for tiny, else 8e-6.")
+  flags.DEFINE_string("learning_rate", "auto", "Comma list: after warm-up. auto: 1e-3 for tiny, else 8e-6.")
   flags.DEFINE_string("budget", "epochs", "epochs, steps or tokens: what is held equal over generations.")
-  flags.DEFINE_string("budget_amount", "1", "How much of that.")
-  flags.DEFINE_string("lora_rank", "0", "Rank of low-rank adapters; 0: full fine-tuning.")
+  flags.DEFINE_string("budget_amount", "1", "Comma list: how much of that.")
+  flags.DEFINE_string("lora_rank", "0", "Comma list: rank of low-rank adapters; 0: full fine-tuning.")
+  flags.DEFINE_string("lora_start", "", "Directory of adapters, as PEFT writes them, to go on from; they say the rank.")
   flags.DEFINE_string("lora_targets", ",".join(LORA_TARGETS), "Comma list of kernels with adapters.")
   flags.DEFINE_string("dtype", "float32", "float32 or bfloat16, of matrix products; training keeps float32 weights.")
   flags.DEFINE_boolean("remat", False, "Compute activations again in the backward pass, to save memory.")
@@ -56,9 +67,9 @@ def define(num_samples: bool = True) -> None:
 
 
 @functools.cache
-def load_model(name: str, dtype: str, dataset: str, abstract: bool = False):
+def load_model(name: str, dtype: str, dataset: str, max_documents: int = 0, abstract: bool = False):
   """The base model (abstract: for a preset shapes only); a usage error where it, or the data set, cannot be had."""
-  documents = load_documents(dataset)
+  documents = load_documents(dataset, max_documents)
   from collapse_jax import lm
   from collapse_jax.lm import presets, text, tiny
 
@@ -72,23 +83,23 @@ def load_model(name: str, dtype: str, dataset: str, abstract: bool = False):
   return model
 
 
-def check_dataset(name: str) -> None:
+def check_dataset(name: str, max_documents: int = 0) -> None:
   """Loads text before JAX is imported, so that a bad file ends at once; what lies on the hub waits."""
   from collapse_jax.lm import text
 
   with flag_values.given_as("dataset", name):
     if text.is_on_hub(name):
       return
-  load_documents(name)
+  load_documents(name, max_documents)
 
 
 @functools.cache
-def load_documents(dataset: str):
+def load_documents(dataset: str, max_documents: int = 0):
   """`text.Splits`; a usage error where they cannot be had."""
   from collapse_jax.lm import text
 
   with flag_values.given_as("dataset", dataset):
-    return text.splits(dataset)
+    return text.splits(dataset, max_documents)
 
 
 def setting(
@@ -96,10 +107,16 @@ def setting(
   model="tiny",
   dataset="pydocs",
   mode="finetune",
+  format="auto",
+  block_size=0,
+  prefix_tokens=0,
+  loss="all",
+  max_documents=0,
   max_seq_len=64,
   recipe=None,
   lora_rank=0,
   lora_targets=(),
+  lora_start="",
   dtype="float32",
   remat=False,
   sample_batch_size=0,
@@ -108,7 +125,8 @@ def setting(
 ):
   """`systems.language_setting.Setting` of what the flags say; in a dry run a preset's weights are shapes only."""
   common.prepare_jax()
-  base = load_model(model, dtype, dataset, abstract=flag_values.dry_run())
+  base = load_model(model, dtype, dataset, max_documents, abstract=flag_values.dry_run())
+  from collapse_jax import lm
   from collapse_jax.data import files
   from collapse_jax.lm.training import Recipe
   from collapse_jax.systems import language_setting
@@ -118,20 +136,28 @@ def setting(
   with flag_values.given_as("dataset", dataset):
     texts = language_setting.read_texts(
       base,
-      load_documents(dataset),
+      load_documents(dataset, max_documents),
       max_seq_len,
       pairs=not pretrain,
       lossy=on_malformed == "keep",
       max_test_rows=max_test_rows,
+      format=format,
+      block_size=block_size,
+      prefix_tokens=prefix_tokens,
+      loss=loss,
     )
   if common.is_first_process():
     print("".join(f"{files.shown(dataset)}: {line}\n" for line in texts.remarks), end="", flush=True)
+  adapters = Adapters(lora_rank, 2.0 * lora_rank, tuple(lora_targets)) if lora_rank else None
+  if lora_start:
+    with flag_values.given_as("lora_start", lora_start):
+      adapters = lm.load_adapters(lora_start, base.config)
   return language_setting.Setting(
     base,
     texts,
     Recipe(**(recipe or {})),
     pretrain,
-    Adapters(lora_rank, 2.0 * lora_rank, tuple(lora_targets)) if lora_rank else None,
+    adapters,
     remat,
     sample_batch_size or None,
     model_name=model,
@@ -151,6 +177,10 @@ def read():
 
   if flag.model in presets.NAMES and flag.mode != "pretrain" and not flag.dry_run:
     raise Refused(f"--model={flag.model} has no weights: use it with --mode=pretrain, or with --dry_run.")
+  ranks = flag_values.integers("lora_rank", 0)
+  if flag.lora_start and ranks != [0]:
+    raise Refused("--lora_start says the rank of its adapters: leave --lora_rank out.")
+  several = {"learning_rate": rates, "budget_amount": amounts, "lora_rank": ranks}
   values: dict[str, Any] = {
     "learning_rate": rates[0],
     "budget": flag_values.choice("budget", TOKEN_BUDGETS),
@@ -160,6 +190,11 @@ def read():
   }
   if values["batch_size"] % (micro or 1):
     raise Refused(f"--micro_batch_size={micro} must divide --batch_size={values['batch_size']}.")
+  max_seq_len = auto("max_seq_len", lambda name: flag_values.integer(name, 4))
+  block_size = 0 if flag.block_size == "auto" else flag_values.integer("block_size", 4)
+  prefix, least = flag_values.integer("prefix_tokens", 0), block_size or max_seq_len
+  if prefix > least or (prefix == least and flag_values.flag("keep_prefix", True)):
+    raise Refused(f"--prefix_tokens must be below --block_size={least}, got {prefix}.")
   targets = flag_values.items("lora_targets")
   for target in targets:
     if target not in LORA_TARGETS:
@@ -169,8 +204,15 @@ def read():
     "model": flag.model,
     "dataset": flag.dataset,
     "mode": flag_values.choice("mode", ("finetune", "pretrain")),
-    "max_seq_len": auto("max_seq_len", lambda name: flag_values.integer(name, 4)),
-    "lora_rank": flag_values.integer("lora_rank", 0),
+    "format": flag_values.choice("format", TEXT_FORMATS),
+    "block_size": block_size,
+    "prefix_tokens": prefix,
+    "loss": flag_values.choice("loss", ("all", "answers")),
+    "max_documents": flag_values.integer("max_documents", 0),
+    "max_seq_len": max_seq_len,
+    "lora_rank": max(ranks),
+    "lora_start": flag.lora_start,
+    "axes": {name: values for name, values in several.items() if len(values) > 1},
     "lora_targets": targets,
     "dtype": flag_values.choice("dtype", ("float32", "bfloat16")),
     "remat": flag.remat,

@@ -22,6 +22,7 @@ from .flag_values import FLAGS, FREE, command, config, flag
 
 SWEEP = "an unfinished sweep"
 BEGUN = threading.Event()  # the sweep, after all checks
+COLOURS = {"diverging": 31, "growing": 33, "undecided": 2, "bounded": 32}  # of verdicts, as terminals number them
 NUMBERS = threading.Event()  # are written
 HELD: list[Path] = []  # the directory that is written
 
@@ -269,7 +270,31 @@ def draw(path: Path, folders: Sequence[str]) -> None:
   )
   if log_dir := flag("log_dir", None):
     harmless(f"--log_dir={log_dir}", watching.figures, Path(log_dir), path)
+  if drawn:
+    harmless("the table of verdicts", tell, path, folders)
   print(path / (REPORT if drawn else RESULTS), flush=True)
+
+
+def tell(path: Path, folders: Sequence[str]) -> None:
+  """The answer on standard error, beside the progress: what is on standard output is for programs. Coloured for a terminal."""
+  from collapse_jax import report
+
+  from . import compare
+
+  rows: list[tuple[str, ...]] = [("verdict", "cells", "experiment", "workflow", "what decided")]
+  for folder in folders:
+    name, results = _experiment(path, folder)
+    for one in report.answers(results) if "generation" in results.sizes else []:
+      cells = f"{one.counts[one.label]} of {sum(one.counts.values())}"
+      told = one.label, cells, name, one.workflow, f"{one.about}: {one.number}"
+      rows.append(tuple(map(_line, told)))
+  lines = compare.aligned(rows).splitlines()
+  if sys.stderr.isatty() and "NO_COLOR" not in os.environ:
+    lines[1:] = [
+      line.replace(label, f"\033[{COLOURS[label]}m{label}\033[0m", 1) for line, (label, *_) in zip(lines[1:], rows[1:])
+    ]
+  if len(rows) > 1:
+    print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def redraw(path: Path, folders: Sequence[str]) -> None:
@@ -283,17 +308,23 @@ def redraw(path: Path, folders: Sequence[str]) -> None:
 
 def drawings(path: Path, folders: Sequence[str]) -> dict[str, bytes]:
   """Figures of each folder, and one report over all, by relative name."""
-  import collapse_jax
   from collapse_jax import plotting, report
 
   made: dict[str, bytes] = {}
   experiments, images = {}, {}
   for folder in folders:
-    results = collapse_jax.load(path / folder / RESULTS)
-    name = folder or str(results.attrs.get("task", "results"))
+    name, results = _experiment(path, folder)
     experiments[name] = results
     drawn = plotting.render(results)
     images[name] = {title: png for title, (png, _) in drawn.items()}
     for title, (png, pdf) in drawn.items():
       made |= {str(Path(folder, FIGURES, f"{title}.png")): png, str(Path(folder, FIGURES, f"{title}.pdf")): pdf}
   return made | {REPORT: report.page(experiments, images).encode()}
+
+
+def _experiment(path: Path, folder: str) -> tuple[str, Any]:
+  """What the report calls an experiment, and its Dataset."""
+  import collapse_jax
+
+  results = collapse_jax.load(path / folder / RESULTS)
+  return folder or str(results.attrs.get("task", "results")), results

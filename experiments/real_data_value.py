@@ -58,6 +58,8 @@ def read():
   """Options of `simulate`, from validated flags."""
   flag = flag_values.FLAGS
   options = language_flags.read()
+  for name in options.pop("axes"):
+    raise Refused(f"--{name} takes a single value here, got {getattr(flag, name)!r}.")
   options |= {
     "num_real": flag_values.integers("num_real", 0),
     "num_synthetic": flag_values.integers("num_synthetic", 0),
@@ -72,7 +74,7 @@ def read():
   vocabulary.check_num_generator(options["num_generator"] or max(options["num_real"]))
   if flag.distributed or flag.devices not in ("auto", "1"):
     raise Refused("--devices and --distributed are not for this experiment: its runs share one device.")
-  language_flags.check_dataset(flag.dataset)
+  language_flags.check_dataset(flag.dataset, options["max_documents"])
   return options
 
 

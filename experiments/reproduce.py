@@ -6,8 +6,8 @@
 
 --scale=smoke checks the installation in a minute, laptop shows every workflow and task in minutes, paper is the whole
 matrix: 116,500 runs of the Gaussian, KDE, regression and discrete experiments, of which those with T = 1000 take hours on a
-laptop. --only=GLOB picks experiments by name, among them related/*, the systems of other papers; --dry_run lists
-what would run.
+laptop. --only=GLOB picks experiments by name, among them related/*, the systems of other papers, and deep/*, loops of
+deep models; --dry_run lists what would run.
 """
 
 import fnmatch
@@ -24,6 +24,7 @@ from . import (
   ensembles,
   exponential_family,
   flag_values,
+  flow,
   gaussian,
   kde,
   label_editing,
@@ -31,16 +32,19 @@ from . import (
   linear_regression,
   logistic_regression,
   mixtures,
+  molecules,
   real_share,
   selection,
   temperature,
   token_editing,
+  traffic,
   verification,
 )
 
 SCALES = ("smoke", "laptop", "paper")
 WORKFLOWS = flag_values.PAPER_WORKFLOWS.split(",")
-RELATED = "related/"
+RELATED, DEEP = "related/", "deep/"
+LANGUAGE = "language_model"  # which has a driver of its own, and no estimate of its time
 SMALLEST: dict = {
   "workflows": ["replace"],
   "bases": ["anchor"],
@@ -54,13 +58,23 @@ SMALLEST: dict = {
   "verifiers": ["noisy"],
   "datasets": ["moons"],
   "generators": ["kde"],
+  "data": ["moons"],
+  "samplers": ["flow_midpoint(2)"],
+  "starts": ["cold"],
+  "amounts": [5],
+  "ends": ["known"],
+  "roundings": ["none"],
+  "coefficients": [0.5],
+  "molecules": ["alkane"],
 }
 
 
 def define():
   """Flags of this binary."""
   flags.DEFINE_string("scale", "laptop", "smoke, laptop or paper.")
-  flags.DEFINE_string("only", None, "Glob: run only experiments whose name matches; default all but related/*.")
+  flags.DEFINE_string(
+    "only", None, "Glob: run only experiments whose name matches; default all but related/* and deep/*."
+  )
   flag_values.define_shared()
 
 
@@ -150,7 +164,7 @@ def experiments(scale: str) -> dict:
       {"task": "gaussian", "real_fractions": [0.0, 0.5] if smoke else [0.0, 0.1, 0.5], "num_samples": [32], "dims": [3]}
       | size,
     ),
-    "language_model": (
+    LANGUAGE: (
       language_model.simulate,
       {
         "workflows": WORKFLOWS,
@@ -162,15 +176,29 @@ def experiments(scale: str) -> dict:
   }
 
 
-def related(scale: str) -> dict:
-  """The same of the systems of other papers; predictions stand beside simulations, once for each, but at smoke scale."""
-  smoke, paper = scale == "smoke", scale == "paper"
+def _sizes(scale: str):
+  """Options of (generations, seeds), with predictions beside simulations and without."""
+  smoke = scale == "smoke"
   size = lambda T, seeds: {
     "num_generations": 2 if smoke else T,
-    "num_seeds": 2 if smoke else 10 * seeds if paper else seeds,
+    "num_seeds": 2 if smoke else 10 * seeds if scale == "paper" else seeds,
     "compare": not smoke,
   }
-  again = lambda T, seeds: size(T, seeds) | {"compare": False}
+  return size, lambda T, seeds: size(T, seeds) | {"compare": False}
+
+
+def _named(prefix: str, found: dict, scale: str) -> dict:
+  """Experiments by name, of the smallest grids at smoke scale."""
+  few = SMALLEST if scale == "smoke" else {}
+  return {
+    f"{prefix}{name}": (run, options | {flag: value for flag, value in few.items() if flag in options})
+    for name, (run, options) in found.items()
+  }
+
+
+def related(scale: str) -> dict:
+  """The same of the systems of other papers; predictions stand beside simulations, once for each, but at smoke scale."""
+  size, again = _sizes(scale)
   fractions = [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8]
   found = {
     "token_editing": (
@@ -330,47 +358,147 @@ def related(scale: str) -> dict:
       }
       | size(3, 6),
     ),
+    "flow": (
+      flow.simulate,
+      {
+        "workflows": ["mix(1)", "mix(0.8)", "mix(0.5)", "mix(0.2)"],
+        "data": ["eight_gaussians", "moons"],
+        "samplers": ["flow_midpoint(8)", "ddpm_beta(30)"],
+        "starts": ["cold", "weights"],
+        "amounts": [200],
+        "num_samples": [400],
+      }
+      | size(20, 20),
+    ),
     "detector_resampling": (
       detector_resampling.simulate,
       {"workflows": WORKFLOWS[:2], "temperatures": [0.8], "biases": [0.0, 0.5, 1.0], "num_samples": [1000]}
       | size(10, 40),
     ),
   }
-  few = SMALLEST if smoke else {}
-  return {
-    f"{RELATED}{name}": (run, options | {flag: value for flag, value in few.items() if flag in options})
-    for name, (run, options) in found.items()
+  return _named(RELATED, found, scale)
+
+
+def deep(scale: str) -> dict:
+  """The same of deep models; molecules other than the chain where RDKit is installed."""
+  smoke, (size, again) = scale == "smoke", _sizes(scale)
+  found = {
+    "traffic/flows": (
+      traffic.simulate,
+      {
+        "workflows": WORKFLOWS[:2],
+        "ends": ["known", "redraw"],
+        "roundings": ["none", "truncate"],
+        "num_samples": [3 if smoke else 20],
+        "length": 10 if smoke else 100,
+        "epochs": 1.0 if smoke else 20.0,
+      }
+      | size(6, 4),
+    ),
+    "traffic/memory": (
+      traffic.simulate,
+      {"setting": "memory", "workflows": WORKFLOWS[:2], "coefficients": [0.5, 0.9], "num_samples": [1]}
+      | again(10, 400),
+    ),
+    "molecules": (
+      molecules.simulate,
+      {
+        "workflows": WORKFLOWS[:2],
+        "molecules": molecules.available(),
+        "models": ["von_mises"],
+        "num_samples": [20 if smoke else 100],
+        "num_conformers": 50 if smoke else 500,
+      }
+      | size(10, 10),
+    ),
   }
+  return _named(DEEP, found, scale)
 
 
 def read():
   """Options of `simulate`, from validated flags."""
   scale = flag_values.choice("scale", SCALES)
-  known, only = experiments(scale) | related(scale), flag_values.FLAGS.only
+  known, only = experiments(scale) | related(scale) | deep(scale), flag_values.FLAGS.only
   chosen = {
     name: what
     for name, what in known.items()
-    if (fnmatch.fnmatch(name, only) if only is not None else not name.startswith(RELATED))
+    if (fnmatch.fnmatch(name, only) if only is not None else not name.startswith((RELATED, DEEP)))
   }
   if not chosen:
     raise Refused(f"--only={only} matches none of {', '.join(known)}.")
   return {"chosen": chosen, "seed": flag_values.integer("seed", 0)}
 
 
+class Progress:
+  """One bar over experiments, by the seconds that their runs are estimated to take; only experiments of one sweep are in it.
+
+  Args:
+    chosen: name -> (function that simulates, its options).
+    seed: of all.
+  """
+
+  def __init__(self, chosen, seed):
+    from tqdm import tqdm
+
+    self._each = {}  # name -> seconds a run
+    total = 0.0
+    for name, (function, options) in chosen.items():
+      known = len(common.PLANS)
+      if name != LANGUAGE:
+        with common.planned():
+          function(**options, seed=seed)
+      seconds = sum(plan.compile_seconds + plan.run_seconds for plan in common.PLANS[known:])
+      self._each[name] = seconds / max(sum(plan.runs for plan in common.PLANS[known:]), 1)
+      total += seconds
+    layout = "{desc}{percentage:.0f}% |{bar:30}| {elapsed} gone, about {remaining} left"
+    self._bar = tqdm(
+      total=total, bar_format=layout, smoothing=0, mininterval=0.5, disable=not common.is_first_process()
+    )
+    self._seconds, self._begins = 0.0, True
+
+  def experiment(self, name):
+    """The next one."""
+    self._bar.set_description(name)
+    self._seconds, self._begins = self._each[name], True
+
+  def update(self, runs):
+    """Of the experiment that is at work; what it has at first was done before, and says nothing of the pace."""
+    done = min(runs * self._seconds, self._bar.total - self._bar.n)
+    self._bar.initial += done * self._begins
+    self._begins = False
+    self._bar.update(done)
+
+  def close(self):
+    self._bar.close()
+
+
 def simulate(chosen, seed, directory=None):
   """name -> results; None after a dry run."""
-  results = {}
+  if flag_values.FLAGS.dry_run:
+    return dry_run(chosen, seed)
+  results, progress = {}, Progress(chosen, seed)
+  common.SHARED.append(progress)
+  try:
+    for name, (function, options) in chosen.items():
+      progress.experiment(name)
+      results[name] = function(**options, seed=seed, directory=directory and directory / name)
+  finally:
+    common.SHARED.remove(progress)
+    progress.close()
+  return results
+
+
+def dry_run(chosen, seed):
+  """Says what would run, and in the last line how many hours it takes in all."""
   for name, (function, options) in chosen.items():
     print(f"{name}:", flush=True)
-    results[name] = function(**options, seed=seed, directory=directory and directory / name)
-  if not flag_values.FLAGS.dry_run:
-    return results
+    function(**options, seed=seed)
   from collapse_jax.sweeps import cost
 
-  total = cost.text(sum(plan.compile_seconds + plan.run_seconds for plan in common.PLANS))
-  rest = ", language models not counted" if "language_model" in chosen else ""
-  print(f"in all: {sum(plan.runs for plan in common.PLANS)} runs, about {total}{rest}")
-  return None
+  seconds = sum(plan.compile_seconds + plan.run_seconds for plan in common.PLANS)
+  rest = ", language models not counted" if LANGUAGE in chosen else ""
+  runs = sum(plan.runs for plan in common.PLANS)
+  print(f"in all: {runs} runs, {seconds / 3600:.2g} hours on this machine (about {cost.text(seconds)}){rest}")
 
 
 def main():

@@ -48,16 +48,21 @@ def simulate(workflows, samplers, variances, num_samples, **options):
   )
 
 
-def read():
-  """Options of `simulate`, from validated flags."""
+def read_samplers():
+  """The flag --samplers, checked."""
   from collapse_jax.theory import samplers
 
   for text in flag_values.items("samplers"):
     with flag_values.given_as("samplers", text):
       name, num_steps = steps_of(text)
       samplers.sampler_times(name, num_steps)
+  return flag_values.items("samplers")
+
+
+def read():
+  """Options of `simulate`, from validated flags."""
   options = {
-    "samplers": flag_values.items("samplers"),
+    "samplers": read_samplers(),
     "variances": flag_values.positives("variances"),
     "num_samples": flag_values.integers("num_samples", 2),
   }

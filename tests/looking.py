@@ -1,6 +1,7 @@
 """What figures and report pages show, read back; and result Datasets of known numbers, made by hand."""
 
 import html.parser
+import json
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,7 +115,8 @@ class Table(NamedTuple):
 
 
 class Page(html.parser.HTMLParser):
-  """A report page: `tables`, and `texts` [(tag, text)] of headings, paragraphs, list items and captions, in order."""
+  """A report page: `tables`; `texts` [(tag, text)] of headings, paragraphs, list items and captions, in order; `ids`, `links`,
+  `sources` of what it loads, `lines` of its small curves, and `data`, the JSON that its scripts read."""
 
   _TEXTS = ("h1", "h2", "h3", "h4", "p", "li", "summary", "figcaption", "title", "code")
 
@@ -123,6 +125,12 @@ class Page(html.parser.HTMLParser):
     self.tables: list[Table] = []
     self.texts: list[tuple[str, str]] = []
     self.images: list[dict[str, Any]] = []
+    self.ids: list[str] = []
+    self.links: list[str] = []
+    self.sources: list[str] = []
+    self.lines: list[str] = []
+    self.data: list[dict[str, Any]] = []
+    self._is_data = False
     self._under = {"h2": "", "h3": "", "h4": ""}
     self._open: list[tuple[str, list[str]]] = []
     self._row: list[str] = []
@@ -130,8 +138,12 @@ class Page(html.parser.HTMLParser):
     assert not self._open, self._open
 
   def handle_starttag(self, tag, attributes):
+    named = dict(attributes)
+    for name, found in (("id", self.ids), ("href", self.links), ("src", self.sources), ("points", self.lines)):
+      found += [named[name]] if name in named else []
+    self._is_data = tag == "script" and named.get("type") == "application/json"
     if tag == "img":
-      self.images.append(dict(attributes))
+      self.images.append(named)
     if tag == "table":
       self.tables.append(Table(self._under["h2"], self._under["h4"] or self._under["h3"], [], []))
     if tag == "tr":
@@ -140,6 +152,9 @@ class Page(html.parser.HTMLParser):
       self._open.append((tag, []))
 
   def handle_data(self, data):
+    if self._is_data:
+      self.data.append(json.loads(data))
+      self._is_data = False
     for _, parts in self._open:
       parts.append(data)
 

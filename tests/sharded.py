@@ -51,7 +51,7 @@ for mesh in (None, devices.mesh_of(8)):
   found.append({"loss": results.test_loss.values, "curve": results.learning_curve.values, "rows": np.stack(rows)})
   used.append(
     sweeps.memory_per_device(
-      task, "replace", {"num_samples": 16}, num_generations=2, num_seeds=2, shared=sharding.abstract(shared, mesh)
+      task, ["replace"], {"num_samples": 16}, num_generations=2, num_seeds=2, shared=sharding.abstract(shared, mesh)
     )
   )
 one, split = found

@@ -195,6 +195,28 @@ def test_sdv_draws_other_rows_of_each_model(tmp_path, monkeypatch):
     keeps_to_seeds(pipelines.sdv(Copula), tmp_path)
 
 
+class ByName(Copula):
+  """As from version 2 on: tables go in and out by their names."""
+
+  def fit(self, tables):
+    ((self.name, table),) = tables.items()
+    super().fit(table)
+
+  def sample(self, num_rows):
+    return {self.name: super().sample(num_rows)}
+
+
+def test_sdv_hands_tables_over_as_its_version_takes_them(tmp_path, monkeypatch):
+  load = types.SimpleNamespace(load_from_dict=lambda told: types.SimpleNamespace(**told))
+  monkeypatch.setitem(sys.modules, "sdv", types.ModuleType("sdv"))
+  monkeypatch.setitem(sys.modules, "sdv.metadata", types.SimpleNamespace(Metadata=load))
+  monkeypatch.setattr("collapse_jax.pipelines.adapters._tables._version", lambda package: "2.0.0")
+  model = keeps_to_seeds(pipelines.sdv(ByName), tmp_path)
+  assert [model.synthesizer.name] == list(model.synthesizer.metadata.tables) and pipelines.sdv(
+    ByName
+  ).name == "sdv ByName"
+
+
 def test_synthcity_is_asked_in_its_own_terms(tmp_path, monkeypatch):
   asked = []
 

@@ -8,7 +8,7 @@ from sklearn.neighbors import KernelDensity
 
 import collapse_jax as cj
 
-NUM_SEEDS, NUM_GENERATIONS, AT = 16, 10, [1, 3, 10]
+NUM_SEEDS, NUM_GENERATIONS, AT = 12, 10, [1, 3, 10]
 WORKFLOWS = ["replace", "accumulate", "accumulate_subsample", "mix(0.2, real_weight=0.9)"]
 RNG = np.random.default_rng(0)
 
@@ -52,6 +52,7 @@ def looped(pipeline, num, workflows, directory):
     num_samples=num,
     directory=directory,
     measures={"test_nll": "risk"},
+    keep_data=False,
   )
   assert (found.cell_status == "ok").all() and found.finite.all()
   return found.test_nll.sel(generation=AT).transpose("workflow", "seed", "generation").values

@@ -6,9 +6,10 @@ import pkgutil
 
 import numpy as np
 import pytest
+from helpers import needed
 
 import benchmarks
-from benchmarks import accelerator, run, sweeps, verdicts
+from benchmarks import accelerator, peers, run, sweeps, verdicts
 from collapse_jax import tasks, workflows
 
 T = 4
@@ -57,3 +58,33 @@ def test_what_an_accelerator_gives(tmp_path, capfd):
   assert f"| {share:.0%} of normal |" in accelerator.tables(tmp_path)
   accelerator.run_parts(tmp_path, 0, ["seeds"], True)
   assert not (tmp_path / "seeds.json").exists() and "no time left" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("cell", peers.CELLS, ids=str)
+@pytest.mark.parametrize("arrays", [peers.with_numpy, peers.with_torch])
+def test_peers_compute_what_plain_loops_do(cell, arrays):
+  """NumPy and PyTorch, batched over seeds, beside loops that share nothing with them."""
+  if arrays is peers.with_torch:
+    needed("torch")
+  (case,) = (case for case in run.cases() if case.name == cell.task)
+  first, num = case.small
+  small = cell._replace(first=first, num_samples=num)
+  loops = [case.loop(cell.workflow, first, num, T, seed) for seed in range(60)]
+  theirs = {key: np.stack([one[key] for one in loops]) for key in loops[0]}
+  assert run.check_agreement(peers.batched(arrays(0), small, T, 60), theirs) < 5
+  wrong = peers.batched(arrays(0), small._replace(num_samples=num // 5), T, 60)
+  with pytest.raises(SystemExit, match="disagree"):
+    run.check_agreement(wrong, theirs)
+
+
+def test_the_obvious_code_in_jax_computes_the_same():
+  small = peers.Cell("linear_regression", "accumulate", 3, 50)
+  found = peers.vmapped(small, T, 60)(0)
+  assert run.check_agreement(found, peers.batched(peers.with_numpy(1), small, T, 60)) < 5
+
+
+def test_numba_computes_the_same():
+  needed("numba")
+  small = peers.Cell("discrete", "replace", 12, 50)
+  found = peers.with_numba(small, T, 60)(0)
+  assert run.check_agreement(found, peers.batched(peers.with_numpy(1), small, T, 60)) < 5

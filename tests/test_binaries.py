@@ -285,9 +285,9 @@ def test_a_profile_or_events_that_cannot_be_written(begin, tmp_path, monkeypatch
 
 def test_names_of_curves(tmp_path):
   """A table of weights is a long name: each has a folder of its own."""
-  curves = watching.Curves(str(tmp_path))
-  for i in range(2):
-    curves.add({"workflow": f"weights({[[0.1] * 40, [i]]})", "dataset": "/a/b.csv"}, [1], {"loss": np.ones((2, 1))})
+  with watching.curves(str(tmp_path)) as curves:
+    for i in range(2):
+      curves.add({"workflow": f"weights({[[0.1] * 40, [i]]})", "dataset": "/a/b.csv"}, [1], {"loss": np.ones((2, 1))})
   folders = [file.parent.name for file in tmp_path.rglob("*tfevents*")]
   assert len(folders) == 2 and all(len(one) <= 100 for one in folders)
 

@@ -226,7 +226,10 @@ def test_report_draws_again(collapse, tmp_path, place, monkeypatch):
   assert collapse("report", tmp_path) == (0, f"{tmp_path / 'report.html'}\n", "")
   assert (tmp_path / "report.html.before").read_text() == "a stranger's"
   (tmp_path / "report.html").write_text("spoilt")
-  assert collapse("report", tmp_path)[0] == 0 and drawn == [["."], ["."]]
+  shown = []
+  monkeypatch.setattr("webbrowser.open", shown.append)
+  assert collapse("report", tmp_path, "--open")[0] == 0 and drawn == [["."], ["."]]
+  assert shown == [(tmp_path / "report.html").as_uri()]
   assert (tmp_path / "report.html").read_text() == "new" and not (tmp_path / "report.html.before2").exists()
   assert xarray.load_dataset(tmp_path / "results.nc", engine="h5netcdf").identical(made)
 

@@ -2,6 +2,10 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +80,40 @@ def test_numbers_files_and_going_on(call, place):
   np.testing.assert_allclose(found.level.squeeze("seed").values, levels(4), rtol=1e-12)
 
 
+HEARD = """import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which programs in the background are born deaf to, and stay so
+from collapse_jax import cli
+sys.argv[0] = "collapse"
+cli.main()
+"""
+
+
+def test_ended_in_the_middle(call, place):
+  """SIGKILL, SIGTERM and Ctrl-C of the command with two jobs, each at some step; then the numbers of a loop left alone."""
+  slow = f"sleep 0.1; {SAMPLE}"
+  flags = {"fit": FIT, "sample": slow, "evaluate": JUDGE, "data": "real.csv", "test": "test.csv", "jobs": 2}
+  flags |= {"workflows": "replace,accumulate", "num_generations": 9, "num_seeds": 1, "output_dir": "out"}
+  command = [sys.executable, "-c", HEARD, "loop", "--resume", *(f"--{name}={value}" for name, value in flags.items())]
+  done, ends = {}, {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
+  for number, status in ends.items():
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
+      end = time.monotonic() + 100
+      while len(steps(place)) < len(done) + 5 and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+      process.send_signal(number)  # of this process alone: what it has started must end with it
+      said = process.stderr.read()
+      assert process.wait(30) == status, said
+    if number != signal.SIGKILL:
+      assert "; what is finished is kept, --resume goes on with it" in said.splitlines()[-1]
+    assert done.items() <= steps(place).items()
+    done = steps(place)
+  assert len(done) < 3 * (1 + 2 * 8)
+  assert call("--resume", sample=slow, jobs=2, num_generations=9)[0] == 0
+  assert done.items() <= steps(place).items()
+  found = xarray.load_dataset(place / "out" / "results.nc", engine="h5netcdf")
+  np.testing.assert_allclose(found.level.squeeze("seed").values, levels(9), rtol=1e-12)
+
+
 def test_lineage(call, capsys, place):
   """Of the first and the last row, of which only one is in the batch that models are fitted to."""
   assert call(num_samples=5, num_generations=2)[0] == 0
@@ -91,13 +129,20 @@ def test_lineage(call, capsys, place):
     ["workflow=accumulate,seed=0", "1", "2"],
     ["workflow=replace,seed=0", "1", "2"],
   ]
-  again = called(capsys, "lineage", "out", f"--withdraw={used[0]},{missing[0]}")[1]
+  again = called(capsys, "lineage", "out", f"--withdraw={used[0]},{missing[0]}", "--dry_run")[1]
   assert again.count("workflow=replace,seed=0") == again.count("workflow=accumulate,seed=0") == 2
   assert all(Path(word).is_dir() for word in again.split() if word.startswith("out/loop/steps/")) and "/fit-" in again
-  status, out, _ = called(capsys, "lineage", "out", "--withdraw", ",".join(map(str, missing)))
+  status, out, _ = called(capsys, "lineage", "out", "--dry_run", "--withdraw", ",".join(map(str, missing)))
   assert (
     status == 0 and out.startswith("no models and the rows of no samples descend from rows ") and "again" not in out
   )
+  before = steps(place)
+  status, out, _ = called(capsys, "lineage", "out", f"--withdraw={used[0]}")
+  assert status == 0 and "are deleted; the same `collapse loop` with --resume" in out and before and not steps(place)
+  assert call("--resume", num_samples=5, num_generations=2)[0] == 0
+  tables = [pandas.read_parquet(file) for file in (place / "out" / "loop" / "steps").glob("fit-*/data.parquet")]
+  real = {row for table in tables for row in table[table._generation == 0]._row}
+  assert real == set(used) - {used[0]} and not before.keys() & steps(place).keys()
   for flags, why in (
     (["--row=10"], "--row: there is no row 10"),
     (["--row=a"], "--row: there is no row a"),

@@ -1,5 +1,6 @@
 """Work is counted as it is: by shapes, lengths of loops and formulas; estimates order sweeps as their times are ordered."""
 
+import contextlib
 import importlib
 import re
 
@@ -9,9 +10,10 @@ import pytest
 from helpers import own_flags
 
 import collapse_jax as cj
-from collapse_jax import store, tasks, workflows
-from collapse_jax.sweeps import cost, devices, plan, scheduler
-from experiments import common, flag_values
+from collapse_jax import store, sweeps, tasks, workflows
+from collapse_jax.sweeps import cost, devices, plan
+from collapse_jax.tasks import _kde, _surviving
+from experiments import common, flag_values, reproduce
 
 
 def test_known_functions():
@@ -86,7 +88,7 @@ def test_rare_branches_and_fallbacks_do_not_count():
   x = jnp.ones((100, 100))
   decomposition = cost.work_of(lambda x: jnp.linalg.qr(x)[0], x)
   assert cost.work_of(fallback, x) < 0.01 * decomposition
-  assert cost.work_of(fallback, x, fallbacks=True) == pytest.approx(decomposition, rel=0.01)
+  assert cost.work_of(fallback, x, counted=cost.Counted(fallbacks=True)) == pytest.approx(decomposition, rel=0.01)
   branch = lambda x: jax.lax.cond(x[0, 0] > 5, lambda x: x @ x, lambda x: x, x)
   assert cost.work_of(branch, x) < 0.01 * cost.work_of(lambda x: x @ x, x)
 
@@ -204,7 +206,9 @@ def test_plan_of_other_drivers(workers):
   for driver in ("steps", "host"):
     found = plan(make, ["replace", "accumulate"], axes, driver=driver, **options)
     assert (found.cells, found.cells_refused, found.runs, found.fits) == (4, 2, 16, 48)
-    assert set(parsed(str(found))) == {"cells", "cells that cannot run", "runs", "fits", "cannot run"}
+    said = parsed(str(found))
+    assert set(said) == {"cells", "cells that cannot run", "runs", "fits", "cannot run", "time on this machine"}
+    assert said["time on this machine"].startswith("not known")
   with pytest.raises(ValueError, match="shared is for"):
     plan(make, ["replace"], axes, driver="host", shared=jnp.ones(2), **options)
 
@@ -249,7 +253,7 @@ def dry_run(capsys):
 def test_dry_run(dry_run, workers, tmp_path, monkeypatch):
   """A binary prints the plan of its sweep, and computes and writes nothing."""
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(scheduler, "sweep", None)
+  monkeypatch.setattr(sweeps, "sweep", None)
   said = dry_run(
     "gaussian", "--workflows=replace", "--dims=2", "--num_samples=10,20,40", "--num_seeds=10", "--num_generations=6"
   )
@@ -266,7 +270,9 @@ def test_dry_run_of_many(dry_run, workers, tmp_path, monkeypatch):
   names, plans = parts[1::2], [parsed(text) for text in parts[2::2]]
   assert names == ["linear_regression", "discrete"] and len(plans) == len(common.PLANS) == 2
   assert [int(one["runs"]) for one in plans] == [one.runs for one in common.PLANS]
-  runs, time = re.match(r"in all: (\d+) runs, about (.*)", said.splitlines()[-1]).groups()
+  runs, time = re.match(
+    r"in all: (\d+) runs, \S+ hours on this machine \(about (.*)\)$", said.splitlines()[-1]
+  ).groups()
   assert int(runs) == sum(int(one["runs"]) for one in plans)
   assert time == cost.text(sum(one.compile_seconds + one.run_seconds for one in common.PLANS))
   assert sum(one.compile_seconds for one in common.PLANS) >= cost.COMPILE_SECONDS * len(plans)
@@ -274,3 +280,79 @@ def test_dry_run_of_many(dry_run, workers, tmp_path, monkeypatch):
 
 def test_durations_as_people_say_them():
   assert [cost.text(x) for x in (5.2, 100, 3600, 7200, 86400 * 5)] == ["5 s", "2 min", "60 min", "2 h", "5 days"]
+
+
+def test_one_trace_serves_the_name_and_the_compilation(tmp_path):
+  """A sweep that writes chunks traces a cell once; a plan of it does too."""
+  traces = []
+
+  def make(num_samples):
+    task = tasks.sample_median(num_samples)
+
+    def evaluate(key, problem, params):
+      traces.append(num_samples)
+      return task.evaluate(key, problem, params)
+
+    return task._replace(evaluate=evaluate)
+
+  options = {"num_generations": 3, "num_seeds": 2}
+  plan(make, ["replace"], {"num_samples": [5, 7]}, **options)
+  assert traces == [7, 5]
+  cj.sweep(make, ["replace"], {"num_samples": [5, 7]}, directory=tmp_path, **options)
+  assert sorted(traces) == [5, 5, 7, 7]
+
+
+def test_equal_shapes_are_traced_once_over_data_sets(workers, monkeypatch):
+  sums, plain = [], _kde._direct
+  monkeypatch.setattr(_kde, "_direct", lambda *arguments: sums.append(1) or plain(*arguments))
+  options = {"num_generations": 3, "num_seeds": 2}
+  planned = [plan(tasks.kde(name, 23, 0.5), ["replace"], {}, **options) for name in ("moons", "circles")]
+  assert len(sums) == 1 and planned[0].run_seconds == pytest.approx(planned[1].run_seconds, rel=0.1)
+
+
+def test_drift_costs_what_survives(workers):
+  """Neither outcomes that have died out nor generations after the end: 1.2e6 generations of 1e5 items, as measured."""
+  T, n, runs = 1_200_000, 100_000, 100
+  drift = lambda K, **options: plan(
+    lambda: tasks.discrete(K, n), ["replace"], {}, num_generations=T, num_seeds=runs, record_every=5000, **options
+  )
+  each = drift(100_000).run_seconds / runs
+  assert 0.67 / 2 < each < 0.67 * 2
+  assert drift(10).run_seconds / runs < each  # but few outcomes are few for longer
+  assert _surviving.work(10**5, n, T) == pytest.approx(_surviving.work(10**5, n, 4 * n))
+  twice = _surviving.work(2 * n, 2 * n, 8 * n) / _surviving.work(n, n, 4 * n)
+  assert 2 < twice < 2.2
+
+
+def test_metrics_count_where_they_are_recorded():
+  cheap, dear = lambda x: x, lambda x: x @ x
+  x = jnp.ones((100, 100))
+  step = lambda x: jax.lax.cond(x[0, 0] > 5, dear, cheap, x)
+  always = cost.work_of(step, x, counted=cost.Counted(dear=1.0))
+  assert always > 0.9 * cost.work_of(dear, x)
+  assert cost.work_of(step, x, counted=cost.Counted(dear=0.25)) == pytest.approx(0.25 * always, rel=0.02)
+
+
+def test_one_bar_over_experiments(workers, monkeypatch):
+  """It is measured in estimated seconds; what is resumed moves it, and says nothing of the pace."""
+
+  def experiment(runs, seconds):
+    def run(seed, **_):
+      common.PLANS.append(estimated()._replace(runs=runs, compile_seconds=0.0, run_seconds=seconds))
+
+    return run, {}
+
+  monkeypatch.setattr(common, "planned", contextlib.nullcontext)
+  progress = reproduce.Progress({"a": experiment(10, 5.0), "b": experiment(4, 20.0)}, 0)
+  bar = progress._bar
+  assert bar.total == 25
+  progress.experiment("a")
+  progress.update(4)
+  progress.update(6)
+  assert (bar.n, bar.initial) == (5, 2)
+  progress.experiment("b")
+  progress.update(0)
+  progress.update(1)
+  assert (bar.n, bar.initial) == (10, 2) and "about" in str(bar)
+  progress.close()
+  common.PLANS.clear()

@@ -75,6 +75,27 @@ def test_forecasts_cover():
   assert np.mean(twins) < 0.5  # which the line above would catch
 
 
+def test_intervals_cover_where_a_few_runs_carry_the_mean():
+  """The squared error of a product of sums of exponentials: 20 runs, 90% intervals at twice the generations. Twin: Student's."""
+  fitted, repeats = 10, 400
+  factors = np.random.default_rng(0).gamma(100, 0.01, (repeats * SEEDS, fitted))
+  values = (factors.cumprod(axis=1) - 1) ** 2
+  known = _forecast.laws(made(values[None]), {"workflow": "replace", "num_samples": 100}, 2 * fitted)
+  truth, generations = 1.01 ** (2 * fitted) - 1, np.arange(1, fitted + 1)
+
+  def coverage():
+    found = [
+      _forecast.forecast_curve(runs, generations, [2 * fitted], known)
+      for runs in values.reshape(repeats, SEEDS, fitted)
+    ]
+    return np.mean([one.low[0] <= truth <= one.high[0] for one in found if np.isfinite(one.mean[0])])
+
+  assert 0.85 <= coverage() <= 0.95
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(_forecast, "ENOUGH", SEEDS + 1)
+    assert coverage() < 0.84
+
+
 def _weights(label, num_generations):
   return cj.workflows.parse(label)().weights(num_generations)
 

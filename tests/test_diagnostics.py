@@ -230,18 +230,6 @@ def test_variance_of_data_sets(dataset):
   assert z(source.variance(num)) < 5 < min(z(source.variance(num - 1)), z(source.variance(num + 1)))
 
 
-def test_smallest_bounded_share():
-  t = np.arange(1, 101.0)
-  noise = 0.05 * np.random.default_rng(0).normal(size=(1, 4, 30, 100))
-  slopes = np.array([0.05, 0.0, 0.05, 0.0])  # a share that is bounded by luck does not count
-  results = made(
-    noise + slopes[:, None, None] * t, "gaussian", "error", "higher", 0, real_fraction=[0.0, 0.1, 0.2, 0.5]
-  )
-  assert diagnostics.smallest_bounded_share(results) == [{"workflow": "replace", "share": 0.5}]
-  none = results.isel(real_fraction=slice(0, 3))
-  assert diagnostics.smallest_bounded_share(none) == [{"workflow": "replace", "share": None}]
-
-
 @pytest.mark.parametrize("select", [{}, {"dim": 0}, {"workflow": 0}, {"dim": 0, "num_samples": 1, "workflow": 1}])
 def test_figures_and_report_after_selection(select, tmp_path):
   """Whatever a user has selected, and without cell_status."""

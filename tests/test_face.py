@@ -57,6 +57,7 @@ FACE = [
 ]
 TASKS = [
   "Adapters",
+  "ar_window",
   "classification",
   "discrete",
   "exponential_family",
@@ -68,6 +69,7 @@ TASKS = [
   "language_model",
   "linear_regression",
   "logistic_regression",
+  "molecules",
   "ngram",
   "ppca",
   "sample_median",

@@ -7,7 +7,7 @@ import pytest
 from looking import assert_curve, bands, caption, interval, legend, lines, results, runs, theory
 from matplotlib.colors import to_hex
 
-from collapse_jax import plotting
+from collapse_jax import decisions, plotting
 from collapse_jax.plotting.figures import WORKFLOW_COLOURS, workflow_colours
 
 T = np.arange(1, 7)
@@ -159,8 +159,11 @@ def test_metric_against_real_share():
     np.testing.assert_array_equal(dots[0].get_xdata(), known.real_fraction)
     np.testing.assert_allclose(bands(axis)[i][1:], interval(last)[1:])
   dotted = lines(axis, ":")
-  assert [set(x) for x, _ in dotted] == [{0.4}, {0.4}]
-  assert axis.get_xlabel() == "real share of the training rows (dotted: smallest bounded)"
+  enough = [found.share for _, found in decisions.required_shares(known, 0.2, "loss")]
+  assert [set(x) for x, _ in dotted] == [{share} for share in enough] and 0.1 < min(enough) < max(enough) < 0.4
+  assert axis.get_xlabel() == "real share of the training rows\n(dotted: the smallest within 0.2 of generation 1)"
+  stricter = plotting.metric_against_real_share(known.assign_attrs(tolerance=0.05), "loss").axes[0]
+  assert all(set(x) > set() and min(x) > share for (x, _), share in zip(lines(stricter, ":"), enough))
   assert axis.get_ylabel() == "loss\nat t = 20"
   assert "1 non-finite runs left out" in caption(figure)
   none = plotting.metric_against_real_share(known.isel(real_fraction=[0, 1]), "loss")

@@ -41,6 +41,7 @@ BINARIES = (
   "mixtures",
   "selection",
   "ensembles",
+  "flow",
 )
 NUMBERS = (
   "1",

@@ -12,11 +12,11 @@ from sklearn.mixture import GaussianMixture
 
 import collapse_jax as cj
 from collapse_jax import generation, store, tasks, theory, transforms, workflows
+from collapse_jax.metrics.arrays import nearest_distance
 from collapse_jax.systems import temperature
 from collapse_jax.tasks._gaussian_mixture import Mixture, fit_mixture, log_density
 from collapse_jax.transforms import classifiers, rewards, verifiers
 from collapse_jax.transforms.ensembles import bootstrap_counts
-from collapse_jax.transforms.selection import neighbor_distance
 from collapse_jax.types import Context, MetricInfo
 
 
@@ -91,11 +91,11 @@ def test_neighbours_by_sorting(k):
   near, real = (jax.random.normal(jax.random.key(i), (n, 3)) for i, n in ((0, 30), (1, 40)))
   real = real.at[3].set(real[5])  # a tie
   distance = np.linalg.norm(np.asarray(near)[:, None] - np.asarray(real)[None], axis=2)
-  np.testing.assert_allclose(neighbor_distance(near, real, k), np.sort(distance, axis=1)[:, k - 1], rtol=1e-5)
+  np.testing.assert_allclose(nearest_distance(near, real, k), np.sort(distance, axis=1)[:, k - 1], rtol=1e-5)
   used = jnp.arange(40) < 20
   if k <= 20:
     np.testing.assert_allclose(
-      neighbor_distance(near, real, k, used), np.sort(distance[:, :20], axis=1)[:, k - 1], rtol=1e-5
+      nearest_distance(near, real, k, used), np.sort(distance[:, :20], axis=1)[:, k - 1], rtol=1e-5
     )
 
 

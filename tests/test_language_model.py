@@ -261,11 +261,12 @@ def test_lost_format_is_a_finding(base, tmp_path, parsed):
     "recipe": RECIPE._asdict(),
     "max_test_rows": 8,
     "max_attempts": 2.0,
+    "measure": "few",
     "sample_batch_size": 8,
   }
   loop = cj.systems.language_model  # without flags
   texts = loop.read_texts(base, text.splits("pydocs"), LENGTH, max_test_rows=8)
-  setting = loop.Setting(base, texts, RECIPE, sample_batch_size=8)
+  setting = loop.Setting(base, texts, RECIPE, sample_batch_size=8, measure="few")
   writing = loop.Writing(max_attempts=2.0)
   results = loop.simulate(setting, ["replace"], [8], num_generations=3, num_seeds=1, writing=writing)
   assert (
@@ -292,6 +293,7 @@ def test_edited_text(base, tmp_path, parsed):
     "recipe": RECIPE._asdict(),
     "max_test_rows": 8,
     "edit": edit,
+    "measure": "few",
   }
   results = language_model.simulate(["replace"], **options)
   assert (

@@ -213,3 +213,21 @@ def test_shards_and_one_file_together(tmp_path):
   found = jax.jit(ours.apply)(lm.load(tmp_path).params, tokens)
   np.testing.assert_allclose(found, logits_of(again, tokens).detach().numpy(), atol=1e-3, rtol=0)
   assert np.abs(found - logits_of(theirs, tokens).detach().numpy()).max() > 0.1
+
+
+@pytest.mark.parametrize("name, windows", [("llama", [None]), ("mistral", [(4, 0)]), ("gemma3", [(4, 0), None])])
+def test_no_mask_is_made(monkeypatch, name, windows):
+  """What is seen is said by `is_causal` and a window, never without the former; nothing of length x length is handed on."""
+  arch = families.architecture(ALL[name]())
+  seen = []
+  attention = jax.nn.dot_product_attention
+
+  def recorded(*arrays, **options):
+    seen.append(options)
+    return attention(*arrays, **options)
+
+  monkeypatch.setattr(jax.nn, "dot_product_attention", recorded)
+  tokens = jax.ShapeDtypeStruct((2, 17), jnp.int32)
+  jax.eval_shape(decoder.functions(arch).apply, decoder.abstract_params(arch), tokens)
+  assert [one["local_window_size"] for one in seen] == windows
+  assert all(one["is_causal"] and one["mask"] is None and one["implementation"] == "xla" for one in seen)

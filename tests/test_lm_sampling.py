@@ -18,7 +18,7 @@ TABLE = np.random.default_rng(0).normal(size=(VOCAB, VOCAB)).astype(np.float32)
 def bigram():
   step = lambda table: lambda tokens, cache: (table[tokens], cache)
   empty = lambda batch, capacity: decoder.Cache((), jnp.zeros((), jnp.int32))
-  return decoder.Functions(None, None, None, step, empty, None)  # type: ignore[arg-type]
+  return decoder.Functions(*[None] * 4, step, empty, None)  # type: ignore[arg-type]
 
 
 def generate(keys, **options):

@@ -594,9 +594,9 @@ def test_rows_that_lose_the_format_are_counted():
 
 
 def test_refused(tmp_path, tokenizer, documents):
-  (tmp_path / "a.txt").write_text("x")
+  (tmp_path / "a.csv").write_text("x")
   with pytest.raises(ValueError, match="neither"):
-    text.load(str(tmp_path / "a.txt"), "train")
+    text.load(str(tmp_path / "a.csv"), "train")
   (tmp_path / "a.jsonl").write_text("")
   with pytest.raises(ValueError, match="no rows"):
     text.load(str(tmp_path / "a.jsonl"), "train")

@@ -1,5 +1,7 @@
 """Training against a plain optax loop; its bookkeeping by exact counts. The model is a table of bigram logits."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +51,76 @@ def test_loss_by_hand():
   np.testing.assert_allclose(jnp.sum(jnp.where(counts, loss, 0)), total, rtol=1e-5)
   for size in (1, 3, 4, 9):  # padding of the last batch counts nothing
     np.testing.assert_allclose(training.mean_loss(logits, table(), tokens, length, size), total / num, rtol=1e-5)
+
+
+SPLIT = training.Scores(
+  lambda params, tokens: params["embedding"][tokens], lambda params: params["out"], lambda out, hidden: hidden @ out
+)
+
+
+def split_params(seed=0):
+  draw = lambda i, *shape: jax.random.normal(jax.random.key(10 * seed + i), shape)
+  return {"embedding": draw(1, VOCAB, 3), "out": draw(2, 3, VOCAB)}
+
+
+@pytest.mark.parametrize("most, calls", [(10**6, 1), (VOCAB * 4 * 4, 2), (1, LENGTH)])
+def test_losses_in_parts(monkeypatch, most, calls):
+  """Values and gradients are those of all logits at once, for parts that do and do not divide the length."""
+  tokens, length = rows(4)
+  params = split_params()
+  value_and_grad = lambda logits: jax.value_and_grad(
+    lambda params: training.mean_loss(logits, params, tokens, length, 4)
+  )
+  expected = value_and_grad(lambda *given: SPLIT(*given))(params)
+  monkeypatch.setattr(training, "MOST", most)
+  sizes = []
+  head = lambda out, hidden: sizes.append(hidden.shape) or SPLIT.head(out, hidden)
+  found = value_and_grad(dataclasses.replace(SPLIT, head=head))(params)
+  assert min(shape[1] for shape in sizes) == -(-LENGTH // calls)
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+  assert float(jnp.abs(expected[1]["out"]).max()) > 0.01
+
+
+def test_parts_below_adapters(monkeypatch):
+  """Runs side by side over an output layer that is not trained: it has no gradient, for one of each run would take its memory."""
+  monkeypatch.setattr(training, "MOST", 1)
+  tokens, length = rows(4)
+  embeddings = jnp.stack([split_params(seed)["embedding"] for seed in (0, 1)])
+  out = split_params()["out"]
+
+  def gradients(logits):
+    loss = lambda embedding: training.mean_loss(logits, {"embedding": embedding, "out": out}, tokens, length, 4)
+    return jax.vmap(jax.grad(loss))
+
+  np.testing.assert_allclose(
+    gradients(SPLIT)(embeddings), gradients(lambda *given: SPLIT(*given))(embeddings), atol=1e-6
+  )
+  slopes = jax.make_jaxpr(gradients(SPLIT))(embeddings)
+  assert f"f32[2,3,{VOCAB}]" not in str(slopes) and f"f32[3,{VOCAB}]" in str(slopes)
+
+
+def test_memory_of_a_large_vocabulary():
+  """As compiled, training needs less than a third of what all logits of a batch take."""
+  vocab, size = 256_000, 256
+  shape = jax.ShapeDtypeStruct
+  params = {"embedding": shape((vocab, 4), jnp.float32), "out": shape((4, vocab), jnp.float32)}
+  rows = shape((8, size), jnp.int32), shape((8,), jnp.int32), shape((8,), jnp.float32)
+
+  def memory(logits):
+    run = lambda params, *rows: training.fit(
+      jax.random.key(0),
+      logits,
+      Recipe(budget="steps", amount=2, batch_size=8),
+      params,
+      *rows,
+      lambda w: jnp.zeros(()),
+      1,
+    )
+    return jax.jit(run).lower(params, *rows).compile().memory_analysis().temp_size_in_bytes
+
+  found = memory(SPLIT), memory(lambda *given: SPLIT(*given))
+  assert found[0] < found[1] / 3 and found[1] > 8 * size * vocab * 4, found
 
 
 @pytest.mark.parametrize("micro", [None, 3])

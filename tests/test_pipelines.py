@@ -14,7 +14,8 @@ import pytest
 from own_pipelines import Faulty, Normal, killed_and_resumed, normal_rows, run, steps_of
 
 import collapse_jax as cj
-from collapse_jax.pipelines import _identity, _perform, kinds
+from collapse_jax import diagnostics, plotting
+from collapse_jax.pipelines import _identity, _perform, _protocol, kinds
 
 ALL = ["replace", "accumulate", "accumulate_subsample", "mix(0.5)", "sliding_window(2)", "grown_replace"]
 
@@ -172,6 +173,11 @@ def test_a_pipeline_is_known_by_what_it_is_at_first(tmp_path):
   before = steps_of(tmp_path)
   run(Counts(), tmp_path, resume=True)
   assert steps_of(tmp_path) == before and len([name for name in before if name.startswith("fit")]) == 2 * (1 + 2 * 2)
+  fits, place = [], tmp_path / "changed"
+  for forgets in (False, True):  # by other code: another fit of the same rows
+    run(Normal(forgets=forgets), place, ["replace"], num_generations=1, num_seeds=1, resume=True)
+    fits.append(len(list(place.glob("steps/fit-*"))))
+  assert fits == [1, 2]
 
 
 class Copies:
@@ -287,7 +293,7 @@ def test_lineage(tmp_path):
   assert made.ancestors[:2] == (about["sample"], about["fit"]) and made.ancestors[-1] == first[0]["fit"]
   np.testing.assert_array_equal(made.real_rows, first[1])
   assert len(made.models) == 1 and {one["generation"] for one in made.generations} == {4}
-  both = cj.pipelines.withdraw(tmp_path, [0, 1])
+  both = cj.pipelines.lineage(tmp_path, [0, 1])
   assert set(both.models) == {m for row in (0, 1) for m in cj.pipelines.lineage(tmp_path, row).models}
   for wrong in (40, -1, "sample-0:1", f"{about['sample']}:15"):
     with pytest.raises(cj.Refused, match="there is no row"):
@@ -298,6 +304,88 @@ def test_lineage(tmp_path):
   assert card["rai:hasSyntheticData"] is True
   assert [one["@id"] for one in card["prov:wasDerivedFrom"]] == [runs["workflow=replace,seed=0"][1][0]["sample"]]
   assert [one["@id"] for one in card["prov:wasGeneratedBy"]] == [about["fit"], about["sample"]]
+
+
+def test_withdrawn_rows(tmp_path):
+  """What descends from them is gone, and made again without them; what does not is not done again."""
+  options = {"num_samples": 15, "num_generations": 3}
+  first = run(Normal(), tmp_path, **options)
+  real = lambda seed: set(np.load(tmp_path / f"runs/workflow=replace,seed={seed}/g001/data.npz")["_row"])
+  row = int(min(real(0) - real(1)))
+  before, asked = steps_of(tmp_path), cj.pipelines.lineage(tmp_path, row)
+  found = cj.pipelines.withdraw(tmp_path, [row])
+  assert found == asked and len(found.models) == len(found.samples) == 1 + 2 * 2
+  left = steps_of(tmp_path)
+  assert len(left) == len(before) - 3 * len(found.models) and not left.keys() & {*found.models, *found.samples}
+  assert not (tmp_path / "results.nc").exists()
+  again = run(Normal(), tmp_path, resume=True, **options)
+  assert (again.cell_status == "ok").all() and left.items() <= steps_of(tmp_path).items()
+  np.testing.assert_array_equal(again["var"].sel(seed=1), first["var"].sel(seed=1))
+  assert (again["var"] != first["var"]).sel(seed=0).all()
+  np.testing.assert_array_equal(again.train_size.sel(seed=0, workflow="accumulate"), [14, 29, 44])
+  for file in tmp_path.glob("steps/fit-*/data.npz"):
+    with np.load(file) as data:
+      assert row not in data["_row"][data["_generation"] == 0]
+  # Of a sample: the model that is fitted to what is left of it, and what comes of that.
+  about = json.loads((tmp_path / "runs/workflow=replace,seed=1/g001/steps.json").read_text())
+  cj.pipelines.withdraw(tmp_path, [f"{about['sample']}:3"])
+  last = run(Normal(), tmp_path, resume=True, **options)
+  np.testing.assert_array_equal(last["var"].sel(seed=0), again["var"].sel(seed=0))
+  np.testing.assert_array_equal(last.train_size.sel(seed=1, workflow="accumulate"), [15, 29, 44])
+  assert about["sample"] in steps_of(tmp_path)
+  np.testing.assert_array_equal(run(Normal(), tmp_path, **options)["var"], first["var"])  # a loop that begins anew
+
+
+def test_withdrawn_twice_before_going_on(tmp_path):
+  """What descends from neither row is still known, and kept."""
+  run(Normal(), tmp_path, ["replace"], num_samples=15, num_generations=2)
+  real = lambda seed: set(np.load(tmp_path / f"runs/workflow=replace,seed={seed}/g001/data.npz")["_row"])
+  row = int(min(real(0) - real(1)))
+  assert cj.pipelines.withdraw(tmp_path, [row]).models
+  kept = steps_of(tmp_path)
+  assert kept and cj.pipelines.withdraw(tmp_path, [row]).models == () and steps_of(tmp_path) == kept
+  with pytest.raises(cj.Refused, match="holds no loop"):
+    cj.pipelines.withdraw(tmp_path / "none", [row])
+  assert not (tmp_path / "none").exists()
+
+
+def test_training_rows_need_not_be_kept(tmp_path):
+  """The same numbers and lineage; where they are kept, they take most of the disk."""
+  whole, less = (run(Normal(), tmp_path / str(keep), ["accumulate"], keep_data=keep) for keep in (True, False))
+  np.testing.assert_array_equal(whole["var"], less["var"])
+  assert list(tmp_path.glob("True/steps/*/data.npz")) and not list(tmp_path.glob("False/steps/*/data.npz"))
+  told = [cj.pipelines.lineage(tmp_path / name, 3) for name in ("True", "False")]
+  assert told[0].models == told[1].models
+  for name, num in (("True", 2), ("False", 1)):
+    card = json.loads((tmp_path / name / "runs/workflow=accumulate,seed=0/g002/croissant.json").read_text())
+    assert len(card["distribution"]) == num and len(card["prov:wasDerivedFrom"]) == 2
+
+
+class Moment:
+  """Copies of real rows, whose metrics are those by the kind of the data."""
+
+  fit, sample = Copies.fit, Copies.sample
+
+
+def test_metrics_by_kind_know_the_training_rows_and_go_with_their_nulls(tmp_path):
+  """Who copies its rows is found out at once; the null is that of test rows, and is no metric of its own."""
+  table = pd.DataFrame(np.random.default_rng(0).normal(size=(80, 2)), columns=["a", "b"])
+  found = cj.loop(
+    Moment(), table[:40], table[40:], ["replace"], num_generations=2, num_seeds=1, directory=tmp_path, jobs=1
+  )
+  assert (found.cell_status == "ok").all() and found.finite.all()
+  assert (found.duplicate_share == 1).all() and (found.duplicate_share_null == 0).all()
+  assert (found.nearest_distance == 0).all() and (found.nearest_distance_null > 0.1).all()
+  assert (found.classifier_auc_null == 0.5).all()
+  told = diagnostics.reading.scalars(found)
+  assert "duplicate_share" in told and not [name for name in told if name.endswith("_null")]
+  panel = plotting.trajectories(found, "duplicate_share").axes[0]
+  [null] = [line for line in panel.lines if line.get_label() == "of real rows"]
+  np.testing.assert_array_equal(null.get_ydata(), [0, 0])
+  score = found.isel(seed=0)  # one run, chosen
+  assert (diagnostics.complete(score).duplicate_share_null == 0).all()
+  assert found.attrs["pipeline"] == "Moment"
+  assert _protocol.name_of(cj.pipelines.resampled(Moment())) == "Moment"
 
 
 def test_law(tmp_path):
@@ -415,6 +503,18 @@ def test_identity_of_code(tmp_path, old, new, changed):
     sys.modules.pop("own_code_of_a_user", None)
     sys.dont_write_bytecode = before
   assert {role for role in first if first[role] != second[role]} == changed
+
+
+def test_identity_of_a_deep_package(tmp_path):
+  """Functions that call each other three thousand deep, as a large package that is not installed may; the last one counts."""
+
+  def digest(last):
+    code = "".join(f"def f{i}(x):\n  return f{i + 1}(x)\n" for i in range(3000)) + f"def f3000(x):\n  return {last}\n"
+    module = {"__name__": "__main__"}
+    exec(code, module)
+    return _identity.of(module["f0"])
+
+  assert digest("x") == digest("x") != digest("-x")
 
 
 def test_refused(tmp_path):

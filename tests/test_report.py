@@ -243,8 +243,8 @@ def test_a_page_of_several_and_of_results_without_generations(known):
   )
   bare.attrs = {}
   both = Page(report.page({"a": bare, "b": flat}, {"a": {}, "b": {"map": b"x"}}))
-  assert [text for tag, text in both.texts if tag == "h2"] == ["a", "b", "How to reproduce"]
-  assert [one.part for one in both.tables] == ["a"] * 4
+  assert [text for tag, text in both.texts if tag == "h2"] == ["Does it collapse?", "a", "b", "How to reproduce"]
+  assert [one.part for one in both.tables] == ["Does it collapse?"] + ["a"] * 4
   assert both.table("cells bounded").rows == [
     ["replace", "loss", "0", "0", "1", "0"],
     ["replace", "log spread", "0", "0", "1", "0"],

@@ -1,5 +1,6 @@
 """What samplers do to a Gaussian: a published table, exact constants, and loops that are run step by step in float64."""
 
+import functools
 import itertools
 
 import jax
@@ -7,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import run, z_score
+from scipy import stats
 
 import collapse_jax as cj
 from collapse_jax import tasks, theory
 from collapse_jax.refused import Refused
-from collapse_jax.tasks._flow import integrate
+from collapse_jax.tasks._paths import integrate, path_of
 
 VARIANCES = np.array([0.01, 0.25, 1, 4])
 TABLE = {  # g(s) / s at these variances, to the digits shown
@@ -175,8 +177,8 @@ def test_finite_data():
 def test_the_task_integrates(name, num_steps):
   """Rows that `tasks.flow` emits, by float32 and JAX; where the sampler is biased, those that it should emit are far off."""
   num, s, mean = 50_000, jnp.array([0.05, 0.25, 4.0]), jnp.array([0.0, 1.0, -2.0])
-  times = theory.sampler_times(name, num_steps)
-  rows = jax.jit(lambda key: integrate(key, mean, s, num, name, times))(jax.random.key(0))
+  field = functools.partial(path_of(name, num_steps).linear, mean[None], s[None])
+  rows = jax.jit(lambda key: integrate(key, field, num, 3, name, num_steps))(jax.random.key(0))
   log_factor = np.log(theory.variance_factor(name, num_steps=num_steps, variance=np.asarray(s)))
   spread = np.sqrt(2 / num)
   found = np.log(np.var(np.asarray(rows, np.float64), axis=0) / np.asarray(s))
@@ -239,6 +241,26 @@ def test_early_stopping():
   assert theory.early_stopping(0.2, time=0.0, mean=3.0) == (3.0, 0.2)
 
 
+def test_early_stopping_mixture():
+  """Of rows that are -1 or 1 the limit is a mixture of ever smoother copies; one Gaussian of its variance about each is not."""
+  random, h, a, num = np.random.default_rng(6), 0.2, 0.3, 40_000
+  real = lambda: random.choice([-1.0, 1.0], num)
+  rows = real()
+  for _ in range(60):
+    rows = random.permutation(np.where(random.random(num) < a, real(), rows) + h * random.normal(size=num))
+  law = theory.early_stopping_mixture(h**2, a, 80)
+  cdf = lambda x, share, var: (
+    0.5
+    * sum(w * (stats.norm.cdf((x - 1) / np.sqrt(v)) + stats.norm.cdf((x + 1) / np.sqrt(v))) for w, v in zip(share, var))
+  )
+  sample = rows[:4000]  # rows of one loop share ancestors: fewer of them are nearly independent
+  assert stats.kstest(sample, lambda x: cdf(x, *law)).pvalue > 1e-4
+  assert stats.kstest(rows, lambda x: cdf(x, [1.0], [h**2 / a])).pvalue < 1e-6
+  assert 1 + law.share @ law.noise_var == pytest.approx(
+    theory.early_stopping(1.0, noise_var=h**2, real_fraction=a).variance
+  )
+
+
 def test_memorising():
   random, n, seeds = np.random.default_rng(3), 200, 1000
   rows, left = np.tile(np.arange(n), (seeds, 1)), []
@@ -266,8 +288,32 @@ def test_budget():
   assert abs(z_score(variance, found.variance[4])) < 5 and abs(z_score(mean**2, found.mean_error[4])) < 5
   assert abs(z_score(variance, theory.partial_fit(n, 1.0, 30).variance[4])) > 5
   assert (found.variance[-1], found.mean_error[-1]) == (pytest.approx(0.613, abs=6e-4), pytest.approx(0.151, abs=6e-4))
+  theta, m, a = np.zeros(seeds), 47, 0.3
+  for _ in range(40):  # real rows stay, whose mean is 0
+    theta += rate * ((1 - a) * (theta + random.normal(size=seeds) / np.sqrt(m)) - theta)
+  assert abs(z_score(theta**2, theory.partial_fit_mix(m, rate, a))) < 5
+  assert abs(z_score(theta**2, theory.partial_fit_mix(m, 1.0, a))) > 5
   assert theory.partial_fit_rate([0.1, 0.2], 2.0) == pytest.approx(1 - 0.8 * 0.6)
   assert theory.partial_fit_rate(np.full(50, 0.1), [1.0, 0.0]) == pytest.approx([1 - 0.9**50, 0])
+
+
+def test_negative_extrapolation():
+  """Guidance by exact scores along the ODE of variance exploding, integrated finely; as if of precisions it is wrong."""
+  s, l, w = 0.7, 0.8, 0.5
+  noise = np.geomspace(1e-8, 1e8, 200_001)
+  rate = lambda v: (1 + w) / (s + v) - w / (l * s + v)  # d log x^2 / d v of x' = -score / 2
+  logs = np.log(noise)
+  change = np.sum(0.5 * (rate(noise) * noise)[1:] * np.diff(logs) + 0.5 * (rate(noise) * noise)[:-1] * np.diff(logs))
+  emitted = np.exp(np.log(noise[-1]) - change)
+  assert emitted / s == pytest.approx(theory.negative_extrapolation(l, w), rel=1e-4)
+  assert theory.negative_extrapolation(l, w) == pytest.approx(1.1180, abs=1e-4)
+  assert emitted / s != pytest.approx(1 / (1 + w - w / l), rel=0.01)
+  for parameter in ("log_variance", "variance"):
+    best = theory.negative_weight(0.9, l, parameter)
+    assert 0.9 * theory.negative_extrapolation(l, best, parameter) == pytest.approx(1)
+  assert theory.negative_weight(l, l) == pytest.approx(1) and theory.negative_weight(l, l, "variance") == pytest.approx(
+    1 / l
+  )
 
 
 def test_refused():

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -107,7 +108,8 @@ def test_a_users_own_task_and_workflow(tmp_path):
   assert list(plotting.figures_for(again)) == ["squared_error"]
   report.write_report(again, tmp_path / "report.html")
   page = (tmp_path / "report.html").read_text()
-  assert "mine" in page and "http" not in page and page.count("data:image/png") == 1
+  needs = re.findall(r"(?:src|href)=.https?:", page)
+  assert not needs and page.count("data:image/png") == 1 and page.count(">mine<") > 0
 
 
 def test_report_and_figures(results, tmp_path):
@@ -128,7 +130,10 @@ def test_report_and_figures(results, tmp_path):
       np.testing.assert_allclose(theory_lines(axis)[i], (results.generation.values, law), rtol=1e-9)
   report.write_report(results, tmp_path / "r.html")
   page = (tmp_path / "r.html").read_text()
-  assert "<script>" not in page and "&lt;script&gt;" in page
+  shown = [
+    page.count(text) for text in ("--x='<script>", "&lt;script&gt;")
+  ]  # a page is too long to be shown where this fails
+  assert shown[0] == 0 and shown[1] > 0
   page = Page(page)
   rows = diagnostics.compare_with_theory(results)
   shown = page.table("generation", "predicted").records()

@@ -344,3 +344,73 @@ def test_ensembles():
     [real] = [one for one in auc[j].lines if one.get_label() == "trained on real rows"]
     oracle = known.oracle_auc.sel(dataset=dataset).isel(generation=0).values.mean()
     assert real.get_ydata() == pytest.approx([oracle] * 2)
+
+
+def test_flow():
+  """Curves by workflow and start, and the law of linear scores, by hand: of rows of the last model, and of no real ones."""
+  axes = {
+    "workflow": ["real", "half", "replace"],
+    "data": ["moons"],
+    "sampler": ["flow_euler(20)"],
+    "start": ["cold", "weights"],
+  }
+  half = 0.5 * CHAIN
+  half[1:, 0] += 0.5
+  half[0, 0] = 1
+  real = np.zeros_like(CHAIN)
+  real[:, 0] = 1
+  names = ("precision", "recall", "sliced_wasserstein", "covariance_trace_ratio")
+  metrics = {name: grid(axes, i) for i, name in enumerate(names)} | {"shares": of_shares(real, half, CHAIN)}
+  known, drawn = figures("flow", metrics, axes)
+  assert list(drawn) == ["flow"]
+  g = lambda v: v * theory.variance_factor("flow_euler", num_steps=20, variance=v)
+  mixed, alone = [1.0], [1.0]
+  for _ in range(NUM - 1):
+    mixed.append(0.5 + 0.5 * g(mixed[-1]))
+    alone.append(g(alone[-1]))
+  for metric, row in zip(names, panels(drawn["flow"], 2)):
+    for axis, start in zip(row, axes["start"]):
+      for i, workflow in enumerate(axes["workflow"]):
+        values = at(known, metric, workflow=workflow, start=start)
+        np.testing.assert_allclose(lines(axis, "-")[i][1], values.mean(axis=0))
+      laws = [y for _, y in theory_lines(axis)]
+      assert len(laws) == 3 * (metric == "covariance_trace_ratio")
+      for law, expected in zip(laws, ([1.0] * NUM, mixed, alone)):
+        np.testing.assert_allclose(law, expected)
+
+
+def test_traffic():
+  """Flows: a curve for each way of writing values; memory: coefficients beside their law."""
+  axes = {"workflow": ["replace", "accumulate"], "ends": ["known", "redraw"], "rounding": ["none", "truncate"]}
+  metrics = ["excess_nll", "rules_passed", "atom_share"]
+  known, drawn = figures("traffic", {name: grid(axes, i) for i, name in enumerate(metrics)}, axes, setting="flows")
+  cells = list(itertools.product(axes["ends"], axes["rounding"]))
+  for metric, row in zip(metrics, panels(drawn["traffic"], 2)):
+    for axis, workflow in zip(row, axes["workflow"]):
+      assert axis.get_title() == workflow
+      for i, (ends, rounding) in enumerate(cells):
+        assert_curve(axis, i, T, at(known, metric, workflow=workflow, ends=ends, rounding=rounding))
+        assert axis.lines[i].get_label() == f"ends {ends}, sizes {rounding}"
+  axes = {"workflow": ["replace", "accumulate"], "coefficient": [0.5, 0.9]}
+  law = np.arange(2 * 2 * NUM).reshape(2, 2, NUM) / 7
+  variances = (("workflow", "coefficient", "seed", "generation", "column"), grid(axes, 1)[..., None], {})
+  found = {"lag1_coefficient": grid(axes), "residual_variances": variances, "lag1_coefficient_expected": law}
+  known, drawn = figures("traffic", found, axes, setting="memory")
+  for j, axis in enumerate(panels(drawn["traffic"], 2)[0]):
+    for i, coefficient in enumerate(axes["coefficient"]):
+      workflow = axes["workflow"][j]
+      assert_curve(axis, i, T, at(known, "lag1_coefficient", workflow=workflow, coefficient=coefficient))
+      np.testing.assert_allclose(theory_lines(axis)[i][1], law[j, i])
+
+
+def test_molecules():
+  axes = {"workflow": ["replace"], "molecule": ["butane", "CCO"], "model": ["von_mises", "diffusion"]}
+  law = np.arange(1 * 2 * 2 * NUM).reshape(1, 2, 2, NUM) / 9
+  metrics = {"recall_coverage": grid(axes), "stiff_variance_ratio": grid(axes, 1), "stiff_variance_ratio_expected": law}
+  known, drawn = figures("molecules", metrics, axes)
+  assert list(drawn) == ["molecules_molecule_butane", "molecules_molecule_CCO"]
+  for k, (molecule, figure) in enumerate(zip(axes["molecule"], drawn.values())):
+    [first], [second] = panels(figure, 1)
+    for i, model in enumerate(axes["model"]):
+      assert_curve(first, i, T, at(known, "recall_coverage", molecule=molecule, model=model))
+      np.testing.assert_allclose(theory_lines(second)[i][1], law[0, k, i])

@@ -295,7 +295,7 @@ def test_every_system_from_the_command_line(tmp_path):
   )
   assert done.returncode == 0, done.stderr
   names = reproduce.related("smoke")
-  assert len(names) == 17
+  assert len(names) == 18
   for name in names:
     results = cj.load(tmp_path / "made" / name / "results.nc")
     assert results.finite.all(), name

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from collapse_jax import store, tasks, testing, transforms
+from collapse_jax.data import molecules, traffic
 
 N = 6
 PAGE = (Path(__file__).parent.parent / "docs" / "your_own.md").read_text(encoding="utf-8")
@@ -40,6 +41,12 @@ def language_model():
   return tasks.language_model(model, rows, rows, 2, recipe=recipe, on_malformed="keep", curve_rows=2, curve_points=1)
 
 
+def ar_window():
+  source = traffic.autoregression(5, [0.5], coupling=0.9)
+  options = {"budget": "steps", "amount": 2, "batch_size": 8, "hidden": 2, "num_components": 2}
+  return tasks.ar_window(source, N, window=1, num_test=2, num_lags=1, num_bins=4, **options)
+
+
 TASKS = {
   "gaussian": (lambda: tasks.gaussian(1, N), FLOWS),
   "kde": (lambda: tasks.kde("moons", N, 0.5, num_test=20), FLOWS),
@@ -53,6 +60,8 @@ TASKS = {
   "ppca": (lambda: tasks.ppca([2.0, 1.0, 1.0], N, 1), FLOWS),
   "table": (lambda: tasks.table("mixed", N, num_test=20), ("mix(0.4)",)),
   "vae": (lambda: tasks.vae([2.0, 1.0, 1.0], N, 1, amount=3), ("accumulate",)),
+  "ar_window": (ar_window, GROWN),
+  "molecules": (lambda: tasks.molecules(molecules.alkane(4, 20), N, num_components=2, num_em_steps=2), GROWN),
   "gaussian_mixture": (lambda: tasks.gaussian_mixture("ring", N, 2, num_steps=2, num_test=20), FLOWS),
   "classification": (lambda: tasks.classification(2, N), FLOWS),
   "labelled": (lambda: tasks.labelled("moons", N, "kde", num_test=20), FLOWS),

@@ -383,6 +383,28 @@ CASES |= {
   ],
   "distinct_rows": [((0, 3), {}, whole, ValueError)],
   "partial_fit": [((10, 1.5, 3), {}, whole, ValueError)],
+  "early_stopping_mixture": [
+    ((0.1, 1.0, 2), {}, lambda x: x.share, pytest.approx([1.0, 0.0])),
+    ((0.1, 1e-12, 3), {}, lambda x: x.share.sum(), near(1.0)),
+    ((0.0, 0.5, 3), {}, lambda x: x.noise_var, pytest.approx([0.0, 0.0, 0.0])),
+    ((0.1, 0.0, 3), {}, whole, ValueError),
+  ],
+  "partial_fit_mix": [
+    ((5, 1.0, 1.0), {}, whole, 0.0),
+    ((10**12, 1.0, 0.5), {}, whole, near(0.25 / (1e12 * 0.5 * 1.5))),
+    ((5, 0.0, 0.5), {}, whole, ValueError),
+  ],
+  "negative_extrapolation": [
+    ((1.0, 1e6), {}, whole, near(1.0)),
+    ((0.5, 0.0), {"parameter": "variance"}, whole, near(1.0)),
+    ((0.0, 1.0), {}, whole, ValueError),
+    ((0.5, 1.0), {"parameter": "precision"}, whole, ValueError),
+  ],
+  "negative_weight": [
+    ((1.0, 0.5), {}, whole, 0.0),
+    ((0.9, 1.0), {}, whole, ValueError),
+    ((0.0, 0.5), {}, whole, ValueError),
+  ],
   "partial_fit_rate": [(([1.0], 1.0), {}, whole, near(1.0)), (([], 1.0), {}, whole, near(0.0))],
   "linear_vae": [(([2.0, 1.0], -0.1, 1, [[1.0]]), {}, whole, ValueError)],
   "linear_vae_extinction": [((1.0, 0.0), {}, whole, ValueError), ((1.0, 0.1, "nothing"), {}, whole, ValueError)],
@@ -391,7 +413,73 @@ CASES |= {
   "ppca_divergence": [(([1.0, 1.0], 1), {}, whole, near(0.0)), (([2.0, 1.0], 3), {}, whole, ValueError)],
 }
 
-TYPES = {"EarlyStopping", "Moments", "PartialFit", "PpcaMoments", "Schedule", "SecondMoments"}
+CASES |= {
+  "autoregression_bias": [
+    (([0.0],), {}, list, [0.0]),
+    (([0.5, 0.2],), {"intercept": True}, list, [-1.7, -2.8]),
+    (([1.0],), {}, whole, ValueError),
+    (([0.5, 0.5],), {}, whole, ValueError),
+    (([0.1, 0.1, 0.1],), {}, whole, ValueError),
+    (([np.nan],), {}, whole, ValueError),
+  ],
+  "autoregression_loop": [
+    (([0.5], np.inf, 3), {}, whole, ValueError),
+    (([0.5], 10, 3), {"intercept": True, "pooled": True}, whole, ValueError),
+    (([0.5], 1, 3), {}, whole, ValueError),
+    (([0.5], HUGE, 2), {}, np.ravel, near([0.5, 0.5])),
+    (([-0.3333333333], 10, 50), {"intercept": True}, last, near(np.array([-1 / 3]), 1e-8)),
+    (([0.5], 10, 0), {}, whole, ValueError),
+  ],
+  "residual_variance_replace": [
+    ((10, 2), {}, list, near([0.9, 0.81])),
+    ((HUGE, T), {}, last, near(np.exp(-T / HUGE))),
+    ((2, 2, 2), {}, whole, ValueError),
+  ],
+  "cross_column_variance": [
+    ((1.0, 3, 1), {}, list, near([1.0])),
+    ((0.0, 3, 2), {}, list, [0.0, 0.0]),
+    ((1.0, 2, 1), {}, whole, ValueError),
+  ],
+  "mixture_heterozygosity": [
+    ((0.0, 5, 2), {}, list, [0.0, 0.0]),
+    ((0.5, 2, 1), {}, list, near([0.25])),
+    ((1.1, 5, 2), {}, whole, ValueError),
+  ],
+  "component_variance_factor": [
+    ((1.0, 10), {}, whole, near(0.9)),
+    ((1e-9, 10), {}, whole, pytest.approx(0.0, abs=1e-7)),
+    ((0.0, 10), {}, whole, ValueError),
+  ],
+  "truncated_normal_loop": [
+    ((0.0, 1.0, 2), {"low": -np.inf, "high": np.inf}, lambda x: x.std[-1], near(1.0, 1e-3)),
+    ((0.5, TINY, 1), {}, lambda x: x.mean[0], near(0.5)),
+    ((0.5, 0.1, 1), {"low": 1.0, "high": 0.0}, whole, ValueError),
+    ((0.5, 0.0, 1), {}, whole, ValueError),
+  ],
+  "redraw_atom": [((0.0,), {}, whole, 0.0), ((1.0,), {}, whole, 1.0), ((1.5,), {}, whole, ValueError)],
+  "integer_sizes_loop": [
+    ((0.0, 0.0, 3), {}, list, near([1.0] * 4)),
+    ((20.0, 1.0, 3), {}, last, near(np.exp(20.5), 1e-3)),
+    ((0.0, 1.0, 3), {"rounding": "up"}, whole, ValueError),
+  ],
+  "range_replace": [((2, 1), {}, list, near([1 / 3])), ((1, 1), {}, whole, ValueError)],
+  "simulated_traffic": [
+    ((0.9, 0.9), {}, lambda x: x["correlation"], near(0.9)),
+    ((0.0, 0.0), {}, lambda x: x["lag1_y"], 0.0),
+    ((1.0, 0.5), {}, whole, ValueError),
+  ],
+}
+
+TYPES = {
+  "EarlyStopping",
+  "Moments",
+  "NormalLoop",
+  "PartialFit",
+  "PpcaMoments",
+  "Schedule",
+  "SecondMoments",
+  "StoppedMixture",
+}
 
 
 def test_every_function_is_here():

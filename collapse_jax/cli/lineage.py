@@ -1,11 +1,13 @@
-"""Say which models and rows of a loop descend from a row, and what must be made again if rows are withdrawn.
+"""Say which models and rows of a loop descend from a row, and withdraw rows, with all that was made from them.
 
   collapse lineage runs/mine --row=17
   collapse lineage runs/mine --row=sample-0123456789abcdef:3
   collapse lineage runs/mine --withdraw=17,40,41
 
 A row is the number of a real one, from 0 in the order of --data, or SAMPLE:NUMBER of one that a model wrote, as the column `_row`
-of the sample's file and `loop/runs/*/*/steps.json` have it. Nothing is changed.
+of the sample's file and `loop/runs/*/*/steps.json` have it. --row changes nothing. --withdraw deletes the models and samples that
+descend from the rows, and notes these: the same `collapse loop` with --resume makes again what is missing, without them. With
+--dry_run it only says what.
 """
 
 from pathlib import Path
@@ -24,11 +26,12 @@ _MOST = 10  # things that are named one by one
 def define() -> None:
   """Flags of this command."""
   flags.DEFINE_string("row", None, "The row whose ancestors and descendants are told.")
-  flags.DEFINE_string("withdraw", None, "Comma list of rows that are to go.")
+  flags.DEFINE_string("withdraw", None, "Comma list of rows that are to go, with what descends from them.")
+  flags.DEFINE_boolean("dry_run", False, "With --withdraw: only say what would be deleted.")
 
 
 def main(arguments: list[str]) -> None:
-  """Prints sentences, and a table of runs, or of what is to be made again."""
+  """Prints sentences, and a table of runs, or of what is to be made again; deletes that."""
   place = Path(reading.only(arguments, "one directory of a loop"))
   flag = flag_values.FLAGS
   if (flag.row is None) == (flag.withdraw is None):
@@ -39,9 +42,15 @@ def main(arguments: list[str]) -> None:
     raise Refused(f"--row must be a single row, got {flag.row!r}; --withdraw takes several.")
   from collapse_jax import pipelines
 
+  acts = name == "withdraw" and not flag.dry_run
+  act = pipelines.withdraw if acts else pipelines.lineage
   with flag_values.given_as(name):
-    found = pipelines.withdraw(place / directory.LOOP if (place / directory.LOOP).is_dir() else place, asked)
+    found = act(place / directory.LOOP if (place / directory.LOOP).is_dir() else place, asked)
   print(_told(found, name == "withdraw"))
+  if acts:
+    print(
+      "These models and samples are deleted; the same `collapse loop` with --resume makes them again, without the rows."
+    )
 
 
 def _told(found, withdrawn: bool = False) -> str:

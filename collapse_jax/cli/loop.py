@@ -49,6 +49,7 @@ def define() -> None:
   flags.DEFINE_string("num_generations", "5", "Generations T.")
   flags.DEFINE_string("num_seeds", "3", "Runs per cell.")
   flags.DEFINE_string("jobs", "1", "Steps that are done side by side.")
+  flags.DEFINE_boolean("keep_data", True, "Keep the training rows of each fit, beside the samples that they are of.")
   flags.DEFINE_string("timeout", None, "Seconds after which a step is ended; default: none.")
   flag_values.define_output()
 
@@ -81,6 +82,7 @@ def _read() -> dict[str, Any]:
     "jobs": flag_values.integer("jobs"),
     "timeout": None if flag.timeout is None else flag_values.positive("timeout"),
     "measures": _measures(),
+    "keep_data": flag_values.FLAGS.keep_data,
   }
   most = _check_rows(real, test)
   num = [] if flag.num_samples == "auto" else flag_values.integers("num_samples", 2)

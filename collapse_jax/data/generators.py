@@ -17,7 +17,7 @@ from collapse_jax.random import normal
 from collapse_jax.refused import Refused
 from collapse_jax.types import Array
 
-__all__ = ["Dataset", "blob_centers", "blobs", "check_size", "circles", "get", "moons", "swiss_roll"]
+__all__ = ["Dataset", "blob_centers", "blobs", "check_size", "circles", "get", "moons", "swiss_roll", "without_truth"]
 
 
 class Dataset(NamedTuple):
@@ -182,14 +182,14 @@ def _normal() -> Dataset:
   """Rows of N(0, I) in two dimensions."""
   draw = lambda key, num: normal(key, (num, 2))
   log_density = lambda truth, points: -0.5 * jnp.sum(points**2, axis=1) - np.log(2 * np.pi)
-  return _without_truth("normal", 2, draw, log_density, _about_grid(lambda num: np.zeros((num, 2)), 1.0))
+  return without_truth("normal", 2, draw, log_density, _about_grid(lambda num: np.zeros((num, 2)), 1.0))
 
 
 def _ring() -> Dataset:
   """Eight Gaussians of standard deviation 1 on a circle of radius 8, of equal counts."""
   angle = np.arange(8) * np.pi / 4
   centers = 8 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-  source = _without_truth(
+  source = without_truth(
     "ring",
     2,
     lambda key, num: blobs(key, num, jnp.asarray(centers, float)),
@@ -208,8 +208,15 @@ def _about_grid(grid: Callable[[int], np.ndarray], noise: float) -> Callable[[in
   return lambda num: float(np.mean(np.var(grid(num), axis=0)) + (1 - 1 / num) * noise**2)
 
 
-def _without_truth(name, dim, draw, log_density=None, variance=None) -> Dataset:
-  """A generator whose law has no random part."""
+def without_truth(name, dim, draw, log_density=None, variance=None) -> Dataset:
+  """A generator whose law has no random part.
+
+  Args:
+    name: for messages and plots.
+    dim: columns.
+    draw: (key, num) -> rows [num, dim].
+    log_density, variance: as of `Dataset`.
+  """
 
   def split(key, truth, num_train, num_test):
     train_key, test_key = jax.random.split(key)
@@ -296,15 +303,15 @@ _SWISS_ROLL = float(np.mean(np.array(_SHEET, float))) + 0.05**2
 _SYNTHETIC = {
   "blobs": _blobs(mismatched=False),
   "blobs_mismatched": _blobs(mismatched=True),
-  "circles": _without_truth(
+  "circles": without_truth(
     "circles",
     2,
     circles,
     _log_density_on_curves(np.concatenate([_CIRCLE, 0.8 * _CIRCLE]), 0.05),
     _about_grid(_circles_grid, 0.05),
   ),
-  "moons": _without_truth("moons", 2, moons, _log_density_on_curves(_MOONS, 0.05), _about_grid(_moons_grid, 0.05)),
+  "moons": without_truth("moons", 2, moons, _log_density_on_curves(_MOONS, 0.05), _about_grid(_moons_grid, 0.05)),
   "normal": _normal(),
   "ring": _ring(),
-  "swiss_roll": _without_truth("swiss_roll", 3, swiss_roll, variance=lambda num: (1 - 1 / num) * _SWISS_ROLL),
+  "swiss_roll": without_truth("swiss_roll", 3, swiss_roll, variance=lambda num: (1 - 1 / num) * _SWISS_ROLL),
 }

@@ -14,7 +14,7 @@ import numpy as np
 from collapse_jax.data import csv_file, files
 from collapse_jax.refused import Refused
 
-__all__ = ["BUNDLED", "GLYPH_RATES", "Images", "check", "get", "glyphs"]
+__all__ = ["BUNDLED", "GLYPH_RATES", "Images", "get", "glyphs"]
 
 BUNDLED = ("digits", "mnist5k", "mnist1d", "glyphs", "photos")
 GLYPH_RATES = {"serif": 0.5, "bold": 0.3, "italic": 0.1, "inverted": 0.05}
@@ -95,11 +95,6 @@ def get(source) -> Images:
       f"{files.shown(path)}: column {constant[0]!r} is constant; remove it.", argument="dataset", value=name
     )
   return _of_array(files.shown(path.name), rows)
-
-
-def check(source) -> None:
-  """Raises Refused, in one line, where `get` would."""
-  get(source)
 
 
 def glyphs(

@@ -21,6 +21,7 @@ REJECTED = 0.01  # level at which the last third of the generations speaks again
 NUM_RATES = 80  # of saturation, that are tried
 NEAR = 0.5  # of half an interval: what another family may be apart, and does not matter
 ALONE = 0.3  # of all that a single run has moved: what it may miss, where no other run says how far they lie apart
+ENOUGH, BOOTSTRAP = 8, 2000  # runs, from which on they are resampled; how often
 PERSISTENT = 0.5  # share of a run's deviation that it must keep from a generation to the next, to be a random walk
 
 
@@ -50,9 +51,9 @@ def forecast(results: Any, horizon: int = 20, metric: str = "", *, level: float 
   runs change by a factor a generation. Where runs walk at random they are followed from where they are, by their mean drift.
 
   A family is fitted to the first two thirds of the generations of each run, and rejected where the last third lies apart from
-  it; what is left is fitted to all of them. Runs are left out in turn, which gives the interval: of the mean over all runs that
-  there could be, as `METRIC_expected` is. Where other families of the same kind, which are not rejected, leave that interval,
-  nothing is told from there on.
+  it; what is left is fitted to all of them. Runs are left out in turn, and what each adds is resampled, which gives the interval:
+  of the mean over all runs that there could be, as `METRIC_expected` is. Where other families of the same kind, which are not
+  rejected, leave that interval, nothing is told from there on.
 
   Args:
     results: a Dataset of `sweep` or `loop`, or the path of a CSV file, see `read`.
@@ -370,7 +371,7 @@ def _miss(family, averages, kept, num) -> _Miss:
 
 
 def _interval(follow, averages, level, positive):
-  """Mean, low, high [H]: Student's interval of the pseudo-values of leaving groups of runs out, of logs where there can be."""
+  """Mean, low, high [H]: the interval of the pseudo-values of leaving groups of runs out, of logs where there can be."""
   told = np.minimum(follow(averages), np.finfo(float).max)  # what grows by a factor may have no end
   logged = positive and bool((told > 0).all())
   scale, back = (np.log, np.exp) if logged else (lambda x: x, lambda x: x)
@@ -379,7 +380,33 @@ def _interval(follow, averages, level, positive):
   if runs < 2:
     nothing = np.full(told.shape[1], np.nan)
     return back(told[0]), nothing, nothing.copy()
-  error = np.sqrt((runs - 1) / runs * ((told[1:] - told[1:].mean(axis=0)) ** 2).sum(axis=0))
-  half = stats.t.ppf(0.5 + level / 2, runs - 1) * error
+  apart = (1 - runs) * (told[1:] - told[1:].mean(axis=0))  # pseudo-values, less their mean
+  error = np.sqrt((apart**2).sum(axis=0) / (runs * (runs - 1)))
+  below, above = _quantiles(apart, level)
   with np.errstate(over="ignore"):
-    return back(told[0]), back(told[0] - half), back(told[0] + half)
+    return back(told[0]), back(told[0] - above * error), back(told[0] - below * error)
+
+
+def _quantiles(apart, level):
+  """Lower and upper [H] of the mean of pseudo-values [runs, H] in its standard errors: of resampled runs, Student's of few.
+
+  The mean of squared errors is carried by a few runs, and a sample without these has too small a mean and too small an error at
+  once: 20 runs of a product of ten sums are covered in 81% by Student's, in 89% by resampled ones (bootstrap-t: Efron 1981;
+  Hall 1988).
+  """
+  runs = len(apart)
+  if runs < ENOUGH:
+    upper = stats.t.ppf(0.5 + level / 2, runs - 1)
+    return -upper, upper
+  share = _resampled(runs)
+  mean, square = share @ apart, share @ apart**2
+  error = np.sqrt(np.maximum(square - mean**2, 0) / (runs - 1))
+  known = error > 1e-9 * np.sqrt(square + 1e-300)  # not those of one run alone
+  ratio = np.divide(mean, error, out=np.zeros_like(mean), where=known)
+  return np.quantile(ratio, [0.5 - level / 2, 0.5 + level / 2], axis=0)
+
+
+@functools.lru_cache(8)
+def _resampled(runs):
+  """[BOOTSTRAP, runs] share of each run in samples drawn with replacement."""
+  return np.random.default_rng(0).multinomial(runs, np.full(runs, 1 / runs), BOOTSTRAP) / runs

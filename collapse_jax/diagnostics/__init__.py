@@ -9,12 +9,12 @@ from collapse_jax.diagnostics.curves import Verdict as Verdict
 from collapse_jax.diagnostics.curves import verdict as verdict
 from collapse_jax.diagnostics.definitions import diagnose as diagnose
 from collapse_jax.diagnostics.judgement import resolution as resolution
-from collapse_jax.diagnostics.judgement import smallest_bounded_share as smallest_bounded_share
 from collapse_jax.diagnostics.judgement import verdict_of as verdict_of
 from collapse_jax.diagnostics.judgement import verdicts as verdicts
 from collapse_jax.diagnostics.reading import cells as cells
 from collapse_jax.diagnostics.reading import complete as complete
 from collapse_jax.diagnostics.reading import metrics as metrics
+from collapse_jax.diagnostics.reading import null_of as null_of
 
 __all__ = [
   "Law",
@@ -25,10 +25,10 @@ __all__ = [
   "diagnose",
   "metrics",
   "normal_deviate",
+  "null_of",
   "predicted",
   "predicted_limit",
   "resolution",
-  "smallest_bounded_share",
   "verdict",
   "verdict_of",
   "verdicts",

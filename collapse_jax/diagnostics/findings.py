@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from collapse_jax.diagnostics import reading
+
 __all__ = ["of_data_value", "of_excess_risk", "of_test_loss"]
 
 
@@ -36,17 +38,17 @@ def of_excess_risk(results) -> list[str]:
 
 
 def of_test_loss(results) -> list[str]:
-  """A sentence per workflow: test loss at the end against the first generation's."""
+  """A sentence per cell: test loss at the end against the first generation's."""
   lines = [results.attrs["stopped"]] if results.attrs.get("stopped") else []
-  for workflow in results.workflow.values:
-    cell = results.sel(workflow=workflow).isel(num_samples=0, temperature=0)
-    loss = cell.test_loss.transpose("seed", "generation").values
+  for cell, loss in reading.cells(results, "test_loss"):
     if not np.isfinite(loss).all():
       continue
+    others = [f"{dim} {value}" for dim, value in cell.items() if dim != "workflow" and results.sizes[dim] > 1]
+    name = ", ".join([str(cell["workflow"]), *others])
     spread = f" +- {1.96 * loss[:, -1].std(ddof=1) / np.sqrt(len(loss)):.2g}" if len(loss) > 1 else ""
     seeds = f"95% interval, {len(loss)} seeds" if spread else "1 seed"
     lines.append(
-      f"{workflow}: test loss {loss[:, 0].mean():.3f} nats per token in generation 1, {loss[:, -1].mean():.3f}"
+      f"{name}: test loss {loss[:, 0].mean():.3f} nats per token in generation 1, {loss[:, -1].mean():.3f}"
       f"{spread} in generation {loss.shape[1]} ({seeds})"
     )
   return lines

@@ -7,18 +7,19 @@ import numpy as np
 from collapse_jax.diagnostics.curves import Verdict, verdict
 from collapse_jax.diagnostics.reading import cells, complete, metrics
 
-__all__ = ["is_log", "resolution", "smallest_bounded_share", "verdict_of", "verdicts"]
+__all__ = ["is_log", "judged", "resolution", "verdict_of", "verdicts"]
 
 
-def verdicts(results) -> list[dict[str, Any]]:
+def verdicts(results, names=None) -> list[dict[str, Any]]:
   """One row per workflow, cell and metric with a worse direction: the cell's coordinates, `metric`, `verdict`.
 
   Args:
     results: a Dataset of `sweep`.
+    names: of the metrics; None: all, the primary one first.
   """
   results = complete(results)
   rows = []
-  for name in metrics(results):
+  for name in metrics(results) if names is None else names:
     label = f"log {name}" if results[name].attrs.get("log_scale") else name
     for cell, values in cells(results, name):
       found = verdict_of(results, name, values)
@@ -45,13 +46,24 @@ def verdict_of(results, name: str, values) -> Verdict:
     values: [seeds, T] in the metric's own units.
   """
   about = results[name].attrs
-  values = np.asarray(values, np.float64)
-  if about.get("log_scale"):
-    least = 0.0 if about["worse"] == "lower" else 1e-300  # a ratio that falls to 0 has collapsed, an error of 0 has not
-    with np.errstate(divide="ignore"):
-      values = np.log(np.maximum(values, least))
+  values = judged(about, values)
   logged = about.get("log_scale") or is_log(about)
   return verdict(values, results.generation.values, about["worse"], resolution=resolution(values) if logged else None)
+
+
+def judged(about, values) -> np.ndarray:
+  """Values of a metric as a verdict takes them: their logs where it is judged on a log scale.
+
+  Args:
+    about: attributes of the metric.
+    values: of any shape, in the metric's own units.
+  """
+  values = np.asarray(values, np.float64)
+  if not about.get("log_scale"):
+    return values
+  least = 0.0 if about["worse"] == "lower" else 1e-300  # a ratio that falls to 0 has collapsed, an error of 0 has not
+  with np.errstate(divide="ignore"):
+    return np.log(np.maximum(values, least))
 
 
 def resolution(values) -> float:
@@ -62,27 +74,6 @@ def resolution(values) -> float:
   """
   size = np.abs(values[np.isfinite(values)])
   return 1e-6 * max(1.0, float(size.max(initial=0.0)))
-
-
-def smallest_bounded_share(results) -> list[dict[str, Any]]:
-  """Per cell of a sweep over `real_fraction`: the share from which on the primary metric is bounded, or None.
-
-  Args:
-    results: a Dataset of `sweep` over `real_fraction`.
-  """
-  results = complete(results)
-  name = results.attrs["primary_metric"]
-  shares = sorted(results.real_fraction.values)
-  others = [dim for dim in results.cell_status.dims if dim != "real_fraction"]
-  bounded: dict[tuple, dict[Any, bool]] = {}
-  for cell, values in cells(results, name):
-    found = bounded.setdefault(tuple(cell[dim] for dim in others), {})
-    found[cell["real_fraction"]] = verdict_of(results, name, values).label == "bounded"
-  rows = []
-  for at, found in bounded.items():
-    enough = [share for i, share in enumerate(shares) if all(found.get(s, False) for s in shares[i:])]
-    rows.append({**dict(zip(others, at)), "share": float(enough[0]) if enough else None})
-  return rows
 
 
 def is_log(about) -> bool:

@@ -39,8 +39,9 @@ def compare(experiments: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
   Args:
     experiments: name -> result Dataset.
   Returns:
-    rows of the table with `experiment`, `measured`, `standard_error` (over finite runs) and `agrees`: within the tolerance
-    or 4 standard errors of the difference; and how many published values have no matching cell.
+    rows of the table with `experiment`, `measured`, `standard_error` (over finite runs), `factor` (by which the metric was
+    multiplied) and `agrees`: within the tolerance or 4 standard errors of the difference; and how many published values have no
+    matching cell.
   """
   rows, unmatched = [], 0
   experiments = {name: complete(results) for name, results in experiments.items()}
@@ -84,7 +85,12 @@ def _measured(results, one) -> dict[str, Any] | None:
     return None
   mean, error = float(sample.mean()), float(sample.std(ddof=1) / np.sqrt(len(sample)))
   allowed = max(one["tolerance"] * abs(one["value"]), MAX_Z * np.sqrt(2) * error)
-  return {"measured": mean, "standard_error": error, "agrees": bool(abs(mean - one["value"]) <= allowed)}
+  return {
+    "measured": mean,
+    "standard_error": error,
+    "factor": _factor(one),
+    "agrees": bool(abs(mean - one["value"]) <= allowed),
+  }
 
 
 def _factor(one) -> float:

@@ -3,9 +3,9 @@
 import numpy as np
 
 from collapse_jax.refused import Refused
-from collapse_jax.vocabulary import BESIDE
+from collapse_jax.vocabulary import BESIDE, NULL, is_null
 
-__all__ = ["at_cell", "cells", "complete", "metrics", "scalars"]
+__all__ = ["at_cell", "cells", "complete", "finite_runs", "metrics", "null_of", "num_beside", "scalars"]
 
 
 def complete(results):
@@ -61,6 +61,16 @@ def cells(results, name: str):
       yield {dim: results[dim].values[i] for dim, i in zip(grid, at)}, values.values[at]
 
 
+def num_beside(results, dim: str) -> int:
+  """How many cells that could run differ in one coordinate alone, at the most; 0 where there is no such coordinate.
+
+  Args:
+    results: a Dataset of `sweep`, complete.
+    dim: the coordinate.
+  """
+  return int((results.cell_status == "ok").sum(dim).max()) if dim in results.cell_status.dims else 0
+
+
 def metrics(results) -> list[str]:
   """Scalar metrics with a worse direction, the primary one first.
 
@@ -73,14 +83,39 @@ def metrics(results) -> list[str]:
 
 
 def scalars(results) -> list[str]:
-  """All scalar metrics, a number a run and generation: the primary one first, then those with a worse direction.
+  """All scalar metrics but nulls, a number a run and generation: the primary one first, then those with a worse direction.
 
   Args:
     results: a Dataset of `sweep`.
   """
   base, primary = {*results.cell_status.dims, "seed", "generation"}, results.attrs.get("primary_metric")
   names = [str(n) for n, v in results.data_vars.items() if set(v.dims) == base and v.dtype.kind in "fiu"]
+  names = [name for name in names if not is_null(name, names)]
   return sorted(names, key=lambda n: (n != primary, not results[n].attrs.get("worse")))
+
+
+def null_of(results, cell, name: str) -> np.ndarray | None:
+  """[T] mean over runs of what a metric would be of a sample of the real law (`METRIC_null`); None where that is not known.
+
+  Args:
+    results: a Dataset of `loop`, complete.
+    cell: coordinate -> value.
+    name: of the metric.
+  """
+  values = at_cell(results, f"{name}_{NULL}", cell, ("seed", "generation"))
+  if values is None or not (known := np.isfinite(values)).any():
+    return None
+  num = known.sum(axis=0)
+  return np.divide(np.where(known, values, 0).sum(axis=0), num, out=np.full(len(num), np.nan), where=num > 0)
+
+
+def finite_runs(values) -> np.ndarray:
+  """The runs [kept, T] of values [seeds, T] that stayed finite; where none did, all of them as far as all are finite."""
+  values = np.asarray(values, np.float64)
+  finite = np.isfinite(values)
+  if finite.all(axis=1).any():
+    return values[finite.all(axis=1)]
+  return values[:, : int(np.argmin(finite.all(axis=0)))]
 
 
 def at_cell(results, name: str, cell, dims=()) -> np.ndarray | None:

@@ -14,9 +14,13 @@ if TYPE_CHECKING:
   from collapse_jax.lm.checkpoint import load as load
   from collapse_jax.lm.checkpoint import random as random
   from collapse_jax.lm.checkpoint import save as save
+  from collapse_jax.lm.peft import Adapters as Adapters
+  from collapse_jax.lm.peft import load_adapters as load_adapters
+  from collapse_jax.lm.peft import save_adapters as save_adapters
 
 _HOME = {
   **dict.fromkeys(["LanguageModel", "load", "random", "save"], "checkpoint"),
+  **dict.fromkeys(["Adapters", "load_adapters", "save_adapters"], "peft"),
   **dict.fromkeys(["presets", "sampling", "text", "tiny", "training"], ""),
 }
 

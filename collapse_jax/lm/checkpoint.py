@@ -21,8 +21,11 @@ from collapse_jax.types import Array
 
 __all__ = [
   "LanguageModel",
+  "find",
+  "flatten",
   "from_tensors",
   "functions_of",
+  "fused",
   "join",
   "load",
   "made",
@@ -32,6 +35,8 @@ __all__ = [
   "save",
   "split_adapters",
   "to_tensors",
+  "unflatten",
+  "unfused",
 ]
 
 _log = logging.getLogger(__name__)
@@ -91,7 +96,7 @@ def load(path_or_id, dtype=jnp.float32) -> LanguageModel:
 
 def _tied(arch: Architecture, tensors: Mapping[str, weights.Tensor]) -> bool:
   """False where a file has an output layer that is not its embedding."""
-  named = {_find(arch, name)[1].targets: tensor for name, tensor in tensors.items()}
+  named = {find(arch, name)[1].targets: tensor for name, tensor in tensors.items()}
   head, embedding = named.get(("head",)), named.get(("embedding",))
   return head is None or (
     embedding is not None and head.shape == embedding.shape and np.array_equal(head.read(), embedding.read())
@@ -171,12 +176,12 @@ def from_tensors(arch: Architecture, tensors: Mapping[str, weights.Tensor], dtyp
   Raises:
     ValueError: see `load`.
   """
-  shapes = _flatten(decoder.abstract_params(arch, dtype))
+  shapes = flatten(decoder.abstract_params(arch, dtype))
   filled: dict[str, set[int]] = {name: set() for name in shapes}
   plan, problems = [], []
   ignored = FAMILIES[arch.family].ignored
   for theirs, tensor in tensors.items():
-    name, key, layer = _find(arch, theirs)
+    name, key, layer = find(arch, theirs)
     if weights.IGNORED.match(name) or (key.targets == ("head",) and arch.tied):
       continue
     if not key.targets or key.targets[0] not in shapes:
@@ -211,25 +216,48 @@ def from_tensors(arch: Architecture, tensors: Mapping[str, weights.Tensor], dtyp
   for tensor, key, layer in plan:
     value = weights.guarded(f"{source}: a tensor", tensor.read)
     value = value.T if key.transposed else value
-    grouped = value.reshape(*value.shape[:-1], arch.num_heads if key.by_head else 1, -1)
-    for target, part in zip(key.targets, np.split(grouped, len(key.targets), axis=-1)):
+    for target, part in zip(key.targets, unfused(arch, key, value, [shapes[one].shape[-1] for one in key.targets])):
       kept = values[target][... if layer is None else layer]
       kept[...] = part.reshape(kept.shape).astype(kept.dtype)
-  return _unflatten({name: jnp.asarray(value) for name, value in values.items()})
+  return unflatten({name: jnp.asarray(value) for name, value in values.items()})
 
 
 def to_tensors(arch: Architecture, params) -> Iterator[tuple[str, np.ndarray]]:
   """The inverse of `from_tensors`."""
-  values = _flatten(params)
+  values = flatten(params)
   for template, key in FAMILIES[arch.family].keys.items():
     if key.targets[0] not in values:
       continue
     parts = [np.asarray(values[target]) for target in key.targets]
     for layer in range(arch.num_layers) if "{}" in template else [None]:
-      ones = [part if layer is None else part[layer] for part in parts]
-      grouped = [one.reshape(*one.shape[:-1], arch.num_heads if key.by_head else 1, -1) for one in ones]
-      one = np.concatenate(grouped, axis=-1).reshape(*ones[0].shape[:-1], -1)
+      one = fused(arch, key, [part if layer is None else part[layer] for part in parts])
       yield template.format(layer), one.T if key.transposed else one
+
+
+def fused(arch: Architecture, key: Key, parts: list[np.ndarray]) -> np.ndarray:
+  """Arrays beside each other along the last axis, as a checkpoint has them.
+
+  Args:
+    arch: its heads are read.
+    key: whether the parts lie beside each other head by head.
+    parts: [..., outputs] each.
+  """
+  grouped = [part.reshape(*part.shape[:-1], arch.num_heads if key.by_head else 1, -1) for part in parts]
+  return np.concatenate(grouped, axis=-1).reshape(*parts[0].shape[:-1], -1)
+
+
+def unfused(arch: Architecture, key: Key, value: np.ndarray, widths: list[int]) -> list[np.ndarray]:
+  """The inverse of `fused`.
+
+  Args:
+    arch, key: as there.
+    value: [..., sum of widths].
+    widths: outputs of each part.
+  """
+  groups = arch.num_heads if key.by_head else 1
+  grouped = value.reshape(*value.shape[:-1], groups, -1)
+  parts = np.split(grouped, np.cumsum([width // groups for width in widths])[:-1], axis=-1)
+  return [part.reshape(*value.shape[:-1], -1) for part in parts]
 
 
 def num_params(params) -> int:
@@ -239,29 +267,29 @@ def num_params(params) -> int:
 
 def merge_adapters(arch: Architecture, params) -> Any:
   """Parameters of the same model without adapters: their products added to the kernels."""
-  values = _flatten(params)
+  values = flatten(params)
   scale = arch.adapter_alpha / max(arch.adapter_rank, 1)
   for name in [name for name in values if name.endswith(".adapter_down")]:
     stem = name.removesuffix(".adapter_down")
     change = values.pop(name).astype(jnp.float32) @ values.pop(f"{stem}.adapter_up").astype(jnp.float32)
     kernel = values[f"{stem}.kernel"]
     values[f"{stem}.kernel"] = (kernel.astype(jnp.float32) + scale * change).astype(kernel.dtype)
-  return _unflatten(values)
+  return unflatten(values)
 
 
 def split_adapters(params) -> tuple[Any, Any]:
   """(adapters, the rest) of one tree; `join` is the inverse."""
-  values = _flatten(params)
+  values = flatten(params)
   mine = {name: x for name, x in values.items() if ".adapter_" in name}
-  return _unflatten(mine), _unflatten({name: x for name, x in values.items() if name not in mine})
+  return unflatten(mine), unflatten({name: x for name, x in values.items() if name not in mine})
 
 
 def join(a, b) -> Any:
   """One tree of two nested dicts without common leaves."""
-  return _unflatten(_flatten(a) | _flatten(b))
+  return unflatten(flatten(a) | flatten(b))
 
 
-def _find(arch: Architecture, name: str) -> tuple[str, Key, int | None]:
+def find(arch: Architecture, name: str) -> tuple[str, Key, int | None]:
   """(name as in the table, key, layer) of the one template that a name of any release matches; no targets where none does."""
   family = FAMILIES[arch.family]
   for pattern, replacement in family.renames:
@@ -273,14 +301,16 @@ def _find(arch: Architecture, name: str) -> tuple[str, Key, int | None]:
   return name, family.keys.get(template, Key(())), layer
 
 
-def _flatten(tree, prefix="") -> dict[str, Any]:
+def flatten(tree, prefix="") -> dict[str, Any]:
+  """Leaves of nested dicts, by their names with dots; `unflatten` is the inverse."""
   out: dict[str, Any] = {}
   for name, value in tree.items():
-    out |= _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    out |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
   return out
 
 
-def _unflatten(values: Mapping[str, Any]) -> dict[str, Any]:
+def unflatten(values: Mapping[str, Any]) -> dict[str, Any]:
+  """Nested dicts of leaves by their names with dots."""
   tree: dict[str, Any] = {}
   for name, value in values.items():
     *path, last = name.split(".")

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from collapse_jax.lm.families import NO_WINDOW, Architecture
+from collapse_jax.lm.families import Architecture
 from collapse_jax.lm.sharding import constrain_rows
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
   "Functions",
   "Linear",
   "Norm",
+  "Sight",
   "abstract_params",
   "functions",
 ]
@@ -121,9 +122,11 @@ class Attention(nnx.Module):
     self.query_norm = normed(arch.num_heads) if arch.qk_norm else None
     self.key_norm = normed(arch.num_kv_heads) if arch.qk_norm else None
 
-  def __call__(self, x, rotation, mask, past=None, used=0):
-    """x [B, L, dim], mask [B or 1, L, keys]. `past`: keys and values with room for x at position `used`.
+  def __call__(self, x, rotation, seen, past=None, used=0):
+    """x [B, L, dim]. `past`: keys and values with room for x at position `used`; without it the keys are those of x.
 
+    Args:
+      seen: with `past` which keys each of x sees, [B or 1, L, keys] bool; without it a `Sight`.
     Returns:
       [B, L, dim], and with `past` the new keys and values.
     """
@@ -134,15 +137,14 @@ class Attention(nnx.Module):
     query, key = heads(normed(self.query_norm, query)), heads(normed(self.key_norm, key))
     if rotation is not None:
       query, key = _rotate(query, rotation), _rotate(key, rotation)
-    if past is None and not arch.soft_cap:
-      y = jax.nn.dot_product_attention(query, key, value, mask=mask[:, None], scale=arch.query_scale)
+    if past is None:
+      y = _attend_causally(arch, query, key, value, seen)
     else:
       key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
-      if past is not None:
-        alike = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=-2)
-        put = jax.vmap(alike) if jnp.ndim(used) else alike
-        key, value = past = tuple(put(old, new.astype(old.dtype), used) for old, new in zip(past, (key, value)))
-      y = _attend(arch, query, key, value, mask)
+      alike = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=-2)
+      put = jax.vmap(alike) if jnp.ndim(used) else alike
+      key, value = past = tuple(put(old, new.astype(old.dtype), used) for old, new in zip(past, (key, value)))
+      y = _attend(arch, query, key, value, seen)
     y = self.out(y.reshape(batch, length, -1))
     return y if past is None else (y, past)
 
@@ -173,10 +175,10 @@ class Block(nnx.Module):
     self.mlp_norm, self.mlp = norm(arch.pre_norms and arch.residual != "shared"), MLP(arch, dtype, rngs)
     self.post_mlp_norm = norm(arch.post_norms)
 
-  def __call__(self, x, rotation, mask, past=None, used=0):
+  def __call__(self, x, rotation, seen, past=None, used=0):
     normed = lambda norm, y: y if norm is None else norm(y)
     inputs = normed(self.attention_norm, x)
-    y = self.attention(inputs, rotation, mask, past, used)
+    y = self.attention(inputs, rotation, seen, past, used)
     if past is not None:
       y, past = y
     after = x + normed(self.post_attention_norm, y)
@@ -214,27 +216,27 @@ class Decoder(nnx.Module):
       mesh: devices over which sequences are split.
     """
     batch, length = tokens.shape
-    at = jnp.arange(length)
-    visible = (at[None] <= at[:, None])[None]  # [1, L, L]
-    place = jnp.broadcast_to(at[None], (batch, length))
+    place = jnp.broadcast_to(jnp.arange(length)[None], (batch, length))
     if mask is not None:
       mask = mask.astype(bool)
-      # A padded query sees all before it: no softmax over nothing.
-      visible = visible & (mask[:, None, :] | ~mask[:, :, None])
       place = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)  # as transformers counts positions under padding
+      # A padded query sees all before it: no softmax over nothing.
+      mask = mask[:, None, :] | ~mask[:, :, None]
     graph, layers = nnx.split(self.layers)
-    narrow = min(self.arch.windows) < NO_WINDOW
+    windows = [min(window, length) for window in self.arch.windows]
+    narrow = tuple(sorted(set(windows)))
     x, rotations = self.embed(constrain_rows(tokens, mesh), place)
     x = constrain_rows(x, mesh)
 
     def layer(x, inputs):
-      parameters, window, kind = inputs
-      allowed = visible & (at[:, None] - at[None] < window)[None] if narrow else visible
-      return constrain_rows(nnx.merge(graph, parameters)(x, _chosen(rotations, kind), allowed), mesh), None
+      parameters, which, kind = inputs
+      seen = Sight(narrow, which, mask)
+      return constrain_rows(nnx.merge(graph, parameters)(x, _chosen(rotations, kind), seen), mesh), None
 
     # Without remat only products are kept for the backward pass: reading the rest costs more than computing it again.
     keep = None if remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    x, _ = jax.lax.scan(jax.checkpoint(layer, policy=keep), x, (layers, *self.about_layers()))
+    which = jnp.asarray([narrow.index(window) for window in windows], jnp.int32)
+    x, _ = jax.lax.scan(jax.checkpoint(layer, policy=keep), x, (layers, which, self.about_layers()[1]))
     x = self.final_norm(x)
     return constrain_rows(self.logits(x), mesh) if head else x
 
@@ -301,17 +303,27 @@ class Decoder(nnx.Module):
 
   def logits(self, x: Array) -> Array:
     """Hidden states [..., dim] -> logits [..., V], float32."""
-    if self.head is None:
-      out = jnp.einsum("...d,vd->...v", x, self.embedding[...], preferred_element_type=jnp.float32)
-    else:
-      out = jnp.einsum("...d,dv->...v", x, self.head[...], preferred_element_type=jnp.float32)
-    return self.finished(out)
+    values = {"embedding": self.embedding, "head": self.head, "head_bias": self.head_bias}
+    return _logits(self.arch, {name: value[...] for name, value in values.items() if value is not None}, x)
 
   def finished(self, out: Array) -> Array:
     """The output layer's product with its bias, capped."""
-    cap = self.arch.final_soft_cap
-    out = out if self.head_bias is None else out + _along(self.head_bias[...].astype(out.dtype), out)
-    return cap * jnp.tanh(out / cap) if cap else out
+    return _finished(self.arch, out, None if self.head_bias is None else self.head_bias[...])
+
+
+def _logits(arch: Architecture, output: Params, x: Array) -> Array:
+  """Hidden states [..., dim] -> logits [..., V] float32, of the output layer's own parameters."""
+  if arch.tied:
+    out = jnp.einsum("...d,vd->...v", x, output["embedding"], preferred_element_type=jnp.float32)
+  else:
+    out = jnp.einsum("...d,dv->...v", x, output["head"], preferred_element_type=jnp.float32)
+  return _finished(arch, out, output.get("head_bias"))
+
+
+def _finished(arch: Architecture, out: Array, bias: Array | None) -> Array:
+  out = out if bias is None else out + _along(bias.astype(out.dtype), out)
+  cap = arch.final_soft_cap
+  return cap * jnp.tanh(out / cap) if cap else out
 
 
 def _kinds(arch: Architecture):
@@ -340,6 +352,54 @@ def _rotate(x, rotation):
   return jnp.concatenate([first * cos - second * sin, second * cos + first * sin, rest], -1).astype(x.dtype)
 
 
+class Sight(NamedTuple):
+  """What positions of a whole sequence see: themselves and what comes before, within a window.
+
+  Attributes:
+    windows: how many last positions, of each kind of layers, ascending. Static.
+    which: [] of which kind this one is.
+    mask: [B, L, L] bool, what is seen besides; None: all.
+  """
+
+  windows: tuple[int, ...]
+  which: Array
+  mask: Array | None
+
+
+def _attend_causally(arch, query, key, value, sight: Sight):
+  """Attention of query [B, L, heads, H] to key and value [B, L, kv heads, H] of the same positions."""
+  length = query.shape[1]
+  if arch.soft_cap:
+    at = jnp.arange(length)
+    back = at[:, None] - at[None]
+    seen = ((back >= 0) & (back < jnp.asarray(sight.windows)[sight.which]))[None]
+    seen = seen if sight.mask is None else seen & sight.mask
+    return _attend(arch, query, key.swapaxes(1, 2), value.swapaxes(1, 2), seen)
+  mask = None if sight.mask is None else sight.mask[:, None]
+
+  def attend(window, query, key, value):  # a window is never without is_causal: cuDNN would let it see the future
+    back = None if window >= length else (window - 1, 0)
+    call = functools.partial(
+      jax.nn.dot_product_attention, scale=arch.query_scale, is_causal=True, local_window_size=back
+    )
+    return call(query, key, value, mask=mask, implementation=_implementation(call, query, key, mask))
+
+  return jax.lax.switch(sight.which, [functools.partial(attend, window) for window in sight.windows], query, key, value)
+
+
+def _implementation(call, query, key, mask) -> str:
+  """cuDNN's fused attention on a GPU, where it takes such arrays; never with a mask, which it would read as a bias."""
+  if jax.default_backend() != "gpu" or mask is not None or query.dtype == jnp.float32:
+    return "xla"
+  one = lambda *arrays: jnp.sum(call(*arrays, implementation="cudnn").astype(jnp.float32))
+  shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (query, key, key)]
+  try:
+    jax.eval_shape(jax.grad(one, (0, 1, 2)), *shapes)
+  except (RuntimeError, ValueError, NotImplementedError):  # of its versions, head sizes and cards
+    return "xla"
+  return "cudnn"
+
+
 def _attend(arch, query, key, value, mask):
   """Attention of query [B, L, heads, H] to key and value [B, kv heads, S, H]; with soft caps (Gemma 2), which
   `jax.nn.dot_product_attention` does not have, and without transposing a cache."""
@@ -359,7 +419,8 @@ class Functions(NamedTuple):
   Attributes:
     apply: (params, tokens, mask=None) -> logits [B, L, V].
     hidden: the same before the output layer, [B, L, dim].
-    head: (params, hidden) -> logits.
+    output: (params) -> those of the output layer.
+    head: (these, hidden) -> logits.
     decoder: (params) -> step, with step(tokens [B, L], cache) -> logits [B, L, V], cache.
     cache: (batch, capacity) -> an empty Cache.
     init: (key) -> params.
@@ -367,6 +428,7 @@ class Functions(NamedTuple):
 
   apply: Callable[..., Array]
   hidden: Callable[..., Array]
+  output: Callable[[Params], Params]
   head: Callable[[Params, Array], Array]
   decoder: Callable[[Params], Callable[[Array, Cache], tuple[Array, Cache]]]
   cache: Callable[[int, int], Cache]
@@ -387,6 +449,7 @@ def functions(arch: Architecture, dtype=jnp.float32, remat: bool = False, mesh: 
   """
   abstract = nnx.eval_shape(lambda: Decoder(arch, nnx.Rngs(0), dtype))
   graph, _ = nnx.split(abstract)
+  output = ["embedding" if arch.tied else "head", *(["head_bias"] if arch.head_bias else [])]
 
   def call(params, *arguments, **options):
     return nnx.merge(graph, params)(*arguments, **options)
@@ -409,7 +472,8 @@ def functions(arch: Architecture, dtype=jnp.float32, remat: bool = False, mesh: 
   return Functions(
     apply=lambda params, tokens, mask=None: call(params, tokens, mask, remat=remat, mesh=mesh),
     hidden=lambda params, tokens, mask=None: call(params, tokens, mask, remat=remat, head=False, mesh=mesh),
-    head=lambda params, hidden: nnx.merge(graph, params).logits(hidden),
+    output=lambda params: {name: params[name] for name in output},
+    head=lambda output, hidden: constrain_rows(_logits(arch, output, hidden), mesh),
     decoder=decoder,
     cache=cache,
     init=lambda key: nnx.to_pure_dict(nnx.split(Decoder(arch, nnx.Rngs(key), dtype))[1]),

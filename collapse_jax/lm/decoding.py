@@ -10,7 +10,7 @@ from collapse_jax.lm.decoder import Functions
 from collapse_jax.refused import Refused
 from collapse_jax.types import Array
 
-__all__ = ["PLAIN", "Rules", "beam_search", "check", "penalised", "warped"]
+__all__ = ["NUMBERS", "PLAIN", "Rules", "beam_search", "check", "is_default", "penalised", "warped"]
 
 NEVER = -1.0e9
 
@@ -37,6 +37,13 @@ class Rules(NamedTuple):
 
 
 PLAIN = Rules()
+NUMBERS = ("top_k", "top_p", "min_p", "repetition_penalty")  # that may be traced, beside the temperature
+
+
+def is_default(rules: Rules, name: str) -> bool:
+  """Whether a rule is known not to be in force."""
+  value = getattr(rules, name)
+  return isinstance(value, int | float) and value == getattr(PLAIN, name)
 
 
 def check(rules: Rules) -> None:
@@ -57,11 +64,6 @@ def check(rules: Rules) -> None:
       raise Refused.must_be(name, bounds, value)
 
 
-def _is(value, neutral: float) -> bool:
-  """Whether a rule is known to be at its default."""
-  return isinstance(value, int | float) and value == neutral
-
-
 def penalised(rules: Rules, logits: Array, tokens: Array, used: Array) -> Array:
   """Logits [B, V] after what depends on the text so far.
 
@@ -77,7 +79,7 @@ def penalised(rules: Rules, logits: Array, tokens: Array, used: Array) -> Array:
   marked = lambda tokens, valid: (
     jnp.zeros((batch, vocab), bool).at[row, jnp.where(valid, tokens, vocab)].set(True, mode="drop")
   )
-  if not _is(rules.repetition_penalty, 1):
+  if not is_default(rules, "repetition_penalty"):
     seen = marked(tokens, jnp.arange(length)[None] < used)
     factor = jnp.where(logits < 0, rules.repetition_penalty, 1 / jnp.asarray(rules.repetition_penalty, jnp.float32))
     logits = jnp.where(seen, logits * factor, logits)
@@ -101,12 +103,12 @@ def warped(rules: Rules, logits: Array) -> Array:
   """
   logits = logits - jnp.max(logits, axis=-1, keepdims=True)
   logits = logits * (1 / jnp.maximum(jnp.asarray(rules.temperature, jnp.float32), 1e-6))
-  if not _is(rules.top_k, 0):
+  if not is_default(rules, "top_k"):
     k = jnp.where(jnp.asarray(rules.top_k) > 0, rules.top_k, logits.shape[-1])
     order = _ordered(logits)
     least = _least(lambda bound: jnp.sum(order > bound, axis=-1, keepdims=True) < k, logits.shape[:-1])
     logits = jnp.where(order >= least, logits, -jnp.inf)
-  if not _is(rules.top_p, 1):
+  if not is_default(rules, "top_p"):
     order, share = _ordered(logits), jax.nn.softmax(logits, axis=-1)
     rest = 1 - jnp.asarray(rules.top_p, jnp.float32)
     below = lambda bound: jnp.sum(jnp.where(order <= bound, share, 0), axis=-1, keepdims=True)
@@ -114,7 +116,7 @@ def warped(rules: Rules, logits: Array) -> Array:
       _least(lambda bound: below(bound) > rest, logits.shape[:-1]), jnp.max(order, axis=-1, keepdims=True)
     )
     logits = jnp.where(order >= least, logits, -jnp.inf)
-  if not _is(rules.min_p, 0):
+  if not is_default(rules, "min_p"):
     logits = jnp.where(jnp.exp(logits) < rules.min_p, -jnp.inf, logits)
   return logits
 

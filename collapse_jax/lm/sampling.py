@@ -25,6 +25,7 @@ __all__ = [
   "formatted_by_tokens",
   "generate",
   "sample",
+  "written",
 ]
 
 
@@ -74,6 +75,7 @@ def generate(
   Args:
     keys: [B], one a sequence: what it becomes depends on its own key only.
     max_length: tokens of a sequence at most, begin and end included.
+    end: id of the token that ends a sequence; -1: none does.
     rules: how tokens are chosen.
     prompts: [B, P] int32 with the begin token first, P < max_length.
     prompt_length: [B] int32, at least 1.
@@ -252,6 +254,20 @@ def formatted_by_text(tokenizer) -> Callable[[Array, Array], Array]:
   return lambda tokens, length: jax.pure_callback(
     judge, jax.ShapeDtypeStruct(length.shape, bool), tokens, length, vmap_method="expand_dims"
   )
+
+
+def written(tokens: Array, length: Array, given: Array) -> tuple[Array, Array]:
+  """What was written of samples that continue something, as rows whose first token is the last one that was given.
+
+  Args:
+    tokens: [n, L] int32.
+    length: [n] int32, tokens in use of each row.
+    given: [n] int32, how many of these were given, from 1.
+  Returns:
+    tokens [n, L] int32, and their number [n].
+  """
+  place = jnp.arange(tokens.shape[1])[None] + given[:, None] - 1
+  return jnp.take_along_axis(tokens, place, axis=1, mode="clip"), length - given + 1
 
 
 def duplicate_rate(tokens: Array, length: Array, filled: Array) -> Array:

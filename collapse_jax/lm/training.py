@@ -1,5 +1,6 @@
 """Fitting a language model: AdamW with warm-up, clipping and gradient accumulation, as one compiled function."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,10 +16,40 @@ from collapse_jax.refused import Refused
 from collapse_jax.types import Array
 from collapse_jax.vocabulary import TOKEN_BUDGETS
 
-__all__ = ["Fitted", "Recipe", "check", "fit", "mean_loss", "num_steps", "token_losses"]
+__all__ = [
+  "Fitted",
+  "Recipe",
+  "Scores",
+  "by_batches",
+  "check",
+  "fit",
+  "losses",
+  "mean_loss",
+  "num_steps",
+  "token_losses",
+]
 
 Params = Any
 Logits = Callable[[Params, Array], Array]
+MOST = 1 << 26  # logits at once: 256 MiB
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+  """Logits of which the last step is apart, so that losses need those of a few tokens at a time only.
+
+  Attributes:
+    hidden: (params, tokens [B, L]) -> [B, L, dim].
+    output: (params) -> what the last step needs of them.
+    head: (output, hidden [B, l, dim]) -> logits [B, l, V].
+  """
+
+  hidden: Callable[[Params, Array], Array]
+  output: Callable[[Params], Params]
+  head: Callable[[Params, Array], Array]
+
+  def __call__(self, params: Params, tokens: Array) -> Array:
+    return self.head(self.output(params), self.hidden(params, tokens))
 
 
 class Recipe(NamedTuple):
@@ -75,27 +106,106 @@ def check(recipe: Recipe) -> None:
   training.check_batches(recipe.batch_size, recipe.micro_batch_size)
 
 
-def token_losses(logits: Logits, params: Params, tokens: Array, length: Array) -> tuple[Array, Array]:
+def token_losses(
+  logits: Logits, params: Params, tokens: Array, length: Array, learned: Array | None = None
+) -> tuple[Array, Array]:
   """Cross entropies [B, L - 1] in nats of each token after the first, and which of them count.
 
   Args:
-    logits: (params, tokens [B, L]) -> [B, L, V].
+    logits: (params, tokens [B, L]) -> [B, L, V]; of `Scores` not all are in memory at once.
     params: its parameters.
     tokens: [B, L] int32.
     length: [B] int32, tokens in use of each row.
+    learned: [B, L] bool, those of them that count; None: all.
   Returns:
     [B, L - 1] float32 nats, and [B, L - 1] bool.
   """
-  scores = logits(params, tokens).astype(jnp.float32)
-  # Neither sliced nor gathered from: the gradients of both are passes over another array of this size.
-  following = jnp.roll(tokens, -1, axis=1)[..., None] == jnp.arange(scores.shape[-1])[None, None]
-  loss = jax.nn.logsumexp(scores, axis=-1) - jnp.sum(jnp.where(following, scores, 0.0), axis=-1)
+  following = jnp.roll(tokens, -1, axis=1)
+  if isinstance(logits, Scores):
+    loss = _losses_in_parts(logits, params, tokens, following)
+  else:
+    loss = _cross_entropy(logits(params, tokens), following)
   counts = jnp.arange(1, tokens.shape[1])[None] < length[:, None]
+  counts = counts if learned is None else counts & learned[:, 1:]
   return loss[:, :-1], counts
 
 
-def mean_loss(logits: Logits, params: Params, tokens: Array, length: Array, batch_size: int) -> Array:
+def _cross_entropy(scores: Array, following: Array) -> Array:
+  """[...] nats, of logits [..., V] and the tokens that follow."""
+  scores = scores.astype(jnp.float32)
+  # Neither sliced nor gathered from: the gradients of both are passes over another array of this size.
+  here = following[..., None] == jnp.arange(scores.shape[-1]).reshape((1,) * following.ndim + (-1,))
+  return jax.nn.logsumexp(scores, axis=-1) - jnp.sum(jnp.where(here, scores, 0.0), axis=-1)
+
+
+def _losses_in_parts(logits: Scores, params: Params, tokens: Array, following: Array) -> Array:
+  """Cross entropies [B, L]; where the logits of all tokens are many, of some positions of all rows at a time."""
+  hidden, output = logits.hidden(params, tokens), logits.output(params)
+  vocab = jax.eval_shape(logits.head, output, hidden).shape[-1]
+  length = tokens.shape[1]
+  num = min(-(-tokens.size * vocab // MOST), length)
+  if num == 1:
+    return _cross_entropy(logits.head(output, hidden), following)
+  size = -(-length // num)
+  num = -(-length // size)
+
+  def parts(x):
+    x = jnp.pad(x, [(0, 0), (0, num * size - length)] + [(0, 0)] * (x.ndim - 2))
+    return jnp.moveaxis(x.reshape(len(x), num, size, *x.shape[2:]), 1, 0)
+
+  loss = _of_parts(logits.head, output, parts(hidden), parts(following))
+  return jnp.moveaxis(loss, 0, 1).reshape(len(tokens), -1)[:, :length]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _of_parts(head, output, hidden, following):
+  """Cross entropies [parts, B, l]. The backward pass computes the logits again, and sums what is had of `output` in float32."""
+  return jax.lax.map(lambda part: _cross_entropy(head(output, part[0]), part[1]), (hidden, following))
+
+
+def _of_parts_forward(head, *given):
+  values = jax.custom_derivatives.custom_vjp_primal_tree_values(given)
+  trained = any(x.perturbed for x in jax.tree.leaves(given[0]))
+  return _of_parts(head, *values), (values, () if trained else None)
+
+
+def _of_parts_backward(head, saved, slope):
+  (output, hidden, following), trained = saved
+
+  def one(total, part):
+    hidden, following, slope = part
+    of = lambda output, hidden: _cross_entropy(head(output, hidden), following)
+    if trained is None:  # a base below adapters
+      return total, jax.vjp(functools.partial(of, output), hidden)[1](slope)[0]
+    change, back = jax.vjp(of, output, hidden)[1](slope)
+    return jax.tree.map(lambda total, x: total + x.astype(jnp.float32), total, change), back
+
+  zero = None if trained is None else jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), output)
+  if isinstance(slope, jax.custom_derivatives.SymbolicZero):
+    slope = jnp.zeros(slope.shape, slope.dtype)
+  total, back = jax.lax.scan(one, zero, (hidden, following, slope))
+  return None if total is None else jax.tree.map(lambda x, like: x.astype(like.dtype), total, output), back, None
+
+
+_of_parts.defvjp(_of_parts_forward, _of_parts_backward, symbolic_zeros=True)
+
+
+def mean_loss(
+  logits: Logits, params: Params, tokens: Array, length: Array, batch_size: int, learned: Array | None = None
+) -> Array:
   """Cross entropy, nats per token, over rows [n, L]: a batch at a time.
+
+  Args:
+    logits, params, tokens, length, batch_size, learned: as of `losses`.
+  """
+  loss, counts = losses(logits, params, tokens, length, batch_size, learned)
+  return jnp.sum(jnp.where(counts, loss, 0.0)) / jnp.sum(counts)
+
+
+def losses(
+  logits: Logits, params: Params, tokens: Array, length: Array, batch_size: int, learned: Array | None = None
+) -> tuple[Array, Array]:
+  """`token_losses` of rows [n, L]: a batch at a time.
 
   Args:
     logits: (params, tokens [B, L]) -> [B, L, V].
@@ -103,19 +213,28 @@ def mean_loss(logits: Logits, params: Params, tokens: Array, length: Array, batc
     tokens: [n, L] int32.
     length: [n] int32, tokens in use of each row.
     batch_size: rows at a time, a Python int.
+    learned: [n, L] bool, tokens that count; None: all.
+  Returns:
+    [n, L - 1] float32 nats, and [n, L - 1] bool.
   """
-  n = tokens.shape[0]
+  rows = (tokens, length) if learned is None else (tokens, length, learned)
+  return by_batches(lambda rows: token_losses(logits, params, *rows), rows, batch_size)
+
+
+def by_batches(of: Callable[[Any], Any], rows: Any, batch_size: int) -> Any:
+  """What is had of rows, a batch at a time; the last batch is filled up with zeros.
+
+  Args:
+    of: (leaves [B, ...] of some rows) -> arrays [B, ...].
+    rows: leaves [n, ...].
+    batch_size: rows at a time, a Python int.
+  Returns:
+    the arrays of all rows, [n, ...].
+  """
+  n = len(jax.tree.leaves(rows)[0])
   size = min(batch_size, n)
-  pad = -n % size
-  tokens = jnp.pad(tokens, ((0, pad), (0, 0))).reshape(-1, size, tokens.shape[1])
-  length = jnp.pad(length, (0, pad)).reshape(-1, size)
-
-  def one(rows):
-    loss, counts = token_losses(logits, params, *rows)
-    return jnp.sum(jnp.where(counts, loss, 0.0)), jnp.sum(counts)
-
-  total, count = jax.lax.map(one, (tokens, length))
-  return jnp.sum(total) / jnp.sum(count)
+  split = lambda x: jnp.pad(x, [(0, -n % size)] + [(0, 0)] * (x.ndim - 1)).reshape(-1, size, *x.shape[1:])
+  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], jax.lax.map(of, jax.tree.map(split, rows)))
 
 
 def num_steps(recipe: Recipe, used: Array, length: Array) -> Array:
@@ -142,6 +261,7 @@ def fit(
   curve_points: int = 4,
   dtype=jnp.float32,
   mesh: Mesh | None = None,
+  learned: Array | None = None,
 ) -> Fitted:
   """Trains `weights` on the rows whose weight is not 0; one compilation whatever their number.
 
@@ -152,6 +272,7 @@ def fit(
     tokens, length, row_weight: [R, L], [R], [R]; a row's tokens count `row_weight` times in the loss, which is a mean.
     held_out: loss of weights on other rows, for the learning curve.
     mesh: devices over which weights, gradients and moments are split.
+    learned: [R, L] bool, tokens that count in the loss; None: all.
   """
   steps = num_steps(recipe, row_weight > 0, length)
   warmup = jnp.maximum(recipe.warmup_share * steps, 1.0)
@@ -167,7 +288,7 @@ def fit(
     key,
     lambda weights, key, rows: token_losses(logits, cast(weights), *rows),
     training.start(optimiser, split(jax.tree.map(lambda x: x.astype(jnp.float32), weights))),
-    (tokens, length),
+    (tokens, length) if learned is None else (tokens, length, learned),
     row_weight,
     optimiser,
     steps,

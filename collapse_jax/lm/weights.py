@@ -28,7 +28,9 @@ __all__ = [
   "guarded",
   "probed",
   "save_shards",
+  "save_tensors",
   "tensors",
+  "tensors_of",
   "tokenizer",
 ]
 
@@ -246,13 +248,14 @@ def tensors(directory: Path) -> dict[str, Tensor]:
         f" ({files.shown(pickled[0])} is a pickle, which is never read: convert it to safetensors)" if pickled else ""
       )
       raise Refused(f"{shown}: {files.shown(name)} is missing{hint}.")
-    found |= _tensors_of(directory / name)
+    found |= tensors_of(directory / name)
     if len(found) > MAX_TENSORS:
       raise Refused(f"{shown} holds more than {MAX_TENSORS:,} tensors.")
   return found
 
 
-def _tensors_of(path: Path) -> dict[str, Tensor]:
+def tensors_of(path: Path) -> dict[str, Tensor]:
+  """Those of one safetensors file, none of which is read yet; a Refused where it is damaged."""
   from safetensors import safe_open
 
   shown = files.shown(path)
@@ -357,6 +360,28 @@ def first_line(error: BaseException) -> str:
   return files.shown(lines[0]).rstrip(".") if lines else type(error).__name__
 
 
+def save_tensors(named: Mapping[str, np.ndarray], path: Path) -> None:
+  """Writes a safetensors file, whole and durable or not at all; an OSError where it cannot be written."""
+  chunks.rename(_part(named, path), path)
+
+
+def _part(named: Mapping[str, np.ndarray], path: Path) -> Path:
+  """The file beside its place, under another name; nothing is left where it cannot be written."""
+  from safetensors import SafetensorError
+  from safetensors.numpy import save_file
+
+  part = path.with_name(f"{path.name}.part")
+  try:
+    save_file(dict(named), str(part), metadata={"format": "pt"})
+    chunks.sync(part)
+  except BaseException as error:
+    part.unlink(missing_ok=True)
+    if isinstance(error, SafetensorError):
+      raise OSError(f"{files.shown(path)} cannot be written: {first_line(error)}.") from None
+    raise
+  return part
+
+
 def save_shards(shards: list[dict[str, np.ndarray]], directory: Path) -> None:
   """Writes model.safetensors, or numbered files and their index, each whole and durable or not at all.
 
@@ -365,9 +390,6 @@ def save_shards(shards: list[dict[str, np.ndarray]], directory: Path) -> None:
   Raises:
     OSError: they cannot be written; what was there before is as it was.
   """
-  from safetensors import SafetensorError
-  from safetensors.numpy import save_file
-
   names = (
     [WEIGHTS]
     if len(shards) == 1
@@ -375,13 +397,10 @@ def save_shards(shards: list[dict[str, np.ndarray]], directory: Path) -> None:
   )
   try:
     for name, shard in zip(names, shards):
-      save_file(shard, str(directory / f"{name}.part"), metadata={"format": "pt"})
-      chunks.sync(directory / f"{name}.part")
-  except BaseException as error:
+      _part(shard, directory / name)
+  except BaseException:
     for name in names:
       (directory / f"{name}.part").unlink(missing_ok=True)
-    if isinstance(error, SafetensorError):
-      raise OSError(f"{files.shown(directory / names[0])} cannot be written: {first_line(error)}.") from None
     raise
   if len(shards) > 1:  # without an index nobody reads a mixture of old and new files
     (directory / INDEX).unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """How far a sample is from real data, on arrays, tables and text; each metric with its null, what a perfect model would score.
 
-`score` picks by the kind of data, on the host. The functions of `arrays` are pure JAX and vmap; tables and text need no JAX.
+`score` picks by the kind of data, on the host. The functions of `arrays` and `features` are pure JAX and vmap; tables and text need
+no JAX.
 """
 
 from typing import TYPE_CHECKING
@@ -9,6 +10,9 @@ from collapse_jax import lazy
 
 if TYPE_CHECKING:
   from collapse_jax.metrics import arrays as arrays
+  from collapse_jax.metrics import conformers as conformers
+  from collapse_jax.metrics import features as features
+  from collapse_jax.metrics import series as series
   from collapse_jax.metrics import tables as tables
   from collapse_jax.metrics import text as text
   from collapse_jax.metrics.arrays import PrecisionRecall as PrecisionRecall
@@ -29,8 +33,19 @@ if TYPE_CHECKING:
   from collapse_jax.metrics.arrays import precision_recall as precision_recall
   from collapse_jax.metrics.arrays import sliced_wasserstein as sliced_wasserstein
   from collapse_jax.metrics.arrays import sliced_wasserstein_null as sliced_wasserstein_null
+  from collapse_jax.metrics.conformers import CoverageMatching as CoverageMatching
+  from collapse_jax.metrics.conformers import aligned_rmsd as aligned_rmsd
+  from collapse_jax.metrics.conformers import coverage_matching as coverage_matching
+  from collapse_jax.metrics.features import clusters as clusters
+  from collapse_jax.metrics.features import mauve as mauve
+  from collapse_jax.metrics.features import separation as separation
+  from collapse_jax.metrics.features import vendi as vendi
   from collapse_jax.metrics.scoring import Score as Score
   from collapse_jax.metrics.scoring import score as score
+  from collapse_jax.metrics.series import autocorrelation as autocorrelation
+  from collapse_jax.metrics.series import column_correlation as column_correlation
+  from collapse_jax.metrics.series import jensen_shannon as jensen_shannon
+  from collapse_jax.metrics.series import jensen_shannon_null as jensen_shannon_null
 
 _ARRAYS = (
   "PrecisionRecall",
@@ -54,8 +69,11 @@ _ARRAYS = (
 )
 _HOME = (
   dict.fromkeys(_ARRAYS, "arrays")
+  | dict.fromkeys(["clusters", "mauve", "separation", "vendi"], "features")
   | dict.fromkeys(["Score", "score"], "scoring")
-  | dict.fromkeys(["arrays", "tables", "text"], "")
+  | dict.fromkeys(["autocorrelation", "column_correlation", "jensen_shannon", "jensen_shannon_null"], "series")
+  | dict.fromkeys(["CoverageMatching", "aligned_rmsd", "coverage_matching"], "conformers")
+  | dict.fromkeys(["arrays", "features", "conformers", "series", "tables", "text"], "")
 )
 
 __all__ = sorted(_HOME)

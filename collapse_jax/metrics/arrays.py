@@ -30,6 +30,7 @@ __all__ = [
   "mmd",
   "mmd_null_std",
   "nearest_distance",
+  "nearest_index",
   "num_distinct",
   "permutation_null",
   "precision_recall",
@@ -144,11 +145,28 @@ def coverage_null(num_real: int, num_sample: int, num_neighbors: int = 5) -> flo
   return float(1 - np.prod((num_real - 1 - j) / (num_real + num_sample - 1 - j)))
 
 
-def nearest_distance(sample: Array, train: Array) -> Array:
-  """Distance [m] of each row of the sample [m, ...] to the nearest of `train` [n, ...]."""
+def nearest_index(sample: Array, train: Array) -> Array:
+  """Index [m] of the row of `train` [n, ...] that is nearest to each row of the sample [m, ...]."""
   y, x = _both(sample, train)
-  index = _map(lambda row: jnp.argmin(_squared(row, x)), y)
-  return jnp.sqrt(jnp.sum((y - x[index]) ** 2, axis=1))  # of the nearest one exactly
+  return _map(lambda row: jnp.argmin(_squared(row, x)), y)
+
+
+def nearest_distance(sample: Array, train: Array, num_neighbors: int = 1, in_use: Array | None = None) -> Array:
+  """Distance [m] of each row of the sample to its num_neighbors-th nearest row of `train`.
+
+  Args:
+    sample: [m, ...].
+    train: [n, ...], at least num_neighbors rows.
+    num_neighbors: k, from 1.
+    in_use: [n] bool, rows of `train` that count; None: all.
+  """
+  y, x = _both(sample, train)
+  if not 1 <= num_neighbors <= len(x):
+    raise Refused.must_be("num_neighbors", f"from 1 to the {len(x)} rows of train", num_neighbors)
+  if num_neighbors == 1 and in_use is None:
+    return jnp.sqrt(jnp.sum((y - x[nearest_index(y, x)]) ** 2, axis=1))  # of the nearest one exactly
+  there = jnp.ones(len(x), bool) if in_use is None else in_use
+  return jnp.sqrt(_map(lambda row: _kth_smallest(jnp.where(there, _squared(row, x), jnp.inf), num_neighbors), y))
 
 
 def generalisation_score(sample: Array, train: Array) -> Array:
@@ -271,7 +289,8 @@ def sliced_wasserstein(key: Array, real: Array, sample: Array, *, order: int = 1
   if order not in (1, 2):
     raise Refused.must_be("order", "1 or 2", order)
   x, y = _both(real, sample)
-  along = lambda rows: jnp.sort(_matmul(_directions(key, num_directions, rows.shape[1]), rows.T), axis=1)
+  directions = _directions(key, num_directions, x.shape[1])
+  along = lambda rows: jnp.sort(_matmul(directions, rows.T), axis=1)
   index_x, index_y, weight = _steps(len(x), len(y))
   gap = jnp.abs(along(x)[:, index_x] - along(y)[:, index_y]) ** order
   return jnp.mean(jnp.sum(gap * jnp.asarray(weight, gap.dtype)[None], axis=1))

@@ -42,11 +42,10 @@ def compare(
   - nearest_distance: mean over sampled rows to the nearest training row (real row, without `train`), each number in standard
     deviations and each category that differs counting 1; duplicate_share: sampled rows that are one of these.
   - classifier_auc: of gradient boosted trees that tell both tables apart, on held-out halves.
-  - synthetic_accuracy or synthetic_r2: on real rows, of trees fitted to sampled rows, for the target column.
+  - synthetic_accuracy or synthetic_r2: on half of the real rows, of trees fitted to sampled rows, for the target column.
 
   Nulls: of resampled real rows for differences of columns and pairs; of real rows left out, or of real rows beside `train`, for
-    support,
-  distances and copies; 0.5 of the classifier; of trees fitted to `train`, or to half of the real rows, for the target.
+  support, distances and copies; 0.5 of the classifier; of trees fitted to the other half of the real rows for the target.
 
   Args:
     real: rows that the model was not fitted to.
@@ -87,7 +86,7 @@ def compare(
   with threadpool_limits(1):  # threads that wait for each other are slow where several loops share a machine
     found["classifier_auc"] = _classifier_auc(random, seed, x, y, kinds, scales), 0.5
     if len(columns) > 1:
-      found |= _trained_on_synthetic(random, seed, x, y, None if alone else known, kinds, scales, at)
+      found |= _trained_on_synthetic(random, seed, x, y, kinds, scales, at)
   return found
 
 
@@ -316,13 +315,13 @@ def _classifier_auc(random, seed, x, y, kinds, scales) -> float:
   return float(roc_auc_score(sides((x_test, y_test)), trees.predict_proba(rows((x_test, y_test)))[:, 1]))
 
 
-def _trained_on_synthetic(random, seed, x, y, train, kinds, scales, at) -> dict[str, tuple[float, float]]:
-  """What trees fitted to the sample are worth on real rows; the null is that of trees fitted to real rows."""
+def _trained_on_synthetic(random, seed, x, y, kinds, scales, at) -> dict[str, tuple[float, float]]:
+  """What trees fitted to the sample are worth on half of the real rows; the null is that of trees fitted to the other half."""
   from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
   target = x.columns[at]
   classes = not kinds[at] or len(np.unique(target)) <= min(_MOST_CLASSES, max(len(target) // 5, 1))
-  known, test = (train, x) if train is not None else _halves(random, x)
+  known, test = _halves(random, x)
   test = _some(random, test)
 
   def labels(table):

@@ -16,6 +16,7 @@ from collapse_jax.refused import Refused
 __all__ = [
   "Corpus",
   "compare",
+  "describe",
   "distinct",
   "distinct_adjusted",
   "distinct_per_document",
@@ -330,12 +331,19 @@ def compare(real, sample, *, train=None, seed: int = 0) -> dict[str, tuple[float
   truth, told = _as_long(*corpora[:2])
   most = min(len(truth.tokens), len(told.tokens))
   vocabulary_size = len(np.unique(corpora[0].tokens))
-  pairs = [_measured(one, vocabulary_size, most, *corpora[2:]) for one in (told, truth)]
+  pairs = [describe(one, vocabulary_size, most, *corpora[2:]) for one in (told, truth)]
   return {name: (pairs[0][name], pairs[1][name]) for name in pairs[0]}
 
 
-def _measured(corpus, vocabulary_size, num_tokens, train=None) -> dict[str, float]:
-  """All metrics of a corpus, whose n-grams are numbered once."""
+def describe(corpus: Corpus, vocabulary_size: int, num_tokens: int, train: Corpus | None = None) -> dict[str, float]:
+  """All metrics of a corpus, as in `compare`, whose n-grams are numbered once.
+
+  Args:
+    corpus: of N tokens, at least one.
+    vocabulary_size: as of `distinct_adjusted`.
+    num_tokens: as of `vocabulary`.
+    train: what the model was fitted to, numbered as the corpus is; None: nothing is said of copies.
+  """
   runs = dict(enumerate(itertools.islice(_runs(corpus), 4), 1))
   found = {f"distinct_{n}": _distinct(*one) for n, one in runs.items()}
   found |= {f"distinct_{n}_per_document": _distinct_per_document(*one) for n, one in runs.items()}

@@ -48,20 +48,29 @@ def of(value: Any, owner: type | None = None) -> str:
     value: numbers, texts, arrays, containers of them, functions, classes, and objects with a `__dict__`.
     owner: class whose attributes functions call through `self`.
   """
-  found = hashlib.sha256()
-  for part in _Teller(owner).tell(value):
-    found.update(part.encode("utf-8", "surrogatepass"))
-    found.update(b"\0")
+  found, open_ones = hashlib.sha256(), [_Teller(owner).tell(value)]
+  while open_ones:  # no recursion: what a user's own package calls of itself may be deeper than Python's stack
+    part = next(open_ones[-1], None)
+    if part is None:
+      open_ones.pop()
+    elif isinstance(part, str):
+      found.update(part.encode("utf-8", "surrogatepass"))
+      found.update(b"\0")
+    else:
+      open_ones.append(part)
   return found.hexdigest()
 
 
+Telling = Iterator["str | Telling"]  # texts, and what is to be told in their place
+
+
 class _Teller:
-  """Texts of values, each object once."""
+  """Texts of values, each object once; see `of`."""
 
   def __init__(self, owner: type | None):
     self._owner, self._seen = owner, dict[int, tuple[int, Any]]()
 
-  def tell(self, value: Any) -> Iterator[str]:
+  def tell(self, value: Any) -> Telling:
     if value is None or isinstance(value, bool | int | float | complex | str | bytes | range):
       yield f"{type(value).__name__} {value!r}"
       return
@@ -79,81 +88,81 @@ class _Teller:
     elif isinstance(value, tuple | list):
       yield f"{type(value).__name__} {len(value)}"
       for one in value:
-        yield from self.tell(one)
+        yield self.tell(one)
     elif isinstance(value, set | frozenset):
       yield f"set {sorted(of(one, self._owner) for one in value)}"
     elif isinstance(value, Mapping):
       yield f"mapping {len(value)}"
       for name in sorted(value, key=lambda one: (type(one).__name__, repr(one))):
-        yield from self.tell(name)
-        yield from self.tell(value[name])
+        yield self.tell(name)
+        yield self.tell(value[name])
     elif isinstance(value, os.PathLike):
       yield f"path {os.fspath(value)}"
     elif isinstance(value, functools.partial):
       yield "partial"
-      yield from self.tell((value.func, value.args, value.keywords))
+      yield self.tell((value.func, value.args, value.keywords))
     elif isinstance(value, property):
-      yield from self.tell((value.fget, value.fset))
+      yield self.tell((value.fget, value.fset))
     elif isinstance(value, types.MethodType):
-      yield from self.tell((value.__func__, value.__self__))
+      yield self.tell((value.__func__, value.__self__))
     elif isinstance(value, types.FunctionType):
-      yield from self._function(value)
+      yield self._function(value)
     elif isinstance(value, type):
-      yield from self._class(value)
+      yield self._class(value)
     elif isinstance(value, types.ModuleType | types.BuiltinFunctionType | types.BuiltinMethodType):
       yield _installed(value)
     elif isinstance(getattr(value, "__wrapped__", None), types.FunctionType):  # of a cache or another decorator
-      yield from self._function(value.__wrapped__)
+      yield self._function(value.__wrapped__)
     else:
-      yield from self._object(value)
+      yield self._object(value)
 
-  def _function(self, function: types.FunctionType) -> Iterator[str]:
+  def _function(self, function: types.FunctionType) -> Telling:
     if not _is_own(function.__module__, function.__code__.co_filename):
       yield _installed(function)
       return
     yield _source(function) or _bytecode(function.__code__)
-    yield from self.tell((function.__defaults__, function.__kwdefaults__))
+    yield self.tell((function.__defaults__, function.__kwdefaults__))
     names = set(_names(function.__code__))
     for name in sorted(names):
       found = function.__globals__.get(name, function)
       if isinstance(found, types.ModuleType) and _is_own(found.__name__, None):
         for each in sorted(names & vars(found).keys()):  # what it may call of a module of the user's
           yield f"{name}.{each}"
-          yield from self.tell(vars(found)[each])
+          yield self.tell(vars(found)[each])
       elif found is not function:
         yield name
-        yield from self.tell(found)
+        yield self.tell(found)
       attribute = inspect.getattr_static(self._owner, name, None) if self._owner is not None else None
       if isinstance(attribute, staticmethod | classmethod | property):
         attribute = attribute.fget if isinstance(attribute, property) else attribute.__func__
       if attribute is not None and not (name.startswith("__") and name.endswith("__")):
         yield f"self.{name}"
-        yield from self.tell(attribute)
+        yield self.tell(attribute)
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
       if name != "__class__":
         yield name
         try:
-          yield from self.tell(cell.cell_contents)
+          yield self.tell(cell.cell_contents)
         except ValueError:  # not filled yet
           continue
 
-  def _class(self, value: type) -> Iterator[str]:
+  def _class(self, value: type) -> Telling:
     if not _is_own(value.__module__, None):
       yield _installed(value)
       return
     yield f"class {value.__qualname__}"
-    yield from self.tell(value.__bases__)
+    yield self.tell(value.__bases__)
     for name, one in sorted(vars(value).items()):
       if name not in ("__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__", "__static_attributes__"):
         yield name
-        yield from self.tell(getattr(one, "__func__", one))
+        yield self.tell(getattr(one, "__func__", one))
 
-  def _object(self, value: Any) -> Iterator[str]:
+  def _object(self, value: Any) -> Telling:
     yield f"object {type(value).__module__}.{type(value).__qualname__}"
-    yield from self.tell(type(value))
+    yield self.tell(type(value))
     state = _state(value)
     if state:
-      yield from self.tell(state)
+      yield self.tell(state)
       return
     try:
       yield hashlib.sha256(pickle.dumps(value, protocol=4)).hexdigest()

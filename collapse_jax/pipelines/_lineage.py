@@ -13,13 +13,14 @@ import numpy as np
 
 from collapse_jax import vocabulary
 from collapse_jax.pipelines import kinds
-from collapse_jax.pipelines._steps import DONE, FOLDER, Steps
+from collapse_jax.pipelines._steps import DONE, FOLDER, RESULTS, WITHDRAWN, Steps, written_by_one
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps import chunks
 
-__all__ = ["ROWS", "RUNS", "Lineage", "lineage", "withdraw", "write_generation"]
+__all__ = ["ROLES", "ROWS", "RUNS", "Lineage", "lineage", "withdraw", "withdrawn", "write_generation"]
 
 ROWS, RUNS, STEPS, CROISSANT = "rows.npz", "runs", "steps.json", "croissant.json"
+ROLES = ("fit", "sample", "evaluate")
 
 
 class Lineage(NamedTuple):
@@ -42,27 +43,77 @@ class Lineage(NamedTuple):
   generations: tuple[dict[str, Any], ...]
 
 
-def lineage(directory: str | os.PathLike[str], row: int | str) -> Lineage:
+def lineage(directory: str | os.PathLike[str], row: int | str | Sequence[int | str]) -> Lineage:
   """What a row descends from, and which models and rows descend from it.
 
   Args:
     directory: of a `loop`.
-    row: number of a real row, from 0; or of a synthetic one, "sample-DIGEST:NUMBER", as `_row` of a sample's file has it.
+    row: number of a real row, from 0; or of a synthetic one, "sample-DIGEST:NUMBER", as `_row` of a sample's file has it. Or
+      several of these: what descends from any of them is what has to be made again without them.
   Raises:
     Refused: no loop has been there, or there is no such row.
   """
-  return withdraw(directory, [row])
+  directory = Path(directory)
+  return _traced(directory, _Graph(directory), [row] if isinstance(row, int | str) else row)
 
 
 def withdraw(directory: str | os.PathLike[str], rows: Sequence[int | str]) -> Lineage:
-  """Which models and rows descend from any of some rows: what has to be made again if these are withdrawn. Nothing is changed.
+  """Takes rows out of a loop: what descends from them is deleted, and made again without them by a loop that goes on (`resume`).
+
+  Deleted are models and samples that descend from any of the rows, what was measured of these, `results.nc`, and steps that no run
+  has any more, of which it is not known. The rows are noted, in `withdrawn.json`: no later loop of the same real rows trains on
+  them, unless it begins anew. Files of real rows, and samples that were withdrawn in part, stay as they are.
 
   Args:
-    directory: of a `loop`.
+    directory: of a `loop`, which is not running.
     rows: as of `lineage`.
+  Returns:
+    what they were before.
+  Raises:
+    Refused: as of `lineage`, or a loop is running there.
   """
   directory = Path(directory)
-  graph = _Graph(directory)
+  _manifest(directory)  # or nothing is written there, not even a lock
+  with written_by_one(directory):
+    graph = _Graph(directory)  # of what no loop goes on with
+    found = _traced(directory, graph, rows)
+    noted = withdrawn(directory, graph.real)
+    for row in found.rows:
+      segment, number = graph.found(row)
+      noted[segment] = np.union1d(noted.get(segment, np.zeros(0, int)), [number])
+    told = {"real": graph.real, "rows": {name: numbers.tolist() for name, numbers in noted.items()}}
+    chunks.write(directory / WITHDRAWN, (json.dumps(told) + "\n").encode())
+    gone = {*found.models, *found.samples}
+    if (directory / RESULTS).exists():  # numbers would be of models that are gone
+      chunks.remove(directory / RESULTS)
+    kept = set[str]()
+    for one in graph.generations:
+      if gone.isdisjoint((one["fit"], one["sample"])):
+        kept |= {one[role] for role in ROLES}
+      else:  # its links would lead nowhere
+        chunks.remove(one["folder"])
+    for place in sorted((directory / FOLDER).iterdir()):
+      if place.name not in kept:
+        chunks.remove(place)
+  return found
+
+
+def withdrawn(directory: Path, real: str) -> dict[str, np.ndarray]:
+  """Name of a segment -> numbers of its rows that no model is to see.
+
+  Args:
+    directory: of a loop.
+    real: name of the real rows that it has now.
+  """
+  if not (directory / WITHDRAWN).exists():
+    return {}
+  noted = chunks.read_object(directory / WITHDRAWN)
+  if noted["real"] != real:
+    return {}
+  return {name: np.asarray(numbers, int) for name, numbers in noted["rows"].items()}
+
+
+def _traced(directory: Path, graph: "_Graph", rows: Sequence[int | str]) -> Lineage:
   touched: dict[str, Any] = {}  # rows [k] of a real batch or sample; None: all
   asked: list[int | str] = []
   for row in rows:
@@ -84,18 +135,26 @@ def withdraw(directory: str | os.PathLike[str], rows: Sequence[int | str]) -> Li
   return Lineage(tuple(asked), ancestors, real_rows, models, samples, generations)
 
 
+def _manifest(directory: Path) -> dict[str, Any]:
+  """What a loop noted of its rows."""
+  try:
+    return chunks.read_object(directory / "loop.json")
+  except (ValueError, OSError):
+    raise Refused(f"{directory} holds no loop.", argument="directory", value=str(directory)) from None
+
+
 class _Graph:
   """Fits and samples of the runs of a directory, in the order of their generations."""
 
   def __init__(self, directory: Path):
-    try:
-      manifest = chunks.read_object(directory / "loop.json")
-    except (ValueError, OSError):
-      raise Refused(f"{directory} holds no loop.", argument="directory", value=str(directory)) from None
+    manifest = _manifest(directory)
     self.real, self.num_real = str(manifest["real"]), int(manifest["num_real"])
     self._steps = directory / FOLDER
     self.generations = sorted(
-      ({**chunks.read_object(file), "run": file.parent.parent.name} for file in directory.glob(f"{RUNS}/*/g*/{STEPS}")),
+      (
+        {**chunks.read_object(file), "run": file.parent.parent.name, "folder": file.parent}
+        for file in directory.glob(f"{RUNS}/*/g*/{STEPS}")
+      ),
       key=lambda one: (one["generation"], one["run"]),
     )
     self._fits = {name: self._noted(name) for name in dict.fromkeys(one["fit"] for one in self.generations)}
@@ -236,8 +295,8 @@ def _croissant(
     fit, sample: what is noted of its steps.
     schema: of the rows.
   """
-  files = [_file(folder / noted["file"]) for noted in (fit, sample)]
-  ids = [file["@id"] for file in files]
+  told = {"training-rows": fit["file"], "synthetic-rows": sample["file"]}
+  told = {name: file for name, file in told.items() if file}  # training rows may not be kept
   sources = [{"@id": one["rows"], "@type": "sc:Dataset", "name": one["rows"]} for one in fit["inputs"]]
   fitting = {
     "@type": "prov:Activity",
@@ -260,7 +319,7 @@ def _croissant(
     "rai:hasSyntheticData": True,
     "prov:wasDerivedFrom": sources,
     "prov:wasGeneratedBy": [fitting, writing],
-    "distribution": files,
+    "distribution": [_file(folder / file) for file in told.values()],
   }
   columns = [] if schema.kind == "arrays" else [*schema.columns.items(), *_BESIDE.items()]
   document["recordSet"] = [
@@ -282,7 +341,7 @@ def _croissant(
         for column, kind in columns
       ],
     }
-    for name, file in zip(("training-rows", "synthetic-rows"), ids)
+    for name, file in told.items()
     if columns
   ]
   return document

@@ -27,14 +27,14 @@ from collapse_jax.sweeps.dataset import version
 from collapse_jax.sweeps.job import Failed
 from collapse_jax.sweeps.scheduler import sweep
 from collapse_jax.types import Array, Context, Data, MetricInfo, Metrics, TaskSetting
-from collapse_jax.vocabulary import LARGEST
+from collapse_jax.vocabulary import LARGEST, is_null
 
 if TYPE_CHECKING:
   import xarray
 
 __all__ = ["loop", "on_data"]
 
-RESULTS, RUNS, ROLES = "results.nc", _lineage.RUNS, ("fit", "sample", "evaluate")
+RUNS, ROLES = _lineage.RUNS, _lineage.ROLES
 # Which way is worse, of what the definitions of collapse take a metric for.
 _WORSE = {"risk": "higher", "variance": "lower", "modes": "lower", "tail": "lower", "hallucination": "higher"}
 _here = threading.local()  # the run that this thread is at
@@ -59,6 +59,7 @@ def loop(
   axes: Mapping[str, Sequence[Any]] | None = None,
   transform: Callable[[TaskSetting], TaskSetting] | None = None,
   warm_start: bool = False,
+  keep_data: bool = True,
   progress: bool = False,
 ) -> "xarray.Dataset":
   """Runs a generator of the user's own for many generations, under every workflow, for several seeds.
@@ -91,6 +92,8 @@ def loop(
     axes: name -> values; each becomes a dimension, for workflows ("mix" takes real_fraction), the factory, or num_samples.
     transform: TaskSetting -> TaskSetting, such as a verifier; rows are numbers there, see `on_data`.
     warm_start: hand each fit the model before.
+    keep_data: write the training rows of each fit: under workflows that accumulate these files grow like the square of the
+      generations. Without them rows are known all the same, as those of samples.
     progress: show a progress bar on standard error.
   Returns:
     a Dataset as of `sweep`, which is also in `directory`/results.nc.
@@ -118,7 +121,7 @@ def loop(
     _protocol.check(pipeline)
   with _steps.written_by_one(directory) as lock:
     shared = _Shared(
-      directory, resume, schema, test_schema, known, Workers(timeout, lock), jobs > 1 or timeout is not None
+      directory, resume, schema, test_schema, known, Workers(timeout, lock), jobs > 1 or timeout is not None, keep_data
     )
     shared.begin(real, test)
     try:
@@ -140,12 +143,14 @@ def loop(
       shared.workers.close()
     if not results.attrs["primary_metric"]:
       results.attrs["primary_metric"] = next(iter(shared.names), "")
-    results.attrs |= {"pipeline": getattr(pipeline, "__name__", type(pipeline).__name__), "num_real": num_real}
+    names = list(map(str, results.data_vars))
+    results = results.drop_vars([name for name in names if is_null(name, names) and results[name].isnull().all()])
+    results.attrs |= {"pipeline": _protocol.name_of(pipeline), "num_real": num_real}
     results.attrs |= {} if "num_samples" in given else {"num_samples": int(num_samples or 0)}
     numbers = [name for name, value in results.data_vars.items() if value.dtype.kind in "bfi"]
     buffer = io.BytesIO()  # the library crashes where the disk is full
     results.to_netcdf(buffer, engine="h5netcdf", encoding={name: {"zlib": True, "complevel": 1} for name in numbers})
-    chunks.write(directory / RESULTS, buffer.getvalue())
+    chunks.write(directory / _steps.RESULTS, buffer.getvalue())
   return results
 
 
@@ -221,19 +226,19 @@ def _task(shared: "_Shared", one: "_Pipeline", num_samples: int) -> TaskSetting:
 
   def init(key: Array) -> tuple["_Run", Data]:
     run = _here.run = _Run(shared, one, num_samples, key)
-    return run, storage.batch(jnp.asarray(run.real(0)))
+    return run, run.real_batch(0)
 
   def fit(key: Array, run: "_Run", context: Context) -> "_Model":
     return run.fit(_seed_of(key), context)
 
   def sample(key: Array, run: "_Run", model: "_Model", context: Context) -> tuple[Data, Metrics]:
-    return storage.batch(jnp.asarray(run.sample(_seed_of(key), model, int(context.num)))), {}
+    return run.sample(_seed_of(key), model, int(context.num)), {}
 
   def evaluate(key: Array, run: "_Run", model: "_Model") -> Metrics:
     return run.evaluate(_seed_of(key), model)
 
   def fresh(key: Array, run: "_Run") -> Data:
-    return storage.batch(jnp.asarray(run.fresh()))
+    return run.fresh()
 
   own = callable(getattr(one.setting.pipeline, "evaluate", None))
   return TaskSetting(
@@ -287,10 +292,11 @@ class _Shared:
     known: dict[str, MetricInfo],
     workers: Workers,
     apart: bool,
+    keep_data: bool,
   ):
     self.directory, self.steps = directory, _steps.Steps(directory, resume)
     self.known, self.workers, self.names = known, workers, dict[str, None]()
-    self._schema, self._test_schema, self._apart = schema, test_schema, apart
+    self._schema, self._test_schema, self._apart, self._keep_data = schema, test_schema, apart, keep_data
     self._performers: dict[str, Performer] = {}
     self._guard = threading.Lock()
     ending = kinds.suffix(schema.kind)
@@ -305,6 +311,7 @@ class _Shared:
     self.test_digest = kinds.digest(test)
     name = f"real-{_steps.digest_of(kinds.digest(real))}"
     self.real = Segment(name, self._real, kinds.num_rows(real))
+    self.withdrawn = _lineage.withdrawn(self.directory, name)
     about = {"real": name, "num_real": self.real.num, "test": self.test_digest}
     noted, manifest = {}, self.directory / "loop.json"
     with contextlib.suppress(OSError, ValueError):
@@ -329,9 +336,9 @@ class _Shared:
     _protocol.check(pipeline)
     roles = [role for role in ROLES if callable(getattr(pipeline, role, None))]
     codes = {role: _identity.of_role(pipeline, role) for role in roles}
-    codes.setdefault("evaluate", f"metrics.score {version()}")
+    codes.setdefault("evaluate", f"metrics.score, train {version()}")
     name = _steps.digest_of(*codes.values(), _identity.of(dict(values)))
-    setting = Setting(name, pipeline, self._schema, self._test_schema, self._test)
+    setting = Setting(name, pipeline, self._schema, self._test_schema, self._test, self._keep_data)
     return _Pipeline(setting, codes, "weight" in _protocol.options(pipeline.fit, weight=None))
 
   def perform(self, one: _Pipeline, call: Call) -> dict[str, Any]:
@@ -397,10 +404,18 @@ class _Run:
       )
     return np.sort(self._order[first:last])
 
-  def fresh(self) -> np.ndarray:
+  def real_batch(self, k: int) -> Data:
+    """The k-th batch of real rows, of which withdrawn ones count nothing."""
+    numbers, out = self.real(k), self._shared.withdrawn
+    weight = ~np.isin(numbers, out.get(self._shared.real.name, ()))
+    # Batches of a run all have weights or none: what will be drawn may have some.
+    alike = weight.all() and not out.keys() - {self._shared.real.name}
+    return storage.batch(jnp.asarray(numbers), None if alike else jnp.asarray(weight, jnp.float32))
+
+  def fresh(self) -> Data:
     """Another real batch each time; at first the first one, for that is what a workflow begins with."""
     self._fresh += 1
-    return self.real(self._fresh - 1)
+    return self.real_batch(self._fresh - 1)
 
   def rows(self, numbers: np.ndarray) -> kinds.Rows:
     """Data of rows of these numbers, in this order."""
@@ -469,8 +484,8 @@ class _Run:
       self._shared.steps.forget(model.name)
       self._do_fit(model)
 
-  def sample(self, seed: int, model: _Model, num: int) -> np.ndarray:
-    """Numbers of rows that a model writes."""
+  def sample(self, seed: int, model: _Model, num: int) -> Data:
+    """Rows that a model writes, by their numbers."""
     steps, t = self._shared.steps, model.generation
     name = f"sample-{_steps.digest_of('sample', self._one.codes['sample'], model.name, num, seed)}"
     call = Call("sample", steps.place(name), seed, t, model=model.call.folder, num=num, name=model.name)
@@ -485,7 +500,8 @@ class _Run:
       raise Refused(f"a run may have {LARGEST} rows, and has more at generation {t}: lower num_samples.")
     self._segments.append(model.sampled)
     self._starts.append(start)
-    return np.arange(start, start + num, dtype=np.int32)
+    numbers, out = jnp.arange(start, start + num, dtype=jnp.int32), self._shared.withdrawn.get(name)
+    return storage.batch(numbers, None if out is None else jnp.ones(num).at[out].set(0.0))
 
   def evaluate(self, seed: int, model: _Model) -> Metrics:
     """Metrics of a model, and of what was last drawn from it."""
@@ -493,7 +509,9 @@ class _Run:
     steps, t, sampled = self._shared.steps, model.generation, model.sampled
     parts = self._one.codes["evaluate"], model.name, sampled.name, self._shared.test_digest, seed
     name = f"evaluate-{_steps.digest_of('evaluate', *parts)}"
-    call = Call("evaluate", steps.place(name), seed, t, (Piece(sampled, None),), model=model.call.folder)
+    call = Call(
+      "evaluate", steps.place(name), seed, t, (Piece(sampled, None),), model=model.call.folder, train=model.call.pieces
+    )
     about = {"role": "evaluate", "generation": t, "seed": seed, "model": model.name, "sample": sampled.name}
     with _told(t):
       if steps.done(name) is None:

@@ -16,6 +16,7 @@ from typing import IO, Any, NamedTuple
 import cloudpickle
 import numpy as np
 
+from collapse_jax import vocabulary
 from collapse_jax.pipelines import _protocol, kinds
 from collapse_jax.refused import Refused
 
@@ -31,13 +32,15 @@ class Failure(Exception):
 
 
 class Setting(NamedTuple):
-  """What steps of a pipeline share: its name in this loop, what rows are like, and where the test rows are."""
+  """What steps of a pipeline share: its name in this loop, what rows are like, where the test rows are, and whether training rows
+  are kept."""
 
   name: str
   pipeline: Any
   schema: kinds.Schema
   test_schema: kinds.Schema
   test: Path
+  keep_data: bool = True
 
 
 class Segment(NamedTuple):
@@ -80,6 +83,7 @@ class Call(NamedTuple):
     seed: 31 bits.
     generation: 1..T.
     pieces: training rows (fit), or those of the sample (evaluate).
+    train: training rows of the model (evaluate).
     weight: [n] float32 of the training rows, None: all count alike (fit).
     model: folder of the fit (sample, evaluate), or of the one before where runs are warm-started (fit).
     num: rows (sample).
@@ -95,6 +99,7 @@ class Call(NamedTuple):
   model: Path | None = None
   num: int = 0
   name: str = ""
+  train: tuple[Piece, ...] = ()
 
 
 class Performer:
@@ -129,8 +134,9 @@ class Performer:
   def _fit(self, call: Call) -> dict[str, Any]:
     pipeline = self._setting.pipeline
     data = self.rows(call.pieces)
-    path = call.folder / f"data{kinds.suffix(self._setting.schema.kind)}"
-    _put(path, kinds.writer(data, path.suffix, _provenance(call)))
+    name = f"data{kinds.suffix(self._setting.schema.kind)}" if self._setting.keep_data else ""
+    if name:
+      _put(call.folder / name, kinds.writer(data, Path(name).suffix, _provenance(call)))
     workdir = call.folder / "model"
     workdir.mkdir()
     options = _protocol.options(pipeline.fit, weight=call.weight, generation=call.generation)
@@ -151,7 +157,7 @@ class Performer:
         print(f"the model cannot be pickled ({error}): where it is needed again it is fitted again", file=sys.stderr)
         saved = False
     self._keep_model(call.folder, model)
-    return {"num": kinds.num_rows(data), "saved": saved, "file": path.name}
+    return {"num": kinds.num_rows(data), "saved": saved, "file": name}
 
   def _sample(self, call: Call) -> dict[str, Any]:
     assert call.model is not None
@@ -180,12 +186,15 @@ class Performer:
     else:
       from collapse_jax import metrics
 
-      found = {name: one.value for name, one in metrics.score(self._test, sample, seed=call.seed).items()}
+      found = metrics.score(self._test, sample, train=self.rows(call.train), seed=call.seed)
     if not isinstance(found, dict) or not found:
       raise Refused(f"evaluate must return name -> number, got {found!r:.100}.")
     values = {}
     for name, value in found.items():
       try:
+        if isinstance(value, tuple):  # a `metrics.Score`
+          value, null = value
+          values[f"{name}_{vocabulary.NULL}"] = float(null)
         values[str(name)] = float(value)
       except (TypeError, ValueError):
         raise Refused(f"evaluate must return a number for {name}, got {value!r:.100}.") from None

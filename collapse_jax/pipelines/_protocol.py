@@ -9,7 +9,7 @@ import numpy as np
 from collapse_jax.pipelines import kinds
 from collapse_jax.refused import Refused
 
-__all__ = ["Pipeline", "check", "options", "resampled"]
+__all__ = ["Pipeline", "check", "name_of", "options", "resampled"]
 
 
 class Pipeline(Protocol):
@@ -25,6 +25,7 @@ class Pipeline(Protocol):
     alike (`mix(0.2, real_weight=0.5)`, a verifier that gives weights) a fit without it is refused, unless the pipeline is
     `resampled`;
   - `save(model, folder)` and `load(folder) -> model`; else models are pickled, into `model/model.pkl`;
+  - `name`: what results and their report call it; else its class;
   - `identity(role)`: what fixes the numbers of "fit", "sample" or "evaluate", such as a command and the bytes of a script, of which
     a digest is kept: steps that something else made are not used again. Default: the source of the method and of what it calls,
     and the attributes of the object.
@@ -88,11 +89,21 @@ def options(method: Any, **given: Any) -> dict[str, Any]:
   return {name: value for name, value in given.items() if name in names}
 
 
+def name_of(pipeline: Any) -> str:
+  """What people call a pipeline, or a factory of one."""
+  told = getattr(pipeline, "name", None)
+  return told if isinstance(told, str) else getattr(pipeline, "__name__", type(pipeline).__name__)
+
+
 class _Resampled:
   """See `resampled`."""
 
   def __init__(self, pipeline: Any):
     self.pipeline = pipeline
+
+  @property
+  def name(self) -> str:
+    return name_of(self.pipeline)
 
   def __getattr__(self, name: str) -> Any:
     if name in ("pipeline", "identity") or name.startswith("__"):

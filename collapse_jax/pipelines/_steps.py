@@ -23,12 +23,12 @@ from collapse_jax.pipelines._perform import Failure
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps import chunks
 
-__all__ = ["DONE", "Steps", "digest_of", "written_by_one"]
+__all__ = ["DONE", "FOLDER", "RESULTS", "WITHDRAWN", "Steps", "digest_of", "written_by_one"]
 
 _log = logging.getLogger(__name__)
-DONE, FOLDER = "step.json", "steps"
+DONE, FOLDER, RESULTS, WITHDRAWN = "step.json", "steps", "results.nc", "withdrawn.json"
 _FORMAT = 1
-_OWN = (FOLDER, "runs", "results.nc")  # what an earlier loop leaves
+_OWN = (FOLDER, "runs", RESULTS, WITHDRAWN)  # what an earlier loop leaves
 _PATIENCE = 10.0  # seconds that processes of a loop that was killed have to end
 
 

@@ -4,7 +4,9 @@ from collapse_jax.plotting.figures import collapse_times as collapse_times
 from collapse_jax.plotting.figures import figures_for as figures_for
 from collapse_jax.plotting.figures import fitted_densities as fitted_densities
 from collapse_jax.plotting.figures import learning_curves as learning_curves
+from collapse_jax.plotting.figures import loss_histograms as loss_histograms
 from collapse_jax.plotting.figures import metric_against_real_share as metric_against_real_share
+from collapse_jax.plotting.figures import phase_diagram as phase_diagram
 from collapse_jax.plotting.figures import png as png
 from collapse_jax.plotting.figures import render as render
 from collapse_jax.plotting.figures import trajectories as trajectories
@@ -19,7 +21,9 @@ __all__ = [
   "fitted_densities",
   "learned_schedule",
   "learning_curves",
+  "loss_histograms",
   "metric_against_real_share",
+  "phase_diagram",
   "png",
   "render",
   "text_of",

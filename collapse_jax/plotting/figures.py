@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from collapse_jax import diagnostics, vocabulary
+from collapse_jax.diagnostics import reading
 from collapse_jax.plotting.panels import band, finish, labels, panels, slices, text_of, viridis, wrapped
 
 __all__ = [
@@ -20,7 +21,9 @@ __all__ = [
   "figures_for",
   "fitted_densities",
   "learning_curves",
+  "loss_histograms",
   "metric_against_real_share",
+  "phase_diagram",
   "png",
   "render",
   "trajectories",
@@ -29,9 +32,11 @@ __all__ = [
   "workflow_colours",
 ]
 
+NULL_LABEL = "of real rows"  # what a sample of the real law would have
 LONG = 500  # generations from which on their axis is logarithmic
 WORKFLOW_COLOURS = {"replace": "#D55E00", "accumulate": "#0072B2", "accumulate_subsample": "#009E73"}  # Okabe and Ito
 _OTHER_COLOURS = ("#CC79A7", "#E69F00", "#56B4E9", "#999999", "#8B4513")
+_MOST_FIGURES = 8  # of a language model
 
 
 def workflow_colours(names) -> dict[str, str]:
@@ -49,7 +54,7 @@ def trajectories(
   colour: str | None = None,
   title: str = "",
 ):
-  """Metric against generation, with theory where it is known; every panel has its own vertical scale.
+  """Metric against generation, with theory and null where they are known; every panel has its own vertical scale.
 
   Args:
     results: a sweep's Dataset, in which every grid dim not named here has length 1 (select first).
@@ -88,6 +93,9 @@ def trajectories(
       if expected is not None and np.isfinite(expected.mean).sum() > 1:
         theory_drawn, only_drawn = True, only_drawn or expected.up_to == 0
         axis.plot(results.generation.values, expected.mean, "k--", linewidth=1, zorder=5)
+      null = diagnostics.null_of(results, cell, metric)
+      if null is not None:
+        axis.plot(results.generation.values, null, ":", color="0.4", linewidth=1.2, zorder=4, label=NULL_LABEL)
     if not axis.lines:
       axis.text(0.5, 0.5, "no cell could run", ha="center", va="center", transform=axis.transAxes)
     axis.set_title(_heading(results, panel, rows, None if colour == columns else columns), fontsize=9)
@@ -216,10 +224,11 @@ def collapse_times(results, title: str = ""):
 def metric_against_real_share(results, metric: str, title: str = ""):
   """Metric at the last generation against real share, a curve per num_samples; other grid dims have length 1.
 
-  A dotted line marks the smallest share from which on the primary metric is bounded.
+  A dotted line marks the smallest share that is enough, as `decisions.required_share` has it, where there is one.
 
   Args:
-    results: a Dataset with the dims real_fraction and num_samples.
+    results: a Dataset with the dims real_fraction and num_samples; its attribute `tolerance`, default 0.2, says how near the first
+      generation the metric is to stay.
     metric: its name.
     title: above the figure.
   """
@@ -228,8 +237,8 @@ def metric_against_real_share(results, metric: str, title: str = ""):
   axis = axes[0][0]
   about = results[metric].attrs
   others = {d: results[d].values[0] for d in results.cell_status.dims if d not in ("real_fraction", "num_samples")}
-  shares = results.real_fraction.values
-  enough = {row["num_samples"]: row["share"] for row in diagnostics.smallest_bounded_share(results)}
+  shares, tolerance = results.real_fraction.values, float(results.attrs.get("tolerance", 0.2))
+  enough = _enough(results.sel({d: [value] for d, value in others.items()}), metric, tolerance)
   non_finite, theory_drawn = 0, False
   for shade, num in zip(viridis(results.sizes["num_samples"]), results.num_samples.values):
     some = results.sel(others | {"num_samples": num})
@@ -241,14 +250,23 @@ def metric_against_real_share(results, metric: str, title: str = ""):
     if np.isfinite(curve).any():
       theory_drawn = True
       axis.plot(shares, curve, "k--", linewidth=1, zorder=5)
-    if enough.get(num) is not None:
+    if np.isfinite(enough.get(num, np.nan)):
       axis.axvline(enough[num], color=shade, linestyle=":", linewidth=1.2)
-  axis.set_xlabel("real share of the training rows (dotted: smallest bounded)")
+  axis.set_xlabel(f"real share of the training rows\n(dotted: the smallest within {tolerance:.3g} of generation 1)")
   axis.set_ylabel(wrapped(about) + f"\nat t = {int(results.generation.values[-1])}")
   if about.get("log_scale"):
     axis.set_yscale("log")
   finish(figure, axes, title, results, non_finite, 0, theory_drawn)
   return figure
+
+
+def _enough(results, metric: str, tolerance: float) -> dict[Any, float]:
+  """num_samples -> the share that is enough, NaN where none is, or it cannot be told."""
+  from collapse_jax import decisions  # which run sweeps too
+
+  if reading.num_beside(results, "real_fraction") < 2:
+    return {}
+  return {cell["num_samples"]: found.share for cell, found in decisions.required_shares(results, tolerance, metric)}
 
 
 def figures_for(results) -> dict[str, Any]:
@@ -299,6 +317,8 @@ def _figures_for(results) -> dict[str, Any]:
     for name in names[:2]:
       for at, part in slices(results, [d for d in grid if d not in ("real_fraction", "num_samples")]):
         figures[f"{name}_against_real_share{at}"] = metric_against_real_share(part, name)
+    if "required_real_fraction" in results:
+      figures = {"phase_diagram": phase_diagram(results, names[0])} | figures
     return figures
   if "learning_curve" in results:
     return _language_figures(results)
@@ -324,10 +344,14 @@ def _figures_for(results) -> dict[str, Any]:
 
 
 def png(figure) -> bytes:
-  """The figure as bytes of a PNG file."""
-  buffer = io.BytesIO()
-  figure.savefig(buffer, format="png", dpi=110)
-  return buffer.getvalue()
+  """The figure as bytes of a PNG file, of 256 colours: a third of the size, and no difference that one sees."""
+  from PIL import Image  # which matplotlib needs
+
+  full, small = io.BytesIO(), io.BytesIO()
+  figure.savefig(full, format="png", dpi=110, pil_kwargs={"compress_level": 1})
+  with Image.open(full) as image:
+    image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "png")
+  return small.getvalue()
 
 
 def learning_curves(results, title: str = ""):
@@ -350,6 +374,80 @@ def learning_curves(results, title: str = ""):
     axis.set_xlabel("part of the training budget")
   axes[0][0].set_ylabel(wrapped(results.learning_curve.attrs))
   finish(figure, axes, title, results, 0, 0, False)
+  return figure
+
+
+def loss_histograms(results, title: str = ""):
+  """How likely generation 0 finds each generation's text (Shumailov et al. 2305.17493): a panel a workflow, means over seeds."""
+  from matplotlib.ticker import LogLocator, NullFormatter
+
+  results = diagnostics.complete(results)
+  workflows = results.workflow.values
+  figure, axes = panels(1, len(workflows), share_y=True)
+  generations = results.generation.values
+  shades = dict(zip(generations, viridis(len(generations))))
+  rest = {dim: results[dim].values[0] for dim in results.cell_status.dims if dim != "workflow"}
+  left = results.loss_bin.values.astype(float)
+  perplexity = np.exp(np.append(left, 2 * left[-1] - left[-2]))
+  drawn = results.sample_loss_histogram.transpose(..., "loss_bin").values
+  used = np.flatnonzero(np.nan_to_num(drawn).reshape(-1, len(left)).any(axis=0))
+  for axis, workflow in zip(axes[0], workflows):
+    one = results.sample_loss_histogram.sel({"workflow": workflow, **rest}).transpose("generation", "seed", "loss_bin")
+    for t in generations:
+      axis.stairs(one.sel(generation=t).mean("seed"), perplexity, color=shades[t], label=f"generation {t}")
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=6))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    if len(used):
+      axis.set_xlim(perplexity[used[0]], perplexity[used[-1] + 1])
+    axis.set_title(str(workflow), fontsize=9)
+    axis.set_xlabel("perplexity of a sample under generation 0")
+  axes[0][0].set_ylabel("share of samples")
+  finish(figure, axes, title, results, 0, 0, False)
+  return figure
+
+
+def phase_diagram(results, metric: str, title: str = ""):
+  """How much worse a metric is in the last generation than in the first: real share against another axis, a panel for each further.
+
+  A line joins the shares that are enough.
+
+  Args:
+    results: a Dataset with the dim real_fraction, a workflow, and `required_real_fraction` over the other dims.
+    metric: its name.
+    title: above the figure.
+  """
+  results = diagnostics.complete(results).isel(workflow=0)
+  rest = [dim for dim in results.cell_status.dims if dim != "real_fraction"]
+  across = max(rest, key=lambda dim: results.sizes[dim])
+  parts = list(slices(results.sortby("real_fraction"), [dim for dim in rest if dim != across]))
+  figure, axes = panels(1, len(parts), share_y=True)
+  shares = np.sort(results.real_fraction.values)
+  change = lambda part: (part[metric].isel(generation=-1) - part[metric].isel(generation=0)).mean("seed")
+  maps = [change(part).transpose("real_fraction", across, ...).values.reshape(len(shares), -1) for _, part in parts]
+  ends = {"vmin": min(map(np.nanmin, maps)), "vmax": max(map(np.nanmax, maps))}
+  for axis, (_, part), values in zip(axes[0], parts, maps):
+    image = axis.imshow(values, origin="lower", cmap="viridis", aspect="auto", **ends)
+    enough = part.required_real_fraction.values.reshape(-1)
+    place = np.where(np.isfinite(enough), np.interp(enough, shares, np.arange(len(shares))), np.nan)
+    axis.plot(np.arange(len(place)), place, "o-", color="white", markeredgecolor="black", label="share that is enough")
+    axis.set_xticks(range(results.sizes[across]), labels(results[across].values))
+    axis.set_xlabel(across.replace("_", " "))
+    axis.set_title(part.attrs["slice"], fontsize=9)
+  axes[0][0].set_yticks(range(len(shares)), labels(shares))
+  axes[0][0].set_ylabel("real share of the training rows")
+  span = f"from generation 1 to {int(results.generation.values[-1])}"
+  figure.colorbar(image, ax=list(axes[0]), label=f"{wrapped(results[metric].attrs)}\nchange {span}")
+  figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper right", fontsize=9, frameon=False)
+  figure.suptitle(title, fontsize=11)
+  tolerance = results.required_real_fraction.attrs["tolerance"]
+  figure.supxlabel(
+    f"means over {results.sizes['seed']} seeds; enough: within {tolerance:g} of the first generation's until the last; no "
+    "point: every share is, or none",
+    fontsize=8,
+    color="0.35",
+  )
   return figure
 
 
@@ -390,13 +488,19 @@ def value_curves(results):
 
 
 def _language_figures(results) -> dict[str, Any]:
-  """Test loss as in the paper, all workflows in one panel; what samples look like; learning curves."""
+  """Test loss as in the paper, all workflows in one panel; what samples look like; learning curves; how likely samples are."""
   figures: dict[str, Any] = {}
   grid = [d for d in results.cell_status.dims if d != "workflow"]
-  for name in diagnostics.metrics(results):
+  names = diagnostics.metrics(results)
+  if len(names) > _MOST_FIGURES:  # then those alone that definitions of collapse read
+    names = [name for name in names if results[name].attrs.get("measures")]
+  for name in names:
     for at, part in slices(results, [d for d in grid if d != "num_samples"]):
       figures[f"{name}{at}"] = trajectories(part, name, columns="num_samples", colour="workflow")
   if "learning_curve" in results:
     for at, part in slices(results, grid):
       figures[f"learning_curves{at}"] = learning_curves(part)
+  if "sample_loss_histogram" in results:
+    for at, part in slices(results, grid):
+      figures[f"loss_histograms{at}"] = loss_histograms(part)
   return figures

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["band", "finish", "labels", "panels", "slices", "text_of", "viridis", "wrapped"]
+from collapse_jax.diagnostics.reading import finite_runs
+
+__all__ = ["band", "finish", "interval", "labels", "panels", "slices", "text_of", "viridis", "wrapped"]
 
 
 def slices(results, dims):
@@ -68,6 +70,14 @@ def viridis(num):
   return colormaps["viridis"](np.linspace(0.0, 0.85, num))
 
 
+def interval(kept) -> tuple[np.ndarray, np.ndarray]:
+  """Mean over runs [kept, T], and half of its 95% interval; 0 of a single run."""
+  if len(kept) < 2:
+    return kept.mean(axis=0), np.zeros(kept.shape[1:])
+  half = 1.96 * kept.std(axis=0, ddof=1) / np.sqrt(len(kept))
+  return kept.mean(axis=0), half
+
+
 def band(axis, x, values, shade, label, log_scale, marker=None) -> int:
   """Mean and 95% interval over finite runs, or where none is finite to the end, of all up to where they ended; returns
   the number of runs left out.
@@ -81,25 +91,23 @@ def band(axis, x, values, shade, label, log_scale, marker=None) -> int:
     log_scale: the axis is logarithmic; an interval that reaches below zero is shown down to a tenth of the mean.
     marker: of the points; None: a line alone.
   """
-  finite = np.isfinite(values).all(axis=1)
-  if not finite.any():
-    num = int(np.argmin(np.isfinite(values).all(axis=0)))
-    if not num:
-      return len(values)
-    x, values, finite, label = x[:num], values[:, :num], ~finite, f"{label}, ended at t = {x[num - 1]}"
-  kept = values[finite].astype(np.float64)
-  mean = kept.mean(axis=0)
+  kept = finite_runs(values)
+  num = kept.shape[1]
+  if not num:
+    return len(values)
+  if num < len(x):
+    x, label = x[:num], f"{label}, ended at t = {x[num - 1]}"
+  mean, half = interval(kept)
   axis.plot(
     x, mean, color=shade, label=label, linewidth=1.6, marker=marker or ("o" if len(x) == 1 else None), markersize=4
   )
   if len(kept) > 1:
-    half = 1.96 * kept.std(axis=0, ddof=1) / np.sqrt(len(kept))
     # On a log axis an interval that reaches below zero would fill the panel: show it down to a tenth of the mean.
     low = np.maximum(mean - half, 0.1 * mean) if log_scale else mean - half
     if len(x) == 1:
       axis.errorbar(x, mean, [mean - low, half], color=shade, linewidth=1.2, capsize=3)
     axis.fill_between(x, low, mean + half, color=shade, alpha=0.25, linewidth=0)
-  return int((~finite).sum())
+  return len(values) - len(kept)
 
 
 def finish(figure, axes, title, results, non_finite, missing, theory_drawn, note=""):
@@ -131,7 +139,8 @@ def finish(figure, axes, title, results, non_finite, missing, theory_drawn, note
   title = title or results.attrs.get("slice", "")
   if title:
     figure.suptitle(title, fontsize=11)
-  notes = [f"band: 95% interval of the mean over {results.sizes['seed']} seeds"] if results.sizes["seed"] > 1 else []
+  drawn = "band: 95% interval of the mean" if any(axis.collections for axis in axes.flat) else "means"
+  notes = [f"{drawn} over {results.sizes['seed']} seeds"] if results.sizes["seed"] > 1 else []
   notes.append(f"{non_finite} non-finite runs left out of the means")
   notes += [f"{missing} cells could not run"] if missing else []
   notes += [note] if note else []

@@ -7,14 +7,14 @@ import functools
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from collapse_jax.random import new_key
 
-__all__ = ["COMPILE_SECONDS", "RUN_NS", "Clock", "seconds", "slowness", "text", "work", "work_of"]
+__all__ = ["COMPILE_SECONDS", "RUN_NS", "Clock", "Counted", "seconds", "slowness", "text", "work", "work_of"]
 
 COMPILE_SECONDS = 6.5  # of one core, a program
 RUN_NS = 1.5e5  # of one core, a run: starting it, and copying its results
@@ -62,19 +62,36 @@ _PER_ELEMENT = {
 _PER_FLOP = 0.015
 _LAPACK_FLOP = 0.045
 _OVERHEAD = 3.0  # an equation
-_WHILE_TRIPS = 4.0  # a loop that ends by chance, such as rejection sampling or Newton's method
 _DECOMPOSITIONS = ("qr", "geqrf", "householder_product", "eigh", "svd", "lu")
 
 
-def work(jaxpr: Any, fallbacks: bool = False) -> float:
+class Counted(NamedTuple):
+  """What of a traced program counts, that its equations do not tell.
+
+  Attributes:
+    fallbacks: whether loops around a matrix decomposition are entered, once. That is how a task writes a second way of
+      fitting that must cost nothing under vmap where no run needs it.
+    dear: share of calls in which the outermost conditionals take their dearest branch, as generations do of which metrics are
+      recorded; else, and inside, the cheapest counts.
+    trips: of a loop that ends by chance, such as rejection sampling or Newton's method.
+  """
+
+  fallbacks: bool = False
+  dear: float = 0.0
+  trips: float = 4.0
+
+
+_PLAIN = Counted()
+
+
+def work(jaxpr: Any, counted: Counted = _PLAIN) -> float:
   """Nanoseconds of one reference core for one call of a jaxpr.
 
   Args:
     jaxpr: open or closed.
-    fallbacks: whether loops around a matrix decomposition are entered, once. That is how a task writes a second way of
-      fitting that must cost nothing under vmap where no run needs it. Of branches, the cheapest counts.
+    counted: see `Counted`.
   """
-  return sum(_equation(equation, fallbacks) for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns)
+  return sum(_equation(equation, counted) for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns)
 
 
 def _decomposes(jaxpr: Any) -> bool:
@@ -89,19 +106,25 @@ def _shape(variable: Any) -> tuple[int, ...]:
   return getattr(variable.aval, "shape", ())
 
 
-def _equation(equation: Any, fallbacks: bool) -> float:
+def _equation(equation: Any, counted: Counted) -> float:
   name, parameters = equation.primitive.name, equation.params
   if name == "scan":
-    return int(parameters["length"]) * work(parameters["jaxpr"], fallbacks)
+    return int(parameters["length"]) * work(parameters["jaxpr"], counted)
   if name == "while":
     if _decomposes(parameters["body_jaxpr"]):
-      return work(parameters["body_jaxpr"]) if fallbacks else 0.0
-    return _WHILE_TRIPS * (work(parameters["body_jaxpr"]) + work(parameters["cond_jaxpr"]))
+      return work(parameters["body_jaxpr"]) if counted.fallbacks else 0.0
+    if counted.trips == 0:
+      return 0.0
+    counted = counted._replace(fallbacks=False)
+    return counted.trips * (work(parameters["body_jaxpr"], counted) + work(parameters["cond_jaxpr"], counted))
   if name == "cond":
-    return min(work(branch, fallbacks) for branch in parameters["branches"])
+    branches = [work(branch, counted._replace(dear=0.0)) for branch in parameters["branches"]]
+    return (1 - counted.dear) * min(branches) + counted.dear * max(branches)
+  if name == "custom_vmap_call":  # runs side by side, which take a branch where any of them needs it
+    counted = counted._replace(dear=0.5)
   for inside in ("jaxpr", "call_jaxpr", "fun_jaxpr", "call"):
     if inside in parameters:
-      return work(parameters[inside], fallbacks)
+      return work(parameters[inside], counted)
   size = math.prod(_shape(equation.outvars[0])) if equation.outvars else 0
   if name in _FREE:
     return 0.0
@@ -131,15 +154,15 @@ def _equation(equation: Any, fallbacks: bool) -> float:
   return _OVERHEAD + _PER_ELEMENT.get(name, _SIMPLE) * size
 
 
-def work_of(function: Callable[..., Any], *arguments: Any, fallbacks: bool = False) -> float:
+def work_of(function: Callable[..., Any], *arguments: Any, counted: Counted = _PLAIN) -> float:
   """`work` of a function at arguments or their shapes.
 
   Args:
     function: traced, not run.
     arguments: arrays or shapes.
-    fallbacks: see `work`.
+    counted: see `Counted`.
   """
-  return work(jax.make_jaxpr(function)(*arguments), fallbacks)
+  return work(jax.make_jaxpr(function)(*arguments), counted)
 
 
 @functools.cache

@@ -158,13 +158,16 @@ def to_dataset(
   return xarray.Dataset(variables, coordinates, {"package_version": version(), **attributes})
 
 
-def progress_bar(total: int, done: int, show: bool) -> Any:
+def progress_bar(total: int, done: int, show: Any) -> Any:
   """Of runs, on standard error.
 
   Args:
     total, done: runs.
-    show: False: nothing is shown.
+    show: False: nothing is shown; or what several sweeps share, of which only `update(runs)` is called.
   """
+  if not isinstance(show, bool):
+    show.update(done)
+    return contextlib.nullcontext(show)
   from tqdm import tqdm
 
   return tqdm(total=total, initial=done, unit="run", disable=not show, smoothing=0.05, mininterval=0.5)

@@ -26,6 +26,7 @@ from collapse_jax.sweeps.dataset import padded, progress_bar
 from collapse_jax.sweeps.grid import Cell, accepted, noted
 from collapse_jax.sweeps.job import Failed, Job, Stop
 from collapse_jax.types import Array, Context, Data, Metrics, Params, Problem, PyTree, Run, TaskSetting, Workflow
+from collapse_jax.vocabulary import is_null
 
 __all__ = ["Programs", "run"]
 
@@ -266,7 +267,8 @@ class _Loop:
       } | metrics
     if evaluate:
       metrics = {name: np.asarray(value) for name, value in metrics.items() if name != "finite"}
-      metrics["finite"] = np.asarray(all(np.isfinite(value).all() for value in metrics.values()))
+      told = [value for name, value in metrics.items() if not is_null(name, metrics)]
+      metrics["finite"] = np.asarray(all(np.isfinite(value).all() for value in told))
       if self.task.absorbed is not None:
         metrics["collapse_generation"] = np.asarray(self.absorbed_at, np.int32)
       self.seen.append(metrics)

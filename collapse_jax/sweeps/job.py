@@ -11,7 +11,7 @@ from collapse_jax.generation import recorded
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps.dataset import Results
 from collapse_jax.sweeps.grid import Cell, Grid
-from collapse_jax.types import Data, Metrics
+from collapse_jax.types import Data, Metrics, Params
 
 if TYPE_CHECKING:
   from jax.sharding import Mesh
@@ -24,6 +24,7 @@ __all__ = [
   "OnBatch",
   "OnCell",
   "OnMetrics",
+  "OnParams",
   "Saving",
   "Stop",
   "Watch",
@@ -33,6 +34,7 @@ __all__ = [
 OnCell = Callable[[dict[str, Any], Metrics], None]
 OnBatch = Callable[[dict[str, Any], int, range, Data], None]
 OnMetrics = Callable[[dict[str, Any], int, range, Metrics], None]
+OnParams = Callable[[dict[str, Any], int, range, Params], None]
 
 
 class Stop(Exception):
@@ -82,8 +84,9 @@ class Watch(NamedTuple):
 
   on_cell: OnCell | None
   on_batch: OnBatch | None
+  on_params: OnParams | None
   on_metrics: OnMetrics | None
-  progress: bool
+  progress: Any
   primary_metric: str
 
 
@@ -119,6 +122,7 @@ _OPTIONS = {
   "place": ("steps",),
   "keep_all": ("steps", "host"),
   "on_batch": ("steps", "host"),
+  "on_params": ("steps",),
   "on_metrics": ("steps", "host"),
 }
 

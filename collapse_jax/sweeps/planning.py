@@ -1,21 +1,15 @@
 """What a sweep would do: cells, programs, memory and time, found by tracing alone."""
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
-from collapse_jax.generation import generation, recorded, start
-from collapse_jax.random import new_key
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps import cost, devices, programs
 from collapse_jax.sweeps.dataset import check_table, too_large
 from collapse_jax.sweeps.grid import Grid, check_numbers
-from collapse_jax.sweeps.job import chosen_driver
-from collapse_jax.types import Array, Metrics, Run, TaskSetting
+from collapse_jax.sweeps.job import Numbers, chosen_driver
+from collapse_jax.types import TaskSetting
 
 __all__ = ["Plan", "plan"]
 
@@ -51,6 +45,8 @@ class Plan(NamedTuple):
         f"time on this machine: about {total} (compiling {cost.text(self.compile_seconds)}, running "
         f"{cost.text(self.run_seconds)}), good to a factor of two",
       ]
+    else:
+      lines.append("time on this machine: not known; only programs that JAX traces whole (driver scan) can be counted")
     return "\n".join([*lines, *(f"cannot run: {reason}" for reason in self.refusals)])
 
 
@@ -82,11 +78,12 @@ def plan(
   if driver != "scan":
     cells = sum(1 for _ in grid.runnable())
     return _plan(grid, cells, num_generations, num_seeds)
+  numbers = Numbers(num_generations, num_seeds, 0, record_every, warm_start=False)
   costs = []  # (cells, nanoseconds of a run, bytes of a run) of each program
   memory = 0.5 * devices.memory_bytes()
   for group in programs.groups(grid, num_generations, static_axes):
     bind = programs.Binding(grid, group[0].cell.workflow, group[0].static)
-    work, size = _cost_of_run(bind, group[0].arguments, num_generations, record_every)
+    work, size = _cost_of_run(bind, group[0].arguments, numbers)
     if size > memory:
       for one in group:
         grid.refuse(one.cell, too_large("one run", size, memory))
@@ -115,29 +112,16 @@ def _plan(
   return Plan(cells, len(grid.refused), runs, runs * num_generations, programs, memory, compiling, running, refusals)
 
 
-def _cost_of_run(
-  bind: programs.Binding, arguments: dict[str, Any], num_generations: int, record_every: int
-) -> tuple[float, float]:
+def _cost_of_run(bind: programs.Binding, arguments: dict[str, Any], numbers: Numbers) -> tuple[float, float]:
   """(nanoseconds of a reference core, bytes); zeros where task and workflow do not go together."""
-
-  def begin(key: Array, traced: dict[str, Any]) -> Run:
-    return start(key, *bind(traced), num_generations)
-
-  def step(evaluate: bool, state: Run, t: Array, traced: dict[str, Any]) -> tuple[Run, Metrics]:
-    return generation(*bind(traced), state, t, num_generations=num_generations, evaluate=evaluate)
-
   try:
-    jaxpr, state = jax.make_jaxpr(begin, return_shape=True)(new_key(0), arguments)
-    t = jax.ShapeDtypeStruct((), jnp.int32)
-    num_recorded = len(recorded(range(1, num_generations + 1), record_every))
-    fallbacks = bind(arguments)[1].redrawn
-    total = cost.RUN_NS + cost.work(jaxpr, fallbacks)
-    total += num_recorded * cost.work_of(functools.partial(step, True), state, t, arguments, fallbacks=fallbacks)
-    if num_recorded < num_generations:
-      without = cost.work_of(functools.partial(step, False), state, t, arguments, fallbacks=fallbacks)
-      total += (num_generations - num_recorded) * without
+    traced = programs.traced(bind, arguments, numbers)
   except Refused:
     return 0.0, 0.0
-  except OverflowError:
+  if traced.run is None:
     return math.inf, math.inf
-  return total, programs.bytes_of(state)
+  share = 0.0 if numbers.record_every == 1 else len(numbers.recorded) / numbers.num_generations
+  counted, beside = cost.Counted(traced.redrawn, share), cost.RUN_NS
+  if share and traced.leap is not None:
+    counted, beside = counted._replace(trips=0.0), beside + traced.leap.work(numbers.num_generations)
+  return beside + cost.work(traced.run, counted), traced.bytes_per_run

@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh
 
-from collapse_jax.generation import advance, prepared, run, start
+from collapse_jax.generation import advance, leaps, prepared, run, start
 from collapse_jax.random import new_key
 from collapse_jax.sweeps import devices, fingerprint, stopping
 from collapse_jax.sweeps.grid import COMMON_METRICS, Cell, Grid, accepted
 from collapse_jax.sweeps.job import Numbers
-from collapse_jax.types import Array, Metrics, Number, Run, TaskSetting, Workflow
+from collapse_jax.types import Array, Leap, Metrics, Number, Run, TaskSetting, Workflow
 
 __all__ = ["Binding", "Bound", "Program", "Traced", "bytes_of", "can_stop", "emitted", "groups", "traced"]
 
@@ -152,51 +153,64 @@ def _traceable(axis: str, value: Any, law: bool, in_workflow: bool) -> bool:
 
 
 class Traced(NamedTuple):
-  """Of a cell's program: bytes of a run, a name of what it computes ("" where none is asked for), and metrics of a run [2, ...].
+  """A run of a cell as one traced program: what a plan counts, chunks are named by, and is compiled.
 
-  Bytes are a generous estimate: the store twice (it may be copied once), and a few batches.
+  Attributes:
+    bytes_per_run: a generous estimate: the store twice (it may be copied once), and a few batches.
+    run: closed jaxpr of (key, traced values), whose results are `metrics`; None: rows are too many to be counted in int32.
+    metrics: name -> shape [recorded, ...] and dtype of a run.
+    redrawn: see `Workflow`.
+    leap: of the task, where generations that are not recorded are leapt over; None: they are not.
   """
 
   bytes_per_run: float
-  name: str
+  run: Any
   metrics: dict[str, jax.ShapeDtypeStruct]
+  redrawn: bool = False
+  leap: Leap | None = None
+
+  @property
+  def name(self) -> str:
+    """Of what it computes, see `fingerprint`; "" where there is no program."""
+    return "" if self.run is None else fingerprint.of(self.run)
 
 
-def traced(bind: Binding, arguments: dict[str, Any], numbers: Numbers, named: bool) -> Traced:
+def traced(bind: Binding, arguments: dict[str, Any], numbers: Numbers) -> Traced:
   """What tracing says of a program, before it is compiled.
 
   Args:
     arguments: its traced values.
-    named: whether its name and its metrics are asked for.
+    numbers: of generations, and which are recorded.
   """
-  num_generations = numbers.num_generations
+  facts = []
 
-  def begin(key: Array, traced: dict[str, Any]) -> Run:
-    return start(key, *bind(traced), num_generations)
-
-  def go_on(state: Run, traced: dict[str, Any]) -> tuple[Run, Metrics]:
-    # Two generations, for the first of a warm-started run differs from all others.
+  def whole(key: Array, traced: dict[str, Any]) -> Metrics:
+    task, workflow = bind(traced)
+    begun = start(key, task, workflow, numbers.num_generations)
+    leap = prepared(task, workflow).leap if leaps(task, workflow, numbers.warm_start) else None
+    facts.append((bytes_of(begun), workflow.redrawn, leap))
+    generations = range(1, numbers.num_generations + 1)
     return advance(
-      *bind(traced),
-      state,
-      range(1, min(num_generations, 2) + 1),
-      num_generations=num_generations,
+      task,
+      workflow,
+      begun,
+      generations,
+      num_generations=numbers.num_generations,
       warm_start=numbers.warm_start,
-    )
+      record_every=numbers.record_every,
+    )[1]
 
   try:
-    first, state = jax.make_jaxpr(begin, return_shape=True)(new_key(0), arguments)
-    if not named:
-      return Traced(bytes_of(state), "", {})
-    going_on, (_, metrics) = jax.make_jaxpr(go_on, return_shape=True)(state, arguments)
-    return Traced(bytes_of(state), fingerprint.of(first, going_on), metrics)
-  except OverflowError:  # rows are counted in int32
-    return Traced(math.inf, "", {})
+    run, metrics = jax.make_jaxpr(whole, return_shape=True)(new_key(0), arguments)
+  except OverflowError:
+    return Traced(math.inf, None, {})
+  size, redrawn, leap = facts[0]
+  return Traced(size, run, metrics, redrawn, leap)
 
 
 def bytes_of(shapes: Run) -> float:
   """Of a run, by the shapes of its state."""
-  size = lambda tree: sum(math.prod(x.shape) * 4 for x in jax.tree.leaves(tree))
+  size = lambda tree: sum(math.prod(np.shape(x)) * 4 for x in jax.tree.leaves(tree))
   return float(2.0 * size(shapes.store) + 8.0 * size((shapes.problem, shapes.real)) + 65536)
 
 
@@ -213,14 +227,15 @@ class Program:
     compile_seconds: of all sizes together.
   """
 
-  def __init__(self, bind: Binding, numbers: Numbers, mesh: Mesh | None, stops: bool = False, name: str = ""):
+  def __init__(self, bind: Binding, numbers: Numbers, mesh: Mesh | None, run: Traced, stops: bool, name: str):
     self.size, self.compile_seconds, self.name = 0, 0.0, name
     self._mesh, self._lock = mesh, threading.RLock()
     self._compiled: dict[int, Callable[..., Any]] = {}
     self._stopping = None
     if stops:
       self._stopping = stopping.Stopping(bind, numbers.num_generations, numbers.seed, numbers.record_every, mesh)
-    self._runs = functools.partial(_run_seeds, bind, numbers)
+    bind.grid.check_metrics(run.metrics.keys() - {"collapse_generation", *COMMON_METRICS})
+    self._runs = functools.partial(_run_seeds, run, numbers.seed)
 
   @property
   def width(self) -> int:
@@ -294,19 +309,14 @@ class Program:
     _log.warning("memory ran out for chunks of %d runs: going on with chunks of %d", size, self.size)
 
 
-def _run_seeds(bind: Binding, numbers: Numbers, seed_index: Array, traced: dict[str, Any]) -> Metrics:
-  """Metrics [chunk, T] of the runs `seed_index` of one cell: the program of a sweep."""
-  task, workflow = bind(traced)
-  one = lambda i: run(
-    jax.random.fold_in(new_key(numbers.seed), i),
-    task,
-    workflow,
-    numbers.num_generations,
-    warm_start=numbers.warm_start,
-    record_every=numbers.record_every,
-  )
-  metrics = jax.vmap(one)(seed_index)
-  bind.grid.check_metrics(metrics.keys() - {"collapse_generation", *COMMON_METRICS})
+def _run_seeds(run: Traced, seed: int, seed_index: Array, traced: dict[str, Any]) -> Metrics:
+  """Metrics [chunk, recorded] of the runs `seed_index` of one cell: the program of a sweep."""
+
+  def one(i: Array) -> list[Array]:
+    results: list[Array] = jaxpr_as_fun(run.run)(jax.random.fold_in(new_key(seed), i), *jax.tree.leaves(traced))
+    return results
+
+  metrics: Metrics = jax.tree.unflatten(jax.tree.structure(run.metrics), jax.vmap(one)(seed_index))
   return metrics
 
 

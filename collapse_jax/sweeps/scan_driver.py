@@ -42,6 +42,7 @@ class _Scan:
     self._groups = programs.groups(job.grid, job.numbers.num_generations, static_axes)
     self._firsts = {group[0].cell.index: group[0] for group in self._groups}
     self._traced = functools.cache(self._trace)
+    self._named = functools.cache(lambda index: self._traced(index).name)
     self._saved: Chunks | None = None
 
   def run(self) -> dict[str, Any]:
@@ -112,17 +113,18 @@ class _Scan:
       return None
     bind = self._binding(first)
     with noted(first.cell):
-      bytes_per_run, name, _ = self._traced(first.cell.index)
-      if bytes_per_run > machine.memory:
-        raise too_large("one run", bytes_per_run, machine.memory)
+      traced = self._traced(first.cell.index)
+      if traced.bytes_per_run > machine.memory:
+        raise too_large("one run", traced.bytes_per_run, machine.memory)
       stops = not numbers.warm_start and programs.can_stop(bind, first.traced)
-      program = Program(bind, numbers, machine.mesh, stops, name)
+      name = "" if self._saved is None else self._named(first.cell.index)
+      program = Program(bind, numbers, machine.mesh, traced, stops, name)
       share = machine.memory / machine.workers
       runs = machine.workers * devices.size(machine.mesh) * jax.process_count()
       if machine.chunk_size:
         program.compile(min(machine.chunk_size, numbers.num_seeds), first.traced)
       else:
-        fits = max(1, min(math.ceil(numbers.num_seeds / runs), int(share / bytes_per_run)))
+        fits = max(1, min(math.ceil(numbers.num_seeds / runs), int(share / traced.bytes_per_run)))
         program.choose(fits, share, numbers.num_seeds, first.traced)
     self._programs.append(program)
     return program
@@ -151,8 +153,7 @@ class _Scan:
   def _trace(self, index: tuple[int, ...]) -> Traced:
     """Of the program of the group whose first cell this is."""
     first = self._firsts[index]
-    named = self._job.saving.directory is not None
-    return programs.traced(self._binding(first), first.arguments, self._job.numbers, named)
+    return programs.traced(self._binding(first), first.arguments, self._job.numbers)
 
   def _open(self) -> Chunks:
     """The folder of finished chunks, of which those that are there go into the results."""
@@ -185,7 +186,9 @@ class _Scan:
     if len(index) != len(shape) - 2 or any(i >= n for i, n in zip(index, shape)) or first + num > shape[-2]:
       return None
     with contextlib.suppress(Refused):  # what cannot be traced did not compute this
-      mine = self._traced(self._first_of[index]) if index in self._first_of else Traced(0.0, "", {})
-      kinds = {name: ((num, shape[-1], *one.shape[1:]), one.dtype) for name, one in mine.metrics.items()}
-      return mine.name or None, kinds
+      if index in self._first_of:
+        group = self._first_of[index]
+        metrics = self._traced(group).metrics
+        kinds = {name: ((num, shape[-1], *one.shape[1:]), one.dtype) for name, one in metrics.items()}
+        return self._named(group) or None, kinds
     return None, {}

@@ -19,7 +19,18 @@ from collapse_jax.refused import Refused
 from collapse_jax.sweeps import devices, expected, fingerprint, host_driver, scan_driver, steps_driver
 from collapse_jax.sweeps.dataset import Results, check_table, merged, to_dataset
 from collapse_jax.sweeps.grid import COMMON_METRICS, Grid, check_numbers
-from collapse_jax.sweeps.job import Job, Machine, Numbers, OnBatch, OnCell, OnMetrics, Saving, Watch, chosen_driver
+from collapse_jax.sweeps.job import (
+  Job,
+  Machine,
+  Numbers,
+  OnBatch,
+  OnCell,
+  OnMetrics,
+  OnParams,
+  Saving,
+  Watch,
+  chosen_driver,
+)
 from collapse_jax.types import TaskSetting
 
 if TYPE_CHECKING:
@@ -61,8 +72,9 @@ def sweep(
   place: Callable[[Any], Any] | None = None,
   on_cell: OnCell | None = None,
   on_batch: OnBatch | None = None,
+  on_params: OnParams | None = None,
   on_metrics: OnMetrics | None = None,
-  progress: bool = False,
+  progress: Any = False,
 ) -> "xarray.Dataset":
   """Runs every workflow on every cell of a grid for many seeds.
 
@@ -88,8 +100,8 @@ def sweep(
     num_seeds: runs per cell; run i of every cell has the same key, so that cells and workflows are paired, unless a task draws rows
       for some of them and statistics for others without keeping both together (`TaskSetting.rows`).
     seed: of all keys; a run depends on (seed, i) only, not on what else is in the sweep.
-    driver: "auto" is steps where an option is given that only this driver has (`shared`, `place`, `on_batch`, `on_metrics`,
-      `keep_all`), else scan; never host, which is thousands of times slower and is to be asked for.
+    driver: "auto" is steps where an option is given that only this driver has (`shared`, `place`, `on_batch`, `on_params`,
+      `on_metrics`, `keep_all`), else scan; never host, which is thousands of times slower and is to be asked for.
     record_every: keep metrics of generation 1 and of multiples of this only.
     warm_start: hand each fit the previous model.
     shared: arrays that all runs read (steps): the factory is called with shared=..., inside a jit, so that a base model's
@@ -117,8 +129,10 @@ def sweep(
     on_cell: called with name -> value of a cell and its metrics [num_seeds, recorded, ...] once all its runs are done; with
       several processes in the first one, at the end.
     on_batch: called with cell, generation, seeds and the batches (leading axis over these seeds), before the checkpoint; not scan.
+    on_params: the same with the fitted parameters; steps.
     on_metrics: called with cell, generation, seeds and metrics (leading axis over these seeds); may raise `sweeps.Stop`; not scan.
-    progress: show a progress bar on standard error, or print a line for each generation (steps).
+    progress: show a progress bar on standard error, or print a line for each generation (steps); or anything with `update(runs)`,
+      such as a bar that several sweeps share.
   Returns:
     a Dataset with dims workflow, the axes, seed, generation and those of vector metrics. Cells that cannot run hold
     NaN, and `cell_status` says why. A cell that was stopped holds NaN from the next generation on, and `attrs["stopped"]` says why;
@@ -140,7 +154,8 @@ def sweep(
     "chunk_size": chunk_size,
     "shared": shared,
   }
-  options |= {"place": place, "keep_all": keep_all or None, "on_batch": on_batch, "on_metrics": on_metrics}
+  options |= {"place": place, "keep_all": keep_all or None, "on_batch": on_batch, "on_params": on_params}
+  options |= {"on_metrics": on_metrics}
   driver = chosen_driver(driver, options)
   sizes = check_numbers(num_generations, num_seeds, record_every, chunk_size)
   numbers = Numbers(*sizes[:2], operator.index(seed), sizes[2], bool(warm_start))
@@ -158,7 +173,7 @@ def sweep(
     numbers,
     Machine(mesh, workers, memory, sizes[3]),
     Saving(None if directory is None else Path(directory), resume, about or {}, bool(keep_all), place or (lambda x: x)),
-    Watch(on_cell, on_batch, on_metrics, progress, primary_metric),
+    Watch(on_cell, on_batch, on_params, on_metrics, progress, primary_metric),
     Results(shape),
   )
   try:

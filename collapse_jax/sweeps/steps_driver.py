@@ -173,7 +173,7 @@ def _programs(
 
 def memory_per_device(
   task: Callable[..., TaskSetting],
-  workflow: str,
+  workflows: Any,
   values: Mapping[str, Any],
   *,
   num_generations: int,
@@ -184,11 +184,12 @@ def memory_per_device(
 
   Args:
     task, num_generations, shared: as in `sweep`; of `shared`, shapes (with shardings) suffice.
-    workflow, values: of the cell.
+    workflows: as in `sweep`; the first counts.
+    values: of the axes.
     num_seeds: in one program.
   """
-  grid = Grid(task, [workflow], {name: [value] for name, value in values.items()}, shared)
-  ((cell, _, flow),) = grid.runnable()
+  grid = Grid(task, workflows, {name: [value] for name, value in values.items()}, shared)
+  cell, _, flow = next(grid.runnable())
   make = functools.partial(_task, grid, cell.values, flow)
   numbers = Numbers(num_generations, num_seeds, 0, 1, False)
   programs = _programs(make, flow, numbers, *_costly_programs(make, flow, num_generations))
@@ -255,6 +256,8 @@ def _run_cell(
         seen.append(_checked(jax.tree.map(np.asarray, metrics | shares), seen[-1] if seen else {}))
         if watch.on_batch is not None:
           watch.on_batch(cell.names, t, seeds, jax.tree.map(np.asarray, batches))
+        if watch.on_params is not None:
+          watch.on_params(cell.names, t, seeds, params)
         if checkpoints is not None:
           checkpoints.save(t, runs, params, _stacked(seen))
         pace = clock.step()

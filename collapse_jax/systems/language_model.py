@@ -3,20 +3,25 @@
 import functools
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from collapse_jax import sweeps, transforms
 from collapse_jax.diagnostics import findings
-from collapse_jax.lm import decoding, sharding, text
-from collapse_jax.lm.checkpoint import num_params
+from collapse_jax.lm import decoding, measures, sharding, text
+from collapse_jax.lm.checkpoint import LanguageModel, num_params
+from collapse_jax.refused import Refused
 from collapse_jax.sweeps import devices
 from collapse_jax.sweeps.job import OnMetrics
+from collapse_jax.systems.exports import Evaluations, Exports
 from collapse_jax.systems.language_setting import Setting as Setting
 from collapse_jax.systems.language_setting import Texts as Texts
 from collapse_jax.systems.language_setting import read_texts as read_texts
 from collapse_jax.systems.samples import Samples
+from collapse_jax.tasks import Adapters
 
 if TYPE_CHECKING:
   import xarray
@@ -32,6 +37,7 @@ class Writing(NamedTuple):
     on_malformed, max_attempts: what becomes of samples without the format, see `tasks.language_model`.
     edit: arguments of `transforms.edit_tokens`; None: text is generated.
     rules: by which tokens are chosen, but for the temperature.
+    keep_prefix, num_beams: see `tasks.language_model`.
   """
 
   prompts: bool = False
@@ -39,6 +45,8 @@ class Writing(NamedTuple):
   max_attempts: float = 8.0
   edit: Mapping[str, Any] | None = None
   rules: decoding.Rules = decoding.PLAIN
+  keep_prefix: bool = True
+  num_beams: int = 0
 
 
 _WRITING = Writing()
@@ -59,6 +67,11 @@ def simulate(
   directory: Any = None,
   resume: bool = False,
   keep_checkpoints: bool = False,
+  axes: Mapping[str, Sequence[Any]] = MappingProxyType({}),
+  export: str = "",
+  home: Any = None,
+  evaluate: Callable[[LanguageModel], dict[str, float]] | None = None,
+  evaluate_every: int = 1,
   on_metrics: OnMetrics | None = None,
   progress: bool = False,
 ) -> "xarray.Dataset":
@@ -66,7 +79,7 @@ def simulate(
 
   Args:
     setting: which model is trained how, on which text.
-    workflows: names.
+    workflows: names, or name -> factory that takes some of the axes.
     num_samples: rows per batch, one or more.
     temperatures: that divide logits when sampling.
     writing: how text is made.
@@ -78,6 +91,12 @@ def simulate(
     directory: for checkpoints and the synthetic text of every generation; None: neither is kept.
     resume: go on from what is there; generations whose text is damaged are computed again.
     keep_checkpoints: of every generation, not only of the last two.
+    axes: further axes: learning_rate, lora_rank (0: all parameters are trained), budget_amount, numbers of `decoding.Rules`, and
+      what the factories of workflows take.
+    export: "hf" or "peft": the models of every generation in `directory`/models, see `exports`; "": none.
+    home: where `directory` is moved in the end; None: it stays.
+    evaluate: (LanguageModel) -> scores by name, such as `lm.harness.evaluate` of some tasks; variables eval_NAME of the results.
+    evaluate_every: of so many generations one.
     on_metrics, progress: as of `sweep`.
   Returns:
     what `sweep` does, with some of the text in `attrs["samples"]`, and a sentence a workflow in `attrs["finding"]`. A cell whose
@@ -86,15 +105,24 @@ def simulate(
     Refused: see `sweep`.
   """
   task = _task(setting, writing)
-  axes: dict[str, list[Any]] = {"num_samples": list(num_samples), "temperature": list(temperatures)}
+  every: dict[str, Sequence[Any]] = {"num_samples": list(num_samples), "temperature": list(temperatures), **axes}
   for size in num_samples:
     task(setting.model.params, size, 1.0)
+  of_cell = functools.partial(_of_cell, setting)
+  exported = [Exports(of_cell, export, directory, home, axes.get("lora_rank", (None,)))] if export else []
+  evaluated = [] if evaluate is None else [Evaluations(of_cell, evaluate, evaluate_every, directory)]
   about, chunk = setting.about(), setting.at_once(num_seeds, chunk_size)
-  saved = Samples(setting.model.tokenizer, directory)
+  saved = Samples(setting.model.tokenizer, directory, whole=setting.texts.whole)
   if directory is not None and resume:
     parts = [range(first, min(first + chunk, num_seeds)) for first in range(0, num_seeds, chunk)]
-    grid = [dict(zip(("workflow", *axes), values)) for values in itertools.product(workflows, *axes.values())]
+    grid = [dict(zip(("workflow", *every), values)) for values in itertools.product(workflows, *every.values())]
     saved.check_all(grid, parts)
+
+  looking: list[Exports | Evaluations] = [*exported, *evaluated]
+
+  def on_params(*given):
+    for one in looking:
+      one.write(*given)
 
   def judge(cell, t, seeds, metrics):
     if on_metrics is not None:
@@ -110,7 +138,7 @@ def simulate(
   results = sweeps.sweep(
     task,
     workflows,
-    axes,
+    every,
     num_generations=num_generations,
     num_seeds=num_seeds,
     seed=seed,
@@ -123,11 +151,16 @@ def simulate(
     keep_all=keep_checkpoints,
     directory=None if directory is None else Path(directory) / "checkpoints",
     on_batch=saved.write,
+    on_params=on_params if looking else None,
     on_metrics=judge,
     primary_metric="test_loss",
     driver="steps",
     progress=progress,
   )
+  if "sample_loss_histogram" in results:
+    results = results.assign_coords(loss_bin=list(measures.BINS))
+  for one in evaluated:
+    one.add_to(results, ("workflow", *every))
   results.attrs |= about | {
     "task": "language_model",
     "mode": setting.mode,
@@ -149,23 +182,25 @@ def plan(
   num_generations: int = 5,
   num_seeds: int = 3,
   chunk_size: int = 0,
+  axes: Mapping[str, Sequence[Any]] = MappingProxyType({}),
 ) -> str:
   """What `simulate` would do, in lines.
 
   Args:
     setting: as of `simulate`; of the base, shapes suffice (`presets.build(..., abstract=True)`).
-    workflows, num_samples, temperatures, writing, num_generations, num_seeds, chunk_size: as of `simulate`.
+    workflows, num_samples, temperatures, writing, num_generations, num_seeds, chunk_size, axes: as of `simulate`.
   """
   task = _task(setting, writing)
   for size in num_samples:
     task(setting.model.params, size, 1.0)
-  cells, chunk = len(workflows) * len(num_samples) * len(temperatures), setting.at_once(num_seeds, chunk_size)
+  cells = len(workflows) * len(num_samples) * len(temperatures) * math.prod(map(len, axes.values()))
+  chunk = setting.at_once(num_seeds, chunk_size)
   num_steps = -(-max(num_samples) // setting.recipe.batch_size)
   about = setting.texts.about
   used = sweeps.memory_per_device(
     task,
-    workflows[0],
-    {"num_samples": max(num_samples), "temperature": 1.0},
+    workflows,
+    {"num_samples": max(num_samples), "temperature": 1.0} | {name: max(values) for name, values in axes.items()},
     num_seeds=chunk,
     num_generations=num_generations,
     shared=sharding.abstract(setting.model.params, setting.mesh),
@@ -180,18 +215,40 @@ def plan(
   )
 
 
+def _of_cell(setting: Setting, cell: Mapping[str, Any]) -> Setting:
+  """The setting with what the axes say of one cell."""
+  recipe, adapters = setting.recipe, setting.adapters
+  recipe = recipe._replace(
+    learning_rate=cell.get("learning_rate", recipe.learning_rate), amount=cell.get("budget_amount", recipe.amount)
+  )
+  if (rank := cell.get("lora_rank")) is not None:
+    like = adapters or Adapters()
+    scale = like.alpha / like.rank
+    adapters = Adapters(rank, scale * rank, like.targets) if rank else None
+  return setting._replace(recipe=recipe, adapters=adapters)
+
+
 def _task(setting: Setting, writing: Writing):
   """A factory for `sweep`."""
-  given = text.prompts(setting.model.tokenizer, setting.texts.test) if writing.prompts else None
+  given, test = None, setting.texts.test
+  if writing.prompts:
+    if setting.texts.whole:
+      kind = setting.texts.about["format"]
+      raise Refused(f"prompts are of rows of prompt and response, and these are {kind}.", argument="prompts")
+    given = text.prompts(setting.model.tokenizer, test)
+    if len(given.length) == len(test.length):  # samples are held against the answers of real rows
+      setting = setting._replace(texts=setting.texts._replace(test=test._replace(given=given.length)))
   end = text.special_ids(setting.model.tokenizer)[1]
 
-  def task(shared, num_samples, temperature):
-    one = setting.task(
+  def task(shared, num_samples, temperature, **values):
+    one = _of_cell(setting, values).task(
       shared,
       num_samples,
       temperature=temperature,
       prompts=given,
-      rules=writing.rules,
+      rules=writing.rules._replace(**{name: values[name] for name in writing.rules._fields if name in values}),
+      keep_prefix=writing.keep_prefix,
+      num_beams=writing.num_beams,
       on_malformed=writing.on_malformed,
       max_attempts=writing.max_attempts,
     )

@@ -7,16 +7,22 @@ from jax.sharding import Mesh
 
 from collapse_jax import tasks
 from collapse_jax.data import files
-from collapse_jax.lm import text, tiny
+from collapse_jax.lm import formats, presets, text, tiny
 from collapse_jax.lm.checkpoint import LanguageModel, num_params
 from collapse_jax.lm.training import Recipe
 from collapse_jax.refused import Refused
 from collapse_jax.tasks import Adapters
 from collapse_jax.types import TaskSetting
 
-__all__ = ["MALFORMED", "PLAIN", "SMALL", "Setting", "Texts", "read_texts"]
+__all__ = ["BLOCKS", "MALFORMED", "MESSAGES", "PAIRS", "PLAIN", "SMALL", "Setting", "Texts", "read_texts"]
 
-PLAIN, MALFORMED = "plain text", "no prompt, no response, or a role marker inside"
+PLAIN, BLOCKS, PAIRS, MESSAGES = "plain text", "blocks of plain text", "prompt and response", "messages"
+MALFORMED = {
+  PLAIN: "are empty",
+  BLOCKS: "are empty",
+  PAIRS: "have no prompt, no response, or a role marker inside",
+  MESSAGES: "have no answer, mention a special token, or are refused by the chat template",
+}
 SMALL = 5_000_000  # parameters of models of which all seeds are trained at once
 
 
@@ -36,8 +42,18 @@ class Texts(NamedTuple):
 
   @property
   def plain(self) -> bool:
-    """Whether no row has prompt and response, or none was to have them."""
-    return self.about["format"] == PLAIN
+    """Whether no row has prompt and response between role markers, or none was to have them."""
+    return self.about["format"] != PAIRS
+
+  @property
+  def blocks(self) -> bool:
+    """Whether rows are blocks of running text, which do not end with a text."""
+    return self.about["format"] == BLOCKS
+
+  @property
+  def whole(self) -> bool:
+    """Whether begin and end tokens are part of what rows say."""
+    return self.about["format"] in (BLOCKS, MESSAGES)
 
 
 class Setting(NamedTuple):
@@ -53,6 +69,7 @@ class Setting(NamedTuple):
     sample_batch_size: sequences sampled at once; None: a quarter of a batch.
     mesh: devices that the model is split over.
     model_name, dataset: what results call them.
+    measure: see `tasks.language_model`; over devices few.
   """
 
   model: LanguageModel
@@ -65,6 +82,7 @@ class Setting(NamedTuple):
   mesh: Mesh | None = None
   model_name: str = ""
   dataset: str = ""
+  measure: str = "all"
 
   def task(self, params, num_samples: int, **options: Any) -> TaskSetting:
     """`tasks.language_model` of this setting, with the base's parameters (or a jit's own argument for them) and further options."""
@@ -77,10 +95,12 @@ class Setting(NamedTuple):
       adapters=self.adapters,
       pretrain=self.pretrain,
       plain_text=self.texts.plain,
+      endless=self.texts.blocks,
       sample_batch_size=self.sample_batch_size,
       remat=self.remat,
       mesh=self.mesh,
-      **options,
+      **{"measure": self.measure if self.mesh is None else "few"} | options,
+      judged=not (self.pretrain and self.model_name in presets.NAMES),
     )
 
   @property
@@ -110,6 +130,10 @@ def read_texts(
   pairs: bool = True,
   lossy: bool = False,
   max_test_rows: int = 256,
+  format: str = "auto",
+  block_size: int = 0,
+  prefix_tokens: int = 0,
+  loss: str = "all",
 ) -> Texts:
   """Rows of documents.
 
@@ -117,49 +141,84 @@ def read_texts(
     model: whose tokenizer and vocabulary are used.
     documents: `lm.text.splits`.
     max_seq_len: tokens of a row; longer ones are dropped.
-    pairs: rows are to be of prompt and response, unless none is.
+    pairs: for the format "auto": rows are to be of prompt and response, or messages, unless none is.
     lossy: keep rows that come back from the tokenizer without the format as well.
     max_test_rows: held-out rows at most.
+    format: "text": documents one after another, cut into blocks (`formats.blocks`); "pairs": prompt and response; "messages": by
+      the tokenizer's chat template (`formats.conversations`); "auto": what the documents are, where plain text is a document a
+      row, but for files of plain text, and if there are block_size or prefix_tokens.
+    block_size: tokens of a block; 0: max_seq_len.
+    prefix_tokens: first tokens of a block that a sample continues; 0: samples continue none.
+    loss: "all", or "answers": only what samples are to write counts, that is responses, or what comes after a prefix.
   Raises:
-    Refused: a split without rows, or tokens that the model does not know.
+    Refused: a split without rows, tokens that the model does not know, no chat template, or arguments that do not go together.
   """
   sides = {"train": documents.train, "test": documents.test}
-  plain = not (pairs and any(one.text.startswith(text.USER) for side in sides.values() for one in side))
-  rows = {
-    split: text.to_rows(model.tokenizer, side, max_seq_len, model.config.vocab_size, not plain, lossy)
-    for split, side in sides.items()
-  }
+  kind = _format(documents, format, pairs, bool(block_size or prefix_tokens))
+  size = (block_size or max_seq_len) if kind == BLOCKS else max_seq_len
+  if prefix_tokens and kind != BLOCKS:
+    raise Refused(f"prefix_tokens are of blocks of text, and these rows are {kind}.", argument="prefix_tokens")
+  if loss == "answers" and (kind == PLAIN or (kind == BLOCKS and not prefix_tokens)):
+    raise Refused("loss=answers needs prompts, or prefix_tokens, that answers come after.", argument="loss")
+  known = model.config.vocab_size
+  if kind == BLOCKS:
+    make = lambda side: formats.blocks(model.tokenizer, side, size, known, prefix_tokens, loss)
+  elif kind == MESSAGES:
+    make = lambda side: formats.conversations(model.tokenizer, side, size, known, loss)
+  else:
+    make = lambda side: text.to_rows(model.tokenizer, side, size, known, kind == PAIRS, lossy)
+  rows = {split: make(side) for split, side in sides.items()}
   for split, one in rows.items():
     if not len(one.length):
-      why = _why_none(one, sides[split], max_seq_len, plain)
+      why = _why_none(one, sides[split], size, kind)
       raise Refused(f"the data set gives no {split} rows: {why}.", argument="dataset")
+  if kind == PAIRS and loss == "answers":
+    rows = {split: one._replace(learned=text.answers(model.tokenizer, one)) for split, one in rows.items()}
   train, test = rows["train"], rows["test"]
   total = lambda field: sum(getattr(one, field) for one in rows.values())
   about = {
-    "max_seq_len": max_seq_len,
+    "max_seq_len": size,
     "num_train_rows": len(train.length),
     "num_test_rows": min(len(test.length), max_test_rows),
     "num_dropped_rows": total("num_dropped"),
     "num_malformed_rows": total("num_unsplittable"),
     "num_changed_rows": total("num_changed"),
     "num_lost_rows": total("num_lost"),
-    "format": PLAIN if plain else "prompt and response",
+    "format": kind,
+    "prefix_tokens": prefix_tokens,
+    "loss_on": loss,
     "split_by": documents.split_by,
     "train_sha256": text.fingerprint(documents.train),
     "test_sha256": text.fingerprint(documents.test),
   }
   changed = next((one.changed for one in rows.values() if one.num_changed), ("", ""))
-  remarks = _remarks(about, sum(map(len, sides.values())), pairs, changed)
-  test = test._replace(tokens=test.tokens[:max_test_rows], length=test.length[:max_test_rows])
-  return Texts(train, test, about, tuple(remarks))
+  remarks = _remarks(about, sum(map(len, sides.values())), pairs and format == "auto", changed)
+  return Texts(train, test.first(max_test_rows), about, tuple(remarks))
 
 
-def _why_none(rows: text.Rows, documents: Sequence[text.Document], max_seq_len: int, plain: bool) -> str:
+def _format(documents: text.Splits, format: str, pairs: bool, cut: bool) -> str:
+  """What rows are, by what is asked for and what there is."""
+  both = [*documents.train, *documents.test]
+  some_pairs, some_messages = any(one.text.startswith(text.USER) for one in both), any(one.messages for one in both)
+  if format == "messages" and not (some_messages or some_pairs):
+    raise Refused("no row has messages, or prompt and response.", argument="format", value=format)
+  if format == "pairs" and not some_pairs:
+    raise Refused("no row has prompt and response.", argument="format", value=format)
+  if format != "auto":
+    return {"text": BLOCKS, "pairs": PAIRS, "messages": MESSAGES}[format]
+  if cut or documents.running:
+    return BLOCKS
+  if pairs and (some_pairs or some_messages):
+    return PAIRS if some_pairs else MESSAGES
+  return PLAIN
+
+
+def _why_none(rows: text.Rows, documents: Sequence[text.Document], max_seq_len: int, kind: str) -> str:
   if not documents:
     return "a split needs two different rows, and what comes split a row on each side"
   reasons = [
     (rows.num_dropped, f"are longer than max_seq_len={max_seq_len}"),
-    (rows.num_unsplittable, "are empty" if plain else f"have {MALFORMED}"),
+    (rows.num_unsplittable, MALFORMED[kind]),
     (
       rows.num_lost,
       "have lost their format, or their end, when they come back from the tokenizer: " + _quoted(rows.changed),
@@ -173,11 +232,12 @@ def _remarks(about, num: int, pairs: bool, changed) -> list[str]:
   lines = []
   if about["split_by"] == "row":
     lines.append("training and test rows are split by row, since a split by prompt leaves one side without any.")
+  if about["split_by"] == "place":
+    lines.append("the last tenth of the one text there is is held out.")
   if pairs and about["format"] == PLAIN:
     lines.append("no row has prompt and response, so that rows are fitted to, and sampled, as plain text.")
   if about["num_malformed_rows"]:
-    what = "are empty" if about["format"] == PLAIN else f"have {MALFORMED}"
-    lines.append(f"{about['num_malformed_rows']} of {num} rows {what}, and are left out.")
+    lines.append(f"{about['num_malformed_rows']} of {num} rows {MALFORMED[about['format']]}, and are left out.")
   if about["num_changed_rows"]:
     lines.append(
       f"{about['num_changed_rows']} of {num} rows come back from the tokenizer as another text: {_quoted(changed)}."

@@ -11,10 +11,10 @@ __all__ = ["page", "summaries"]
 HEAD = '''# Published systems in one loop
 
 Each system below is a task, transforms of it, and a workflow: none touches the loop. `python -m experiments.reproduce
---only='related/*'` runs them all, in minutes on two CPU cores, and sets what is predicted of each beside simulations
-(`collapse_jax.systems`; the same are tests): every prediction is within five standard errors, and a theory that is wrong on purpose
-is further off in every row that has one. The report lists them, beside what others found for the same quantity. The examples share
-this:
+--only='related/*'` runs them, and `--only='deep/*'` those of deep models, in minutes on two CPU cores, and sets what is predicted
+of each beside simulations (`collapse_jax.systems`; the same are tests): every prediction is within five standard errors, and a
+theory that is wrong on purpose is further off in every row that has one. The report lists them, beside what others found for the
+same quantity. The examples share this:
 
 ```python
 import jax

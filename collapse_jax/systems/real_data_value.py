@@ -195,7 +195,7 @@ def _programs(setting: Setting, num_real: Sequence[int], num_synthetic: Sequence
     """Real rows, synthetic rows and how many of these could not be had."""
     real_key, fit_key, sample_key, evaluate_key = jax.random.split(key, 4)
     num = max(generator, rows, 2)
-    first = setting.task(params, num)
+    first = setting.task(params, num, measure="few")
     problem, real = first.init(real_key)
     weight = (jnp.arange(num) < generator).astype(jnp.float32)[None]
     context = Context(1, max(made, 1), real._replace(row_weight=weight), real)
@@ -220,7 +220,7 @@ def _programs(setting: Setting, num_real: Sequence[int], num_synthetic: Sequence
       jnp.ones(1),
       jnp.zeros(1, jnp.int32),
     )
-    one = setting.task(params, 2)
+    one = setting.task(params, 2, measure="few")
     fitted = one.fit(key, problem, Context(1, 2, data, real))
     metrics = one.evaluate(jax.random.fold_in(key, 2), problem, fitted)
     return {name: metrics[name] for name in _METRICS}

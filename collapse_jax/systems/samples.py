@@ -26,10 +26,11 @@ class Samples:
   Args:
     tokenizer: that tells text from tokens.
     directory: of the sweep, whose checkpoints are in "checkpoints"; None: nothing is written.
+    whole: as of `text.to_texts`.
   """
 
-  def __init__(self, tokenizer, directory):
-    self.tokenizer = tokenizer
+  def __init__(self, tokenizer, directory, whole: bool = False):
+    self.tokenizer, self.whole = tokenizer, whole
     self.directory: Any = None if directory is None else Path(directory)
     self.first: dict[str, dict[int, list[str]]] = {}
 
@@ -38,7 +39,7 @@ class Samples:
     for i, seed in enumerate(seeds):
       rows = {key: value[i, 0] for key, value in batch.rows.items()}
       kept = batch.row_weight[i, 0] > 0
-      texts = text.to_texts(self.tokenizer, rows["tokens"][kept], rows["length"][kept])
+      texts = text.to_texts(self.tokenizer, rows["tokens"][kept], rows["length"][kept], self.whole)
       if self.directory is not None:
         file = self._folder(cell) / f"seed_{seed}_generation_{t}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -4,11 +4,14 @@ from collapse_jax.systems import (
   curation,
   detector_resampling,
   ensembles,
+  flow,
   label_editing,
   mixtures,
+  molecules,
   selection,
   temperature,
   token_editing,
+  traffic,
   verification,
 )
 from collapse_jax.systems.types import System
@@ -24,5 +27,8 @@ SYSTEMS: dict[str, System] = {
   "mixtures": mixtures.SYSTEM,
   "selection": selection.SYSTEM,
   "ensembles": ensembles.SYSTEM,
+  "flow": flow.SYSTEM,
   "detector_resampling": detector_resampling.SYSTEM,
+  "traffic": traffic.SYSTEM,
+  "molecules": molecules.SYSTEM,
 }

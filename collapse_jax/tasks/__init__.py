@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from collapse_jax import lazy
 
 if TYPE_CHECKING:
+  from collapse_jax.tasks._ar_window import ar_window as ar_window
   from collapse_jax.tasks._classification import classification as classification
   from collapse_jax.tasks._discrete import discrete as discrete
   from collapse_jax.tasks._exponential_family import exponential_family as exponential_family
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
   from collapse_jax.tasks._language_model import language_model as language_model
   from collapse_jax.tasks._linear_regression import linear_regression as linear_regression
   from collapse_jax.tasks._logistic_regression import logistic_regression as logistic_regression
+  from collapse_jax.tasks._molecules import molecules as molecules
   from collapse_jax.tasks._ngram import ngram as ngram
   from collapse_jax.tasks._ppca import ppca as ppca
   from collapse_jax.tasks._sample_median import sample_median as sample_median
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
   from collapse_jax.tasks._vae import vae as vae
 
 _NAMES = (
+  "ar_window",
   "classification",
   "discrete",
   "exponential_family",
@@ -38,6 +41,7 @@ _NAMES = (
   "labelled",
   "linear_regression",
   "logistic_regression",
+  "molecules",
   "ngram",
   "ppca",
   "sample_median",

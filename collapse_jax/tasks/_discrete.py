@@ -21,7 +21,7 @@ from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks import _surviving
 from collapse_jax.tasks.parts import check_draws, check_integer, check_positive, known, rows_unless_refused
-from collapse_jax.types import Array, Context, Data, Expected, MetricInfo, Summary, TaskSetting
+from collapse_jax.types import Array, Context, Data, Expected, Leap, MetricInfo, Summary, TaskSetting
 
 METRICS = {
   "entropy_ratio": MetricInfo(
@@ -169,7 +169,7 @@ def discrete(
         found["entropy"] = Expected(np.where(known_at, theory.drift_entropy(t, num_samples), np.nan), up_to=0)
     return found
 
-  def leap(key, role, problem, data: Data, absorbed_at, first, stop) -> tuple[Data, Array]:
+  def through(key, role, problem, data: Data, absorbed_at, first, stop) -> tuple[Data, Array]:
     counts, absorbed_at = _surviving.leapt(key, role, data.summary, absorbed_at, first, stop)
     return drawn(counts), absorbed_at
 
@@ -191,7 +191,9 @@ def discrete(
     metrics=METRICS,
     absorbed=absorbed,
     predict=predict,
-    leap=leap if law else None,
+    leap=Leap(through, lambda num_generations: _surviving.work(num_outcomes, num_samples, num_generations))
+    if law
+    else None,
   )
 
 

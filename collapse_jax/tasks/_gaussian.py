@@ -336,6 +336,7 @@ def _truth(dim) -> GaussianModel:
   )
 
 
+@jax.jit
 def _fitted(stats: GaussianStats) -> GaussianModel:
   """The model of the data: factors multiply, so nothing is ever subtracted, and what rounding takes is kept."""
   model, rank = stats.model, stats.rank
@@ -495,6 +496,7 @@ def _of_white(model: GaussianModel, white, row_weight) -> GaussianStats:
   )
 
 
+@jax.jit
 def _statistics(white, row_weight) -> GaussianStats:
   """Statistics of rows [n, dim] of which no model is known: their own."""
   dim = white.shape[1]
@@ -601,9 +603,13 @@ def _move(stats: GaussianStats, pool: GaussianStats, spread, model: GaussianMode
 # -------------------------------------------------------------------------------------------------------- draws
 def _law(key, num, model: GaussianModel) -> GaussianStats:
   """Statistics of `num` rows of the model, from their exact law (Bartlett)."""
+  return _drawn(key, jnp.asarray(num, float), model)
+
+
+@jax.jit
+def _drawn(key, num, model: GaussianModel) -> GaussianStats:
   dim, rank = model.mean.shape[0], model.rank
   chi_key, normal_key = jax.random.split(key)
-  num = jnp.asarray(num, float)
   rows = jnp.maximum(num, 1.0)
   axis = jnp.arange(dim)
   freedom = rows - 1 - axis
@@ -628,6 +634,7 @@ def _law(key, num, model: GaussianModel) -> GaussianStats:
   return GaussianStats(num, white[:dim] * (axis < rank), excess, drawn, model)
 
 
+@functools.partial(jax.jit, static_argnames="num")
 def _rows_given(key, stats: GaussianStats, num: int) -> Array:
   """[num, dim] rows of N(0, I) in the model's coordinates, given their statistics.
 

@@ -20,13 +20,20 @@ from collapse_jax.data import generators
 from collapse_jax.random import normal
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
-from collapse_jax.tasks.parts import check_integer, check_positive, matmul, real_rows
+from collapse_jax.tasks.parts import check_integer, check_positive, matmul, real_rows, side_by_side
 from collapse_jax.types import Array, Context, Data, Expected, MetricInfo, Summary, TaskSetting
 from collapse_jax.vocabulary import BANDWIDTH_RULES, KERNELS
 
 MAX_ROWS = 10**8  # of a batch: data sets are made on the host
 _FAR = 1e15  # where rows of weight 0 are put: their kernels vanish, and their squared distance is still finite
 FAR = 5.0  # standard deviations from every mode of the truth at which it has next to nothing
+_MANY = 256  # rows from which sums are interpolated where that is right to _ERROR
+_ERROR = 1e-5  # of a log density, at most
+_NODES = {
+  1: (40,),
+  2: (16, 40),
+}  # dimensions -> nodes along each that are tried, in turn; in three they cost what they save
+_TOGETHER = 256  # rows whose kernels at the nodes are held at once
 _BLOCK = 16  # rows per step of the direct form: enough to hide the loop, few enough to compile fast
 
 
@@ -232,6 +239,7 @@ def kde(
   return TaskSetting(init, fit, sample, evaluate, num_samples, summary, fresh, metrics=metrics, predict=predict)
 
 
+@functools.partial(jax.jit, static_argnames="kernel")  # traced once for each size, whatever programs need it
 def log_kernel_sum(points: Array, rows: Array, row_weight: Array | None, bandwidth, kernel: str = "gaussian") -> Array:
   """log sum_j w_j K(|point - row_j| / h) with K(0) = 1, stable at any distance.
 
@@ -247,6 +255,9 @@ def log_kernel_sum(points: Array, rows: Array, row_weight: Array | None, bandwid
   dim = rows.shape[1]
   if row_weight is not None:
     rows = jnp.where(row_weight[:, None] > 0, rows, _FAR)
+  if dim in _NODES and kernel == "gaussian" and rows.shape[0] >= _MANY:
+    one = jax.tree.map(lambda x: jnp.asarray(x, points.dtype)[None], (points, rows, row_weight, bandwidth))
+    return _interpolated(*one)[0]
   if dim <= 3:
     return _direct(points, rows, row_weight, bandwidth, kernel)
   # Squared distances by matmul lose |x|^2 eps / h^2 nats to rounding: only for bandwidths wide against the data.
@@ -256,13 +267,82 @@ def log_kernel_sum(points: Array, rows: Array, row_weight: Array | None, bandwid
   )
 
 
+@side_by_side
+def _interpolated(points, rows, row_weight, bandwidth):
+  """`log_kernel_sum` of runs [r, ...]: by sums at a few nodes where a bound says that this is right to `_ERROR`, else directly.
+
+  Wide against the box of the points, a sum of kernels is so smooth that it follows from its values on a grid of Chebyshev nodes,
+  which are products of matrices: 2 num n exponentials, and not m n. All runs are tried where one may succeed, and summed
+  directly where one has not; which number a run gets depends on its own bound only.
+  """
+  extent = 0.5 * jnp.max(jnp.max(points, axis=1) - jnp.min(points, axis=1), axis=1) / bandwidth
+  found, done = jnp.zeros(points.shape[:2], points.dtype), jnp.zeros(points.shape[0], bool)
+  for num in _NODES[points.shape[2]]:
+    error = _interpolation_error(extent, num)
+
+    def better(found=found, done=done, error=error, num=num):
+      sums, wrong = _at_nodes(points, rows, row_weight, bandwidth, num, error)
+      right = ~done & (wrong < _ERROR)
+      return jnp.where(right[:, None], jnp.log(sums), found), done | right
+
+    state = found, done
+    found, done = jax.lax.cond(jnp.any(~done & (error < _ERROR)), better, lambda state=state: state)
+
+  def direct():
+    sums = jax.vmap(functools.partial(_direct, kernel="gaussian"))(points, rows, row_weight, bandwidth)
+    return jnp.where(done[:, None], found, sums)
+
+  return jax.lax.cond(jnp.all(done), lambda: found, direct)
+
+
+def _interpolation_error(extent, num: int):
+  """Bound, relative to the largest kernel, for kernels on an interval of 2 `extent` bandwidths: on an ellipse whose half axes
+  add up to rho, |kernel| <= M, and the error is at most 4 M rho^-num / (rho - 1) (Trefethen 2013, theorem 8.2)."""
+  rho = np.geomspace(1.02, 1e4, 100)
+  log_error = (
+    0.125 * extent[:, None] ** 2 * (rho - 1 / rho)[None] ** 2 + (np.log(4 / (rho - 1)) - num * np.log(rho))[None]
+  )
+  return jnp.exp(jnp.minimum(jnp.min(log_error, axis=1), 80.0))
+
+
+def _at_nodes(points, rows, row_weight, bandwidth, num: int, error):
+  """Sums of kernels at points [r, m, dim] by interpolation, and a bound of their relative error [r]."""
+  runs, n, dim = rows.shape
+  points, rows = jnp.moveaxis(points, 2, 0), jnp.moveaxis(rows, 2, 0)  # [dim, r, m] and [dim, r, n]
+  low, high = jnp.min(points, axis=2), jnp.max(points, axis=2)
+  centre, half = 0.5 * (low + high), jnp.maximum(0.5 * (high - low), 1e-6 * bandwidth[None])
+  angle = (2 * np.arange(num) + 1) * np.pi / (2 * num)
+  cosine = np.cos(angle).astype(points.dtype)
+  nodes = (centre[:, :, None] + half[:, :, None] * cosine[None, None]) / bandwidth[None, :, None]
+  short = -n % _TOGETHER
+  rows = jnp.pad(rows / bandwidth[None, :, None], ((0, 0), (0, 0), (0, short)), constant_values=_FAR)
+  weight = jnp.ones((runs, n), points.dtype) if row_weight is None else row_weight
+  blocks = lambda x: jnp.moveaxis(x.reshape(*x.shape[:-1], -1, _TOGETHER), -2, 0)
+
+  def add(total, some):
+    some, factor = some
+    along = jnp.exp(-0.5 * (nodes[:, :, :, None] - some[:, :, None, :]) ** 2)
+    last = along[-1] * factor[:, None]
+    return total + (jnp.sum(last, axis=2) if dim == 1 else jnp.einsum("rbn,ran->rba", last, along[0])), None
+
+  start = jnp.zeros((runs, num, num)[: dim + 1], points.dtype)
+  sums = jax.lax.scan(add, start, (blocks(rows), blocks(jnp.pad(weight, ((0, 0), (0, short))))))[0]
+  largest = jnp.max(sums.reshape(runs, -1), axis=1)
+  away = ((points - centre[:, :, None]) / half[:, :, None])[:, :, None] - cosine[None, None, :, None]
+  share = ((-1.0) ** np.arange(num) * np.sin(angle))[None, None, :, None].astype(points.dtype)
+  share = share / jnp.where(away == 0, 1e-20, away)  # the barycentric formula, along each dimension
+  share = share / jnp.sum(share, axis=2, keepdims=True)  # [dim, r, num, m]
+  along_last = jnp.einsum("rba,rbm->ram", sums, share[-1]) if dim == 2 else sums[:, :, None]
+  sums = jnp.sum(share[0] * along_last, axis=1)
+  growth = 2 + 2 / np.pi * np.log(num)  # of an error by interpolation along one more dimension, at most
+  wrong = error * jnp.sum(weight, axis=1) * (1 if dim == 1 else 1 + growth)
+  least, wrong = jnp.min(sums, axis=1), wrong + 8 * jnp.finfo(points.dtype).eps * largest
+  return sums, jnp.where(least > 0, wrong / least, jnp.inf)
+
+
 def _direct(points, rows, row_weight, bandwidth, kernel):
   """Few dimensions: two fused passes over blocks of rows (nearest distance, then the sum), nothing of size m x n."""
   n, dim = rows.shape
-  block = max(min(_BLOCK, n), 1)
-  short = -n % block
-  rows = jnp.pad(rows, ((0, short), (0, 0)), constant_values=_FAR).reshape(-1, block, dim)
-  weight = None if row_weight is None else jnp.pad(row_weight, (0, short)).reshape(-1, block)
   axes = [points[:, k] for k in range(dim)]
   squared = lambda row: sum((axis - row[k]) ** 2 for k, axis in enumerate(axes))
   slope = -0.5 / bandwidth**2
@@ -274,24 +354,21 @@ def _direct(points, rows, row_weight, bandwidth, kernel):
   else:
     far, beyond = squared, lambda row, offset: squared(row) - offset
 
-  def nearest(so_far, some):
-    return functools.reduce(jnp.minimum, [far(some[i]) for i in range(block)], so_far), None
+  def add(so_far, one):
+    row, weight = one
+    if kernel == "gaussian":
+      value = jnp.exp(slope * beyond(row, offset))
+    else:
+      value = (squared(row) < bandwidth**2).astype(float)
+    return so_far + (value if weight is None else weight * value), None
 
-  def add(so_far, some):
-    some, weights = some
-    for i in range(block):
-      if kernel == "gaussian":
-        one = jnp.exp(slope * beyond(some[i], offset))
-      else:
-        one = (squared(some[i]) < bandwidth**2).astype(float)
-      so_far = so_far + (one if weights is None else weights[i] * one)
-    return so_far, None
-
+  scan = functools.partial(jax.lax.scan, unroll=max(min(_BLOCK, n), 1))
   # Starting values derive from the points so that they share their batching, as scan's carry must.
   offset = jnp.zeros_like(axes[0])
   if kernel == "gaussian":
-    offset = jax.lax.scan(nearest, jnp.full_like(axes[0], jnp.inf), rows)[0]
-  sums = jax.lax.scan(add, jnp.zeros_like(axes[0]), (rows, weight))[0]
+    nearest = lambda so_far, row: (jnp.minimum(so_far, far(row)), None)
+    offset = scan(nearest, jnp.full_like(axes[0], jnp.inf), rows)[0]
+  sums = scan(add, jnp.zeros_like(axes[0]), (rows, row_weight))[0]
   return jnp.log(sums) + slope * (offset**2 if dim == 1 else offset) if kernel == "gaussian" else jnp.log(sums)
 
 
@@ -355,6 +432,7 @@ def _far_share(rows, centers, weight):
   return jnp.sum(weight * (jnp.min(squared, axis=1) > FAR**2)) / jnp.sum(weight)
 
 
+@jax.jit
 def _moments(rows, row_weight):
   """Count, mean [dim] and total squared deviation of weighted rows."""
   if row_weight is None:

@@ -1,7 +1,8 @@
 """Language models that are fitted to, and then write, the next generation's text (Kazdan et al. 2410.16713, section 2)."""
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +10,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from collapse_jax._citation import citing
-from collapse_jax.lm import checkpoint, decoder, decoding, families, sampling, text, training
+from collapse_jax.lm import checkpoint, decoder, decoding, families, measures, sampling, text, training
 from collapse_jax.lm.checkpoint import LanguageModel
+from collapse_jax.lm.peft import Adapters as Adapters
+from collapse_jax.lm.peft import adapted
 from collapse_jax.lm.training import Recipe
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch, flat, in_use
 from collapse_jax.tasks.parts import check_integer
-from collapse_jax.types import Context, MetricInfo, TaskSetting
-from collapse_jax.vocabulary import LORA_TARGETS
+from collapse_jax.types import Array, Context, MetricInfo, TaskSetting
 
 METRICS = {
   "test_loss": MetricInfo("cross entropy of held-out real text", "nats per token", worse="higher", measures="risk"),
@@ -37,14 +39,6 @@ METRICS = {
 _RECIPE = Recipe()
 
 
-class Adapters(NamedTuple):
-  """Low-rank adapters instead of full fine-tuning (LoRA, Hu et al. 2106.09685)."""
-
-  rank: int = 8
-  alpha: float = 16.0
-  targets: tuple[str, ...] = LORA_TARGETS
-
-
 @citing("2410.16713")
 def language_model(
   model: LanguageModel,
@@ -58,11 +52,17 @@ def language_model(
   adapters: Adapters | None = None,
   pretrain: bool = False,
   plain_text: bool = False,
+  endless: bool = False,
   prompts: text.Rows | None = None,
+  keep_prefix: bool = True,
+  num_beams: int = 0,
   rules: decoding.Rules = decoding.PLAIN,
   on_malformed: str = "reject",
   max_attempts: float = 8.0,
   sample_batch_size: int | None = None,
+  measure: str = "few",
+  judged: bool = True,
+  embed: Callable[[Array, Array], Array] | None = None,
   curve_points: int = 4,
   curve_rows: int = 64,
   remat: bool = False,
@@ -70,8 +70,10 @@ def language_model(
 ) -> TaskSetting:
   """A causal language model.
 
-  Rows are {"tokens": [n, L] int32, "length": [n] int32}. Every generation starts from `model` (or, warm-started, from the
-  last one), and its parameters are closed over: inside a jit, hand them in as an argument (`model._replace(params=...)`).
+  Rows are {"tokens": [n, L] int32, "length": [n] int32}, and where `train` has them "given" [n] and "learned" [n, L]: then each
+  sample continues the first `given` tokens of one of the run's real rows, and only tokens that are learned count in losses.
+  Every generation starts from `model` (or, warm-started, from the last one), and its parameters are closed over: inside a jit,
+  hand them in as an argument (`model._replace(params=...)`).
 
   Args:
     model: the base.
@@ -83,11 +85,20 @@ def language_model(
     adapters: train low-rank adapters over the base; None: all parameters.
     pretrain: start from random weights, with plain text.
     plain_text: ask of samples only that they hold text and end, not the format of prompt and response.
-    prompts: what samples begin with (`lm.text.prompts`), used in turn; None: nothing but the begin token, as in the paper.
+    endless: rows are blocks of running text (`lm.formats.blocks`): an end token is one like any other, and samples fill their row.
+    prompts: what samples begin with (`lm.text.prompts`), used in turn; None: the beginnings of real rows that `train` gives, or
+      nothing but the begin token, as in the paper.
+    keep_prefix: of an endless sample that continues a real row: its text is the row's beginning and what was written, together as
+      long as a row; False: what was written alone, as long as a row.
+    num_beams: beams of a search for the likeliest continuation, instead of drawing tokens; 0: none. Of endless rows with a prefix.
     rules: by which tokens are chosen, but for the temperature.
     on_malformed: "reject" draws until num_samples well-formed rows are there (at most max_attempts * num_samples candidates;
       rows that are then missing get weight 0 and are counted in `num_missing`); "keep" takes samples as they come.
     sample_batch_size: candidates at once. Results do not depend on it.
+    measure: "all": also what all definitions of collapse read, and more of the samples' text (`lm.measures`); "few": not.
+    judged: of these also what the base sees in samples, as generation 0 (perplexity, modes, MAUVE, Vendi); False for a base of
+      random weights.
+    embed: (tokens [n, L], counted [n, L] bool) -> [n, d] features of samples, traced; None: the base's hidden states.
     curve_points, curve_rows: how often, and on how many test rows, the learning curve is taken.
     remat: compute activations again in the backward pass: slower, in less memory.
     mesh: devices over which weights, optimiser state, batches and samples are split (`lm.sharding`).
@@ -107,8 +118,30 @@ def language_model(
   check_integer("num_samples", num_samples, 2)
   training.check(recipe)
   decoding.check(rules)
+  if measure not in ("few", "all"):
+    raise Refused.must_be("measure", "few or all", measure)
   if on_malformed not in ("reject", "keep"):
     raise Refused.must_be("on_malformed", "reject or keep", on_malformed)
+  arch = families.architecture(model.config)
+  begin, end = text.special_ids(model.tokenizer)
+  row_length = train.tokens.shape[1]
+  prefix = int(train.given.max()) if endless and train.given is not None else 0
+  dropped = 0 if keep_prefix else prefix
+  max_length = row_length + dropped  # of a sample, before its prefix goes
+  which = "block_size" if endless else "max_seq_len"
+  if max_length > arch.max_length:
+    more = f" with a prefix of {dropped} before it" if dropped else ""
+    raise Refused(
+      f"{which} {row_length}{more} is beyond the {arch.max_length} positions of the model.",
+      argument=which,
+      value=row_length,
+    )
+  if prefix >= max_length:
+    raise Refused(
+      f"prefix_tokens must be below block_size {row_length}, got {prefix}.", argument="prefix_tokens", value=prefix
+    )
+  if num_beams and not prefix:
+    raise Refused("num_beams searches for what continues a prefix: it needs prefix_tokens.", argument="num_beams")
   if num_samples > len(train.length):
     raise Refused(
       f"num_samples {num_samples} asks for more real rows than there are: {len(train.length)} of at most "
@@ -116,45 +149,60 @@ def language_model(
     )
   if not len(test.length):
     raise Refused(f"there are no test rows of at most {test.tokens.shape[1]} tokens.")
-  arch = families.architecture(model.config)
-  begin, end = text.special_ids(model.tokenizer)
-  max_length = train.tokens.shape[1]
-  if max_length > arch.max_length:
-    raise Refused(f"max_seq_len {max_length} is beyond the {arch.max_length} positions of the model.")
+  continuing = prompts is not None or train.given is not None
+  if train.learned is not None and not continuing:
+    raise Refused("loss=answers needs samples that are answers: use --prompts.", argument="loss", value="answers")
+  stop = -1 if endless else end  # -1: no token ends a sample
+  base_arch = arch
   if adapters is not None:
-    arch = arch._replace(
-      adapter_rank=adapters.rank, adapter_alpha=float(adapters.alpha), adapter_targets=adapters.targets
-    )
+    arch = adapted(arch, adapters)
   dtype = jnp.dtype(model.params["embedding"].dtype)
   functions = decoder.functions(arch, dtype, remat, mesh)
   rate = recipe.learning_rate if learning_rate is None else learning_rate
   parts = 1 if mesh is None else mesh.size
-  rows = recipe.micro_batch_size or recipe.batch_size
-  if rows % parts:
+  at_once = recipe.micro_batch_size or recipe.batch_size
+  if at_once % parts:
     which = "micro_batch_size" if recipe.micro_batch_size else "batch_size"
-    raise Refused(f"{which} must be a multiple of the {parts} devices, got {rows}.", argument=which, value=rows)
+    raise Refused(f"{which} must be a multiple of the {parts} devices, got {at_once}.", argument=which, value=at_once)
   size = sample_batch_size or max(min(num_samples, 32), -(-num_samples // 4))
   size = -(-size // parts) * parts
-  wellformed = _wellformed(model.tokenizer, end, pretrain or plain_text, on_malformed, train)
+  wellformed = _wellformed(model.tokenizer, end, pretrain or plain_text, "keep" if endless else on_malformed, train)
   whole = (
     (lambda weights: checkpoint.join(model.params, weights)) if adapters is not None else (lambda weights: weights)
   )
-  logits = lambda weights, tokens: functions.apply(whole(weights), tokens)
-  held_out = jnp.asarray(test.tokens), jnp.asarray(test.length)
+  logits = training.Scores(
+    lambda weights, tokens: functions.hidden(whole(weights), tokens),
+    lambda weights: functions.output(whole(weights)),
+    functions.head,
+  )
+  held_out = _arrays(test, given=False)
+  ruled = [name for name in decoding.NUMBERS if not decoding.is_default(rules, name)]
+  loss_of = functools.partial(training.mean_loss, logits, batch_size=at_once)
+  known: Any = None
+  judge: Any = None
+  compared: Any = None
+  if measure == "all":
+    # Where a prefix goes, what was written is text by itself, and so are real rows.
+    compared = [side._replace(given=None) if dropped else side for side in (train, test)]
+    known = measures.Tokens.of(compared[0], compared[1], arch.vocab_size)
+    if judged:
+      judge = measures.judge(decoder.functions(base_arch, dtype, remat, mesh), model.params, at_once, embed)
 
   def real_rows(key):
     chosen = jax.random.permutation(key, len(train.length))[:num_samples]
-    return batch(
-      {"tokens": jnp.asarray(train.tokens)[chosen], "length": jnp.asarray(train.length)[chosen]}, jnp.ones(num_samples)
-    )
+    return batch({name: part[chosen] for name, part in _arrays(train).items()}, jnp.ones(num_samples))
 
   def init(key):
-    problem = {"learning_rate": jnp.asarray(rate, jnp.float32), "temperature": jnp.asarray(temperature, jnp.float32)}
+    # What differs between cells of a sweep is no constant of the costly programs: they are compiled once.
+    numbers = {"learning_rate": rate, "temperature": temperature} | {name: getattr(rules, name) for name in ruled}
+    problem = {name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()}
     return problem, real_rows(key)
 
   def start(key, context: Context):
     if context.previous is not None:
       return context.previous.weights
+    if adapters is not None and adapters.start is not None:
+      return adapters.start
     if pretrain:
       return functions.init(key)
     return model.params if adapters is None else checkpoint.split_adapters(functions.init(key))[0]
@@ -162,13 +210,7 @@ def language_model(
   def fit(key, problem, context: Context):
     start_key, order_key = jax.random.split(key)
     rows, row_weight = flat(context.data)
-    some = functools.partial(
-      training.mean_loss,
-      logits,
-      tokens=held_out[0][:curve_rows],
-      length=held_out[1][:curve_rows],
-      batch_size=recipe.micro_batch_size or recipe.batch_size,
-    )
+    some = functools.partial(loss_of, **{name: part[:curve_rows] for name, part in held_out.items()})
     now = recipe._replace(learning_rate=problem["learning_rate"])
     return training.fit(
       order_key,
@@ -182,29 +224,58 @@ def language_model(
       curve_points,
       dtype,
       mesh,
+      rows.get("learned"),
     )
+
+  def beginnings(context: Context, number):
+    """Tokens [B, P] that samples of these numbers begin with, and how many of each; of rows that are long enough, in turn."""
+    if prompts is not None:
+      used = number % len(prompts.length)
+      return jnp.asarray(prompts.tokens)[used], jnp.asarray(prompts.length)[used]
+    real = {name: context.real.rows[name][0] for name in ("tokens", "length", "given")}
+    enough = real["length"] >= real["given"]
+    which = jnp.argsort(~enough, stable=True)[number % jnp.maximum(jnp.sum(enough), 1)]
+    return real["tokens"][:, : prefix or row_length - 1][which], jnp.minimum(real["given"], real["length"])[which]
 
   def sample(key, problem, fitted, context: Context):
     params = whole(fitted.weights)
 
     def draw(keys, number, wanted):
+      chosen = rules._replace(**{name: problem[name] for name in ("temperature", *ruled)})
       given: dict[str, Any] = {}
-      if prompts is not None:
-        used = number % len(prompts.length)
-        given = {"prompts": jnp.asarray(prompts.tokens)[used], "prompt_length": jnp.asarray(prompts.length)[used]}
-      chosen = rules._replace(temperature=problem["temperature"])
-      options = given | {"slots": slots, "wanted": wanted}
-      return sampling.generate(keys, functions, params, max_length, begin, end, chosen, **options)
+      if continuing:
+        given = dict(zip(("prompts", "prompt_length"), beginnings(context, number)))
+      if num_beams:
+        tokens, length, _ = decoding.beam_search(
+          functions, params, given["prompts"], max_length, stop, num_beams, rules=chosen
+        )
+      else:
+        options = given | {"slots": slots, "wanted": wanted}
+        tokens, length = sampling.generate(keys, functions, params, max_length, begin, stop, chosen, **options)
+      # Where a sample continues what it was given is told in a column behind its tokens.
+      return jnp.concatenate([tokens, given["prompt_length"][:, None]], axis=1) if continuing else tokens, length
 
     slots = min(size, -(-context.num // parts) * parts)
     # A round of several times as many keeps the slots full; over several devices rows stay in step.
-    round_size = min(4 * slots, max(context.num, slots)) if mesh is None else slots
-    drawn = sampling.sample(key, draw, wellformed, context.num, max_length, round_size, max_attempts, slots)
+    round_size = min(4 * slots, max(context.num, slots)) if mesh is None and not num_beams else slots
+    accepted = (lambda tokens, length: wellformed(tokens[:, :-1], length)) if continuing else wellformed
+    drawn = sampling.sample(key, draw, accepted, context.num, max_length + continuing, round_size, max_attempts, slots)
     tokens, length, filled = drawn.tokens, drawn.length, drawn.filled
     if context.used is not None:
       filled &= in_use(context) > 0
+    rows, given = {"tokens": tokens, "length": length}, jnp.ones_like(length)
+    if continuing:
+      tokens, given = tokens[:, :-1], tokens[:, -1]
+      rows = {"tokens": tokens[:, dropped:], "length": length - dropped, "given": given - dropped}
+      if train.learned is not None:
+        rows["learned"] = jnp.arange(row_length)[None] >= rows["given"][:, None]
+      rows = {name: rows[name] for name in context.real.rows if name in rows}
+    text_of = tokens[:, dropped:], length - dropped, jnp.maximum(given - dropped, 1)
+    metrics = looked_at(fitted, text_of, filled, context) if measure == "all" else {}
+    if continuing:
+      tokens, length = sampling.written(tokens, length, given)
     num = jnp.sum(filled)
-    metrics = {
+    metrics |= {
       "rejection_rate": drawn.rejection_rate,
       "num_missing": (context.num if context.used is None else context.used) - num,
       "duplicate_rate": sampling.duplicate_rate(tokens, length, filled),
@@ -212,12 +283,31 @@ def language_model(
     }
     for order in (1, 2, 3):
       metrics[f"distinct_{order}"] = sampling.distinct_ngrams(tokens, length, filled, order)
-    return batch({"tokens": tokens, "length": length}, filled.astype(jnp.float32)), metrics
+    return batch(rows, filled.astype(jnp.float32)), metrics
+
+  def looked_at(fitted, rows, filled, context: Context):
+    """Metrics of samples (tokens, length, given), and of what the model was fitted to."""
+    most = measures.MOST_ROWS
+    tokens, length, given, filled = (part[:most] for part in (*rows, filled))
+    counted = jnp.arange(tokens.shape[1])[None] >= given[:, None]
+    own = training.losses(logits, fitted.weights, tokens, length, at_once, counted)
+    fitted_to, weight = flat(context.data)
+    trained = fitted_to["tokens"][:most], fitted_to["length"][:most], weight[:most]
+    found = measures.of_samples(known, (tokens, length, given), filled, trained, stop)
+    found["sample_loss_self"] = jnp.sum(jnp.where(filled, measures.row_losses(*own), 0.0)) / jnp.maximum(
+      jnp.sum(filled), 1
+    )
+    if judge is None:
+      return found
+    # The same for all runs, so that it is computed once a program, however many are mapped over.
+    real = measures.reference(judge, compared[1])
+    return found | measures.of_reading(real, judge.read(tokens, length, given), filled)
 
   def evaluate(key, problem, fitted):
-    loss = training.mean_loss(logits, fitted.weights, *held_out, recipe.micro_batch_size or recipe.batch_size)
-    return {
-      "test_loss": loss,
+    losses, counts = training.losses(logits, fitted.weights, batch_size=at_once, **held_out)
+    found = measures.of_fit(known, held_out["tokens"], losses, counts) if measure == "all" else {}
+    return found | {
+      "test_loss": jnp.sum(jnp.where(counts, losses, 0.0)) / jnp.sum(counts),
       "learning_curve": fitted.learning_curve,
       "train_loss": fitted.train_loss,
       "num_steps": fitted.num_steps,
@@ -235,10 +325,18 @@ def language_model(
     num_samples,
     None,
     lambda key, problem: real_rows(key),
-    metrics=METRICS,
+    metrics=METRICS
+    | (measures.OF_FIT | measures.OF_SAMPLES if measure == "all" else {})
+    | (measures.JUDGED if judge is not None else {}),
     next_token=next_token,
     cites=() if adapters is None else ("2106.09685",),
   )
+
+
+def _arrays(rows: text.Rows, given: bool = True) -> dict[str, Any]:
+  """The parts of rows that there are."""
+  names = ("tokens", "length", "given", "learned") if given else ("tokens", "length", "learned")
+  return {name: jnp.asarray(part) for name in names if (part := getattr(rows, name)) is not None}
 
 
 def _wellformed(tokenizer, end: int, plain_text: bool, on_malformed: str, train: text.Rows) -> Any:

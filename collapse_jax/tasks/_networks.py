@@ -1,6 +1,6 @@
 """What tasks with neural networks share: dense layers as trees of matrices, and training them on weighted rows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,8 +13,7 @@ from collapse_jax.random import normal
 from collapse_jax.refused import Refused
 from collapse_jax.tasks.parts import check_integer, check_positive
 from collapse_jax.types import Array, Params
-
-STARTS = ("weights", "weights+optimiser", "cold")
+from collapse_jax.vocabulary import STARTS
 
 
 class Recipe(NamedTuple):
@@ -73,10 +72,12 @@ def train(
   steps, _ = training.num_steps(recipe.budget, recipe.amount, row_weight > 0, recipe.batch_size)
   rate = lambda step: -recipe.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0)))
   optimiser = optax.chain(optax.scale_by_adam(b2=recipe.beta2), optax.scale_by_schedule(rate))
-  warm = previous is not None and recipe.start != "cold"
-  state = training.start(optimiser, previous.weights if warm and previous is not None else new)
-  if warm and previous is not None and recipe.start == "weights+optimiser":
-    state = state._replace(moments=(previous.moments, *state.moments[1:]))
+  if previous is None or recipe.start == "cold":
+    state = training.start(optimiser, new)
+  else:
+    state = training.start(optimiser, previous.weights)
+    if recipe.start == "weights+optimiser":
+      state = state._replace(moments=(previous.moments, *state.moments[1:]))
   fitted = training.fit(key, loss, state, rows, row_weight, optimiser, steps, recipe.batch_size, order="weight")
   return Network(fitted.params, fitted.state.moments[0] if recipe.start == "weights+optimiser" else ())
 
@@ -96,11 +97,19 @@ def dense(key: Array, sizes: Sequence[int], last: float = 1.0) -> list[tuple[Arr
   return layers
 
 
-def apply_dense(layers: list[tuple[Array, Array]], x: Array) -> Array:
-  """[n, to] of x [n, from], with SiLU between layers."""
+def apply_dense(
+  layers: list[tuple[Array, Array]], x: Array, activation: Callable[[Array], Array] = jax.nn.silu
+) -> Array:
+  """[n, to] of x [n, from].
+
+  Args:
+    layers: matrices and biases.
+    x: [n, from].
+    activation: between layers.
+  """
   for i, (matrix, bias) in enumerate(layers):
     x = x @ matrix + bias[None]
-    x = jax.nn.silu(x) if i < len(layers) - 1 else x
+    x = activation(x) if i < len(layers) - 1 else x
   return x
 
 

@@ -15,7 +15,16 @@ from collapse_jax import theory
 from collapse_jax.random import chi_square, normal
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
-from collapse_jax.tasks.parts import check_draws, check_integer, known, matmul, rows_unless_refused
+from collapse_jax.tasks.parts import (
+  Moments,
+  add_moments,
+  check_draws,
+  check_integer,
+  known,
+  matmul,
+  moments,
+  rows_unless_refused,
+)
 from collapse_jax.types import Array, Context, Data, Expected, MetricInfo, Summary, TaskSetting
 
 METRICS = {
@@ -47,14 +56,6 @@ class PpcaModel(NamedTuple):
   root: Any
   kept: Any
   noise: Any
-
-
-class Moments(NamedTuple):
-  """Weighted count [], mean [dim] and biased covariance [dim, dim] of rows."""
-
-  count: Any
-  mean: Any
-  covariance: Any
 
 
 def ppca(variances, num_samples, latent_dim: int, *, draws: str = "auto") -> TaskSetting:
@@ -151,12 +152,7 @@ def ppca(variances, num_samples, latent_dim: int, *, draws: str = "auto") -> Tas
 
 def moments_of(problem, rows: Array, row_weight: Array | None) -> Moments:
   """`Summary.of` rows [n, dim]."""
-  weight = jnp.ones(len(rows)) if row_weight is None else row_weight
-  count = jnp.sum(weight)
-  share = weight / jnp.maximum(count, 1e-30)
-  mean = matmul(share, rows)
-  centered = rows - mean[None]
-  return Moments(count, mean, matmul((share[:, None] * centered).T, centered))
+  return moments(rows, row_weight)
 
 
 def real_batch(key: Array, variances: Array, num, law: bool) -> Data:
@@ -207,19 +203,6 @@ def _centered_basis(key: Array, num: int, rank: int) -> Array:
   drawn = normal(key, (num, rank))
   q, r = jnp.linalg.qr(drawn - jnp.mean(drawn, axis=0, keepdims=True))
   return q * jnp.where(jnp.diag(r) < 0, -1.0, 1.0)[None]
-
-
-def add_moments(problem, a: Moments, weight_a, b: Moments, weight_b) -> Moments:
-  """`Summary.add` of moments."""
-  count_a, count_b = weight_a * a.count, weight_b * b.count
-  share = count_b / jnp.maximum(count_a + count_b, 1e-30)
-  apart = b.mean - a.mean
-  covariance = a.covariance + share * (b.covariance - a.covariance)
-  return Moments(
-    count_a + count_b,
-    a.mean + share * apart,
-    covariance + share * (1 - share) * apart[:, None] * apart[None],
-  )
 
 
 def _checked(variances, num_samples, latent_dim, draws) -> np.ndarray:

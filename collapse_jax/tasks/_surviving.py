@@ -1,5 +1,7 @@
 """Counts of outcomes under drift, in a tree of sums: a generation costs what the outcomes that survive cost."""
 
+import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -7,9 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.random import binomial_split, hashed
+from collapse_jax.tasks.parts import side_by_side
 from collapse_jax.types import Array
 
 _WIDTH = 16  # nodes of a level that are drawn together
+_BINOMIAL_NS = 250.0  # of a core, as measured; see docs/benchmarks.md
+_GENERATION_NS = 400.0  # what a generation takes beside its binomials, of a run among others
 
 
 class Surviving(NamedTuple):
@@ -80,26 +85,27 @@ def leapt(
   return jax.tree.map(lambda x: x[0], _leapt(words, jnp.full(1, role, np.uint32), state, absorbed_at, first, stop))
 
 
-def _side_by_side(function: Any) -> Any:
-  """A function of arrays with a leading axis of runs: under vmap these are more runs of one call, and share its loops."""
-  together = jax.custom_batching.custom_vmap(function)
+def work(num_outcomes: int, num_samples: int, num_generations: int) -> float:
+  """About how many nanoseconds of a core a run takes: about 2 num_samples / t outcomes survive generation t.
 
-  @together.def_vmap
-  def batched(axis_size: int, is_batched: Any, *arguments: Any) -> Any:
-    spread = lambda x, known: x if known else jnp.broadcast_to(x[None], (axis_size, *x.shape))
-    arguments = jax.tree.map(spread, arguments, tuple(is_batched))
-    found = together(*jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), arguments))
-    return jax.tree.map(lambda x: x.reshape(axis_size, -1, *x.shape[1:]), found), jax.tree.map(lambda _: True, found)
+  Args:
+    num_outcomes: at first.
+    num_samples: items.
+    num_generations: the horizon; after about 4 num_samples of them hardly any run of a chunk has more than one outcome left.
+  """
+  end = min(num_generations, 4 * num_samples)
+  most = min(num_outcomes, num_samples)
+  early = min(end, math.ceil(2 * num_samples / most))
+  surviving = early * most + 2 * num_samples * math.log(max(min(end, 2 * num_samples) / early, 1.0))
+  return _BINOMIAL_NS * surviving + _GENERATION_NS * end
 
-  return together
 
-
-@_side_by_side
+@side_by_side
 def _drawn(words: Array, state: Surviving, t: Array) -> Surviving:
   return _next((words[:, 0], words[:, 1]), state, t)
 
 
-@_side_by_side
+@side_by_side
 def _leapt(
   words: Array, role: Array, state: Surviving, absorbed_at: Array, first: Array, stop: Array
 ) -> tuple[Surviving, Array]:
@@ -153,6 +159,7 @@ def _next(words: tuple[Array, Array], state: Surviving, t: Array, going: Array |
   return jax.lax.cond(jnp.any(due), pack, lambda state: state, Surviving(tree, depth, mixed, outcome))
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def _packed(counts: Array, capacity: int, outcome: Array | None) -> Surviving:
   """The least tree of the counts that are positive, in their order."""
   alive = counts > 0

@@ -20,8 +20,15 @@ from collapse_jax.random import choose, exact_table, normal
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks import _networks as networks
-from collapse_jax.tasks._ppca import add_moments, drawn, moments_of, real_batch, summary_of
-from collapse_jax.tasks.parts import check_draws, check_integer, check_positive, matmul, rows_unless_refused
+from collapse_jax.tasks._ppca import drawn, moments_of, real_batch, summary_of
+from collapse_jax.tasks.parts import (
+  add_moments,
+  check_draws,
+  check_integer,
+  check_positive,
+  matmul,
+  rows_unless_refused,
+)
 from collapse_jax.types import Array, Context, Data, Expected, MetricInfo, Summary, TaskSetting
 
 NETWORKS = ("linear", "mlp", "patches")

@@ -17,8 +17,10 @@ from collapse_jax.vocabulary import DRAWS, LARGEST
 __all__ = [
   "LabelStats",
   "MeanStats",
+  "Moments",
   "add_labels",
   "add_means",
+  "add_moments",
   "bartlett",
   "check_draws",
   "check_integer",
@@ -26,8 +28,10 @@ __all__ = [
   "known",
   "label_stats",
   "matmul",
+  "moments",
   "real_rows",
   "rows_unless_refused",
+  "side_by_side",
   "triangular",
 ]
 
@@ -50,6 +54,43 @@ def add_means(problem, a: MeanStats, weight_a, b: MeanStats, weight_b) -> MeanSt
   count_a, count_b = weight_a * a.count, weight_b * b.count
   share = count_b / jnp.maximum(count_a + count_b, 1e-30)
   return MeanStats(count_a + count_b, jax.tree.map(lambda x, y: x + share * (y - x), a.mean, b.mean))
+
+
+class Moments(NamedTuple):
+  """Weighted count [], mean [dim] and biased covariance [dim, dim] of rows."""
+
+  count: Any
+  mean: Any
+  covariance: Any
+
+
+def moments(rows: Array, weight: Array | None = None) -> Moments:
+  """Of rows [n, dim] with weights [n], or None where every row counts once."""
+  weight = jnp.ones(len(rows)) if weight is None else weight
+  count = jnp.sum(weight)
+  share = weight / jnp.maximum(count, 1e-30)
+  mean = matmul(share, rows)
+  centered = rows - mean[None]
+  return Moments(count, mean, matmul((share[:, None] * centered).T, centered))
+
+
+def add_moments(problem, a: Moments, weight_a, b: Moments, weight_b) -> Moments:
+  """`Summary.add` of moments.
+
+  Args:
+    problem: not looked at.
+    a, b: moments.
+    weight_a, weight_b: factors of the counts, [].
+  """
+  count_a, count_b = weight_a * a.count, weight_b * b.count
+  share = count_b / jnp.maximum(count_a + count_b, 1e-30)
+  apart = b.mean - a.mean
+  covariance = a.covariance + share * (b.covariance - a.covariance)
+  return Moments(
+    count_a + count_b,
+    a.mean + share * apart,
+    covariance + share * (1 - share) * apart[:, None] * apart[None],
+  )
 
 
 class LabelStats(NamedTuple):
@@ -179,3 +220,21 @@ def check_draws(draws: str, num_samples=None) -> None:
     raise Refused.must_be("num_samples", "at least 2", num_samples)
   if draws == "rows" and not isinstance(num_samples, int | np.integer):
     raise Refused("num_samples must be a Python int under draws='rows'.", argument="num_samples")
+
+
+def side_by_side(function: Any) -> Any:
+  """A function of arrays with a leading axis of runs: under vmap these are more runs of one call, and share its loops and branches.
+
+  Args:
+    function: no run's result may depend on the others.
+  """
+  together = jax.custom_batching.custom_vmap(function)
+
+  @together.def_vmap
+  def batched(axis_size: int, is_batched: Any, *arguments: Any) -> Any:
+    spread = lambda x, known: x if known else jnp.broadcast_to(x[None], (axis_size, *x.shape))
+    arguments = jax.tree.map(spread, arguments, tuple(is_batched))
+    found = together(*jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), arguments))
+    return jax.tree.map(lambda x: x.reshape(axis_size, -1, *x.shape[1:]), found), jax.tree.map(lambda _: True, found)
+
+  return jax.jit(together)

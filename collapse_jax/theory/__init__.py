@@ -14,6 +14,18 @@ from collapse_jax.theory.autoencoders import linear_vae_extinction as linear_vae
 from collapse_jax.theory.autoencoders import linear_vae_mix_limit as linear_vae_mix_limit
 from collapse_jax.theory.autoencoders import ppca_divergence as ppca_divergence
 from collapse_jax.theory.autoencoders import ppca_replace as ppca_replace
+from collapse_jax.theory.autoregression import NormalLoop as NormalLoop
+from collapse_jax.theory.autoregression import autoregression_bias as autoregression_bias
+from collapse_jax.theory.autoregression import autoregression_loop as autoregression_loop
+from collapse_jax.theory.autoregression import component_variance_factor as component_variance_factor
+from collapse_jax.theory.autoregression import cross_column_variance as cross_column_variance
+from collapse_jax.theory.autoregression import integer_sizes_loop as integer_sizes_loop
+from collapse_jax.theory.autoregression import mixture_heterozygosity as mixture_heterozygosity
+from collapse_jax.theory.autoregression import range_replace as range_replace
+from collapse_jax.theory.autoregression import redraw_atom as redraw_atom
+from collapse_jax.theory.autoregression import residual_variance_replace as residual_variance_replace
+from collapse_jax.theory.autoregression import simulated_traffic as simulated_traffic
+from collapse_jax.theory.autoregression import truncated_normal_loop as truncated_normal_loop
 from collapse_jax.theory.curation import curation_divergence_bound as curation_divergence_bound
 from collapse_jax.theory.curation import curation_factor as curation_factor
 from collapse_jax.theory.curation import curation_gain_bound as curation_gain_bound
@@ -59,11 +71,16 @@ from collapse_jax.theory.regression import linear_regression_mse as linear_regre
 from collapse_jax.theory.samplers import SAMPLERS as SAMPLERS
 from collapse_jax.theory.samplers import EarlyStopping as EarlyStopping
 from collapse_jax.theory.samplers import PartialFit as PartialFit
+from collapse_jax.theory.samplers import StoppedMixture as StoppedMixture
 from collapse_jax.theory.samplers import distinct_rows as distinct_rows
 from collapse_jax.theory.samplers import early_stopping as early_stopping
+from collapse_jax.theory.samplers import early_stopping_mixture as early_stopping_mixture
 from collapse_jax.theory.samplers import flow_euler_constant as flow_euler_constant
 from collapse_jax.theory.samplers import mean_factor as mean_factor
+from collapse_jax.theory.samplers import negative_extrapolation as negative_extrapolation
+from collapse_jax.theory.samplers import negative_weight as negative_weight
 from collapse_jax.theory.samplers import partial_fit as partial_fit
+from collapse_jax.theory.samplers import partial_fit_mix as partial_fit_mix
 from collapse_jax.theory.samplers import partial_fit_rate as partial_fit_rate
 from collapse_jax.theory.samplers import sampler_log_variance as sampler_log_variance
 from collapse_jax.theory.samplers import sampler_loop as sampler_loop
@@ -110,12 +127,18 @@ __all__ = [
   "SUBSAMPLE_LIMIT",
   "EarlyStopping",
   "Moments",
+  "NormalLoop",
   "PartialFit",
   "PpcaMoments",
   "Schedule",
   "SecondMoments",
+  "StoppedMixture",
+  "autoregression_bias",
+  "autoregression_loop",
   "breakdown_point",
   "changed_share",
+  "component_variance_factor",
+  "cross_column_variance",
   "curation_divergence_bound",
   "curation_factor",
   "curation_gain_bound",
@@ -126,6 +149,7 @@ __all__ = [
   "drift_collapse_time",
   "drift_entropy",
   "early_stopping",
+  "early_stopping_mixture",
   "edited_regression",
   "edited_sweep",
   "eligible_share",
@@ -147,6 +171,7 @@ __all__ = [
   "heat_death",
   "heat_death_exponent",
   "heat_death_noise",
+  "integer_sizes_loop",
   "kde_variance_limit",
   "kept_error_rate",
   "level_set_variance",
@@ -164,17 +189,24 @@ __all__ = [
   "mix_first_order",
   "mix_first_order_peak",
   "mixture_bound",
+  "mixture_heterozygosity",
   "naive_coverage",
   "nearest_loop",
   "nearest_purity",
   "nearest_variance",
+  "negative_extrapolation",
+  "negative_weight",
   "partial_fit",
+  "partial_fit_mix",
   "partial_fit_rate",
   "polya_variance",
   "pooled_error",
   "ppca_divergence",
   "ppca_replace",
   "quadratic_family",
+  "range_replace",
+  "redraw_atom",
+  "residual_variance_replace",
   "sampler_log_variance",
   "sampler_loop",
   "sampler_times",
@@ -188,11 +220,13 @@ __all__ = [
   "scott_bandwidth",
   "second_moments",
   "silverman_bandwidth",
+  "simulated_traffic",
   "sliding_window",
   "tempered",
   "tempered_models",
   "total_variation_gaussian",
   "total_variation_of_coin",
+  "truncated_normal_loop",
   "truncation_loop",
   "truncation_rate",
   "unbiased_std_replace",

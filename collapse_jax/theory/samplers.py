@@ -17,11 +17,16 @@ __all__ = [
   "SAMPLERS",
   "EarlyStopping",
   "PartialFit",
+  "StoppedMixture",
   "distinct_rows",
   "early_stopping",
+  "early_stopping_mixture",
   "flow_euler_constant",
   "mean_factor",
+  "negative_extrapolation",
+  "negative_weight",
   "partial_fit",
+  "partial_fit_mix",
   "partial_fit_rate",
   "sampler_log_variance",
   "sampler_loop",
@@ -216,6 +221,30 @@ def early_stopping(
   return EarlyStopping(*np.array(states).T)
 
 
+class StoppedMixture(NamedTuple):
+  """Of `early_stopping_mixture`, [num_terms] each."""
+
+  share: np.ndarray
+  noise_var: np.ndarray
+
+
+def early_stopping_mixture(noise_var: float, real_fraction: float, num_terms: int) -> StoppedMixture:
+  """The limit of stopping at noise h beside real data: sum_k a (1-a)^k data * N(0, (k+1) h^2), ever smoother copies (2606.13796).
+
+  Args:
+    noise_var: h^2.
+    real_fraction: a, in (0, 1].
+    num_terms: of the sum; what is left of the shares is added to the last.
+  """
+  check("noise_var", noise_var, 0)
+  check("real_fraction", real_fraction, 0, 1, open_least=True)
+  check_count("num_terms", num_terms)
+  k = np.arange(num_terms)
+  share = real_fraction * (1 - real_fraction) ** k
+  share[-1] = (1 - real_fraction) ** (num_terms - 1)
+  return StoppedMixture(share, (k + 1) * float(noise_var))
+
+
 def distinct_rows(num_samples: int, num_generations: int) -> np.ndarray:
   """Distinct real rows left among those that memorising model t emits under `replace`, [T]: n (1 - q_t), q_{t+1} = exp(q_t - 1),
   q_0 = 0.
@@ -259,6 +288,22 @@ def partial_fit(num_samples: int, rate: float, num_generations: int) -> PartialF
   return PartialFit(variance, 1 / num_samples + rate**2 / num_samples * earlier)
 
 
+def partial_fit_mix(num_samples: int, rate: float, real_fraction: float) -> float:
+  """Variance of the mean about that of the fixed real rows in the long run, in units of the rows' variance: rho (1-a)^2 / (m a (2 -
+  rho a)), where a share a of real rows stays and m rows of the last model are added.
+
+  Args:
+    num_samples: m, rows that each model adds.
+    rate: rho, in (0, 1].
+    real_fraction: a, in (0, 1].
+  """
+  check("num_samples", num_samples, 1, open_most=True)
+  check("rate", rate, 0, 1, open_least=True)
+  check("real_fraction", real_fraction, 0, 1, open_least=True)
+  a = real_fraction
+  return rate * (1 - a) ** 2 / (num_samples * a * (2 - rate * a))
+
+
 def partial_fit_rate(learning_rates, curvature):
   """rho = 1 - prod_k (1 - eta_k h) of gradient descent along a direction of curvature h.
 
@@ -268,6 +313,42 @@ def partial_fit_rate(learning_rates, curvature):
   """
   rates = np.atleast_1d(np.asarray(learning_rates, float))
   return 1 - np.prod(1 - np.multiply.outer(np.asarray(curvature, float), rates), axis=-1)
+
+
+# ---------------------------------------------------------------------------------------------------- going the other way
+def negative_extrapolation(temperature, weight, parameter: str = "log_variance"):
+  """The model's variance over that of its data, where it goes away from a model of its own samples.
+
+  The sampler multiplies variances by `temperature` l. Extrapolating parameters by w (Neon, 2510.03597) leaves l^-w where they are
+  logs of variances, and 1 + w (1 - l) where they are variances; guidance by the difference of scores along the probability-flow ODE
+  (SIMS, 2408.16333) leaves l^-w too, which is not what it leaves of precisions.
+
+  Args:
+    temperature: l, above 0: a number or an array.
+    weight: w.
+    parameter: "log_variance" or "variance"; for guidance "log_variance".
+  """
+  check("temperature", temperature, 0, open_least=True, open_most=True)
+  l, w = np.asarray(temperature, float), np.asarray(weight, float)
+  if parameter not in ("log_variance", "variance"):
+    raise Refused.must_be("parameter", "log_variance or variance", parameter)
+  return l**-w if parameter == "log_variance" else 1 + w * (1 - l)
+
+
+def negative_weight(bias, temperature, parameter: str = "log_variance"):
+  """w that undoes a bias: model r has `bias` times the variance of its data, such as 1 - 1/n, and its sampler the temperature l.
+
+  Args:
+    bias: above 0: a number or an array.
+    temperature: l of what the other model is fitted to, above 0 and not 1.
+    parameter: as of `negative_extrapolation`.
+  """
+  check("bias", bias, 0, open_least=True, open_most=True)
+  negative_extrapolation(temperature, 0.0, parameter)
+  b, l = np.asarray(bias, float), np.asarray(temperature, float)
+  if (l == 1).any():
+    raise Refused.must_be("temperature", "other than 1", temperature)
+  return np.log(b) / np.log(l) if parameter == "log_variance" else (1 / b - 1) / (1 - l)
 
 
 # ---------------------------------------------------------------------------------------------------- maps

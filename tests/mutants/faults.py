@@ -67,14 +67,14 @@ FAULTS = [
   ),
   Fault(
     "figures: finite runs are counted as lost",
-    "return int((~finite).sum())",
-    "return int(finite.sum())",
+    "return len(values) - len(kept)",
+    "return len(kept)",
     "tests/test_figures.py -k 'lost or curves_and_bands'",
   ),
   Fault(
     "figures: lost runs are in the mean",
-    "kept = values[finite].astype(np.float64)",
-    "kept = np.nan_to_num(values, posinf=0.0).astype(np.float64)",
+    "kept = finite_runs(values)\n  num",
+    "kept = np.nan_to_num(values, posinf=0.0).astype(np.float64)\n  num",
     "tests/test_figures.py -k lost",
   ),
   Fault(
@@ -97,8 +97,8 @@ FAULTS = [
   ),
   Fault(
     "figures: learning curves of one seed instead of the mean",
-    'one.sel(generation=t).mean("seed")',
-    "one.sel(generation=t).isel(seed=0)",
+    'axis.plot(share, one.sel(generation=t).mean("seed")',
+    "axis.plot(share, one.sel(generation=t).isel(seed=0)",
     "tests/test_figures.py -k learning_curves",
   ),
   Fault(
@@ -175,7 +175,7 @@ FAULTS = [
     "tests/test_report.py -k every_cell",
   ),
   Fault(
-    "report: columns of the headline table are exchanged",
+    "report: columns of the table by workflow are exchanged",
     '<td class="n diverging">{{ r.diverging }}</td><td class="n growing">{{ r.growing }}</td>',
     '<td class="n diverging">{{ r.growing }}</td><td class="n growing">{{ r.diverging }}</td>',
     "tests/test_report.py -k verdict_per_workflow",
@@ -205,6 +205,18 @@ FAULTS = [
     "tests/test_report.py -k what_was_run",
   ),
   Fault(
+    "report: a workflow is shown by the best of its cells",
+    "label = next(iter(counts))\n  with_label",
+    "label = list(counts)[-1]\n  with_label",
+    "tests/test_answer.py -k matrix",
+  ),
+  Fault(
+    "report: halving times are those of a tenfold change",
+    "{_told(np.log(2) / abs(slope))} generations",
+    "{_told(np.log(10) / abs(slope))} generations",
+    "tests/test_answer.py -k number_that_decides",
+  ),
+  Fault(
     "compare: the table shows the published value as the measured one",
     "f\"{row['measured']:.4g} +- {row['standard_error']:.2g}\"",
     "f\"{row['value']:.4g} +- {row['standard_error']:.2g}\"",
@@ -231,8 +243,8 @@ FAULTS = [
   ),
   Fault(
     "forecast: runs are taken for independent of themselves",
-    "error = np.sqrt((runs - 1) / runs * ((told[1:] - told[1:].mean(axis=0)) ** 2).sum(axis=0))",
-    "error = np.sqrt((runs - 1) / runs * ((told[1:] - told[1:].mean(axis=0)) ** 2).sum(axis=0)) / 3",
+    "error = np.sqrt((apart**2).sum(axis=0) / (runs * (runs - 1)))",
+    "error = np.sqrt((apart**2).sum(axis=0) / (runs * (runs - 1))) / 3",
     "tests/test_decisions.py -k forecasts_cover",
   ),
   Fault(
@@ -345,5 +357,92 @@ FAULTS = [
     "slot = jnp.argmax(data.origin)",
     "slot = jnp.argmin(data.origin)",
     "tests/test_systems.py -k edits_chain",
+  ),
+  # ----------------------------------------------------------------------------------------------------- pipelines
+  Fault(
+    "pipelines: weights of rows do not reach fit",
+    "weight = None if np.ptp(counted) == 0 else counted",
+    "weight = None",
+    "tests/test_pipelines.py -k weights_are_taken",
+  ),
+  Fault(
+    "pipelines: seeds of 32 bits",
+    "int(np.asarray(jax.random.key_data(key)).ravel()[-1]) >> 1",
+    "int(np.asarray(jax.random.key_data(key)).ravel()[-1])",
+    "tests/test_pipelines.py -k every_workflow",
+  ),
+  Fault(
+    "pipelines: a step is known without its code",
+    "_steps.digest_of('fit', self._one.codes['fit'], seed,",
+    "_steps.digest_of('fit', seed,",
+    "tests/test_pipelines.py -k known_by_what",
+  ),
+  Fault(
+    "pipelines: withdrawn rows count on",
+    "weight = ~np.isin(numbers, out.get(self._shared.real.name, ()))",
+    "weight = ~np.isin(numbers, ())",
+    "tests/test_pipelines.py -k withdrawn",
+  ),
+  Fault(
+    "pipelines: withdrawn rows of a sample count on",
+    "None if out is None else jnp.ones(num).at[out].set(0.0)",
+    "None if out is None else jnp.ones(num)",
+    "tests/test_pipelines.py -k withdrawn",
+  ),
+  Fault(
+    "pipelines: what descends from a descendant is not told",
+    "samples[sample] = touched[sample] = None",
+    "samples[sample] = None",
+    "tests/test_pipelines.py -k lineage",
+  ),
+  Fault(
+    "pipelines: metrics are not held against the training rows",
+    "train=self.rows(call.train), seed=call.seed)",
+    "seed=call.seed)",
+    "tests/test_pipelines.py -k metrics_by_kind",
+  ),
+  Fault(
+    "metrics: the null of distances is that of the sample",
+    'found["nearest_distance"] = near[0], near[1]',
+    'found["nearest_distance"] = near[0], near[0]',
+    "tests/test_pipelines.py -k metrics_by_kind",
+  ),
+  # ----------------------------------------------------------------------------------------------------- decisions
+  Fault(
+    "decisions: the skew of runs has the other sign",
+    "apart = (1 - runs) * (told[1:] - told[1:].mean(axis=0))",
+    "apart = (runs - 1) * (told[1:] - told[1:].mean(axis=0))",
+    "tests/test_decisions.py -k few_runs_carry",
+  ),
+  Fault(
+    "decisions: no family is rejected",
+    "if miss.p_value >= REJECTED",
+    "if miss.p_value >= 0",
+    "tests/test_decisions.py -k last_third_rejects",
+  ),
+  Fault(
+    "decisions: the share that is enough ignores the tolerance",
+    "tolerance * np.sign(first.mean()) * first[:, :, None]",
+    "0 * np.sign(first.mean()) * first[:, :, None]",
+    "tests/test_decisions.py -k share_in_words",
+  ),
+  # ----------------------------------------------------------------------------------------------------- the command
+  Fault(
+    "cli: a change beyond the tolerance ends well",
+    "if not all(row.worse <= tolerance for row in rows):",
+    "if False:",
+    "tests/test_cli.py -k 'test_check'",
+  ),
+  Fault(
+    "cli: a dry run withdraws rows",
+    'acts = name == "withdraw" and not flag.dry_run',
+    'acts = name == "withdraw"',
+    "tests/test_cli_loop.py -k lineage",
+  ),
+  Fault(
+    "cli: lower is worse, where higher is",
+    '{"higher": 1.0, "lower": -1.0}.get(results',
+    '{"higher": -1.0, "lower": 1.0}.get(results',
+    "tests/test_cli.py -k 'test_check'",
   ),
 ]

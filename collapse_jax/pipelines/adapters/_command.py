@@ -114,7 +114,7 @@ def command(
 
   weighted = "weights" in _processes.names(fit)
   return _parts.Adapter(
-    fit_weighted if weighted else fit_alike, draw, identity, None if evaluate is None else judge, _save, _load
+    fit_weighted if weighted else fit_alike, draw, identity, fit, None if evaluate is None else judge, _save, _load
   )
 
 

@@ -89,7 +89,7 @@ def huggingface(
       raise ValueError("test rows have no two tokens")
     return {"test_nll": total / num}
 
-  return _parts.Adapter(fit, sample, lambda role: ("huggingface", trainer, style), evaluate)
+  return _parts.Adapter(fit, sample, lambda role: ("huggingface", trainer, style), "huggingface", evaluate)
 
 
 def _dataset(data: kinds.Rows) -> Any:

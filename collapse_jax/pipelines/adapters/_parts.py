@@ -21,6 +21,7 @@ class Adapter(NamedTuple):
 
   Attributes:
     identity: role -> what fixes the numbers of a step.
+    name: of what is adapted, for people.
     evaluate: None: metrics by kind of data are taken.
     save, load: None: models are pickled.
   """
@@ -28,6 +29,7 @@ class Adapter(NamedTuple):
   fit: Callable[..., Any]
   sample: Callable[..., Any]
   identity: Callable[[str], Any]
+  name: str
   evaluate: Callable[..., dict[str, float]] | None = None
   save: Callable[[Any, Path], None] | None = None
   load: Callable[[Path], Any] | None = None

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from collapse_jax.pipelines import kinds
+from collapse_jax.pipelines import _protocol, kinds
 from collapse_jax.pipelines.adapters import _freshness, _parts
 from collapse_jax.refused import Refused
 
@@ -97,13 +97,14 @@ def adapter(style: Style, fit: Any, ask: Callable, identity: Callable[[str], Any
   def told(role):
     return style._replace(fresh=True), getattr(fit, "identity", lambda role: fit)(role), identity(role)
 
+  name = style.model if fit is None else _protocol.name_of(fit)
   judge = getattr(fit, "evaluate", None)
 
   def evaluate(model, sample, real_test, *, seed):
     assert judge is not None
     return judge(model.fitted, sample, real_test, seed=seed)
 
-  return _parts.Adapter(learn, sample, told, evaluate if callable(judge) else None)
+  return _parts.Adapter(learn, sample, told, name, evaluate if callable(judge) else None)
 
 
 def chat_of(style: Style, prompts: Sequence[Any]) -> bool:

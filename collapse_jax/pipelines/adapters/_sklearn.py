@@ -69,7 +69,11 @@ def sklearn(estimator: Any) -> _parts.Adapter:
   weighted = not before and _takes(last.fit, "sample_weight")
   dense = not before and hasattr(last, "score_samples")
   return _parts.Adapter(
-    fit_weighted if weighted else fit, draw, lambda role: ("sklearn", estimator), evaluate if dense else None
+    fit_weighted if weighted else fit,
+    draw,
+    lambda role: ("sklearn", estimator),
+    type(last).__name__,
+    evaluate if dense else None,
   )
 
 

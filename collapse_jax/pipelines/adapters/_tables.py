@@ -51,7 +51,7 @@ def ctgan(model: str = "ctgan", *, discrete_columns: Sequence[str] = (), **setti
     synthesizer.set_random_state(seed)
     return synthesizer.sample(num)
 
-  return _adapter("ctgan", train, draw, (model, tuple(discrete_columns), settings))
+  return _adapter("ctgan", model, train, draw, (model, tuple(discrete_columns), settings))
 
 
 def sdv(synthesizer: Callable[[Any], Any], metadata: Any = None) -> _parts.Adapter:
@@ -66,6 +66,7 @@ def sdv(synthesizer: Callable[[Any], Any], metadata: Any = None) -> _parts.Adapt
     Refused: the package is not installed.
   """
   _parts.need("sdv", "sdv")
+  by_name = int(_version("sdv").partition(".")[0] or 1) > 1  # from version 2 on tables are {name: table}, in and out
 
   def train(table, seed):
     from sdv.metadata import Metadata
@@ -74,7 +75,7 @@ def sdv(synthesizer: Callable[[Any], Any], metadata: Any = None) -> _parts.Adapt
     if isinstance(told, Mapping):
       told = Metadata.load_from_dict(dict(told) if "tables" in told else {"tables": {"table": dict(told)}})
     made = synthesizer(told)
-    made.fit(table)
+    made.fit({next(iter(told.tables)): table} if by_name else table)
     return made
 
   def draw(made, num, seed):
@@ -83,10 +84,11 @@ def sdv(synthesizer: Callable[[Any], Any], metadata: Any = None) -> _parts.Adapt
     set_state = getattr(made, "_set_random_state", None)
     if set_state is not None and getattr(made, "_model", None) is not None:
       set_state(seed)
-    return made.sample(num_rows=num)
+    found = made.sample(num_rows=num)
+    return next(iter(found.values())) if by_name else found
 
   told = metadata.to_dict() if hasattr(metadata, "to_dict") else metadata
-  return _adapter("sdv", train, draw, (synthesizer, told))
+  return _adapter("sdv", getattr(synthesizer, "__name__", ""), train, draw, (synthesizer, told))
 
 
 def sdgym(
@@ -101,6 +103,7 @@ def sdgym(
   """
   return _adapter(
     "sdgym",
+    getattr(train, "__name__", ""),
     lambda table, seed: train(table, _metadata(table) if metadata is None else dict(metadata)),
     lambda synthesizer, num, seed: sample(synthesizer, num),
     (train, sample, metadata),
@@ -130,14 +133,15 @@ def synthcity(name: str, *, target_column: str | None = None, **settings: Any) -
   def draw(plugin, num, seed):
     return plugin.generate(count=num, random_state=seed).dataframe()
 
-  return _adapter("synthcity", train, draw, (name, target_column, settings))
+  return _adapter("synthcity", name, train, draw, (name, target_column, settings))
 
 
-def _adapter(name: str, train: Callable, draw: Callable, settings: Any) -> _parts.Adapter:
+def _adapter(package: str, model: str, train: Callable, draw: Callable, settings: Any) -> _parts.Adapter:
   """A pipeline.
 
   Args:
-    name: of the adapter.
+    package: what it is of.
+    model: which of its models.
     train: (DataFrame, seed) -> synthesizer.
     draw: (synthesizer, num, seed) -> DataFrame.
     settings: that fix the numbers.
@@ -148,13 +152,13 @@ def _adapter(name: str, train: Callable, draw: Callable, settings: Any) -> _part
 
     # Some start a process for each core for what takes milliseconds.
     with _parts.seeded(seed), joblib.parallel_config(backend="threading"):
-      return Trained(train(_parts.as_table(data, name), seed), kinds.take(data, np.arange(0)))
+      return Trained(train(_parts.as_table(data, package), seed), kinds.take(data, np.arange(0)))
 
   def sample(model, num, *, seed, workdir):
     with _parts.seeded(seed):
       return _parts.from_table(draw(model.synthesizer, num, seed), model.like)
 
-  return _parts.Adapter(fit, sample, lambda role: (name, _version(name), settings))
+  return _parts.Adapter(fit, sample, lambda role: (package, _version(package), settings), f"{package} {model}".strip())
 
 
 def _version(package: str) -> str:

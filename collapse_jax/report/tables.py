@@ -1,8 +1,7 @@
-"""A self-contained report page of one or several result Datasets."""
+"""The tables of a report page as rows of texts: verdicts, definitions, theory beside simulation. Reads Datasets only."""
 
 import base64
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,50 +10,18 @@ from scipy import stats
 from collapse_jax import diagnostics, plotting
 from collapse_jax.diagnostics import definitions
 
-__all__ = ["page", "write_report"]
-
-_TEMPLATE = Path(__file__).with_name("report.html.j2")
+__all__ = ["agreement", "cell_text", "part"]
 
 
-def write_report(results, path, figures=None) -> None:
-  """Writes one HTML page: what was run, verdicts, figures, theory against simulation, how to reproduce.
+def part(name, results, figures, rows) -> dict[str, Any]:
+  """What the page says of one experiment.
 
   Args:
-    results: a sweep's Dataset, or name -> Dataset.
-    path: of the page; it embeds everything and refers to nothing outside.
-    figures: name -> (title -> PNG bytes) where they are drawn already; by default those of `plotting.figures_for`.
+    name: of the experiment.
+    results: its Dataset.
+    figures: title -> bytes of a PNG file.
+    rows: of `diagnostics.verdicts`, where there are generations.
   """
-  Path(path).write_text(page(results, figures), encoding="utf-8")
-
-
-def page(results, figures=None) -> str:
-  """The page of `write_report`.
-
-  Args:
-    results: a Dataset of `sweep`, or name -> Dataset.
-    figures: name -> title -> bytes of a PNG file; None: as `plotting.render` draws them.
-  """
-  import jinja2
-
-  if not isinstance(results, dict):
-    results = {str(results.attrs.get("task", "results")): results}
-  results = {name: diagnostics.complete(one) if "generation" in one.sizes else one for name, one in results.items()}
-  if figures is None:
-    figures = {name: {title: png for title, (png, _) in plotting.render(one).items()} for name, one in results.items()}
-  environment = jinja2.Environment(autoescape=True, trim_blocks=True)
-  attributes = [one.attrs for one in results.values()]
-  parts = [_part(name, one, figures[name]) for name, one in results.items()]
-  text = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-    parts=parts,
-    agreement=_agreement({part["name"]: part.get("z_scores", []) for part in parts}),
-    commands=sorted({str(a["command"]) for a in attributes if "command" in a}),
-    versions=f"collapse_jax {attributes[0].get('package_version', '?')}, JAX {attributes[0].get('jax_version', '?')}, "
-    f"{attributes[0].get('device', '')}; seed {attributes[0].get('seed', '?')}",
-  )
-  return text.encode("utf-8", "replace").decode()
-
-
-def _part(name, results, figures) -> dict[str, Any]:
   attrs = results.attrs
   drawn = [{"name": title, "png": base64.b64encode(png).decode()} for title, png in figures.items()]
   if "generation" not in results.sizes:  # no trajectory to judge
@@ -74,7 +41,6 @@ def _part(name, results, figures) -> dict[str, Any]:
     f"{attrs.get('num_compilations', '?')} programs took {float(attrs.get('compile_seconds', np.nan)):.0f} "
     "thread-seconds to compile (several compile side by side)."
   )
-  rows = diagnostics.verdicts(results)
   verdicts = [_verdict_row(results, row) for row in rows]
   findings = definitions.diagnose(results)
   theory = diagnostics.compare_with_theory(results)
@@ -99,6 +65,7 @@ def _part(name, results, figures) -> dict[str, Any]:
     "summary": list(summary.values()),
     "verdicts": verdicts,
     "limits": any(row["limit"] for row in verdicts),
+    "nulls": any(row["null"] for row in verdicts),
     "workflows": [str(name) for name in results.workflow.values],
     "definitions": [_definition_row(row) for row in definitions.summary(findings)],
     "findings": [_finding_row(results, row) for row in findings if row["applies"]],
@@ -129,7 +96,7 @@ def _samples(text: str) -> list[dict[str, Any]]:
   return cells
 
 
-def _agreement(z_scores: dict[str, list[dict[str, Any]]]) -> dict[str, Any] | None:
+def agreement(z_scores: dict[str, list[dict[str, Any]]]) -> dict[str, Any] | None:
   """All comparisons with theory in one table, a row per experiment, metric and workflow."""
   groups: dict[tuple[str, str, str], list[float]] = {}
   for name, rows in z_scores.items():
@@ -153,7 +120,8 @@ def _agreement(z_scores: dict[str, list[dict[str, Any]]]) -> dict[str, Any] | No
   return {"rows": table, "total": len(every), "worst": f"{every.max():.1f}", "expected": f"{usual:.1f}"}
 
 
-def _cell(results, row) -> str:
+def cell_text(results, row) -> str:
+  """The coordinates of a cell, as far as they tell it from others of the same results."""
   names = [d for d in results.cell_status.dims if d == "workflow" or results.sizes[d] > 1]
   return ", ".join(str(row[d]) if d == "workflow" else f"{d} {plotting.text_of(row[d])}" for d in names if d in row)
 
@@ -161,7 +129,7 @@ def _cell(results, row) -> str:
 def _verdict_row(results, row) -> dict[str, str]:
   v = row["verdict"]
   return {
-    "cell": _cell(results, row),
+    "cell": cell_text(results, row),
     "metric": row["metric"],
     "final": f"{v.final_mean:.4g} ± {v.final_sem:.2g}",
     "slope": f"{v.slope:.3g} [{v.slope_low:.3g}, {v.slope_high:.3g}]",
@@ -169,7 +137,14 @@ def _verdict_row(results, row) -> dict[str, str]:
     "label": v.label,
     "possible": " or ".join(v.possible) if 1 < len(v.possible) < 3 else "",
     "limit": _limit(results, row),
+    "null": _null(results, row),
   }
+
+
+def _null(results, row) -> str:
+  """What the metric would be of real rows at the last generation."""
+  null = diagnostics.null_of(results, row, row["metric"].removeprefix("log "))
+  return "" if null is None else f"{null[-1]:.4g}"
 
 
 def _limit(results, row) -> str:
@@ -193,7 +168,7 @@ def _definition_row(row) -> dict[str, Any]:
 
 def _finding_row(results, row) -> dict[str, str]:
   return {
-    "cell": _cell(results, row),
+    "cell": cell_text(results, row),
     "definition": row["definition"],
     "metric": row["metric"],
     "fires": "fires" if row["fires"] else "",
@@ -204,7 +179,7 @@ def _finding_row(results, row) -> dict[str, str]:
 
 def _theory_row(results, row) -> dict[str, str]:
   return {
-    "cell": _cell(results, row),
+    "cell": cell_text(results, row),
     "metric": row["metric"],
     "generation": str(row["generation"]),
     "simulated": f"{row['simulated']:.5g} ± {row['standard_error']:.2g}",

@@ -1,0 +1,13 @@
+"""What results say, for people: a self-contained page of one or several Datasets, and the answer in a few lines. Reads Datasets
+only."""
+
+from collapse_jax.report.answer import Answer as Answer
+from collapse_jax.report.answer import answers as answers
+from collapse_jax.report.writing import page as page
+from collapse_jax.report.writing import write_report as write_report
+
+__all__ = ["Answer", "answers", "page", "write_report"]
+
+
+def __dir__() -> list[str]:
+  return __all__
