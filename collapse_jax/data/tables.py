@@ -30,6 +30,7 @@ class Layout(NamedTuple):
     blocks: names of these columns.
     categories: names, block by block.
     continuous: names of the leading columns.
+    missing: whether the last category of each block says that the cell is missing.
   """
 
   num_continuous: int
@@ -37,6 +38,7 @@ class Layout(NamedTuple):
   blocks: tuple[str, ...]
   categories: tuple[tuple[str, ...], ...]
   continuous: tuple[str, ...]
+  missing: tuple[bool, ...]
 
   @property
   def width(self) -> int:
@@ -47,6 +49,11 @@ class Layout(NamedTuple):
     """Of the blocks."""
     ends = self.num_continuous + np.cumsum([0, *self.sizes])
     return [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
+
+  @property
+  def marks(self) -> dict[str, int]:
+    """Where a row says that a cell is missing, by the name of its column."""
+    return {name: block.stop - 1 for name, block, last in zip(self.blocks, self.slices, self.missing) if last}
 
 
 class Table(NamedTuple):
@@ -144,7 +151,8 @@ def _encoded(name: str, frame, label: str | None) -> Table:
     raise Refused.must_be("label", f"a column of {name}", label)
   order = [i for i, column in enumerate(columns) if column != label]
   order += [columns.index(label)] if label is not None else []
-  numbers, blocks, names, categories, continuous = [], [], [], [], []
+  numbers, blocks, names, categories, continuous, holes = [], [], [], [], [], []
+  kinds: tuple[str, ...]
   for i in order:
     column, title = frame.iloc[:, i], columns[i]
     missing = column.isna().to_numpy()
@@ -180,8 +188,8 @@ def _encoded(name: str, frame, label: str | None) -> Table:
     blocks.append(np.eye(len(kinds))[codes])
     names.append(title)
     categories.append(kinds)
-  layout = Layout(
-    len(numbers), tuple(len(kinds) for kinds in categories), tuple(names), tuple(categories), tuple(continuous)
-  )
+    holes.append(bool(missing.any()))
+  sizes = tuple(len(kinds) for kinds in categories)
+  layout = Layout(len(numbers), sizes, tuple(names), tuple(categories), tuple(continuous), tuple(holes))
   rows = np.concatenate([np.reshape(np.transpose(numbers), (len(frame), -1)), *blocks], axis=1).astype(np.float32)
   return Table(name, rows, layout, label is not None)
