@@ -55,7 +55,8 @@ def forecast(results: Any, horizon: int = 20, metric: str = "", *, level: float 
   of the mean over all runs that there could be, as `METRIC_expected` is. Where all that theory has for the workflow is rejected,
   nothing is told. Where other families, which are not rejected, leave that interval, nothing is told from there on: other
   families from theory, and any other where the metric is neither a squared error (a risk on a log scale) nor a variance, such as
-  a likelihood, whose curves theory does not know. A metric that does not say what it measures, as in a file, is taken for one of these.
+  a likelihood, whose curves theory does not know. A metric that does not say what it measures, as in a file, is taken for one
+  that theory knows.
 
   Args:
     results: a Dataset of `sweep` or `loop`, or the path of a CSV file, see `read`.
