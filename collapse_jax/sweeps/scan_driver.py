@@ -4,7 +4,7 @@ import concurrent.futures
 import contextlib
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,18 +27,20 @@ __all__ = ["run"]
 _Found = list[tuple[int, Metrics]]
 
 
-def run(job: Job, static_axes: Sequence[str]) -> dict[str, Any]:
+def run(job: Job, static_axes: Sequence[str], traced: Mapping[tuple[int, ...], Traced]) -> dict[str, Any]:
   """Computes all cells; attributes of the results.
 
   Args:
+    job: the sweep.
     static_axes: axes whose numbers must not be traced.
+    traced: programs that were traced before, by the index of the first cell of a group.
   """
-  return _Scan(job, static_axes).run()
+  return _Scan(job, static_axes, traced).run()
 
 
 class _Scan:
-  def __init__(self, job: Job, static_axes: Sequence[str]):
-    self._job, self._programs = job, list[Program]()
+  def __init__(self, job: Job, static_axes: Sequence[str], traced: Mapping[tuple[int, ...], Traced]):
+    self._job, self._programs, self._before = job, list[Program](), dict(traced)
     self._groups = programs.groups(job.grid, job.numbers.num_generations, static_axes)
     self._firsts = {group[0].cell.index: group[0] for group in self._groups}
     self._traced = functools.cache(self._trace)
@@ -152,6 +154,8 @@ class _Scan:
 
   def _trace(self, index: tuple[int, ...]) -> Traced:
     """Of the program of the group whose first cell this is."""
+    if index in self._before:
+      return self._before.pop(index)
     first = self._firsts[index]
     return programs.traced(self._binding(first), first.arguments, self._job.numbers)
 
