@@ -61,7 +61,7 @@ def role_keys(key: Array, t: Number) -> dict[str, Array]:
   Returns:
     name of a role, as in `ROLES` -> key.
   """
-  keys = split(fold_in(key, t), len(ROLES))
+  keys = fold_in(fold_in(key, t), jnp.arange(len(ROLES)))
   return {role: keys[i] for role, i in ROLES.items()}
 
 

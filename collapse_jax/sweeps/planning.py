@@ -71,16 +71,17 @@ def plan(
       not what they cost (`sweeps.memory_per_device` compiles the fits of "steps").
     shared: as of `sweep`.
   """
-  options = {"driver": driver, "record_every": record_every, "warm_start": warm_start}
   return traced_plan(
     task,
     workflows,
     axes,
     num_generations=num_generations,
     num_seeds=num_seeds,
+    driver=driver,
+    record_every=record_every,
+    warm_start=warm_start,
     static_axes=static_axes,
     shared=shared,
-    **options,
   )[0]
 
 

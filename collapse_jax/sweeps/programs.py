@@ -224,11 +224,20 @@ class Program:
   Attributes:
     size: runs of a call on each device.
     name: tells programs apart, see `fingerprint`.
-    compile_seconds: of all sizes together.
+    compile_seconds: of tracing, and of compiling all sizes.
   """
 
-  def __init__(self, bind: Binding, numbers: Numbers, mesh: Mesh | None, run: Traced, stops: bool, name: str):
-    self.size, self.compile_seconds, self.name = 0, 0.0, name
+  def __init__(
+    self,
+    bind: Binding,
+    numbers: Numbers,
+    mesh: Mesh | None,
+    run: Traced,
+    stops: bool,
+    name: str,
+    trace_seconds: float,
+  ):
+    self.size, self.compile_seconds, self.name = 0, trace_seconds, name
     self._mesh, self._lock = mesh, threading.RLock()
     self._compiled: dict[int, Callable[..., Any]] = {}
     self._stopping = None

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import functools
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -113,14 +114,14 @@ class _Scan:
     first, numbers, machine = group[0], self._job.numbers, self._job.machine
     if all(self._job.results.done[one.cell.index].all() for one in group):
       return None
-    bind = self._binding(first)
+    bind, begun = self._binding(first), time.perf_counter()
     with noted(first.cell):
       traced = self._traced(first.cell.index)
       if traced.bytes_per_run > machine.memory:
         raise too_large("one run", traced.bytes_per_run, machine.memory)
       stops = not numbers.warm_start and programs.can_stop(bind, first.traced)
       name = "" if self._saved is None else self._named(first.cell.index)
-      program = Program(bind, numbers, machine.mesh, traced, stops, name)
+      program = Program(bind, numbers, machine.mesh, traced, stops, name, time.perf_counter() - begun)
       share = machine.memory / machine.workers
       runs = machine.workers * devices.size(machine.mesh) * jax.process_count()
       if machine.chunk_size:
