@@ -9,17 +9,17 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # What gallery and notebooks run is bound by compilation, of which XLA's optimisations are half.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-if importlib.metadata.version("jax").startswith(
-  "0.9."
-):  # fusions through LLVM alone take half as long; later versions know no other
+# Fusions through LLVM alone, in one module, take half as long as by way of MLIR; later versions know no other.
+if importlib.metadata.version("jax").startswith("0.9."):
   os.environ.setdefault("XLA_FLAGS", "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "docs"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ["PYTHONPATH"] = os.pathsep.join(
-  filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")])
-)  # of notebooks
+# Of notebooks, which are processes of their own.
+os.environ["PYTHONPATH"] = f"{Path(__file__).parent.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(
+  os.pathsep
+)
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from sphinx_gallery.scrapers import figure_rst

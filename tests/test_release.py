@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from collapse_jax import cli
+from collapse_jax import cli, tasks, transforms, workflows
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -89,3 +89,15 @@ def test_links_of_pages_at_the_top():
   for page in ROOT.glob("*.md"):
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
       assert (ROOT / link).exists(), (page.name, link)
+
+
+def test_the_readme_has_a_line_for_everything():
+  """Tasks, workflows and transforms that there are, and none that is gone."""
+  rows = re.findall(r"^\| (.*?) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+  told = lambda start: {name for row in rows for name in re.findall(rf"{start}(\w+)", row)}
+  assert told(r"`tasks\.") == {name for name in tasks.__all__ if name != "Adapters"}
+  transformed = {name for row in rows if "`transforms." in row for name in re.findall(r"`(?:transforms\.)?(\w+)", row)}
+  assert transformed == set(transforms.__all__) - {"in_rows", "rewards", "verifiers", "class_shares"}
+  assert {name for name in workflows.FACTORIES if any(row.startswith(f"`{name}") for row in rows)} == set(
+    workflows.FACTORIES
+  )
