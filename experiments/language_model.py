@@ -67,7 +67,26 @@ def define():
   flags.DEFINE_string("edit_beta", "1", "Divides their log probabilities.")
   flags.DEFINE_string("edit_base", "anchor", "anchor: the real text is edited each time; chain: what was edited last.")
   flags.DEFINE_string("edit_mask", "fresh", f"One of {', '.join(EDIT_MASKS)}.")
+  flags.DEFINE_boolean(
+    "span_processes", False, "One model over the devices of all processes, which else compute cells of their own."
+  )
+  flags.DEFINE_string(
+    "tensor_parallel", "1", "Of the devices so many split heads, layers and vocabulary; the others split rows."
+  )
   flag_values.define_shared()
+
+
+def mesh():
+  """The devices that hold a model; None for a single one."""
+  flag = flag_values.flag
+  tensor_parallel = flag_values.integer("tensor_parallel") if "tensor_parallel" in flag_values.FLAGS else 1
+  spans = flag("span_processes", False) and flag("distributed", False)
+  if not spans and tensor_parallel == 1 and common.planned_processes() == 1:
+    return common.mesh()
+  from collapse_jax.systems import language_setting
+
+  each = None if flag("devices", "auto") == "auto" else flag_values.integer("devices") * common.planned_processes()
+  return language_setting.mesh_of(each, tensor_parallel, spans)
 
 
 def simulate(
@@ -109,7 +128,7 @@ def simulate(
     directory: for checkpoints and the synthetic text of every generation; None: neither is kept.
     model: which, and how it is trained on what: see `language_flags.setting`.
   """
-  setting = language_flags.setting(on_malformed=on_malformed, **model)._replace(mesh=common.mesh(), measure=measure)
+  setting = language_flags.setting(on_malformed=on_malformed, **model)._replace(mesh=mesh(), measure=measure)
   from collapse_jax.diagnostics import findings
   from collapse_jax.lm import harness
   from collapse_jax.lm.decoding import Rules
@@ -169,6 +188,9 @@ def read():
     "chunk_size": flag_values.integer("chunk_size", 0),
     "keep_checkpoints": flag.keep_checkpoints,
   }
+  if flag.span_processes and not flag.distributed:
+    raise Refused("--span_processes needs --distributed; a dry run --num_processes alone.")
+  flag_values.integer("tensor_parallel")
   threshold = flag_values.share("edit_threshold")
   edit = {
     "threshold": threshold,
