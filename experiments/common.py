@@ -167,7 +167,7 @@ def check_machine() -> None:
     integer("devices")
   given = [name for name in ("coordinator", "process_id", "num_processes") if getattr(FLAGS, name) is not None]
   if given == ["num_processes"] and planned_processes() > 1:
-    return
+    given = []
   if given and not FLAGS.distributed:
     raise Refused(f"--{given[0]} needs --distributed.")
   if given and len(given) < 3:
@@ -190,8 +190,8 @@ def check_machine() -> None:
 
 def planned_processes() -> int:
   """Processes of a dry run of one model that is split over their devices, all of which are simulated in this one; else 1."""
-  planned = FLAGS.dry_run and "span_processes" in FLAGS and FLAGS.num_processes is not None and not FLAGS.distributed
-  return integer("num_processes") if planned else 1
+  of_one_model = "span_processes" in FLAGS and flag("dry_run", False) and not flag("distributed", False)
+  return integer("num_processes") if of_one_model and flag("num_processes", None) is not None else 1
 
 
 def is_first_process() -> bool:

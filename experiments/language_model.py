@@ -73,6 +73,11 @@ def define():
   flags.DEFINE_string(
     "tensor_parallel", "1", "Of the devices so many split heads, layers and vocabulary; the others split rows."
   )
+  flags.DEFINE_string(
+    "device_gib",
+    "0",
+    "Memory of a device: a dry run refuses what needs more, as compiled; 0: it only says what is needed.",
+  )
   flag_values.define_shared()
 
 
@@ -114,6 +119,7 @@ def simulate(
   eval_every=1,
   eval_limit=0,
   directory=None,
+  device_gib=0.0,
   **model,
 ):
   """The sweep behind this binary; None after a dry run.
@@ -126,6 +132,7 @@ def simulate(
     export: "hf" or "peft": what is written of the models of every generation; "none": nothing.
     eval_tasks, eval_every, eval_limit: what lm-eval scores, in one of so many generations, on how many documents (0: all).
     directory: for checkpoints and the synthetic text of every generation; None: neither is kept.
+    device_gib: memory of a device, that a dry run is held against; 0: it is not.
     model: which, and how it is trained on what: see `language_flags.setting`.
   """
   setting = language_flags.setting(on_malformed=on_malformed, **model)._replace(mesh=mesh(), measure=measure)
@@ -142,7 +149,7 @@ def simulate(
     prompts, on_malformed, max_attempts, edit, Rules(**(rules or {})), keep_prefix, num_beams
   )
   if flag_values.dry_run():
-    print(loop.plan(setting, workflows, num_samples, temperatures, **size))
+    print(loop.plan(setting, workflows, num_samples, temperatures, **size, device_bytes=2**30 * device_gib))
     return None
   with common.curves() as curves:
     results = loop.simulate(
@@ -224,6 +231,7 @@ def read():
     "eval_tasks": flag_values.items("eval_tasks") if flag.eval_tasks else [],
     "eval_every": flag_values.integer("eval_every"),
     "eval_limit": flag_values.integer("eval_limit", 0),
+    "device_gib": 0.0 if flag.device_gib == "0" else flag_values.positive("device_gib"),
     "workflows": flag_values.check_workflows(law=False),
     "edit": edit if threshold else None,
     "rules": {name: values[0] for name, values in rules.items()}

@@ -194,6 +194,8 @@ class Checkpoints:
           raise
         if isinstance(error, _Unlike):
           raise chunks.OtherSweep(f"resume: {file} cannot be gone on from: {error}.") from None
+        if not self._is_first:  # it has found the file whole: processes must not part
+          raise
         _log.warning("%s is damaged (%s): what came after the checkpoint before it is computed again", file, error)
         file.unlink()
         continue

@@ -6,7 +6,7 @@ one shape whatever the workflow, so that the costly ones compile once for all wo
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -52,10 +52,11 @@ class Programs(NamedTuple):
   update: Any
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(job: Job, init_axes: Sequence[str] = ()) -> dict[str, Any]:
   """Computes all cells; attributes of the results.
 
-  Cells are dealt in turn to the processes, unless what is shared is split over all of them: then all go through every cell.
+  Cells that differ along `init_axes` only share the costly programs. Cells are dealt in turn to the processes, unless what is
+  shared is split over all of them: then all go through every cell.
   """
   grid, numbers = job.grid, job.numbers
   num_seeds = numbers.num_seeds
@@ -75,7 +76,8 @@ def run(job: Job) -> dict[str, Any]:
       with noted(cell):
         jax.eval_shape(lambda key, s: start(key, make(s), workflow, numbers.num_generations), new_key(0), grid.shared)  # noqa: B023
         counts = emission(prepared(task, workflow), workflow, numbers.num_generations).counts
-        key = cell.index[1:], cell.workflow if counts is None else counts
+        place = tuple(i for name, i in zip(grid.axes, cell.index[1:]) if name not in init_axes)
+        key = place, cell.workflow if counts is None else counts
         if key not in costly:
           costly[key] = _costly_programs(make, workflow, numbers.num_generations, grid.shared)
         programs = _programs(make, workflow, numbers, grid.shared, *costly[key])
