@@ -35,6 +35,7 @@ from . import (
   molecules,
   real_share,
   selection,
+  table,
   temperature,
   token_editing,
   traffic,
@@ -410,6 +411,28 @@ def deep(scale: str) -> dict:
         "num_conformers": 50 if smoke else 500,
       }
       | size(10, 10),
+    ),
+    "table": (
+      table.simulate,
+      {
+        "workflows": WORKFLOWS[:2],
+        "dataset": "mixed",
+        "models": ["copula"] if smoke else ["copula", "tvae", "ctgan"],
+        "num_samples": [20 if smoke else 100],
+        "steps": 500,
+      }
+      | size(8, 4),
+    ),
+    "ensembles": (
+      ensembles.simulate,
+      {
+        "datasets": ["moons", "circles", "breast_cancer", "mixed"],
+        "generators": ["copula", "tvae", "ctgan"],
+        "num_members": [1, 8],
+        "num_samples": [200],
+        "steps": 200,
+      }
+      | again(2, 2),
     ),
   }
   return _named(DEEP, found, scale)
