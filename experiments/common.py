@@ -167,6 +167,8 @@ def check_machine() -> None:
   if FLAGS.devices != "auto":
     integer("devices")
   given = [name for name in ("coordinator", "process_id", "num_processes") if getattr(FLAGS, name) is not None]
+  if given == ["num_processes"] and planned_processes() > 1:
+    given = []
   if given and not FLAGS.distributed:
     raise Refused(f"--{given[0]} needs --distributed.")
   if given and len(given) < 3:
@@ -185,6 +187,12 @@ def check_machine() -> None:
       raise Refused("--log_dir needs tensorboardX: pip install 'collapse-jax[watch]'.")
   for text in flag_values.items("track") if FLAGS.track else ():
     watching.check(text)
+
+
+def planned_processes() -> int:
+  """Processes of a dry run of one model that is split over their devices, all of which are simulated in this one; else 1."""
+  of_one_model = "span_processes" in FLAGS and flag("dry_run", False) and not flag("distributed", False)
+  return integer("num_processes") if of_one_model and flag("num_processes", None) is not None else 1
 
 
 def is_first_process() -> bool:
@@ -219,8 +227,8 @@ def prepare_jax() -> None:
       os.environ.setdefault("MPLCONFIGDIR", str(caches.directory("matplotlib")))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-  if "devices" in FLAGS and FLAGS.devices != "auto" and integer("devices") > 1:
-    jax.config.update("jax_num_cpu_devices", integer("devices"))
+  if "devices" in FLAGS and FLAGS.devices != "auto" and integer("devices") * planned_processes() > 1:
+    jax.config.update("jax_num_cpu_devices", integer("devices") * planned_processes())
   if "distributed" in FLAGS and FLAGS.distributed:
     given = (
       {}
