@@ -73,6 +73,7 @@ TASKS = [
   "ngram",
   "ppca",
   "sample_median",
+  "table",
   "unrealistic",
   "vae",
 ]

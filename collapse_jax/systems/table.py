@@ -6,6 +6,7 @@ from collapse_jax.systems import (
   ensembles,
   flow,
   label_editing,
+  mixed_tables,
   mixtures,
   molecules,
   selection,
@@ -31,4 +32,5 @@ SYSTEMS: dict[str, System] = {
   "detector_resampling": detector_resampling.SYSTEM,
   "traffic": traffic.SYSTEM,
   "molecules": molecules.SYSTEM,
+  "table": mixed_tables.SYSTEM,
 }

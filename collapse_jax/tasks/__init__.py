@@ -25,6 +25,7 @@ if TYPE_CHECKING:
   from collapse_jax.tasks._ngram import ngram as ngram
   from collapse_jax.tasks._ppca import ppca as ppca
   from collapse_jax.tasks._sample_median import sample_median as sample_median
+  from collapse_jax.tasks._table import table as table
   from collapse_jax.tasks._unrealistic import unrealistic as unrealistic
   from collapse_jax.tasks._vae import vae as vae
 
@@ -44,6 +45,7 @@ _NAMES = (
   "ngram",
   "ppca",
   "sample_median",
+  "table",
   "unrealistic",
   "vae",
 )

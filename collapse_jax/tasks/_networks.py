@@ -1,6 +1,6 @@
 """What tasks with neural networks share: dense layers as trees of matrices, and training them on weighted rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +27,7 @@ class Recipe(NamedTuple):
     start: what a fit takes over from the previous model, where a run hands it on (`warm_start`): "weights", "weights+optimiser" or
       nothing ("cold").
     beta2: decay of Adam's mean of squares.
+    beta1: decay of its mean.
   """
 
   budget: str
@@ -35,6 +36,7 @@ class Recipe(NamedTuple):
   learning_rate: Any
   start: str
   beta2: float = 0.999
+  beta1: float = 0.9
 
   def check(self) -> "Recipe":
     """Raises Refused where a field is out of range."""
@@ -56,30 +58,47 @@ class Network(NamedTuple):
 
 
 def train(
-  key: Array, loss: training.Loss, new: Params, rows: Any, row_weight: Array, recipe: Recipe, previous: Network | None
+  key: Array,
+  loss: training.Loss | Mapping[str, training.Loss],
+  new: Params,
+  rows: Any,
+  row_weight: Array,
+  recipe: Recipe,
+  previous: Network | None,
+  used: Array | None = None,
 ) -> Network:
   """Weights that minimise the weighted mean of a loss.
 
   Args:
     key: of the order of rows and of what the loss draws.
-    loss: (weights, key, rows [B, ...]) -> [B].
+    loss: (weights, key, rows [B, ...]) -> [B]; or one for each network of a dict, which are trained in turns.
     new: weights to begin with where nothing is taken over.
     rows: leaves [R, ...].
     row_weight: [R], at least 0.
     recipe: checked.
     previous: model of the generation before, or None.
+    used: [rows of an epoch] bool; None: those of a weight above 0.
   """
-  steps, _ = training.num_steps(recipe.budget, recipe.amount, row_weight > 0, recipe.batch_size)
+  used = row_weight > 0 if used is None else used
+  steps, _ = training.num_steps(recipe.budget, recipe.amount, used, recipe.batch_size)
   rate = lambda step: -recipe.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0)))
-  optimiser = optax.chain(optax.scale_by_adam(b2=recipe.beta2), optax.scale_by_schedule(rate))
+  optimiser = optax.chain(optax.scale_by_adam(b1=recipe.beta1, b2=recipe.beta2), optax.scale_by_schedule(rate))
+  parts = list(loss) if isinstance(loss, Mapping) else None
+
+  def of_each(function, *trees):
+    """A function of optimisers' states, of that of each network where they are trained in turns."""
+    return function(*trees) if parts is None else {one: function(*(tree[one] for tree in trees)) for one in parts}
+
   if previous is None or recipe.start == "cold":
-    state = training.start(optimiser, new)
+    state = training.start(optimiser, new, parts is not None)
   else:
-    state = training.start(optimiser, previous.weights)
+    state = training.start(optimiser, previous.weights, parts is not None)
     if recipe.start == "weights+optimiser":
-      state = state._replace(moments=(previous.moments, *state.moments[1:]))
+      moments = of_each(lambda before, now: (before, *now[1:]), previous.moments, state.moments)
+      state = state._replace(moments=moments)
   fitted = training.fit(key, loss, state, rows, row_weight, optimiser, steps, recipe.batch_size, order="weight")
-  return Network(fitted.params, fitted.state.moments[0] if recipe.start == "weights+optimiser" else ())
+  kept = recipe.start == "weights+optimiser"
+  return Network(fitted.params, of_each(lambda now: now[0], fitted.state.moments) if kept else ())
 
 
 def dense(key: Array, sizes: Sequence[int], last: float = 1.0) -> list[tuple[Array, Array]]:
