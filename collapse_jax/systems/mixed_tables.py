@@ -77,8 +77,8 @@ def _metrics(part):
 def _columns(part):
   """Categories as stacked shares of all runs, numbers by quantiles, the median a line; a column a workflow and model."""
   blocks: dict[str, list[int]] = {}
-  for k, name in enumerate(part.category.values):
-    blocks.setdefault(str(name).rpartition(": ")[0], []).append(k)
+  for k, name in enumerate(part.category_column.values):
+    blocks.setdefault(str(name), []).append(k)
   numbers = list(part.number.values) if "number_quantiles" in part else []
   chosen = [("categories", name) for name in blocks][:MOST_COLUMNS]
   chosen += [("number", name) for name in numbers][: MOST_COLUMNS - len(chosen)]
@@ -97,7 +97,7 @@ def _columns(part):
       below = np.cumsum(shares[:, 0]) - shares[:, 0]
       for text, low, share in zip(texts, below, shares[:, 0]):
         if j == 0 and share > 0.08:
-          label = text.rpartition(": ")[2]
+          label = text.removeprefix(f"{name}: ")
           row[j].text(one.generation.values[0], low + share / 2, f" {label}", va="center", fontsize=8, color="white")
       row[j].set_ylim(0, 1)
     else:
