@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from collapse_jax import theory, training
+from collapse_jax import theory
 from collapse_jax._citation import citing
 from collapse_jax.data import generators, shapes
 from collapse_jax.metrics import arrays
@@ -20,7 +19,7 @@ from collapse_jax.random import choose, exact_table, normal
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch, flat
 from collapse_jax.tasks import _fields as fields
-from collapse_jax.tasks._networks import Recipe
+from collapse_jax.tasks import _networks as networks
 from collapse_jax.tasks._paths import Combined, combined, couple, integrate, path_of
 from collapse_jax.tasks.parts import check_integer, known, matmul, real_rows
 from collapse_jax.types import Context, Expected, MetricInfo, Summary, TaskSetting
@@ -182,7 +181,7 @@ def flow(
   generators.check_size(source.dataset, num_samples)
   if score == "linear":
     return _linear(source, num_samples, solver, num_steps, stop_noise)
-  Recipe(budget, amount, batch_size, learning_rate, start).check()
+  recipe = networks.Recipe(budget, amount, batch_size, learning_rate, start, decay=decay).check()
   check_integer("num_test", num_test, _NEIGHBORS + 1)
   check_integer("width", width, 8)
   if ema is not None and known(ema) and not 0 <= ema < 1:
@@ -237,18 +236,9 @@ def flow(
     if score == "empirical":
       return Rows(rows, row_weight)
     start_key, order_key = jax.random.split(key)
-    steps, _ = training.num_steps(budget, problem.amount, row_weight > 0, batch_size)
-    wave = lambda step: 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0)))
-    rate = lambda step: -problem.learning_rate * (wave(step) if decay == "cosine" else 1.0)
-    optimiser = optax.chain(optax.scale_by_adam(), optax.scale_by_schedule(rate))
-    if context.previous is None or start == "cold":
-      state = training.start(optimiser, model.init(start_key))
-    else:
-      state = context.previous.state
-      adam, count = optimiser.init(state.params)
-      state = state._replace(moments=(adam if start == "weights" else state.moments[0], count))
-    options = {"order": "weight", "ema": problem.ema}
-    return training.fit(order_key, loss_of(problem), state, rows, row_weight, optimiser, steps, batch_size, **options)
+    given = recipe._replace(amount=problem.amount, learning_rate=problem.learning_rate, ema=problem.ema)
+    new = model.init(start_key)
+    return networks.train(order_key, loss_of(problem), new, rows, row_weight, given, context.previous)
 
   def field_of(problem, fitted, mode):
     if isinstance(fitted, Combined):
@@ -354,14 +344,19 @@ def _of_moments(source: _Source, mean, variance):
   }
 
 
-def _of_rows(key, source: _Source, test, rows):
+def against(key, test, rows):
+  """SAMPLE_METRICS of rows beside test rows; `key` of the directions."""
   near = arrays.precision_recall(test, rows, _NEIGHBORS)
-  found = {
+  return {
     "sliced_wasserstein": arrays.sliced_wasserstein(key, test, rows, num_directions=_DIRECTIONS),
     "precision": near.precision,
     "recall": near.recall,
     "covariance_trace_ratio": jnp.sum(jnp.var(rows, axis=0)) / jnp.sum(jnp.var(test, axis=0)),
   }
+
+
+def _of_rows(key, source: _Source, test, rows):
+  found = against(key, test, rows)
   if source.mode is not None:
     mode = source.mode(rows)
     share = jnp.mean(jax.nn.one_hot(mode, source.num_modes), axis=0)

@@ -17,7 +17,7 @@ from collapse_jax.vocabulary import STARTS
 
 
 class Recipe(NamedTuple):
-  """How a network is trained, by Adam with a learning rate that falls to 0 along half a cosine.
+  """How a model is trained, by Adam.
 
   Attributes:
     budget: "steps", "epochs" or "rows", of each generation.
@@ -27,6 +27,8 @@ class Recipe(NamedTuple):
     start: what a fit takes over from the previous model, where a run hands it on (`warm_start`): "weights", "weights+optimiser" or
       nothing ("cold").
     beta2: decay of Adam's mean of squares.
+    decay: of the learning rate in each generation, "constant" or "cosine", along half a wave to 0.
+    ema: decay of the moving average of the weights; None: there is none; may be traced.
   """
 
   budget: str
@@ -35,6 +37,8 @@ class Recipe(NamedTuple):
   learning_rate: Any
   start: str
   beta2: float = 0.999
+  decay: str = "cosine"
+  ema: Any = None
 
   def check(self) -> "Recipe":
     """Raises Refused where a field is out of range."""
@@ -48,16 +52,15 @@ class Recipe(NamedTuple):
     return self
 
 
-class Network(NamedTuple):
-  """Trained weights, and the moments of the optimiser; () where no later fit takes them over."""
-
-  weights: Any
-  moments: Any
-
-
 def train(
-  key: Array, loss: training.Loss, new: Params, rows: Any, row_weight: Array, recipe: Recipe, previous: Network | None
-) -> Network:
+  key: Array,
+  loss: training.Loss,
+  new: Params,
+  rows: Any,
+  row_weight: Array,
+  recipe: Recipe,
+  previous: training.Fitted | None,
+) -> training.Fitted:
   """Weights that minimise the weighted mean of a loss.
 
   Args:
@@ -70,16 +73,17 @@ def train(
     previous: model of the generation before, or None.
   """
   steps, _ = training.num_steps(recipe.budget, recipe.amount, row_weight > 0, recipe.batch_size)
-  rate = lambda step: -recipe.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0)))
+  wave = lambda step: 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0)))
+  rate = lambda step: -recipe.learning_rate * (wave(step) if recipe.decay == "cosine" else 1.0)
   optimiser = optax.chain(optax.scale_by_adam(b2=recipe.beta2), optax.scale_by_schedule(rate))
   if previous is None or recipe.start == "cold":
     state = training.start(optimiser, new)
   else:
-    state = training.start(optimiser, previous.weights)
+    state = training.start(optimiser, previous.state.params)._replace(average=previous.state.average)
     if recipe.start == "weights+optimiser":
-      state = state._replace(moments=(previous.moments, *state.moments[1:]))
-  fitted = training.fit(key, loss, state, rows, row_weight, optimiser, steps, recipe.batch_size, order="weight")
-  return Network(fitted.params, fitted.state.moments[0] if recipe.start == "weights+optimiser" else ())
+      state = state._replace(moments=(previous.state.moments[0], *state.moments[1:]))
+  options: dict[str, Any] = {"order": "weight", "ema": recipe.ema}
+  return training.fit(key, loss, state, rows, row_weight, optimiser, steps, recipe.batch_size, **options)
 
 
 def dense(key: Array, sizes: Sequence[int], last: float = 1.0) -> list[tuple[Array, Array]]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import store as storage
-from collapse_jax import theory
+from collapse_jax import theory, training
 from collapse_jax._citation import citing
 from collapse_jax.data import images
 from collapse_jax.random import choose, exact_table, normal
@@ -51,10 +51,10 @@ ATTRIBUTES = MetricInfo("share of emitted rows with an attribute", dims=("attrib
 
 
 class Vae(NamedTuple):
-  """A fitted model: [dim] mean of its training data, about which the network works, and the network."""
+  """A fitted model: [dim] mean of its training data, about which the network works, and the network's weights, as trained."""
 
   center: Any
-  network: networks.Network
+  network: training.Fitted
 
 
 class Form(NamedTuple):
@@ -193,7 +193,7 @@ def vae(
       stats = context.data.summary
       if fit == "closed_form":
         weights = _linear_optimum(stats.covariance, latent_dim, beta * decoder_variance)
-        return Vae(stats.mean, networks.Network(weights, ()))
+        return Vae(stats.mean, training.exact(weights))
       scale = jnp.sqrt(jnp.trace(stats.covariance) / dim)
       new = form.init(new_key)
       new = new | {"decoder": scale * new["decoder"]}
@@ -206,13 +206,13 @@ def vae(
 
   def emitted(key, params: Vae, num):
     latent_key, noise_key = jax.random.split(key)
-    rows = params.center[None] + form.decode(params.network.weights, normal(latent_key, (num, latent_dim)))
+    rows = params.center[None] + form.decode(params.network.params, normal(latent_key, (num, latent_dim)))
     if emit == "noise":
       rows = rows + jnp.sqrt(jnp.asarray(decoder_variance, float)) * normal(noise_key, rows.shape)
     return rows
 
   def covariance(params: Vae):
-    decoder = params.network.weights["decoder"]
+    decoder = params.network.params["decoder"]
     return matmul(decoder.T, decoder) + (decoder_variance * jnp.eye(dim) if emit == "noise" else 0.0)
 
   def sample(key, problem, params: Vae, context: Context):
@@ -228,16 +228,16 @@ def vae(
   def evaluate(key, problem, params: Vae):
     if linear and source is None:  # exact
       apart = jnp.diag(jnp.asarray(variances, float)) + params.center[:, None] * params.center[None]
-      bound = linear_loss(params.network.weights, key, apart[None], 1.0)[0] + constant
+      bound = linear_loss(params.network.params, key, apart[None], 1.0)[0] + constant
       found = jnp.diag(covariance(params))
       total = jnp.sum(found)
       found = found[:NUM_DIRECTIONS]
     else:
       test_key, draw_key = jax.random.split(key)
       test = problem["test"] - params.center[None]
-      mean, log_var = form.encode(params.network.weights, test)
+      mean, log_var = form.encode(params.network.params, test)
       latent = mean + jnp.exp(log_var / 2) * normal(test_key, mean.shape)
-      error = jnp.sum((test - form.decode(params.network.weights, latent)) ** 2, axis=1)
+      error = jnp.sum((test - form.decode(params.network.params, latent)) ** 2, axis=1)
       bound = jnp.mean(error / (2 * decoder_variance) + _divergence(mean, log_var)) + constant
       rows = emitted(draw_key, params, num_test)
       about = rows - jnp.mean(rows, axis=0, keepdims=True)
