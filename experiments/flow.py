@@ -37,7 +37,9 @@ def define():
     "starts", "cold,weights", f"Comma list among {', '.join(STARTS)}: what a generation goes on from."
   )
   flags.DEFINE_string("amounts", "200", "Comma list: steps of training a generation.")
-  flags.DEFINE_string("score", "mlp", f"One of {', '.join(SCORES)}: a network, or the exact score of the training rows.")
+  flags.DEFINE_string(
+    "score", "mlp", f"One of {', '.join(SCORES)}: a network, or the exact score of the training rows."
+  )
   flags.DEFINE_string("learning_rate", "0.01", "Of Adam, at first; it falls to 0 in each generation.")
   flags.DEFINE_string("batch_size", "128", "Rows of a step.")
   flags.DEFINE_string("width", "32", "Of the three hidden layers.")

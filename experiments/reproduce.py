@@ -38,6 +38,7 @@ from . import (
   temperature,
   token_editing,
   traffic,
+  vae,
   verification,
 )
 
@@ -66,6 +67,7 @@ SMALLEST: dict = {
   "roundings": ["none"],
   "coefficients": [0.5],
   "molecules": ["alkane"],
+  "networks": ["linear"],
 }
 
 
@@ -399,6 +401,16 @@ def deep(scale: str) -> dict:
       traffic.simulate,
       {"setting": "memory", "workflows": WORKFLOWS[:2], "coefficients": [0.5, 0.9], "num_samples": [1]}
       | again(10, 400),
+    ),
+    "vae": (
+      vae.simulate,
+      {
+        "workflows": WORKFLOWS[:2],
+        "networks": ["linear", "mlp"],
+        "data": "glyphs",
+        "num_samples": [50 if smoke else 1000],
+      }
+      | size(10, 10),
     ),
     "molecules": (
       molecules.simulate,

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 
 from collapse_jax import diagnostics, store, tasks, theory, transforms, vocabulary, workflows
-from collapse_jax.plotting.figures import NULL_LABEL
 from collapse_jax.plotting.panels import finish, panels, viridis
 from collapse_jax.systems.drawing import SHADES, THEORY, curves, name_axes, shares_of, sliced
 from collapse_jax.systems.runs import simulate
@@ -141,6 +140,8 @@ METRICS = ("precision", "recall", "sliced_wasserstein", "covariance_trace_ratio"
 
 
 def _curves(part):
+  from collapse_jax.plotting.figures import NULL_LABEL
+
   figure, axes = panels(len(METRICS), part.sizes["start"], share_y="row")
   left_out, known = 0, False
   for row, metric in zip(axes, METRICS):

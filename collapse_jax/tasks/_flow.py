@@ -173,7 +173,7 @@ def flow(
       raise Refused.must_be(name, f"one of {', '.join(allowed)}", value)
   if known(stop_noise) and not (np.isfinite(stop_noise) and stop_noise >= 0):
     raise Refused.must_be("stop_noise", "at least 0", stop_noise)
-  source = _source(data, mean, num_test)
+  source = source_of(data, mean, num_test)
   if mean is not None and source.variances is None:
     raise Refused("mean needs data that are variances.", argument="mean", value=mean)
   if score.startswith("linear") and source.variances is None:
@@ -274,7 +274,7 @@ def flow(
       return _of_moments(source, first.params["mean"], jnp.exp(first.params["log_variance"])) | told
     sample_key, direction_key = jax.random.split(key)
     rows = emit(sample_key, problem, fitted, num_test)
-    return _of_rows(direction_key, source, problem.test, rows) | told
+    return of_rows(direction_key, source, problem.test, rows) | told
 
   found = METRICS if score == "linear_trained" else source.metrics
   return TaskSetting(
@@ -290,7 +290,9 @@ def flow(
 
 
 # ---------------------------------------------------------------------------------------------------- data
-class _Source(NamedTuple):
+class Source(NamedTuple):
+  """Rows in the plane or elsewhere, and what is known of their law."""
+
   dataset: generators.Dataset
   variances: Any = None  # [dim] where coordinates are normal
   mean: Any = None
@@ -306,21 +308,22 @@ class _Source(NamedTuple):
     return found | ({} if self.centers is None else NORMAL_MODE_METRICS)
 
 
-def _source(data, mean, num_test) -> _Source:
+def source_of(data, mean, num_test) -> Source:
+  """Of what `flow` takes for its data."""
   if isinstance(data, str) and data in shapes.SHAPES:
     shape = shapes.get(data)
-    return _Source(
+    return Source(
       generators.without_truth(data, 2, shape.draw), None, None, shape.num_modes, shape.mode, shape.centers, shape.std
     )
   pair = isinstance(data, tuple) and len(data) == 2 and np.ndim(data[0]) == 2  # of training and test rows
   if isinstance(data, str | generators.Dataset) or pair or np.ndim(data) == 2:
-    return _Source(generators.get(data, num_test))
+    return Source(generators.get(data, num_test))
   variances, center = _checked(data, mean)
   dim = len(variances)
   draw = lambda key, num: (
     jnp.asarray(center, float)[None] + jnp.sqrt(jnp.asarray(variances, float))[None] * normal(key, (num, dim))
   )
-  return _Source(generators.without_truth("normal", dim, draw), variances, center)
+  return Source(generators.without_truth("normal", dim, draw), variances, center)
 
 
 def _checked(variances, mean) -> tuple[np.ndarray, np.ndarray]:
@@ -334,7 +337,7 @@ def _checked(variances, mean) -> tuple[np.ndarray, np.ndarray]:
 
 
 # ---------------------------------------------------------------------------------------------------- metrics
-def _of_moments(source: _Source, mean, variance):
+def _of_moments(source: Source, mean, variance):
   ratios = variance / jnp.asarray(source.variances, float)
   return {
     "covariance_trace_ratio": jnp.mean(ratios),
@@ -355,7 +358,8 @@ def against(key, test, rows):
   }
 
 
-def _of_rows(key, source: _Source, test, rows):
+def of_rows(key, source: Source, test, rows):
+  """The same, and metrics of modes where the source has them."""
   found = against(key, test, rows)
   if source.mode is not None:
     mode = source.mode(rows)
@@ -414,7 +418,7 @@ def _empirical(path, fitted: Rows):
 
 
 # ---------------------------------------------------------------------------------------------------- in closed form
-def _linear(source: _Source, num_samples, solver, num_steps, stop_noise) -> TaskSetting:
+def _linear(source: Source, num_samples, solver, num_steps, stop_noise) -> TaskSetting:
   path, dim, draw = path_of(solver, num_steps), source.dataset.dim, source.dataset.draw
   assert draw is not None
 

@@ -139,7 +139,8 @@ def vae(
   if linear:  # gradients have no noise to average over
     recipe = recipe._replace(batch_size=1, beta2=0.95)
   variances, source = _truth(data)
-  directions, spread = _directions(variances, source)
+  directions, spectrum = _directions(variances, source)
+  spread = float(np.sum(spectrum))
   law = linear and variances is not None and draws != "rows"
   if draws == "law" and not law:
     raise Refused.must_be("draws", "'auto' or 'rows' but for linear networks on variances", draws)
@@ -253,9 +254,9 @@ def vae(
     return metrics
 
   def predict(schedule: theory.Schedule) -> dict[str, Expected]:
-    """With infinite data, as `theory.linear_vae` tells it of each direction."""
+    """With infinite data, as `theory.linear_vae` tells it of each direction: only the covariance of the truth matters."""
     noise = float(decoder_variance)
-    found = theory.linear_vae(variances, noise, latent_dim, schedule.weights, emit=emit, beta=float(beta))
+    found = theory.linear_vae(spectrum, noise, latent_dim, schedule.weights, emit=emit, beta=float(beta))
     found = found + (noise if emit == "noise" else 0.0)
     return {"covariance_trace_ratio": Expected(found.sum(axis=1) / spread, None, 0)}
 
@@ -281,7 +282,7 @@ def vae(
     fresh if source is None or source.weight is not None else None,
     rows_unless_refused(draws, make) if law else None,
     METRICS | ({"attribute_rates": ATTRIBUTES} if source is not None and source.names else {}),
-    predict=predict if linear and source is None else None,
+    predict=predict if linear else None,
   )
 
 
@@ -295,15 +296,15 @@ def _truth(data) -> tuple[np.ndarray | None, images.Images | None]:
   return np.sort(found)[::-1], None
 
 
-def _directions(variances, source: images.Images | None) -> tuple[np.ndarray, float]:
-  """Leading principal directions [q, dim] of the truth, and its total variance."""
+def _directions(variances, source: images.Images | None) -> tuple[np.ndarray, np.ndarray]:
+  """Leading principal directions [q, dim] of the truth, and the variances [dim] in all of them, largest first."""
   if source is None:
-    return np.eye(len(variances))[:NUM_DIRECTIONS], float(np.sum(variances))
+    return np.eye(len(variances))[:NUM_DIRECTIONS], variances
   weight = np.full(len(source.rows), 1.0) if source.weight is None else source.weight
   about = source.rows - np.average(source.rows, axis=0, weights=weight)[None]
   second = (about * (weight / weight.sum())[:, None]).T @ about
-  vectors = np.linalg.eigh(second)[1][:, ::-1][:, :NUM_DIRECTIONS]
-  return vectors.T, float(np.trace(second))
+  values, vectors = np.linalg.eigh(second)
+  return vectors[:, ::-1][:, :NUM_DIRECTIONS].T, np.maximum(values[::-1], 1e-12)
 
 
 def _bitmaps(key: Array, source: images.Images, num: int) -> Array:
