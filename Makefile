@@ -67,4 +67,4 @@ benchmark: install
 	$(BIN)/python -m benchmarks.run
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest results .cache build
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest results .cache build docs/auto_gallery

@@ -9,7 +9,7 @@ number of steps and calls `fit` here:
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -68,9 +68,16 @@ def exact(params: Params) -> Fitted:
   return Fitted(params, State(params, ()), None, jnp.zeros(0), jnp.zeros((), jnp.int32))
 
 
-def start(optimiser: optax.GradientTransformation, params: Params) -> State:
-  """Training that begins with these parameters: new ones, or those of an earlier model (a warm start of weights alone)."""
-  return State(params, optimiser.init(params))
+def start(optimiser: optax.GradientTransformation, params: Params, turns: bool = False) -> State:
+  """Training that begins with these parameters: new ones, or those of an earlier model (a warm start of weights alone).
+
+  Args:
+    optimiser: of optax.
+    params: a tree; a dict, whose values are trained in turns, where `turns`.
+    turns: each of these has moments of its own, for a `fit` with a loss for each.
+  """
+  moments = {name: optimiser.init(part) for name, part in params.items()} if turns else optimiser.init(params)
+  return State(params, moments)
 
 
 def num_steps(budget: str, amount, used: Array, batch_size: int, size: Array | None = None) -> tuple[Array, Array]:
@@ -110,7 +117,7 @@ def num_steps(budget: str, amount, used: Array, batch_size: int, size: Array | N
 
 def fit(
   key: Array,
-  loss: Loss,
+  loss: Loss | Mapping[str, Loss],
   state: State,
   rows: PyTree,
   row_weight: Array,
@@ -134,6 +141,9 @@ def fit(
     key: of the order of rows and of what the loss draws.
     loss: (params, key, rows [B, ...]) -> losses [B], or [B, ...] where a row has several items (tokens); or losses and `counts`
       of the same shape, where only some items count. The mean is over items, each with the weight of its row.
+      Or a loss for each value of a dict of parameters, which are trained in turns, as adversaries are (Goodfellow et al. 2014): in
+      every step each of them lowers its own loss of (all parameters, key, rows), in the order of this mapping, with what the others
+      are by then; training losses are those of the last.
     state: from `start`, or from an earlier `Fitted`.
     rows: leaves [R, ...].
     row_weight: [R] at least 0.
@@ -183,15 +193,15 @@ def fit(
     row = permutation[jnp.clip(place, 0, jnp.maximum(num - 1, 0))]
     return row, jnp.where(place < num, row_weight[row], 0.0), permutation
 
-  def loss_sum(params, key, rows, weight):
+  def loss_sum(loss, params, key, rows, weight):
     found = loss(params, key, rows)
     losses, counts = found if isinstance(found, tuple) else (found, jnp.ones(found.shape, bool))
     each = weight.reshape(-1, *[1] * (losses.ndim - 1)) * counts
     return jnp.sum(each * jnp.where(counts, losses, 0.0)), (jnp.sum(each), jnp.sum(each > 0))
 
-  def gradient(params, key, rows, weight):
+  def gradient(loss, params, key, rows, weight):
     """Of the mean over the batch's items, weighted: sums over micro-batches, divided once."""
-    value_and_grad = jax.value_and_grad(loss_sum, has_aux=True)
+    value_and_grad = jax.value_and_grad(functools.partial(loss_sum, loss), has_aux=True)
     if micro == batch_size:
       (total, (mass, count)), grads = value_and_grad(params, key, rows, weight)
     else:
@@ -207,16 +217,26 @@ def fit(
     scale = jnp.where(mass > 0, 1 / mass, 0.0)
     return total, mass, count, constrain(jax.tree.map(lambda g: g * scale, grads))
 
+  def descend(loss, params, moments, key, rows, weight):
+    total, mass, count, grads = gradient(loss, params, key, rows, weight)
+    updates, moments = optimiser.update(grads, moments, params)
+    return optax.apply_updates(params, updates), moments, (total, mass, count)
+
+  def descend_in_turns(losses, params, moments, key, rows, weight):
+    for number, (name, one) in enumerate(losses.items()):
+      own = lambda part, *rest, one=one, name=name, others=params: one(others | {name: part}, *rest)
+      part, moment, told = descend(own, params[name], moments[name], jax.random.fold_in(key, number), rows, weight)
+      params, moments = params | {name: part}, moments | {name: moment}
+    return params, moments, told
+
   def step(target, carry):
     i, state, permutation, losses, masses, seen = carry
     active = i < target  # under vmap, runs with fewer steps wait for the longest
     row, weight, permutation = batch(i, permutation)
     at = jax.tree.map(lambda x: x[row], rows)
-    total, mass, count, grads = gradient(
-      state.params, jax.random.fold_in(loss_key, i), at, jnp.where(active, weight, 0.0)
+    params, moments, (total, mass, count) = descended(
+      state.params, state.moments, jax.random.fold_in(loss_key, i), at, jnp.where(active, weight, 0.0)
     )
-    updates, moments = optimiser.update(grads, state.moments, state.params)
-    params = optax.apply_updates(state.params, updates)
     average = state.average
     if ema is not None:
       average = jax.tree.map(lambda a, p: ema * a + (1 - ema) * p, average, params)
@@ -233,6 +253,7 @@ def fit(
     curve = None if held_out is None else held_out(state.params if ema is None else state.average)
     return (i, state, permutation, seen, latest), (curve, latest)
 
+  descended = functools.partial(descend_in_turns if isinstance(loss, Mapping) else descend, loss)
   constrained = lambda state: State(*map(constrain, state))
   average = None if ema is None else state.params if state.average is None else state.average
   state = constrained(state._replace(average=average))

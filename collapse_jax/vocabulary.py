@@ -31,6 +31,7 @@ __all__ = [
   "NULL",
   "RESAMPLING",
   "STARTS",
+  "TABLE_MODELS",
   "TEXT_FORMATS",
   "TOKEN_BUDGETS",
   "check_num_emitted",
@@ -57,6 +58,7 @@ EDIT_NOISES = ("regenerated", "additive")
 LABELS_OF_LOGISTIC = ("model", "data")
 COUPLINGS = ("independent", "swaps", "exact")  # of rows and noise in flow matching
 STARTS = ("weights", "weights+optimiser", "cold")  # of networks, from the model before
+TABLE_MODELS = ("copula", "tvae", "ctgan", "diffusion")
 EXPORTS = ("hf", "peft")  # directories of transformers, or of PEFT
 LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")
 TEXT_FORMATS = ("auto", "text", "pairs", "messages")

@@ -67,7 +67,31 @@ def define():
   flags.DEFINE_string("edit_beta", "1", "Divides their log probabilities.")
   flags.DEFINE_string("edit_base", "anchor", "anchor: the real text is edited each time; chain: what was edited last.")
   flags.DEFINE_string("edit_mask", "fresh", f"One of {', '.join(EDIT_MASKS)}.")
+  flags.DEFINE_boolean(
+    "span_processes", False, "One model over the devices of all processes, which else compute cells of their own."
+  )
+  flags.DEFINE_string(
+    "tensor_parallel", "1", "Of the devices so many split heads, layers and vocabulary; the others split rows."
+  )
+  flags.DEFINE_string(
+    "device_gib",
+    "0",
+    "Memory of a device: a dry run refuses what needs more, as compiled; 0: it only says what is needed.",
+  )
   flag_values.define_shared()
+
+
+def mesh():
+  """The devices that hold a model; None for a single one."""
+  flag = flag_values.flag
+  tensor_parallel = flag_values.integer("tensor_parallel") if "tensor_parallel" in flag_values.FLAGS else 1
+  spans = flag("span_processes", False) and flag("distributed", False)
+  if not spans and tensor_parallel == 1 and common.planned_processes() == 1:
+    return common.mesh()
+  from collapse_jax.systems import language_setting
+
+  each = None if flag("devices", "auto") == "auto" else flag_values.integer("devices") * common.planned_processes()
+  return language_setting.mesh_of(each, tensor_parallel, spans)
 
 
 def simulate(
@@ -95,6 +119,7 @@ def simulate(
   eval_every=1,
   eval_limit=0,
   directory=None,
+  device_gib=0.0,
   **model,
 ):
   """The sweep behind this binary; None after a dry run.
@@ -107,9 +132,10 @@ def simulate(
     export: "hf" or "peft": what is written of the models of every generation; "none": nothing.
     eval_tasks, eval_every, eval_limit: what lm-eval scores, in one of so many generations, on how many documents (0: all).
     directory: for checkpoints and the synthetic text of every generation; None: neither is kept.
+    device_gib: memory of a device, that a dry run is held against; 0: it is not.
     model: which, and how it is trained on what: see `language_flags.setting`.
   """
-  setting = language_flags.setting(on_malformed=on_malformed, **model)._replace(mesh=common.mesh(), measure=measure)
+  setting = language_flags.setting(on_malformed=on_malformed, **model)._replace(mesh=mesh(), measure=measure)
   from collapse_jax.diagnostics import findings
   from collapse_jax.lm import harness
   from collapse_jax.lm.decoding import Rules
@@ -123,7 +149,7 @@ def simulate(
     prompts, on_malformed, max_attempts, edit, Rules(**(rules or {})), keep_prefix, num_beams
   )
   if flag_values.dry_run():
-    print(loop.plan(setting, workflows, num_samples, temperatures, **size))
+    print(loop.plan(setting, workflows, num_samples, temperatures, **size, device_bytes=2**30 * device_gib))
     return None
   with common.curves() as curves:
     results = loop.simulate(
@@ -169,6 +195,9 @@ def read():
     "chunk_size": flag_values.integer("chunk_size", 0),
     "keep_checkpoints": flag.keep_checkpoints,
   }
+  if flag.span_processes and not flag.distributed:
+    raise Refused("--span_processes needs --distributed; a dry run --num_processes alone.")
+  flag_values.integer("tensor_parallel")
   threshold = flag_values.share("edit_threshold")
   edit = {
     "threshold": threshold,
@@ -202,6 +231,7 @@ def read():
     "eval_tasks": flag_values.items("eval_tasks") if flag.eval_tasks else [],
     "eval_every": flag_values.integer("eval_every"),
     "eval_limit": flag_values.integer("eval_limit", 0),
+    "device_gib": 0.0 if flag.device_gib == "0" else flag_values.positive("device_gib"),
     "workflows": flag_values.check_workflows(law=False),
     "edit": edit if threshold else None,
     "rules": {name: values[0] for name, values in rules.items()}

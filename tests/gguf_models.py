@@ -86,6 +86,9 @@ def write(path, model, about=lambda writer: None):
   writer.close()
 
 
+TEMPLATE = "{% for one in messages %}<{{ one.role }}>{{ one.content }}</s>{% endfor %}"
+
+
 def sentencepiece(pieces, prefix=True):
   """Metadata of a vocabulary as of Llama 2 and Gemma 2: 260 tokens of their own, then pieces from the best on."""
   tokens = ["<unk>", "<s>", "</s>", "<pad>", *(f"<0x{i:02X}>" for i in range(256)), *pieces]
@@ -98,5 +101,6 @@ def sentencepiece(pieces, prefix=True):
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_add_space_prefix(prefix)
+    writer.add_chat_template(TEMPLATE)
 
   return tokens, about

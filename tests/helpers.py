@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray
+from jax._src import compiler
 from jax.experimental.compilation_cache import compilation_cache
 
 import collapse_jax as cj
@@ -53,12 +54,31 @@ CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.pa
 QUICK_CACHE = os.path.join(CACHE, "quick")  # JAX's keys do not tell such programs apart
 
 
+# Fusions through LLVM alone, in one module: by way of MLIR compilation takes two to three times as long. Later versions know no other.
+QUICK_FLAGS = {"xla_cpu_parallel_codegen_split_count": 1}
+if jax.__version_info__ < (0, 10):
+  QUICK_FLAGS["xla_cpu_use_fusion_emitters"] = False
+
+
 def compile_quickly(quick: bool) -> None:
   """Without XLA's optimisations, or with them as for users."""
   if jax.config.read("jax_disable_most_optimizations") != quick:
     jax.config.update("jax_disable_most_optimizations", quick)
     jax.config.update("jax_compilation_cache_dir", QUICK_CACHE if quick else CACHE)
     compilation_cache.reset_cache()
+
+
+def _with_quick_flags(plain=compiler.get_compile_options):
+  def options(*arguments, **named):
+    found = plain(*arguments, **named)
+    if jax.config.read("jax_disable_most_optimizations"):
+      found.env_option_overrides = [*QUICK_FLAGS.items(), *found.env_option_overrides]
+    return found
+
+  return options
+
+
+compiler.get_compile_options = _with_quick_flags()  # XLA_FLAGS would be those of slow tests too
 
 
 def by_steps(*arguments, **options):
@@ -98,6 +118,9 @@ USUAL = {
 ENVIRONMENT = USUAL | {
   "JAX_COMPILATION_CACHE_DIR": QUICK_CACHE,
   "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+  "XLA_FLAGS": " ".join(
+    [os.environ.get("XLA_FLAGS", ""), *(f"--{name}={value}".lower() for name, value in QUICK_FLAGS.items())]
+  ),
 }  # of tests that start many programs and look at what is on disk, or at what is said
 
 
@@ -241,7 +264,7 @@ def outcome(name: str, arguments: list[str]) -> str:
 
 def called(capsys, command: str, *arguments) -> tuple[int, str, str]:
   """`collapse COMMAND` in this process: its exit status, what it prints, what it says on standard error."""
-  module = importlib.import_module(cli._home(command))
+  module = importlib.import_module(cli.home(command))
 
   def ended(status):
     raise SystemExit(status)

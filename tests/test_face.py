@@ -74,6 +74,7 @@ TASKS = [
   "normalizing_flow",
   "ppca",
   "sample_median",
+  "table",
   "unrealistic",
   "vae",
 ]

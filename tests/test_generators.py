@@ -7,6 +7,7 @@ import pytest
 from helpers import z_score
 from scipy import stats
 from sklearn import metrics as reference
+from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.mixture import GaussianMixture
 
@@ -63,6 +64,10 @@ def test_scores_are_those_of_scikit_learn():
   assert float(classifiers.auc(p, label)) == pytest.approx(reference.roc_auc_score(label, p), abs=1e-5)
   assert float(classifiers.nll(p, label)) == pytest.approx(reference.log_loss(label, p), abs=1e-5)
   assert float(classifiers.brier(p, label)) == pytest.approx(reference.brier_score_loss(label, p), abs=1e-5)
+  share, mean = calibration_curve(label, p, n_bins=10)
+  count, _ = np.histogram(p, np.linspace(0, 1 + 1e-8, 11))
+  expected = np.sum(count[count > 0] * np.abs(share - mean)) / 200
+  assert float(classifiers.calibration_error(p, label)) == pytest.approx(expected, abs=1e-5)
 
 
 def test_classifier_is_that_of_scikit_learn(rows):

@@ -156,6 +156,9 @@ def test_flags():
     (("--export=peft",), "needs --lora_rank"),
     (("--export=peft", "--lora_rank=0,4"), "above 0 in every cell"),
     (("--lora_start=x", "--lora_rank=2"), "leave --lora_rank out"),
+    (("--span_processes",), "needs --distributed"),
+    (("--tensor_parallel=0",), "tensor_parallel"),
+    (("--device_gib=-1",), "device_gib"),
   ):
     with pytest.raises(Refused, match=match):
       parsed(binary, *wrong)

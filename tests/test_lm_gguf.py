@@ -114,6 +114,8 @@ def test_sentencepiece(prefix, tmp_path):
     assert read.decode(ids, clean_up_tokenization_spaces=False) == text.replace("<s>", "")
   assert read("a<s>", add_special_tokens=False).input_ids[-1] == 1  # a token of its own, where a text names it
   assert (read.bos_token_id, read.eos_token_id) == (1, 2)
+  said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+  assert read.apply_chat_template(said, tokenize=False) == "<user>a</s><assistant>b</s>"
 
 
 def test_user_defined_tokens_are_whole(tmp_path):

@@ -37,6 +37,19 @@ def test_what_devices_do_not_divide_is_named(caplog):
   assert caplog.messages == ["head [7, 20] is whole on every device: 7 devices do not divide 20"]
 
 
+def test_table_splits_activations_too():
+  """Over 4 x 2 devices, of which pairs split heads, layers and vocabulary: an eighth each, along the right axes."""
+  mesh = jax.sharding.AbstractMesh((4, 2), ("runs", "model"))
+  layer = {"attention": {"query": {"kernel": (3, 8, 16)}, "out": {"kernel": (3, 16, 8)}}, "scale": (3, 8)}
+  tree = jax.tree.map(np.zeros, {"embedding": (32, 8), "layers": layer}, is_leaf=lambda x: isinstance(x, tuple))
+  where = jax.tree.map(lambda one: tuple(one.spec), sharding.of_params(tree, mesh))
+  assert where["embedding"] == (("runs", "model"),)
+  assert where["layers"]["attention"]["query"]["kernel"] == (None, "runs", "model")
+  assert where["layers"]["attention"]["out"]["kernel"] == (None, "model", "runs")
+  assert where["layers"]["scale"] == ()
+  assert sharding.num_parts(mesh) == 4
+
+
 def test_small_model_as_on_one_device():
   """Losses within 1e-5, and the same text, on 8 devices, in less than a third of the memory of each."""
   finished(start(Path(__file__).parent / "sharded.py", environment=ENVIRONMENT))
@@ -114,3 +127,40 @@ def test_cells_are_dealt_to_processes(tmp_path, monkeypatch):
   ]
   assert texts[0] == texts[1] and len(texts[0]) == 4
   assert len(list((tmp_path / "both" / "checkpoints").iterdir())) == 2
+
+
+def test_one_model_over_processes(tmp_path):
+  """Two processes with two devices each hold it: losses of one device, also where one is killed and all go on."""
+  script, paths = Path(__file__).parent / "together.py", [tmp_path / "two", tmp_path / "one"]
+  for path in paths:
+    path.mkdir()
+  (paths[0] / "die").touch()
+
+  def both(*more):
+    port = free_port()
+    return [start(script, paths[0], port, i, *more, environment=ENVIRONMENT) for i in range(2)]
+
+  pair = both()
+  try:
+    assert pair[1].wait(300) == -9
+    assert pair[0].wait(300) != 0  # does not wait for one that has gone
+  finally:
+    for one in pair:
+      one.kill()
+      one.communicate()
+  assert {file.name for file in paths[0].glob("work/checkpoints/*/1.*")} == {"1.npz", "1.0.shard", "1.1.shard"}
+  (paths[0] / "die").unlink()
+  finished(*both("resume"), start(script, paths[1], environment=ENVIRONMENT))
+  two, one = (np.load(path / "results.npz") for path in paths)
+  assert one["test_loss"].size == 2
+  for name in ("test_loss", "learning_curve", "train_loss"):
+    np.testing.assert_allclose(two[name], one[name], rtol=1e-5, err_msg=name)
+  for name in ("num_tokens", "distinct_2"):
+    np.testing.assert_array_equal(two[name], one[name])
+  texts = [{file.name: file.read_bytes() for file in path.glob("work/samples/*/*.jsonl")} for path in paths]
+  assert texts[0] == texts[1] and len(texts[0]) == 2
+
+
+def test_parts_of_parameters_in_files(tmp_path):
+  """What several devices hold is written in parts, read in any others, and computed again where a part is damaged."""
+  finished(start(Path(__file__).parent / "parts.py", tmp_path, environment=ENVIRONMENT))

@@ -58,6 +58,7 @@ TASKS = {
   "ngram": (lambda: tasks.ngram(N, 4, length=6), FLOWS),
   "flow": (lambda: tasks.flow([1.0, 0.5], N, num_steps=3), FLOWS),
   "ppca": (lambda: tasks.ppca([2.0, 1.0, 1.0], N, 1), FLOWS),
+  "table": (lambda: tasks.table("mixed", N, num_test=20), ("mix(0.4)",)),
   "vae": (lambda: tasks.vae([2.0, 1.0, 1.0], N, 1, amount=3), ("accumulate",)),
   "ar_window": (ar_window, GROWN),
   "molecules": (lambda: tasks.molecules(molecules.alkane(4, 20), N, num_components=2, num_em_steps=2), GROWN),

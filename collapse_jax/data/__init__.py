@@ -10,9 +10,10 @@ if TYPE_CHECKING:
   from collapse_jax.data import molecules as molecules
   from collapse_jax.data import real_data as real_data
   from collapse_jax.data import shapes as shapes
+  from collapse_jax.data import tables as tables
   from collapse_jax.data import traffic as traffic
 
-_HOME = dict.fromkeys(["generators", "images", "molecules", "real_data", "shapes", "traffic"], "")
+_HOME = dict.fromkeys(["generators", "images", "molecules", "real_data", "shapes", "tables", "traffic"], "")
 
 __all__ = sorted(_HOME)
 __getattr__, __dir__ = lazy.attach(__name__, _HOME)

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from collapse_jax.lm.families import Architecture
-from collapse_jax.lm.sharding import constrain_rows
+from collapse_jax.lm.sharding import agreed, constrain_rows
 
 __all__ = [
   "MLP",
@@ -238,7 +238,7 @@ class Decoder(nnx.Module):
     which = jnp.asarray([narrow.index(window) for window in windows], jnp.int32)
     x, _ = jax.lax.scan(jax.checkpoint(layer, policy=keep), x, (layers, which, self.about_layers()[1]))
     x = self.final_norm(x)
-    return constrain_rows(self.logits(x), mesh) if head else x
+    return constrain_rows(self.logits(x), mesh, -1) if head else x
 
   def decode(self, tokens: Array, cache: Cache, layers: list[Params], head: Array) -> tuple[Array, Cache]:
     """Logits [B, L, V] of tokens [B, L] that follow those in the cache, and the cache with them.
@@ -275,13 +275,13 @@ class Decoder(nnx.Module):
 
     def layer(x, inputs):
       parameters, window, kind, past = inputs
-      past = jax.tree.map(lambda one: constrain_rows(one, mesh), past)
+      past = jax.tree.map(lambda one: constrain_rows(one, mesh, 1), past)
       visible = (back >= 0) & (back < window)
       x, past = nnx.merge(graph, parameters)(x, _chosen(rotations, kind), visible, past, cache.used)
       return constrain_rows(x, mesh), past
 
     x, past = jax.lax.scan(layer, constrain_rows(x, mesh), (stacked, *self.about_layers(), cache.layers[0]))
-    return constrain_rows(self.logits(self.final_norm(x)), mesh), Cache((past,), cache.used + length)
+    return constrain_rows(self.logits(self.final_norm(x)), mesh, -1), Cache((past,), cache.used + length)
 
   def about_layers(self) -> tuple[Array, Array]:
     """[layers] each, to scan over: the window, and the kind of rotary embedding."""
@@ -424,6 +424,7 @@ class Functions(NamedTuple):
     decoder: (params) -> step, with step(tokens [B, L], cache) -> logits [B, L, V], cache.
     cache: (batch, capacity) -> an empty Cache.
     init: (key) -> params.
+    agreed: (values that every device computes) -> those of the first one, on all of them.
   """
 
   apply: Callable[..., Array]
@@ -433,6 +434,7 @@ class Functions(NamedTuple):
   decoder: Callable[[Params], Callable[[Array, Cache], tuple[Array, Cache]]]
   cache: Callable[[int, int], Cache]
   init: Callable[[Array], Params]
+  agreed: Callable[[Any], Any] = lambda values: values
 
 
 @functools.cache
@@ -473,10 +475,11 @@ def functions(arch: Architecture, dtype=jnp.float32, remat: bool = False, mesh: 
     apply=lambda params, tokens, mask=None: call(params, tokens, mask, remat=remat, mesh=mesh),
     hidden=lambda params, tokens, mask=None: call(params, tokens, mask, remat=remat, head=False, mesh=mesh),
     output=lambda params: {name: params[name] for name in output},
-    head=lambda output, hidden: constrain_rows(_logits(arch, output, hidden), mesh),
+    head=lambda output, hidden: constrain_rows(_logits(arch, output, hidden), mesh, -1),
     decoder=decoder,
     cache=cache,
     init=lambda key: nnx.to_pure_dict(nnx.split(Decoder(arch, nnx.Rngs(key), dtype))[1]),
+    agreed=functools.partial(agreed, mesh=mesh),
   )
 
 

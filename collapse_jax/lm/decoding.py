@@ -200,7 +200,8 @@ def beam_search(
     log_probability = penalised(rules, jax.nn.log_softmax(logits[:, 0]), flat, used)
     total = log_probability.reshape(batch, width, -1) + state.running_score[:, :, None]
     vocab = total.shape[-1]
-    score, index = jax.lax.top_k(total.reshape(batch, -1), 2 * width)  # enough to go on, if half of them end
+    # Enough to go on, if half of them end.
+    score, index = functions.agreed(jax.lax.top_k(total.reshape(batch, -1), 2 * width))
     beam, token = index // vocab, (index % vocab).astype(jnp.int32)
     rows = jax.lax.dynamic_update_slice_in_dim(chosen(state.running, beam), token[:, :, None], used, axis=2)
     stops = (token == end) | (used + 1 >= max_length)

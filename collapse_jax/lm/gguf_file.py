@@ -18,6 +18,7 @@ __all__ = ["Stored", "check", "read", "scan"]
 MAX_METADATA, MAX_ENTRIES = 256 * files.MIB, 100_000
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TEXT, _ARRAY = 8, 9
+_TEMPLATE = "tokenizer.chat_template"
 _PLAIN, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # types of tokens
 # Rules that split text before byte-pair merges, by the name that llama.cpp gives them.
 _LLAMA3 = (
@@ -300,6 +301,8 @@ def _check_tokenizer(shown: str, meta: dict[str, Any]) -> None:
   for name in ("bos", "eos", "padding", "unknown"):
     if (at := get(f"{name}_token_id")) is not None and not (type(at) is int and 0 <= at < len(tokens)):
       raise Refused(f"{shown}: the tokenizer cannot be read: {name}_token_id is {files.shown(at, 40)}.")
+  if not isinstance(meta.get(_TEMPLATE, ""), str):
+    raise Refused(f"{shown}: the tokenizer cannot be read: its chat template is no text.")
 
 
 def _tokenizer(meta: dict[str, Any]):
@@ -328,7 +331,8 @@ def _tokenizer(meta: dict[str, Any]):
     for ours, theirs in {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}.items()
     if get(f"{theirs}_token_id") is not None
   }
-  return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **named)
+  template = {"chat_template": meta[_TEMPLATE]} if meta.get(_TEMPLATE) else {}
+  return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **named, **template)
 
 
 def _byte_level(get, tokens, types):

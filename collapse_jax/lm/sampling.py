@@ -122,6 +122,7 @@ def generate(
     words = jax.vmap(lambda key, at: random.bits(jax.random.fold_in(key, at), 4))(keys[mine], at)
     drawn = categorical(words, warped(rules, logits))
     drawn = jnp.where(jnp.asarray(rules.temperature) > 0, drawn, jnp.argmax(logits, axis=-1)).astype(jnp.int32)
+    drawn = functions.agreed(drawn)  # all else in this loop, its end among it, is a function of these integers
     rows = state.rows.at[which, at + 1].set(drawn, mode="drop")
     done = (which < num) & ((drawn == end) | (at + 2 >= max_length))
     length = state.length.at[jnp.where(done, which, num)].set(at + 2, mode="drop")

@@ -298,7 +298,7 @@ def fit(
     curve_points=curve_points,
     constrain=split,
   )
-  return Fitted(cast(fitted.params), fitted.learning_curve, fitted.train_losses[-1], steps, fitted.num_items)
+  return split(Fitted(cast(fitted.params), fitted.learning_curve, fitted.train_losses[-1], steps, fitted.num_items))
 
 
 def _decays(weights: Params):

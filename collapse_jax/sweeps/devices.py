@@ -17,6 +17,8 @@ from collapse_jax.types import PyTree
 
 __all__ = [
   "GATHERED_BYTES",
+  "RUNS",
+  "are_of_all_processes",
   "bytes_used",
   "check",
   "gather",
@@ -24,9 +26,11 @@ __all__ = [
   "local",
   "memory_bytes",
   "mesh_of",
+  "mesh_of_arrays",
   "name",
   "num_cores",
   "num_workers",
+  "on_host",
   "over_runs",
   "place",
   "size",
@@ -194,6 +198,26 @@ def gather(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     for whole, one, num in zip(found, everyone, sizes):
       whole.write(one[: max(0, num - first)])
   return [dict(np.load(io.BytesIO(one.getbuffer()), allow_pickle=False)) for one in found]
+
+
+def mesh_of_arrays(tree: PyTree) -> Mesh | None:
+  """The mesh over which arrays, or their shapes, are split; None where they lie on a single device."""
+  shardings = (getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(tree))
+  return next((one.mesh for one in shardings if isinstance(one, NamedSharding) and isinstance(one.mesh, Mesh)), None)
+
+
+def are_of_all_processes(tree: PyTree) -> bool:
+  """Whether arrays are split over several processes, so that all of them compute the same and one is to tell of it."""
+  mesh = mesh_of_arrays(tree)
+  return mesh is not None and mesh.is_multi_process
+
+
+def on_host(x: Any) -> np.ndarray:
+  """An array as NumPy, also where other processes have parts of it: then all must call this, in the same order."""
+  mesh = mesh_of_arrays(x)
+  if mesh is not None and not (x.is_fully_addressable or x.is_fully_replicated):
+    x = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))(x)
+  return np.asarray(x)
 
 
 def joined(texts: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from collapse_jax.random import PRNG
+from collapse_jax.sweeps import devices
 from collapse_jax.sweeps.dataset import version
 from collapse_jax.types import PyTree
 
@@ -68,7 +69,7 @@ def _text(value: Any, known: dict[int, str]) -> str:
   if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
     return f"{value.dtype} {_text(jax.random.key_data(value), known)}"
   if isinstance(value, jax.Array | np.ndarray | np.generic):
-    array = np.asarray(value)
+    array = devices.on_host(value)
     return f"{array.dtype}{array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
   if callable(value):
     return getattr(value, "__qualname__", type(value).__qualname__)

@@ -119,6 +119,7 @@ _OPTIONS = {
   "num_workers": ("scan", "host"),
   "chunk_size": ("scan", "steps"),
   "shared": ("steps",),
+  "init_axes": ("steps",),
   "place": ("steps",),
   "keep_all": ("steps", "host"),
   "on_batch": ("steps", "host"),

@@ -60,6 +60,7 @@ def sweep(
   shared: Any = None,
   text_axes: Sequence[str] = (),
   static_axes: Sequence[str] = (),
+  init_axes: Sequence[str] | None = None,
   primary_metric: str = "",
   mesh: "jax.sharding.Mesh | None" = None,
   chunk_size: int | None = None,
@@ -75,6 +76,7 @@ def sweep(
   on_params: OnParams | None = None,
   on_metrics: OnMetrics | None = None,
   progress: Any = False,
+  traced: Mapping[tuple[int, ...], Any] | None = None,
 ) -> "xarray.Dataset":
   """Runs every workflow on every cell of a grid for many seeds.
 
@@ -109,6 +111,8 @@ def sweep(
     text_axes: axes whose coordinate is text; numbers among them are also in the coordinate NAME_value.
     static_axes: axes whose numbers must not be traced, because they fix a shape or pick a branch; with steps and host
       none are.
+    init_axes: axes whose values the task's `init` alone reads (it puts them into its problem): cells along them share the programs
+      that fit, sample and evaluate, which else are compiled for each (steps).
     primary_metric: the metric that reports lead with; default the first of the task.
     mesh: devices that share each chunk; default one device (scan).
     chunk_size: runs of a program call on each device; default: what shares the runs among workers and devices, or less
@@ -133,6 +137,7 @@ def sweep(
     on_metrics: called with cell, generation, seeds and metrics (leading axis over these seeds); may raise `sweeps.Stop`; not scan.
     progress: show a progress bar on standard error, or print a line for each generation (steps); or anything with `update(runs)`,
       such as a bar that several sweeps share.
+    traced: programs that `sweeps.planning.traced_plan` traced with the same arguments, which are not traced again (scan).
   Returns:
     a Dataset with dims workflow, the axes, seed, generation and those of vector metrics. Cells that cannot run hold
     NaN, and `cell_status` says why. A cell that was stopped holds NaN from the next generation on, and `attrs["stopped"]` says why;
@@ -153,6 +158,7 @@ def sweep(
     "num_workers": num_workers,
     "chunk_size": chunk_size,
     "shared": shared,
+    "init_axes": init_axes,
   }
   options |= {"place": place, "keep_all": keep_all or None, "on_batch": on_batch, "on_params": on_params}
   options |= {"on_metrics": on_metrics}
@@ -178,9 +184,11 @@ def sweep(
   )
   try:
     if driver == "scan":
-      computed = scan_driver.run(job, static_axes)
+      computed = scan_driver.run(job, static_axes, traced or {})
+    elif driver == "steps":
+      computed = steps_driver.run(job, init_axes or ())
     else:
-      computed = (steps_driver if driver == "steps" else host_driver).run(job)
+      computed = host_driver.run(job)
   except _UNTRACEABLE as error:
     if driver == "host":  # the user's own, of a jit of theirs
       raise

@@ -6,12 +6,13 @@ one shape whatever the workflow, so that the costly ones compile once for all wo
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from collapse_jax import interrupts
 from collapse_jax import store as storage
@@ -27,7 +28,7 @@ from collapse_jax.generation import (
   with_health,
 )
 from collapse_jax.generation import fit as fitted
-from collapse_jax.random import new_key
+from collapse_jax.random import fold_in, new_key
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps import devices, fingerprint
 from collapse_jax.sweeps.checkpoints import Checkpoints, folder_name
@@ -51,14 +52,20 @@ class Programs(NamedTuple):
   update: Any
 
 
-def run(job: Job) -> dict[str, Any]:
-  """Computes all cells, dealt in turn to the processes; attributes of the results."""
+def run(job: Job, init_axes: Sequence[str] = ()) -> dict[str, Any]:
+  """Computes all cells; attributes of the results.
+
+  Cells that differ along `init_axes` only share the costly programs. Cells are dealt in turn to the processes, unless what is
+  shared is split over all of them: then all go through every cell.
+  """
   grid, numbers = job.grid, job.numbers
   num_seeds = numbers.num_seeds
   chunk = min(job.machine.chunk_size or num_seeds, num_seeds)
   starts = range(0, num_seeds, chunk)
-  each = numbers.num_generations * math.ceil(len(starts) / jax.process_count())  # steps of a cell in a process
-  clock = Clock(numbers.num_generations * math.ceil(math.prod(grid.shape) * len(starts) / jax.process_count()))
+  together = devices.are_of_all_processes(grid.shared)
+  num_hands, mine = (1, 0) if together else (jax.process_count(), jax.process_index())
+  each = numbers.num_generations * math.ceil(len(starts) / num_hands)  # steps of a cell in a process
+  clock = Clock(numbers.num_generations * math.ceil(math.prod(grid.shape) * len(starts) / num_hands))
   about = _about(job)
   costly: dict[Any, Any] = {}
   stopped: list[str] = []
@@ -69,13 +76,14 @@ def run(job: Job) -> dict[str, Any]:
       with noted(cell):
         jax.eval_shape(lambda key, s: start(key, make(s), workflow, numbers.num_generations), new_key(0), grid.shared)  # noqa: B023
         counts = emission(prepared(task, workflow), workflow, numbers.num_generations).counts
-        key = cell.index[1:], cell.workflow if counts is None else counts
+        place = tuple(i for name, i in zip(grid.axes, cell.index[1:]) if name not in init_axes)
+        key = place, cell.workflow if counts is None else counts
         if key not in costly:
-          costly[key] = _costly_programs(make, workflow, numbers.num_generations)
-        programs = _programs(make, workflow, numbers, *costly[key])
+          costly[key] = _costly_programs(make, workflow, numbers.num_generations, grid.shared)
+        programs = _programs(make, workflow, numbers, grid.shared, *costly[key])
         for first in starts:
           turn += 1
-          if turn % jax.process_count() == jax.process_index():
+          if turn % num_hands == mine:
             seeds = range(first, min(first + chunk, num_seeds))
             metrics, reason = _run_cell(job, programs, cell, seeds, about, clock)
             stopped += [reason] if reason else []
@@ -91,7 +99,7 @@ def run(job: Job) -> dict[str, Any]:
   return {
     "compile_seconds": clock.compiling,
     "num_compilations": clock.num_compilations,
-    "stopped": devices.joined(stopped),
+    "stopped": devices.joined(stopped if not together or jax.process_index() == 0 else []),
   }
 
 
@@ -108,7 +116,15 @@ def _task(grid: Grid, values: Mapping[str, Any], workflow: Workflow, shared: PyT
   return prepared(grid.task_of(values, shared), workflow)
 
 
-def _costly_programs(make: Callable[[Any], TaskSetting], workflow: Workflow, num_generations: int) -> tuple[Any, Any]:
+def _whole(shared: PyTree) -> Any:
+  """Of results that every device has whole: all but fitted parameters, which the task itself splits. None: of a single device."""
+  mesh = devices.mesh_of_arrays(shared)
+  return None if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+
+def _costly_programs(
+  make: Callable[[Any], TaskSetting], workflow: Workflow, num_generations: int, shared: PyTree
+) -> tuple[Any, Any]:
   """The costly programs, which do not depend on how a workflow stores data: fit, and evaluate with sampling."""
 
   def fit(shared: PyTree, keys: Array, problems: Problem, contexts: Context, previous: Params) -> Params:
@@ -136,17 +152,22 @@ def _costly_programs(make: Callable[[Any], TaskSetting], workflow: Workflow, num
 
     return jax.vmap(one, in_axes=(0, 0, 0, _axes(contexts), 0))(keys, problems, params, contexts, previous)
 
-  return jax.jit(fit), jax.jit(evaluate_and_emit)
+  return jax.jit(fit), jax.jit(evaluate_and_emit, out_shardings=_whole(shared))
 
 
 def _programs(
-  make: Callable[[Any], TaskSetting], workflow: Workflow, numbers: Numbers, fit: Any, evaluate_and_emit: Any
+  make: Callable[[Any], TaskSetting],
+  workflow: Workflow,
+  numbers: Numbers,
+  shared: PyTree,
+  fit: Any,
+  evaluate_and_emit: Any,
 ) -> Programs:
   """Those of a cell, of which the costly ones are there."""
   num_generations = numbers.num_generations
 
   def begin(shared: PyTree, seeds: Array) -> Run:
-    one = lambda i: start(jax.random.fold_in(new_key(numbers.seed), i), make(shared), workflow, num_generations)
+    one = lambda i: start(fold_in(new_key(numbers.seed), i), make(shared), workflow, num_generations)
     return jax.vmap(one)(seeds)
 
   def choose(shared: PyTree, runs: Run, t: Array) -> tuple[Context, Metrics]:
@@ -168,7 +189,8 @@ def _programs(
 
     return jax.vmap(one)(runs, batches)
 
-  return Programs(jax.jit(begin), jax.jit(choose), fit, evaluate_and_emit, jax.jit(update))
+  whole = functools.partial(jax.jit, out_shardings=_whole(shared))
+  return Programs(whole(begin), whole(choose), fit, evaluate_and_emit, whole(update, donate_argnums=1))
 
 
 def memory_per_device(
@@ -192,7 +214,7 @@ def memory_per_device(
   cell, _, flow = next(grid.runnable())
   make = functools.partial(_task, grid, cell.values, flow)
   numbers = Numbers(num_generations, num_seeds, 0, 1, False)
-  programs = _programs(make, flow, numbers, *_costly_programs(make, flow, num_generations))
+  programs = _programs(make, flow, numbers, shared, *_costly_programs(make, flow, num_generations, shared))
   runs = jax.eval_shape(programs.begin, shared, jax.ShapeDtypeStruct((num_seeds,), jnp.int32))
   contexts, _ = jax.eval_shape(programs.choose, shared, runs, jnp.asarray(1))
   contexts = contexts._replace(t=jax.ShapeDtypeStruct((), jnp.int32))
@@ -218,6 +240,8 @@ def _run_cell(
   warm_start = numbers.warm_start
   runs, params = clock.call(programs.begin, shared, jnp.asarray(seeds)), None
   done, reason, checkpoints = 0, "", None
+  together = devices.are_of_all_processes(shared)
+  is_first = not together or jax.process_index() == 0
   seen: list[Metrics] = []
   if job.saving.directory is not None:
     program, params_like, metrics_like = _traced(programs, shared, runs, seeds, warm_start)
@@ -232,7 +256,7 @@ def _run_cell(
       "num_devices": _num_devices(shared),
     }
     folder = job.saving.directory / folder_name(cell.saved_names, seeds)
-    checkpoints = Checkpoints(folder, job.saving.keep_all, job.saving.resume, about)
+    checkpoints = Checkpoints(folder, job.saving.keep_all, job.saving.resume, about, together)
     done, runs, params, metrics = checkpoints.restore(runs, params_like if warm_start else None, metrics_like)
     params = job.saving.place(params) if done and warm_start else None
     seen = [jax.tree.map(lambda x: x[:, i], metrics) for i in range(done)]  # noqa: B023
@@ -247,6 +271,7 @@ def _run_cell(
         contexts = contexts._replace(t=at)
         keys = jax.vmap(lambda key: role_keys(key, t)["fit"])(runs.key)  # noqa: B023
         previous = params if warm_start else None
+        params = None  # the last model's memory, where it is not gone on from
         params = clock.call(programs.fit, shared, keys, runs.problem, contexts, previous)
         batches, metrics = clock.call(
           programs.evaluate_and_emit, shared, runs.key, runs.problem, params, contexts, previous
@@ -254,7 +279,7 @@ def _run_cell(
         runs = clock.call(programs.update, shared, runs, batches, at)
         job.grid.check_metrics(metrics.keys() - {"collapse_generation"})
         seen.append(_checked(jax.tree.map(np.asarray, metrics | shares), seen[-1] if seen else {}))
-        if watch.on_batch is not None:
+        if watch.on_batch is not None and is_first:
           watch.on_batch(cell.names, t, seeds, jax.tree.map(np.asarray, batches))
         if watch.on_params is not None:
           watch.on_params(cell.names, t, seeds, params)

@@ -104,7 +104,12 @@ def figures(results):
   """Classifiers by their training rows: a row a score, a column a data set, real rows as a grey line."""
 
   def draw(part):
-    metrics = [f"downstream_{name}" for name in ("auc", "nll", "brier", "coverage") if f"downstream_{name}" in part]
+    metrics = ["minority_share"] * ("minority_share" in part)
+    metrics += [
+      f"downstream_{name}"
+      for name in ("auc", "nll", "brier", "calibration_error", "coverage")
+      if f"downstream_{name}" in part
+    ]
     figure, axes = panels(len(metrics), part.sizes["dataset"])
     generations = part.generation.values[[0, -1]] if len(part.generation) > 1 else part.generation.values
     left_out = 0
@@ -150,7 +155,8 @@ def figures(results):
 TEXT = """## Ensembles of generators
 
 van Breugel et al., [2305.09235](https://arxiv.org/abs/2305.09235): several generators of the same data, each with a classifier of its
-own, tested on real rows. Members that differ by seed only cannot see the sampling error of their data; a bootstrap can.
+own, tested on real rows. Members that differ by seed only cannot see the sampling error of their data; a bootstrap can. Members may
+be deep: all of them are trained in one program.
 
 ```python
 members = transforms.ensemble(tasks.labelled("moons", 50, "kde"), 4, resample_real="bootstrap")
@@ -158,7 +164,8 @@ task = transforms.train_on_synthetic(members, 4)
 workflow = workflows.replace(num_emitted=4 * 50)
 ```
 
-`python -m experiments.ensembles`.
+`python -m experiments.ensembles`; deep members, as in the paper, with `--generators=copula,tvae,ctgan`, also of a table of mixed
+columns (`--datasets=mixed`): what is measured then includes the share of the rarest category.
 
 ![Scores of classifiers trained on synthetic rows](figures/ensembles.png)
 """

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from collapse_jax import lm
 from collapse_jax.lm import checkpoint, families, peft
 from collapse_jax.refused import Refused
-from collapse_jax.sweeps import chunks
+from collapse_jax.sweeps import chunks, devices
 from collapse_jax.systems.language_setting import Setting
 from collapse_jax.systems.samples import name_of
 from collapse_jax.vocabulary import EXPORTS
@@ -32,7 +32,7 @@ def fitted_model(setting: Setting, weights: Any) -> lm.LanguageModel:
 
 
 class Exports:
-  """Writes a directory for each seed and generation, whole or not at all.
+  """Writes a directory for each seed and generation, whole or not at all; where processes hold a model together, the first does.
 
   Args:
     setting_of: (cell) -> Setting.
@@ -60,12 +60,15 @@ class Exports:
     self._home = Path(home or directory).absolute() / FOLDER
     if kind == "peft" and any(setting_of({"lora_rank": rank}).adapters is None for rank in lora_ranks):
       raise Refused("export=peft needs adapters (lora_rank).", argument="export", value=kind, allowed="hf")
+    if kind == "peft" and jax.process_index() == 0:  # the base, once for all processes
+      setting = setting_of({})
+      if not _is_directory(setting.model_name) and not (self._folder / "base").exists():
+        self._whole(self._folder / "base", lambda part: lm.save(setting.model, part))
 
   def write(self, cell: dict[str, Any], t: int, seeds: range, params: Any) -> None:
     """For `on_params` of a sweep."""
     setting = self._setting_of(cell)
-    for i, seed in enumerate(seeds):
-      weights = jax.tree.map(lambda x: x[i], params.weights)  # noqa: B023
+    for seed, weights in _each(seeds, params):
       place = self._folder / name_of(cell) / f"seed_{seed}_generation_{t}"
       self._whole(place, lambda part: self._save(setting, weights, part))  # noqa: B023
 
@@ -79,10 +82,8 @@ class Exports:
 
   def _base(self, setting: Setting) -> str:
     """Where PEFT finds the base: where it came from, if that is a directory of transformers, else one that is written here."""
-    if (Path(setting.model_name) / "config.json").is_file():
+    if _is_directory(setting.model_name):
       return str(Path(setting.model_name).absolute())
-    if not (self._folder / "base").exists():
-      self._whole(self._folder / "base", lambda part: lm.save(setting.model, part))
     return str(self._home / "base")
 
   def _whole(self, place: Path, save: Callable[[Path], None]) -> None:
@@ -92,6 +93,20 @@ class Exports:
     chunks.make_folder(place.parent)
     save(part)
     chunks.rename(part, place)
+
+
+def _is_directory(name: str) -> bool:
+  """Of transformers."""
+  return (Path(name) / "config.json").is_file()
+
+
+def _each(seeds: range, params: Any) -> Iterator[tuple[int, Any]]:
+  """Seeds and their weights on the host; none where another process tells of them."""
+  weights = jax.tree.map(devices.on_host, params.weights)  # by all processes that have parts
+  if devices.are_of_all_processes(params) and jax.process_index() > 0:
+    return
+  for i, seed in enumerate(seeds):
+    yield seed, jax.tree.map(lambda x: x[i], weights)  # noqa: B023
 
 
 class Evaluations:
@@ -113,8 +128,7 @@ class Evaluations:
     """For `on_params` of a sweep."""
     if t % self._every:
       return
-    for i, seed in enumerate(seeds):
-      weights = jax.tree.map(lambda x: x[i], params.weights)  # noqa: B023
+    for seed, weights in _each(seeds, params):
       scores = self._evaluate(fitted_model(self._setting_of(cell), weights))
       self._found[name_of(cell), seed, t] = scores
       if self._folder is not None:
@@ -123,12 +137,14 @@ class Evaluations:
         chunks.write(place, json.dumps(scores).encode())
 
   def add_to(self, results: Any, dims: Sequence[str]) -> None:
-    """Each score as a variable of results over all dims; NaN in generations that were not evaluated.
+    """Each score as a variable of results over all dims; NaN in generations that were not evaluated. All processes must call this.
 
     Args:
       results: a Dataset of `sweep`.
       dims: of the cells, as they are named in folders.
     """
+    for one in devices.gather({"found": np.asarray(json.dumps([[*at, scores] for at, scores in self._found.items()]))}):
+      self._found |= {tuple(at): scores for *at, scores in json.loads(str(one["found"]))}
     sizes = [results.sizes[dim] for dim in (*dims, "seed", "generation")]
     arrays: dict[str, np.ndarray] = {}
     for index in np.ndindex(*sizes):

@@ -143,6 +143,7 @@ def simulate(
     num_seeds=num_seeds,
     seed=seed,
     shared=sharding.place(setting.model.params, setting.mesh),
+    init_axes=["temperature", "learning_rate", *(name for name in decoding.NUMBERS if _always(name, axes))],
     warm_start=warm_start,
     chunk_size=chunk,
     place=functools.partial(sharding.place, mesh=setting.mesh),
@@ -183,12 +184,16 @@ def plan(
   num_seeds: int = 3,
   chunk_size: int = 0,
   axes: Mapping[str, Sequence[Any]] = MappingProxyType({}),
+  device_bytes: float = 0.0,
 ) -> str:
   """What `simulate` would do, in lines.
 
   Args:
     setting: as of `simulate`; of the base, shapes suffice (`presets.build(..., abstract=True)`).
     workflows, num_samples, temperatures, writing, num_generations, num_seeds, chunk_size, axes: as of `simulate`.
+    device_bytes: memory of a device; 0: as much as is needed.
+  Raises:
+    Refused: a device has less than is needed, as compiled here.
   """
   task = _task(setting, writing)
   for size in num_samples:
@@ -205,6 +210,14 @@ def plan(
     num_generations=num_generations,
     shared=sharding.abstract(setting.model.params, setting.mesh),
   )
+  if 0 < device_bytes < (most := max(used.values())):
+    raise Refused(
+      f"a device of {device_bytes / 2**30:.3g} GiB is too small: of {devices.size(setting.mesh)} devices each needs "
+      f"{most / 2**30:.3g} GiB.",
+      argument="device_gib",
+      value=device_bytes / 2**30,
+      allowed=f"{most / 2**30:.3g} and above",
+    )
   return (
     f"cells: {cells}\nruns: {cells * num_seeds}\nmodel: {num_params(setting.model.params):,} parameters, {setting.dtype}\n"
     f"rows: {about['num_train_rows']} for training, {about['num_test_rows']} for test, {about['num_dropped_rows']} dropped "
@@ -213,6 +226,11 @@ def plan(
     f"memory of each of {devices.size(setting.mesh)} devices ({chunk} at once of the runs, as compiled for {devices.name()}): "
     + ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in used.items())
   )
+
+
+def _always(rule: str, axes: Mapping[str, Sequence[Any]]) -> bool:
+  """Whether a rule is in force in all cells, so that its number is all that differs between them."""
+  return not any(decoding.is_default(decoding.PLAIN._replace(**{rule: value}), rule) for value in axes.get(rule, ()))
 
 
 def _of_cell(setting: Setting, cell: Mapping[str, Any]) -> Setting:

@@ -3,18 +3,21 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from collapse_jax import tasks
 from collapse_jax.data import files
-from collapse_jax.lm import formats, presets, text, tiny
+from collapse_jax.lm import formats, presets, sharding, text, tiny
 from collapse_jax.lm.checkpoint import LanguageModel, num_params
 from collapse_jax.lm.training import Recipe
 from collapse_jax.refused import Refused
+from collapse_jax.sweeps import devices
 from collapse_jax.tasks import Adapters
 from collapse_jax.types import TaskSetting
 
-__all__ = ["BLOCKS", "MALFORMED", "MESSAGES", "PAIRS", "PLAIN", "SMALL", "Setting", "Texts", "read_texts"]
+__all__ = ["BLOCKS", "MALFORMED", "MESSAGES", "PAIRS", "PLAIN", "SMALL", "Setting", "Texts", "mesh_of", "read_texts"]
 
 PLAIN, BLOCKS, PAIRS, MESSAGES = "plain text", "blocks of plain text", "prompt and response", "messages"
 MALFORMED = {
@@ -120,6 +123,32 @@ class Setting(NamedTuple):
     """For results: names, counts, and checksums of the text and of the base."""
     names = {"model": self.model_name, "dataset": self.dataset}
     return names | dict(self.texts.about) | {"base_sha256": tiny.weights_hash(self.model)}
+
+
+def mesh_of(num_devices: int | None = None, tensor_parallel: int = 1, every_process: bool = False) -> Mesh | None:
+  """Devices that hold one model; None where that is a single one.
+
+  Args:
+    num_devices: of each process that takes part; None: all.
+    tensor_parallel: of these along the axis `lm.sharding.MODEL`, which splits activations; the others split rows.
+    every_process: the devices of all processes, which then go through the same programs, and not only of this one.
+  Raises:
+    Refused: there are not so many devices, or they are no multiple of tensor_parallel.
+  """
+  mine = devices.mesh_of(num_devices)
+  if every_process:
+    of_process = [[one for one in jax.devices() if one.process_index == i] for i in range(jax.process_count())]
+    found = [device for each in of_process for device in each[:num_devices]]
+  else:
+    found = [] if mine is None else list(mine.devices.flat)
+  num = max(len(found), 1)
+  if num % tensor_parallel:
+    raise Refused.must_be("tensor_parallel", f"a divisor of the {num} devices", tensor_parallel)
+  if num == 1:
+    return mine
+  if tensor_parallel == 1:
+    return Mesh(np.asarray(found), (devices.RUNS,))
+  return Mesh(np.asarray(found).reshape(-1, tensor_parallel), (devices.RUNS, sharding.MODEL))
 
 
 def read_texts(

@@ -6,6 +6,7 @@ from collapse_jax.systems import (
   ensembles,
   flow,
   label_editing,
+  mixed_tables,
   mixtures,
   molecules,
   selection,
@@ -33,4 +34,5 @@ SYSTEMS: dict[str, System] = {
   "traffic": traffic.SYSTEM,
   "molecules": molecules.SYSTEM,
   "vae": vae.SYSTEM,
+  "table": mixed_tables.SYSTEM,
 }

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
   from collapse_jax.tasks._normalizing_flow import normalizing_flow as normalizing_flow
   from collapse_jax.tasks._ppca import ppca as ppca
   from collapse_jax.tasks._sample_median import sample_median as sample_median
+  from collapse_jax.tasks._table import table as table
   from collapse_jax.tasks._unrealistic import unrealistic as unrealistic
   from collapse_jax.tasks._vae import vae as vae
 
@@ -46,6 +47,7 @@ _NAMES = (
   "normalizing_flow",
   "ppca",
   "sample_median",
+  "table",
   "unrealistic",
   "vae",
 )

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from collapse_jax._citation import citing
-from collapse_jax.lm import checkpoint, decoder, decoding, families, measures, sampling, text, training
+from collapse_jax.lm import checkpoint, decoder, decoding, families, measures, sampling, sharding, text, training
 from collapse_jax.lm.checkpoint import LanguageModel
 from collapse_jax.lm.peft import Adapters as Adapters
 from collapse_jax.lm.peft import adapted
@@ -159,14 +159,20 @@ def language_model(
   dtype = jnp.dtype(model.params["embedding"].dtype)
   functions = decoder.functions(arch, dtype, remat, mesh)
   rate = recipe.learning_rate if learning_rate is None else learning_rate
-  parts = 1 if mesh is None else mesh.size
+  parts = sharding.num_parts(mesh)
   at_once = recipe.micro_batch_size or recipe.batch_size
   if at_once % parts:
     which = "micro_batch_size" if recipe.micro_batch_size else "batch_size"
-    raise Refused(f"{which} must be a multiple of the {parts} devices, got {at_once}.", argument=which, value=at_once)
+    raise Refused(
+      f"{which} must be a multiple of the {parts} devices that split rows, got {at_once}.",
+      argument=which,
+      value=at_once,
+    )
   size = sample_batch_size or max(min(num_samples, 32), -(-num_samples // 4))
   size = -(-size // parts) * parts
-  wellformed = _wellformed(model.tokenizer, end, pretrain or plain_text, "keep" if endless else on_malformed, train)
+  wellformed = _wellformed(
+    model.tokenizer, end, pretrain or plain_text, "keep" if endless else on_malformed, train, mesh
+  )
   whole = (
     (lambda weights: checkpoint.join(model.params, weights)) if adapters is not None else (lambda weights: weights)
   )
@@ -195,7 +201,9 @@ def language_model(
   def init(key):
     # What differs between cells of a sweep is no constant of the costly programs: they are compiled once.
     numbers = {"learning_rate": rate, "temperature": temperature} | {name: getattr(rules, name) for name in ruled}
-    problem = {name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()}
+    problem: dict[str, Any] = {name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()}
+    if judge is not None:  # the same in all generations, and for all runs: computed once, however many are mapped over
+      problem["reference"] = measures.reference(judge, compared[1])
     return problem, real_rows(key)
 
   def start(key, context: Context):
@@ -271,7 +279,7 @@ def language_model(
         rows["learned"] = jnp.arange(row_length)[None] >= rows["given"][:, None]
       rows = {name: rows[name] for name in context.real.rows if name in rows}
     text_of = tokens[:, dropped:], length - dropped, jnp.maximum(given - dropped, 1)
-    metrics = looked_at(fitted, text_of, filled, context) if measure == "all" else {}
+    metrics = looked_at(fitted, text_of, filled, context, problem.get("reference")) if measure == "all" else {}
     if continuing:
       tokens, length = sampling.written(tokens, length, given)
     num = jnp.sum(filled)
@@ -285,7 +293,7 @@ def language_model(
       metrics[f"distinct_{order}"] = sampling.distinct_ngrams(tokens, length, filled, order)
     return batch(rows, filled.astype(jnp.float32)), metrics
 
-  def looked_at(fitted, rows, filled, context: Context):
+  def looked_at(fitted, rows, filled, context: Context, reference):
     """Metrics of samples (tokens, length, given), and of what the model was fitted to."""
     most = measures.MOST_ROWS
     tokens, length, given, filled = (part[:most] for part in (*rows, filled))
@@ -299,9 +307,7 @@ def language_model(
     )
     if judge is None:
       return found
-    # The same for all runs, so that it is computed once a program, however many are mapped over.
-    real = measures.reference(judge, compared[1])
-    return found | measures.of_reading(real, judge.read(tokens, length, given), filled)
+    return found | measures.of_reading(reference, judge.read(tokens, length, given), filled)
 
   def evaluate(key, problem, fitted):
     losses, counts = training.losses(logits, fitted.weights, batch_size=at_once, **held_out)
@@ -339,7 +345,7 @@ def _arrays(rows: text.Rows, given: bool = True) -> dict[str, Any]:
   return {name: jnp.asarray(part) for name in names if (part := getattr(rows, name)) is not None}
 
 
-def _wellformed(tokenizer, end: int, plain_text: bool, on_malformed: str, train: text.Rows) -> Any:
+def _wellformed(tokenizer, end: int, plain_text: bool, on_malformed: str, train: text.Rows, mesh: Mesh | None) -> Any:
   if on_malformed == "keep":
     return lambda tokens, length: jnp.ones(length.shape, bool)
   if plain_text:
@@ -349,4 +355,11 @@ def _wellformed(tokenizer, end: int, plain_text: bool, on_malformed: str, train:
     inside = np.arange(train.tokens.shape[1]) < np.asarray(train.length)[:, None]
     if (train.tokens[:, 1] == user[0]).all() and (((train.tokens == assistant[0]) & inside).sum(axis=1) == 1).all():
       return sampling.formatted_by_tokens(user[0], assistant[0], end)
+  if mesh is not None and mesh.is_multi_process:
+    raise Refused(
+      "on_malformed=reject needs role markers that are tokens of their own, where a model is split over processes.",
+      argument="on_malformed",
+      value=on_malformed,
+      allowed="keep",
+    )
   return sampling.formatted_by_text(tokenizer)

@@ -1,6 +1,6 @@
 """What tasks with neural networks share: dense layers as trees of matrices, and training them on weighted rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +29,7 @@ class Recipe(NamedTuple):
     beta2: decay of Adam's mean of squares.
     decay: of the learning rate in each generation, "constant" or "cosine", along half a wave to 0.
     ema: decay of the moving average of the weights; None: there is none; may be traced.
+    beta1: decay of its mean.
   """
 
   budget: str
@@ -39,6 +40,7 @@ class Recipe(NamedTuple):
   beta2: float = 0.999
   decay: str = "cosine"
   ema: Any = None
+  beta1: float = 0.9
 
   def check(self) -> "Recipe":
     """Raises Refused where a field is out of range."""
@@ -54,34 +56,41 @@ class Recipe(NamedTuple):
 
 def train(
   key: Array,
-  loss: training.Loss,
+  loss: training.Loss | Mapping[str, training.Loss],
   new: Params,
   rows: Any,
   row_weight: Array,
   recipe: Recipe,
   previous: training.Fitted | None,
+  used: Array | None = None,
 ) -> training.Fitted:
   """Weights that minimise the weighted mean of a loss.
 
   Args:
     key: of the order of rows and of what the loss draws.
-    loss: (weights, key, rows [B, ...]) -> [B].
+    loss: (weights, key, rows [B, ...]) -> [B]; or one for each network of a dict, which are trained in turns.
     new: weights to begin with where nothing is taken over.
     rows: leaves [R, ...].
     row_weight: [R], at least 0.
     recipe: checked.
     previous: model of the generation before, or None.
+    used: [rows of an epoch] bool; None: those of a weight above 0.
   """
-  steps, _ = training.num_steps(recipe.budget, recipe.amount, row_weight > 0, recipe.batch_size)
+  used = row_weight > 0 if used is None else used
+  steps, _ = training.num_steps(recipe.budget, recipe.amount, used, recipe.batch_size)
   wave = lambda step: 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0)))
   rate = lambda step: -recipe.learning_rate * (wave(step) if recipe.decay == "cosine" else 1.0)
-  optimiser = optax.chain(optax.scale_by_adam(b2=recipe.beta2), optax.scale_by_schedule(rate))
+  optimiser = optax.chain(optax.scale_by_adam(b1=recipe.beta1, b2=recipe.beta2), optax.scale_by_schedule(rate))
+  turns = isinstance(loss, Mapping)
   if previous is None or recipe.start == "cold":
-    state = training.start(optimiser, new)
+    state = training.start(optimiser, new, turns)
   else:
-    state = training.start(optimiser, previous.state.params)._replace(average=previous.state.average)
+    state = training.start(optimiser, previous.state.params, turns)._replace(average=previous.state.average)
     if recipe.start == "weights+optimiser":
-      state = state._replace(moments=(previous.state.moments[0], *state.moments[1:]))
+      begun = lambda before, now: (before[0], *now[1:])  # the schedule begins anew
+      before, now = previous.state.moments, state.moments
+      moments = {one: begun(before[one], now[one]) for one in now} if turns else begun(before, now)
+      state = state._replace(moments=moments)
   options: dict[str, Any] = {"order": "weight", "ema": recipe.ema}
   return training.fit(key, loss, state, rows, row_weight, optimiser, steps, recipe.batch_size, **options)
 

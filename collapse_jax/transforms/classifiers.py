@@ -9,7 +9,7 @@ from collapse_jax.random import new_key
 from collapse_jax.tasks.parts import matmul
 from collapse_jax.types import Array
 
-__all__ = ["auc", "brier", "coverage", "features", "fit_classifier", "nll", "predict", "scaling"]
+__all__ = ["auc", "brier", "calibration_error", "coverage", "features", "fit_classifier", "nll", "predict", "scaling"]
 
 NUM_WAVES = 64  # random Fourier features beside linear and quadratic ones
 _RIDGE = 1e-3  # penalty of a coefficient's square, per row
@@ -83,6 +83,18 @@ def nll(probability: Array, label: Array) -> Array:
 def brier(probability: Array, label: Array) -> Array:
   """Mean squared error of probabilities."""
   return jnp.mean((probability - label) ** 2)
+
+
+def calibration_error(probability: Array, label: Array, num_bins: int = 10) -> Array:
+  """Expected calibration error: mean distance of probabilities and shares of label 1 over equal bins (Guo et al. 1706.04599).
+
+  Args:
+    probability: [m].
+    label: [m] of 0.0 and 1.0.
+    num_bins: of [0, 1].
+  """
+  which = jnp.clip(jnp.floor(probability * num_bins), 0, num_bins - 1).astype(int)
+  return jnp.sum(jnp.abs(jnp.zeros(num_bins).at[which].add(probability - label))) / len(label)
 
 
 def coverage(low: Array, high: Array, value: Array) -> Array:

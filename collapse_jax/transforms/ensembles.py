@@ -115,22 +115,23 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
   """Classifiers trained on emitted rows are tested on real ones (van Breugel et al. 2305.09235).
 
   Args:
-    task: `tasks.labelled`, or another with rows {"x": [n, dim], "label": [n]} of 0.0 and 1.0 whose problem has `test` rows
-      of that form; also an ensemble of it.
+    task: `tasks.labelled`, `tasks.table` with a label, or another with rows {"x": [n, dim], "label": [n]} of 0.0 and 1.0 whose
+      problem has `test` rows of that form; also an ensemble of it.
     num_members: parts of the emitted rows, one classifier each, whose probabilities are averaged; those of `ensemble`.
   Returns:
-    the task, with metrics of the averaged classifier `downstream_auc`, `downstream_accuracy`, `downstream_nll` and
-    `downstream_brier`; of one that is trained on the real batch, the same after `oracle_`; and, for several members, of one that
-    is trained on all their rows, after `pooled_`, and `downstream_coverage`, the share of test rows where the real one's
-    probability lies within 1.96 deviations of members.
+    the task, with metrics of the averaged classifier `downstream_auc`, `downstream_accuracy`, `downstream_nll`,
+    `downstream_brier` and `downstream_calibration_error`; of one that is trained on the real batch, the same after `oracle_`; and,
+    for several members, of one that is trained on all their rows, after `pooled_`, and `downstream_coverage`, the share of test
+    rows where the real one's probability lies within 1.96 deviations of members.
   Raises:
     ValueError: num_members below 1, or, while tracing, rows that it does not divide or whose number grows.
 
   >>> import collapse_jax as cj
   >>> task = cj.transforms.train_on_synthetic(cj.tasks.labelled("moons", num_samples=20))
   >>> print(*task.metrics)
-  test_nll label_share downstream_auc downstream_accuracy downstream_nll downstream_brier oracle_auc oracle_accuracy
-  oracle_nll oracle_brier pooled_auc pooled_accuracy pooled_nll pooled_brier downstream_coverage
+  test_nll label_share downstream_auc downstream_accuracy downstream_nll downstream_brier downstream_calibration_error
+  oracle_auc oracle_accuracy oracle_nll oracle_brier oracle_calibration_error pooled_auc pooled_accuracy pooled_nll
+  pooled_brier pooled_calibration_error downstream_coverage
   """
   check_integer("num_members", num_members, 1)
 
@@ -176,6 +177,7 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
     "accuracy": ("accuracy", "lower"),
     "nll": ("cross entropy (nats)", "higher"),
     "brier": ("Brier score", "higher"),
+    "calibration_error": ("expected calibration error", "higher"),
   }
   info = {
     f"downstream_{name}": MetricInfo(f"{text} on real rows, trained on samples", worse=worse)
@@ -192,10 +194,11 @@ def train_on_synthetic(task: TaskSetting, num_members: int = 1) -> TaskSetting:
 
 
 def scores(probability, label):
-  """Area under the curve, accuracy, cross entropy and Brier score of probabilities [m] for labels [m] of 0.0 and 1.0."""
+  """How good probabilities [m] are for labels [m] of 0.0 and 1.0, by name."""
   return {
     "auc": classifiers.auc(probability, label),
     "accuracy": jnp.mean((probability > 0.5) == (label > 0.5)),
     "nll": classifiers.nll(probability, label),
     "brier": classifiers.brier(probability, label),
+    "calibration_error": classifiers.calibration_error(probability, label),
   }
