@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from collapse_jax import diagnostics, store, tasks, theory, transforms, vocabulary, workflows
-from collapse_jax.plotting.panels import finish, panels, viridis
+from collapse_jax.plotting.panels import NULL_LABEL, finish, panels, viridis
 from collapse_jax.systems.drawing import SHADES, THEORY, curves, name_axes, shares_of, sliced
 from collapse_jax.systems.runs import simulate
 from collapse_jax.systems.types import Pair, System, pair
@@ -140,8 +140,6 @@ METRICS = ("precision", "recall", "sliced_wasserstein", "covariance_trace_ratio"
 
 
 def _curves(part):
-  from collapse_jax.plotting.figures import NULL_LABEL
-
   figure, axes = panels(len(METRICS), part.sizes["start"], share_y="row")
   left_out, known = 0, False
   for row, metric in zip(axes, METRICS):
@@ -159,6 +157,10 @@ def _curves(part):
         if law is not None:
           known = True
           axis.plot(part.generation.values, law, **THEORY)
+  for row, metric in zip(axes, METRICS):
+    values = part[metric].values[np.isfinite(part[metric].values)]
+    if part[metric].attrs.get("log_scale") and len(values) and 0 < 100 * values.min() < values.max():  # it explodes
+      row[0].set_yscale("log")
   name_axes(axes, part, METRICS)
   finish(figure, axes, "", part, left_out, 0, known)
   return figure

@@ -29,7 +29,7 @@ class Recipe(NamedTuple):
     beta2: decay of Adam's mean of squares.
     decay: of the learning rate in each generation, "constant" or "cosine", along half a wave to 0.
     ema: decay of the moving average of the weights; None: there is none; may be traced.
-    beta1: decay of its mean.
+    beta1: decay of its mean of gradients.
   """
 
   budget: str
