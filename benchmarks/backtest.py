@@ -422,11 +422,11 @@ WHY = """
 - Above: or it is told where intervals happen to be wide.
 
 A KDE and a mixture of three parts on a ring of eight follow none of the families that theory has for a workflow: under `replace`
-the mixture's likelihood falls by a factor a generation in the end, when its variances vanish, and a KDE's falls faster than t until
-its modes are lost. Likelihoods, tails and modes are told only where all families that are left agree, which is seldom; where the
-last third rejects all that theory has for a workflow, nothing takes its place. If theory's families were taken for the only ones of
-every metric, the mixture's likelihood under `replace` would be told in 95% of the repetitions at twice the generations, and 26% of
-these intervals would cover it."""
+the mixture's likelihood falls by a factor a generation in the end, when its variances vanish, and a KDE's falls faster than t
+until its modes are lost. Likelihoods, tails and modes are told only where all families that are left agree, which is seldom, and
+where the last third rejects all that theory has for a workflow, nothing takes its place. If theory's families were taken for the
+only ones of every metric, the mixture's likelihood under `replace` would be told in 95% of repetitions at twice the generations,
+and 26% of these intervals would cover it."""
 SCHEDULES = """
 ## Learned schedules
 

@@ -43,7 +43,7 @@ def test_table_splits_activations_too():
   layer = {"attention": {"query": {"kernel": (3, 8, 16)}, "out": {"kernel": (3, 16, 8)}}, "scale": (3, 8)}
   tree = jax.tree.map(np.zeros, {"embedding": (32, 8), "layers": layer}, is_leaf=lambda x: isinstance(x, tuple))
   where = jax.tree.map(lambda one: tuple(one.spec), sharding.of_params(tree, mesh))
-  assert where["embedding"] == (("runs", "model"),)
+  assert where["embedding"] == (("runs", "model"), None)
   assert where["layers"]["attention"]["query"]["kernel"] == (None, "runs", "model")
   assert where["layers"]["attention"]["out"]["kernel"] == (None, "model", "runs")
   assert where["layers"]["scale"] == ()

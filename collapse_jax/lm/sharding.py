@@ -121,10 +121,9 @@ def _of(path, shape, mesh: Mesh) -> NamedSharding:
       _warn(".".join(keys), shape, shape[axis], num)
     else:
       names[axis] = both
-  spec = [names.get(axis - len(shape)) for axis in range(len(shape))]
-  while spec and spec[-1] is None:
-    spec.pop()
-  return NamedSharding(mesh, PartitionSpec(*spec))
+  return NamedSharding(
+    mesh, PartitionSpec(*(names.get(axis - len(shape)) for axis in range(len(shape))) if names else ())
+  )
 
 
 @functools.cache  # once an array, though its gradient and its moments follow
