@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Anything that takes pip's arguments.
+INSTALL ?= $(BIN)/python -m pip install
 SCALE ?= laptop
 
 # Tests that touch most of what others have written, in a minute or two.
@@ -11,6 +13,8 @@ NEWEST := $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python) $(she
 
 # Side by side; tests of one group share a process.
 PYTEST := -m pytest -q -n auto --maxprocesses=4 --dist=loadgroup
+# A test that hangs fails, once it has said where, and the others go on.
+ALL := $(PYTEST) --durations=10 -o faulthandler_exit_on_timeout=true
 # Percent of lines and branches that the fast tests run, rounded down: raised when more is measured, never lowered.
 FLOOR := 91
 
@@ -21,8 +25,8 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed; run: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'
+	$(INSTALL) --quiet --upgrade pip
+	$(INSTALL) --quiet --editable '.[test,lint]'
 	touch $@
 
 # Ends with the path of the report.
@@ -33,10 +37,10 @@ run: install
 test: slow fast
 
 slow: install
-	$(BIN)/python $(PYTEST) --durations=10 -m slow
+	$(BIN)/python $(ALL) -m slow
 
 fast: install
-	$(BIN)/python $(PYTEST) --durations=10 -m 'not slow' --cov --cov-fail-under=$(FLOOR)
+	$(BIN)/python $(ALL) -m 'not slow' --cov --cov-fail-under=$(FLOOR)
 
 # One line wrong at a time; MUTANTS picks by a part of a name, or sets options.
 mutants: install
@@ -44,7 +48,7 @@ mutants: install
 
 # With the lowest versions that pyproject.toml allows, and with the newest, on the newest Python that is found.
 bounds: install
-	$(BIN)/python -m pip install --quiet uv
+	$(INSTALL) --quiet uv
 	$(BIN)/uv venv --quiet --clear --python $(PYTHON) $(VENV)-lowest
 	$(BIN)/uv pip install --quiet --python $(VENV)-lowest --resolution lowest-direct -r pyproject.toml --extra test
 	PYTHONPATH=$(CURDIR) $(VENV)-lowest/bin/python $(PYTEST) -m 'not slow' $(BOUNDS)
@@ -59,7 +63,7 @@ lint: install
 
 # The page of systems, then the site, into build/site: a warning is an error.
 docs: install
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(INSTALL) --quiet --editable '.[docs]'
 	$(BIN)/python -m collapse_jax.systems.page > docs/systems.md
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/site
 
@@ -67,4 +71,4 @@ benchmark: install
 	$(BIN)/python -m benchmarks.run
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest results .cache build
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest results .cache build docs/auto_gallery

@@ -109,22 +109,26 @@ CELLS = {
 }
 
 
+def compare(cells: list[Cell], pairs: int) -> None:
+  """Prints a table: both sides of each cell in turns."""
+  print(
+    "| step | ours, ms a model | theirs, ms | times as fast (least of the pairs) | goal |\n| --- | --- | --- | --- | --- |"
+  )
+  for cell in cells:
+    (ours, our_steps), (theirs, their_steps) = cell.ours(), cell.theirs()
+    seconds = np.array([(ours() / our_steps, theirs() / their_steps) for _ in range(pairs)])
+    middle, ratio = 1e3 * np.median(seconds, axis=0), seconds[:, 1] / seconds[:, 0]
+    times = f"{np.median(ratio):.1f} ({ratio.min():.1f})"
+    print(f"| {cell.what} | {middle[0]:.3f} | {middle[1]:.2f} | {times} | {cell.goal:g} |", flush=True)
+
+
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--cells", default=",".join(CELLS), help="Comma list.")
   parser.add_argument("--pairs", type=int, default=5, help="Turns of both.")
   options = parser.parse_args()
   os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
-  print(
-    "| step | ours, ms a seed | theirs, ms | times as fast (least of the pairs) | goal |\n| --- | --- | --- | --- | --- |"
-  )
-  for name in options.cells.split(","):
-    cell = CELLS[name]
-    (ours, our_steps), (theirs, their_steps) = cell.ours(), cell.theirs()
-    seconds = np.array([(ours() / our_steps, theirs() / their_steps) for _ in range(options.pairs)])
-    middle, ratio = 1e3 * np.median(seconds, axis=0), seconds[:, 1] / seconds[:, 0]
-    times = f"{np.median(ratio):.1f} ({ratio.min():.1f})"
-    print(f"| {cell.what} | {middle[0]:.3f} | {middle[1]:.2f} | {times} | {cell.goal:g} |", flush=True)
+  compare([CELLS[name] for name in options.cells.split(",")], options.pairs)
 
 
 if __name__ == "__main__":

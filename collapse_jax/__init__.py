@@ -1,5 +1,6 @@
 """A laboratory for model collapse: self-consuming training loops as pure, vectorised JAX functions."""
 
+import importlib.metadata
 from typing import TYPE_CHECKING
 
 from collapse_jax import forks as forks
@@ -41,7 +42,10 @@ if TYPE_CHECKING:
   from collapse_jax.types import TaskSetting as TaskSetting
   from collapse_jax.types import Workflow as Workflow
 
-__version__ = "0.1.0"
+try:
+  __version__ = importlib.metadata.version("collapse-jax")  # of tags, by setuptools-scm, when it was built or installed
+except importlib.metadata.PackageNotFoundError:  # a copy of the sources that nobody installed
+  __version__ = "0+unknown"
 
 # Name -> the module that it is from; of modules themselves their package, "".
 _HOME = {

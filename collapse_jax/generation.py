@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import store as storage
-from collapse_jax.random import checked_key
+from collapse_jax.random import checked_key, fold_in, split
 from collapse_jax.refused import Refused
 from collapse_jax.types import (
   Array,
@@ -61,8 +61,7 @@ def role_keys(key: Array, t: Number) -> dict[str, Array]:
   Returns:
     name of a role, as in `ROLES` -> key.
   """
-  # One call for all: hashes are cheap to run and slow to compile.
-  keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, t), jnp.arange(len(ROLES)))
+  keys = fold_in(fold_in(key, t), jnp.arange(len(ROLES)))
   return {role: keys[i] for role, i in ROLES.items()}
 
 
@@ -85,7 +84,7 @@ def start(key: Array, task: TaskSetting, workflow: Workflow, num_generations: in
     key: a threefry key; the whole run is a function of it. A ValueError for keys of another kind.
     num_generations: the horizon T, which fixes the capacity of the store.
   """
-  init_key, run_key = jax.random.split(checked_key(key))
+  init_key, run_key = split(checked_key(key))
   task = prepared(task, workflow)
   problem, real = task.init(init_key)
   absorbed_at = None if task.absorbed is None else jnp.zeros((), jnp.int32)

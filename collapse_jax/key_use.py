@@ -17,6 +17,9 @@ _MACHINERY = tuple(
   os.path.join(_HOUSE, f"{name}.py") for name in ("random", "generation", "store", "testing", "key_use")
 )
 
+# Primitives of JAX, and functions of `collapse_jax.random`, that make keys of keys.
+_DERIVING = {"random_fold_in": "fold", "random_split": "split", "fold_in": "fold", "split": "split"}
+
 
 class Misuse(NamedTuple):
   """Of a key.
@@ -106,6 +109,10 @@ class _Reader:
       if params.get("differentiated"):  # what is computed again for a gradient draws the same numbers on purpose
         return anew()
       body = getattr(inside[0], "jaxpr", inside[0])
+      if _is_sampler(body) and params.get("name") in _DERIVING:
+        names = [one.name for one in operands]
+        self._note(equation, operands, loops, branches, where)
+        return [_Value(self._named(name, params["name"], str(equation.outvars[0].aval), *names), given, changing)]
       if _is_sampler(body):  # one draw: it may split the key, or use it for two methods of which it takes one
         self._note(equation, operands, loops, branches, where)
         return anew()
@@ -160,7 +167,7 @@ class _Reader:
     name = equation.primitive.name
     if name == "random_clone":
       return
-    kind = {"random_fold_in": "fold", "random_split": "split"}.get(name, "draw")
+    kind = _DERIVING.get(equation.params.get("name", name), "draw")
     if kind == "draw" and any(_is_key(variable) for variable in equation.outvars):
       return  # a part of an array of keys, or a choice among keys
     for variable, one in zip(equation.invars, operands):

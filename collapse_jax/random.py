@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.random import threefry_2x32
 from jaxtyping import Float, Int32, Num, UInt32
 
 from collapse_jax.refused import Refused
@@ -30,6 +29,7 @@ __all__ = [
   "choose_all",
   "cornish_fisher",
   "exact_table",
+  "fold_in",
   "hashed",
   "index",
   "new_key",
@@ -37,6 +37,7 @@ __all__ = [
   "poisson",
   "poisson_rows",
   "seed_of",
+  "split",
   "table",
   "uniform",
 ]
@@ -83,17 +84,42 @@ def bits(key: Array, num: int) -> UInt32[Array, "{num}"]:
   words = jax.random.key_data(key)
   if words.shape != (2,):  # not threefry
     return jax.random.bits(key, (num,), np.uint32)
-  half = (num + 1) // 2
-  count = jax.lax.iota(np.uint32, half)
-  both = threefry_2x32(words, jnp.concatenate([count, count | np.uint32(1 << 31)]))
-  return jnp.stack([both[:half], both[half:]], axis=1).reshape(-1)[:num]
+  count = jax.lax.iota(np.uint32, (num + 1) // 2)
+  both = hashed((words[0], words[1]), (count, count | np.uint32(1 << 31)))
+  return jnp.stack(both, axis=1).reshape(-1)[:num]
+
+
+@jax.jit
+def fold_in(key: Array, number: Number | Num[Array, "..."]) -> Array:
+  """The keys of `jax.random.fold_in` with each number of an array, by `hashed`.
+
+  Args:
+    key: a threefry key.
+    number: any shape, whole and at least 0.
+  """
+  words = jax.random.key_data(checked_key(key))
+  count = jnp.asarray(number).astype(np.uint32)
+  found = hashed((words[0], words[1]), (jnp.zeros_like(count), count))
+  return jax.random.wrap_key_data(jnp.stack(found, axis=-1), impl=PRNG)
+
+
+@functools.partial(jax.jit, static_argnames="num")
+def split(key: Array, num: int = 2) -> Array:
+  """[num] keys, those of `jax.random.split`, by `hashed`.
+
+  Args:
+    key: a threefry key.
+    num: a Python int.
+  """
+  return fold_in(key, jnp.arange(num))
 
 
 @jax.jit
 def hashed(words: tuple[Array, Array], count: tuple[Array, Array]) -> tuple[Array, Array]:
   """Two uint32 words for each key and count: a block of Threefry-2x32 (Salmon et al. 2011).
 
-  That of (0, i) is `jax.random.fold_in` with i. JAX compiles a hash as a loop on CPU, which is slow where few are wanted at a time.
+  That of (0, i) is `jax.random.fold_in` with i. JAX's own is a loop on CPU, of a dozen kernels: slower to compile than these 110
+  operations, which are one with what uses them, and slower to run.
 
   Args:
     words: data of keys, two arrays of uint32.
@@ -268,7 +294,7 @@ def choose(
   settled = high[start + jnp.minimum(begin, size - 1)] > least + 2
 
   def finer(bounds):
-    position = _below((first, bits(jax.random.fold_in(key, 1), num)), *total)
+    position = _below((first, bits(fold_in(key, 1), num)), *total)
     return search(lambda at: (high[at] > position[0]) | ((high[at] == position[0]) & (low[at] > position[1])))(bounds)
 
   unsettled = begin, jnp.where(settled, begin, size)
@@ -540,7 +566,7 @@ def chi_squares(key: Array, freedom: Num[Array, " k"]) -> tuple[Float[Array, " k
 
   def propose(state):
     i, accepted = state
-    u = _symmetric(bits(jax.random.fold_in(key, i), 2 * num))
+    u = _symmetric(bits(fold_in(key, i), 2 * num))
     x = _normal_quantile(u[:num]).astype(freedom.dtype)
     y = c * x
     accept = (y > -1) & (jnp.log(0.5 + 0.5 * u[num:]).astype(freedom.dtype) < d * _log_remainder(y))

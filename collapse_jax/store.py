@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int32, Shaped
 
-from collapse_jax.random import choose, index, table
+from collapse_jax.random import choose, index, split, table
 from collapse_jax.refused import Refused
 from collapse_jax.types import Array, Context, Data, Number, Problem, PyTree, SummaryOf, TaskSetting
 
@@ -408,7 +408,7 @@ def draw_rows(key: Array, data: Data, num: int) -> PyTree:
     data: rows [slots, n, ...], and mass in at least one slot.
     num: a Python int.
   """
-  slot_key, row_key = jax.random.split(key)
+  slot_key, row_key = split(key)
   slots, n = data.origin.shape[0], num_rows(data.rows, 1)
   if slots == 1:
     slot = jnp.zeros(num, jnp.int32)

@@ -29,6 +29,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA complains of every pro
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there
 PLANS: list[Any] = []  # of a dry run, for a total over experiments
 SHARED: list[Any] = []  # the progress of several experiments, where they share one
+PLANNED: list[list[Any]] = []  # programs of sweeps that are planned for later, or that were and now run, in turn
 
 
 def main(define: Callable[[], None], run: Callable[..., None], arguments: bool = False) -> None:
@@ -273,16 +274,16 @@ def mesh():
 def simulate(task, workflows, axes: dict[str, list], **options):
   """`collapse_jax.sweep` as the flags ask; None after a dry run."""
   prepare_jax()
-  from collapse_jax.sweeps import plan, sweep
+  from collapse_jax.sweeps import sweep
+  from collapse_jax.sweeps.planning import traced_plan
 
   if FLAGS.dry_run:
-    options = {
-      name: value
-      for name, value in options.items()
-      if name in ("num_generations", "num_seeds", "record_every", "static_axes")
-    }
-    PLANS.append(plan(task, workflows, axes, **options))
-    print(PLANS[-1])
+    planning = ("num_generations", "num_seeds", "record_every", "warm_start", "static_axes")
+    plan, traced = traced_plan(task, workflows, axes, **{name: options[name] for name in planning if name in options})
+    PLANS.append(plan)
+    for found in PLANNED:
+      found.append(traced)
+    print(plan)
     return None
   with curves() as open_curves:
     if open_curves is not None:
@@ -295,6 +296,7 @@ def simulate(task, workflows, axes: dict[str, list], **options):
       mesh=mesh(),
       resume=FLAGS.resume,
       chunk_size=integer("chunk_size", 0) or None,
+      traced=PLANNED[-1].pop(0) if PLANNED else None,
       **options,
     )
 
@@ -307,14 +309,28 @@ def curves() -> contextlib.AbstractContextManager[watching.Curves | None]:
 
 
 @contextlib.contextmanager
-def planned() -> Iterator[None]:
-  """What is simulated inside is only planned, and nothing of it printed."""
+def planned() -> Iterator[list[Any]]:
+  """What is simulated inside is only planned, and nothing of it printed; what it traces comes into a list, see `as_planned`."""
   FLAGS["dry_run"].value = True
   try:
-    with contextlib.redirect_stdout(io.StringIO()):
-      yield
+    with contextlib.redirect_stdout(io.StringIO()), as_planned([]) as traced:
+      yield traced
   finally:
     FLAGS["dry_run"].value = False
+
+
+@contextlib.contextmanager
+def as_planned(traced: list[Any]) -> Iterator[list[Any]]:
+  """What is simulated inside, and was planned before, is not traced again.
+
+  Args:
+    traced: what `planned` gave.
+  """
+  PLANNED.append(traced)
+  try:
+    yield traced
+  finally:
+    PLANNED.pop()
 
 
 def read_once(num_test: int = 500) -> Callable:

@@ -10,6 +10,7 @@ laptop. --only=GLOB picks experiments by name, among them related/*, the systems
 deep models; --dry_run lists what would run.
 """
 
+import contextlib
 import fnmatch
 
 from absl import flags
@@ -464,11 +465,12 @@ class Progress:
     from tqdm import tqdm
 
     self._each = {}  # name -> seconds a run
+    self._traced = {}  # name -> programs of its sweeps
     total = 0.0
     for name, (function, options) in chosen.items():
       known = len(common.PLANS)
       if name != LANGUAGE:
-        with common.planned():
+        with common.planned() as self._traced[name]:
           function(**options, seed=seed)
       seconds = sum(plan.compile_seconds + plan.run_seconds for plan in common.PLANS[known:])
       self._each[name] = seconds / max(sum(plan.runs for plan in common.PLANS[known:]), 1)
@@ -480,9 +482,10 @@ class Progress:
     self._seconds, self._begins = 0.0, True
 
   def experiment(self, name):
-    """The next one."""
+    """The next one; a context in which its programs are not traced again."""
     self._bar.set_description(name)
     self._seconds, self._begins = self._each[name], True
+    return common.as_planned(self._traced.pop(name)) if name in self._traced else contextlib.nullcontext()
 
   def update(self, runs):
     """Of the experiment that is at work; what it has at first was done before, and says nothing of the pace."""
@@ -503,8 +506,8 @@ def simulate(chosen, seed, directory=None):
   common.SHARED.append(progress)
   try:
     for name, (function, options) in chosen.items():
-      progress.experiment(name)
-      results[name] = function(**options, seed=seed, directory=directory and directory / name)
+      with progress.experiment(name):
+        results[name] = function(**options, seed=seed, directory=directory and directory / name)
   finally:
     common.SHARED.remove(progress)
     progress.close()

@@ -264,7 +264,7 @@ def outcome(name: str, arguments: list[str]) -> str:
 
 def called(capsys, command: str, *arguments) -> tuple[int, str, str]:
   """`collapse COMMAND` in this process: its exit status, what it prints, what it says on standard error."""
-  module = importlib.import_module(cli._home(command))
+  module = importlib.import_module(cli.home(command))
 
   def ended(status):
     raise SystemExit(status)

@@ -171,6 +171,31 @@ def test_no_more_than_the_verdicts(counts, words):
   assert any("undecided" in text for text in found) == ("undecided" in counts)
 
 
+def test_who_levels_off_far_away_has_not_held():
+  """A bounded metric that is 14 times as bad as at first; in the cell that is worst."""
+  rise = np.minimum(T, 14) + LEVEL
+  risen, flat = report.answers(made([rise, 5 + LEVEL], spread=0.001, workflow=["mix", "accumulate"]))
+  assert (flat.label, risen.label) == ("bounded", "bounded")
+  assert risen.factor == pytest.approx(14, rel=0.01) and flat.factor == pytest.approx(1, rel=0.01)
+  assert answer.sentence({"one": flat})[1] == "holds"
+  _, words, text = answer.sentence({"one": flat, "two": risen})
+  assert words == "levels off" and text.startswith("in two, loss: ") and "\N{RIGHTWARDS ARROW} 14 nats" in text
+
+
+def test_a_summary_shows_itself():
+  """In a terminal a line a workflow, in a notebook a table and a figure; names of a user's are escaped."""
+  shown = report.summary(made([5 + 0.5 * T, 5 + LEVEL], workflow=["replace", "<b>kept</b>"]))
+  second, first = repr(shown).splitlines()
+  assert first.startswith("<b>kept</b> holds: loss: 4.997") and second.startswith(
+    "replace does not hold: the error keeps"
+  )
+  page = shown._repr_html_()
+  assert "&lt;b&gt;kept&lt;/b&gt;" in page and "<b>kept" not in page and "does not hold" in page
+  assert page.count('src="data:image/png;base64,iVBOR') == 1
+  silent = report.summary(made([5 + LEVEL], about={"worse": ""}, workflow=["replace"]))
+  assert repr(silent) == "No metric has a direction that is worse."
+
+
 @pytest.mark.parametrize(
   "curves, text",
   [

@@ -27,7 +27,7 @@ T = np.arange(1, 21)
 
 def program(name):
   """The module of a command or of an experiment."""
-  return importlib.import_module(cli._home(name) if name in cli.COMMANDS else f"experiments.{name}")
+  return importlib.import_module(cli.home(name) if name in cli.COMMANDS else f"experiments.{name}")
 
 
 @pytest.fixture

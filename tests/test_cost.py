@@ -11,7 +11,7 @@ from helpers import own_flags
 
 import collapse_jax as cj
 from collapse_jax import store, sweeps, tasks, workflows
-from collapse_jax.sweeps import cost, devices, plan
+from collapse_jax.sweeps import cost, devices, plan, planning
 from collapse_jax.tasks import _kde, _surviving
 from experiments import common, flag_values, reproduce
 
@@ -283,7 +283,7 @@ def test_durations_as_people_say_them():
 
 
 def test_one_trace_serves_the_name_and_the_compilation(tmp_path):
-  """A sweep that writes chunks traces a cell once; a plan of it does too."""
+  """A sweep that writes chunks traces a cell once; a plan of it does too, and a sweep that is handed its traces does not."""
   traces = []
 
   def make(num_samples):
@@ -296,10 +296,12 @@ def test_one_trace_serves_the_name_and_the_compilation(tmp_path):
     return task._replace(evaluate=evaluate)
 
   options = {"num_generations": 3, "num_seeds": 2}
-  plan(make, ["replace"], {"num_samples": [5, 7]}, **options)
+  _, traced = planning.traced_plan(make, ["replace"], {"num_samples": [5, 7]}, **options)
   assert traces == [7, 5]
-  cj.sweep(make, ["replace"], {"num_samples": [5, 7]}, directory=tmp_path, **options)
+  one = cj.sweep(make, ["replace"], {"num_samples": [5, 7]}, directory=tmp_path, **options)
   assert sorted(traces) == [5, 5, 7, 7]
+  other = cj.sweep(make, ["replace"], {"num_samples": [5, 7]}, traced=traced, **options)
+  assert len(traces) == 4 and one.fitted_mean.equals(other.fitted_mean)
 
 
 def test_equal_shapes_are_traced_once_over_data_sets(workers, monkeypatch):

@@ -141,7 +141,7 @@ def test_forecast_of_a_sweep_and_of_its_file(tmp_path):
     (np.ones((5, 3)), "cannot tell: 3 generations are too few"),
     (np.full((5, 9), np.nan), "cannot tell: 5 of 5 runs did not stay finite"),
     (1 + np.arange(9.0)[None], "one run: no interval"),
-    (1 - np.exp(-np.arange(9.0))[None] + 1, "cannot tell: one run, whose last third rejects"),
+    (1 - np.exp(-np.arange(9.0))[None] + 1, "cannot tell: the last third of the generations rejects what theory has"),
   ],
 )
 def test_what_cannot_be_told(values, status):
@@ -150,18 +150,38 @@ def test_what_cannot_be_told(values, status):
   assert np.isnan(found.low).all() and np.isfinite(found["mean"]).all() == status.startswith("one")
 
 
-def test_a_family_that_the_last_third_rejects_is_not_followed():
-  """Under `replace` theory has t; runs that saturate are told apart from it, and lost runs are counted."""
+def test_what_the_last_third_rejects_is_not_followed():
+  """Under `replace` theory has t, which runs that saturate are not; where no theory is known they are followed, lost ones counted."""
   t = np.arange(1, 16)
   values = 1 + 2 * (1 - np.exp(-t / 3)) + 0.02 * np.random.default_rng(0).normal(size=(12, 15))
   values[0, 3] = np.nan
-  found = decisions.forecast(made(values[None]), 30)
+  rejected = decisions.forecast(made(values[None]), 30)
+  assert np.isnan(rejected["mean"]).all() and rejected.rival.item() == "saturating"
+  assert "rejects what theory has for the workflow" in rejected.status.item()
+  found = decisions.forecast(made(values[None], ["mine"]), 30)
   assert found.family.item() == "saturating" and found.status.item().endswith(
     "1 of 12 runs, which did not stay finite, are left out"
   )
   assert abs(found["mean"].sel(generation=16).item() - 3) < 0.05
   unknown = decisions.forecast(made(errors("replace", 6, 8)[None], ["mine"]), 300)
   assert unknown.status.item().startswith("cannot tell") and unknown.rival.item()
+
+
+def test_likelihoods_are_told_where_all_families_agree():
+  """The same numbers: theory's families are the only ones of squared errors and variances, not of likelihoods and tails."""
+  t, random = np.arange(1, 7), np.random.default_rng(1)
+  values = 5 + 0.6 * 1.2**t * random.gamma(1.0, 1.0, (20, 1)) + 0.3 * random.normal(size=(20, 6))
+  told = lambda **about: np.isfinite(decisions.forecast(made(values[None], **about), 12)["mean"]).all()
+  assert told(measures="risk", log_scale=1) and told()
+  assert not told(measures="risk") and not told(measures="tail")
+
+
+def test_rivals_below_are_held_against_the_lower_end():
+  """Intervals of errors are far longer above: half of that is no measure of what lies below."""
+  mean, low, high = np.array([1.0]), np.array([0.8]), np.array([3.0])
+  leaves = lambda rival: _forecast._leaves(np.array([rival]), mean, low, high).item()
+  assert leaves(0.85) and not leaves(0.92)
+  assert leaves(2.0) and not leaves(1.5)
 
 
 def test_bias_of_schedules():

@@ -256,3 +256,21 @@ def test_nothing_fires_where_nothing_happens():
   assert {row["verdict"].label for row in diagnostics.verdicts(results)} <= {"bounded", "undecided"}
   fired = {row["definition"] for row in cj.diagnose(results) if row["fires"]}
   assert fired <= {"any increase of population risk"}
+
+
+def test_what_is_found_is_a_table():
+  """Counts of cells a workflow, or why there is none; also in a notebook."""
+  loss = np.random.default_rng(0).normal(size=(2, 2, 20, 10)) + np.array([0.0, 3.0])[:, None, None, None] * np.arange(
+    10
+  )
+  about = {"worse": "higher", "measures": "risk", "units": "nats", "log_scale": 0}
+  results = xarray.Dataset(
+    {"loss": (("workflow", "dim", "seed", "generation"), loss, about)},
+    {"workflow": ["still", "rising"], "dim": [1, 2], "generation": np.arange(1, 11)},
+  )
+  found = cj.diagnose(results)
+  table = found.table()
+  assert list(table.loc[("any increase of population risk", "loss")]) == ["fires in 0 of 2", "fires in 2 of 2"]
+  assert table.loc[("disappearance of real tail", "")].str.startswith("undefined: ").all()
+  assert repr(found) == table.to_string() and "<table" in found._repr_html_()
+  assert found == list(found) and repr(definitions.Diagnosis()).startswith("Empty DataFrame")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import run, z_score
+from helpers import outcome, run, z_score
 from scipy import stats
 from scipy.optimize import linear_sum_assignment
 from scipy.special import digamma
@@ -180,7 +180,7 @@ def test_binary():
     ("--samplers=ddim(0)", "at least 1"),
     ("--starts=hot", "starts"),
   ):
-    assert message in run("-m", "experiments.flow", "--dry_run", given, expect=2).stderr
+    assert message in outcome("flow", ["--dry_run", given])
 
 
 def test_refused():

@@ -80,7 +80,7 @@ def test_tables_come_back(tmp_path, monkeypatch, ending):
 
 STATUS = {
   "none": "ok",
-  "raises": "seed 0, generation 2: fit raised ArithmeticError: no convergence Log: ",
+  "raises": "seed 0, generation 2: fit raised ArithmeticError: no convergence. Log: ",
   "no model": "seed 0, generation 2: fit returned None: it must return the model.",
   "fewer": "seed 0, generation 2: sample must return 40 rows, got 37.",
   "columns": "seed 0, generation 2: sample must return the columns of the real rows: it has also y.",

@@ -1,15 +1,22 @@
 """What a release and its checks rely on: files that no other test reads."""
 
 import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
 import tomllib
 from pathlib import Path
 
 import yaml
 
-from collapse_jax import cli
+from collapse_jax import cli, tasks, transforms, workflows
 
 ROOT = Path(__file__).parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = SETTINGS["project"]
+IDENTITY = ("-c", "user.name=me", "-c", "user.email=me@example.com")
 WORKFLOWS = {
   path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in (ROOT / ".github" / "workflows").glob("*.yml")
 }
@@ -20,8 +27,44 @@ def steps(workflow):
 
 
 def test_version_is_told_once_in_each_place():
-  assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == PROJECT["version"]
-  assert f"## {PROJECT['version']}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+  newest = re.findall(r"^## (\d.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)[0]
+  assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == newest
+  assert SETTINGS["tool"]["setuptools_scm"]["fallback_version"] == newest
+
+
+def test_version_is_that_of_the_tag(tmp_path):
+  """And stays so in an sdist; where there is no git it is the fallback, and with no tag the number of commits."""
+  home = tmp_path / "source"
+  (home / "collapse_jax").mkdir(parents=True)
+  settings = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+  settings = re.sub(r"^packages = \[.*?^\]", 'packages = ["collapse_jax"]', settings, flags=re.M | re.S)
+  (home / "pyproject.toml").write_text(re.sub(r"^package-dir.*$", "", settings, flags=re.M), encoding="utf-8")
+  for name in ("README.md", "LICENSE", "collapse_jax/__init__.py", "collapse_jax/report/vendor/LICENSE.txt"):
+    (home / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / name, home / name)
+  version = lambda place: build("prepare_metadata_for_build_wheel", place).name.removesuffix(".dist-info").split("-")[1]
+  git = lambda *words: subprocess.run(["git", *IDENTITY, *words], cwd=home, check=True, capture_output=True)
+  assert version(home) == SETTINGS["tool"]["setuptools_scm"]["fallback_version"]
+  git("init")
+  git("add", ".")
+  git("commit", "--message=one")
+  assert re.fullmatch(r"0\.1(\.1)?\.dev1\+g[0-9a-f]+(\.d\d+)?", version(home))
+  git("tag", "v9.8.7")
+  assert version(home).split("+")[0] in ("9.8.7", "9.8.8.dev0")  # the second where building left files
+  git("clean", "-dfx")
+  sdist = build("build_sdist", home)
+  assert sdist.name == "collapse_jax-9.8.7.tar.gz"
+  with tarfile.open(sdist) as archive:
+    archive.extractall(tmp_path, filter="data")
+  assert version(tmp_path / "collapse_jax-9.8.7") == "9.8.7"
+
+
+def build(what, place):
+  """What a hook of the build makes of the sources in a place, beside which it puts it."""
+  folder = tempfile.mkdtemp(dir=place.parent)
+  script = f"import sys; from setuptools import build_meta; print(build_meta.{what}(sys.argv[1]))"
+  done = subprocess.run([sys.executable, "-c", script, folder], cwd=place, capture_output=True, text=True, check=True)
+  return Path(folder, done.stdout.splitlines()[-1])
 
 
 def test_checks_run_what_is_there():
@@ -46,3 +89,15 @@ def test_links_of_pages_at_the_top():
   for page in ROOT.glob("*.md"):
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
       assert (ROOT / link).exists(), (page.name, link)
+
+
+def test_the_readme_has_a_line_for_everything():
+  """Tasks, workflows and transforms that there are, and none that is gone."""
+  rows = re.findall(r"^\| (.*?) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+  told = lambda start: {name for row in rows for name in re.findall(rf"{start}(\w+)", row)}
+  assert told(r"`tasks\.") == {name for name in tasks.__all__ if name != "Adapters"}
+  transformed = {name for row in rows if "`transforms." in row for name in re.findall(r"`(?:transforms\.)?(\w+)", row)}
+  assert transformed == set(transforms.__all__) - {"in_rows", "rewards", "verifiers", "class_shares"}
+  assert {name for name in workflows.FACTORIES if any(row.startswith(f"`{name}") for row in rows)} == set(
+    workflows.FACTORIES
+  )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import run, z_score
+from helpers import outcome, run, z_score
 from scipy import stats
 
 import collapse_jax as cj
@@ -212,7 +212,7 @@ def test_binary():
     ("ddpm_beta(5)", "at least 21"),
     ("dim(5)", "one of"),
   ):
-    assert message in run("-m", "experiments.samplers", "--dry_run", f"--samplers={samplers}", expect=2).stderr
+    assert message in outcome("samplers", ["--dry_run", f"--samplers={samplers}"])
 
 
 # ------------------------------------------------------------------------------------- empirical scores and budgets

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.random import threefry_2x32
 from scipy import special, stats
 
 import collapse_jax as cj
@@ -144,6 +145,20 @@ def test_random_numbers():
   assert abs(np.corrcoef(draws[:-1], draws[1:])[0, 1]) < 5 / np.sqrt(draws.size)
   half = draws.size // 2 + 1  # both words of a hash are used: they must not be related
   assert abs(np.corrcoef(draws[: half - 1], draws[half : 2 * half - 1])[0, 1]) < 5 / np.sqrt(half)
+
+
+def test_keys_and_words_are_those_of_jax():
+  """Of one number or many; and half of `bits` is the other half of JAX's hashes."""
+  key, data = cj.random.new_key(7), jax.random.key_data
+  np.testing.assert_array_equal(data(cj.random.split(key, 5)), data(jax.random.split(key, 5)))
+  np.testing.assert_array_equal(data(cj.random.fold_in(key, 123)), data(jax.random.fold_in(key, 123)))
+  each = [[data(jax.random.fold_in(key, i)) for i in row] for row in ((0, 1), (2, 1 << 31))]
+  np.testing.assert_array_equal(
+    data(cj.random.fold_in(key, np.array([[0, 1], [2, 1 << 31]], np.uint32))), np.array(each)
+  )
+  count = np.arange(7, dtype=np.uint32)
+  both = threefry_2x32(data(key), np.concatenate([count, count | np.uint32(1 << 31)]))
+  np.testing.assert_array_equal(cj.random.bits(key, 13), np.stack([both[:7], both[7:]], 1).reshape(-1)[:13])
 
 
 def test_outcomes_are_found_by_64_bits():

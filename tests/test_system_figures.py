@@ -414,3 +414,39 @@ def test_molecules():
     for i, model in enumerate(axes["model"]):
       assert_curve(first, i, T, at(known, "recall_coverage", molecule=molecule, model=model))
       np.testing.assert_allclose(theory_lines(second)[i][1], law[0, k, i])
+
+
+def test_table():
+  """Curves with laws where there are some; categories as stacks of mean shares, numbers by quantiles."""
+  axes = {"workflow": ["replace", "accumulate"], "dataset": ["mixed"], "model": ["copula", "tvae"]}
+  law = np.where(np.array(axes["model"]) == "copula", 1.0, np.nan)[None, None, :, None] * np.arange(2 * NUM).reshape(
+    2, 1, 1, NUM
+  )
+  random = np.random.default_rng(3)
+  shares = random.dirichlet([1.0, 2.0, 3.0], (2, 1, 2, 4, NUM))
+  quantiles = np.sort(random.normal(size=(2, 1, 2, 4, NUM, 1, 3)))
+  dims = ("workflow", "dataset", "model", "seed", "generation")
+  metrics = {
+    "category_diversity": runs(1 + 0.1 * T + np.arange(4).reshape(2, 1, 2, 1), spread=0.01, seeds=4),
+    "category_diversity_expected": law,
+    "category_shares": ((*dims, "category"), shares, {}),
+    "number_quantiles": ((*dims, "number", "level"), quantiles, {}),
+  }
+  known = results(metrics, task="table", **axes).assign_attrs(system="table")
+  drawn = plotting.figures_for(known.assign_coords(category=["kind: a", "kind: b: c", "kind: d"], number=["size"]))
+  assert list(drawn) == ["table", "table_columns"]
+  [row] = panels(drawn["table"], 2)
+  for j, workflow in enumerate(axes["workflow"]):
+    assert_curve(row[j], 1, T, at(known, "category_diversity", workflow=workflow, model="tvae"))
+    [(_, dashed)] = theory_lines(row[j])
+    np.testing.assert_allclose(dashed, law[j, 0, 0])
+  kinds, numbers = panels(drawn["table_columns"], 4)
+  for j, (i, k) in enumerate(itertools.product(range(2), range(2))):
+    assert kinds[j].get_title() == f"{axes['workflow'][i]}, {axes['model'][k]}"
+    tops = shares[i, 0, k].mean(axis=0).cumsum(axis=1)
+    for one, top in zip(kinds[j].collections, tops.T, strict=True):
+      corners = one.get_paths()[0].vertices
+      np.testing.assert_allclose([corners[corners[:, 0] == t, 1].max() for t in T], top)
+    [(_, middle)] = lines(numbers[j], "-")
+    np.testing.assert_allclose(middle, quantiles[i, 0, k].mean(axis=0)[:, 0, 1])
+  assert kinds[0].get_ylabel() == "kind\n(shares)" and numbers[0].get_ylabel() == "size\n(standard deviations)"

@@ -99,12 +99,12 @@ def test_networks(model):
   """Trained ones are near the truth, by every metric nearer than after one step."""
   rate = 2e-3 if model == "ctgan" else 3e-3
   task = lambda amount: cj.tasks.table(
-    "mixed", 1000, model, amount=amount, hidden=(64,), latent_dim=4, num_test=1000, learning_rate=rate
+    "mixed", 1000, model, amount=amount, hidden=(48,), latent_dim=4, num_test=1000, learning_rate=rate
   )
   one = lambda key, amount: cj.run(key, task(amount), cj.workflows.replace(), 1)
-  found = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 4), jnp.array([600.0, 600.0, 1.0, 1.0]))
+  found = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0)), jnp.array([500.0, 1.0]))
   for name, most in (("category_distance", 0.15), ("number_distance", 0.25), ("correlation_error", 0.15)):
-    trained, fresh = np.asarray(found[name])[:2].max(), np.asarray(found[name])[2:].min()
+    trained, fresh = np.asarray(found[name])[:, 0]
     assert trained < most and trained < fresh, (name, trained, fresh)
 
 

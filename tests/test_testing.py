@@ -536,6 +536,12 @@ def _chained(key):
     (lambda key: jax.random.poisson(key, 3.0), []),  # JAX has two methods, which start from one key
     (lambda key: jax.random.poisson(key, 3.0) + normal(key), ["reused"]),
     (lambda key: cj.random.choose(key, cj.random.table(jnp.ones(5)), 4), []),
+    (lambda key: normal(cj.random.fold_in(key, 1)) + normal(cj.random.fold_in(key, 2)), []),
+    (lambda key: normal(cj.random.fold_in(key, 1)) + normal(cj.random.fold_in(key, 1)), ["reused"]),
+    (lambda key: normal(cj.random.split(key)[0]) + normal(cj.random.split(key)[0]), ["reused"]),
+    (lambda key: normal(cj.random.fold_in(key, 1)) + normal(cj.random.split(key)[0]), ["reused"]),
+    (lambda key: jax.lax.fori_loop(0, 3, lambda i, x: x + normal(cj.random.fold_in(key, i)), 0.0), []),
+    (lambda key: jax.lax.fori_loop(0, 3, lambda i, x: x + normal(cj.random.split(key)[1]), 0.0), ["reused"]),
     (lambda key: cj.random.chi_square(key, jnp.full(4, 5.0)), []),
   ],
 )

@@ -303,3 +303,17 @@ def test_flow_matching_in_the_loop():
   found = cj.run(jax.random.key(0), flow(5000), cj.workflows.replace(), 2, warm_start=True)
   first, second = found["excess"].tolist()
   assert first < 0.02 and second < 0.7 * first
+
+
+def test_turns(data):
+  """Each part lowers its own loss with what the others are by then: with full steps, Gauss and Seidel's iteration."""
+  losses = {
+    "second": lambda p, key, rows: 0.5 * (p["second"] - p["first"]) ** 2 + 0.0 * rows["y"],
+    "first": lambda p, key, rows: 0.5 * (p["first"] - 1.0 - 0.5 * p["second"]) ** 2 + 0.0 * rows["y"],
+  }
+  optimiser = optax.sgd(1.0)
+  state = training.start(optimiser, {"first": jnp.zeros(()), "second": jnp.zeros(())}, turns=True)
+  found = fit(data, 3, NUM, optimiser=optimiser, of=losses, state=state)
+  assert float(found.params["first"]) == pytest.approx(1.75)  # at once it would be 1.5
+  assert float(found.params["second"]) == pytest.approx(1.5)
+  assert float(found.train_losses[0]) == pytest.approx(np.mean([0.5, 0.125, 0.03125]), rel=1e-5)  # of the last in turn

@@ -14,9 +14,21 @@ from pathlib import Path
 
 from collapse_jax.vocabulary import did_you_mean
 
-__all__ = ["COMMANDS", "experiments", "main", "package"]
+__all__ = ["COMMANDS", "experiments", "home", "main", "package"]
 
-COMMANDS = ("run", "loop", "score", "check", "forecast", "share", "lineage", "report", "compare")
+COMMANDS = (
+  "run",
+  "loop",
+  "score",
+  "check",
+  "forecast",
+  "share",
+  "lineage",
+  "report",
+  "compare",
+  "export",
+  "completion",
+)
 _HELP = ("-h", "--help", "help")
 
 
@@ -35,7 +47,7 @@ def main() -> None:
     _run(rest)
   else:
     sys.argv = [f"collapse {command}", *rest]
-    module = importlib.import_module(_home(command))
+    module = importlib.import_module(home(command))
     common = importlib.import_module(f"{package()}.common")
     common.main(module.define, module.main, arguments=True)
 
@@ -69,12 +81,13 @@ def _run(rest: list[str]) -> None:
     runpy.run_module(f"{package()}.{name}", run_name="__main__", alter_sys=True)
 
 
-def _home(command: str) -> str:
+def home(command: str) -> str:
+  """The module of a command."""
   return f"{package()}.{command}" if command == "compare" else f"{__name__}.{command}"
 
 
 def _overview() -> str:
-  lines = {name: _first_line(_tree(_home(name))) for name in COMMANDS if name != "run"}
+  lines = {name: _first_line(_tree(home(name))) for name in COMMANDS if name != "run"}
   run = {"run": "Run one of the experiments; alone it lists them."}
   about = "A laboratory for model collapse. collapse COMMAND --help says what a command takes."
   return f"{about}\n\n{_table(run | lines)}"

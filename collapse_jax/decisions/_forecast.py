@@ -52,8 +52,11 @@ def forecast(results: Any, horizon: int = 20, metric: str = "", *, level: float 
 
   A family is fitted to the first two thirds of the generations of each run, and rejected where the last third lies apart from
   it; what is left is fitted to all of them. Runs are left out in turn, and what each adds is resampled, which gives the interval:
-  of the mean over all runs that there could be, as `METRIC_expected` is. Where other families of the same kind, which are not
-  rejected, leave that interval, nothing is told from there on.
+  of the mean over all runs that there could be, as `METRIC_expected` is. Where all that theory has for the workflow is rejected,
+  nothing is told. Where other families, which are not rejected, leave that interval, nothing is told from there on: other
+  families from theory, and any other where the metric is neither a squared error (a risk on a log scale) nor a variance, such as
+  a likelihood, whose curves theory does not know. A metric that does not say what it measures, as in a file, is taken for one
+  that theory knows.
 
   Args:
     results: a Dataset of `sweep` or `loop`, or the path of a CSV file, see `read`.
@@ -81,14 +84,14 @@ def forecast(results: Any, horizon: int = 20, metric: str = "", *, level: float 
   curves = {name: np.full((*shape, len(at)), np.nan) for name in ("mean", "low", "high")}
   texts = {name: np.full(shape, "", object) for name in ("family", "rival", "status")}
   values = results[metric].transpose(*grid, "seed", "generation").values.astype(np.float64)
-  shrinks = results[metric].attrs.get("measures") == "variance"
+  shrinks, lawful = kind(results[metric].attrs)
   for index in np.ndindex(*shape):
     cell = {dim: results[dim].values[i] for dim, i in zip(grid, index)}
     if (status := str(results.cell_status.values[index])) != "ok":
       texts["status"][index] = status
       continue
     known = laws(results, cell, int(horizon), shrinks)
-    found = forecast_curve(values[index], results.generation.values, at, known, level=level)
+    found = forecast_curve(values[index], results.generation.values, at, known, level=level, lawful=lawful)
     for name in curves:
       curves[name][index] = getattr(found, name)
     for name in texts:
@@ -105,6 +108,12 @@ def forecast(results: Any, horizon: int = 20, metric: str = "", *, level: float 
 
 
 # ------------------------------------------------------------------------------------------------- families
+def kind(about: dict[str, Any]) -> tuple[bool, bool]:
+  """Whether a metric is a variance; and whether it is a moment, of which theory's families are the laws, or does not say."""
+  measures = about.get("measures", "")
+  return measures == "variance", measures in ("", "variance") or (measures == "risk" and bool(about.get("log_scale")))
+
+
 def laws(results: Any, cell: dict[str, Any], horizon: int, shrinks: bool = False) -> dict[str, np.ndarray]:
   """Curves f [horizon] that theory has for the workflow of a cell, the likeliest first; none where the workflow is not known.
 
@@ -249,7 +258,7 @@ def _by_factor(fit, at, num):
 
 
 # --------------------------------------------------------------------------------------------------- one curve
-def forecast_curve(values, generations, at, known=None, *, level: float = 0.9) -> Forecast:
+def forecast_curve(values, generations, at, known=None, *, level: float = 0.9, lawful: bool = True) -> Forecast:
   """See `forecast`.
 
   Args:
@@ -258,6 +267,7 @@ def forecast_curve(values, generations, at, known=None, *, level: float = 0.9) -
     at: [H] generations to forecast, increasing, beyond the last.
     known: name -> f [at least up to the last of `at`] of generations 1, 2, .., from theory, the likeliest first.
     level: of the interval.
+    lawful: the metric is of a kind that follows the families of theory, so that no other is a rival of these.
   """
   values, generations, at = np.asarray(values, float), np.asarray(generations, int), np.asarray(at, int)
   finite = np.isfinite(values).all(axis=1)
@@ -283,12 +293,12 @@ def forecast_curve(values, generations, at, known=None, *, level: float = 0.9) -
   rest = [one for one, _ in sorted((pair for pair in left if not pair[0].theory), key=lambda pair: pair[1].size)]
   order = [whole[one.name] for one in by_theory + rest if one.name in whole]
   chosen, *others = order
-  if len(averages) < 3 and known and not chosen.theory:
+  if known and not chosen.theory:
     return _untold(
-      at, "cannot tell: one run, whose last third rejects what theory has for its workflow", rival=chosen.name
+      at, "cannot tell: the last third of the generations rejects what theory has for the workflow", rival=chosen.name
     )
   mean, low, high = _interval(chosen.follow, averages, level, positive)
-  rivals = [one for one in others if one.theory == chosen.theory]
+  rivals = [one for one in others if one.theory == chosen.theory or not lawful]
   rival, told_until = (others[0].name if others else ""), len(at)
   for one in rivals:
     outside = _leaves(one.follow(averages[0]), mean, low, high) if len(averages) > 2 else np.zeros(len(at), bool)
@@ -309,12 +319,12 @@ def forecast_curve(values, generations, at, known=None, *, level: float = 0.9) -
 
 
 def _leaves(rival, mean, low, high) -> np.ndarray:
-  """[H] where a rival is further from the mean than `NEAR` of the way to the end of the interval."""
+  """[H] where a rival is further from the mean than `NEAR` of the way to the end of the interval on its side."""
+  logged = low > 0
   with np.errstate(divide="ignore", invalid="ignore"):
-    way = np.where(low > 0, np.log(rival / mean), rival - mean)
-    most = np.where(low > 0, np.log(high / mean), high - mean)
-    rounding = 1e-6 * np.where(low > 0, 1.0, np.abs(mean))
-  return ~(np.abs(way) <= NEAR * most + rounding)
+    apart = lambda x: np.abs(np.where(logged, np.log(x / mean), x - mean))
+    most = apart(np.where(rival > mean, high, low))
+    return ~(apart(rival) <= NEAR * most + 1e-6 * np.where(logged, 1.0, np.abs(mean)))
 
 
 def _unfit(values, generations, num_runs) -> str | None:

@@ -11,6 +11,7 @@ from collapse_jax.diagnostics.definitions import diagnose as diagnose
 from collapse_jax.diagnostics.judgement import resolution as resolution
 from collapse_jax.diagnostics.judgement import verdict_of as verdict_of
 from collapse_jax.diagnostics.judgement import verdicts as verdicts
+from collapse_jax.diagnostics.long_form import long_form as long_form
 from collapse_jax.diagnostics.reading import cells as cells
 from collapse_jax.diagnostics.reading import complete as complete
 from collapse_jax.diagnostics.reading import metrics as metrics
@@ -23,6 +24,7 @@ __all__ = [
   "compare_with_theory",
   "complete",
   "diagnose",
+  "long_form",
   "metrics",
   "normal_deviate",
   "null_of",

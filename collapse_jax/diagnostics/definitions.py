@@ -17,6 +17,7 @@ from collapse_jax.diagnostics import curves, judgement, reading
 __all__ = [
   "DEFINITIONS",
   "Definition",
+  "Diagnosis",
   "Finding",
   "any_increase",
   "catastrophic_increase",
@@ -245,7 +246,29 @@ def _told(change, unit) -> str:
 
 
 # -------------------------------------------------------------------------------------------- result Datasets
-def diagnose(results, alpha: float = 0.05) -> list[dict[str, Any]]:
+class Diagnosis(list[dict[str, Any]]):
+  """The rows of `diagnose`; where they are shown, also in a notebook, they are a table: in how many cells each definition fires."""
+
+  def table(self):
+    """A pandas DataFrame, a row per definition and metric, a column per workflow."""
+    import pandas
+
+    rows = summary(self)
+    workflows = list(dict.fromkeys(str(row["workflow"]) for row in self))
+    told = lambda row, workflow: "fires in {} of {}".format(*row["counts"].get(workflow, (0, 0)))
+    cells = [[row["why"] or told(row, workflow) for workflow in workflows] for row in rows]
+    names = [(row["definition"], row["metric"]) for row in rows]
+    index = pandas.MultiIndex.from_tuples(names, names=["definition", "metric"]) if names else None
+    return pandas.DataFrame(cells, index, workflows)
+
+  def __repr__(self) -> str:
+    return self.table().to_string()
+
+  def _repr_html_(self) -> str:
+    return self.table().to_html()
+
+
+def diagnose(results, alpha: float = 0.05) -> Diagnosis:
   """Which definitions of collapse hold in which cells of a sweep.
 
   A definition reads every metric whose attribute `measures` it names: those of the tasks here, and those that a user's own
@@ -256,7 +279,8 @@ def diagnose(results, alpha: float = 0.05) -> list[dict[str, Any]]:
     alpha: significance level of each test.
   Returns:
     one row per cell, definition and metric: the cell's coordinates (without num_samples for the scaling law, which is about
-    all of them), `definition`, `metric` ("" where there is none), `applies`, `fires`, `p_value`, `statement`.
+    all of them), `definition`, `metric` ("" where there is none), `applies`, `fires`, `p_value`, `statement`. Printed they are a
+    table.
   """
   results = with_first_coordinate(reading.complete(results))
   grid = results.cell_status.dims
@@ -266,7 +290,7 @@ def diagnose(results, alpha: float = 0.05) -> list[dict[str, Any]]:
       names.setdefault(variable.attrs.get("measures", ""), []).append(str(name))
   runnable = np.argwhere(results.cell_status.values == "ok")
   cells = [{dim: results[dim].values[i] for dim, i in zip(grid, at)} for at in runnable]
-  rows = []
+  rows = Diagnosis()
   for definition, (measure, test) in DEFINITIONS.items():
     scaling = test is changed_scaling
     for name in names.get(measure, [""]):

@@ -54,11 +54,12 @@ def cells(results, name: str):
     results: a Dataset of `sweep`.
     name: of a metric.
   """
-  grid = [dim for dim in results.cell_status.dims]
-  values = results[name].transpose(*grid, "seed", "generation")
-  for at in np.ndindex(*(results.sizes[dim] for dim in grid)):
-    if results.cell_status.values[at] == "ok":
-      yield {dim: results[dim].values[i] for dim, i in zip(grid, at)}, values.values[at]
+  grid, status = results.cell_status.dims, results.cell_status.values
+  coordinates = [results[dim].values for dim in grid]
+  values = results[name].transpose(*grid, "seed", "generation").values
+  for at in np.ndindex(*status.shape):
+    if status[at] == "ok":
+      yield {dim: of[i] for dim, of, i in zip(grid, coordinates, at)}, values[at]
 
 
 def num_beside(results, dim: str) -> int:

@@ -159,7 +159,7 @@ class Steps:
         chunks.write(folder / DONE, (json.dumps(noted, indent=2) + "\n").encode())
       except (Failure, OSError) as error:
         text = str(error) if isinstance(error, Failure) else f"{error.strerror or error} ({error.filename or folder})."
-        self._failed[name] = f"{text} Log: {folder / 'log.txt'}"
+        self._failed[name] = f"{text.rstrip('.')}. Log: {folder / 'log.txt'}"
         raise Failure(self._failed[name]) from None
       self._known[name] = noted
       return noted

@@ -1,6 +1,7 @@
 """What figures are made of: panels, curves with a band, legends and notes. No pyplot, so no global state."""
 
 import functools
+import io
 import textwrap
 from typing import Any
 
@@ -40,6 +41,12 @@ def _plain_figure():
         if id(text) not in ticks:
           text.set_parse_math(False)
       super().draw(renderer)
+
+    def _repr_png_(self) -> bytes:
+      """What notebooks show."""
+      buffer = io.BytesIO()
+      self.savefig(buffer, format="png")
+      return buffer.getvalue()
 
   return PlainFigure
 

@@ -16,6 +16,7 @@ from collapse_jax.report.tables import cell_text
 __all__ = ["LABELS", "Answer", "answers", "by_workflow", "meaning", "sentence"]
 
 LABELS = ("diverging", "growing", "undecided", "bounded")  # the worst first
+MOVED = 2.0  # times as bad as in the first generation: who levels off there has not held
 _LOST = {  # measures -> what goes on where a verdict is growing or diverging
   "risk": "the error keeps growing",
   "variance": "the spread keeps shrinking",
@@ -41,6 +42,7 @@ class Answer(NamedTuple):
     curve: [T] median over runs of that cell, on the scale of the verdict.
     rows: training rows of the last generation beside those of the first, over cells; those that are not known are left out.
     real: share of real ones among the last.
+    factor: how many times as bad the metric is in the last generation of that cell as in the first; NaN where that is not known.
   """
 
   workflow: str
@@ -55,6 +57,7 @@ class Answer(NamedTuple):
   curve: np.ndarray
   rows: list[float]
   real: list[float]
+  factor: float = np.nan
 
 
 def answers(results, rows=None) -> list[Answer]:
@@ -100,6 +103,7 @@ def _answer(results, name, workflow, cells) -> Answer:
     curve=np.median(curve, axis=0) if len(curve) else np.zeros(0),
     rows=_known(last / first for first, last in sizes),
     real=_known(_at_ends(results, "real_share", one)[1] for one, _, _ in cells),
+    factor=_factor(about, values),
   )
 
 
@@ -131,6 +135,14 @@ def _worsening(about, values) -> tuple[int, float]:
   """By which cells are compared: how many runs became infinitely bad, then the change for the worse."""
   change = _sign(about) * _change(about, values)
   return _num_gone(about, values), float(np.median(change)) if len(change) else -np.inf
+
+
+def _factor(about, values) -> float:
+  change = _sign(about) * _change(about, values)
+  if about.get("log_scale"):
+    return float(np.exp(np.median(change))) if len(change) else np.nan
+  kept = reading.finite_runs(values).mean(axis=0)
+  return float((kept[-1] / kept[0]) ** _sign(about)) if len(change) and min(kept[0], kept[-1]) > 0 else np.nan
 
 
 def _num_gone(about, values) -> int:
@@ -211,12 +223,13 @@ def sentence(found: Mapping[str, Answer]) -> tuple[str, str, str]:
   """
   counts = _counts(found.values())
   label = next(iter(counts))
-  name, worst = next((name, one) for name, one in found.items() if one.label == label)
-  where = ", ".join(part for part in (worst.detail, worst.possible, worst.cell) if part)
+  name, worst = max((item for item in found.items() if item[1].label == label), key=lambda item: _known_factor(item[1]))
+  cell = f"in the worst cell, {worst.cell}" if worst.cell else ""
+  where = ", ".join(part for part in (worst.detail, worst.possible, cell) if part)
   total, bounded = sum(counts.values()), counts.get("bounded", 0)
   others = ", ".join(f"{num} {one}" for one, num in counts.items() if one != "bounded")
   if bounded == total:
-    words = "holds"
+    words = "holds" if _known_factor(worst) <= MOVED else "levels off"
   elif bounded:
     words = f"holds in {bounded} of {total} cells"
   else:
@@ -233,6 +246,10 @@ def _counts(found) -> dict[str, int]:
   """Verdict -> number of cells, the worst first."""
   counts = {label: sum(one.counts.get(label, 0) for one in found) for label in LABELS}
   return {label: num for label, num in counts.items() if num}
+
+
+def _known_factor(answer) -> float:
+  return 0.0 if np.isnan(answer.factor) else answer.factor
 
 
 def _lost(answer) -> bool:

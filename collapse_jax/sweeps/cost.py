@@ -122,6 +122,8 @@ def _equation(equation: Any, counted: Counted) -> float:
     return (1 - counted.dear) * min(branches) + counted.dear * max(branches)
   if name == "custom_vmap_call":  # runs side by side, which take a branch where any of them needs it
     counted = counted._replace(dear=0.5)
+  if parameters.get("name") == "hashed":  # of `collapse_jax.random`: a hundred operations, and one kernel
+    return _OVERHEAD + _PER_ELEMENT["threefry2x32"] * math.prod(_shape(equation.outvars[0]))
   for inside in ("jaxpr", "call_jaxpr", "fun_jaxpr", "call"):
     if inside in parameters:
       return work(parameters[inside], counted)

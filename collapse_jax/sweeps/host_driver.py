@@ -17,7 +17,7 @@ import numpy as np
 from collapse_jax import interrupts
 from collapse_jax import store as storage
 from collapse_jax.generation import emission, prepared, provenance, role_keys, written
-from collapse_jax.random import new_key
+from collapse_jax.random import fold_in, new_key, split
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps import devices, fingerprint
 from collapse_jax.sweeps.checkpoints import Checkpoints, folder_name
@@ -192,7 +192,7 @@ class _Loop:
   def __init__(self, job: Job, cell: Cell, i: int, task: TaskSetting, workflow: Workflow, programs: Programs):
     self.job, self.cell, self.seeds = job, cell, range(i, i + 1)
     self.task, self.workflow, self.programs = task, workflow, programs
-    init_key, self.key = jax.random.split(jax.random.fold_in(new_key(job.numbers.seed), i))
+    init_key, self.key = split(fold_in(new_key(job.numbers.seed), i))
     self.problem, real = task.init(init_key)
     self.arrays = jax.tree.map(lambda x: x if isinstance(x, _ARRAYS) else None, self.problem)
     self.real = jax.tree.map(np.asarray, real)

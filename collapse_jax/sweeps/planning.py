@@ -11,7 +11,7 @@ from collapse_jax.sweeps.grid import Grid, check_numbers
 from collapse_jax.sweeps.job import Numbers, chosen_driver
 from collapse_jax.types import TaskSetting
 
-__all__ = ["Plan", "plan"]
+__all__ = ["Plan", "plan", "traced_plan"]
 
 
 class Plan(NamedTuple):
@@ -59,16 +59,51 @@ def plan(
   num_seeds: int,
   driver: str = "auto",
   record_every: int = 1,
+  warm_start: bool = False,
   static_axes: Sequence[str] = (),
   shared: Any = None,
 ) -> Plan:
   """What `sweep` would do, found by tracing alone: nothing of it is compiled or run. Raises as `sweep` does.
 
   Args:
-    task, workflows, axes, num_generations, num_seeds, record_every, static_axes: as of `sweep`.
+    task, workflows, axes, num_generations, num_seeds, record_every, warm_start, static_axes: as of `sweep`.
     driver: as of `sweep`. Of "steps" and "host" it says how many cells, runs and fits there are, and which cells are refused, but
       not what they cost (`sweeps.memory_per_device` compiles the fits of "steps").
     shared: as of `sweep`.
+  """
+  return traced_plan(
+    task,
+    workflows,
+    axes,
+    num_generations=num_generations,
+    num_seeds=num_seeds,
+    driver=driver,
+    record_every=record_every,
+    warm_start=warm_start,
+    static_axes=static_axes,
+    shared=shared,
+  )[0]
+
+
+def traced_plan(
+  task: Callable[..., TaskSetting],
+  workflows: Any,
+  axes: Mapping[str, Sequence[Any]],
+  *,
+  num_generations: int,
+  num_seeds: int,
+  driver: str = "auto",
+  record_every: int = 1,
+  warm_start: bool = False,
+  static_axes: Sequence[str] = (),
+  shared: Any = None,
+) -> tuple[Plan, dict[tuple[int, ...], programs.Traced]]:
+  """`plan`, and the programs that it has traced, which `sweep` takes over as `traced`.
+
+  Args:
+    task, workflows, axes, num_generations, num_seeds, driver, record_every, warm_start, static_axes, shared: as of `plan`.
+  Returns:
+    the plan; and by the index of the first cell that shares it, each program.
   """
   devices.check()
   driver = chosen_driver(driver, {"shared": shared})
@@ -77,16 +112,23 @@ def plan(
   check_table(math.prod(grid.shape) * num_seeds * max(num_generations // record_every, 1))
   if driver != "scan":
     cells = sum(1 for _ in grid.runnable())
-    return _plan(grid, cells, num_generations, num_seeds)
-  numbers = Numbers(num_generations, num_seeds, 0, record_every, warm_start=False)
+    return _plan(grid, cells, num_generations, num_seeds), {}
+  numbers = Numbers(num_generations, num_seeds, 0, record_every, bool(warm_start))
+  found = {}
   costs = []  # (cells, nanoseconds of a run, bytes of a run) of each program
   memory = 0.5 * devices.memory_bytes()
   for group in programs.groups(grid, num_generations, static_axes):
     bind = programs.Binding(grid, group[0].cell.workflow, group[0].static)
-    work, size = _cost_of_run(bind, group[0].arguments, numbers)
+    try:
+      one = programs.traced(bind, group[0].arguments, numbers)
+    except Refused:  # task and workflow do not go together
+      costs.append((len(group), 0.0, 0.0))
+      continue
+    found[group[0].cell.index] = one
+    work, size = _cost_of_run(one, numbers), one.bytes_per_run
     if size > memory:
-      for one in group:
-        grid.refuse(one.cell, too_large("one run", size, memory))
+      for bound in group:
+        grid.refuse(bound.cell, too_large("one run", size, memory))
     else:
       costs.append((len(group), work, size))
   cells = sum(num for num, _, _ in costs)
@@ -94,7 +136,7 @@ def plan(
     sum(num * num_seeds * work for num, work, _ in costs), len(costs), devices.num_workers()
   )
   memory = max(size for _, _, size in costs)
-  return _plan(grid, cells, num_generations, num_seeds, len(costs), memory, compiling, running)
+  return _plan(grid, cells, num_generations, num_seeds, len(costs), memory, compiling, running), found
 
 
 def _plan(
@@ -112,16 +154,12 @@ def _plan(
   return Plan(cells, len(grid.refused), runs, runs * num_generations, programs, memory, compiling, running, refusals)
 
 
-def _cost_of_run(bind: programs.Binding, arguments: dict[str, Any], numbers: Numbers) -> tuple[float, float]:
-  """(nanoseconds of a reference core, bytes); zeros where task and workflow do not go together."""
-  try:
-    traced = programs.traced(bind, arguments, numbers)
-  except Refused:
-    return 0.0, 0.0
+def _cost_of_run(traced: programs.Traced, numbers: Numbers) -> float:
+  """Nanoseconds of a reference core."""
   if traced.run is None:
-    return math.inf, math.inf
+    return math.inf
   share = 0.0 if numbers.record_every == 1 else len(numbers.recorded) / numbers.num_generations
   counted, beside = cost.Counted(traced.redrawn, share), cost.RUN_NS
   if share and traced.leap is not None:
     counted, beside = counted._replace(trips=0.0), beside + traced.leap.work(numbers.num_generations)
-  return beside + cost.work(traced.run, counted), traced.bytes_per_run
+  return beside + cost.work(traced.run, counted)

@@ -16,7 +16,7 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh
 
 from collapse_jax.generation import advance, leaps, prepared, run, start
-from collapse_jax.random import new_key
+from collapse_jax.random import fold_in, new_key
 from collapse_jax.sweeps import devices, fingerprint, stopping
 from collapse_jax.sweeps.grid import COMMON_METRICS, Cell, Grid, accepted
 from collapse_jax.sweeps.job import Numbers
@@ -224,11 +224,20 @@ class Program:
   Attributes:
     size: runs of a call on each device.
     name: tells programs apart, see `fingerprint`.
-    compile_seconds: of all sizes together.
+    compile_seconds: of tracing, and of compiling all sizes.
   """
 
-  def __init__(self, bind: Binding, numbers: Numbers, mesh: Mesh | None, run: Traced, stops: bool, name: str):
-    self.size, self.compile_seconds, self.name = 0, 0.0, name
+  def __init__(
+    self,
+    bind: Binding,
+    numbers: Numbers,
+    mesh: Mesh | None,
+    run: Traced,
+    stops: bool,
+    name: str,
+    trace_seconds: float,
+  ):
+    self.size, self.compile_seconds, self.name = 0, trace_seconds, name
     self._mesh, self._lock = mesh, threading.RLock()
     self._compiled: dict[int, Callable[..., Any]] = {}
     self._stopping = None
@@ -313,7 +322,7 @@ def _run_seeds(run: Traced, seed: int, seed_index: Array, traced: dict[str, Any]
   """Metrics [chunk, recorded] of the runs `seed_index` of one cell: the program of a sweep."""
 
   def one(i: Array) -> list[Array]:
-    results: list[Array] = jaxpr_as_fun(run.run)(jax.random.fold_in(new_key(seed), i), *jax.tree.leaves(traced))
+    results: list[Array] = jaxpr_as_fun(run.run)(fold_in(new_key(seed), i), *jax.tree.leaves(traced))
     return results
 
   metrics: Metrics = jax.tree.unflatten(jax.tree.structure(run.metrics), jax.vmap(one)(seed_index))

@@ -4,7 +4,8 @@ import concurrent.futures
 import contextlib
 import functools
 import math
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,18 +28,20 @@ __all__ = ["run"]
 _Found = list[tuple[int, Metrics]]
 
 
-def run(job: Job, static_axes: Sequence[str]) -> dict[str, Any]:
+def run(job: Job, static_axes: Sequence[str], traced: Mapping[tuple[int, ...], Traced]) -> dict[str, Any]:
   """Computes all cells; attributes of the results.
 
   Args:
+    job: the sweep.
     static_axes: axes whose numbers must not be traced.
+    traced: programs that were traced before, by the index of the first cell of a group.
   """
-  return _Scan(job, static_axes).run()
+  return _Scan(job, static_axes, traced).run()
 
 
 class _Scan:
-  def __init__(self, job: Job, static_axes: Sequence[str]):
-    self._job, self._programs = job, list[Program]()
+  def __init__(self, job: Job, static_axes: Sequence[str], traced: Mapping[tuple[int, ...], Traced]):
+    self._job, self._programs, self._before = job, list[Program](), dict(traced)
     self._groups = programs.groups(job.grid, job.numbers.num_generations, static_axes)
     self._firsts = {group[0].cell.index: group[0] for group in self._groups}
     self._traced = functools.cache(self._trace)
@@ -111,14 +114,14 @@ class _Scan:
     first, numbers, machine = group[0], self._job.numbers, self._job.machine
     if all(self._job.results.done[one.cell.index].all() for one in group):
       return None
-    bind = self._binding(first)
+    bind, begun = self._binding(first), time.perf_counter()
     with noted(first.cell):
       traced = self._traced(first.cell.index)
       if traced.bytes_per_run > machine.memory:
         raise too_large("one run", traced.bytes_per_run, machine.memory)
       stops = not numbers.warm_start and programs.can_stop(bind, first.traced)
       name = "" if self._saved is None else self._named(first.cell.index)
-      program = Program(bind, numbers, machine.mesh, traced, stops, name)
+      program = Program(bind, numbers, machine.mesh, traced, stops, name, time.perf_counter() - begun)
       share = machine.memory / machine.workers
       runs = machine.workers * devices.size(machine.mesh) * jax.process_count()
       if machine.chunk_size:
@@ -152,6 +155,8 @@ class _Scan:
 
   def _trace(self, index: tuple[int, ...]) -> Traced:
     """Of the program of the group whose first cell this is."""
+    if index in self._before:
+      return self._before.pop(index)
     first = self._firsts[index]
     return programs.traced(self._binding(first), first.arguments, self._job.numbers)
 

@@ -76,6 +76,7 @@ def sweep(
   on_params: OnParams | None = None,
   on_metrics: OnMetrics | None = None,
   progress: Any = False,
+  traced: Mapping[tuple[int, ...], Any] | None = None,
 ) -> "xarray.Dataset":
   """Runs every workflow on every cell of a grid for many seeds.
 
@@ -136,6 +137,7 @@ def sweep(
     on_metrics: called with cell, generation, seeds and metrics (leading axis over these seeds); may raise `sweeps.Stop`; not scan.
     progress: show a progress bar on standard error, or print a line for each generation (steps); or anything with `update(runs)`,
       such as a bar that several sweeps share.
+    traced: programs that `sweeps.planning.traced_plan` traced with the same arguments, which are not traced again (scan).
   Returns:
     a Dataset with dims workflow, the axes, seed, generation and those of vector metrics. Cells that cannot run hold
     NaN, and `cell_status` says why. A cell that was stopped holds NaN from the next generation on, and `attrs["stopped"]` says why;
@@ -182,7 +184,7 @@ def sweep(
   )
   try:
     if driver == "scan":
-      computed = scan_driver.run(job, static_axes)
+      computed = scan_driver.run(job, static_axes, traced or {})
     elif driver == "steps":
       computed = steps_driver.run(job, init_axes or ())
     else:

@@ -28,7 +28,7 @@ from collapse_jax.generation import (
   with_health,
 )
 from collapse_jax.generation import fit as fitted
-from collapse_jax.random import new_key
+from collapse_jax.random import fold_in, new_key
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps import devices, fingerprint
 from collapse_jax.sweeps.checkpoints import Checkpoints, folder_name
@@ -167,7 +167,7 @@ def _programs(
   num_generations = numbers.num_generations
 
   def begin(shared: PyTree, seeds: Array) -> Run:
-    one = lambda i: start(jax.random.fold_in(new_key(numbers.seed), i), make(shared), workflow, num_generations)
+    one = lambda i: start(fold_in(new_key(numbers.seed), i), make(shared), workflow, num_generations)
     return jax.vmap(one)(seeds)
 
   def choose(shared: PyTree, runs: Run, t: Array) -> tuple[Context, Metrics]:

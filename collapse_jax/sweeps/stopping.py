@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from collapse_jax.generation import prepared, recorded, scan_generations, start
-from collapse_jax.random import new_key
+from collapse_jax.random import fold_in, new_key
 from collapse_jax.sweeps import devices
 from collapse_jax.types import Array, Metrics, PyTree, Run, TaskSetting, Workflow
 
@@ -91,7 +91,7 @@ class Stopping:
 
   def _start(self, index: Array, traced: PyTree) -> Run:
     task, workflow = self._bind(traced)
-    one = lambda i: start(jax.random.fold_in(new_key(self._seed), i), task, workflow, self._num_generations)
+    one = lambda i: start(fold_in(new_key(self._seed), i), task, workflow, self._num_generations)
     return jax.vmap(one)(index)
 
   def _block(self, runs: Run, traced: PyTree) -> Any:

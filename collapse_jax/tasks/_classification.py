@@ -8,7 +8,7 @@ import numpy as np
 
 from collapse_jax import store as storage
 from collapse_jax._citation import citing
-from collapse_jax.random import normal
+from collapse_jax.random import normal, split
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import check_integer, check_positive, known, matmul
@@ -70,7 +70,7 @@ def classification(
       raise Refused(f"{name} must be a direction of {dim} numbers, got shape {np.shape(value)}.", argument=name)
 
   def draw(key, num):
-    truth_key, x_key = jax.random.split(key)
+    truth_key, x_key = split(key)
     x = normal(x_key, (num, dim))
     if inputs == "gaussian":
       return x, jnp.where(x[:, 0] < 0, -1.0, 1.0)
@@ -79,7 +79,7 @@ def classification(
 
   def rows_of(key, problem, num, direction=None):
     """Labelled by a direction, or by the truth with errors."""
-    draw_key, error_key = jax.random.split(key)
+    draw_key, error_key = split(key)
     x, truth = draw(draw_key, num)
     if direction is None:
       label = jnp.where(jax.random.uniform(error_key, (num,)) < problem.label_error, -truth, truth)

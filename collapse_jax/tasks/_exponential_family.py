@@ -14,7 +14,7 @@ import numpy as np
 
 from collapse_jax import theory
 from collapse_jax._citation import citing
-from collapse_jax.random import binomial, chi_squares, index, normal, poisson, poisson_rows, uniform
+from collapse_jax.random import binomial, chi_squares, fold_in, index, normal, poisson, poisson_rows, split, uniform
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import MeanStats, add_means, check_draws, check_positive, known, rows_unless_refused
@@ -100,7 +100,7 @@ def _bernoulli_tempered(at, truth, temperature):
 
 def _poisson_given(key, mean, num):
   """Most rows freely, with a sum that hardly ever exceeds the given one; what is missing then goes to rows at random."""
-  free_key, rest_key = jax.random.split(key)
+  free_key, rest_key = split(key)
   total = jnp.round(mean * num)
   free = poisson_rows(free_key, jnp.maximum(total - 6 * jnp.sqrt(total) - 10, 0.0) / num, num)
   free = jnp.where(jnp.sum(free) <= total, free, 0.0)
@@ -108,7 +108,7 @@ def _poisson_given(key, mean, num):
   def spread(state):
     i, rows, left = state
     more = (jnp.arange(num) < left).astype(float)
-    return i + 1, rows.at[index(jax.random.fold_in(rest_key, i), num, num)].add(more), left - num
+    return i + 1, rows.at[index(fold_in(rest_key, i), num, num)].add(more), left - num
 
   return jax.lax.while_loop(lambda state: state[2] > 0, spread, (0, free, total - jnp.sum(free)))[1]
 
@@ -226,7 +226,7 @@ def exponential_family(family: str, num_samples, mean=None, *, temperature=1.0, 
     return batch(summary=MeanStats(jnp.asarray(num, float), at), count=num)
 
   def fresh(key, problem):
-    law_key, rows_key = jax.random.split(key)
+    law_key, rows_key = split(key)
     at = pooled(law_key, Mean(problem, 1 - problem if family == "bernoulli" else None, jnp.zeros(())), num_samples)
     return summary_of(at, num_samples) if law else batch(one.given(rows_key, at.mean, num_samples))
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from collapse_jax import theory
 from collapse_jax._citation import citing
-from collapse_jax.random import chi_squares, normal
+from collapse_jax.random import chi_squares, normal, split
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks._gaussian_distances import (
@@ -188,7 +188,7 @@ def gaussian(
 
   def fresh(key, problem):
     """The real batch has the statistics of the exact law also where it has rows: runs are paired across workflows."""
-    law_key, rows_key = jax.random.split(key)
+    law_key, rows_key = split(key)
     stats = _law(law_key, num_samples, _truth(dim))
     rows = None if law else _to_data(problem, _rows_given(rows_key, stats, num_samples))
     return batch(rows, summary=stats, count=num_samples)
@@ -609,7 +609,7 @@ def _law(key, num, model: GaussianModel) -> GaussianStats:
 @jax.jit
 def _drawn(key, num, model: GaussianModel) -> GaussianStats:
   dim, rank = model.mean.shape[0], model.rank
-  chi_key, normal_key = jax.random.split(key)
+  chi_key, normal_key = split(key)
   rows = jnp.maximum(num, 1.0)
   axis = jnp.arange(dim)
   freedom = rows - 1 - axis

@@ -17,7 +17,7 @@ from collapse_jax import store as storage
 from collapse_jax import theory
 from collapse_jax._citation import citing
 from collapse_jax.data import generators
-from collapse_jax.random import normal
+from collapse_jax.random import normal, split
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import check_integer, check_positive, matmul, real_rows, side_by_side
@@ -171,7 +171,7 @@ def kde(
     return KdeParams(stats.log_kernel_sum - log_norm, width, variance)
 
   def sample(key, problem, params: KdeParams, context: Context):
-    row_key, noise_key = jax.random.split(key)
+    row_key, noise_key = split(key)
     rows = storage.draw_rows(row_key, context.data, context.num)
     width = params.bandwidth * jnp.sqrt(jnp.asarray(temperature, float))
     rows = rows + width * kernel_noise(noise_key, kernel, context.num, dim)

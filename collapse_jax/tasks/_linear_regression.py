@@ -14,7 +14,7 @@ from jax.scipy.linalg import solve_triangular
 
 from collapse_jax import theory
 from collapse_jax._citation import citing
-from collapse_jax.random import normal
+from collapse_jax.random import normal, split
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import (
@@ -105,7 +105,7 @@ def linear_regression(
   law = same and draws != "rows"
 
   def init(key):
-    truth_key, design_key, test_key, batch_key = jax.random.split(key, 4)
+    truth_key, design_key, test_key, batch_key = split(key, 4)
     num_test = max(NUM_TEST, dim)
     problem = RegressionProblem(
       normal(truth_key, (dim,)),
@@ -113,7 +113,7 @@ def linear_regression(
       jnp.sqrt(jnp.asarray(noise_var, float)),
     )
     if same:
-      law_key, basis_key = jax.random.split(design_key)
+      law_key, basis_key = split(design_key)
       factor, noise_factor, seen = _estimate_law(law_key, dim, num_samples)
       problem = problem._replace(noise_factor=noise_factor, seen=seen)
     if same and not law:
@@ -125,7 +125,7 @@ def linear_regression(
     return problem, draw(batch_key, problem, problem.coefficients, problem.noise_std, num_samples)
 
   def draw(key, problem, coefficients, noise_std, num) -> Data:
-    law_key, rest_key = jax.random.split(key)
+    law_key, rest_key = split(key)
     if law:
       estimate = problem.seen * coefficients + noise_std * matmul(problem.noise_factor, normal(law_key, (dim,)))
       return batch(summary=MeanStats(jnp.asarray(num_samples, float), estimate), count=num_samples)

@@ -17,6 +17,7 @@ from jax.scipy.linalg import cho_solve
 from collapse_jax import theory
 from collapse_jax._citation import citing
 from collapse_jax.data import real_data
+from collapse_jax.random import split
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks.parts import LabelStats, add_labels, check_integer, check_positive, known, label_stats, matmul
@@ -88,7 +89,7 @@ def logistic_regression(
   covariates, real_label = data.covariates.astype(np.float32), data.labels.astype(np.float32)
 
   def init(key):
-    split_key, label_key = jax.random.split(key)
+    split_key, label_key = split(key)
     order = jax.random.permutation(split_key, num_rows)
     train, test = order[:num_samples], order[num_samples:]
     w = jnp.asarray(truth, float)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.data.generators import Dataset
-from collapse_jax.random import chi_square, normal
+from collapse_jax.random import chi_square, normal, split
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.types import Array, Fresh, Init, TaskSetting
@@ -135,7 +135,7 @@ def real_rows(source: Dataset, num_samples: int, num_test: int, problem_of: Call
   """
 
   def init(key):
-    truth_key, split_key = jax.random.split(key)
+    truth_key, split_key = split(key)
     truth = source.init(truth_key)
     train, test = source.split(split_key, truth, num_samples, num_test)
     centers = None if source.centers is None else source.centers(truth)
@@ -166,7 +166,7 @@ def bartlett(key: Array, dim: int, num) -> Array:
     dim: a Python int.
     num: a Python or traced number.
   """
-  chi_key, normal_key = jax.random.split(key)
+  chi_key, normal_key = split(key)
   axis = jnp.arange(dim)
   above = jnp.where(axis[:, None] < axis[None], normal(normal_key, (dim, dim)), 0.0)
   return above + jnp.diag(jnp.sqrt(chi_square(chi_key, num - jnp.arange(dim, dtype=float))))

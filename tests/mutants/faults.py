@@ -421,6 +421,18 @@ FAULTS = [
     "tests/test_decisions.py -k last_third_rejects",
   ),
   Fault(
+    "decisions: likelihoods follow theory's families only",
+    'or (measures == "risk" and bool(about.get("log_scale")))',
+    'or measures == "risk"',
+    "tests/test_decisions.py -k likelihoods_are_told",
+  ),
+  Fault(
+    "decisions: rivals below are held against the upper end",
+    "np.where(rival > mean, high, low)",
+    "high",
+    "tests/test_decisions.py -k rivals_below",
+  ),
+  Fault(
     "decisions: the share that is enough ignores the tolerance",
     "tolerance * np.sign(first.mean()) * first[:, :, None]",
     "0 * np.sign(first.mean()) * first[:, :, None]",

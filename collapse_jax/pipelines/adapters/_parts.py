@@ -35,9 +35,13 @@ class Adapter(NamedTuple):
   load: Callable[[Path], Any] | None = None
 
 
-def need(module: str, extra: str) -> Any:
+def need(module: str, extra: str, why_none: str = "") -> Any:
   """A module of a package that the base installation has not.
 
+  Args:
+    module: its name.
+    extra: that brings it; "" where none can.
+    why_none: what is said in its place.
   Raises:
     Refused: it is not installed; with the extra that brings it.
   """
@@ -47,9 +51,8 @@ def need(module: str, extra: str) -> Any:
   except ModuleNotFoundError as error:
     if (error.name or "").split(".")[0] != package:
       raise  # it is there, and lacks something
-    raise Refused(
-      f"{package} is not installed: pip install 'collapse-jax[{extra}]'.", argument="package", value=package
-    ) from None
+    how = f"pip install 'collapse-jax[{extra}]'" if extra else why_none
+    raise Refused(f"{package} is not installed: {how}.", argument="package", value=package) from None
 
 
 @contextlib.contextmanager

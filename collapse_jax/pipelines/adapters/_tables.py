@@ -111,7 +111,9 @@ def sdgym(
 
 
 def synthcity(name: str, *, target_column: str | None = None, **settings: Any) -> _parts.Adapter:
-  """A generator of synthcity, fitted anew each generation. Extra: synthcity.
+  """A generator of synthcity, fitted anew each generation, where a release is installed that NumPy 2 is enough for.
+
+  Those to 0.2.12 are not: run them in an environment of their own by `command`.
 
   Args:
     name: of the plugin, such as "bayesian_network", "ddpm", "nflow".
@@ -120,7 +122,9 @@ def synthcity(name: str, *, target_column: str | None = None, **settings: Any) -
   Raises:
     Refused: the package is not installed.
   """
-  _parts.need("synthcity", "synthcity")
+  _parts.need(
+    "synthcity", "", "until 0.2.12 it needs NumPy below 2 and an environment of its own, see docs/adapters.md"
+  )
 
   def train(table, seed):
     plugins = importlib.import_module("synthcity.plugins")

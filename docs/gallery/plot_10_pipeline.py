@@ -1,0 +1,49 @@
+"""
+A generator of tables through `cj.loop`
+=======================================
+
+Any object with `fit` and `sample` over a table is a pipeline. Everything that it does is kept on disk, with the
+lineage of every row.
+"""
+
+import tempfile
+
+import numpy as np
+import pandas as pd
+
+import collapse_jax as cj
+
+
+class Bootstrap:
+  """Real rows with a little noise: what many "private" generators amount to."""
+
+  def fit(self, data, *, seed, workdir, previous=None):
+    return data
+
+  def sample(self, model, num, *, seed, workdir):
+    rng = np.random.default_rng(seed)
+    rows = model.iloc[rng.integers(len(model), size=num)].reset_index(drop=True)
+    return rows + rng.normal(scale=0.1, size=rows.shape)
+
+
+rng = np.random.default_rng(0)
+table = pd.DataFrame({"income": rng.lognormal(0, 0.5, 600), "age": rng.normal(0, 1, 600)})
+folder = tempfile.mkdtemp()
+results = cj.loop(
+  Bootstrap(),
+  table[:400],
+  table[400:],
+  ["replace", "mix(0.5)"],
+  num_generations=6,
+  num_seeds=3,
+  num_samples=200,
+  directory=folder,
+)
+print(
+  results[[name for name in results.data_vars if "seed" in results[name].dims]].mean("seed").isel(generation=[0, -1])
+)
+
+# %%
+# Which models and rows descend from real row 17, which somebody may ask to be deleted?
+
+print(cj.pipelines.lineage(folder, 17))
