@@ -71,6 +71,7 @@ sphinx_gallery_conf = {
   "examples_dirs": "gallery",
   "gallery_dirs": "auto_gallery",
   "filename_pattern": r"/plot_",
+  "within_subsection_order": "FileNameSortKey",
   "image_scrapers": ("matplotlib", _figures),
   "capture_repr": ("_repr_html_", "__repr__"),
   "ignore_repr_types": r"matplotlib|PlainFigure",

@@ -88,6 +88,8 @@ def _beside() -> list[Path]:
 
 def _check_held(path: Path, compared: Sequence[str] | None) -> None:
   """What is there may be gone on with, or replaced, where flags say so."""
+  if FLAGS.resume and FLAGS.overwrite:
+    raise Refused("--resume goes on and --overwrite begins anew; give one of them.")
   what, flags_of = _held(path)
   strange = "" if FLAGS.overwrite or (what and FLAGS.resume) else directory.strange(path, _beside())
   if what and FLAGS.resume:

@@ -40,6 +40,7 @@ from . import (
   temperature,
   token_editing,
   traffic,
+  vae,
   verification,
 )
 
@@ -68,6 +69,7 @@ SMALLEST: dict = {
   "roundings": ["none"],
   "coefficients": [0.5],
   "molecules": ["alkane"],
+  "networks": ["linear"],
 }
 
 
@@ -401,6 +403,16 @@ def deep(scale: str) -> dict:
       traffic.simulate,
       {"setting": "memory", "workflows": WORKFLOWS[:2], "coefficients": [0.5, 0.9], "num_samples": [1]}
       | again(10, 400),
+    ),
+    "vae": (
+      vae.simulate,
+      {
+        "workflows": WORKFLOWS[:2],
+        "networks": ["linear", "mlp"],
+        "data": "glyphs",
+        "num_samples": [50 if smoke else 1000],
+      }
+      | size(10, 10),
     ),
     "molecules": (
       molecules.simulate,

@@ -195,6 +195,7 @@ def test_a_step_that_fails(call, place):
     ({"jobs": "0"}, "--jobs must be an integer of at least 1"),
     ({"timeout": "-1"}, "--timeout must be a number above 0"),
     ({"num_sample": "3"}, "Did you mean: num_samples"),
+    ({"resume": "true", "overwrite": "true"}, "--resume goes on and --overwrite begins anew; give one of them."),
     ({"output_dir": "theirs"}, "already holds notes.txt, which this program did not make"),
   ],
 )

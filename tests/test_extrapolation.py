@@ -93,6 +93,15 @@ def test_a_loop_without_the_bias_of_its_sampler():
   assert abs((neon[:, -1] - neon[:, 0]).mean()) < 0.25 * abs(lost)
 
 
+def test_neon_of_a_network_that_starts_warm():
+  """The next generation goes on from the model itself, with its optimiser's moments: extrapolated ones are squares below 0."""
+  options = {"amount": 20, "batch_size": 8, "learning_rate": 1e-4, "emit": "noise", "decoder_variance": 1.0}
+  task = tasks.vae([1.0, 0.5], 20, 1, network="mlp", hidden=(4,), start="weights+optimiser", **options)
+  neon = transforms.extrapolate(task, 2.0)
+  run = lambda key: cj.run(key, neon, cj.workflows.replace(), 2, warm_start=True)
+  assert jax.jit(run)(jax.random.key(0))["finite"].all()
+
+
 def test_correction():
   """Towards a point the variance falls by (1 + gamma)^2; without bound rows are centres of the real rows."""
   task = tasks.flow([0.5, 2.0], 400, solver="flow_rk4", num_steps=10)

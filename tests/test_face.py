@@ -71,6 +71,7 @@ TASKS = [
   "logistic_regression",
   "molecules",
   "ngram",
+  "normalizing_flow",
   "ppca",
   "sample_median",
   "table",

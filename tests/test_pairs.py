@@ -17,6 +17,7 @@ AT_LEAST = {
   "flow": 65,
   "traffic": 15,
   "molecules": 2,
+  "vae": 6,
   "table": 6,
 }
 # References that are limits (of many generations, candidates or rows, or to first order), simulations, or of another truth.

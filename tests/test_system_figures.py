@@ -361,6 +361,7 @@ def test_flow():
   real[:, 0] = 1
   names = ("precision", "recall", "sliced_wasserstein", "covariance_trace_ratio")
   metrics = {name: grid(axes, i) for i, name in enumerate(names)} | {"shares": of_shares(real, half, CHAIN)}
+  metrics["recall_null"] = grid(axes, 9)
   known, drawn = figures("flow", metrics, axes)
   assert list(drawn) == ["flow"]
   g = lambda v: v * theory.variance_factor("flow_euler", num_steps=20, variance=v)
@@ -433,7 +434,8 @@ def test_table():
     "number_quantiles": ((*dims, "number", "level"), quantiles, {}),
   }
   known = results(metrics, task="table", **axes).assign_attrs(system="table")
-  drawn = plotting.figures_for(known.assign_coords(category=["kind: a", "kind: b: c", "kind: d"], number=["size"]))
+  known = known.assign_coords(category=["kind: a", "kind: b: c", "kind: d"], number=["size"])
+  drawn = plotting.figures_for(known.assign_coords(category_column=("category", ["kind"] * 3)))
   assert list(drawn) == ["table", "table_columns"]
   [row] = panels(drawn["table"], 2)
   for j, workflow in enumerate(axes["workflow"]):
@@ -450,3 +452,38 @@ def test_table():
     [(_, middle)] = lines(numbers[j], "-")
     np.testing.assert_allclose(middle, quantiles[i, 0, k].mean(axis=0)[:, 0, 1])
   assert kinds[0].get_ylabel() == "kind\n(shares)" and numbers[0].get_ylabel() == "size\n(standard deviations)"
+
+
+def test_vae():
+  """Shares of attributes beside true ones, the law of linear models alone, and pictures of the first run."""
+  axes = {"workflow": ["replace", "accumulate"], "network": ["linear", "mlp"]}
+  law = np.arange(2 * 2 * NUM).reshape(2, 2, NUM) / 7
+  law[:, 1] = np.nan
+  rates = (
+    ("workflow", "network", "seed", "generation", "attribute"),
+    np.stack([grid(axes, i) for i in range(2)], -1),
+    {},
+  )
+  pixels = np.random.default_rng(0).uniform(size=(*grid(axes).shape, 16 * 6))
+  metrics = {
+    "attribute_rates": rates,
+    "covariance_trace_ratio": grid(axes, 3),
+    "covariance_trace_ratio_expected": law,
+    "shown_rows": (("workflow", "network", "seed", "generation", "number"), pixels, {}),
+  }
+  about = {"attributes": "bold,italic", "rates": [0.3, 0.1], "height": 2, "width": 3}
+  known, drawn = figures("vae", metrics, axes, **about)
+  for network in axes["network"]:
+    shares, variances = panels(drawn[f"vae_network_{network}"], 2)
+    for j, workflow in enumerate(axes["workflow"]):
+      values = known.attribute_rates.sel(network=network, workflow=workflow).mean("seed").transpose("attribute", ...)
+      np.testing.assert_allclose([line.get_ydata() for line in shares[j].lines[::2]], values)
+      assert [line.get_ydata()[0] for line in shares[j].lines[1::2]] == about["rates"]
+      drawn_law = [y for _, y in theory_lines(variances[j])]
+      assert len(drawn_law) == (network == "linear")
+      if drawn_law:
+        np.testing.assert_allclose(drawn_law[0], law[j, 0])
+    images = panels(drawn[f"vae_samples_network_{network}"], 5)
+    shown = images[1][0].images[0].get_array()
+    first = known.shown_rows.sel(network=network, workflow="accumulate", generation=1).isel(seed=0).values
+    np.testing.assert_allclose(shown[:2, 3:6], first.reshape(16, 2, 3)[1])

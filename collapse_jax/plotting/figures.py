@@ -13,7 +13,7 @@ import numpy as np
 
 from collapse_jax import diagnostics, vocabulary
 from collapse_jax.diagnostics import reading
-from collapse_jax.plotting.panels import band, finish, labels, panels, slices, text_of, viridis, wrapped
+from collapse_jax.plotting.panels import NULL_LABEL, band, finish, labels, panels, slices, text_of, viridis, wrapped
 
 __all__ = [
   "WORKFLOW_COLOURS",
@@ -32,7 +32,6 @@ __all__ = [
   "workflow_colours",
 ]
 
-NULL_LABEL = "of real rows"  # what a sample of the real law would have
 LONG = 500  # generations from which on their axis is logarithmic
 WORKFLOW_COLOURS = {"replace": "#D55E00", "accumulate": "#0072B2", "accumulate_subsample": "#009E73"}  # Okabe and Ito
 _OTHER_COLOURS = ("#CC79A7", "#E69F00", "#56B4E9", "#999999", "#8B4513")

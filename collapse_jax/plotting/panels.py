@@ -9,7 +9,9 @@ import numpy as np
 
 from collapse_jax.diagnostics.reading import finite_runs
 
-__all__ = ["band", "finish", "interval", "labels", "panels", "slices", "text_of", "viridis", "wrapped"]
+__all__ = ["NULL_LABEL", "band", "finish", "interval", "labels", "panels", "slices", "text_of", "viridis", "wrapped"]
+
+NULL_LABEL = "of real rows"  # what a sample of the real law would have
 
 
 def slices(results, dims):

@@ -3,15 +3,18 @@
 import functools
 from typing import Any
 
+import jax
 import numpy as np
 
-from collapse_jax import store, tasks, theory, transforms, vocabulary, workflows
-from collapse_jax.plotting.panels import finish, panels, viridis
+from collapse_jax import diagnostics, store, tasks, theory, transforms, vocabulary, workflows
+from collapse_jax.plotting.panels import NULL_LABEL, finish, panels, viridis
 from collapse_jax.systems.drawing import SHADES, THEORY, curves, name_axes, shares_of, sliced
 from collapse_jax.systems.runs import simulate
 from collapse_jax.systems.types import Pair, System, pair
+from collapse_jax.tasks._flow import SAMPLE_METRICS, against
+from collapse_jax.types import MetricInfo
 
-__all__ = ["NUM_SHOWN", "SYSTEM", "figures", "pairs"]
+__all__ = ["NUM_SHOWN", "SYSTEM", "figures", "looked_at", "pairs"]
 
 SOURCE, NEON, SIMS = "2310.00429", "2510.03597", "2408.16333"
 NUM_SHOWN = 64  # rows of every model that results keep, to be looked at
@@ -103,6 +106,28 @@ def _sampler(text):
   return dict(zip(("solver", "num_steps"), _call(text)))
 
 
+def looked_at(task):
+  """A flow in the plane with what figures show of it: rows that it emits, and metrics of real rows in their place.
+
+  Args:
+    task: `tasks.flow` with a network or an empirical score.
+  """
+  nulls = {
+    f"{name}_{vocabulary.NULL}": info._replace(long_name=f"{info.long_name}, for real rows", worse="", measures="")
+    for name, info in SAMPLE_METRICS.items()
+  }
+  shown = MetricInfo("rows of a model, x and y in turn", "data units", dims=("number",))
+
+  def look(problem, context, batch):
+    real = context.real.rows[0, : len(problem.test)]
+    found = against(jax.random.key(0), problem.test, real)
+    return {f"{name}_{vocabulary.NULL}": found[name] for name in found} | {
+      "shown_rows": batch.rows[0, :NUM_SHOWN].reshape(-1)
+    }
+
+  return transforms.observe(task, look, {"shown_rows": shown} | nulls)
+
+
 def figures(results):
   """Metrics over generations by the share of real rows, and rows that models of some generations emit."""
   found = sliced("flow", results, ("start", "workflow"), _curves)
@@ -124,10 +149,18 @@ def _curves(part):
       for workflow, shade in zip(part.workflow.values, viridis(part.sizes["workflow"])):
         cell = {"start": start, "workflow": workflow}
         left_out += curves(axis, part, metric, cell, shade, str(workflow))
+        null = diagnostics.null_of(part, cell, metric)
+        if null is not None:
+          label = NULL_LABEL if workflow == part.workflow.values[0] else None
+          axis.plot(part.generation.values, null, ":", color="0.4", linewidth=1.2, zorder=4, label=label)
         law = _law(part, cell) if metric == "covariance_trace_ratio" else None
         if law is not None:
           known = True
           axis.plot(part.generation.values, law, **THEORY)
+  for row, metric in zip(axes, METRICS):
+    values = part[metric].values[np.isfinite(part[metric].values)]
+    if part[metric].attrs.get("log_scale") and len(values) and 0 < 100 * values.min() < values.max():  # it explodes
+      row[0].set_yscale("log")
   name_axes(axes, part, METRICS)
   finish(figure, axes, "", part, left_out, 0, known)
   return figure

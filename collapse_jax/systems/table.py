@@ -13,6 +13,7 @@ from collapse_jax.systems import (
   temperature,
   token_editing,
   traffic,
+  vae,
   verification,
 )
 from collapse_jax.systems.types import System
@@ -32,5 +33,6 @@ SYSTEMS: dict[str, System] = {
   "detector_resampling": detector_resampling.SYSTEM,
   "traffic": traffic.SYSTEM,
   "molecules": molecules.SYSTEM,
+  "vae": vae.SYSTEM,
   "table": mixed_tables.SYSTEM,
 }

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
   from collapse_jax.tasks._logistic_regression import logistic_regression as logistic_regression
   from collapse_jax.tasks._molecules import molecules as molecules
   from collapse_jax.tasks._ngram import ngram as ngram
+  from collapse_jax.tasks._normalizing_flow import normalizing_flow as normalizing_flow
   from collapse_jax.tasks._ppca import ppca as ppca
   from collapse_jax.tasks._sample_median import sample_median as sample_median
   from collapse_jax.tasks._table import table as table
@@ -43,6 +44,7 @@ _NAMES = (
   "logistic_regression",
   "molecules",
   "ngram",
+  "normalizing_flow",
   "ppca",
   "sample_median",
   "table",

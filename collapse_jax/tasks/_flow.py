@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from collapse_jax import theory, training
+from collapse_jax import theory
 from collapse_jax._citation import citing
 from collapse_jax.data import generators, shapes
 from collapse_jax.metrics import arrays
@@ -20,7 +19,7 @@ from collapse_jax.random import choose, exact_table, normal
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch, flat
 from collapse_jax.tasks import _fields as fields
-from collapse_jax.tasks._networks import Recipe
+from collapse_jax.tasks import _networks as networks
 from collapse_jax.tasks._paths import Combined, combined, couple, integrate, path_of
 from collapse_jax.tasks.parts import check_integer, known, matmul, real_rows
 from collapse_jax.types import Context, Expected, MetricInfo, Summary, TaskSetting
@@ -174,7 +173,7 @@ def flow(
       raise Refused.must_be(name, f"one of {', '.join(allowed)}", value)
   if known(stop_noise) and not (np.isfinite(stop_noise) and stop_noise >= 0):
     raise Refused.must_be("stop_noise", "at least 0", stop_noise)
-  source = _source(data, mean, num_test)
+  source = source_of(data, mean, num_test)
   if mean is not None and source.variances is None:
     raise Refused("mean needs data that are variances.", argument="mean", value=mean)
   if score.startswith("linear") and source.variances is None:
@@ -182,7 +181,7 @@ def flow(
   generators.check_size(source.dataset, num_samples)
   if score == "linear":
     return _linear(source, num_samples, solver, num_steps, stop_noise)
-  Recipe(budget, amount, batch_size, learning_rate, start).check()
+  recipe = networks.Recipe(budget, amount, batch_size, learning_rate, start, decay=decay).check()
   check_integer("num_test", num_test, _NEIGHBORS + 1)
   check_integer("width", width, 8)
   if ema is not None and known(ema) and not 0 <= ema < 1:
@@ -237,18 +236,9 @@ def flow(
     if score == "empirical":
       return Rows(rows, row_weight)
     start_key, order_key = jax.random.split(key)
-    steps, _ = training.num_steps(budget, problem.amount, row_weight > 0, batch_size)
-    wave = lambda step: 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0)))
-    rate = lambda step: -problem.learning_rate * (wave(step) if decay == "cosine" else 1.0)
-    optimiser = optax.chain(optax.scale_by_adam(), optax.scale_by_schedule(rate))
-    if context.previous is None or start == "cold":
-      state = training.start(optimiser, model.init(start_key))
-    else:
-      state = context.previous.state
-      adam, count = optimiser.init(state.params)
-      state = state._replace(moments=(adam if start == "weights" else state.moments[0], count))
-    options = {"order": "weight", "ema": problem.ema}
-    return training.fit(order_key, loss_of(problem), state, rows, row_weight, optimiser, steps, batch_size, **options)
+    given = recipe._replace(amount=problem.amount, learning_rate=problem.learning_rate, ema=problem.ema)
+    new = model.init(start_key)
+    return networks.train(order_key, loss_of(problem), new, rows, row_weight, given, context.previous)
 
   def field_of(problem, fitted, mode):
     if isinstance(fitted, Combined):
@@ -284,7 +274,7 @@ def flow(
       return _of_moments(source, first.params["mean"], jnp.exp(first.params["log_variance"])) | told
     sample_key, direction_key = jax.random.split(key)
     rows = emit(sample_key, problem, fitted, num_test)
-    return _of_rows(direction_key, source, problem.test, rows) | told
+    return of_rows(direction_key, source, problem.test, rows) | told
 
   found = METRICS if score == "linear_trained" else source.metrics
   return TaskSetting(
@@ -300,7 +290,9 @@ def flow(
 
 
 # ---------------------------------------------------------------------------------------------------- data
-class _Source(NamedTuple):
+class Source(NamedTuple):
+  """Rows in the plane or elsewhere, and what is known of their law."""
+
   dataset: generators.Dataset
   variances: Any = None  # [dim] where coordinates are normal
   mean: Any = None
@@ -316,21 +308,22 @@ class _Source(NamedTuple):
     return found | ({} if self.centers is None else NORMAL_MODE_METRICS)
 
 
-def _source(data, mean, num_test) -> _Source:
+def source_of(data, mean, num_test) -> Source:
+  """Of what `flow` takes for its data."""
   if isinstance(data, str) and data in shapes.SHAPES:
     shape = shapes.get(data)
-    return _Source(
+    return Source(
       generators.without_truth(data, 2, shape.draw), None, None, shape.num_modes, shape.mode, shape.centers, shape.std
     )
   pair = isinstance(data, tuple) and len(data) == 2 and np.ndim(data[0]) == 2  # of training and test rows
   if isinstance(data, str | generators.Dataset) or pair or np.ndim(data) == 2:
-    return _Source(generators.get(data, num_test))
+    return Source(generators.get(data, num_test))
   variances, center = _checked(data, mean)
   dim = len(variances)
   draw = lambda key, num: (
     jnp.asarray(center, float)[None] + jnp.sqrt(jnp.asarray(variances, float))[None] * normal(key, (num, dim))
   )
-  return _Source(generators.without_truth("normal", dim, draw), variances, center)
+  return Source(generators.without_truth("normal", dim, draw), variances, center)
 
 
 def _checked(variances, mean) -> tuple[np.ndarray, np.ndarray]:
@@ -344,7 +337,7 @@ def _checked(variances, mean) -> tuple[np.ndarray, np.ndarray]:
 
 
 # ---------------------------------------------------------------------------------------------------- metrics
-def _of_moments(source: _Source, mean, variance):
+def _of_moments(source: Source, mean, variance):
   ratios = variance / jnp.asarray(source.variances, float)
   return {
     "covariance_trace_ratio": jnp.mean(ratios),
@@ -354,14 +347,20 @@ def _of_moments(source: _Source, mean, variance):
   }
 
 
-def _of_rows(key, source: _Source, test, rows):
+def against(key, test, rows):
+  """SAMPLE_METRICS of rows beside test rows; `key` of the directions."""
   near = arrays.precision_recall(test, rows, _NEIGHBORS)
-  found = {
+  return {
     "sliced_wasserstein": arrays.sliced_wasserstein(key, test, rows, num_directions=_DIRECTIONS),
     "precision": near.precision,
     "recall": near.recall,
     "covariance_trace_ratio": jnp.sum(jnp.var(rows, axis=0)) / jnp.sum(jnp.var(test, axis=0)),
   }
+
+
+def of_rows(key, source: Source, test, rows):
+  """The same, and metrics of modes where the source has them."""
+  found = against(key, test, rows)
   if source.mode is not None:
     mode = source.mode(rows)
     share = jnp.mean(jax.nn.one_hot(mode, source.num_modes), axis=0)
@@ -419,7 +418,7 @@ def _empirical(path, fitted: Rows):
 
 
 # ---------------------------------------------------------------------------------------------------- in closed form
-def _linear(source: _Source, num_samples, solver, num_steps, stop_noise) -> TaskSetting:
+def _linear(source: Source, num_samples, solver, num_steps, stop_noise) -> TaskSetting:
   path, dim, draw = path_of(solver, num_steps), source.dataset.dim, source.dataset.draw
   assert draw is not None
 

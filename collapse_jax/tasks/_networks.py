@@ -17,7 +17,7 @@ from collapse_jax.vocabulary import STARTS
 
 
 class Recipe(NamedTuple):
-  """How a network is trained, by Adam with a learning rate that falls to 0 along half a cosine.
+  """How a model is trained, by Adam.
 
   Attributes:
     budget: "steps", "epochs" or "rows", of each generation.
@@ -27,7 +27,9 @@ class Recipe(NamedTuple):
     start: what a fit takes over from the previous model, where a run hands it on (`warm_start`): "weights", "weights+optimiser" or
       nothing ("cold").
     beta2: decay of Adam's mean of squares.
-    beta1: decay of its mean.
+    decay: of the learning rate in each generation, "constant" or "cosine", along half a wave to 0.
+    ema: decay of the moving average of the weights; None: there is none; may be traced.
+    beta1: decay of its mean of gradients.
   """
 
   budget: str
@@ -36,6 +38,8 @@ class Recipe(NamedTuple):
   learning_rate: Any
   start: str
   beta2: float = 0.999
+  decay: str = "cosine"
+  ema: Any = None
   beta1: float = 0.9
 
   def check(self) -> "Recipe":
@@ -50,13 +54,6 @@ class Recipe(NamedTuple):
     return self
 
 
-class Network(NamedTuple):
-  """Trained weights, and the moments of the optimiser; () where no later fit takes them over."""
-
-  weights: Any
-  moments: Any
-
-
 def train(
   key: Array,
   loss: training.Loss | Mapping[str, training.Loss],
@@ -64,9 +61,9 @@ def train(
   rows: Any,
   row_weight: Array,
   recipe: Recipe,
-  previous: Network | None,
+  previous: training.Fitted | None,
   used: Array | None = None,
-) -> Network:
+) -> training.Fitted:
   """Weights that minimise the weighted mean of a loss.
 
   Args:
@@ -81,24 +78,21 @@ def train(
   """
   used = row_weight > 0 if used is None else used
   steps, _ = training.num_steps(recipe.budget, recipe.amount, used, recipe.batch_size)
-  rate = lambda step: -recipe.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0)))
+  wave = lambda step: 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0)))
+  rate = lambda step: -recipe.learning_rate * (wave(step) if recipe.decay == "cosine" else 1.0)
   optimiser = optax.chain(optax.scale_by_adam(b1=recipe.beta1, b2=recipe.beta2), optax.scale_by_schedule(rate))
-  parts = list(loss) if isinstance(loss, Mapping) else None
-
-  def of_each(function, *trees):
-    """A function of optimisers' states, of that of each network where they are trained in turns."""
-    return function(*trees) if parts is None else {one: function(*(tree[one] for tree in trees)) for one in parts}
-
+  turns = isinstance(loss, Mapping)
   if previous is None or recipe.start == "cold":
-    state = training.start(optimiser, new, parts is not None)
+    state = training.start(optimiser, new, turns)
   else:
-    state = training.start(optimiser, previous.weights, parts is not None)
+    state = training.start(optimiser, previous.state.params, turns)._replace(average=previous.state.average)
     if recipe.start == "weights+optimiser":
-      moments = of_each(lambda before, now: (before, *now[1:]), previous.moments, state.moments)
+      begun = lambda before, now: (before[0], *now[1:])  # the schedule begins anew
+      before, now = previous.state.moments, state.moments
+      moments = {one: begun(before[one], now[one]) for one in now} if turns else begun(before, now)
       state = state._replace(moments=moments)
-  fitted = training.fit(key, loss, state, rows, row_weight, optimiser, steps, recipe.batch_size, order="weight")
-  kept = recipe.start == "weights+optimiser"
-  return Network(fitted.params, of_each(lambda now: now[0], fitted.state.moments) if kept else ())
+  options: dict[str, Any] = {"order": "weight", "ema": recipe.ema}
+  return training.fit(key, loss, state, rows, row_weight, optimiser, steps, recipe.batch_size, **options)
 
 
 def dense(key: Array, sizes: Sequence[int], last: float = 1.0) -> list[tuple[Array, Array]]:

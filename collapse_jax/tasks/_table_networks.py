@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax import training
 from collapse_jax.data.tables import Layout
 from collapse_jax.random import bits, choose, normal, table
 from collapse_jax.tasks import _networks as networks
@@ -42,7 +43,7 @@ class Trained(NamedTuple):
   """A network, the modes of the columns that it sees, and what else its kind draws rows by."""
 
   modes: Modes
-  network: networks.Network
+  network: training.Fitted
   rest: Any = ()
 
 
@@ -152,7 +153,7 @@ def tvae(
 
   def draw(key, params: Trained, num: int):
     latent_key, noise_key, choice_key = jax.random.split(key, 3)
-    weights = params.network.weights
+    weights = params.network.params
     out = networks.apply_dense(weights["decoder"], normal(latent_key, (num, latent_dim)), jax.nn.relu)
     place, score = out[:, :numbers], out[:, numbers:]
     if emit == "noise":
@@ -295,13 +296,13 @@ def ctgan(
     shares = count / jnp.sum(weight)
     noise = normal(seen_key, (NUM_SEEN, noise_dim))
     condition = asked_for(ask_key, shares, NUM_SEEN)
-    _, statistics = generate(network.weights["generator"], jnp.concatenate([noise, condition], axis=1))
+    _, statistics = generate(network.params["generator"], jnp.concatenate([noise, condition], axis=1))
     return Trained(modes, network, Seen(shares, statistics))
 
   def draw(key, params: Trained, num: int):
     noise_key, ask_key, choice_key = jax.random.split(key, 3)
     x = jnp.concatenate([normal(noise_key, (num, noise_dim)), asked_for(ask_key, params.rest.shares, num)], axis=1)
-    out, _ = generate(params.network.weights["generator"], x, params.rest.statistics)
+    out, _ = generate(params.network.params["generator"], x, params.rest.statistics)
     score = out[:, numbers:]
     return decode(layout, params.modes, FARTHEST * jnp.tanh(out[:, :numbers]), score + _gumbel(choice_key, score.shape))
 
@@ -347,7 +348,7 @@ def diffusion(layout: Layout, hidden: tuple[int, ...], recipe: networks.Recipe) 
 
     def step(x, one):
       level, now, later, key = one
-      noise = noise_of(params.network.weights, x, jnp.full(num, level))
+      noise = noise_of(params.network.params, x, jnp.full(num, level))
       clean = jnp.clip((x - jnp.sqrt(1 - now) * noise) / jnp.sqrt(now), -5.0, 5.0)
       alpha = now / later
       mean = (jnp.sqrt(later) * (1 - alpha) * clean + jnp.sqrt(alpha) * (1 - later) * x) / (1 - now)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import store as storage
-from collapse_jax import theory
+from collapse_jax import theory, training
 from collapse_jax._citation import citing
 from collapse_jax.data import images
 from collapse_jax.random import choose, exact_table, normal
@@ -51,10 +51,10 @@ ATTRIBUTES = MetricInfo("share of emitted rows with an attribute", dims=("attrib
 
 
 class Vae(NamedTuple):
-  """A fitted model: [dim] mean of its training data, about which the network works, and the network."""
+  """A fitted model: [dim] mean of its training data, about which the network works, and the network's weights, as trained."""
 
   center: Any
-  network: networks.Network
+  network: training.Fitted
 
 
 class Form(NamedTuple):
@@ -139,7 +139,8 @@ def vae(
   if linear:  # gradients have no noise to average over
     recipe = recipe._replace(batch_size=1, beta2=0.95)
   variances, source = _truth(data)
-  directions, spread = _directions(variances, source)
+  directions, spectrum = _directions(variances, source)
+  spread = float(np.sum(spectrum))
   law = linear and variances is not None and draws != "rows"
   if draws == "law" and not law:
     raise Refused.must_be("draws", "'auto' or 'rows' but for linear networks on variances", draws)
@@ -193,7 +194,7 @@ def vae(
       stats = context.data.summary
       if fit == "closed_form":
         weights = _linear_optimum(stats.covariance, latent_dim, beta * decoder_variance)
-        return Vae(stats.mean, networks.Network(weights, ()))
+        return Vae(stats.mean, training.exact(weights))
       scale = jnp.sqrt(jnp.trace(stats.covariance) / dim)
       new = form.init(new_key)
       new = new | {"decoder": scale * new["decoder"]}
@@ -206,13 +207,13 @@ def vae(
 
   def emitted(key, params: Vae, num):
     latent_key, noise_key = jax.random.split(key)
-    rows = params.center[None] + form.decode(params.network.weights, normal(latent_key, (num, latent_dim)))
+    rows = params.center[None] + form.decode(params.network.params, normal(latent_key, (num, latent_dim)))
     if emit == "noise":
       rows = rows + jnp.sqrt(jnp.asarray(decoder_variance, float)) * normal(noise_key, rows.shape)
     return rows
 
   def covariance(params: Vae):
-    decoder = params.network.weights["decoder"]
+    decoder = params.network.params["decoder"]
     return matmul(decoder.T, decoder) + (decoder_variance * jnp.eye(dim) if emit == "noise" else 0.0)
 
   def sample(key, problem, params: Vae, context: Context):
@@ -228,16 +229,16 @@ def vae(
   def evaluate(key, problem, params: Vae):
     if linear and source is None:  # exact
       apart = jnp.diag(jnp.asarray(variances, float)) + params.center[:, None] * params.center[None]
-      bound = linear_loss(params.network.weights, key, apart[None], 1.0)[0] + constant
+      bound = linear_loss(params.network.params, key, apart[None], 1.0)[0] + constant
       found = jnp.diag(covariance(params))
       total = jnp.sum(found)
       found = found[:NUM_DIRECTIONS]
     else:
       test_key, draw_key = jax.random.split(key)
       test = problem["test"] - params.center[None]
-      mean, log_var = form.encode(params.network.weights, test)
+      mean, log_var = form.encode(params.network.params, test)
       latent = mean + jnp.exp(log_var / 2) * normal(test_key, mean.shape)
-      error = jnp.sum((test - form.decode(params.network.weights, latent)) ** 2, axis=1)
+      error = jnp.sum((test - form.decode(params.network.params, latent)) ** 2, axis=1)
       bound = jnp.mean(error / (2 * decoder_variance) + _divergence(mean, log_var)) + constant
       rows = emitted(draw_key, params, num_test)
       about = rows - jnp.mean(rows, axis=0, keepdims=True)
@@ -253,9 +254,9 @@ def vae(
     return metrics
 
   def predict(schedule: theory.Schedule) -> dict[str, Expected]:
-    """With infinite data, as `theory.linear_vae` tells it of each direction."""
+    """With infinite data, as `theory.linear_vae` tells it of each direction: only the covariance of the truth matters."""
     noise = float(decoder_variance)
-    found = theory.linear_vae(variances, noise, latent_dim, schedule.weights, emit=emit, beta=float(beta))
+    found = theory.linear_vae(spectrum, noise, latent_dim, schedule.weights, emit=emit, beta=float(beta))
     found = found + (noise if emit == "noise" else 0.0)
     return {"covariance_trace_ratio": Expected(found.sum(axis=1) / spread, None, 0)}
 
@@ -281,7 +282,7 @@ def vae(
     fresh if source is None or source.weight is not None else None,
     rows_unless_refused(draws, make) if law else None,
     METRICS | ({"attribute_rates": ATTRIBUTES} if source is not None and source.names else {}),
-    predict=predict if linear and source is None else None,
+    predict=predict if linear else None,
   )
 
 
@@ -295,15 +296,15 @@ def _truth(data) -> tuple[np.ndarray | None, images.Images | None]:
   return np.sort(found)[::-1], None
 
 
-def _directions(variances, source: images.Images | None) -> tuple[np.ndarray, float]:
-  """Leading principal directions [q, dim] of the truth, and its total variance."""
+def _directions(variances, source: images.Images | None) -> tuple[np.ndarray, np.ndarray]:
+  """Leading principal directions [q, dim] of the truth, and the variances [dim] in all of them, largest first."""
   if source is None:
-    return np.eye(len(variances))[:NUM_DIRECTIONS], float(np.sum(variances))
+    return np.eye(len(variances))[:NUM_DIRECTIONS], variances
   weight = np.full(len(source.rows), 1.0) if source.weight is None else source.weight
   about = source.rows - np.average(source.rows, axis=0, weights=weight)[None]
   second = (about * (weight / weight.sum())[:, None]).T @ about
-  vectors = np.linalg.eigh(second)[1][:, ::-1][:, :NUM_DIRECTIONS]
-  return vectors.T, float(np.trace(second))
+  values, vectors = np.linalg.eigh(second)
+  return vectors[:, ::-1][:, :NUM_DIRECTIONS].T, np.maximum(values[::-1], 1e-12)
 
 
 def _bitmaps(key: Array, source: images.Images, num: int) -> Array:

@@ -29,7 +29,7 @@ def extrapolate(task: TaskSetting, w, own: Sample | None = None) -> TaskSetting:
   `theory.extrapolated_variance`. A warm start of the next generation goes on from r.
 
   Args:
-    task: any whose parameters are numbers of one meaning; of a `training.Fitted` only `params` are extrapolated.
+    task: any whose parameters are numbers of one meaning; of a `training.Fitted` among them only `params` are extrapolated.
     w: how far, in units of the step of self-training; may be traced.
     own: draws what s is fitted to, as `TaskSetting.sample`; None: the task's own sampler.
   Returns:
@@ -42,16 +42,20 @@ def extrapolate(task: TaskSetting, w, own: Sample | None = None) -> TaskSetting:
   both = _self_trained(task, own)
 
   def fit(key, problem, context):
-    base, later = both(key, problem, context)
-    if isinstance(base, training.Fitted):
-      return base._replace(params=_extrapolated(w, base.params, later.params))
-    return _extrapolated(w, base, later)
+    return _extrapolated(w, *both(key, problem, context))
 
   return task._replace(fit=fit)
 
 
 def _extrapolated(w, base, later):
-  return jax.tree.map(lambda r, s: (1 + w) * r - w * s if jnp.issubdtype(r.dtype, jnp.inexact) else r, base, later)
+  is_fitted = lambda model: isinstance(model, training.Fitted)
+
+  def away(r, s):
+    if is_fitted(r):
+      return r._replace(params=_extrapolated(w, r.params, s.params))
+    return (1 + w) * r - w * s if jnp.issubdtype(r.dtype, jnp.inexact) else r
+
+  return jax.tree.map(away, base, later, is_leaf=is_fitted)
 
 
 @citing("2408.16333")

@@ -19,7 +19,7 @@ results = cj.sweep(
   num_generations=12,
   num_seeds=10,
 )
-cj.plotting.trajectories(results, results.attrs["primary_metric"], columns="num_samples", colour="decoder_variance")
+cj.plotting.trajectories(results, "covariance_trace_ratio", columns="num_samples", colour="decoder_variance")
 
 # %%
 # Where half of the rows are real, the directions come to rest at (theory):
