@@ -4,17 +4,16 @@
 
 A Llama of 6 layers and random weights writes sequences whose lengths are uniform from 20 to 256: the probability of the end
 token is set to what makes them so. The same model writes in transformers to the longest of each batch, as `generate` does.
-Times are CPU seconds, so that what else runs on the machine hardly counts: give it one core (`taskset -c 0`), or idle threads do.
 """
 
 import argparse
 import os
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.accelerator import best
 from benchmarks.language_model import timed
 from collapse_jax import lm
 from collapse_jax.lm import checkpoint, sampling
@@ -49,13 +48,6 @@ def ending(functions):
   return functions._replace(decoder=decoder)
 
 
-def cpu_seconds(call, times: int = 1) -> float:
-  """Of the cheapest call, after one that compiles."""
-  finished = lambda: jax.block_until_ready(call())
-  finished()
-  return min(timed(finished, time.process_time) for _ in range(times))
-
-
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--num", type=int, default=256, help="Sequences.")
@@ -73,8 +65,8 @@ def main():
   parts = [keys[first : first + options.slots] for first in range(0, options.num, options.slots)]
   length = np.asarray(write(model.params, keys, options.slots)[1])
   print(f"{options.num} sequences of {length.min()} to {length.max()} tokens, {options.slots} at once")
-  step = cpu_seconds(lambda: [write(model.params, part, None) for part in parts])
-  refill = cpu_seconds(lambda: write(model.params, keys, options.slots))
+  step = best(lambda: [write(model.params, part, None) for part in parts])
+  refill = best(lambda: write(model.params, keys, options.slots))
   total = length.sum() - len(length)
   print(
     f"lock step {total / step:,.0f} tokens a second, slots refilled {total / refill:,.0f}: {step / refill:.2f} times"
@@ -106,7 +98,7 @@ def prefill(functions, params, rows) -> None:
 
   for a, b in zip(jax.tree.leaves(once(params)), jax.tree.leaves(one_by_one(params)[0])):
     np.testing.assert_allclose(a, b, atol=1e-4, rtol=0)
-  slow, fast = cpu_seconds(lambda: one_by_one(params), 3), cpu_seconds(lambda: once(params), 3)
+  slow, fast = best(lambda: one_by_one(params)), best(lambda: once(params))
   print(
     f"{rows} prompts of {LONGEST} tokens: one by one {slow:.3f} s, in one pass {fast:.3f} s: {slow / fast:.1f} times"
   )
@@ -140,7 +132,7 @@ def transformers_seconds(model, options) -> float:
       )
 
   call()
-  return timed(call, time.process_time) * -(-options.num // options.slots)
+  return timed(call) * -(-options.num // options.slots)
 
 
 if __name__ == "__main__":

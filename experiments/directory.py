@@ -32,6 +32,7 @@ LOOP = "loop"  # steps of `collapse loop`
 COMMITTED = ("*.chunk", "*.npz")  # what a sweep goes on from
 _CHUNK_FILES = (
   *COMMITTED,
+  "*.shard",  # parts of parameters that several processes hold
   "*.part",
   "sweep.json",
   "run.json",

@@ -409,7 +409,6 @@ def deep(scale: str) -> dict:
       {
         "workflows": WORKFLOWS[:2],
         "networks": ["linear", "mlp"],
-        "data": "glyphs",
         "num_samples": [50 if smoke else 1000],
       }
       | size(10, 10),

@@ -118,12 +118,13 @@ def test_command(tmp_path):
   done = call(tmp_path)
   assert done.returncode == 0 and "0 of 1 agree" in done.stdout and " NO" in done.stdout
   assert call(tmp_path, "--strict").returncode == 1
+  done = call()
+  assert done.returncode == 2 and "name a directory" in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(
   ("make", "part"),
   [
-    (lambda path: [], "name a directory"),
     (lambda path: [path / "none"], "no directory"),
     (lambda path: [path], "holds no results.nc"),
     (lambda path: [(path / "results.nc").write_text("x") and path], "cannot be read"),

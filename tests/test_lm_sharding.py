@@ -11,6 +11,7 @@ from helpers import ENVIRONMENT, compile_quickly, finished, free_port, start
 
 import collapse_jax as cj
 from collapse_jax.lm import families, presets, sharding, text
+from experiments import directory
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("distribution")]
 
@@ -164,3 +165,7 @@ def test_one_model_over_processes(tmp_path):
 def test_parts_of_parameters_in_files(tmp_path):
   """What several devices hold is written in parts, read in any others, and computed again where a part is damaged."""
   finished(start(Path(__file__).parent / "parts.py", tmp_path, environment=ENVIRONMENT))
+  (tmp_path / "9.0.shard").touch()
+  assert tmp_path / "9.0.shard" in set(
+    directory._chunk_files(tmp_path)
+  )  # so that it moves, and goes, with its checkpoint
