@@ -47,6 +47,7 @@ def found(setting, tmp_path_factory):
   seen = []
 
   def evaluate(model):
+    assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(model.params))  # not copied to the host, and back
     seen.append(model)
     return {"task/mean": float(jnp.mean(model.params["layers"]["mlp"]["up"]["kernel"]))}
 
@@ -265,7 +266,7 @@ def test_harness_within_the_positions(base, monkeypatch):
   traced = []
   for seed in range(2):
     model = checkpoint.random(config, jax.random.key(seed), tokenizer=base.tokenizer)
-    ours = harness.harness_model(model, batch_size=2)
+    ours = harness.harness_model(model._replace(params=jax.tree.map(np.asarray, model.params)), batch_size=2)
     tokens = np.random.default_rng(seed).integers(3, tiny.VOCAB_SIZE, 40).tolist()
     ((value, _),) = ours._loglikelihood_tokens([(("", ""), tokens[:-3], tokens[-3:])])
     logits = lambda row, model=model: model.apply(model.params, jnp.asarray([row]))[0]
