@@ -197,6 +197,8 @@ def read():
   }
   if flag.span_processes and not flag.distributed:
     raise Refused("--span_processes needs --distributed; a dry run --num_processes alone.")
+  if common.planned_processes() > 1 and flag.devices == "auto":
+    raise Refused("--num_processes of a dry run needs --devices: how many each process has.")
   flag_values.integer("tensor_parallel")
   threshold = flag_values.share("edit_threshold")
   edit = {

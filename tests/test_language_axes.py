@@ -158,6 +158,7 @@ def test_flags():
     (("--export=peft", "--lora_rank=0,4"), "above 0 in every cell"),
     (("--lora_start=x", "--lora_rank=2"), "leave --lora_rank out"),
     (("--span_processes",), "needs --distributed"),
+    (("--dry_run", "--num_processes=4"), "needs --devices"),
     (("--tensor_parallel=0",), "tensor_parallel"),
     (("--device_gib=-1",), "device_gib"),
   ):
