@@ -135,7 +135,8 @@ def simulate(
     device_gib: memory of a device, that a dry run is held against; 0: it is not.
     model: which, and how it is trained on what: see `language_flags.setting`.
   """
-  setting = language_flags.setting(on_malformed=on_malformed, **model)._replace(mesh=mesh(), measure=measure)
+  common.prepare_jax()
+  setting = language_flags.setting(on_malformed=on_malformed, mesh=mesh(), **model)._replace(measure=measure)
   from collapse_jax.diagnostics import findings
   from collapse_jax.lm import harness
   from collapse_jax.lm.decoding import Rules
