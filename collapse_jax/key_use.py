@@ -18,7 +18,7 @@ _MACHINERY = tuple(
 )
 
 # Primitives of JAX, and functions of `collapse_jax.random`, that make keys of keys.
-_DERIVING = {"random_fold_in": "fold", "random_split": "split", "fold_in": "fold", "split": "split"}
+_DERIVING = {"random_fold_in": "fold", "random_split": "split", "_fold_in": "fold", "split": "split"}
 
 
 class Misuse(NamedTuple):

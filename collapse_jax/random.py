@@ -52,9 +52,11 @@ def new_key(seed) -> Array:
 
 
 def checked_key(key: Array) -> Array:
-  """A key that is handed in, as a typed one; old ones (uint32 [2]) do. A ValueError for one of another kind."""
+  """A key that is handed in, as a typed one; old ones (uint32 [2]) do. A ValueError for one of another kind, and for several."""
   if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
     kind = str(jax.random.key_impl(key))
+    if key.shape:
+      raise Refused(f"key must be a single one (jax.vmap is for several), got {list(key.shape)} of them.")
     if kind == PRNG:
       return key
   elif key.dtype == np.uint32 and key.shape == (2,):
@@ -89,14 +91,18 @@ def bits(key: Array, num: int) -> UInt32[Array, "{num}"]:
   return jnp.stack(both, axis=1).reshape(-1)[:num]
 
 
-@jax.jit
 def fold_in(key: Array, number: Number | Num[Array, "..."]) -> Array:
   """The keys of `jax.random.fold_in` with each number of an array, by `hashed`.
 
   Args:
-    key: a threefry key.
-    number: any shape, whole and at least 0.
+    key: a single threefry key.
+    number: any shape, whole, from 0 to 2^32 - 1.
   """
+  return _fold_in(key, np.uint32(number) if isinstance(number, int) else number)
+
+
+@jax.jit
+def _fold_in(key, number):
   words = jax.random.key_data(checked_key(key))
   count = jnp.asarray(number).astype(np.uint32)
   found = hashed((words[0], words[1]), (jnp.zeros_like(count), count))
@@ -108,7 +114,7 @@ def split(key: Array, num: int = 2) -> Array:
   """[num] keys, those of `jax.random.split`, by `hashed`.
 
   Args:
-    key: a threefry key.
+    key: a single threefry key.
     num: a Python int.
   """
   return fold_in(key, jnp.arange(num))

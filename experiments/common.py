@@ -281,8 +281,8 @@ def simulate(task, workflows, axes: dict[str, list], **options):
     planning = ("num_generations", "num_seeds", "record_every", "warm_start", "static_axes")
     plan, traced = traced_plan(task, workflows, axes, **{name: options[name] for name in planning if name in options})
     PLANS.append(plan)
-    for found in PLANNED:
-      found.append(traced)
+    if PLANNED:
+      PLANNED[-1].append(traced)
     print(plan)
     return None
   with curves() as open_curves:

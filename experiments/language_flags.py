@@ -67,8 +67,14 @@ def define(num_samples: bool = True) -> None:
 
 
 @functools.cache
-def load_model(name: str, dtype: str, dataset: str, max_documents: int = 0, abstract: bool = False):
-  """The base model (abstract: for a preset shapes only); a usage error where it, or the data set, cannot be had."""
+def load_model(
+  name: str, dtype: str, dataset: str, max_documents: int = 0, on_host: bool = False, abstract: bool = False
+):
+  """The base model (abstract: for a preset shapes only); a usage error where it, or the data set, cannot be had.
+
+  Args:
+    on_host: see `lm.load`.
+  """
   documents = load_documents(dataset, max_documents)
   from collapse_jax import lm
   from collapse_jax.lm import presets, text, tiny
@@ -76,7 +82,7 @@ def load_model(name: str, dtype: str, dataset: str, max_documents: int = 0, abst
   with flag_values.given_as("model", name):
     if name in presets.NAMES:
       return presets.build(name, documents.train, dtype, abstract)
-    model = tiny.load(dtype) if name == "tiny" else lm.load(name, dtype)
+    model = tiny.load(dtype) if name == "tiny" else lm.load(name, dtype, on_host)
     if model.tokenizer is None:
       raise Refused("there is no tokenizer with it")
     text.special_ids(model.tokenizer)
@@ -122,10 +128,15 @@ def setting(
   sample_batch_size=0,
   max_test_rows=256,
   on_malformed="reject",
+  mesh=None,
 ):
-  """`systems.language_setting.Setting` of what the flags say; in a dry run a preset's weights are shapes only."""
+  """`systems.language_setting.Setting` of what the flags say; in a dry run a preset's weights are shapes only.
+
+  Args:
+    mesh: devices that the model is split over: no single one is to hold it.
+  """
   common.prepare_jax()
-  base = load_model(model, dtype, dataset, max_documents, abstract=flag_values.dry_run())
+  base = load_model(model, dtype, dataset, max_documents, mesh is not None, abstract=flag_values.dry_run())
   from collapse_jax import lm
   from collapse_jax.data import files
   from collapse_jax.lm.training import Recipe
@@ -160,6 +171,7 @@ def setting(
     adapters,
     remat,
     sample_batch_size or None,
+    mesh,
     model_name=model,
     dataset=dataset,
   )

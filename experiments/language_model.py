@@ -135,7 +135,8 @@ def simulate(
     device_gib: memory of a device, that a dry run is held against; 0: it is not.
     model: which, and how it is trained on what: see `language_flags.setting`.
   """
-  setting = language_flags.setting(on_malformed=on_malformed, **model)._replace(mesh=mesh(), measure=measure)
+  common.prepare_jax()
+  setting = language_flags.setting(on_malformed=on_malformed, mesh=mesh(), **model)._replace(measure=measure)
   from collapse_jax.diagnostics import findings
   from collapse_jax.lm import harness
   from collapse_jax.lm.decoding import Rules
@@ -197,6 +198,8 @@ def read():
   }
   if flag.span_processes and not flag.distributed:
     raise Refused("--span_processes needs --distributed; a dry run --num_processes alone.")
+  if common.planned_processes() > 1 and flag.devices == "auto":
+    raise Refused("--num_processes of a dry run needs --devices: how many each process has.")
   flag_values.integer("tensor_parallel")
   threshold = flag_values.share("edit_threshold")
   edit = {

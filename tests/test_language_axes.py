@@ -47,6 +47,7 @@ def found(setting, tmp_path_factory):
   seen = []
 
   def evaluate(model):
+    assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(model.params))  # not copied to the host, and back
     seen.append(model)
     return {"task/mean": float(jnp.mean(model.params["layers"]["mlp"]["up"]["kernel"]))}
 
@@ -68,8 +69,9 @@ def found(setting, tmp_path_factory):
 
 
 def test_axes(found):
-  """Nothing moves at rate 0, where all generations are the base; both cells see the same text."""
+  """Nothing moves at rate 0, where all generations are the base; both cells see the same text, and share the costly programs."""
   results, _ = found
+  assert results.num_compilations == 5 + 3
   loss = results.test_loss.squeeze(drop=True)
   assert loss.dims == ("learning_rate", "seed", "generation")
   still, moved = loss.sel(learning_rate=0.0), loss.sel(learning_rate=0.1)
@@ -157,6 +159,7 @@ def test_flags():
     (("--export=peft", "--lora_rank=0,4"), "above 0 in every cell"),
     (("--lora_start=x", "--lora_rank=2"), "leave --lora_rank out"),
     (("--span_processes",), "needs --distributed"),
+    (("--dry_run", "--num_processes=4"), "needs --devices"),
     (("--tensor_parallel=0",), "tensor_parallel"),
     (("--device_gib=-1",), "device_gib"),
   ):
@@ -265,7 +268,7 @@ def test_harness_within_the_positions(base, monkeypatch):
   traced = []
   for seed in range(2):
     model = checkpoint.random(config, jax.random.key(seed), tokenizer=base.tokenizer)
-    ours = harness.harness_model(model, batch_size=2)
+    ours = harness.harness_model(model._replace(params=jax.tree.map(np.asarray, model.params)), batch_size=2)
     tokens = np.random.default_rng(seed).integers(3, tiny.VOCAB_SIZE, 40).tolist()
     ((value, _),) = ours._loglikelihood_tokens([(("", ""), tokens[:-3], tokens[-3:])])
     logits = lambda row, model=model: model.apply(model.params, jnp.asarray([row]))[0]

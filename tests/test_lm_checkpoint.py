@@ -11,7 +11,8 @@ from lm_configs import CONFIGS, MORE
 from safetensors.numpy import load_file, save_file
 
 from collapse_jax import lm
-from collapse_jax.lm import checkpoint, decoder, families
+from collapse_jax.lm import checkpoint, decoder, families, sharding
+from collapse_jax.sweeps import devices
 
 
 @pytest.fixture(params=CONFIGS)
@@ -53,6 +54,15 @@ def test_bfloat16(model, tmp_path):
   for a, b in zip(jax.tree.leaves(half.params), jax.tree.leaves(lm.load(tmp_path, "bfloat16").params)):
     np.testing.assert_array_equal(a, b)
   assert lm.load(tmp_path).params["embedding"].dtype == np.float32
+
+
+def test_loaded_on_the_host(tmp_path):
+  """No device holds it before it is split."""
+  model = lm.random(CONFIGS["llama"](), jax.random.key(0))
+  lm.save(model, tmp_path)
+  params = lm.load(tmp_path, on_host=True).params
+  assert {type(x) for x in jax.tree.leaves(params)} == {np.ndarray}
+  jax.tree.map(np.testing.assert_array_equal, sharding.place(params, devices.mesh_of(1)), model.params)
 
 
 def test_saving_replaces_what_would_be_read_instead(tmp_path, monkeypatch):

@@ -152,6 +152,7 @@ def test_keys_and_words_are_those_of_jax():
   key, data = cj.random.new_key(7), jax.random.key_data
   np.testing.assert_array_equal(data(cj.random.split(key, 5)), data(jax.random.split(key, 5)))
   np.testing.assert_array_equal(data(cj.random.fold_in(key, 123)), data(jax.random.fold_in(key, 123)))
+  np.testing.assert_array_equal(data(cj.random.fold_in(key, 1 << 31)), data(jax.random.fold_in(key, 1 << 31)))
   each = [[data(jax.random.fold_in(key, i)) for i in row] for row in ((0, 1), (2, 1 << 31))]
   np.testing.assert_array_equal(
     data(cj.random.fold_in(key, np.array([[0, 1], [2, 1 << 31]], np.uint32))), np.array(each)
@@ -159,6 +160,17 @@ def test_keys_and_words_are_those_of_jax():
   count = np.arange(7, dtype=np.uint32)
   both = threefry_2x32(data(key), np.concatenate([count, count | np.uint32(1 << 31)]))
   np.testing.assert_array_equal(cj.random.bits(key, 13), np.stack([both[:7], both[7:]], 1).reshape(-1)[:13])
+
+
+def test_keys_of_several():
+  """Each of them has keys of its own under vmap, those of JAX; together they are no key."""
+  keys, data = cj.random.split(cj.random.new_key(7), 3), jax.random.key_data
+  np.testing.assert_array_equal(
+    data(jax.vmap(cj.random.fold_in)(keys, np.arange(3))), data(jax.vmap(jax.random.fold_in)(keys, np.arange(3)))
+  )
+  for derive in (cj.random.split, lambda keys: cj.random.fold_in(keys, 1)):
+    with pytest.raises(ValueError, match=r"single one .* got \[3\]"):
+      derive(keys)
 
 
 def test_outcomes_are_found_by_64_bits():

@@ -48,7 +48,7 @@ class LanguageModel(NamedTuple):
 
   Attributes:
     apply: (params, tokens [B, L] int32, mask=None [B, L] bool) -> logits [B, L, V] float32.
-    params: nested dict of arrays; layers are stacked along a leading axis.
+    params: nested dict of arrays, of JAX or NumPy; layers are stacked along a leading axis.
     tokenizer: of transformers; None where the checkpoint has none.
     config: of transformers.
   """
@@ -59,12 +59,13 @@ class LanguageModel(NamedTuple):
   config: Any
 
 
-def load(path_or_id, dtype=jnp.float32) -> LanguageModel:
+def load(path_or_id, dtype=jnp.float32, on_host: bool = False) -> LanguageModel:
   """Reads a model of one of the families in `families.FAMILIES`.
 
   Args:
     path_or_id: directory with config.json and safetensors, a .gguf file (dequantised), or the id of a hub repository.
     dtype: of the parameters and of matrix products.
+    on_host: leave the parameters in NumPy arrays, of a model that no device holds alone (`sharding.place` splits them).
   Raises:
     ValueError: no such model, unknown architecture, or weights that are missing, truncated, unknown or misshapen; all
       that is wrong with the weights is named at once.
@@ -91,7 +92,8 @@ def load(path_or_id, dtype=jnp.float32) -> LanguageModel:
   tokenizer = tokenizer_of(config)
   if tokenizer is not None and len(tokenizer) > arch.vocab_size:
     raise Refused(f"{source}: the tokenizer has {len(tokenizer)} tokens and the model only {arch.vocab_size}.")
-  return made(config, from_tensors(arch, tensors, dtype, source), tokenizer)
+  params = from_tensors(arch, tensors, dtype, source)
+  return made(config, params if on_host else jax.tree.map(jnp.asarray, params), tokenizer)
 
 
 def _tied(arch: Architecture, tensors: Mapping[str, weights.Tensor]) -> bool:
@@ -166,7 +168,7 @@ def save(model: LanguageModel, directory) -> None:
 
 
 def from_tensors(arch: Architecture, tensors: Mapping[str, weights.Tensor], dtype, source: str) -> Any:
-  """Parameters from named tensors of a Hugging Face checkpoint, each read once, after all have been found to fit.
+  """Parameters, in NumPy arrays, from named tensors of a Hugging Face checkpoint, each read once, after all have been found to fit.
 
   Args:
     arch: what the checkpoint must fit.
@@ -219,7 +221,7 @@ def from_tensors(arch: Architecture, tensors: Mapping[str, weights.Tensor], dtyp
     for target, part in zip(key.targets, unfused(arch, key, value, [shapes[one].shape[-1] for one in key.targets])):
       kept = values[target][... if layer is None else layer]
       kept[...] = part.reshape(kept.shape).astype(kept.dtype)
-  return unflatten({name: jnp.asarray(value) for name, value in values.items()})
+  return unflatten(values)
 
 
 def to_tensors(arch: Architecture, params) -> Iterator[tuple[str, np.ndarray]]:

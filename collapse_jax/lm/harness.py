@@ -51,6 +51,7 @@ def harness_model(model: LanguageModel, batch_size: int = 8, max_length: int = 5
   except ImportError as error:
     raise Refused(f"lm-eval is not there ({error}): pip install 'collapse-jax[eval]'.") from None
   functions, tokenizer = functions_of(model.config, model.params), model.tokenizer
+  params = jax.tree.map(jnp.asarray, model.params)  # once, and not at every call, where they are on the host
   max_length = min(max_length, families.architecture(model.config).max_length)
   begin, end = text.special_ids(tokenizer)
 
@@ -98,7 +99,7 @@ def harness_model(model: LanguageModel, batch_size: int = 8, max_length: int = 5
         some = order[first : first + batch_size]
         blank: list[list[int]] = [[]] * (batch_size - len(some))
         tokens = text.padded([*(rows[i] for i in some), *blank], width(max(len(rows[i]) for i in some)), end)
-        logp, likeliest = map(np.asarray, _scored(functions, model.params, tokens))
+        logp, likeliest = map(np.asarray, _scored(functions, params, tokens))
         for row, i in enumerate(some):
           last = slice(len(rows[i]) - 1 - counts[i], len(rows[i]) - 1)
           found[i] = float(logp[row, last].sum()), bool(likeliest[row, last].all())
@@ -123,7 +124,7 @@ def harness_model(model: LanguageModel, batch_size: int = 8, max_length: int = 5
         prompt = self.tok_encode(context)[-max(max_length - num, 1) :]
         size = min(width(len(prompt)), max_length - 1)
         whole, length = min(size + num, max_length), jnp.asarray([len(prompt)])
-        out = _written(functions, whole, begin, end, model.params, text.padded([prompt], size, end), length)
+        out = _written(functions, whole, begin, end, params, text.padded([prompt], size, end), length)
         row = np.asarray(out)[0, len(prompt) : len(prompt) + num].tolist()
         row = row[: row.index(end)] if end in row else row
         found = tokenizer.decode(row)

@@ -129,8 +129,8 @@ class Checkpoints:
     """Older ones go, but for the last, once this one is durable."""
     named = _named({"run": plain(run), "params": params, "metrics": metrics})
     about: dict[str, Any] = self._about | {"t": t}
-    split = {name for name, leaf in named.items() if isinstance(leaf, jax.Array) and not leaf.is_fully_replicated}
     if self._together:
+      split = {name for name, leaf in named.items() if isinstance(leaf, jax.Array) and not leaf.is_fully_replicated}
       mine = {
         f"{name}@{_written(shard.index, named[name].shape)}": shard.data
         for name in sorted(split)

@@ -253,7 +253,7 @@ def _run_cell(
       "warm_start": warm_start,
       "shapes": [list(x.shape) for x in jax.tree.leaves(runs)],
       "program": program,
-      "num_devices": _num_devices(shared),
+      "num_devices": devices.size(devices.mesh_of_arrays(shared)),
     }
     folder = job.saving.directory / folder_name(cell.saved_names, seeds)
     checkpoints = Checkpoints(folder, job.saving.keep_all, job.saving.resume, about, together)
@@ -319,13 +319,6 @@ def _traced(
   traces.append(update.trace(shared, runs, batches, t))
   metrics = jax.eval_shape(jax.vmap(with_health), metrics | shares)
   return fingerprint.of(*(one.jaxpr for one in traces)), params, metrics
-
-
-def _num_devices(shared: PyTree) -> int:
-  """Over which what is shared is split."""
-  return max(
-    (len(leaf.sharding.device_set) for leaf in jax.tree.leaves(shared) if isinstance(leaf, jax.Array)), default=1
-  )
 
 
 def _checked(metrics: Metrics, before: Metrics) -> Metrics:

@@ -101,10 +101,12 @@ def _is_directory(name: str) -> bool:
 
 
 def _each(seeds: range, params: Any) -> Iterator[tuple[int, Any]]:
-  """Seeds and their weights on the host; none where another process tells of them."""
-  weights = jax.tree.map(devices.on_host, params.weights)  # by all processes that have parts
-  if devices.are_of_all_processes(params) and jax.process_index() > 0:
-    return
+  """Seeds and their weights, where they are; those that processes hold together, on the host of the first, which tells of them."""
+  weights = params.weights
+  if devices.are_of_all_processes(weights):
+    weights = jax.tree.map(devices.on_host, weights)  # by all that have parts
+    if jax.process_index() > 0:
+      return
   for i, seed in enumerate(seeds):
     yield seed, jax.tree.map(lambda x: x[i], weights)  # noqa: B023
 

@@ -145,7 +145,7 @@ def mesh_of(num_devices: int | None = None, tensor_parallel: int = 1, every_proc
   if num % tensor_parallel:
     raise Refused.must_be("tensor_parallel", f"a divisor of the {num} devices", tensor_parallel)
   if num == 1:
-    return mine
+    return None
   if tensor_parallel == 1:
     return Mesh(np.asarray(found), (devices.RUNS,))
   return Mesh(np.asarray(found).reshape(-1, tensor_parallel), (devices.RUNS, sharding.MODEL))
