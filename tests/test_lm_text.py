@@ -550,7 +550,7 @@ def test_real_rows_are_well_formed_samples(name):
   """Whatever judges samples: a model that writes the real rows is not said to have lost their format."""
   tokenizer = TOKENIZERS[name]()
   rows = text.to_rows(tokenizer, [text.Document(one, one) for one in TEXTS], 128, len(tokenizer))
-  judge = _language_model._wellformed(tokenizer, text.special_ids(tokenizer)[1], False, "reject", rows)
+  judge = _language_model._wellformed(tokenizer, text.special_ids(tokenizer)[1], False, "reject", rows, None)
   assert np.asarray(judge(jnp.asarray(rows.tokens), jnp.asarray(rows.length))).all()
   cut = jnp.asarray(rows.length - 1)
   assert not np.asarray(judge(jnp.asarray(rows.tokens), cut)).any()
