@@ -9,6 +9,9 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # What gallery and notebooks run is bound by compilation, of which XLA's optimisations are half.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Of matrices as small as these, threads of BLAS wait for each other more than they compute.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Fusions through LLVM alone, in one module, take half as long as by way of MLIR; later versions know no other.
 if importlib.metadata.version("jax").startswith("0.9."):
   os.environ.setdefault("XLA_FLAGS", "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false")

@@ -15,7 +15,7 @@ import collapse_jax as cj
 
 
 class Bootstrap:
-  """Real rows with a little noise: what many "private" generators amount to."""
+  """Rows of the last generation, drawn again with a little noise."""
 
   def fit(self, data, *, seed, workdir, previous=None):
     return data
