@@ -62,9 +62,11 @@ suppress_warnings = ["myst.xref_missing", "ref.python", "config.cache"]
 
 def _figures(block, block_vars, gallery_conf, **options):
   """The figure that a block of the gallery ends with, where it is ours: these are no windows of pyplot."""
-  last = block_vars["example_globals"].get("___")
-  if not hasattr(last, "_repr_png_"):
+  variables = block_vars["example_globals"]
+  last = variables.get("___")  # of an earlier block, where this one ends with no expression
+  if not hasattr(last, "_repr_png_") or last is variables.get("_drawn"):
     return ""
+  variables["_drawn"] = last
   path = next(block_vars["image_path_iterator"])
   Path(path).write_bytes(last._repr_png_())
   return figure_rst([path], gallery_conf["src_dir"])
