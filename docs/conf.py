@@ -9,6 +9,9 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # What gallery and notebooks run is bound by compilation, of which XLA's optimisations are half.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Of matrices as small as these, threads of BLAS wait for each other more than they compute.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Fusions through LLVM alone, in one module, take half as long as by way of MLIR; later versions know no other.
 if importlib.metadata.version("jax").startswith("0.9."):
   os.environ.setdefault("XLA_FLAGS", "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false")
@@ -59,9 +62,11 @@ suppress_warnings = ["myst.xref_missing", "ref.python", "config.cache"]
 
 def _figures(block, block_vars, gallery_conf, **options):
   """The figure that a block of the gallery ends with, where it is ours: these are no windows of pyplot."""
-  last = block_vars["example_globals"].get("___")
-  if not hasattr(last, "_repr_png_"):
+  variables = block_vars["example_globals"]
+  last = variables.get("___")  # of an earlier block, where this one ends with no expression
+  if not hasattr(last, "_repr_png_") or last is variables.get("_drawn"):
     return ""
+  variables["_drawn"] = last
   path = next(block_vars["image_path_iterator"])
   Path(path).write_bytes(last._repr_png_())
   return figure_rst([path], gallery_conf["src_dir"])

@@ -93,11 +93,26 @@ def test_links_of_pages_at_the_top():
 
 def test_the_readme_has_a_line_for_everything():
   """Tasks, workflows and transforms that there are, and none that is gone."""
-  rows = re.findall(r"^\| (.*?) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+  readme = (ROOT / "README.md").read_text(encoding="utf-8")
+  rows = re.findall(r"^\| (.*?) \|", readme, re.M)
   told = lambda start: {name for row in rows for name in re.findall(rf"{start}(\w+)", row)}
   assert told(r"`tasks\.") == {name for name in tasks.__all__ if name != "Adapters"}
   transformed = {name for row in rows if "`transforms." in row for name in re.findall(r"`(?:transforms\.)?(\w+)", row)}
   assert transformed == set(transforms.__all__) - {"in_rows", "rewards", "verifiers", "class_shares"}
-  assert {name for name in workflows.FACTORIES if any(row.startswith(f"`{name}") for row in rows)} == set(
-    workflows.FACTORIES
-  )
+  table = readme.partition("\n| workflow |")[2].partition("\n\n")[0]
+  assert set(re.findall(r"^\| `(\w+)", table, re.M)) == set(workflows.FACTORIES)
+
+
+def test_build_lists_every_experiment():
+  ran = set(re.findall(r"^\| `python -m experiments\.(\w+)", (ROOT / "BUILD.md").read_text(encoding="utf-8"), re.M))
+  assert ran == set(cli.experiments())
+
+
+def test_install_names_every_extra_and_what_is_excluded():
+  page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+  rows = re.findall(r"^\| (`.*?) \|", page, re.M)
+  assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(PROJECT["optional-dependencies"])
+  (jax,) = (one for one in PROJECT["dependencies"] if one.startswith("jax>"))
+  lowest, *excluded = re.findall(r"\d+\.\d+\.\d+", jax)
+  assert f"{lowest} or later" in page and all(one in page for one in excluded)
+  assert f"Python {PROJECT['requires-python'].removeprefix('>=')} or later" in page

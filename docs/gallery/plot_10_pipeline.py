@@ -15,7 +15,7 @@ import collapse_jax as cj
 
 
 class Bootstrap:
-  """Real rows with a little noise: what many "private" generators amount to."""
+  """Rows of the last generation, drawn again with a little noise."""
 
   def fit(self, data, *, seed, workdir, previous=None):
     return data
@@ -39,11 +39,10 @@ results = cj.loop(
   num_samples=200,
   directory=folder,
 )
-print(
-  results[[name for name in results.data_vars if "seed" in results[name].dims]].mean("seed").isel(generation=[0, -1])
-)
+metrics = ["marginal_wasserstein", "marginal_wasserstein_null", "classifier_auc", "classifier_auc_null"]
+results[metrics].mean("seed").isel(generation=[0, -1]).to_dataframe().round(3)
 
 # %%
-# Which models and rows descend from real row 17, which somebody may ask to be deleted?
+# Which models and samples descend from real row 17, which somebody may ask to be deleted?
 
-print(cj.pipelines.lineage(folder, 17))
+pd.DataFrame(cj.pipelines.lineage(folder, 17).generations)[["run", "generation"]]

@@ -16,7 +16,8 @@ found = cj.decisions.learn_schedule(task, T, budget, fresh=True, lags=1, num_run
 print(found.table.round(2))
 
 # %%
-# Its shares, and the error beside that of spending the budget evenly:
+# Its shares, and the error beside that of spending the budget evenly. The last generation, whose rows help no later one, gets
+# least; averaged over generations the error is lower, by a hundredth: even is nearly best here.
 
 even = np.zeros((T, T))
 even[0, 0], even[1:, 0] = 1, (budget / 50 - 1) / (T - 1)
@@ -26,6 +27,6 @@ errors = cj.sweep(
   {"weights": lambda learned: cj.workflows.weights(learned * found.table + (1 - learned) * even, fresh=True)},
   {"learned": [1.0, 0.0]},
   num_generations=T,
-  num_seeds=400,
+  num_seeds=10_000,
 ).squared_error_of_mean[0]
 cj.plotting.learned_schedule(found.table, {"learned": errors[0], "even": errors[1]})
