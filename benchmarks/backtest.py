@@ -419,7 +419,7 @@ WHY = """
 
 - Below: what is told in a part of the repetitions only is told where families agree, and under `replace` they agree at ten times
   the generations where the runs at hand happen to have lost less than others.
-- Above: or it is told where intervals happen to be wide.
+- Above: the same from the other side; a metric that is seldom told may be told mostly where its interval happens to be wide.
 
 A KDE and a mixture of three parts on a ring of eight follow none of the families that theory has for a workflow: under `replace`
 the mixture's likelihood falls by a factor a generation in the end, when its variances vanish, and a KDE's falls faster than t

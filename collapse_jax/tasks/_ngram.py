@@ -51,7 +51,7 @@ def ngram(
     vocab_size: V; ignored where `truth` is given.
     order: 2 is a bigram, 1 independent tokens.
     length: tokens of a sequence, at least `order`.
-    truth: [V^(order-1), V] conditional probabilities, see `conditional_frequencies`; None: each run draws its own, every row
+    truth: [V^(order-1), V] conditional probabilities, a row a context of order - 1 tokens; None: each run draws its own, every row
       from a symmetric Dirichlet law.
     concentration: of that law: the smaller, the more predictable.
     smoothing: added to every count, above 0; may be traced.
