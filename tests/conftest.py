@@ -16,7 +16,9 @@ gc.set_threshold(
   200_000, 20, 20
 )  # traces are many small objects that stay: looking at them again and again is a tenth of the time
 os.environ["PYTHONWARNINGS"] = SUBPROCESS_WARNINGS  # of programs that tests start
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # of these too: JAX has set another here, and what XLA says of its cache fills a pipe
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = (
+  "3"  # of these too: JAX has set another here, and what XLA says of its cache fills a pipe
+)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
