@@ -239,8 +239,10 @@ def _copula(layout: tables.Layout) -> tuple[kinds.Fit, kinds.Draw]:
     share = weight / jnp.maximum(jnp.sum(weight), 1e-30)
     order = jnp.argsort(jnp.where(share > 0, x, jnp.inf))
     largest = jnp.max(jnp.where(share > 0, x, -jnp.inf))
-    middle = jnp.cumsum(share[order]) - 0.5 * share[order]
     values = jnp.where(share[order] > 0, x[order], jnp.where(jnp.sum(weight) > 0, largest, 0.0))
+    upto = jnp.concatenate([jnp.zeros(1), jnp.cumsum(share[order])])
+    below, until = (upto[jnp.searchsorted(values, values, side=side)] for side in ("left", "right"))
+    middle = 0.5 * (below + until)  # one place for equal values: a row is no other than two of half its weight
     scores = jnp.where(share[order] > 0, ndtri(jnp.clip(middle, 1e-6, 1 - 1e-6)), 0.0)
     return jnp.interp(jnp.asarray(grid, float), middle, values), jnp.zeros_like(x).at[order].set(scores)
 
