@@ -274,16 +274,15 @@ def mesh():
 def simulate(task, workflows, axes: dict[str, list], **options):
   """`collapse_jax.sweep` as the flags ask; None after a dry run."""
   prepare_jax()
-  from collapse_jax.sweeps import sweep
-  from collapse_jax.sweeps.planning import traced_plan
+  from collapse_jax.sweeps import plan, sweep
 
   if FLAGS.dry_run:
     planning = ("num_generations", "num_seeds", "record_every", "warm_start", "static_axes")
-    plan, traced = traced_plan(task, workflows, axes, **{name: options[name] for name in planning if name in options})
-    PLANS.append(plan)
+    planned = plan(task, workflows, axes, **{name: options[name] for name in planning if name in options})
+    PLANS.append(planned._replace(traced={}))  # programs are large
     if PLANNED:
-      PLANNED[-1].append(traced)
-    print(plan)
+      PLANNED[-1].append(planned.traced)
+    print(planned)
     return None
   with curves() as open_curves:
     if open_curves is not None:

@@ -11,7 +11,7 @@ from helpers import own_flags
 
 import collapse_jax as cj
 from collapse_jax import store, sweeps, tasks, workflows
-from collapse_jax.sweeps import cost, devices, plan, planning
+from collapse_jax.sweeps import cost, devices, plan
 from collapse_jax.tasks import _kde, _surviving
 from experiments import common, flag_values, reproduce
 
@@ -296,7 +296,7 @@ def test_one_trace_serves_the_name_and_the_compilation(tmp_path):
     return task._replace(evaluate=evaluate)
 
   options = {"num_generations": 3, "num_seeds": 2}
-  _, traced = planning.traced_plan(make, ["replace"], {"num_samples": [5, 7]}, **options)
+  traced = plan(make, ["replace"], {"num_samples": [5, 7]}, **options).traced
   assert traces == [7, 5]
   one = cj.sweep(make, ["replace"], {"num_samples": [5, 7]}, directory=tmp_path, **options)
   assert sorted(traces) == [5, 5, 7, 7]

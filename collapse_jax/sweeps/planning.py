@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from collapse_jax.refused import Refused
@@ -11,13 +12,14 @@ from collapse_jax.sweeps.grid import Grid, check_numbers
 from collapse_jax.sweeps.job import Numbers, chosen_driver
 from collapse_jax.types import TaskSetting
 
-__all__ = ["Plan", "plan", "traced_plan"]
+__all__ = ["Plan", "plan"]
 
 
 class Plan(NamedTuple):
   """What `sweep` would do. Memory in bytes; times of this machine from an empty compilation cache, good to a factor of two.
 
-  `refusals` says why cells cannot run. Programs, memory and times are NaN of the drivers "steps" and "host".
+  `refusals` says why cells cannot run. Programs, memory and times are NaN of the drivers "steps" and "host". `traced` has each
+  program by the index of the first cell that shares it; a sweep with the same arguments takes these over.
   """
 
   cells: int
@@ -29,6 +31,7 @@ class Plan(NamedTuple):
   compile_seconds: float
   run_seconds: float
   refusals: tuple[str, ...]
+  traced: Mapping[tuple[int, ...], Any] = MappingProxyType({})
 
   def __str__(self) -> str:
     lines = [
@@ -71,40 +74,6 @@ def plan(
       not what they cost (`sweeps.memory_per_device` compiles the fits of "steps").
     shared: as of `sweep`.
   """
-  return traced_plan(
-    task,
-    workflows,
-    axes,
-    num_generations=num_generations,
-    num_seeds=num_seeds,
-    driver=driver,
-    record_every=record_every,
-    warm_start=warm_start,
-    static_axes=static_axes,
-    shared=shared,
-  )[0]
-
-
-def traced_plan(
-  task: Callable[..., TaskSetting],
-  workflows: Any,
-  axes: Mapping[str, Sequence[Any]],
-  *,
-  num_generations: int,
-  num_seeds: int,
-  driver: str = "auto",
-  record_every: int = 1,
-  warm_start: bool = False,
-  static_axes: Sequence[str] = (),
-  shared: Any = None,
-) -> tuple[Plan, dict[tuple[int, ...], programs.Traced]]:
-  """`plan`, and the programs that it has traced, which `sweep` takes over as `traced`.
-
-  Args:
-    task, workflows, axes, num_generations, num_seeds, driver, record_every, warm_start, static_axes, shared: as of `plan`.
-  Returns:
-    the plan; and by the index of the first cell that shares it, each program.
-  """
   devices.check()
   driver = chosen_driver(driver, {"shared": shared})
   num_generations, num_seeds, record_every, _ = check_numbers(num_generations, num_seeds, record_every)
@@ -112,7 +81,7 @@ def traced_plan(
   check_table(math.prod(grid.shape) * num_seeds * max(num_generations // record_every, 1))
   if driver != "scan":
     cells = sum(1 for _ in grid.runnable())
-    return _plan(grid, cells, num_generations, num_seeds), {}
+    return _plan(grid, cells, num_generations, num_seeds)
   numbers = Numbers(num_generations, num_seeds, 0, record_every, bool(warm_start))
   found = {}
   costs = []  # (cells, nanoseconds of a run, bytes of a run) of each program
@@ -136,7 +105,8 @@ def traced_plan(
     sum(num * num_seeds * work for num, work, _ in costs), len(costs), devices.num_workers()
   )
   memory = max(size for _, _, size in costs)
-  return _plan(grid, cells, num_generations, num_seeds, len(costs), memory, compiling, running), found
+  known = len(costs), memory, compiling, running
+  return _plan(grid, cells, num_generations, num_seeds, *known)._replace(traced=found)
 
 
 def _plan(

@@ -137,7 +137,7 @@ def sweep(
     on_metrics: called with cell, generation, seeds and metrics (leading axis over these seeds); may raise `sweeps.Stop`; not scan.
     progress: show a progress bar on standard error, or print a line for each generation (steps); or anything with `update(runs)`,
       such as a bar that several sweeps share.
-    traced: programs that `sweeps.planning.traced_plan` traced with the same arguments, which are not traced again (scan).
+    traced: what `sweeps.plan` with the same arguments has as `traced`, which is not traced again (scan).
   Returns:
     a Dataset with dims workflow, the axes, seed, generation and those of vector metrics. Cells that cannot run hold
     NaN, and `cell_status` says why. A cell that was stopped holds NaN from the next generation on, and `attrs["stopped"]` says why;
