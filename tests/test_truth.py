@@ -12,7 +12,7 @@ from helpers import by_steps, compile_quickly, resampled, small
 
 import collapse_jax as cj
 from collapse_jax import store, tasks
-from collapse_jax.sweeps import fingerprint, steps_driver
+from collapse_jax.sweeps import devices, fingerprint
 
 CELL = "cell_0-0,seeds_0-3.chunk", "cell_0-0,seeds_4-7.chunk", "cell_0-1,seeds_0-3.chunk"
 
@@ -295,7 +295,7 @@ def test_other_code_and_other_weights_are_refused(begun, change, said):
 
 def test_other_code_over_other_devices_cannot_be_told(begun, monkeypatch, caplog):
   """Programs that are split otherwise differ: it goes on, and says what it could not check."""
-  monkeypatch.setattr(steps_driver, "_num_devices", lambda shared: 2)
+  monkeypatch.setattr(devices, "size", lambda mesh: 2)
   computed = []
   language(begun[0], task=trained(2.1), computed=computed)
   assert computed == LEFT and "whether code is the same cannot be told" in caplog.text

@@ -18,6 +18,7 @@ __all__ = [
   "MIB",
   "PIPE_SECONDS",
   "check_regular",
+  "exact_numbers",
   "home",
   "read_bytes",
   "read_json",
@@ -109,6 +110,13 @@ def check_regular(path, most: int | None = None) -> int:
   if most is not None and about.st_size > most:
     raise Refused(_too_large(path, most))
   return about.st_size
+
+
+def exact_numbers() -> dict[str, Any]:
+  """What makes `pandas.read_csv` read numbers as they were written: later versions always do."""
+  import pandas
+
+  return {"float_precision": "round_trip"} if tuple(map(int, pandas.__version__.split(".")[:2])) < (3, 1) else {}
 
 
 def home(path):

@@ -131,7 +131,7 @@ def _read(source):
     raise Refused.must_be("data", "a file that ends in .csv or .parquet", name)
   files.check_regular(path, MOST_BYTES)
   try:
-    return pandas.read_csv(path) if path.suffix == ".csv" else pandas.read_parquet(path)
+    return pandas.read_csv(path, **files.exact_numbers()) if path.suffix == ".csv" else pandas.read_parquet(path)
   except ImportError:
     raise Refused("Parquet files need the package pyarrow: pip install 'collapse-jax[hub]'.", argument="data") from None
   except (OSError, ValueError) as error:  # errors of parsers, and of Arrow, are ValueErrors

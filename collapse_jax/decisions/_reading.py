@@ -35,7 +35,8 @@ def read(path: str | os.PathLike[str]) -> Any:
   files.check_regular(path)
   shown = files.shown(path)
   try:
-    table = pandas.read_csv(path, skipinitialspace=True, dtype={name: str for name in COLUMNS if name != "value"})
+    text = {name: str for name in COLUMNS if name != "value"}
+    table = pandas.read_csv(path, skipinitialspace=True, dtype=text, **files.exact_numbers())
   except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError) as error:
     raise Refused(f"{shown} is no CSV file: {str(error).strip()}.") from None
   table.columns = [str(name).strip() for name in table.columns]

@@ -457,13 +457,13 @@ def _read_csv(path: Path, schema: Schema | None) -> Any:
   import pandas
 
   if schema is None or schema.kind != "table":
-    table = pandas.read_csv(path, low_memory=False, **_exact())
+    table = pandas.read_csv(path, low_memory=False, **files.exact_numbers())
     return table.drop(columns=[name for name in PROVENANCE if name in table])
   empty = [name for name, kind in schema.columns.items() if kind == "other" and name not in schema.missing]
   table = pandas.read_csv(
     path,
     low_memory=False,
-    **_exact(),
+    **files.exact_numbers(),
     dtype={name: str for name, kind in schema.columns.items() if kind == "other"},
     keep_default_na=False,
     na_values={name: [""] for name in schema.columns if name not in empty},
@@ -472,13 +472,6 @@ def _read_csv(path: Path, schema: Schema | None) -> Any:
   missing = [name for name in schema.columns if name not in table]
   dtypes = {name: dtype for name, dtype in schema.like.dtypes.items() if name not in missing}
   return table.astype({name: dtype for name, dtype in dtypes.items() if _lossless(table[name], dtype)})
-
-
-def _exact() -> dict[str, Any]:
-  """What makes pandas read numbers as they were written: later versions always do."""
-  import pandas
-
-  return {"float_precision": "round_trip"} if tuple(map(int, pandas.__version__.split(".")[:2])) < (3, 1) else {}
 
 
 def _lossless(column: Any, dtype: Any) -> bool:
