@@ -1,6 +1,5 @@
 """Every task, workflow and transform of the library goes through `cj.testing`, on small settings."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
