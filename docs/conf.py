@@ -50,6 +50,7 @@ html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True}
 if urls := tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"].get("urls"):
   html_theme_options |= {
     "repository_url": urls["Repository"],
+    "repository_branch": "main",
     "path_to_docs": "docs",
     "use_repository_button": True,
     "launch_buttons": {"colab_url": "https://colab.research.google.com"},
