@@ -15,6 +15,8 @@ __all__ = ["SYSTEM", "figures", "member_means", "pairs"]
 
 SOURCE = "2305.09235"
 NUM_REAL, NUM_RUNS = 100, 10_000
+# Of each generator: its first generation, and its last.
+DARK_AND_LIGHT = ("#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73", "#8FD6BF", "#7B3F8C", "#CC79A7")
 
 
 def pairs(seed: int = 0) -> list[Pair]:
@@ -116,7 +118,7 @@ def figures(results):
     for (metric, row), (j, dataset) in itertools.product(zip(metrics, axes), enumerate(part.dataset.values)):
       row[j].set_title(str(dataset), fontsize=9)
       cells = itertools.product(part.generator.values, generations)
-      for (generator, t), shade in zip(cells, ("#0072B2", "#56B4E9", "#D55E00", "#E69F00")):
+      for (generator, t), shade in zip(cells, itertools.cycle(DARK_AND_LIGHT)):
         members = np.sort(part.num_members.values)
         members = members[members > 1] if metric.endswith("coverage") else members
         if not len(members):
