@@ -328,9 +328,9 @@ def test_ensembles():
     "generator": ["kde", "tvae", "ctgan"],
     "num_members": [1, 2, 5],
   }
-  names = ["downstream_auc", "pooled_auc", "oracle_auc", "downstream_coverage"]
+  names = ["downstream_auc", "pooled_auc", "oracle_auc", "downstream_coverage", "minority_share"]
   known, drawn = figures("ensembles", {name: grid(axes, i) for i, name in enumerate(names)}, axes)
-  auc, coverage = panels(drawn["ensembles"], 2)
+  rarest, auc, coverage = panels(drawn["ensembles"], 2)
   for j, dataset in enumerate(axes["dataset"]):
     assert auc[j].get_title() == dataset
     assert len({one.get_color() for one in auc[j].lines if ", generation" in str(one.get_label())}) == 6
@@ -350,6 +350,9 @@ def test_ensembles():
     [real] = [one for one in auc[j].lines if one.get_label() == "trained on real rows"]
     oracle = known.oracle_auc.sel(dataset=dataset).isel(generation=0).values.mean()
     assert real.get_ydata() == pytest.approx([oracle] * 2)
+    assert not any(len(x) for x, _ in lines(rarest[j], ":")) and "trained on real rows" not in [
+      one.get_label() for one in rarest[j].lines
+    ]
 
 
 def test_flow():
