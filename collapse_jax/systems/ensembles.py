@@ -176,8 +176,8 @@ columns (`--datasets=mixed`): what is measured then includes the share of the ra
 classifiers is 0.69, 0.64 and 0.62 nats with TVAE, 0.81, 0.67 and 0.67 with CTGAN, and 0.57 of one that is trained on real rows; the
 calibration error 0.14, 0.09, 0.09 and 0.19, 0.10, 0.09. Members bring calibration, but nothing that none of them has learned: the
 area under the curve, 0.81 of real rows, is 0.72 with 20 TVAEs and 0.56 with as many CTGANs, which after so few steps hardly know
-what the label depends on, and nearly none is left in the second generation (0.5). The rarest category, 3% of real rows, is 2.5% of
-those of TVAE, and 7%, then 12% of those of CTGAN, however many there are.
+what the label depends on, and nearly none is left in the second generation (0.5). The rarest category, 3% of real rows, is 2% to
+3% of those of TVAE, and 7%, then 9 to 13% of those of CTGAN.
 
 ![The same of deep generators, and the share of the rarest category](figures/ensembles_deep.png)
 """
