@@ -7,24 +7,36 @@ import contextlib
 import io
 import itertools
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from collapse_jax import diagnostics, vocabulary
 from collapse_jax.diagnostics import reading
-from collapse_jax.plotting.panels import NULL_LABEL, band, finish, labels, panels, slices, text_of, viridis, wrapped
+from collapse_jax.plotting.panels import (
+  NULL_LABEL,
+  band,
+  finish,
+  labels,
+  panels,
+  png,
+  slices,
+  text_of,
+  viridis,
+  wrapped,
+)
 
 __all__ = [
   "WORKFLOW_COLOURS",
   "collapse_times",
+  "drawn",
   "figures_for",
   "fitted_densities",
   "learning_curves",
   "loss_histograms",
   "metric_against_real_share",
   "phase_diagram",
-  "png",
   "render",
   "trajectories",
   "value_curves",
@@ -270,8 +282,13 @@ def _enough(results, metric: str, tolerance: float) -> dict[Any, float]:
 
 def figures_for(results) -> dict[str, Any]:
   """The default figures of a result Dataset, by file name."""
+  return dict(drawn(results))
+
+
+def drawn(results) -> Iterator[tuple[str, Any]]:
+  """The default figures, by file name, each drawn when it is asked for."""
   plain = lambda name: vocabulary.file_name(name.replace(" ", "\0"))  # nor blanks, and what differs still does
-  return {plain(name): figure for name, figure in _figures_for(results).items()}
+  return ((plain(name), figure) for name, figure in _default(results))
 
 
 def render(results) -> dict[str, tuple[bytes, bytes]]:
@@ -300,27 +317,30 @@ def _own_style():
       yield
 
 
-def _figures_for(results) -> dict[str, Any]:
+def _default(results) -> Iterator[tuple[str, Any]]:
   if {"num_real", "num_synthetic"} <= set(results.dims):
-    return {"test_loss_map": value_map(results), "test_loss_curves": value_curves(results)}
+    yield "test_loss_map", value_map(results)
+    yield "test_loss_curves", value_curves(results)
+    return
   results = diagnostics.complete(results)
   if "system" in results.attrs:
     from collapse_jax.systems.table import SYSTEMS  # which are made of panels: here alone do figures know of systems
 
     if (system := SYSTEMS.get(results.attrs["system"])) is not None:
-      return system.figures(results)
-  figures: dict[str, Any] = {}
+      yield from system.figures(results).items()
+      return
   grid = [d for d in results.cell_status.dims if d != "workflow"]
   names = diagnostics.metrics(results)
   if "real_fraction" in grid:
+    if "required_real_fraction" in results:
+      yield "phase_diagram", phase_diagram(results, names[0])
     for name in names[:2]:
       for at, part in slices(results, [d for d in grid if d not in ("real_fraction", "num_samples")]):
-        figures[f"{name}_against_real_share{at}"] = metric_against_real_share(part, name)
-    if "required_real_fraction" in results:
-      figures = {"phase_diagram": phase_diagram(results, names[0])} | figures
-    return figures
+        yield f"{name}_against_real_share{at}", metric_against_real_share(part, name)
+    return
   if "learning_curve" in results:
-    return _language_figures(results)
+    yield from _language_figures(results)
+    return
   long = [d for d in grid if results.sizes[d] > 1]
   if results.sizes.get("bandwidth", 1) > 3 and "num_samples" in grid:
     layout: dict[str, Any] = {"rows": "num_samples", "columns": "workflow", "colour": "bandwidth"}
@@ -328,29 +348,17 @@ def _figures_for(results) -> dict[str, Any]:
     layout = {"rows": "dataset", "columns": "num_samples", "colour": "workflow"}
   else:
     layout = {"rows": next((d for d in long if d != "num_samples"), None)}
-  drawn = [*names, "entropy"] if "entropy" in results else names  # on a log axis of t it falls in a straight line
-  for name in drawn:
+  shown = [*names, "entropy"] if "entropy" in results else names  # on a log axis of t it falls in a straight line
+  for name in shown:
     for at, part in slices(results, [d for d in long if d not in (*layout.values(), "num_samples")]):
-      figures[f"{name}{at}"] = trajectories(part, name, **layout)
+      yield f"{name}{at}", trajectories(part, name, **layout)
   is_normal = {"marginal_mean", "marginal_log_variance"} <= set(results) and {"dim", "num_samples"} <= set(grid)
   if is_normal and 1 in results.dim.values:
-    figures["fitted_densities"] = fitted_densities(results.sel(dim=[1]))
+    yield "fitted_densities", fitted_densities(results.sel(dim=[1]))
   if is_normal and results.sizes["workflow"] > 1 and "real_share" in results:
-    figures["real_share"] = trajectories(results.isel({d: [0] for d in grid}), "real_share", columns=grid[0])
+    yield "real_share", trajectories(results.isel({d: [0] for d in grid}), "real_share", columns=grid[0])
   if "censored" in results and {"num_outcomes", "num_samples"} <= set(grid):
-    figures["collapse_times"] = collapse_times(results)
-  return figures
-
-
-def png(figure) -> bytes:
-  """The figure as bytes of a PNG file, of 256 colours: a third of the size, and no difference that one sees."""
-  from PIL import Image  # which matplotlib needs
-
-  full, small = io.BytesIO(), io.BytesIO()
-  figure.savefig(full, format="png", dpi=110, pil_kwargs={"compress_level": 1})
-  with Image.open(full) as image:
-    image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "png")
-  return small.getvalue()
+    yield "collapse_times", collapse_times(results)
 
 
 def learning_curves(results, title: str = ""):
@@ -486,20 +494,18 @@ def value_curves(results):
   return figure
 
 
-def _language_figures(results) -> dict[str, Any]:
+def _language_figures(results) -> Iterator[tuple[str, Any]]:
   """Test loss as in the paper, all workflows in one panel; what samples look like; learning curves; how likely samples are."""
-  figures: dict[str, Any] = {}
   grid = [d for d in results.cell_status.dims if d != "workflow"]
   names = diagnostics.metrics(results)
   if len(names) > _MOST_FIGURES:  # then those alone that definitions of collapse read
     names = [name for name in names if results[name].attrs.get("measures")]
   for name in names:
     for at, part in slices(results, [d for d in grid if d != "num_samples"]):
-      figures[f"{name}{at}"] = trajectories(part, name, columns="num_samples", colour="workflow")
+      yield f"{name}{at}", trajectories(part, name, columns="num_samples", colour="workflow")
   if "learning_curve" in results:
     for at, part in slices(results, grid):
-      figures[f"learning_curves{at}"] = learning_curves(part)
+      yield f"learning_curves{at}", learning_curves(part)
   if "sample_loss_histogram" in results:
     for at, part in slices(results, grid):
-      figures[f"loss_histograms{at}"] = loss_histograms(part)
-  return figures
+      yield f"loss_histograms{at}", loss_histograms(part)
