@@ -4,7 +4,7 @@
 
 Same table, columns as networks see them, networks, batch and steps, both with one thread, in turns in one process, in CPU seconds a
 generator: of a step, which is what 100 steps take longer than 20, and of a generator of 100 steps from a table to as many rows.
-Compilation is apart. `--profile` says instead where our steps spend their time.
+Compilation is apart. `--profile` says instead where our steps spend their time. Needs the package (extra `ctgan`).
 """
 
 import argparse

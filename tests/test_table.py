@@ -155,14 +155,14 @@ def test_what_training_asks_for():
 def test_an_adversary(mixed):
   """Over keys: what is asked for is there, and trained ones are nearer the truth than after one step, by far."""
   layout = tables.get("mixed").layout
-  numbers, num_categories = layout.num_continuous, sum(layout.sizes)
+  numbers, num_categories, real = layout.num_continuous, sum(layout.sizes), mixed[1]
 
   def seen(task, problem, params):
     """Metrics, shares by which rows are asked for, and [asked for, there] shares where all ask for one category."""
 
     def asked(one):
       only = params._replace(rest=params.rest._replace(shares=one))
-      rows = task.sample(jax.random.key(3), problem, only, Context(1, 200, *2 * mixed[1:]))[0].rows
+      rows = task.sample(jax.random.key(3), problem, only, Context(1, 200, real, real))[0].rows
       is_one = jnp.mean(rows["label"])
       return jnp.concatenate([jnp.mean(rows["x"][0, :, numbers:], axis=0), jnp.stack([1 - is_one, is_one])])
 
@@ -178,7 +178,7 @@ def test_an_adversary(mixed):
   written, before = (np.diagonal(one[2], axis1=1, axis2=2) for one in (trained, fresh))
   assert written.mean(axis=0).min() > 0.9 and before.mean(axis=0).min() < 0.5
   np.testing.assert_allclose(fresh[3], 1, atol=0.03)
-  often = mixed[1].rows["x"][0, :, numbers:].mean(axis=0)  # of all but the label: not by the logarithm, as in training
+  often = real.rows["x"][0, :, numbers:].mean(axis=0)  # of all but the label: not by the logarithm, as in training
   np.testing.assert_allclose(trained[1][:, :-2], np.tile(often, (8, 1)), atol=1e-6)
 
 
