@@ -8,6 +8,7 @@ from collapse_jax.plotting.figures import loss_histograms as loss_histograms
 from collapse_jax.plotting.figures import metric_against_real_share as metric_against_real_share
 from collapse_jax.plotting.figures import phase_diagram as phase_diagram
 from collapse_jax.plotting.figures import render as render
+from collapse_jax.plotting.figures import side_by_side as side_by_side
 from collapse_jax.plotting.figures import trajectories as trajectories
 from collapse_jax.plotting.figures import value_curves as value_curves
 from collapse_jax.plotting.figures import value_map as value_map
@@ -26,6 +27,7 @@ __all__ = [
   "phase_diagram",
   "png",
   "render",
+  "side_by_side",
   "text_of",
   "trajectories",
   "value_curves",

@@ -7,7 +7,8 @@ import contextlib
 import io
 import itertools
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from collapse_jax.plotting.panels import (
   viridis,
   wrapped,
 )
+from collapse_jax.refused import Refused
 
 __all__ = [
   "WORKFLOW_COLOURS",
@@ -38,6 +40,7 @@ __all__ = [
   "metric_against_real_share",
   "phase_diagram",
   "render",
+  "side_by_side",
   "trajectories",
   "value_curves",
   "value_map",
@@ -86,40 +89,92 @@ def trajectories(
     results[columns].values[:1] if colour == columns else results[columns].values
   )  # one panel has all curves
   figure, axes = panels(len(row_values), len(column_values))
-  about = results[metric].attrs
-  missing = non_finite = 0
-  theory_drawn = only_drawn = False
+  drawn: Counter = Counter()
   for axis, at in zip(axes.flat, itertools.product(row_values, column_values)):
     panel: dict[str, Any] = {dim: results[dim].values[0] for dim in results.cell_status.dims}
     panel |= {columns: at[1]} | ({rows: at[0]} if rows else {})
-    for value, (shade, label) in _curves(results, colour, panel).items():
-      cell = panel | {colour: value}
-      one = results.sel(cell)
-      if str(one.cell_status.values) != "ok":
-        missing += 1
-        continue
-      values = one[metric].transpose("seed", "generation").values
-      non_finite += band(axis, results.generation.values, values, shade, label, about.get("log_scale"))
-      expected = diagnostics.predicted(results, cell, metric)
-      if expected is not None and np.isfinite(expected.mean).sum() > 1:
-        theory_drawn, only_drawn = True, only_drawn or expected.up_to == 0
-        axis.plot(results.generation.values, expected.mean, "k--", linewidth=1, zorder=5)
-      null = diagnostics.null_of(results, cell, metric)
-      if null is not None:
-        axis.plot(results.generation.values, null, ":", color="0.4", linewidth=1.2, zorder=4, label=NULL_LABEL)
-    if not axis.lines:
-      axis.text(0.5, 0.5, "no cell could run", ha="center", va="center", transform=axis.transAxes)
+    curves = _curves(results, colour, panel)
+    drawn += _panel(axis, results, metric, [panel | {colour: value} for value in curves], curves.values())
     axis.set_title(_heading(results, panel, rows, None if colour == columns else columns), fontsize=9)
-    if about.get("log_scale") and axis.lines:
-      axis.set_yscale("log")
-    if results.generation.values[-1] >= LONG:
-      axis.set_xscale("log")
   for axis in axes[-1]:
     axis.set_xlabel("generation t")
   for axis in axes[:, 0]:
-    axis.set_ylabel(wrapped(about))
-  note = "some theory is drawn only: to first order, or with tails too heavy for means over runs" if only_drawn else ""
-  finish(figure, axes, title, results, non_finite, missing, theory_drawn, note)
+    axis.set_ylabel(wrapped(results[metric].attrs))
+  _finish(figure, axes, title, results, drawn)
+  return figure
+
+
+def _finish(figure, axes, title, results, drawn: Counter) -> None:
+  """`finish` of panels that count what they show and leave out."""
+  about = "some theory is drawn only: to first order, or with tails too heavy for means over runs"
+  note = about if drawn["laws that are only drawn"] else ""
+  finish(figure, axes, title, results, drawn["non-finite runs"], drawn["missing cells"], drawn["laws"] > 0, note)
+
+
+def _panel(axis, results, metric, cells, styles) -> Counter:
+  """Curves of cells with their laws and nulls, each of a (colour, label); counts what it shows and leaves out."""
+  about, t = results[metric].attrs, results.generation.values
+  drawn: Counter = Counter()
+  for cell, (shade, label) in zip(cells, styles):
+    one = results.sel(cell)
+    if str(one.cell_status.values) != "ok":
+      drawn["missing cells"] += 1
+      continue
+    values = one[metric].transpose("seed", "generation").values
+    drawn["non-finite runs"] += band(axis, t, values, shade, label, about.get("log_scale"))
+    expected = diagnostics.predicted(results, cell, metric)
+    if expected is not None and np.isfinite(expected.mean).sum() > 1:
+      axis.plot(t, expected.mean, "k--", linewidth=1, zorder=5)
+      drawn.update({"laws": 1, "laws that are only drawn": int(expected.up_to == 0)})
+    null = diagnostics.null_of(results, cell, metric)
+    if null is not None:
+      axis.plot(t, null, ":", color="0.4", linewidth=1.2, zorder=4, label=NULL_LABEL)
+  if not axis.lines:
+    axis.text(0.5, 0.5, "no cell could run", ha="center", va="center", transform=axis.transAxes)
+  elif about.get("log_scale"):
+    axis.set_yscale("log")
+  if t[-1] >= LONG:
+    axis.set_xscale("log")
+  return drawn
+
+
+def side_by_side(experiments: Mapping[str, Any], metrics: Sequence[str] = (), title: str = ""):
+  """Different generators in the same loops: a panel an experiment, a curve a workflow, as 2404.01413 has its four domains.
+
+  Args:
+    experiments: name -> a sweep's Dataset; of its grid dims other than workflow the first values are drawn, and named above the
+      panel where there are more.
+    metrics: a scalar variable of each; () is the first that each has.
+    title: above all panels.
+  Returns:
+    matplotlib Figure.
+  Raises:
+    Refused: not as many metrics as experiments, or one that is not there.
+  """
+  if metrics and len(metrics) != len(experiments):
+    raise Refused.must_be("metrics", f"one for each of {len(experiments)} experiments", ",".join(metrics))
+  every = [diagnostics.complete(results) for results in experiments.values()]
+  colours = workflow_colours(list(dict.fromkeys(str(name) for one in every for name in one.workflow.values)))
+  columns = min(len(every), 2)
+  figure, axes = panels(-(-len(every) // columns), columns, share_x=False)
+  drawn: Counter = Counter()
+  for axis, name, results, metric in itertools.zip_longest(axes.flat, experiments, every, metrics):
+    if results is None:
+      axis.set_axis_off()
+      continue
+    scalars = reading.scalars(results)
+    metric = metric or scalars[0]
+    if metric not in scalars:
+      raise Refused.must_be("metrics", f"of {name} one of {', '.join(scalars)}", metric)
+    first = {dim: results[dim].values[0] for dim in results.cell_status.dims}
+    cells = [first | {"workflow": workflow} for workflow in map(str, results.workflow.values)]
+    styles = [(colours[cell["workflow"]], cell["workflow"]) for cell in cells]
+    drawn += _panel(axis, results, metric, cells, styles)
+    chosen = [f"{d} = {text_of(v)}" for d, v in first.items() if d != "workflow" and results.sizes[d] > 1]
+    axis.set_title(", ".join([name, *chosen]), fontsize=9)
+    axis.set_ylabel(wrapped(results[metric].attrs))
+    axis.set_xlabel("generation t")
+  _finish(figure, axes, title, every, drawn)
   return figure
 
 

@@ -146,7 +146,7 @@ def finish(figure, axes, title, results, non_finite, missing, theory_drawn, note
   Args:
     figure, axes: as of `panels`.
     title: above the figure.
-    results: a Dataset, for what the caption says of runs.
+    results: a Dataset, or one for each panel, for what the caption says of runs.
     non_finite: runs left out, in all panels.
     missing: cells without results.
     theory_drawn: the legend names the line of theory.
@@ -160,17 +160,22 @@ def finish(figure, axes, title, results, non_finite, missing, theory_drawn, note
       axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for handle, label in zip(*axis.get_legend_handles_labels()):
       seen.setdefault(label, handle)
+  if NULL_LABEL in seen:  # after the curves that it is held against
+    seen[NULL_LABEL] = seen.pop(NULL_LABEL)
   if theory_drawn:
     from matplotlib.lines import Line2D
 
     seen["theory"] = Line2D([], [], color="black", linestyle="--", linewidth=1)
   if seen:
     figure.legend(seen.values(), seen.keys(), loc="outside right upper", fontsize=9, frameon=False)
-  title = title or results.attrs.get("slice", "")
+  every = results if isinstance(results, list) else [results]
+  title = title or every[0].attrs.get("slice", "")
   if title:
     figure.suptitle(title, fontsize=11)
   drawn = "band: 95% interval of the mean" if any(axis.collections for axis in axes.flat) else "means"
-  notes = [f"{drawn} over {results.sizes['seed']} seeds"] if results.sizes["seed"] > 1 else []
+  seeds = sorted({one.sizes["seed"] for one in every})
+  over = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else seeds[0]
+  notes = [f"{drawn} over {over} seeds"] if seeds[-1] > 1 else []
   notes.append(f"{non_finite} non-finite runs left out of the means")
   notes += [f"{missing} cells could not run"] if missing else []
   notes += [note] if note else []
