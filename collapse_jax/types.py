@@ -226,7 +226,7 @@ class Context(NamedTuple):
       poured, unless the task has a `summary`.
     real: the run's real batch.
     previous: params of model t-1 if the run is warm-started, else None.
-    latest: the youngest batch of `data`, one slot, without its summary.
+    latest: the youngest batch, one slot, without its summary.
     used: how many of the rows to emit will count, traced; None: all. Where generations emit different numbers of rows the largest
       is drawn and the first of them are used: metrics of the sampling look at these only, see `store.in_use`.
   """
@@ -438,6 +438,7 @@ class _TaskFields(NamedTuple):
   predict: Predict | None = None
   cites: tuple[str, ...] = ()
   leap: Leap | None = None
+  used: Number = None
 
 
 class TaskSetting(_TaskFields):
@@ -467,6 +468,8 @@ class TaskSetting(_TaskFields):
     cites: where it comes from, for `citation`: numbers of arXiv, or whole BibTeX entries. A transform adds its own.
     leap: many generations at once between two that are recorded, of a task with `absorbed` whose sampling has no metrics, under a
       workflow that is `absorbing`; see `Leap`.
+    used: how many of the `num_samples` rows of a batch count, the first ones, traced, so that one program serves batches of several
+      sizes; None: all. `init` and `fresh` give the others weight 0.
   """
 
   __slots__ = ()
@@ -484,6 +487,7 @@ _KNOWN_OF = {
   "absorbed": {"fit", "sample"},
   "leap": {"init", "fit", "sample", "num_samples", "summary", "absorbed"},
   "next_token": {"sample"},
+  "used": {"num_samples"},
   "predict": {"init", "fit", "sample", "evaluate", "num_samples", "summary", "fresh"},
 }
 _OF_STATISTICS = {"init", "fit", "sample", "num_samples", "summary", "fresh"}  # other ones where there are rows
@@ -556,13 +560,14 @@ class _WorkflowFields(NamedTuple):
   absorbing: bool = False
   schedule: Callable[[Any, int], Any] | None = None
   cites: tuple[str, ...] = ()
+  batches: Callable[[PyTree], Data] | None = None
 
 
 class Workflow(_WorkflowFields):
   """Which data generation t is fitted to.
 
-  What is known of a workflow goes with what it is known of: `_replace` of init, select, update or emit also drops weights, schedule
-  and absorbing, unless they are given.
+  What is known of a workflow goes with what it is known of: `_replace` of init, select, update or emit also drops weights,
+  schedule, absorbing and batches, unless they are given.
 
   Attributes:
     init: (task, problem, real, num_generations) -> store.
@@ -577,12 +582,13 @@ class Workflow(_WorkflowFields):
     absorbing: training data come from the last model alone and are always as many: after an absorbed model nothing changes.
     schedule: (num_samples, num_generations) -> `theory.Schedule`, what its laws are functions of; None: as `weights` say.
     cites: where it comes from, as of a task.
+    batches: (store) -> whole batches, of which the youngest is `Context.latest`; None: those that `select` hands over.
   """
 
   __slots__ = ()
 
   def _replace(self, **new: Any) -> "Workflow":
-    known = {"weights": None, "schedule": None, "absorbing": False} if _STORAGE & new.keys() else {}
+    known = {"weights": None, "schedule": None, "absorbing": False, "batches": None} if _STORAGE & new.keys() else {}
     return super()._replace(**known | new)
 
   __replace__ = _replace
