@@ -12,8 +12,8 @@ from collapse_jax.vocabulary import LORA_TARGETS, QUANTISATIONS, TEXT_FORMATS, T
 from . import common, flag_values
 
 TINY: dict[str, Any] = {"max_seq_len": 64, "batch_size": 16, "learning_rate": 1e-3, "num_samples": 256}
-MODES = ("finetune", "pretrain")
 OTHER: dict[str, Any] = {"max_seq_len": 512, "batch_size": 128, "learning_rate": 8e-6, "num_samples": 12531}
+MODES = ("finetune", "pretrain")
 
 
 def define(num_samples: bool = True) -> None:

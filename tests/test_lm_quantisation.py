@@ -1,13 +1,16 @@
 """Bases of four and eight bits below adapters: what is multiplied by, what it takes, and the loop over them."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import transformers
 from helpers import needed, own_flags
 
 from collapse_jax import lm
-from collapse_jax.lm import checkpoint, quantisation, text, tiny, training
+from collapse_jax.lm import checkpoint, decoder, families, quantisation, sampling, text, tiny, training
 from collapse_jax.refused import Refused
 from collapse_jax.systems import language_model as loop
 from collapse_jax.vocabulary import QUANTISATIONS
@@ -67,7 +70,7 @@ def test_logits_are_those_of_the_numbers(base, kind):
 
 
 def test_loop_of_adapters(base):
-  """Over the same numbers the same, but for rounding; over the base as it was, something else. Compiled, less is in use."""
+  """Over the same numbers the same, but for rounding; over the base as it was, something else."""
   texts = loop.read_texts(base, text.splits("pydocs"), 32, max_test_rows=8)
   adapters = lm.Adapters(2, 4.0, ("query", "up"))
   recipe = training.Recipe(1e-2, "steps", 2, 8)
@@ -81,6 +84,24 @@ def test_loop_of_adapters(base):
     np.testing.assert_allclose(found["quantised"][metric], found["dense"][metric], rtol=1e-5)
   assert (abs(found["quantised"].test_loss - found["base"].test_loss) > 1e-4).all()
   assert len({one.base_sha256 for one in found.values()}) == 3
+
+
+def test_kernels_are_never_numbers_all_at_once():
+  """Compiled from shapes: writing text over eight layers of four bits takes less than their kernels would in float32."""
+  sizes = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 8, "num_attention_heads": 4}
+  config = transformers.LlamaConfig(vocab_size=97, max_position_embeddings=32, **sizes)
+  shapes = checkpoint.made(config, decoder.abstract_params(families.architecture(config)))
+  used = {}
+  for kind in ("float32", "nf4"):
+    model = shapes if kind == "float32" else lm.quantise(shapes, kind)
+    functions = checkpoint.functions_of(config, model.params)
+    write = jax.jit(lambda params, keys, functions=functions: sampling.generate(keys, functions, params, 8, 1, -1))
+    found = write.lower(model.params, jax.random.split(jax.random.key(0), 2)).compile().memory_analysis()
+    used[kind] = found.argument_size_in_bytes + found.temp_size_in_bytes
+  kernels = 4 * sum(
+    math.prod(x.shape) for name, x in checkpoint.flatten(shapes.params).items() if name.endswith("kernel")
+  )
+  assert used["nf4"] < kernels / 2 < kernels < used["float32"], used
 
 
 def test_refused(base):
