@@ -171,6 +171,20 @@ def test_no_more_than_the_verdicts(counts, words):
   assert any("undecided" in text for text in found) == ("undecided" in counts)
 
 
+def test_what_can_only_be_collapse():
+  """Whether it grows or diverges is undecided; that it does not hold is not."""
+  one = answer.Answer(
+    "mine", "undecided", {"undecided": 1}, "loss", "LOST", "7", "", "", "growing or diverging", LEVEL, [], []
+  )
+  assert answer.sentence({"here": one}) == ("growing", "does not hold", "LOST; loss: 7 (growing or diverging).")
+  other = one._replace(workflow="other", label="bounded", counts={"bounded": 1}, possible="")
+  assert "Where mine did not hold in every cell (here), other held." in answer.meaning({"here": [one, other]}, {})
+  unsure = one._replace(possible="bounded or growing")
+  assert answer.sentence({"here": unsure})[:2] == ("undecided", "is undecided")
+  left = {one["verdict"].possible for one in diagnostics.verdicts(made([np.sqrt(T)], spread=0.5, workflow=["mine"]))}
+  assert left == {("growing", "diverging")}
+
+
 def test_who_levels_off_far_away_has_not_held():
   """A bounded metric that is 14 times as bad as at first; in the cell that is worst."""
   rise = np.minimum(T, 14) + LEVEL

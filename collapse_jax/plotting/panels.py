@@ -9,7 +9,19 @@ import numpy as np
 
 from collapse_jax.diagnostics.reading import finite_runs
 
-__all__ = ["NULL_LABEL", "band", "finish", "interval", "labels", "panels", "slices", "text_of", "viridis", "wrapped"]
+__all__ = [
+  "NULL_LABEL",
+  "band",
+  "finish",
+  "interval",
+  "labels",
+  "panels",
+  "png",
+  "slices",
+  "text_of",
+  "viridis",
+  "wrapped",
+]
 
 NULL_LABEL = "of real rows"  # what a sample of the real law would have
 
@@ -46,9 +58,7 @@ def _plain_figure():
 
     def _repr_png_(self) -> bytes:
       """What notebooks show."""
-      buffer = io.BytesIO()
-      self.savefig(buffer, format="png")
-      return buffer.getvalue()
+      return png(self)
 
   return PlainFigure
 
@@ -70,6 +80,17 @@ def panels(rows, columns, share_x=True, share_y=False):
   for axis in axes.flat:
     axis.spines[["top", "right"]].set_visible(False)
   return figure, axes
+
+
+def png(figure) -> bytes:
+  """The figure as bytes of a PNG file, of 256 colours: a third of the size, and no difference that one sees."""
+  from PIL import Image  # which matplotlib needs
+
+  full, small = io.BytesIO(), io.BytesIO()
+  figure.savefig(full, format="png", dpi=110, pil_kwargs={"compress_level": 1})
+  with Image.open(full) as image:
+    image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "png")
+  return small.getvalue()
 
 
 def viridis(num):

@@ -21,7 +21,7 @@ for (const panel of document.querySelectorAll(".panel")) {
     spec.description = `${title} against generation, ${told.cells[cell.value]}, a curve per workflow`;
     const { x, y, color } = spec.encoding;
     if (told.long) x.scale = { type: "log", nice: false };
-    if (log.checked) y.scale = { type: "log" };
+    if (log.checked) y.scale = { type: "log", nice: false, padding: 8 }; // not out to powers of ten
     y.title = title;
     color.legend.columns = chart.clientWidth < 500 ? 1 : 0; // 0: all in a line
     color.scale = { domain: told.workflows, range: told.colours };
