@@ -35,6 +35,7 @@ __all__ = [
   "emit",
   "fit",
   "generation",
+  "latest",
   "leaps",
   "prepared",
   "provenance",
@@ -158,7 +159,19 @@ def context_of(task: TaskSetting, workflow: Workflow, run: Run, t: Number, *, nu
   """
   data = workflow.select(task, run.problem, role_keys(run.key, t)["select"], run.store, t)
   num = emission(task, workflow, num_generations).num(t)
-  return Context(t, num, data, run.real, run.params, storage.latest(data))
+  return Context(t, num, data, run.real, run.params, latest(workflow, run.store, data))
+
+
+def latest(workflow: Workflow, store: PyTree, data: Data) -> Data:
+  """The youngest batch, whole where single rows of several are handed over: of the same shape under all workflows.
+
+  Args:
+    workflow: a workflow.
+    store: its own, before this generation.
+    data: what it hands over of it.
+  """
+  youngest: Data = storage.latest(data if workflow.batches is None else workflow.batches(store))
+  return youngest
 
 
 def emission(task: TaskSetting, workflow: Workflow, num_generations: int) -> storage.Emission:

@@ -226,7 +226,7 @@ class Context(NamedTuple):
       poured, unless the task has a `summary`.
     real: the run's real batch.
     previous: params of model t-1 if the run is warm-started, else None.
-    latest: the youngest batch of `data`, one slot, without its summary.
+    latest: the youngest batch, one slot, without its summary.
     used: how many of the rows to emit will count, traced; None: all. Where generations emit different numbers of rows the largest
       is drawn and the first of them are used: metrics of the sampling look at these only, see `store.in_use`.
   """
@@ -560,13 +560,14 @@ class _WorkflowFields(NamedTuple):
   absorbing: bool = False
   schedule: Callable[[Any, int], Any] | None = None
   cites: tuple[str, ...] = ()
+  batches: Callable[[PyTree], Data] | None = None
 
 
 class Workflow(_WorkflowFields):
   """Which data generation t is fitted to.
 
-  What is known of a workflow goes with what it is known of: `_replace` of init, select, update or emit also drops weights, schedule
-  and absorbing, unless they are given.
+  What is known of a workflow goes with what it is known of: `_replace` of init, select, update or emit also drops weights,
+  schedule, absorbing and batches, unless they are given.
 
   Attributes:
     init: (task, problem, real, num_generations) -> store.
@@ -581,12 +582,13 @@ class Workflow(_WorkflowFields):
     absorbing: training data come from the last model alone and are always as many: after an absorbed model nothing changes.
     schedule: (num_samples, num_generations) -> `theory.Schedule`, what its laws are functions of; None: as `weights` say.
     cites: where it comes from, as of a task.
+    batches: (store) -> whole batches, of which the youngest is `Context.latest`; None: those that `select` hands over.
   """
 
   __slots__ = ()
 
   def _replace(self, **new: Any) -> "Workflow":
-    known = {"weights": None, "schedule": None, "absorbing": False} if _STORAGE & new.keys() else {}
+    known = {"weights": None, "schedule": None, "absorbing": False, "batches": None} if _STORAGE & new.keys() else {}
     return super()._replace(**known | new)
 
   __replace__ = _replace

@@ -138,6 +138,7 @@ def accumulate_subsample() -> Workflow:
     weights=_uniform_over_history,
     redrawn=True,
     schedule=lambda n, T: _schedule(_always(None), n, T, lambda t: 0, pooled=True, redrawn=n),
+    batches=lambda store: store[0],
   )
 
 

@@ -322,17 +322,23 @@ def test_selection_of_unrealistic_samples():
 
 def test_ensembles():
   """Curves of the first and the last generation by members, their pooled twin, and what real rows give."""
-  axes = {"workflow": ["replace"], "dataset": ["moons", "wine"], "generator": ["kde"], "num_members": [1, 2, 5]}
-  names = ["downstream_auc", "pooled_auc", "oracle_auc", "downstream_coverage"]
+  axes = {
+    "workflow": ["replace"],
+    "dataset": ["moons", "wine"],
+    "generator": ["kde", "tvae", "ctgan"],
+    "num_members": [1, 2, 5],
+  }
+  names = ["downstream_auc", "pooled_auc", "oracle_auc", "downstream_coverage", "minority_share"]
   known, drawn = figures("ensembles", {name: grid(axes, i) for i, name in enumerate(names)}, axes)
-  auc, coverage = panels(drawn["ensembles"], 2)
+  rarest, auc, coverage = panels(drawn["ensembles"], 2)
   for j, dataset in enumerate(axes["dataset"]):
     assert auc[j].get_title() == dataset
-    for i, t in enumerate((0, -1)):
-      last = lambda name, members, dataset=dataset, t=t: np.stack(
-        [at(known, name, dataset=dataset, num_members=m)[:, t] for m in members], axis=1
+    assert len({one.get_color() for one in auc[j].lines if ", generation" in str(one.get_label())}) == 6
+    for i, (generator, t) in enumerate(itertools.product(axes["generator"], (0, -1))):
+      last = lambda name, members, dataset=dataset, generator=generator, t=t: np.stack(
+        [at(known, name, dataset=dataset, generator=generator, num_members=m)[:, t] for m in members], axis=1
       )
-      label = f"kde, generation {T[t]}"
+      label = f"{generator}, generation {T[t]}"
       [line] = [one for one in auc[j].lines if one.get_label() == label]
       np.testing.assert_allclose(line.get_ydata(), last("downstream_auc", [1, 2, 5]).mean(axis=0))
       np.testing.assert_allclose(bands(auc[j])[i][1:], interval(last("downstream_auc", [1, 2, 5]))[1:])
@@ -344,6 +350,9 @@ def test_ensembles():
     [real] = [one for one in auc[j].lines if one.get_label() == "trained on real rows"]
     oracle = known.oracle_auc.sel(dataset=dataset).isel(generation=0).values.mean()
     assert real.get_ydata() == pytest.approx([oracle] * 2)
+    assert not any(len(x) for x, _ in lines(rarest[j], ":")) and "trained on real rows" not in [
+      one.get_label() for one in rarest[j].lines
+    ]
 
 
 def test_flow():

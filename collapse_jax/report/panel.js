@@ -29,7 +29,7 @@ for (const panel of document.querySelectorAll(".panel")) {
     const text = { labelColor: ink, titleColor: ink, labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal" };
     const config = {
       background: "transparent", view: { stroke: null }, legend: { ...text, symbolOpacity: 1 },
-      axis: { ...text, domainColor: ink, tickColor: ink, gridOpacity: 0.25, gridColor: ink, titleLimit: 320, labelLimit: 200 },
+      axis: { ...text, domainColor: ink, tickColor: ink, gridOpacity: 0.25, gridColor: ink, titleLimit: 210, labelLimit: 200 },
     };
     const tooltip = { theme: dark.matches ? "dark" : "light" };
     await vegaEmbed(chart, spec, { mode: "vega-lite", actions: false, renderer: "svg", logLevel: vega.Error, config, tooltip });

@@ -16,7 +16,7 @@ import numpy as np
 
 from collapse_jax import interrupts
 from collapse_jax import store as storage
-from collapse_jax.generation import emission, prepared, provenance, role_keys, written
+from collapse_jax.generation import emission, latest, prepared, provenance, role_keys, written
 from collapse_jax.random import fold_in, new_key, split
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps import devices, fingerprint
@@ -145,7 +145,7 @@ def _programs(task: TaskSetting, workflow: Workflow, num_generations: int) -> Pr
   def choose(task: TaskSetting, problem: Problem, key: Array, store: PyTree, t: Array) -> tuple[Any, ...]:
     keys = role_keys(key, t)
     data = workflow.select(task, problem, keys["select"], store, t)
-    return keys, data, storage.latest(data), provenance(data)
+    return keys, data, latest(workflow, store, data), provenance(data)
 
   def begin(task: TaskSetting, problem: Problem, real: Data) -> PyTree:
     return workflow.init(task, problem, real, num_generations)
@@ -232,13 +232,13 @@ class _Loop:
 
   def _context(self, t: int) -> tuple[dict[str, Any], Context, Metrics]:
     """Keys of the roles, what fit and sample look at, and size and real share of the training data."""
-    keys, data, latest, shares = self.programs.choose(
+    keys, data, youngest, shares = self.programs.choose(
       self.task, self.problem, self.arrays, self.key, self.store, np.int32(t)
     )
     previous = self.params if self.job.numbers.warm_start else None
-    data, latest, shares = jax.tree.map(np.asarray, (data, latest, shares))
+    data, youngest, shares = jax.tree.map(np.asarray, (data, youngest, shares))
     num = self.nums[t - 1]
-    context = Context(t, num, _pooled(self.task, data), self.real, previous, latest)
+    context = Context(t, num, _pooled(self.task, data), self.real, previous, youngest)
     # A sampler is not asked for no rows: for one, which does not count.
     return keys, context if num else context._replace(num=1, used=0), shares
 

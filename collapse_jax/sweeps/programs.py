@@ -150,7 +150,7 @@ def _side_by_side(
     return [bound(one) for group in apart[first : last + 1] for one in group]
 
   largest = roomy(len(apart) - 1, len(apart) - 1)
-  if not _takes_traced(grid.task, accepted(grid.task, largest[0].static), "num_samples"):
+  if not _takes_traced(grid.task, accepted(grid.task, largest[0].cell.values | largest[0].static), "num_samples"):
     return apart
   try:
     of_largest = traced(Binding(grid, largest[0].cell.workflow, largest[0].static), largest[0].arguments, numbers)

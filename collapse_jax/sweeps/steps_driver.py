@@ -273,6 +273,8 @@ def _run_cell(
         previous = params if warm_start else None
         params = None  # the last model's memory, where it is not gone on from
         params = clock.call(programs.fit, shared, keys, runs.problem, contexts, previous)
+        # What calls the host waits for its arguments on a thread; on one core that thread is the one that would compute them.
+        jax.block_until_ready((contexts, params))
         batches, metrics = clock.call(
           programs.evaluate_and_emit, shared, runs.key, runs.problem, params, contexts, previous
         )

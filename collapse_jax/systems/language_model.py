@@ -9,10 +9,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
+
 from collapse_jax import sweeps, transforms
 from collapse_jax.diagnostics import findings
 from collapse_jax.lm import decoding, measures, sharding, text
 from collapse_jax.lm.checkpoint import LanguageModel, num_params
+from collapse_jax.random import new_key
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps import devices
 from collapse_jax.sweeps.job import OnMetrics
@@ -106,8 +109,9 @@ def simulate(
   """
   task = _task(setting, writing)
   every: dict[str, Sequence[Any]] = {"num_samples": list(num_samples), "temperature": list(temperatures), **axes}
+  params = sharding.place(setting.model.params, setting.mesh)
   for size in num_samples:
-    task(setting.model.params, size, 1.0)
+    task((params, None), size, 1.0)
   of_cell = functools.partial(_of_cell, setting)
   exported = [Exports(of_cell, export, directory, home, axes.get("lora_rank", (None,)))] if export else []
   evaluated = [] if evaluate is None else [Evaluations(of_cell, evaluate, evaluate_every, directory)]
@@ -135,6 +139,9 @@ def simulate(
         "candidates for each that was asked for (on_malformed=keep goes on with raw text)"
       )
 
+  first = {name: values[0] for name, values in every.items()}
+  # The same for all runs: no part of the programs in which runs begin, of which each cell has its own.
+  reference = jax.jit(lambda params: task((params, None), **first).init(new_key(0))[0].get("reference"))(params)
   results = sweeps.sweep(
     task,
     workflows,
@@ -142,7 +149,7 @@ def simulate(
     num_generations=num_generations,
     num_seeds=num_seeds,
     seed=seed,
-    shared=sharding.place(setting.model.params, setting.mesh),
+    shared=(params, reference),
     init_axes=["temperature", "learning_rate", *(name for name in decoding.NUMBERS if _always(name, axes))],
     warm_start=warm_start,
     chunk_size=chunk,
@@ -197,7 +204,7 @@ def plan(
   """
   task = _task(setting, writing)
   for size in num_samples:
-    task(setting.model.params, size, 1.0)
+    task((setting.model.params, None), size, 1.0)
   cells = len(workflows) * len(num_samples) * len(temperatures) * math.prod(map(len, axes.values()))
   chunk = setting.at_once(num_seeds, chunk_size)
   num_steps = -(-max(num_samples) // setting.recipe.batch_size)
@@ -208,7 +215,7 @@ def plan(
     {"num_samples": max(num_samples), "temperature": 1.0} | {name: max(values) for name, values in axes.items()},
     num_seeds=chunk,
     num_generations=num_generations,
-    shared=sharding.abstract(setting.model.params, setting.mesh),
+    shared=(sharding.abstract(setting.model.params, setting.mesh), None),
   )
   if 0 < device_bytes < (most := max(used.values())):
     raise Refused(
@@ -259,9 +266,11 @@ def _task(setting: Setting, writing: Writing):
   end = text.special_ids(setting.model.tokenizer)[1]
 
   def task(shared, num_samples, temperature, **values):
+    params, reference = shared
     one = _of_cell(setting, values).task(
-      shared,
+      params,
       num_samples,
+      reference=reference,
       temperature=temperature,
       prompts=given,
       rules=writing.rules._replace(**{name: values[name] for name in writing.rules._fields if name in values}),

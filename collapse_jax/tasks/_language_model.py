@@ -62,6 +62,7 @@ def language_model(
   sample_batch_size: int | None = None,
   measure: str = "few",
   judged: bool = True,
+  reference: measures.Reference | None = None,
   embed: Callable[[Array, Array], Array] | None = None,
   curve_points: int = 4,
   curve_rows: int = 64,
@@ -98,6 +99,7 @@ def language_model(
     measure: "all": also what all definitions of collapse read, and more of the samples' text (`lm.measures`); "few": not.
     judged: of these also what the base sees in samples, as generation 0 (perplexity, modes, MAUVE, Vendi); False for a base of
       random weights.
+    reference: what the base sees in held-out text, as an earlier `init` made it; None: each run's `init` looks.
     embed: (tokens [n, L], counted [n, L] bool) -> [n, d] features of samples, traced; None: the base's hidden states.
     curve_points, curve_rows: how often, and on how many test rows, the learning curve is taken.
     remat: compute activations again in the backward pass: slower, in less memory.
@@ -203,7 +205,7 @@ def language_model(
     numbers = {"learning_rate": rate, "temperature": temperature} | {name: getattr(rules, name) for name in ruled}
     problem: dict[str, Any] = {name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()}
     if judge is not None:  # the same in all generations, and for all runs: computed once, however many are mapped over
-      problem["reference"] = measures.reference(judge, compared[1])
+      problem["reference"] = measures.reference(judge, compared[1]) if reference is None else reference
     return problem, real_rows(key)
 
   def start(key, context: Context):

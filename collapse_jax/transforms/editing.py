@@ -50,8 +50,8 @@ def edit_tokens(
     the task, with metrics `eligible_share` and `changed_share` of the tokens that might be edited. Its rows have another
     part, "edited" [n, L], which says where the mask has been.
   Raises:
-    ValueError: an argument out of range, a task without `next_token`, or, while tracing, a workflow that hands over redrawn
-      single rows or asks for another number of rows than the base has.
+    ValueError: an argument out of range, a task without `next_token`, or, while tracing, a workflow that asks for another
+      number of rows than the base has.
 
   >>> import collapse_jax as cj
   >>> task = cj.transforms.edit_tokens(cj.tasks.ngram(num_samples=10, vocab_size=5), 0.9, top_k=3)
@@ -196,8 +196,6 @@ def _base(context: Context, base: str) -> tuple[Any, Array, Any]:
   last = context.latest
   assert last is not None
   n = storage.num_rows(context.real.rows, 1)
-  if storage.num_rows(last.rows, 1) != n:
-    raise Refused("editing needs whole batches: accumulate_subsample hands over single rows, use another workflow.")
   if not (known(context.num) and context.num == n):
     raise Refused(f"editing emits as many rows as there are real ones, {n}, and cannot emit {context.num}.")
   batch = last if base == "chain" else context.real
