@@ -1,9 +1,10 @@
 """Sampling with slots that are refilled, and prompts read in one pass, beside lock step, token by token, and transformers.
 
-  python -m benchmarks.decoding [--num=256] [--slots=32]
+  python -m benchmarks.decoding [--parts=slots,transformers,prefill] [--num=128] [--slots=16]
 
-A Llama of 6 layers and random weights writes sequences whose lengths are uniform from 20 to 256: the probability of the end
-token is set to what makes them so. The same model writes in transformers to the longest of each batch, as `generate` does.
+A Llama of 4 layers and random weights writes sequences whose lengths are uniform from 20 to 256: the probability of the end
+token is set to what makes them so. The same model writes in transformers to the longest of each batch, as `generate` does. Each
+line is printed as soon as it is measured; seconds are those of the fastest of --times calls.
 """
 
 import argparse
@@ -20,10 +21,10 @@ from collapse_jax.lm import checkpoint, sampling
 
 BEGIN, END, SHORTEST, LONGEST = 1, 2, 20, 256
 SHAPE = {
-  "vocab_size": 8000,
+  "vocab_size": 4000,
   "hidden_size": 256,
   "intermediate_size": 768,
-  "num_hidden_layers": 6,
+  "num_hidden_layers": 4,
   "num_attention_heads": 8,
   "num_key_value_heads": 4,
   "max_position_embeddings": 512,
@@ -49,36 +50,74 @@ def ending(functions):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--num", type=int, default=256, help="Sequences.")
-  parser.add_argument("--slots", type=int, default=32, help="Sequences at once.")
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--parts", default=",".join(PARTS), help="Comma list, in this order.")
+  parser.add_argument("--num", type=int, default=128, help="Sequences.")
+  parser.add_argument("--slots", type=int, default=16, help="Sequences at once.")
+  parser.add_argument("--times", type=int, default=2, help="Calls that are timed of each.")
   options = parser.parse_args()
+  parts = options.parts.split(",")
+  if unknown := sorted(set(parts) - set(PARTS)):
+    parser.error(f"--parts: there is no {unknown[0]}, but {', '.join(PARTS)}.")
   from transformers import LlamaConfig
 
   model = lm.random(LlamaConfig(**SHAPE, bos_token_id=BEGIN, eos_token_id=END), jax.random.key(0))
+  refilled = None
+  for part in parts:
+    refilled = PARTS[part](model, options, refilled)
+
+
+def say(line: str) -> None:
+  print(line, flush=True)
+
+
+def written(model, options):
+  """() -> sequences with slots that are refilled, (keys) -> the same in lock step; all keys, and the lengths of what they give."""
   functions = checkpoint.functions_of(model.config, model.params)
   write = jax.jit(
     lambda params, keys, slots: sampling.generate(keys, ending(functions), params, LONGEST, BEGIN, END, slots=slots),
     static_argnums=2,
   )
   keys = jax.random.split(jax.random.key(1), options.num)
-  parts = [keys[first : first + options.slots] for first in range(0, options.num, options.slots)]
   length = np.asarray(write(model.params, keys, options.slots)[1])
-  print(f"{options.num} sequences of {length.min()} to {length.max()} tokens, {options.slots} at once")
-  step = best(lambda: [write(model.params, part, None) for part in parts])
-  refill = best(lambda: write(model.params, keys, options.slots))
+  say(f"{options.num} sequences of {length.min()} to {length.max()} tokens, {options.slots} at once")
+  return lambda: write(model.params, keys, options.slots), lambda keys: write(model.params, keys, None), keys, length
+
+
+def slots(model, options, _):
+  """Prints times of both; seconds of slots that are refilled, and tokens."""
+  refill, in_step, keys, length = written(model, options)
+  batches = [keys[first : first + options.slots] for first in range(0, options.num, options.slots)]
   total = length.sum() - len(length)
-  print(
-    f"lock step {total / step:,.0f} tokens a second, slots refilled {total / refill:,.0f}: {step / refill:.2f} times"
-  )
+  fast = best(refill, options.times)
+  say(f"slots refilled: {total / fast:,.0f} tokens a second")
+  slow = best(lambda: [in_step(batch) for batch in batches], options.times)
+  say(f"lock step: {total / slow:,.0f} tokens a second; slots refilled {slow / fast:.2f} times as many")
+  return fast, total
 
-  for rows in (1, 8):
-    prefill(functions, model.params, rows)
+
+def beside_transformers(model, options, refilled):
+  if refilled is None:
+    refill, _, _, length = written(model, options)
+    refilled = best(refill, options.times), length.sum() - len(length)
+    say(f"slots refilled: {refilled[1] / refilled[0]:,.0f} tokens a second")
+  fast, total = refilled
   theirs = transformers_seconds(model, options)
-  print(f"transformers {total / theirs:,.0f} tokens a second; slots refilled {theirs / refill:.2f} times as many")
+  say(f"transformers: {total / theirs:,.0f} tokens a second; slots refilled {theirs / fast:.2f} times as many")
+  return refilled
 
 
-def prefill(functions, params, rows) -> None:
+def prefills(model, options, refilled):
+  functions = checkpoint.functions_of(model.config, model.params)
+  for rows in (1, 8):
+    prefill(functions, model.params, rows, options.times)
+  return refilled
+
+
+PARTS = {"slots": slots, "transformers": beside_transformers, "prefill": prefills}
+
+
+def prefill(functions, params, rows, times) -> None:
   """Prints the time of reading prompts token by token and in one pass."""
   prompts = jnp.asarray(np.random.default_rng(0).integers(3, SHAPE["vocab_size"], (rows, LONGEST)), jnp.int32)
   once = jax.jit(lambda params: functions.decoder(params)(prompts, functions.cache(rows, LONGEST))[1].layers)
@@ -98,10 +137,8 @@ def prefill(functions, params, rows) -> None:
 
   for a, b in zip(jax.tree.leaves(once(params)), jax.tree.leaves(one_by_one(params)[0])):
     np.testing.assert_allclose(a, b, atol=1e-4, rtol=0)
-  slow, fast = best(lambda: one_by_one(params)), best(lambda: once(params))
-  print(
-    f"{rows} prompts of {LONGEST} tokens: one by one {slow:.3f} s, in one pass {fast:.3f} s: {slow / fast:.1f} times"
-  )
+  slow, fast = best(lambda: one_by_one(params), times), best(lambda: once(params), times)
+  say(f"{rows} prompts of {LONGEST} tokens: one by one {slow:.3f} s, in one pass {fast:.3f} s: {slow / fast:.1f} times")
 
 
 def transformers_seconds(model, options) -> float:

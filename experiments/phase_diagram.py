@@ -31,7 +31,7 @@ def define():
   for name, value in DEFAULTS.items():
     flag_values.FLAGS.set_default(name, value)
   flags.DEFINE_string(
-    "tolerance", "0.1", "Relative change of test loss that is allowed until the last generation, above 0."
+    "tolerance", "0.02", "Relative change of test loss that is allowed until the last generation, above 0."
   )
 
 

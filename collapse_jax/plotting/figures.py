@@ -89,43 +89,43 @@ def trajectories(
     results[columns].values[:1] if colour == columns else results[columns].values
   )  # one panel has all curves
   figure, axes = panels(len(row_values), len(column_values))
-  drawn: Counter = Counter()
+  counts: Counter = Counter()
   for axis, at in zip(axes.flat, itertools.product(row_values, column_values)):
     panel: dict[str, Any] = {dim: results[dim].values[0] for dim in results.cell_status.dims}
     panel |= {columns: at[1]} | ({rows: at[0]} if rows else {})
     curves = _curves(results, colour, panel)
-    drawn += _panel(axis, results, metric, [panel | {colour: value} for value in curves], curves.values())
+    counts += _panel(axis, results, metric, [panel | {colour: value} for value in curves], curves.values())
     axis.set_title(_heading(results, panel, rows, None if colour == columns else columns), fontsize=9)
   for axis in axes[-1]:
     axis.set_xlabel("generation t")
   for axis in axes[:, 0]:
     axis.set_ylabel(wrapped(results[metric].attrs))
-  _finish(figure, axes, title, results, drawn)
+  _finish(figure, axes, title, results, counts)
   return figure
 
 
-def _finish(figure, axes, title, results, drawn: Counter) -> None:
+def _finish(figure, axes, title, results, counts: Counter) -> None:
   """`finish` of panels that count what they show and leave out."""
   about = "some theory is drawn only: to first order, or with tails too heavy for means over runs"
-  note = about if drawn["laws that are only drawn"] else ""
-  finish(figure, axes, title, results, drawn["non-finite runs"], drawn["missing cells"], drawn["laws"] > 0, note)
+  note = about if counts["laws that are only drawn"] else ""
+  finish(figure, axes, title, results, counts["non-finite runs"], counts["missing cells"], counts["laws"] > 0, note)
 
 
 def _panel(axis, results, metric, cells, styles) -> Counter:
   """Curves of cells with their laws and nulls, each of a (colour, label); counts what it shows and leaves out."""
   about, t = results[metric].attrs, results.generation.values
-  drawn: Counter = Counter()
+  counts: Counter = Counter()
   for cell, (shade, label) in zip(cells, styles):
     one = results.sel(cell)
     if str(one.cell_status.values) != "ok":
-      drawn["missing cells"] += 1
+      counts["missing cells"] += 1
       continue
     values = one[metric].transpose("seed", "generation").values
-    drawn["non-finite runs"] += band(axis, t, values, shade, label, about.get("log_scale"))
+    counts["non-finite runs"] += band(axis, t, values, shade, label, about.get("log_scale"))
     expected = diagnostics.predicted(results, cell, metric)
     if expected is not None and np.isfinite(expected.mean).sum() > 1:
       axis.plot(t, expected.mean, "k--", linewidth=1, zorder=5)
-      drawn.update({"laws": 1, "laws that are only drawn": int(expected.up_to == 0)})
+      counts.update({"laws": 1, "laws that are only drawn": int(expected.up_to == 0)})
     null = diagnostics.null_of(results, cell, metric)
     if null is not None:
       axis.plot(t, null, ":", color="0.4", linewidth=1.2, zorder=4, label=NULL_LABEL)
@@ -135,7 +135,7 @@ def _panel(axis, results, metric, cells, styles) -> Counter:
     axis.set_yscale("log")
   if t[-1] >= LONG:
     axis.set_xscale("log")
-  return drawn
+  return counts
 
 
 def side_by_side(experiments: Mapping[str, Any], metrics: Sequence[str] = (), title: str = ""):
@@ -157,7 +157,7 @@ def side_by_side(experiments: Mapping[str, Any], metrics: Sequence[str] = (), ti
   colours = workflow_colours(list(dict.fromkeys(str(name) for one in every for name in one.workflow.values)))
   columns = min(len(every), 2)
   figure, axes = panels(-(-len(every) // columns), columns, share_x=False)
-  drawn: Counter = Counter()
+  counts: Counter = Counter()
   for axis, name, results, metric in itertools.zip_longest(axes.flat, experiments, every, metrics):
     if results is None:
       axis.set_axis_off()
@@ -169,12 +169,12 @@ def side_by_side(experiments: Mapping[str, Any], metrics: Sequence[str] = (), ti
     first = {dim: results[dim].values[0] for dim in results.cell_status.dims}
     cells = [first | {"workflow": workflow} for workflow in map(str, results.workflow.values)]
     styles = [(colours[cell["workflow"]], cell["workflow"]) for cell in cells]
-    drawn += _panel(axis, results, metric, cells, styles)
+    counts += _panel(axis, results, metric, cells, styles)
     chosen = [f"{d} = {text_of(v)}" for d, v in first.items() if d != "workflow" and results.sizes[d] > 1]
     axis.set_title(", ".join([name, *chosen]), fontsize=9)
     axis.set_ylabel(wrapped(results[metric].attrs))
     axis.set_xlabel("generation t")
-  _finish(figure, axes, title, every, drawn)
+  _finish(figure, axes, title, every, counts)
   return figure
 
 
