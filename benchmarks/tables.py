@@ -4,15 +4,12 @@
 
 Same table, columns as networks see them, networks, batch and steps, both with one thread, in turns in one process, in CPU seconds a
 generator: of a step, which is what 100 steps take longer than 20, and of a generator of 100 steps from a table to as many rows.
-Compilation is apart. `--profile` says instead where our steps spend their time. Needs the package (extra `ctgan`).
+Compilation is apart. Needs the package (extra `ctgan`).
 """
 
 import argparse
-import collections
 import os
-import tempfile
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -119,37 +116,13 @@ def compare(model: str, pairs: int) -> None:
     )
 
 
-def profile(model: str) -> None:
-  """Prints the share of each kind of operation of XLA in steps of ours."""
-  run, _ = ours(model)
-  run(SHORT)
-  with tempfile.TemporaryDirectory() as folder:
-    with jax.profiler.trace(folder):
-      run(LONG)
-    (file,) = Path(folder).rglob("*.xplane.pb")
-    found: collections.Counter = collections.Counter()
-    for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
-      for line in plane.lines:
-        for event in line.events:
-          if "hlo_op" in dict(event.stats):
-            found[event.name.split(".")[0]] += event.duration_ns
-  total = sum(found.values())
-  for name, spent in found.most_common(25):
-    print(f"{spent / total:7.1%} {1e-6 * spent / LONG / MEMBERS:8.3f} ms a step of a generator  {name}")
-
-
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--cells", default=",".join(WHAT), help="Comma list.")
   parser.add_argument("--pairs", type=int, default=3, help="Turns of both.")
-  parser.add_argument("--profile", action="store_true", help="Where time goes, instead.")
   options = parser.parse_args()
   os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
   os.environ.setdefault("OMP_NUM_THREADS", "1")
-  if options.profile:
-    for model in options.cells.split(","):
-      profile(model)
-    return
   print(
     f"| batch {BATCH}, {ROWS} rows | product | ctgan | ratio | compilation of {MEMBERS} |\n| --- | --- | --- | --- | --- |"
   )
