@@ -215,7 +215,9 @@ def configuration(source: str, values: Mapping[str, Any]):
   """The transformers configuration of checked values."""
   from transformers import CONFIG_MAPPING
 
-  logging.getLogger("transformers.modeling_rope_utils").setLevel(logging.ERROR)  # `families` says what is not known, once
+  logging.getLogger("transformers.modeling_rope_utils").setLevel(
+    logging.ERROR
+  )  # `families` says what is not known, once
   try:
     return CONFIG_MAPPING[values["model_type"]].from_dict(
       {name: value for name, value in values.items() if name not in _UNUSED}
