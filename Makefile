@@ -8,8 +8,12 @@ SCALE ?= laptop
 # Tests that touch most of what others have written, in a minute or two.
 BOUNDS := tests/test_survival_directory.py tests/test_binaries.py tests/test_lm_checkpoint.py tests/test_lm_text.py \
   tests/test_diagnostics.py
-NEWEST := $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python) $(shell command -v python3.13) \
-  $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python) $(shell command -v python3.12) $(PYTHON))
+# Where pyenv has a version of Python, or what uv looks for; the newest of those that are there.
+python = $(firstword $(wildcard $(HOME)/.pyenv/versions/$(1)*/bin/python) $(shell command -v python$(1)))
+NEWEST := $(firstword $(call python,3.13) $(call python,3.12) $(PYTHON))
+# What `make matrix` goes through.
+PYTHONS ?= 3.11 3.12 3.13
+SETS ?= lowest-direct highest
 
 # Side by side; tests of one group share a process.
 PYTEST := -m pytest -q -n auto --maxprocesses=4 --dist=loadgroup
@@ -18,7 +22,7 @@ ALL := $(PYTEST) --durations=10 -o faulthandler_exit_on_timeout=true
 # Percent of lines and branches that the fast tests run, rounded down: raised when more is measured, never lowered.
 FLOOR := 91
 
-.PHONY: install run test slow fast bounds lint mutants docs benchmark clean
+.PHONY: install run test slow fast bounds matrix uv lint mutants docs benchmark clean
 
 install: $(VENV)/installed
 
@@ -46,29 +50,41 @@ fast: install
 mutants: install
 	$(BIN)/python -m tests.mutants --jobs=2 $(MUTANTS)
 
+# Tests with the versions that uv resolves to: name of the environment, Python, --resolution, extras, tests, variables.
+define with_versions
+	$(BIN)/uv venv --quiet --clear --python $(2) $(VENV)-$(1)
+	$(BIN)/uv pip install --quiet --python $(VENV)-$(1) --resolution $(3) -r pyproject.toml $(4)
+	PYTHONPATH=$(CURDIR) $(6) $(VENV)-$(1)/bin/python $(5)
+endef
+
 # With the lowest versions that pyproject.toml allows, and with the newest, on the newest Python that is found.
-bounds: install
+bounds: uv
+	$(call with_versions,lowest,$(PYTHON),lowest-direct,--extra test,$(PYTEST) -m 'not slow' $(BOUNDS))
+	$(call with_versions,newest,$(NEWEST),highest,--extra test,$(PYTEST) -m 'not slow' $(BOUNDS))
+
+# The whole suite, references included, on every Python with both sets: hours, for one of them `make matrix/3.12/highest`.
+matrix: $(foreach python,$(PYTHONS),$(SETS:%=matrix/$(python)/%))
+
+matrix/%: uv
+	$(call with_versions,$(*D)-$(*F),$(or $(call python,$(*D)),$(*D)),$(*F),--extra test --extra parity,$(ALL),CI=1)
+
+uv: install
 	$(INSTALL) --quiet uv
-	$(BIN)/uv venv --quiet --clear --python $(PYTHON) $(VENV)-lowest
-	$(BIN)/uv pip install --quiet --python $(VENV)-lowest --resolution lowest-direct -r pyproject.toml --extra test
-	PYTHONPATH=$(CURDIR) $(VENV)-lowest/bin/python $(PYTEST) -m 'not slow' $(BOUNDS)
-	$(BIN)/uv venv --quiet --clear --python $(NEWEST) $(VENV)-newest
-	$(BIN)/uv pip install --quiet --python $(VENV)-newest -r pyproject.toml --extra test
-	PYTHONPATH=$(CURDIR) $(VENV)-newest/bin/python $(PYTEST) -m 'not slow' $(BOUNDS)
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy collapse_jax experiments
 
-# The page of systems, then the site, into build/site: a warning is an error.
+# The pages of systems and of laws, then the site, into build/site: a warning is an error.
 docs: install
 	$(INSTALL) --quiet --editable '.[docs]'
 	$(BIN)/python -m collapse_jax.systems.page > docs/systems.md
+	$(BIN)/python -m collapse_jax.theory.page > docs/laws.md
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/site
 
 benchmark: install
 	$(BIN)/python -m benchmarks.run
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest results .cache build docs/auto_gallery
+	rm -rf $(VENV) $(VENV)-* results .cache build docs/auto_gallery

@@ -83,6 +83,9 @@ def _panel(driver, panel) -> list[str]:
   said = lambda: driver.execute_script("return document.querySelector('#vg-tooltip-element.visible')?.innerText ?? ''")
   if not _until(lambda: "95% interval" in said() and "runs that stayed finite" in said()):
     wrong.append(f"{name}: pointing shows {said()!r}")
+  place = driver.execute_script("return document.getElementById('vg-tooltip-element').getBoundingClientRect().toJSON()")
+  if place["left"] < 0 or place["right"] > driver.execute_script("return innerWidth"):
+    wrong.append(f"{name}: what is pointed at is told from {place['left']:.0f} to {place['right']:.0f} px")
   return wrong
 
 

@@ -286,6 +286,12 @@ def emission(task: TaskSetting, emit: Callable[[Any, Any], Any], num_generations
   if task.rows is not None:
     return Emission(lambda t: emit(n, t))
   counts = tuple(emit(n, t) for t in range(1, num_generations + 1))
+  if task.used is not None:
+    if {*counts} != {n}:
+      raise Refused(
+        "a task whose batches have room for more rows than they use needs a workflow that emits num_samples."
+      )
+    return Emission(lambda t: n, lambda t: task.used, counts)
   most = max(counts) or n
   used = None if min(counts) == max(counts) else lambda t: jnp.asarray(counts, jnp.int32)[t - 1]
   return Emission(lambda t: most, used, counts)
@@ -422,9 +428,11 @@ def draw_rows(key: Array, data: Data, num: int) -> PyTree:
 
 @functools.partial(jax.jit, static_argnames="num")
 def subset(
-  key: Array, stamps: Int32[Array, " capacity"], num: int, t: Number
+  key: Array, stamps: Int32[Array, " capacity"], num: int, t: Number, used: Number = None
 ) -> tuple[Int32[Array, " capacity"], Int32[Array, "{num}"]]:
   """A uniform `num`-subset of the first num * (t + 1) stored rows, t >= 1, in O(num) and without a sort.
+
+  Where only `used` of them are wanted, it is that of a call with this number.
 
   The first `num` distinct values of an i.i.d. uniform stream are an exact uniform subset. `stamps` [capacity] int32
   marks first occurrences and is never cleared, since later generations stamp higher. With num * (t + 1) >= 2 num the
@@ -435,13 +443,19 @@ def subset(
     stamps: [capacity] int32, 0 before the first call; capacity at least num * (t + 1).
     num: a Python int.
     t: generation, a Python or traced int32.
+    used: at most num, traced int32; None: num.
   Returns:
-    the new stamps, and indices [num] int32 in order of their first occurrence.
+    the new stamps, and indices [num] int32 in order of their first occurrence, 0 from `used` on.
   """
   length = 2 * num + 40
-  stream = index(key, length, num * (t + 1))
-  stamp = (t + 1) * length - jnp.arange(length, dtype=stamps.dtype)
-  stamps = stamps.at[stream].max(stamp)
+  size, wanted = (length, num) if used is None else (2 * used + 40, used)
+  stream = index(key, length, wanted * (t + 1))
+  position = jnp.arange(length, dtype=stamps.dtype)
+  stamp = (t + 1) * size - position
+  stamps = stamps.at[stream].max(stamp)  # positions beyond `size` leave less than any later generation does
   first = stamps[stream] == stamp
-  place = jnp.where(first, jnp.cumsum(first) - 1, length)
+  place = jnp.cumsum(first) - 1
+  if used is not None:
+    first = first & (position < size) & (place < used)
+  place = jnp.where(first, place, length)
   return stamps, jnp.zeros(num, jnp.int32).at[place].set(stream, mode="drop")

@@ -438,6 +438,7 @@ class _TaskFields(NamedTuple):
   predict: Predict | None = None
   cites: tuple[str, ...] = ()
   leap: Leap | None = None
+  used: Number = None
 
 
 class TaskSetting(_TaskFields):
@@ -467,6 +468,8 @@ class TaskSetting(_TaskFields):
     cites: where it comes from, for `citation`: numbers of arXiv, or whole BibTeX entries. A transform adds its own.
     leap: many generations at once between two that are recorded, of a task with `absorbed` whose sampling has no metrics, under a
       workflow that is `absorbing`; see `Leap`.
+    used: how many of the `num_samples` rows of a batch count, the first ones, traced, so that one program serves batches of several
+      sizes; None: all. `init` and `fresh` give the others weight 0.
   """
 
   __slots__ = ()
@@ -484,6 +487,7 @@ _KNOWN_OF = {
   "absorbed": {"fit", "sample"},
   "leap": {"init", "fit", "sample", "num_samples", "summary", "absorbed"},
   "next_token": {"sample"},
+  "used": {"num_samples"},
   "predict": {"init", "fit", "sample", "evaluate", "num_samples", "summary", "fresh"},
 }
 _OF_STATISTICS = {"init", "fit", "sample", "num_samples", "summary", "fresh"}  # other ones where there are rows

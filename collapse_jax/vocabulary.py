@@ -29,6 +29,7 @@ __all__ = [
   "LARGEST",
   "LORA_TARGETS",
   "NULL",
+  "QUANTISATIONS",
   "RESAMPLING",
   "STARTS",
   "TABLE_MODELS",
@@ -60,6 +61,7 @@ COUPLINGS = ("independent", "swaps", "exact")  # of rows and noise in flow match
 STARTS = ("weights", "weights+optimiser", "cold")  # of networks, from the model before
 TABLE_MODELS = ("copula", "tvae", "ctgan", "diffusion")
 EXPORTS = ("hf", "peft")  # directories of transformers, or of PEFT
+QUANTISATIONS = ("nf4", "int4", "int8")  # of kernels below adapters
 LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")
 TEXT_FORMATS = ("auto", "text", "pairs", "messages")
 TOKEN_BUDGETS = ("epochs", "steps", "tokens")

@@ -117,16 +117,23 @@ def accumulate_subsample() -> Workflow:
     stored = storage.allocate(real._replace(summary=None, draw=None, latent=None), num_generations, n)
     return stored, jnp.zeros(n * num_generations, jnp.int32), jnp.arange(n, dtype=jnp.int32)
 
+  def used(task: TaskSetting) -> Array | None:
+    return None if task.used is None else jnp.asarray(task.used, jnp.int32)
+
+  def select(task: TaskSetting, problem: Problem, key: Array, store: PyTree, t: Array) -> Data:
+    stored, _, chosen = store
+    return _rows_at(task, problem, stored, chosen, used(task))
+
   def update(
     task: TaskSetting, problem: Problem, key: Array, store: PyTree, batch: Data, t: Array
   ) -> tuple[Data, Array, Array]:
     stored, stamps, _ = store
-    stamps, chosen = storage.subset(key, stamps, task.num_samples, t)
+    stamps, chosen = storage.subset(key, stamps, task.num_samples, t, used(task))
     return storage.put(stored, batch._replace(summary=None), t), stamps, chosen
 
   return Workflow(
     init,
-    lambda task, problem, key, store, t: _rows_at(task, problem, *store),
+    select,
     update,
     weights=_uniform_over_history,
     redrawn=True,
@@ -367,11 +374,15 @@ def _schedule(
   return theory.Schedule(sizes, np.array([slot(t) if t else 0 for t in range(T)], int), *arguments, **keywords)
 
 
-def _rows_at(task: TaskSetting, problem: Problem, stored: Data, stamps: Array, chosen: Array) -> Data:
-  """The chosen rows as n slots of one row, so that each keeps its origin."""
-  n = storage.num_rows(stored.rows, 1)
+def _rows_at(task: TaskSetting, problem: Problem, stored: Data, chosen: Array, used: Array | None) -> Data:
+  """The chosen rows as n slots of one row, so that each keeps its origin; those from `used` on have weight 0."""
+  n = storage.num_rows(stored.rows, 1) if used is None else used
   rows = jax.tree.map(lambda x: x[chosen // n, chosen % n], stored.rows)
   row_weight = None if stored.row_weight is None else stored.row_weight[chosen // n, chosen % n]
+  if used is not None:
+    row_weight = jnp.asarray(
+      jnp.where(jnp.arange(chosen.shape[0]) < used, 1.0 if row_weight is None else row_weight, 0.0)
+    )
   origin = stored.origin[chosen // n]
   if row_weight is None:
     data = Data(jax.tree.map(lambda x: x[:, None], rows), count=jnp.ones(chosen.shape), origin=origin)

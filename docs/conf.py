@@ -4,7 +4,10 @@ import importlib.metadata
 import os
 import re
 import sys
+import tomllib
 from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # What gallery and notebooks run is bound by compilation, of which XLA's optimisations are half.
@@ -15,15 +18,13 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Fusions through LLVM alone, in one module, take half as long as by way of MLIR; later versions know no other.
 if importlib.metadata.version("jax").startswith("0.9."):
   os.environ.setdefault("XLA_FLAGS", "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "docs"))
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "docs"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Of notebooks, which are processes of their own.
-os.environ["PYTHONPATH"] = f"{Path(__file__).parent.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(
-  os.pathsep
-)
-sys.path.insert(0, str(Path(__file__).parent.parent))
+os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
+sys.path.insert(0, str(ROOT))
 
 from sphinx_gallery.scrapers import figure_rst
 
@@ -45,6 +46,15 @@ exclude_patterns = ["_build", "gallery", "auto_gallery/*.ipynb", "auto_gallery/*
 html_theme = "sphinx_book_theme"
 html_title = "collapse_jax"
 html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True}
+# Once [project.urls] says where the repository is, pages lead to it, and notebooks have a button that opens them in Colab.
+if urls := tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"].get("urls"):
+  html_theme_options |= {
+    "repository_url": urls["Repository"],
+    "repository_branch": "main",
+    "path_to_docs": "docs",
+    "use_repository_button": True,
+    "launch_buttons": {"colab_url": "https://colab.research.google.com"},
+  }
 myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True

@@ -3,8 +3,10 @@
   python -m experiments.compare results/gaussian
   python -m experiments.compare results/kde results/linear_regression
   python -m experiments.compare results/reproduce --strict
+  python -m experiments.compare results/vae results/linear_regression --figure=both.png --metrics=test_negative_elbo,test_mse
 
 Takes the output directories of any experiments, also of `reproduce`. --strict ends with status 1 if a value does not agree.
+--figure draws a panel an experiment, a curve a workflow: what different generators have in common in the same loops.
 """
 
 from pathlib import Path
@@ -13,13 +15,15 @@ from absl import flags
 
 from collapse_jax.refused import Refused
 
-from . import common, flag_values
+from . import common, flag_values, output
 from .directory import RESULTS
 
 
 def define():
   """Flags of this binary."""
   flags.DEFINE_boolean("strict", False, "Exit status 1 if any value disagrees.")
+  flags.DEFINE_string("figure", None, "PNG file to draw, with the experiments side by side.")
+  flags.DEFINE_string("metrics", "", "Comma list: of that figure, one for each experiment; default the first of each.")
 
 
 def load(directory: str) -> dict:
@@ -73,6 +77,23 @@ def table(rows) -> str:
   return aligned(lines)
 
 
+def draw(experiments, file: Path, metrics: str) -> None:
+  """The figure of all experiments, of metrics in a comma list."""
+  if file.suffix != ".png":
+    raise Refused.must_be("figure", "a file whose name ends in .png", str(file))
+  output.check_writable("figure", file.parent)
+  from collapse_jax import plotting
+
+  short = {name: Path(name).name for name in experiments}
+  if len(set(short.values())) < len(short):
+    short = {name: name for name in experiments}
+  named = {short[name]: results for name, results in experiments.items()}
+  figure = plotting.side_by_side(named, metrics.split(",") if metrics else ())
+  file.parent.mkdir(parents=True, exist_ok=True)
+  file.write_bytes(plotting.png(figure))
+  print(file)
+
+
 def aligned(lines) -> str:
   """Rows of text, as columns."""
   widths = [max(map(len, column)) for column in zip(*lines)]
@@ -83,6 +104,8 @@ def main(directories):
   if not directories:
     raise Refused(f"name a directory with results: {flag_values.program()} DIR")
   experiments = {name: results for directory in directories for name, results in load(directory).items()}
+  if flag_values.FLAGS.figure:
+    draw(experiments, Path(flag_values.FLAGS.figure), flag_values.FLAGS.metrics)
   from collapse_jax.diagnostics import published
 
   try:

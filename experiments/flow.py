@@ -18,7 +18,7 @@ from . import common, flag_values
 from .samplers import read_samplers, steps_of
 
 SCORES = ("mlp", "empirical")
-DATA = ("eight_gaussians", "moons", "pinwheel", "checkerboard", "swiss_roll")
+DATA = ("eight_gaussians", "moons", "pinwheel", "checkerboard", "swiss_roll", "gaussian")
 
 
 def define():

@@ -36,11 +36,18 @@ def simulate(
 ):
   """The sweep behind this binary; None after a dry run."""
 
-  def task(dim, num_samples, noise_var, temperature):
+  def task(dim, num_samples, noise_var, temperature, max_samples=None):
     from collapse_jax import tasks
 
     return tasks.gaussian(
-      dim, num_samples, noise_var, temperature=temperature, draws=draws, unbiased=unbiased, wasserstein2=wasserstein2
+      dim,
+      num_samples,
+      noise_var,
+      temperature=temperature,
+      draws=draws,
+      max_samples=max_samples,
+      unbiased=unbiased,
+      wasserstein2=wasserstein2,
     )
 
   axes = {

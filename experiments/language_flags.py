@@ -1,17 +1,19 @@
 """Flags that say which language model is trained how on what, and what they stand for. Parsing and validation import no JAX."""
 
 import functools
+import importlib.util
 from typing import Any
 
 from absl import flags
 
 from collapse_jax.refused import Refused
-from collapse_jax.vocabulary import LORA_TARGETS, TEXT_FORMATS, TOKEN_BUDGETS
+from collapse_jax.vocabulary import LORA_TARGETS, QUANTISATIONS, TEXT_FORMATS, TOKEN_BUDGETS
 
 from . import common, flag_values
 
 TINY: dict[str, Any] = {"max_seq_len": 64, "batch_size": 16, "learning_rate": 1e-3, "num_samples": 256}
 OTHER: dict[str, Any] = {"max_seq_len": 512, "batch_size": 128, "learning_rate": 8e-6, "num_samples": 12531}
+MODES = ("finetune", "pretrain")
 
 
 def define(num_samples: bool = True) -> None:
@@ -60,6 +62,11 @@ def define(num_samples: bool = True) -> None:
   flags.DEFINE_string("lora_rank", "0", "Comma list: rank of low-rank adapters; 0: full fine-tuning.")
   flags.DEFINE_string("lora_start", "", "Directory of adapters, as PEFT writes them, to go on from; they say the rank.")
   flags.DEFINE_string("lora_targets", ",".join(LORA_TARGETS), "Comma list of kernels with adapters.")
+  flags.DEFINE_string(
+    "quantize",
+    "none",
+    f"{', '.join(QUANTISATIONS)}: what the base's kernels are kept in below adapters (QLoRA), with the extra qlora; or none.",
+  )
   flags.DEFINE_string("dtype", "float32", "float32 or bfloat16, of matrix products; training keeps float32 weights.")
   flags.DEFINE_boolean("remat", False, "Compute activations again in the backward pass, to save memory.")
   flags.DEFINE_string("sample_batch_size", "0", "Sequences sampled at once; 0: a quarter of num_samples.")
@@ -68,21 +75,34 @@ def define(num_samples: bool = True) -> None:
 
 @functools.cache
 def load_model(
-  name: str, dtype: str, dataset: str, max_documents: int = 0, on_host: bool = False, abstract: bool = False
+  name: str,
+  dtype: str,
+  dataset: str,
+  max_documents: int = 0,
+  quantize: str = "none",
+  on_host: bool = False,
+  abstract: bool = False,
 ):
   """The base model (abstract: for a preset shapes only); a usage error where it, or the data set, cannot be had.
 
   Args:
+    quantize: what the kernels are kept in, of which no device then holds more at once.
     on_host: see `lm.load`.
   """
   documents = load_documents(dataset, max_documents)
+  import jax
+
   from collapse_jax import lm
   from collapse_jax.lm import presets, text, tiny
 
   with flag_values.given_as("model", name):
     if name in presets.NAMES:
-      return presets.build(name, documents.train, dtype, abstract)
-    model = tiny.load(dtype) if name == "tiny" else lm.load(name, dtype, on_host)
+      model = presets.build(name, documents.train, dtype, abstract)
+      return model if quantize == "none" else lm.quantise(model, quantize)
+    model = tiny.load(dtype) if name == "tiny" else lm.load(name, dtype, on_host or quantize != "none")
+    if quantize != "none":
+      model = lm.quantise(model, quantize)
+      model = model if on_host else model._replace(params=jax.tree.map(jax.numpy.asarray, model.params))
     if model.tokenizer is None:
       raise Refused("there is no tokenizer with it")
     text.special_ids(model.tokenizer)
@@ -123,6 +143,7 @@ def setting(
   lora_rank=0,
   lora_targets=(),
   lora_start="",
+  quantize="none",
   dtype="float32",
   remat=False,
   sample_batch_size=0,
@@ -136,7 +157,7 @@ def setting(
     mesh: devices that the model is split over: no single one is to hold it.
   """
   common.prepare_jax()
-  base = load_model(model, dtype, dataset, max_documents, mesh is not None, abstract=flag_values.dry_run())
+  base = load_model(model, dtype, dataset, max_documents, quantize, mesh is not None, flag_values.dry_run())
   from collapse_jax import lm
   from collapse_jax.data import files
   from collapse_jax.lm.training import Recipe
@@ -192,6 +213,12 @@ def read():
   ranks = flag_values.integers("lora_rank", 0)
   if flag.lora_start and ranks != [0]:
     raise Refused("--lora_start says the rank of its adapters: leave --lora_rank out.")
+  quantize, mode = flag_values.choice("quantize", ("none", *QUANTISATIONS)), flag_values.choice("mode", MODES)
+  if quantize != "none":
+    if mode == "pretrain" or not (flag.lora_start or min(ranks)):
+      raise Refused("--quantize needs --lora_rank, above 0 in every cell, and --mode=finetune.")
+    if importlib.util.find_spec("qwix") is None:
+      raise Refused("--quantize needs qwix: pip install 'collapse-jax[qlora]'.")
   several = {"learning_rate": rates, "budget_amount": amounts, "lora_rank": ranks}
   values: dict[str, Any] = {
     "learning_rate": rates[0],
@@ -215,7 +242,8 @@ def read():
     "recipe": values,
     "model": flag.model,
     "dataset": flag.dataset,
-    "mode": flag_values.choice("mode", ("finetune", "pretrain")),
+    "mode": mode,
+    "quantize": quantize,
     "format": flag_values.choice("format", TEXT_FORMATS),
     "block_size": block_size,
     "prefix_tokens": prefix,

@@ -266,14 +266,14 @@ def draw(path: Path, folders: Sequence[str]) -> None:
   for name in missing:
     if not directory.is_drawn(name):
       warn(f"{path / name} is missing or damaged; only --overwrite makes it again.")
+  if all(map(directory.is_drawn, missing)):
+    harmless("the table of verdicts", tell, path, folders)  # before figures, which take longer
   drawn = not any(map(directory.is_drawn, missing)) or harmless(
     f"the numbers are in {path}, --resume tries again: drawing",
     lambda: directory.write_drawn(path, drawings(path, folders)),
   )
   if log_dir := flag("log_dir", None):
     harmless(f"--log_dir={log_dir}", watching.figures, Path(log_dir), path)
-  if drawn:
-    harmless("the table of verdicts", tell, path, folders)
   print(path / (REPORT if drawn else RESULTS), flush=True)
 
 
@@ -288,7 +288,8 @@ def tell(path: Path, folders: Sequence[str]) -> None:
     name, results = _experiment(path, folder)
     for one in report.answers(results) if "generation" in results.sizes else []:
       cells = f"{one.counts[one.label]} of {sum(one.counts.values())}"
-      told = one.label, cells, name, one.workflow, f"{one.about}: {one.number}"
+      possible = f" ({one.possible})" if one.possible else ""
+      told = one.label, cells, name, one.workflow, f"{one.about}: {one.number}{possible}"
       rows.append(tuple(map(_line, told)))
   lines = compare.aligned(rows).splitlines()
   if sys.stderr.isatty() and "NO_COLOR" not in os.environ:

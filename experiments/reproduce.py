@@ -431,14 +431,14 @@ def deep(scale: str) -> dict:
         "dataset": "mixed",
         "models": ["copula"] if smoke else ["copula", "tvae", "ctgan"],
         "num_samples": [20 if smoke else 100],
-        "steps": 500,
+        "steps": 300,
       }
-      | size(8, 4),
+      | size(6, 4),
     ),
     "ensembles": (
       ensembles.simulate,
       {
-        "datasets": ["moons", "circles", "breast_cancer", "mixed"],
+        "datasets": ["mixed"],
         "generators": ["copula", "tvae", "ctgan"],
         "num_members": [1, 8],
         "num_samples": [200],

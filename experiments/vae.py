@@ -2,6 +2,7 @@
 
   python -m experiments.vae
   python -m experiments.vae --networks=linear,mlp --data=mnist5k --latent_dim=16
+  python -m experiments.vae --data=FOLDER_OF_IMAGES --num_samples=500
 
 Expected: of linear ones the variance is on the dashed line, a direction dying each time that the noise has taken what it had; under
 `replace` rare attributes (dots: their true rates) go first, under `accumulate` later or not.
@@ -11,7 +12,7 @@ from absl import flags
 
 from . import common, flag_values
 
-DATA = ("glyphs", "digits", "mnist5k")
+DATA = ("glyphs", "digits", "photos", "mnist5k")
 NETWORKS = ("linear", "mlp", "patches")
 EMITTED = ("mean", "noise")
 
@@ -22,7 +23,12 @@ def define():
     num_samples="1000", num_generations=10, num_seeds=10, workflows="replace,accumulate", temperatures=False
   )
   flag_values.define_compare()
-  flags.DEFINE_string("data", "glyphs", f"One of {', '.join(DATA)}; mnist5k needs the extra data.")
+  flags.DEFINE_string(
+    "data",
+    "glyphs",
+    f"One of {', '.join(DATA)} (which needs the extra data), or the path of a folder of images of one size, whose folders are "
+    "attributes, of an .npz or a .csv file.",
+  )
   flags.DEFINE_string("networks", "mlp", f"Comma list among {', '.join(NETWORKS)}; linear ones are fitted exactly.")
   flags.DEFINE_string("emit", "mean", f"Of the decoder, one of {', '.join(EMITTED)}.")
   flags.DEFINE_string("latent_dim", "8", "Latent coordinates.")
@@ -71,7 +77,7 @@ def simulate(
 
   axes = {"network": list(networks), "num_samples": list(num_samples)}
   results = common.simulate(task, workflows, axes, primary_metric="covariance_trace_ratio", **options)
-  about = {"data": data, "height": source.shape[0], "width": source.shape[1]}
+  about = {"data": source.name} | (dict(zip(("height", "width"), source.shape)) if len(source.shape) == 2 else {})
   about |= {"attributes": ",".join(source.names), "rates": source.rates.tolist()}
   return common.related(results, "vae", compare, **about)
 
@@ -79,7 +85,6 @@ def simulate(
 def read():
   """Options of `simulate`, from validated flags."""
   options = {
-    "data": flag_values.choice("data", DATA),
     "networks": flag_values.choices("networks", NETWORKS),
     "num_samples": flag_values.integers("num_samples", 2),
     "emit": flag_values.choice("emit", EMITTED),
@@ -89,7 +94,12 @@ def read():
     "width": flag_values.integer("width"),
     "num_test": flag_values.integer("num_test", 2),
   }
-  return options | flag_values.related_options() | {"workflows": flag_values.check_workflows(law=False)}
+  options |= flag_values.related_options() | {"workflows": flag_values.check_workflows(law=False)}
+  from collapse_jax.data import images
+
+  with flag_values.given_as("data"):  # a folder may be large: last
+    options["data"] = images.get(flag_values.FLAGS.data)
+  return options
 
 
 def main():

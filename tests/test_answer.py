@@ -171,6 +171,20 @@ def test_no_more_than_the_verdicts(counts, words):
   assert any("undecided" in text for text in found) == ("undecided" in counts)
 
 
+def test_what_can_only_be_collapse():
+  """Whether it grows or diverges is undecided; that it does not hold is not."""
+  one = answer.Answer(
+    "mine", "undecided", {"undecided": 1}, "loss", "LOST", "7", "", "", "growing or diverging", LEVEL, [], []
+  )
+  assert answer.sentence({"here": one}) == ("growing", "does not hold", "LOST; loss: 7 (growing or diverging).")
+  other = one._replace(workflow="other", label="bounded", counts={"bounded": 1}, possible="")
+  assert "Where mine did not hold in every cell (here), other held." in answer.meaning({"here": [one, other]}, {})
+  unsure = one._replace(possible="bounded or growing")
+  assert answer.sentence({"here": unsure})[:2] == ("undecided", "is undecided")
+  left = {one["verdict"].possible for one in diagnostics.verdicts(made([T**0.7], spread=1.0, workflow=["mine"]))}
+  assert left == {("growing", "diverging")}
+
+
 def test_who_levels_off_far_away_has_not_held():
   """A bounded metric that is 14 times as bad as at first; in the cell that is worst."""
   rise = np.minimum(T, 14) + LEVEL
@@ -263,11 +277,13 @@ def test_table_at_the_end_of_a_run(both, tmp_path, capsys, monkeypatch, is_termi
   head, *lines = said.err.splitlines()
   assert said.out == "" and head.split() == ["verdict", "cells", "experiment", "workflow", "what", "decided"]
   known = [(name, one) for name, results in both.items() for one in report.answers(results)]
+  assert any(one.possible for _, one in known) and not all(one.possible for _, one in known)
   for line, (name, one) in zip(lines, known, strict=True):
     coloured = f"\033[{output.COLOURS[one.label]}m{one.label}\033[0m"
     assert line.startswith(coloured if is_terminal and not plain else one.label)
     cells = f"{one.counts[one.label]} of {sum(one.counts.values())}"
-    assert f"  {cells} " in line and line.endswith(f"{one.about}: {one.number}")
+    possible = f" ({one.possible})" if one.possible else ""
+    assert f"  {cells} " in line and line.endswith(f"{one.about}: {one.number}{possible}")
     assert f" {name} " in line and f" {one.workflow} " in line
 
 

@@ -5,6 +5,7 @@ import functools
 import importlib
 import io
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -79,6 +80,15 @@ assert not {"jax", "scipy", "xarray"} & set(sys.modules)
 """
   done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
   assert done.returncode == 0 and "language_model" in done.stdout, done.stderr
+
+
+def test_a_list_that_nobody_reads_to_its_end():
+  reading, writing = os.pipe()
+  os.close(reading)  # as `head` does
+  command = [sys.executable, "-m", "collapse_jax", "--help"]
+  done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+  os.close(writing)
+  assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_what_is_listed_can_be_run():

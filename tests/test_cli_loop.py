@@ -122,13 +122,15 @@ def test_lineage(call, capsys, place):
   missing = sorted(set(range(10)) - set(used))
   assert len(used) == 5
   status, out, said = called(capsys, "lineage", "out", f"--row={used[0]}")
-  assert (status, said) == (0, "") and f"row {used[0]} descends from no steps and 1 real row ({used[0]})." in out
+  assert (status, said) == (0, "") and out.startswith(f"row {used[0]} is real.\n")
+  assert "each seed begins with some of them" not in out
   assert f"3 models and the rows of 3 samples descend from row {used[0]}." in out
   assert [line.split() for line in out.splitlines()[2:]] == [
     ["run", "generations"],
     ["workflow=accumulate,seed=0", "1", "2"],
     ["workflow=replace,seed=0", "1", "2"],
   ]
+  assert "each seed begins with some of them" in called(capsys, "lineage", "out", f"--row={missing[0]}")[1]
   again = called(capsys, "lineage", "out", f"--withdraw={used[0]},{missing[0]}", "--dry_run")[1]
   assert again.count("workflow=replace,seed=0") == again.count("workflow=accumulate,seed=0") == 2
   assert all(Path(word).is_dir() for word in again.split() if word.startswith("out/loop/steps/")) and "/fit-" in again

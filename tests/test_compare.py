@@ -10,6 +10,7 @@ import xarray
 from helpers import outcome
 
 from collapse_jax.diagnostics import published
+from collapse_jax.refused import Refused
 from experiments import compare
 
 
@@ -109,15 +110,26 @@ def call(*arguments):
   )
 
 
-def test_command(tmp_path):
-  folder = tmp_path / "some" / "inner"
-  folder.mkdir(parents=True)
+def written(path):
+  folder = path / "some"
+  folder.mkdir()
   regression(1.2).to_netcdf(folder / "results.nc", engine="h5netcdf")
+  return path
+
+
+def test_command(tmp_path):
+  folder = written(tmp_path) / "some"
   (folder / ".writing-abc").mkdir()  # what a killed process left half done
   (folder / ".writing-abc" / "results.nc").write_bytes((folder / "results.nc").read_bytes()[:1000])
   done = call(tmp_path)
   assert done.returncode == 0 and "0 of 1 agree" in done.stdout and " NO" in done.stdout
-  assert call(tmp_path, "--strict").returncode == 1
+  figure = tmp_path / "drawn" / "one.png"
+  done = call(tmp_path, "--strict", f"--figure={figure}", "--metrics=test_mse")
+  assert done.returncode == 1 and str(figure) in done.stdout and figure.read_bytes().startswith(b"\x89PNG")
+  experiments = compare.load(str(tmp_path))
+  for name, metrics, said in (("x.jpg", "", "ends in .png"), ("x.png", "loss", "of some one of test_mse, got 'loss'")):
+    with pytest.raises(Refused, match=said):
+      compare.draw(experiments, tmp_path / name, metrics)
   done = call()
   assert done.returncode == 2 and "name a directory" in done.stderr and len(done.stderr.strip().splitlines()) == 1
 

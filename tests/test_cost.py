@@ -139,6 +139,20 @@ def test_plan_counts(workers):
   assert one.compile_seconds == pytest.approx(4 * cost.COMPILE_SECONDS)
 
 
+def test_sizes_share_a_program_where_its_room_costs_less_than_compiling(workers):
+  def programs(num_seeds):
+    task = lambda num_samples, temperature, max_samples=None: tasks.gaussian(
+      2, num_samples, temperature=temperature, max_samples=max_samples
+    )
+    axes = {"num_samples": [10, 60, 1000, 1200], "temperature": [1.0]}
+    return plan(task, ["accumulate_subsample"], axes, num_generations=6, num_seeds=num_seeds).programs
+
+  assert [programs(10), programs(10**4), programs(10**6)] == [1, 2, 4]
+  plain = lambda dim, num_samples: tasks.gaussian(dim, num_samples)
+  axes = {"dim": [2], "num_samples": [10, 30]}
+  assert plan(plain, ["accumulate_subsample"], axes, num_generations=6, num_seeds=10).programs == 2
+
+
 def test_plan_of_time(workers, monkeypatch):
   """Compiling is a time a program, running is proportional to seeds, cells and nearly to generations; both are shared by workers
   and longer on a slower machine."""

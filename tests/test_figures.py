@@ -9,6 +9,7 @@ from matplotlib.colors import to_hex
 
 from collapse_jax import decisions, plotting
 from collapse_jax.plotting.figures import WORKFLOW_COLOURS, workflow_colours
+from collapse_jax.refused import Refused
 
 T = np.arange(1, 7)
 CURVES = np.stack([3.0 + 0.1 * T, 2.0 - 0.2 * T, 5.0 + 0 * T])  # of three workflows, all apart
@@ -61,6 +62,42 @@ def test_workflows_in_one_panel_keep_their_colours():
   for i, workflow in enumerate(known.workflow.values):
     assert_curve(axis, i, T, known.loss.sel(workflow=workflow).values)
     assert axis.lines[i].get_color() == colours[workflow] and axis.lines[i].get_label() == workflow
+
+
+def test_side_by_side():
+  """Three experiments with other workflows, metrics, sizes and runs, a panel each, in the colours that they share."""
+  wide = CURVES[:2, None] + np.array([[0], [9]])
+  known = {
+    "text": simple(),
+    "faces": results({"loss": runs(CURVES[:1], seeds=3)}, workflow=["accumulate"]),
+    "tables": results(
+      {"loss": runs(wide, seed=1), "error": runs(7 * wide, seed=2), "error_expected": wide},
+      workflow=["accumulate", "mine"],
+      width=[8, 16],
+    ),
+  }
+  figure = plotting.side_by_side(known, ["loss", "loss", "error"])
+  drawn, spare = figure.axes[:3], figure.axes[3]
+  assert [axis.get_title() for axis in drawn] == ["text", "faces", "tables, width = 8"] and not spare.lines
+  assert legend(figure) == ["replace", "accumulate", "accumulate_subsample", "mine", "theory"]
+  shades = workflow_colours(legend(figure)[:-1])
+  for axis, one, metric in zip(drawn, known.values(), ("loss", "loss", "error")):
+    solid = [line for line in axis.lines if line.get_linestyle() == "-"]
+    for i, workflow in enumerate(one.workflow.values):
+      some = one[metric].sel(workflow=workflow)
+      assert_curve(axis, i, T, (some.isel(width=0) if "width" in some.dims else some).values)
+      assert solid[i].get_color() == shades[workflow]
+  np.testing.assert_allclose([y for _, y in theory(drawn[2])], CURVES[:2])
+  assert "over 3 to 5 seeds" in caption(figure)
+  assert lines(plotting.side_by_side(known).axes[2], "-")[0][1] == pytest.approx(
+    known["tables"].loss.values[0, 0].mean(axis=0)
+  )
+  for metrics, said in (
+    (["loss"], "one for each of 3 experiments"),
+    (["loss", "loss", "lose"], "of tables one of loss, error"),
+  ):
+    with pytest.raises(Refused, match=said):
+      plotting.side_by_side(known, metrics)
 
 
 def test_runs_that_are_lost_are_left_out_and_counted():

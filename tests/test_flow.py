@@ -13,7 +13,7 @@ from scipy.special import digamma
 
 import collapse_jax as cj
 from collapse_jax import tasks, testing, theory
-from collapse_jax.data import shapes
+from collapse_jax.data import images, shapes
 from collapse_jax.refused import Refused
 from collapse_jax.tasks import _fields as fields
 from collapse_jax.tasks._flow import Rows, _empirical
@@ -135,6 +135,23 @@ def test_networks(name):
     assert np.abs(out - other)[0].max() > 1e-3
   gradient = jax.jit(jax.grad(lambda params: jnp.sum(network.apply(params, x, level, condition) ** 2)))(params)
   assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
+
+
+def test_images():
+  """A loop of images with their pixels as they are, also where one never changes; what is held out is not trained on."""
+  rows = np.random.default_rng(0).uniform(size=(40, 4, 4)).round(3)
+  rows[:, 0, 0] = 0.25
+  options = {"solver": "flow_euler", "num_steps": 2, "amount": 2, "batch_size": 4, "num_test": 8, "width": 8}
+  task = tasks.flow(images.get(rows), 32, score="patches", **options)
+  problem, real = task.init(jax.random.key(0))
+  both = np.concatenate([real.rows[0], problem.test])
+  np.testing.assert_allclose(
+    both[np.lexsort(both.T)], rows.reshape(40, 16)[np.lexsort(rows.reshape(40, 16).T)], rtol=1e-6
+  )
+  found = simulated(task, cj.workflows.replace(), 2, 1)
+  assert found["finite"].all() and (found["covariance_trace_ratio"] > 0).all() and found["train_loss"].shape == (1, 2)
+  with pytest.raises(Refused, match=r"at most 32 for array \(40 rows, 8 held out"):
+    tasks.flow(images.get(rows), 33, score="patches", **options)
 
 
 def test_training_goes_on():

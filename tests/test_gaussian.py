@@ -85,6 +85,38 @@ def test_any_truth_gives_the_whitened_numbers_of_the_standard_one(name):
   np.testing.assert_allclose(scaled["covariance_trace_ratio"], plain["covariance_trace_ratio"], rtol=1e-3)
 
 
+def test_sizes_in_room_for_the_largest_give_the_numbers_of_each():
+  """Below, at and above dim + 1 rows; with one row more or less in use they are others."""
+  axes = {"dim": [3], "num_samples": [3, 4, 12]}
+  run = lambda task, name: cj.sweep(task, [name], axes, num_generations=6, num_seeds=4)
+  kept = ["covariance_log_det_ratio", "squared_error_of_mean", "train_size", "real_share"]
+  of_rows = lambda dim, num_samples, max_samples=None: tasks.gaussian(
+    dim, num_samples, draws="rows", max_samples=max_samples
+  )
+  for name in ("accumulate_subsample", "accumulate"):
+    together = run(of_rows, name)
+    apart = run(lambda dim, num_samples: of_rows(dim, num_samples), name)
+    assert (together.num_compilations, apart.num_compilations) == (1, 3)
+    for metric in kept:
+      np.testing.assert_allclose(together[metric], apart[metric], rtol=2e-4, atol=2e-5)
+    more = (
+      together["covariance_log_det_ratio"].values[..., 1:, :, :]
+      - apart["covariance_log_det_ratio"].values[..., :2, :, :]
+    )
+    assert np.abs(more).min(axis=(-1, -2)).max() > 1e-3
+
+
+def test_room_is_for_rows_that_are_all_emitted():
+  task = tasks.gaussian(2, 5, draws="rows", max_samples=8)
+  assert (task.num_samples, task.used) == (8, 5) and task._replace(num_samples=6).used is None
+  assert tasks.gaussian(2, 5, max_samples=8).num_samples == 5  # the exact law needs none
+  with pytest.raises(ValueError, match="a workflow that emits num_samples"):
+    cj.run(jax.random.key(0), task, workflows.accumulate(3), 2)
+  for wrong in (4, 8.5):
+    with pytest.raises(ValueError, match="max_samples"):
+      tasks.gaussian(2, 5, draws="rows", max_samples=wrong)
+
+
 def test_fit_is_the_biased_maximum_likelihood_fit():
   """Mean, covariance, pseudo-determinant and Wasserstein-2 of a fit to rows, against NumPy in float64."""
   rng = np.random.default_rng(0)

@@ -212,7 +212,7 @@ def undeclared(modules, always, late=frozenset()):
 def test_what_is_imported_is_declared():
   """Of the package; extras in functions only, which say what is missing where they are. Tests and benchmarks have extras of their own."""
   always = declared()
-  extras = declared("data", "hub", "watch", "ctgan", "huggingface", "molecules", "sdv", "eval")
+  extras = declared("data", "hub", "watch", "ctgan", "huggingface", "molecules", "qlora", "sdv", "eval")
   assert not list(undeclared(MODULES, always, extras))
   assert not list(undeclared(sources("tests"), always | declared("test", "data", "hub", "watch"), declared("parity")))
   assert not list(undeclared(sources("benchmarks"), always, declared("parity", "peers", "browser")))

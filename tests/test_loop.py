@@ -147,6 +147,15 @@ def test_a_subset_is_exact():
   assert abs(both - 1 / 9) > 5 * np.sqrt(expected / len(chosen))  # with replacement, or independent: caught
 
 
+def test_a_subset_of_what_is_used_is_that_of_fewer_rows():
+  stamps, roomy = jnp.zeros(4 * 5, jnp.int32), jnp.zeros(10 * 5, jnp.int32)
+  for t in range(1, 5):
+    key = jax.random.key(t)
+    stamps, chosen = store.subset(key, stamps, 4, t)
+    roomy, of_room = store.subset(key, roomy, 10, t, jnp.int32(4))
+    np.testing.assert_array_equal(of_room, [*chosen, *[0] * 6])
+
+
 def test_warm_start_hands_over_the_previous_model():
   task = poisson_mean(num_samples=N)
   step = lambda key, problem, context: (0.0 if context.previous is None else context.previous) + 1.0

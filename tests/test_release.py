@@ -70,12 +70,21 @@ def build(what, place):
 def test_checks_run_what_is_there():
   ran = "\n".join(step.get("run", "") for workflow in WORKFLOWS.values() for step in steps(workflow))
   assert "bash .ci/run" in ran and (ROOT / ".ci" / "run").exists()
-  for extra in re.findall(r"'\.\[(\w+)\]'", ran):
-    assert extra in PROJECT["optional-dependencies"]
+  extras = {extra for some in re.findall(r"\.\[([\w,]+)\]", ran) for extra in some.split(",")}
+  assert extras and extras <= set(PROJECT["optional-dependencies"])
   for command in re.findall(r"\bcollapse (\w+)", ran):
     assert command in cli.COMMANDS
   lowest = PROJECT["requires-python"].removeprefix(">=")
-  assert WORKFLOWS["tests"]["jobs"]["versions"]["strategy"]["matrix"]["python"][0] == lowest
+  of_make = dict(re.findall(r"^(PYTHONS|SETS) \?= (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+  versions = WORKFLOWS["tests"]["jobs"]["versions"]["strategy"]["matrix"]
+  assert of_make == {"PYTHONS": " ".join(versions["python"]), "SETS": " ".join(versions["set"])}
+  assert versions["python"][0] == lowest
+  dry = subprocess.run(
+    ["make", "-n", "matrix/3.12/highest"], cwd=ROOT, capture_output=True, text=True, check=True
+  ).stdout
+  *_, installs, tests = dry.splitlines()
+  assert "--resolution highest" in installs and "--extra test --extra parity" in installs
+  assert "CI=1 " in tests and tests.count(" -m ") == 1 and "tests/" not in tests  # -m of pytest itself: all of them
 
 
 def test_nothing_but_publishing_may_write():

@@ -12,6 +12,7 @@ from scipy import stats
 
 from collapse_jax import diagnostics, report
 from collapse_jax.diagnostics import definitions
+from collapse_jax.plotting import figures
 
 T = np.arange(1, 41)
 LABELS = ("diverging", "growing", "bounded", "undecided")
@@ -109,6 +110,15 @@ def cell_of(row) -> str:
 def number(text: str, digits: int):
   """A number of a page, good to so many digits."""
   return pytest.approx(float(text), rel=0.6 * 10 ** (1 - digits), abs=1e-300)
+
+
+def test_a_summary_draws_one_figure(known, monkeypatch):
+  drawn, plain = [], figures.trajectories
+  monkeypatch.setattr(
+    figures, "trajectories", lambda some, name, **layout: drawn.append(name) or plain(some, name, **layout)
+  )
+  assert report.summary(known).title == "loss" and drawn == ["loss"]
+  assert set(figures.figures_for(known)) == {"loss", "spread"} and drawn == ["loss", "loss", "spread"]
 
 
 def test_the_results_show_every_verdict(known):

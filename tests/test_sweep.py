@@ -20,6 +20,7 @@ import collapse_jax as cj
 from collapse_jax import diagnostics, plotting, report, store, tasks, theory, workflows
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps import devices, expected, grid, plan, programs
+from collapse_jax.sweeps.dataset import Results
 from collapse_jax.types import MetricInfo
 from collapse_jax.vocabulary import BESIDE
 
@@ -258,6 +259,19 @@ def test_what_a_task_returns_is_checked(change, part):
     cj.run(jax.random.key(0), task, workflows.accumulate(), 2)
   with pytest.raises(Refused, match=part):
     cj.sweep(task, ["accumulate"], {}, num_generations=2, num_seeds=2)
+
+
+@pytest.mark.parametrize("order", [(2, 5), (5, 2)])
+def test_cells_whose_metrics_differ_in_size(order):
+  """What a cell has less of than another is NaN, whichever comes first."""
+  results = Results((1, 2, 3, 4))
+  for i, num in enumerate(order):
+    shares = np.full((3, 4, num), 1 / num, np.float32)
+    results.write((0, i), 0, {"finite": np.ones((3, 4), bool), "shares": shares})
+  for i, num in enumerate(order):
+    found = results.values["shares"][0, i]
+    assert (found[..., :num] == np.float32(1 / num)).all() and np.isnan(found[..., num:]).all()
+  assert results.done.all() and results.values["shares"].shape == (1, 2, 3, 4, 5)
 
 
 def test_arrays_without_dims_are_numbers():

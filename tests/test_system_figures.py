@@ -322,17 +322,23 @@ def test_selection_of_unrealistic_samples():
 
 def test_ensembles():
   """Curves of the first and the last generation by members, their pooled twin, and what real rows give."""
-  axes = {"workflow": ["replace"], "dataset": ["moons", "wine"], "generator": ["kde"], "num_members": [1, 2, 5]}
-  names = ["downstream_auc", "pooled_auc", "oracle_auc", "downstream_coverage"]
+  axes = {
+    "workflow": ["replace"],
+    "dataset": ["moons", "wine"],
+    "generator": ["kde", "tvae", "ctgan"],
+    "num_members": [1, 2, 5],
+  }
+  names = ["downstream_auc", "pooled_auc", "oracle_auc", "downstream_coverage", "minority_share"]
   known, drawn = figures("ensembles", {name: grid(axes, i) for i, name in enumerate(names)}, axes)
-  auc, coverage = panels(drawn["ensembles"], 2)
+  rarest, auc, coverage = panels(drawn["ensembles"], 2)
   for j, dataset in enumerate(axes["dataset"]):
     assert auc[j].get_title() == dataset
-    for i, t in enumerate((0, -1)):
-      last = lambda name, members, dataset=dataset, t=t: np.stack(
-        [at(known, name, dataset=dataset, num_members=m)[:, t] for m in members], axis=1
+    assert len({one.get_color() for one in auc[j].lines if ", generation" in str(one.get_label())}) == 6
+    for i, (generator, t) in enumerate(itertools.product(axes["generator"], (0, -1))):
+      last = lambda name, members, dataset=dataset, generator=generator, t=t: np.stack(
+        [at(known, name, dataset=dataset, generator=generator, num_members=m)[:, t] for m in members], axis=1
       )
-      label = f"kde, generation {T[t]}"
+      label = f"{generator}, generation {T[t]}"
       [line] = [one for one in auc[j].lines if one.get_label() == label]
       np.testing.assert_allclose(line.get_ydata(), last("downstream_auc", [1, 2, 5]).mean(axis=0))
       np.testing.assert_allclose(bands(auc[j])[i][1:], interval(last("downstream_auc", [1, 2, 5]))[1:])
@@ -344,6 +350,9 @@ def test_ensembles():
     [real] = [one for one in auc[j].lines if one.get_label() == "trained on real rows"]
     oracle = known.oracle_auc.sel(dataset=dataset).isel(generation=0).values.mean()
     assert real.get_ydata() == pytest.approx([oracle] * 2)
+    assert not any(len(x) for x, _ in lines(rarest[j], ":")) and "trained on real rows" not in [
+      one.get_label() for one in rarest[j].lines
+    ]
 
 
 def test_flow():
@@ -363,11 +372,11 @@ def test_flow():
   metrics = {name: grid(axes, i) for i, name in enumerate(names)} | {"shares": of_shares(real, half, CHAIN)}
   metrics["recall_null"] = grid(axes, 9)
   known, drawn = figures("flow", metrics, axes)
-  assert list(drawn) == ["flow"]
+  assert list(drawn) == ["flow"] and legend(drawn["flow"]) == [*axes["workflow"], "of real rows", "theory"]
   g = lambda v: v * theory.variance_factor("flow_euler", num_steps=20, variance=v)
-  mixed, alone = [1.0], [1.0]
+  mixed, alone = [g(1.0)], [g(1.0)]
   for _ in range(NUM - 1):
-    mixed.append(0.5 + 0.5 * g(mixed[-1]))
+    mixed.append(g(0.5 + 0.5 * mixed[-1]))
     alone.append(g(alone[-1]))
   for metric, row in zip(names, panels(drawn["flow"], 2)):
     for axis, start in zip(row, axes["start"]):
@@ -376,7 +385,7 @@ def test_flow():
         np.testing.assert_allclose(lines(axis, "-")[i][1], values.mean(axis=0))
       laws = [y for _, y in theory_lines(axis)]
       assert len(laws) == 3 * (metric == "covariance_trace_ratio")
-      for law, expected in zip(laws, ([1.0] * NUM, mixed, alone)):
+      for law, expected in zip(laws, ([g(1.0)] * NUM, mixed, alone)):
         np.testing.assert_allclose(law, expected)
 
 
@@ -475,10 +484,12 @@ def test_vae():
   known, drawn = figures("vae", metrics, axes, **about)
   for network in axes["network"]:
     shares, variances = panels(drawn[f"vae_network_{network}"], 2)
+    assert "true rates" in legend(drawn[f"vae_network_{network}"])
     for j, workflow in enumerate(axes["workflow"]):
       values = known.attribute_rates.sel(network=network, workflow=workflow).mean("seed").transpose("attribute", ...)
-      np.testing.assert_allclose([line.get_ydata() for line in shares[j].lines[::2]], values)
-      assert [line.get_ydata()[0] for line in shares[j].lines[1::2]] == about["rates"]
+      shown = [line.get_ydata() for line in shares[j].lines if len(line.get_ydata())]
+      np.testing.assert_allclose(shown[::2], values)
+      assert [line[0] for line in shown[1::2]] == about["rates"]
       drawn_law = [y for _, y in theory_lines(variances[j])]
       assert len(drawn_law) == (network == "linear")
       if drawn_law:

@@ -13,6 +13,7 @@ from collapse_jax.data import tables
 from collapse_jax.refused import Refused
 from collapse_jax.tasks import _table
 from collapse_jax.tasks import _table_networks as kinds
+from collapse_jax.types import Context
 
 
 def simulated(task, workflow, num_generations, num_seeds):
@@ -40,13 +41,19 @@ def test_frequencies_drift(workflow):
     assert np.abs(z_score(found[name], 1.5 * right[name].mean)).max() > 5
 
 
+def compiled_copula(layout):
+  """(rows, weight) -> fitted; (key, fitted, num) -> rows."""
+  fit, draw = _table._copula(layout)
+  return jax.jit(lambda rows, weight: fit(None, rows, weight, None)), jax.jit(draw, static_argnums=2)
+
+
 def test_copula():
   """Numbers keep their law and their dependence on categories; what died out does not come back; weights count as copies do."""
   source = tables.get("mixed")
   rows = jnp.asarray(source.rows)
   layout = source.layout
-  fit, draw = _table._copula(layout)
-  fitted = fit(None, rows, jnp.ones(len(rows)), None)
+  fit, draw = compiled_copula(layout)
+  fitted = fit(rows, jnp.ones(len(rows)))
   drawn = np.asarray(draw(jax.random.key(0), fitted, 20_000))
   np.testing.assert_allclose(np.sort(drawn[:, 0])[::500], np.sort(source.rows[:, 0])[::500], atol=0.12)
   shares = source.rows[:, layout.num_continuous :].mean(axis=0)
@@ -60,11 +67,11 @@ def test_copula():
   spread = [one[one[:, mark] == 0, age].std() for one in (source.rows, drawn)]
   assert abs(spread[1] / spread[0] - 1) < 0.03 < abs(drawn[:, age].std() / spread[0] - 1)
   rare = np.asarray(rows)[:, kind.stop - 1]
-  without = fit(None, rows, jnp.asarray(1.0 - rare), None)
+  without = fit(rows, jnp.asarray(1.0 - rare))
   assert not np.asarray(draw(jax.random.key(1), without, 20_000))[:, kind.stop - 1].any()
   few, weight = rows[:6], jnp.array([2.0, 1, 0, 1, 1, 1])
   copies = few[jnp.array([0, 0, 1, 3, 4, 5])]
-  weighed, copied = fit(None, few, weight, None), fit(None, copies, jnp.ones(6), None)
+  weighed, copied = fit(few, weight), fit(copies, jnp.ones(6))
   np.testing.assert_allclose(weighed.shares, copied.shares, atol=1e-6)
 
 
@@ -74,8 +81,8 @@ def test_correlations_of_a_copula(rho):
   random = np.random.default_rng(0)
   x, y, w = random.multivariate_normal([0, 0, 0], [[1, rho, rho], [rho, 1, 0.3], [rho, 0.3, 1]], 10_000).T
   source = tables.get(pandas.DataFrame({"x": x, "y": y, "above": w > 0.5}))
-  fit, draw = _table._copula(source.layout)
-  fitted = fit(None, jnp.asarray(source.rows), jnp.ones(10_000), None)
+  fit, draw = compiled_copula(source.layout)
+  fitted = fit(jnp.asarray(source.rows), jnp.ones(10_000))
   drawn = np.asarray(draw(jax.random.key(0), fitted, 40_000), np.float64)
   assert abs(np.arctanh(np.corrcoef(drawn[:, :2].T)[0, 1]) - np.arctanh(np.corrcoef(x, y)[0, 1])) < 5 / np.sqrt(40_000)
   real, found = (np.corrcoef(one[:, 0], one[:, 3])[0, 1] for one in (source.rows, drawn))
@@ -87,25 +94,92 @@ def test_encoding():
   """What networks see of rows leads back to them; what is missing has no place."""
   source = tables.get("mixed")
   rows = jnp.asarray(source.rows[:300])
-  modes = kinds._fit_modes(jax.random.key(0), source.layout, rows, jnp.ones(300))
-  encoded = kinds.encode(source.layout, modes, rows)
   numbers = source.layout.num_continuous
-  again = kinds.decode(source.layout, modes, encoded[:, :numbers], encoded[:, numbers:])
-  np.testing.assert_allclose(again, rows, atol=1e-4)
+
+  @jax.jit
+  def there_and_back(rows):
+    modes = kinds._fit_modes(jax.random.key(0), source.layout, rows, jnp.ones(300))
+    encoded = kinds.encode(source.layout, modes, rows)
+    return kinds.decode(source.layout, modes, encoded[:, :numbers], encoded[:, numbers:])
+
+  np.testing.assert_allclose(there_and_back(rows), rows, atol=1e-4)
 
 
-@pytest.mark.parametrize("model", ["tvae", "ctgan", "diffusion"])
-def test_networks(model):
+@pytest.fixture(scope="module")
+def mixed():
+  """Real rows of "mixed" and their problem, which are the same whatever the model."""
+  return jax.jit(cj.tasks.table("mixed", 1000, num_test=1000).init)(jax.random.key(0))
+
+
+def fitted(model, mixed, rate, of):
+  """(key, steps of training) -> (the task, its problem, a model of one real batch) -> what is looked at, compiled once."""
+  problem, real = mixed
+
+  @jax.jit
+  def look(key, amount):
+    task = cj.tasks.table(
+      "mixed", 1000, model, amount=amount, hidden=(48,), latent_dim=4, num_test=1000, learning_rate=rate
+    )
+    return of(task, problem, task.fit(key, problem, Context(1, 1000, real, real)))
+
+  return look
+
+
+DISTANCES = ("category_distance", "number_distance", "correlation_error")
+
+
+@pytest.mark.parametrize("model", ["tvae", "diffusion"])
+def test_networks(model, mixed):
   """Trained ones are near the truth, by every metric nearer than after one step."""
-  rate = 2e-3 if model == "ctgan" else 3e-3
-  task = lambda amount: cj.tasks.table(
-    "mixed", 1000, model, amount=amount, hidden=(48,), latent_dim=4, num_test=1000, learning_rate=rate
-  )
-  one = lambda key, amount: cj.run(key, task(amount), cj.workflows.replace(), 1)
-  found = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0)), jnp.array([500.0, 1.0]))
-  for name, most in (("category_distance", 0.15), ("number_distance", 0.25), ("correlation_error", 0.15)):
-    trained, fresh = np.asarray(found[name])[:, 0]
-    assert trained < most and trained < fresh, (name, trained, fresh)
+  look = fitted(model, mixed, 3e-3, lambda task, problem, params: task.evaluate(jax.random.key(3), problem, params))
+  found, untrained = (look(jax.random.key(2), amount) for amount in (500.0, 1.0))
+  for name, most in zip(DISTANCES, (0.15, 0.25, 0.15)):
+    assert found[name] < most and found[name] < untrained[name], (name, found[name], untrained[name])
+
+
+def test_what_training_asks_for():
+  """Columns alike, categories by the logarithm of how often they are there, rows of one category by their weights."""
+  source = tables.get("mixed")
+  layout, rows = source.layout, source.rows[:800]
+  weight = np.random.default_rng(0).integers(0, 3, len(rows)).astype(np.float32)
+  each = jax.jit(lambda *given: kinds.asking(layout, *given))(rows[:, layout.num_continuous :], weight)
+  for block, asked in zip(layout.slices, np.asarray(each).T):
+    there = rows[:, block]
+    share, often = (count / count.sum() for count in (weight @ there, np.log1p(weight @ there)))
+    np.testing.assert_allclose(asked @ there, often, atol=1e-5)
+    assert np.abs(often - share).max() > 0.05  # twin: categories by how often they are there
+    for one, total in zip(there.T, often):
+      np.testing.assert_allclose(asked * one, total * one * weight / (one @ weight), atol=1e-7)
+
+
+def test_an_adversary(mixed):
+  """Over keys: what is asked for is there, and trained ones are nearer the truth than after one step, by far."""
+  layout = tables.get("mixed").layout
+  numbers, num_categories, real = layout.num_continuous, sum(layout.sizes), mixed[1]
+
+  def seen(task, problem, params):
+    """Metrics, shares by which rows are asked for, and [asked for, there] shares where all ask for one category."""
+
+    def asked(one):
+      only = params._replace(rest=params.rest._replace(shares=one))
+      rows = task.sample(jax.random.key(3), problem, only, Context(1, 200, real, real))[0].rows
+      is_one = jnp.mean(rows["label"])
+      return jnp.concatenate([jnp.mean(rows["x"][0, :, numbers:], axis=0), jnp.stack([1 - is_one, is_one])])
+
+    found = task.evaluate(jax.random.key(4), problem, params)
+    first = params.network.params["critic"][0][0]  # entries of variance 1 / (3 from), as the authors'
+    spread = jnp.sqrt(3 * len(first)) * jnp.std(first)
+    return [found[name] for name in DISTANCES], params.rest.shares, jax.vmap(asked)(jnp.eye(num_categories)), spread
+
+  look = jax.vmap(fitted("ctgan", mixed, 2e-3, seen), in_axes=(0, None))
+  trained, fresh = (jax.device_get(look(jax.random.split(jax.random.key(2), 8), steps)) for steps in (500.0, 1.0))
+  for name, far, near in zip(DISTANCES, fresh[0], trained[0]):
+    assert z_score(far - near, 0.0) > 5, (name, far, near)
+  written, before = (np.diagonal(one[2], axis1=1, axis2=2) for one in (trained, fresh))
+  assert written.mean(axis=0).min() > 0.9 and before.mean(axis=0).min() < 0.5
+  np.testing.assert_allclose(fresh[3], 1, atol=0.03)
+  often = real.rows["x"][0, :, numbers:].mean(axis=0)  # of all but the label: not by the logarithm, as in training
+  np.testing.assert_allclose(trained[1][:, :-2], np.tile(often, (8, 1)), atol=1e-6)
 
 
 def test_ensemble():

@@ -1,8 +1,5 @@
 """Every task, workflow and transform of the library goes through `cj.testing`, on small settings."""
 
-import re
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,14 +9,6 @@ from collapse_jax import store, tasks, testing, transforms
 from collapse_jax.data import molecules, traffic
 
 N = 6
-PAGE = (Path(__file__).parent.parent / "docs" / "your_own.md").read_text(encoding="utf-8")
-
-
-def test_the_page_on_writing_ones_own_runs():
-  found: dict = {}
-  for block in re.findall(r"```python\n(.*?)```", PAGE, re.S):
-    exec(block, found)
-
 
 # Replaced; empty slots; rows as slots of their own; a weighted real batch. What else a task's code could tell apart is in its parts.
 FLOWS = ("replace", "accumulate", "accumulate_subsample", "mix(0.4)")

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import needed, z_score
+from helpers import needed, outcome, z_score
 from PIL import Image
 
 import collapse_jax as cj
@@ -202,6 +202,16 @@ def test_bad_files(tmp_path):
     with pytest.raises(Refused, match=message) as caught:
       images.get(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+def test_own_images_on_a_command_line(tmp_path):
+  """A folder of images is taken, and refused in one line where they differ in size."""
+  for i in range(4):
+    Image.new("L", (4, 4), 50 * i).save(tmp_path / f"{i}.png")
+  assert outcome("vae", [f"--data={tmp_path}"]) == ""
+  Image.new("L", (5, 4)).save(tmp_path / "4.png")
+  said = outcome("vae", [f"--data={tmp_path}"])
+  assert said.startswith(f"--data: {tmp_path}: images must have one size") and "\n" not in said.strip()
 
 
 @pytest.mark.parametrize(

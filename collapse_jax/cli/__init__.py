@@ -40,7 +40,7 @@ def main() -> None:
   """The command line."""
   command, *rest = sys.argv[1:] or ["--help"]
   if command in _HELP:
-    print(_overview())
+    _say(_overview())
   elif command not in COMMANDS:
     _refuse(f"there is no command {command!r}.{did_you_mean(command, COMMANDS)} collapse --help lists them.")
   elif command == "run":
@@ -73,7 +73,7 @@ def _run(rest: list[str]) -> None:
   known = experiments()
   name, *arguments = rest or ["--help"]
   if name in _HELP:
-    print(f"collapse run NAME --FLAG=VALUE ...; collapse run NAME --help lists its flags.\n\n{_table(known)}")
+    _say(f"collapse run NAME --FLAG=VALUE ...; collapse run NAME --help lists its flags.\n\n{_table(known)}")
   elif name not in known:
     _refuse(f"there is no experiment {name!r}.{did_you_mean(name, known)} collapse run lists them.")
   else:
@@ -110,6 +110,11 @@ def _first_line(tree: ast.Module) -> str:
 
 def _is_program(tree: ast.Module) -> bool:
   return any(isinstance(node, ast.If) and "__main__" in ast.unparse(node.test) for node in tree.body)
+
+
+def _say(text: str) -> None:
+  importlib.import_module(f"{package()}.streams").prepare()  # whoever reads may have gone, as `head` does
+  print(text)
 
 
 def _refuse(reason: str) -> None:

@@ -61,8 +61,13 @@ def _told(found, withdrawn: bool = False) -> str:
     withdrawn: whether the rows are to go, and not only looked at.
   """
   which = f"row{'s' if len(found.rows) > 1 else ''} {_some(found.rows)}"
-  lines = [] if withdrawn else [f"{which} descends from {_num(found.ancestors, 'step')} and {_real(found.real_rows)}."]
+  from_what = (
+    f"descends from {_num(found.ancestors, 'step')} and {_real(found.real_rows)}" if found.ancestors else "is real"
+  )
+  lines = [] if withdrawn else [f"{which} {from_what}."]
   lines.append(f"{_num(found.models, 'model')} and the rows of {_num(found.samples, 'sample')} descend from {which}.")
+  if not found.ancestors and not found.models:
+    lines.append("Where there are more real rows than --num_samples, each seed begins with some of them.")
   if withdrawn and found.generations:
     rows = [(one["run"], str(one["generation"]), one["model"], one["sample"]) for one in found.generations]
     lines += ["To be made again without:", compare.aligned([("run", "generation", "model", "sample"), *rows])]

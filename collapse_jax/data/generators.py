@@ -12,12 +12,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.data import real_data
-from collapse_jax.random import normal
+from collapse_jax.data import images, real_data
+from collapse_jax.random import choose, exact_table, normal
 from collapse_jax.refused import Refused
 from collapse_jax.types import Array
 
-__all__ = ["Dataset", "blob_centers", "blobs", "check_size", "circles", "get", "moons", "swiss_roll", "without_truth"]
+__all__ = [
+  "Dataset",
+  "blob_centers",
+  "blobs",
+  "check_size",
+  "circles",
+  "get",
+  "moons",
+  "of_images",
+  "swiss_roll",
+  "without_truth",
+]
 
 
 class Dataset(NamedTuple):
@@ -157,6 +168,37 @@ def get(dataset, num_test: int = 500) -> Dataset:
   rows = real_data.numbers("array", dataset)
   columns = [f"column {i + 1}" for i in range(rows.shape[1])]
   return _real(real_data.split("array", rows, columns, num_test))
+
+
+def of_images(source: images.Images, num_test: int) -> Dataset:
+  """Images, pixels as they are: drawn with their shares, or where these are all there are, dealt to training and test rows.
+
+  Args:
+    source: what `data.images.get` returns.
+    num_test: rows that are held out of finite ones.
+  """
+  rows, finite = np.asarray(source.rows, np.float32), source.weight is None
+
+  def draw(key, truth, num):
+    assert source.weight is not None
+    return jnp.asarray(rows)[choose(key, exact_table(source.weight), num)]
+
+  def split(key, truth, num_train, num_test):
+    train_key, test_key = jax.random.split(key)
+    if not finite:
+      return draw(train_key, truth, num_train), draw(test_key, truth, num_test)
+    order = jax.random.permutation(train_key, len(rows))
+    return jnp.asarray(rows)[order[:num_train]], jnp.asarray(rows)[order[num_train : num_train + num_test]]
+
+  return Dataset(
+    source.name,
+    rows.shape[1],
+    lambda key: None,
+    split,
+    None if finite else draw,
+    len(rows) - num_test if finite else None,
+    num_test=num_test if finite else None,
+  )
 
 
 def check_size(dataset: Dataset, num_samples: int) -> None:

@@ -15,7 +15,7 @@ from collapse_jax.random import normal
 from collapse_jax.refused import Refused
 from collapse_jax.types import Array
 
-__all__ = ["SHAPES", "Shape", "checkerboard", "eight_gaussians", "get", "moons", "pinwheel", "swiss_roll"]
+__all__ = ["SHAPES", "Shape", "checkerboard", "eight_gaussians", "gaussian", "get", "moons", "pinwheel", "swiss_roll"]
 
 _NODES = 128  # of the quadrature along an arc: exact in float32 where the noise is no less than 1/20 of its length
 
@@ -51,6 +51,15 @@ def eight_gaussians(radius: float = 5.0, std: float = 0.1**0.25) -> Shape:
   """
   angle = np.arange(8) * np.pi / 4
   return _mixture("eight_gaussians", radius * np.stack([np.cos(angle), np.sin(angle)], axis=1), std)
+
+
+def gaussian(std: float = 1.0) -> Shape:
+  """One normal mode about 0, whose scores are linear, so that `theory.variance_factor` is the law of every sampler.
+
+  Args:
+    std: in each coordinate.
+  """
+  return _mixture("gaussian", np.zeros((1, 2)), std)
 
 
 def _mixture(name: str, centers: np.ndarray, std: float) -> Shape:
@@ -169,7 +178,7 @@ def pinwheel(num_arms: int = 5, radial_std: float = 0.3, tangential_std: float =
   return Shape("pinwheel", draw)
 
 
-SHAPES = {shape.__name__: shape for shape in (eight_gaussians, moons, pinwheel, checkerboard, swiss_roll)}
+SHAPES = {shape.__name__: shape for shape in (eight_gaussians, moons, pinwheel, checkerboard, swiss_roll, gaussian)}
 
 
 def get(name: str) -> Shape:

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
   from collapse_jax.lm.peft import Adapters as Adapters
   from collapse_jax.lm.peft import load_adapters as load_adapters
   from collapse_jax.lm.peft import save_adapters as save_adapters
+  from collapse_jax.lm.quantisation import quantise as quantise
 
 _HOME = {
   **dict.fromkeys(["LanguageModel", "load", "random", "save"], "checkpoint"),
   **dict.fromkeys(["Adapters", "load_adapters", "save_adapters"], "peft"),
+  "quantise": "quantisation",
   **dict.fromkeys(["presets", "sampling", "text", "tiny", "training"], ""),
 }
 

@@ -3,6 +3,7 @@
 import copy
 import functools
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ import numpy as np
 from collapse_jax.data import files
 from collapse_jax.lm import decoder, families, weights
 from collapse_jax.lm.families import FAMILIES, Architecture, Key
+from collapse_jax.lm.quantisation import dense, is_quantised
 from collapse_jax.refused import Refused
 from collapse_jax.types import Array
 
@@ -48,7 +50,7 @@ class LanguageModel(NamedTuple):
 
   Attributes:
     apply: (params, tokens [B, L] int32, mask=None [B, L] bool) -> logits [B, L, V] float32.
-    params: nested dict of arrays, of JAX or NumPy; layers are stacked along a leading axis.
+    params: nested dict of arrays, of JAX or NumPy, or of quantised ones; layers are stacked along a leading axis.
     tokenizer: of transformers; None where the checkpoint has none.
     config: of transformers.
   """
@@ -125,7 +127,7 @@ def functions_of(config, params, **options) -> decoder.Functions:
     options: fields of `Architecture` that are to be others.
   """
   dtype = jnp.dtype(params["embedding"].dtype)
-  return decoder.functions(families.architecture(config)._replace(**options), dtype)
+  return decoder.functions(families.architecture(config)._replace(**options), dtype, loop=is_quantised(params))
 
 
 def random(config, key: Array, dtype=jnp.float32, tokenizer=None) -> LanguageModel:
@@ -230,7 +232,7 @@ def to_tensors(arch: Architecture, params) -> Iterator[tuple[str, np.ndarray]]:
   for template, key in FAMILIES[arch.family].keys.items():
     if key.targets[0] not in values:
       continue
-    parts = [np.asarray(values[target]) for target in key.targets]
+    parts = [np.asarray(dense(values[target])) for target in key.targets]
     for layer in range(arch.num_layers) if "{}" in template else [None]:
       one = fused(arch, key, [part if layer is None else part[layer] for part in parts])
       yield template.format(layer), one.T if key.transposed else one
@@ -263,8 +265,8 @@ def unfused(arch: Architecture, key: Key, value: np.ndarray, widths: list[int]) 
 
 
 def num_params(params) -> int:
-  """Numbers in all leaves."""
-  return sum(x.size for x in jax.tree.leaves(params))
+  """Numbers in all arrays; of one that is quantised those that it stands for."""
+  return sum(math.prod(x.shape) for x in flatten(params).values())
 
 
 def merge_adapters(arch: Architecture, params) -> Any:
@@ -274,7 +276,7 @@ def merge_adapters(arch: Architecture, params) -> Any:
   for name in [name for name in values if name.endswith(".adapter_down")]:
     stem = name.removesuffix(".adapter_down")
     change = values.pop(name).astype(jnp.float32) @ values.pop(f"{stem}.adapter_up").astype(jnp.float32)
-    kernel = values[f"{stem}.kernel"]
+    kernel = dense(values[f"{stem}.kernel"])
     values[f"{stem}.kernel"] = (kernel.astype(jnp.float32) + scale * change).astype(kernel.dtype)
   return unflatten(values)
 

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from collapse_jax.lm.families import Architecture
+from collapse_jax.lm.quantisation import dense
 from collapse_jax.lm.sharding import agreed, constrain_rows
 
 __all__ = [
@@ -86,7 +87,7 @@ _matmul.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _matmul_backward)
 
 
 class Linear(nnx.Module):
-  """x kernel + bias, and with adapters + (x down) up alpha / rank: the kernel stays as it is, shared by all runs."""
+  """x kernel + bias, and with adapters + (x down) up alpha / rank: the kernel, maybe quantised, is shared by all runs."""
 
   def __init__(self, arch: Architecture, name: str, inputs: int, outputs: int, bias: bool, dtype, rngs: nnx.Rngs):
     self.arch = arch
@@ -98,7 +99,7 @@ class Linear(nnx.Module):
     self.adapter_up = nnx.Param(jnp.zeros((arch.adapter_rank, outputs), dtype)) if adapted else None
 
   def __call__(self, x):
-    y = _matmul(x, self.kernel[...])
+    y = _matmul(x, dense(self.kernel.get_value()))
     if self.bias is not None:
       y = y + _along(self.bias[...], y)
     if self.adapter_down is None:
@@ -261,8 +262,8 @@ class Decoder(nnx.Module):
     out = jnp.matmul(self.final_norm(x), head, preferred_element_type=jnp.float32)
     return self.finished(out), Cache(tuple(kept), cache.used + length)
 
-  def decode_split(self, tokens: Array, cache: Cache, mesh: Mesh) -> tuple[Array, Cache]:
-    """`decode` over devices: in a loop over layers, without which XLA gathers the weights of all of them at once.
+  def decode_in_loop(self, tokens: Array, cache: Cache, mesh: Mesh | None) -> tuple[Array, Cache]:
+    """`decode` in a loop over layers, without which XLA gathers, or dequantises, the weights of all of them at once.
 
     Args:
       cache: its one pair holds all layers, [layers, batch, kv heads, capacity, head_dim].
@@ -438,7 +439,9 @@ class Functions(NamedTuple):
 
 
 @functools.cache
-def functions(arch: Architecture, dtype=jnp.float32, remat: bool = False, mesh: Mesh | None = None) -> Functions:
+def functions(
+  arch: Architecture, dtype=jnp.float32, remat: bool = False, mesh: Mesh | None = None, loop: bool = False
+) -> Functions:
   """Pure functions of a decoder; the same object for the same arguments, so that what calls them compiles once.
 
   Sequences are split over the devices of `mesh`, inside a jit.
@@ -448,7 +451,9 @@ def functions(arch: Architecture, dtype=jnp.float32, remat: bool = False, mesh: 
     dtype: of the parameters.
     remat: compute activations again in the backward pass, for less memory.
     mesh: devices that sequences are split over; None: they are not split.
+    loop: decode in a loop over layers, slower and in less memory, also without a mesh: for quantised parameters.
   """
+  loop = loop or mesh is not None
   abstract = nnx.eval_shape(lambda: Decoder(arch, nnx.Rngs(0), dtype))
   graph, _ = nnx.split(abstract)
   output = ["embedding" if arch.tied else "head", *(["head_bias"] if arch.head_bias else [])]
@@ -458,15 +463,15 @@ def functions(arch: Architecture, dtype=jnp.float32, remat: bool = False, mesh: 
 
   def cache(batch, capacity):
     used = jnp.zeros((), jnp.int32)
-    if mesh is None:
+    if not loop:
       empty = jnp.zeros((batch, arch.num_kv_heads, capacity, arch.head_dim), dtype)
       return Cache(((empty, empty),) * arch.num_layers, used)
     empty = jnp.zeros((arch.num_layers, batch, arch.num_kv_heads, capacity, arch.head_dim), dtype)
     return Cache(((empty, empty),), used)
 
   def decoder(params):
-    if mesh is not None:
-      return lambda tokens, cache: nnx.merge(graph, params).decode_split(tokens, cache, mesh)
+    if loop:
+      return lambda tokens, cache: nnx.merge(graph, params).decode_in_loop(tokens, cache, mesh)
     layers = [jax.tree.map(operator.itemgetter(i), params["layers"]) for i in range(arch.num_layers)]
     head = params["embedding"].T if arch.tied else params["head"]
     return lambda tokens, cache: nnx.merge(graph, params).decode(tokens, cache, layers, head)

@@ -7,25 +7,40 @@ import contextlib
 import io
 import itertools
 import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from collapse_jax import diagnostics, vocabulary
 from collapse_jax.diagnostics import reading
-from collapse_jax.plotting.panels import NULL_LABEL, band, finish, labels, panels, slices, text_of, viridis, wrapped
+from collapse_jax.plotting.panels import (
+  NULL_LABEL,
+  band,
+  finish,
+  labels,
+  panels,
+  png,
+  slices,
+  text_of,
+  viridis,
+  wrapped,
+)
+from collapse_jax.refused import Refused
 
 __all__ = [
   "WORKFLOW_COLOURS",
   "collapse_times",
+  "drawn",
   "figures_for",
   "fitted_densities",
   "learning_curves",
   "loss_histograms",
   "metric_against_real_share",
   "phase_diagram",
-  "png",
   "render",
+  "side_by_side",
   "trajectories",
   "value_curves",
   "value_map",
@@ -74,40 +89,92 @@ def trajectories(
     results[columns].values[:1] if colour == columns else results[columns].values
   )  # one panel has all curves
   figure, axes = panels(len(row_values), len(column_values))
-  about = results[metric].attrs
-  missing = non_finite = 0
-  theory_drawn = only_drawn = False
+  counts: Counter = Counter()
   for axis, at in zip(axes.flat, itertools.product(row_values, column_values)):
     panel: dict[str, Any] = {dim: results[dim].values[0] for dim in results.cell_status.dims}
     panel |= {columns: at[1]} | ({rows: at[0]} if rows else {})
-    for value, (shade, label) in _curves(results, colour, panel).items():
-      cell = panel | {colour: value}
-      one = results.sel(cell)
-      if str(one.cell_status.values) != "ok":
-        missing += 1
-        continue
-      values = one[metric].transpose("seed", "generation").values
-      non_finite += band(axis, results.generation.values, values, shade, label, about.get("log_scale"))
-      expected = diagnostics.predicted(results, cell, metric)
-      if expected is not None and np.isfinite(expected.mean).sum() > 1:
-        theory_drawn, only_drawn = True, only_drawn or expected.up_to == 0
-        axis.plot(results.generation.values, expected.mean, "k--", linewidth=1, zorder=5)
-      null = diagnostics.null_of(results, cell, metric)
-      if null is not None:
-        axis.plot(results.generation.values, null, ":", color="0.4", linewidth=1.2, zorder=4, label=NULL_LABEL)
-    if not axis.lines:
-      axis.text(0.5, 0.5, "no cell could run", ha="center", va="center", transform=axis.transAxes)
+    curves = _curves(results, colour, panel)
+    counts += _panel(axis, results, metric, [panel | {colour: value} for value in curves], curves.values())
     axis.set_title(_heading(results, panel, rows, None if colour == columns else columns), fontsize=9)
-    if about.get("log_scale") and axis.lines:
-      axis.set_yscale("log")
-    if results.generation.values[-1] >= LONG:
-      axis.set_xscale("log")
   for axis in axes[-1]:
     axis.set_xlabel("generation t")
   for axis in axes[:, 0]:
-    axis.set_ylabel(wrapped(about))
-  note = "some theory is drawn only: to first order, or with tails too heavy for means over runs" if only_drawn else ""
-  finish(figure, axes, title, results, non_finite, missing, theory_drawn, note)
+    axis.set_ylabel(wrapped(results[metric].attrs))
+  _finish(figure, axes, title, results, counts)
+  return figure
+
+
+def _finish(figure, axes, title, results, counts: Counter) -> None:
+  """`finish` of panels that count what they show and leave out."""
+  about = "some theory is drawn only: to first order, or with tails too heavy for means over runs"
+  note = about if counts["laws that are only drawn"] else ""
+  finish(figure, axes, title, results, counts["non-finite runs"], counts["missing cells"], counts["laws"] > 0, note)
+
+
+def _panel(axis, results, metric, cells, styles) -> Counter:
+  """Curves of cells with their laws and nulls, each of a (colour, label); counts what it shows and leaves out."""
+  about, t = results[metric].attrs, results.generation.values
+  counts: Counter = Counter()
+  for cell, (shade, label) in zip(cells, styles):
+    one = results.sel(cell)
+    if str(one.cell_status.values) != "ok":
+      counts["missing cells"] += 1
+      continue
+    values = one[metric].transpose("seed", "generation").values
+    counts["non-finite runs"] += band(axis, t, values, shade, label, about.get("log_scale"))
+    expected = diagnostics.predicted(results, cell, metric)
+    if expected is not None and np.isfinite(expected.mean).sum() > 1:
+      axis.plot(t, expected.mean, "k--", linewidth=1, zorder=5)
+      counts.update({"laws": 1, "laws that are only drawn": int(expected.up_to == 0)})
+    null = diagnostics.null_of(results, cell, metric)
+    if null is not None:
+      axis.plot(t, null, ":", color="0.4", linewidth=1.2, zorder=4, label=NULL_LABEL)
+  if not axis.lines:
+    axis.text(0.5, 0.5, "no cell could run", ha="center", va="center", transform=axis.transAxes)
+  elif about.get("log_scale"):
+    axis.set_yscale("log")
+  if t[-1] >= LONG:
+    axis.set_xscale("log")
+  return counts
+
+
+def side_by_side(experiments: Mapping[str, Any], metrics: Sequence[str] = (), title: str = ""):
+  """Different generators in the same loops: a panel an experiment, a curve a workflow, as 2404.01413 has its four domains.
+
+  Args:
+    experiments: name -> a sweep's Dataset; of its grid dims other than workflow the first values are drawn, and named above the
+      panel where there are more.
+    metrics: a scalar variable of each; () is the first that each has.
+    title: above all panels.
+  Returns:
+    matplotlib Figure.
+  Raises:
+    Refused: not as many metrics as experiments, or one that is not there.
+  """
+  if metrics and len(metrics) != len(experiments):
+    raise Refused.must_be("metrics", f"one for each of {len(experiments)} experiments", ",".join(metrics))
+  every = [diagnostics.complete(results) for results in experiments.values()]
+  colours = workflow_colours(list(dict.fromkeys(str(name) for one in every for name in one.workflow.values)))
+  columns = min(len(every), 2)
+  figure, axes = panels(-(-len(every) // columns), columns, share_x=False)
+  counts: Counter = Counter()
+  for axis, name, results, metric in itertools.zip_longest(axes.flat, experiments, every, metrics):
+    if results is None:
+      axis.set_axis_off()
+      continue
+    scalars = reading.scalars(results)
+    metric = metric or scalars[0]
+    if metric not in scalars:
+      raise Refused.must_be("metrics", f"of {name} one of {', '.join(scalars)}", metric)
+    first = {dim: results[dim].values[0] for dim in results.cell_status.dims}
+    cells = [first | {"workflow": workflow} for workflow in map(str, results.workflow.values)]
+    styles = [(colours[cell["workflow"]], cell["workflow"]) for cell in cells]
+    counts += _panel(axis, results, metric, cells, styles)
+    chosen = [f"{d} = {text_of(v)}" for d, v in first.items() if d != "workflow" and results.sizes[d] > 1]
+    axis.set_title(", ".join([name, *chosen]), fontsize=9)
+    axis.set_ylabel(wrapped(results[metric].attrs))
+    axis.set_xlabel("generation t")
+  _finish(figure, axes, title, every, counts)
   return figure
 
 
@@ -270,8 +337,13 @@ def _enough(results, metric: str, tolerance: float) -> dict[Any, float]:
 
 def figures_for(results) -> dict[str, Any]:
   """The default figures of a result Dataset, by file name."""
+  return dict(drawn(results))
+
+
+def drawn(results) -> Iterator[tuple[str, Any]]:
+  """The default figures, by file name, each drawn when it is asked for."""
   plain = lambda name: vocabulary.file_name(name.replace(" ", "\0"))  # nor blanks, and what differs still does
-  return {plain(name): figure for name, figure in _figures_for(results).items()}
+  return ((plain(name), figure) for name, figure in _default(results))
 
 
 def render(results) -> dict[str, tuple[bytes, bytes]]:
@@ -300,27 +372,30 @@ def _own_style():
       yield
 
 
-def _figures_for(results) -> dict[str, Any]:
+def _default(results) -> Iterator[tuple[str, Any]]:
   if {"num_real", "num_synthetic"} <= set(results.dims):
-    return {"test_loss_map": value_map(results), "test_loss_curves": value_curves(results)}
+    yield "test_loss_map", value_map(results)
+    yield "test_loss_curves", value_curves(results)
+    return
   results = diagnostics.complete(results)
   if "system" in results.attrs:
     from collapse_jax.systems.table import SYSTEMS  # which are made of panels: here alone do figures know of systems
 
     if (system := SYSTEMS.get(results.attrs["system"])) is not None:
-      return system.figures(results)
-  figures: dict[str, Any] = {}
+      yield from system.figures(results).items()
+      return
   grid = [d for d in results.cell_status.dims if d != "workflow"]
   names = diagnostics.metrics(results)
   if "real_fraction" in grid:
+    if "required_real_fraction" in results:
+      yield "phase_diagram", phase_diagram(results, names[0])
     for name in names[:2]:
       for at, part in slices(results, [d for d in grid if d not in ("real_fraction", "num_samples")]):
-        figures[f"{name}_against_real_share{at}"] = metric_against_real_share(part, name)
-    if "required_real_fraction" in results:
-      figures = {"phase_diagram": phase_diagram(results, names[0])} | figures
-    return figures
+        yield f"{name}_against_real_share{at}", metric_against_real_share(part, name)
+    return
   if "learning_curve" in results:
-    return _language_figures(results)
+    yield from _language_figures(results)
+    return
   long = [d for d in grid if results.sizes[d] > 1]
   if results.sizes.get("bandwidth", 1) > 3 and "num_samples" in grid:
     layout: dict[str, Any] = {"rows": "num_samples", "columns": "workflow", "colour": "bandwidth"}
@@ -328,29 +403,17 @@ def _figures_for(results) -> dict[str, Any]:
     layout = {"rows": "dataset", "columns": "num_samples", "colour": "workflow"}
   else:
     layout = {"rows": next((d for d in long if d != "num_samples"), None)}
-  drawn = [*names, "entropy"] if "entropy" in results else names  # on a log axis of t it falls in a straight line
-  for name in drawn:
+  shown = [*names, "entropy"] if "entropy" in results else names  # on a log axis of t it falls in a straight line
+  for name in shown:
     for at, part in slices(results, [d for d in long if d not in (*layout.values(), "num_samples")]):
-      figures[f"{name}{at}"] = trajectories(part, name, **layout)
+      yield f"{name}{at}", trajectories(part, name, **layout)
   is_normal = {"marginal_mean", "marginal_log_variance"} <= set(results) and {"dim", "num_samples"} <= set(grid)
   if is_normal and 1 in results.dim.values:
-    figures["fitted_densities"] = fitted_densities(results.sel(dim=[1]))
+    yield "fitted_densities", fitted_densities(results.sel(dim=[1]))
   if is_normal and results.sizes["workflow"] > 1 and "real_share" in results:
-    figures["real_share"] = trajectories(results.isel({d: [0] for d in grid}), "real_share", columns=grid[0])
+    yield "real_share", trajectories(results.isel({d: [0] for d in grid}), "real_share", columns=grid[0])
   if "censored" in results and {"num_outcomes", "num_samples"} <= set(grid):
-    figures["collapse_times"] = collapse_times(results)
-  return figures
-
-
-def png(figure) -> bytes:
-  """The figure as bytes of a PNG file, of 256 colours: a third of the size, and no difference that one sees."""
-  from PIL import Image  # which matplotlib needs
-
-  full, small = io.BytesIO(), io.BytesIO()
-  figure.savefig(full, format="png", dpi=110, pil_kwargs={"compress_level": 1})
-  with Image.open(full) as image:
-    image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "png")
-  return small.getvalue()
+    yield "collapse_times", collapse_times(results)
 
 
 def learning_curves(results, title: str = ""):
@@ -486,20 +549,18 @@ def value_curves(results):
   return figure
 
 
-def _language_figures(results) -> dict[str, Any]:
+def _language_figures(results) -> Iterator[tuple[str, Any]]:
   """Test loss as in the paper, all workflows in one panel; what samples look like; learning curves; how likely samples are."""
-  figures: dict[str, Any] = {}
   grid = [d for d in results.cell_status.dims if d != "workflow"]
   names = diagnostics.metrics(results)
   if len(names) > _MOST_FIGURES:  # then those alone that definitions of collapse read
     names = [name for name in names if results[name].attrs.get("measures")]
   for name in names:
     for at, part in slices(results, [d for d in grid if d != "num_samples"]):
-      figures[f"{name}{at}"] = trajectories(part, name, columns="num_samples", colour="workflow")
+      yield f"{name}{at}", trajectories(part, name, columns="num_samples", colour="workflow")
   if "learning_curve" in results:
     for at, part in slices(results, grid):
-      figures[f"learning_curves{at}"] = learning_curves(part)
+      yield f"learning_curves{at}", learning_curves(part)
   if "sample_loss_histogram" in results:
     for at, part in slices(results, grid):
-      figures[f"loss_histograms{at}"] = loss_histograms(part)
-  return figures
+      yield f"loss_histograms{at}", loss_histograms(part)

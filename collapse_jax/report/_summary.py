@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from collapse_jax import diagnostics, plotting
+from collapse_jax.plotting import figures
 from collapse_jax.report import answer
 
 __all__ = ["Summary", "summary"]
@@ -46,5 +47,5 @@ def summary(results) -> Summary:
   found = answer.answers(diagnostics.complete(results))
   name = str(results.attrs.get("task", "results"))
   sentences = {workflow: answer.sentence(one) for workflow, one in answer.by_workflow({name: found}).items()}
-  title, figure = next(iter(plotting.figures_for(results).items()), ("", None))
+  title, figure = next(iter(figures.drawn(results)), ("", None))
   return Summary(sentences, title, b"" if figure is None else plotting.png(figure))

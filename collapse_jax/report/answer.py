@@ -1,6 +1,7 @@
 """The answer that results give, in words: what the primary metric did under each workflow, by how much, and what to make of it.
 
-No sentence says more than the verdicts do: "undecided" stays undecided, and where cells differ, they are counted.
+No sentence says more than the verdicts do: "undecided" stays undecided, but for runs that leave nothing but collapse, growing or
+diverging; and where cells differ, they are counted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -239,7 +240,8 @@ def sentence(found: Mapping[str, Answer]) -> tuple[str, str, str]:
     others if total > 1 else "",
     f"{f'in {name}, ' if len(found) > 1 else ''}{worst.about}: {worst.number}{f' ({where})' if where else ''}",
   ]
-  return label, words, "; ".join(part for part in parts if part) + "."
+  shade = "growing" if label == "undecided" and _lost(worst) else label
+  return shade, words, "; ".join(part for part in parts if part) + "."
 
 
 def _counts(found) -> dict[str, int]:
@@ -253,7 +255,7 @@ def _known_factor(answer) -> float:
 
 
 def _lost(answer) -> bool:
-  return answer.label in ("diverging", "growing")
+  return answer.label in ("diverging", "growing") or answer.possible == "growing or diverging"
 
 
 def meaning(named: Mapping[str, Sequence[Answer]], results: Mapping[str, Any]) -> list[str]:

@@ -21,7 +21,7 @@ for (const panel of document.querySelectorAll(".panel")) {
     spec.description = `${title} against generation, ${told.cells[cell.value]}, a curve per workflow`;
     const { x, y, color } = spec.encoding;
     if (told.long) x.scale = { type: "log", nice: false };
-    if (log.checked) y.scale = { type: "log" };
+    if (log.checked) y.scale = { type: "log", nice: false, padding: 8 }; // not out to powers of ten
     y.title = title;
     color.legend.columns = chart.clientWidth < 500 ? 1 : 0; // 0: all in a line
     color.scale = { domain: told.workflows, range: told.colours };
@@ -29,7 +29,7 @@ for (const panel of document.querySelectorAll(".panel")) {
     const text = { labelColor: ink, titleColor: ink, labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal" };
     const config = {
       background: "transparent", view: { stroke: null }, legend: { ...text, symbolOpacity: 1 },
-      axis: { ...text, domainColor: ink, tickColor: ink, gridOpacity: 0.25, gridColor: ink, titleLimit: 320, labelLimit: 200 },
+      axis: { ...text, domainColor: ink, tickColor: ink, gridOpacity: 0.25, gridColor: ink, titleLimit: 210, labelLimit: 200 },
     };
     const tooltip = { theme: dark.matches ? "dark" : "light" };
     await vegaEmbed(chart, spec, { mode: "vega-lite", actions: false, renderer: "svg", logLevel: vega.Error, config, tooltip });

@@ -63,13 +63,25 @@ class Results:
     return num
 
   def put(self, at: Any, name: str, value: np.ndarray) -> None:
-    """Metrics [runs, ...] of the runs at an index of cells and seeds."""
+    """Metrics [runs, generations, ...] of the runs at an index of cells and seeds; cells may differ in the sizes that follow."""
     if name not in self.values:
       empty = False if value.dtype == bool else np.nan
       dtype = bool if value.dtype == bool else np.result_type(value.dtype, np.float32)
       self.values[name] = np.full(self.shape + value.shape[2:], empty, dtype)
-    self.values[name][at] = value
+    held, own = self.values[name], len(self.shape)
+    sizes = tuple(map(max, held.shape[own:], value.shape[2:]))
+    self.values[name] = _filled_up(held, held.shape[:own] + sizes)
+    self.values[name][at] = _filled_up(value, value.shape[:2] + sizes)
     self.done[at] = True
+
+
+def _filled_up(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+  """The array in the corner of one of that shape, the rest of which is NaN, or False."""
+  if array.shape == shape:
+    return array
+  whole = np.full(shape, False if array.dtype == bool else np.nan, array.dtype)
+  whole[tuple(map(slice, array.shape))] = array
+  return whole
 
 
 def padded(value: np.ndarray, recorded: Sequence[int]) -> np.ndarray:

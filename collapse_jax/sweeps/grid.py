@@ -121,6 +121,11 @@ class Grid:
     given = accepted(self.task, values)
     return self.task(**given) if self.shared is None else self.task(shared=shared, **given)
 
+  def can_be_given(self, name: str) -> bool:
+    """Whether the task's factory has a parameter of this name, which is no axis."""
+    names = _parameters(self.task)[0]
+    return names is not None and name in names and name not in self.axes
+
   def workflow_of(self, name: str, values: Mapping[str, Any]) -> Workflow:
     return self.makers[name](**accepted(self.makers[name], values))
 

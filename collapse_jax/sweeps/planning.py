@@ -83,18 +83,18 @@ def plan(
     cells = sum(1 for _ in grid.runnable())
     return _plan(grid, cells, num_generations, num_seeds)
   numbers = Numbers(num_generations, num_seeds, 0, record_every, bool(warm_start))
-  found = {}
+  found: dict[tuple[int, ...], programs.Traced] = {}
   costs = []  # (cells, nanoseconds of a run, bytes of a run) of each program
   memory = 0.5 * devices.memory_bytes()
-  for group in programs.groups(grid, num_generations, static_axes):
+  for group in programs.groups(grid, numbers, static_axes, found):
     bind = programs.Binding(grid, group[0].cell.workflow, group[0].static)
     try:
-      one = programs.traced(bind, group[0].arguments, numbers)
+      one = found.get(group[0].cell.index) or programs.traced(bind, group[0].arguments, numbers)
     except Refused:  # task and workflow do not go together
       costs.append((len(group), 0.0, 0.0))
       continue
     found[group[0].cell.index] = one
-    work, size = _cost_of_run(one, numbers), one.bytes_per_run
+    work, size = one.work(numbers), one.bytes_per_run
     if size > memory:
       for bound in group:
         grid.refuse(bound.cell, too_large("one run", size, memory))
@@ -122,14 +122,3 @@ def _plan(
   runs = cells * num_seeds
   refusals = tuple(sorted({str(reason) for reason in grid.refused.values()}))
   return Plan(cells, len(grid.refused), runs, runs * num_generations, programs, memory, compiling, running, refusals)
-
-
-def _cost_of_run(traced: programs.Traced, numbers: Numbers) -> float:
-  """Nanoseconds of a reference core."""
-  if traced.run is None:
-    return math.inf
-  share = 0.0 if numbers.record_every == 1 else len(numbers.recorded) / numbers.num_generations
-  counted, beside = cost.Counted(traced.redrawn, share), cost.RUN_NS
-  if share and traced.leap is not None:
-    counted, beside = counted._replace(trips=0.0), beside + traced.leap.work(numbers.num_generations)
-  return beside + cost.work(traced.run, counted)

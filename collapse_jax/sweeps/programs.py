@@ -17,7 +17,8 @@ from jax.sharding import Mesh
 
 from collapse_jax.generation import advance, leaps, prepared, run, start
 from collapse_jax.random import fold_in, new_key
-from collapse_jax.sweeps import devices, fingerprint, stopping
+from collapse_jax.refused import Refused
+from collapse_jax.sweeps import cost, devices, fingerprint, stopping
 from collapse_jax.sweeps.grid import COMMON_METRICS, Cell, Grid, accepted
 from collapse_jax.sweeps.job import Numbers
 from collapse_jax.types import Array, Leap, Metrics, Number, Run, TaskSetting, Workflow
@@ -25,6 +26,7 @@ from collapse_jax.types import Array, Leap, Metrics, Number, Run, TaskSetting, W
 __all__ = ["Binding", "Bound", "Program", "Traced", "bytes_of", "can_stop", "emitted", "groups", "traced"]
 
 _log = logging.getLogger(__name__)
+_ROOM = "max_samples"  # a factory's parameter: rows that there is room for where num_samples is traced
 _EMITTED = "/emitted"  # beside the values of a cell: rows that each model emits, decided on the host
 
 
@@ -67,15 +69,20 @@ class Binding:
     return self.grid.task_of(values), workflow
 
 
-def groups(grid: Grid, num_generations: int, static_axes: Sequence[str] = ()) -> list[list[Bound]]:
+def groups(
+  grid: Grid, numbers: Numbers, static_axes: Sequence[str] = (), before: "dict[tuple[int, ...], Traced] | None" = None
+) -> list[list[Bound]]:
   """Cells that share a program, the costly ones (by their static numbers) first.
 
   Args:
     grid: its cells that can be run.
-    num_generations: T.
+    numbers: of generations and seeds.
     static_axes: names of axes whose values are never traced.
+    before: programs that have been traced, by the index of the first cell of a group; those that had to be traced here are added.
   """
   found: dict[tuple[Any, ...], list[Bound]] = {}
+  num_generations = numbers.num_generations
+  families: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}  # keys of groups that differ in their number of rows only
   whole = set()  # cells whose models emit num_samples rows
   for cell, task, workflow in grid.runnable():
     one = prepared(task, workflow)
@@ -88,14 +95,17 @@ def groups(grid: Grid, num_generations: int, static_axes: Sequence[str] = ()) ->
     if "num_samples" in traced and not _takes_traced(grid.task, in_task, "num_samples"):
       traced.remove("num_samples")
     static = {axis: value for axis, value in cell.values.items() if axis not in traced}
-    numbers = {axis: float(cell.values[axis]) for axis in sorted(traced)}
+    given = {axis: float(cell.values[axis]) for axis in sorted(traced)}
     if "num_samples" in traced or any(axis in traced for axis in in_workflow):  # else it emits a static number
       num = emitted(workflow, one.num_samples, num_generations)
-      numbers |= {} if num is None else {_EMITTED: float(num)}
+      given |= {} if num is None else {_EMITTED: float(num)}
       whole |= {cell.index} if num == one.num_samples else set()
     fixed = tuple(i for axis, i in zip(grid.axes, cell.index[1:]) if axis in static)  # values need not be hashable
-    key = (cell.workflow, fixed, tuple(numbers), one.rows is not None)
-    found.setdefault(key, []).append(Bound(cell, static, numbers))
+    key = (cell.workflow, fixed, tuple(given), one.rows is not None)
+    if key not in found and _has_room(grid, one, workflow, static, num_generations):
+      rest = tuple(i for axis, i in zip(grid.axes, cell.index[1:]) if axis in static and axis != "num_samples")
+      families.setdefault((cell.workflow, rest, tuple(given)), []).append(key)
+    found.setdefault(key, []).append(Bound(cell, static, given))
   for key, cells in list(found.items()):
     same, others = ([one for one in cells if (one.cell.index in whole) == wanted] for wanted in (True, False))
     if same and not (others and _runs(grid, others[0], num_generations)):  # a fact that the task may need to know
@@ -104,8 +114,61 @@ def groups(grid: Grid, num_generations: int, static_axes: Sequence[str] = ()) ->
         bound.static[_EMITTED] = None
       found[key] = same
       found |= {(*key, _EMITTED): others} if others else {}
+  for keys in families.values():
+    if len(keys) > 1:
+      apart = [found.pop(key) for key in keys]
+      found |= {(keys[0], i): group for i, group in enumerate(_side_by_side(grid, numbers, apart, before))}
   size = lambda cells: math.prod(v for v in cells[0].static.values() if isinstance(v, int) and v > 0)
   return sorted(found.values(), key=size, reverse=True)
+
+
+def _has_room(grid: Grid, task: TaskSetting, workflow: Workflow, static: dict[str, Any], num_generations: int) -> bool:
+  """Whether rows of a task may be drawn in room for more of them."""
+  if "num_samples" not in static or task.rows is not None or not grid.can_be_given(_ROOM):
+    return False
+  num = static["num_samples"]
+  return bool(num == task.num_samples == emitted(workflow, num, num_generations))
+
+
+def _side_by_side(
+  grid: Grid, numbers: Numbers, apart: list[list[Bound]], before: "dict[tuple[int, ...], Traced] | None"
+) -> list[list[Bound]]:
+  """Groups that differ in num_samples, those in one program that are cheaper in the room of the largest than compiled apart.
+
+  A run's cost is taken to be in proportion to the room, and the machine to be the reference: the choice must be the same wherever
+  a sweep goes on.
+  """
+  apart = sorted(apart, key=lambda group: group[0].static["num_samples"])
+  sizes = [group[0].static["num_samples"] for group in apart]
+
+  def roomy(first: int, last: int) -> list[Bound]:
+    def bound(one: Bound) -> Bound:
+      rest = {axis: value for axis, value in one.static.items() if axis != "num_samples"}
+      num = float(one.static["num_samples"])
+      return Bound(one.cell, rest | {_ROOM: sizes[last]}, one.traced | {"num_samples": num})
+
+    return [bound(one) for group in apart[first : last + 1] for one in group]
+
+  largest = roomy(len(apart) - 1, len(apart) - 1)
+  if not _takes_traced(grid.task, accepted(grid.task, largest[0].cell.values | largest[0].static), "num_samples"):
+    return apart
+  try:
+    of_largest = traced(Binding(grid, largest[0].cell.workflow, largest[0].static), largest[0].arguments, numbers)
+  except Refused:  # task and workflow do not go together
+    return apart
+  row_ns = of_largest.work(numbers) / sizes[-1] * numbers.num_seeds
+  best: list[tuple[float, list[list[Bound]]]] = [(0.0, [])]  # of the first 0, 1, ... groups
+  for last in range(len(apart)):
+    ways = []
+    for first in range(last + 1):
+      together = apart[last] if first == last else roomy(first, last)
+      running = row_ns * sizes[last] * sum(map(len, apart[first : last + 1]))
+      ways.append((best[first][0] + 1e9 * cost.COMPILE_SECONDS + running, [*best[first][1], together]))
+    best.append(min(ways, key=lambda way: way[0]))
+  chosen = best[-1][1]
+  if before is not None and _ROOM in chosen[-1][0].static:
+    before.setdefault(chosen[-1][0].cell.index, of_largest)
+  return chosen
 
 
 def emitted(workflow: Workflow, num_samples: Number, num_generations: int) -> Number:
@@ -173,6 +236,20 @@ class Traced(NamedTuple):
   def name(self) -> str:
     """Of what it computes, see `fingerprint`; "" where there is no program."""
     return "" if self.run is None else fingerprint.of(self.run)
+
+  def work(self, numbers: Numbers) -> float:
+    """Nanoseconds of a reference core a run.
+
+    Args:
+      numbers: as it was traced for.
+    """
+    if self.run is None:
+      return math.inf
+    share = 0.0 if numbers.record_every == 1 else len(numbers.recorded) / numbers.num_generations
+    counted, beside = cost.Counted(self.redrawn, share), cost.RUN_NS
+    if share and self.leap is not None:
+      counted, beside = counted._replace(trips=0.0), beside + self.leap.work(numbers.num_generations)
+    return beside + cost.work(self.run, counted)
 
 
 def traced(bind: Binding, arguments: dict[str, Any], numbers: Numbers) -> Traced:

@@ -42,7 +42,7 @@ def run(job: Job, static_axes: Sequence[str], traced: Mapping[tuple[int, ...], T
 class _Scan:
   def __init__(self, job: Job, static_axes: Sequence[str], traced: Mapping[tuple[int, ...], Traced]):
     self._job, self._programs, self._before = job, list[Program](), dict(traced)
-    self._groups = programs.groups(job.grid, job.numbers.num_generations, static_axes)
+    self._groups = programs.groups(job.grid, job.numbers, static_axes, self._before)
     self._firsts = {group[0].cell.index: group[0] for group in self._groups}
     self._traced = functools.cache(self._trace)
     self._named = functools.cache(lambda index: self._traced(index).name)

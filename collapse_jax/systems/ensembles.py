@@ -15,6 +15,8 @@ __all__ = ["SYSTEM", "figures", "member_means", "pairs"]
 
 SOURCE = "2305.09235"
 NUM_REAL, NUM_RUNS = 100, 10_000
+# Of each generator: its first generation, and its last.
+DARK_AND_LIGHT = ("#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73", "#8FD6BF", "#7B3F8C", "#CC79A7")
 
 
 def pairs(seed: int = 0) -> list[Pair]:
@@ -115,8 +117,10 @@ def figures(results):
     left_out = 0
     for (metric, row), (j, dataset) in itertools.product(zip(metrics, axes), enumerate(part.dataset.values)):
       row[j].set_title(str(dataset), fontsize=9)
+      score = metric.removeprefix("downstream_") if metric.startswith("downstream_") else None
+      pooled, oracle = f"pooled_{score}", f"oracle_{score}"  # of what is no score of classifiers there is neither
       cells = itertools.product(part.generator.values, generations)
-      for (generator, t), shade in zip(cells, ("#0072B2", "#56B4E9", "#D55E00", "#E69F00")):
+      for (generator, t), shade in zip(cells, itertools.cycle(DARK_AND_LIGHT)):
         members = np.sort(part.num_members.values)
         members = members[members > 1] if metric.endswith("coverage") else members
         if not len(members):
@@ -126,13 +130,11 @@ def figures(results):
         left_out += points(
           row[j], members, values.transpose("seed", "num_members").values, shade, f"{name}, generation {t}"
         )
-        pooled, several = metric.replace("downstream", "pooled"), members[members > 1]
-        if pooled in part and len(several):
+        if pooled in part and len(several := members[members > 1]):
           values = (
             part[pooled].sel(dataset=dataset, generator=generator, generation=t, num_members=several).mean("seed")
           )
           row[j].plot(several, values, "x:", color=shade, linewidth=1, markersize=5)
-      oracle = metric.replace("downstream", "oracle")
       if oracle in part:
         row[j].axhline(
           float(part[oracle].sel(dataset=dataset).isel(generation=0).mean()),
@@ -168,6 +170,16 @@ workflow = workflows.replace(num_emitted=4 * 50)
 columns (`--datasets=mixed`): what is measured then includes the share of the rarest category.
 
 ![Scores of classifiers trained on synthetic rows](figures/ensembles.png)
+
+`python -m experiments.ensembles --datasets=mixed --generators=tvae,ctgan --num_members=1,8,20 --steps=200 --num_generations=2
+--num_seeds=3` trains 348 generators on 200 rows each. With 1, 8 and 20 members the cross entropy of the first generation's
+classifiers is 0.69, 0.64 and 0.62 nats with TVAE, 0.81, 0.67 and 0.67 with CTGAN, and 0.57 of one that is trained on real rows; the
+calibration error 0.14, 0.09, 0.09 and 0.19, 0.10, 0.09. Members bring calibration, but nothing that none of them has learned: the
+area under the curve, 0.81 of real rows, is 0.72 with 20 TVAEs and 0.56 with as many CTGANs, which after so few steps hardly know
+what the label depends on, and nearly none is left in the second generation (0.5). The rarest category, 3% of real rows, is 2% to
+3% of those of TVAE, and 7%, then 9 to 13% of those of CTGAN.
+
+![The same of deep generators, and the share of the rarest category](figures/ensembles_deep.png)
 """
 
 SYSTEM = System(TEXT, pairs, figures)

@@ -104,11 +104,17 @@ def _each(seeds: range, params: Any) -> Iterator[tuple[int, Any]]:
   """Seeds and their weights, where they are; those that processes hold together, on the host of the first, which tells of them."""
   weights = params.weights
   if devices.are_of_all_processes(weights):
-    weights = jax.tree.map(devices.on_host, weights)  # by all that have parts
+    weights = jax.tree.map(_on_first, weights)  # by all that have parts
     if jax.process_index() > 0:
       return
   for i, seed in enumerate(seeds):
     yield seed, jax.tree.map(lambda x: x[i], weights)  # noqa: B023
+
+
+def _on_first(x: Any) -> Any:
+  """An array, whole, on the host of the first process; the others keep none while the next is gathered."""
+  whole = devices.on_host(x)
+  return whole if jax.process_index() == 0 else None
 
 
 class Evaluations:

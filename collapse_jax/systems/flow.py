@@ -9,10 +9,9 @@ import numpy as np
 from collapse_jax import diagnostics, store, tasks, theory, transforms, vocabulary, workflows
 from collapse_jax.plotting.panels import NULL_LABEL, finish, panels, viridis
 from collapse_jax.systems.drawing import SHADES, THEORY, curves, name_axes, shares_of, sliced
-from collapse_jax.systems.runs import simulate
+from collapse_jax.systems.runs import showing, simulate
 from collapse_jax.systems.types import Pair, System, pair
 from collapse_jax.tasks._flow import SAMPLE_METRICS, against
-from collapse_jax.types import MetricInfo
 
 __all__ = ["NUM_SHOWN", "SYSTEM", "figures", "looked_at", "pairs"]
 
@@ -116,16 +115,13 @@ def looked_at(task):
     f"{name}_{vocabulary.NULL}": info._replace(long_name=f"{info.long_name}, for real rows", worse="", measures="")
     for name, info in SAMPLE_METRICS.items()
   }
-  shown = MetricInfo("rows of a model, x and y in turn", "data units", dims=("number",))
 
   def look(problem, context, batch):
     real = context.real.rows[0, : len(problem.test)]
     found = against(jax.random.key(0), problem.test, real)
-    return {f"{name}_{vocabulary.NULL}": found[name] for name in found} | {
-      "shown_rows": batch.rows[0, :NUM_SHOWN].reshape(-1)
-    }
+    return {f"{name}_{vocabulary.NULL}": found[name] for name in found}
 
-  return transforms.observe(task, look, {"shown_rows": shown} | nulls)
+  return transforms.observe(showing(task, NUM_SHOWN), look, nulls)
 
 
 def figures(results):
@@ -162,23 +158,24 @@ def _curves(part):
     if part[metric].attrs.get("log_scale") and len(values) and 0 < 100 * values.min() < values.max():  # it explodes
       row[0].set_yscale("log")
   name_axes(axes, part, METRICS)
-  finish(figure, axes, "", part, left_out, 0, known)
+  finish(figure, axes, "", part, left_out, 0, known, "theory is of normal data and exact scores" if known else "")
   return figure
 
 
 def _law(part, cell):
-  """Variance ratio of exact linear scores of isotropic data with the same sampler and infinite data; None: shares are not known."""
+  """Variance ratio of what models emit, with exact linear scores of isotropic data, the same sampler and infinite data; None:
+  shares are not known."""
   shares = shares_of(part, cell)
   if shares is None:
     return None
   solver, num_steps = _call(str(part.sampler.values))
   scale = 0.25 if solver.startswith("edm") else 1.0
-  fitted, emitted = [], [1.0]  # batch 0 is real
+  emitted = [1.0]  # batch 0 is real
   for row in shares:
-    fitted.append(row[: len(emitted)] @ emitted)
-    factor = theory.variance_factor(solver, num_steps=num_steps, variance=max(scale * fitted[-1], 1e-300))
-    emitted.append(fitted[-1] * float(factor))
-  return np.array(fitted)
+    fitted = row[: len(emitted)] @ emitted
+    factor = theory.variance_factor(solver, num_steps=num_steps, variance=max(scale * fitted, 1e-300))
+    emitted.append(fitted * float(factor))
+  return np.array(emitted[1:])
 
 
 def _samples(part):

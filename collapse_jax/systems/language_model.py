@@ -231,7 +231,7 @@ def plan(
     f"as longer than {about['max_seq_len']} tokens\n"
     f"steps of a generation: {num_steps} under replace, up to {num_steps * num_generations}\n"
     f"memory of each of {devices.size(setting.mesh)} devices ({chunk} at once of the runs, as compiled for {devices.name()}): "
-    + ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in used.items())
+    + ", ".join(f"{name} {size / 2**30:.3g} GiB" for name, size in used.items())
   )
 
 

@@ -133,8 +133,10 @@ workflow = workflows.accumulate()
 others numbers, and empty cells are a category of their column. Shares of categories in a copula drift without selection: they keep
 their mean, and the chance that two rows differ falls by 1/n a generation under `replace` and comes to rest under `accumulate`,
 whatever the other columns are; so does the share of missing cells. Networks add errors of their own, which `accumulate` slows: TVAE
-narrows numbers, and CTGAN, whose training shows rare categories oftener than they are, writes more of them each generation, of
-missing cells too.
+narrows numbers, and CTGAN writes more of rare categories each generation, of missing cells too. Its rows are asked for by how often
+categories are there, but columns that are not asked for come out near what its training shows, where rare categories are oftener.
+The authors' program does so too (ctgan 0.12.1, which also asks by the logarithm when it emits): after 400 steps on 1,000 rows it makes
+12 to 15% of a share of 3% (three seeds), and here it is 7 to 9% (four).
 
 ![A table over generations, by model and workflow](figures/table.png)
 

@@ -14,7 +14,8 @@ Each system below is a task, transforms of it, and a workflow: none touches the 
 --only='related/*'` runs them, and `--only='deep/*'` those of deep models, in minutes on two CPU cores, and sets what is predicted
 of each beside simulations (`collapse_jax.systems`; the same are tests): every prediction is within five standard errors, and a
 theory that is wrong on purpose is further off in every row that has one. The report lists them, beside what others found for the
-same quantity. The examples share this:
+same quantity. Where the package is installed without a checkout, `collapse run NAME` is `python -m experiments.NAME`. The examples share
+this:
 
 ```python
 import jax

@@ -5,11 +5,12 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from collapse_jax import transforms
 from collapse_jax.generation import run
 from collapse_jax.random import new_key
-from collapse_jax.types import TaskSetting, Workflow
+from collapse_jax.types import MetricInfo, TaskSetting, Workflow
 
-__all__ = ["expected_shares", "simulate"]
+__all__ = ["expected_shares", "showing", "simulate"]
 
 
 def expected_shares(workflow: Workflow, num_generations: int) -> np.ndarray:
@@ -37,3 +38,10 @@ def simulate(
   one = lambda i: run(jax.random.fold_in(new_key(seed), i), make(i), flow(i), num_generations)
   out = jax.jit(lambda i: jax.lax.map(one, i, batch_size=at_once or num_runs))(jax.numpy.arange(num_runs))
   return {name: np.asarray(value, np.float64) for name, value in out.items()}
+
+
+def showing(task: TaskSetting, num_rows: int) -> TaskSetting:
+  """A task whose results have `shown_rows`, the first rows that every model emits, which figures show."""
+  shown = MetricInfo("rows of a model, one after the other", "data units", dims=("number",))
+  look = lambda problem, context, batch: {"shown_rows": batch.rows[0, :num_rows].reshape(-1)}
+  return transforms.observe(task, look, {"shown_rows": shown})

@@ -13,7 +13,7 @@ import numpy as np
 
 from collapse_jax import theory
 from collapse_jax._citation import citing
-from collapse_jax.data import generators, shapes
+from collapse_jax.data import generators, images, shapes
 from collapse_jax.metrics import arrays
 from collapse_jax.random import choose, exact_table, normal
 from collapse_jax.refused import Refused
@@ -124,8 +124,9 @@ def flow(
 
   Args:
     data: variances [dim] of independent normal coordinates, in the units in which samplers start: N(0, 1), or N(0, 80^2) for EDM;
-      a name in `data.shapes.SHAPES`; or else what `data.generators.get` takes (names, files, arrays [rows, dim]). Data other than
-      variances are scaled by one number, so that coordinates have variance 1 (EDM: 0.25) on average.
+      a name in `data.shapes.SHAPES`; images, as `data.images.get` returns them; or else what `data.generators.get` takes (names,
+      files, arrays [rows, dim]), whose columns are standardised first. Data other than variances are scaled by one number, so that
+      coordinates have variance 1 (EDM: 0.25) on average.
     num_samples: rows per batch, at least 2.
     score: "linear" and "linear_trained", of N(mean, diag(variances)), for data that are variances; "empirical", of the training
       rows, which memorises them; or a network: "mlp", "patches" (attention), "unet" (for GPUs).
@@ -147,7 +148,7 @@ def flow(
     guidance: w of classifier-free guidance, (1 + w) f(x, mode) - w f(x): rows are labelled by their nearest mode, and samples are
       drawn with modes of equal shares; for shapes with modes. None: no condition.
     width: of a network.
-    image_shape: height, width and channels of a row of "patches" and "unet".
+    image_shape: height, width and channels of a row of "patches" and "unet"; None: those of the images.
     num_test: test rows.
   Raises:
     Refused: an argument out of range, or arguments that do not go together.
@@ -198,6 +199,8 @@ def flow(
     "stop_noise": stop_noise,
   }
   path, dim = path_of(solver, num_steps), source.dataset.dim
+  if image_shape is None and isinstance(data, images.Images):
+    image_shape = (*data.shape, 1)[:3]  # type: ignore[assignment]
   num_modes = 0 if guidance is None else source.num_modes
   model: Any = _model(score, path, dim, num_modes, width, image_shape)
 
@@ -315,6 +318,8 @@ def source_of(data, mean, num_test) -> Source:
     return Source(
       generators.without_truth(data, 2, shape.draw), None, None, shape.num_modes, shape.mode, shape.centers, shape.std
     )
+  if isinstance(data, images.Images):
+    return Source(generators.of_images(data, num_test))
   pair = isinstance(data, tuple) and len(data) == 2 and np.ndim(data[0]) == 2  # of training and test rows
   if isinstance(data, str | generators.Dataset) or pair or np.ndim(data) == 2:
     return Source(generators.get(data, num_test))

@@ -138,6 +138,7 @@ def gaussian(
   unbiased: bool = False,
   temperature=1.0,
   draws: str = "auto",
+  max_samples: int | None = None,
   wasserstein2: bool = False,
   distances: bool = False,
 ) -> TaskSetting:
@@ -153,6 +154,7 @@ def gaussian(
     temperature: factor of the covariance that samples are drawn with; 1 = the fitted model; may be traced.
     draws: "rows" draws every row; "law" draws a batch's mean and covariance from their exact law (Bartlett 1933), at
       a cost that does not depend on num_samples; "auto" is "law" unless a workflow or transform needs rows.
+    max_samples: rows that a batch has room for where rows are drawn; num_samples may then be traced there too.
     wasserstein2: also evaluate the squared 2-Wasserstein distance to the truth (a singular value decomposition).
     distances: also evaluate the total variation distance to the truth (exact in one dimension, else a mean over 2000
       points of the truth, with its standard error) and KL(model || truth), infinite for singular models of dim > 1.
@@ -165,8 +167,9 @@ def gaussian(
   squared_error_of_mean covariance_trace_ratio covariance_log_det_ratio marginal_mean marginal_log_variance standard_mean
   standard_log_variance
   """
-  _check(dim, num_samples, noise_var, mean, covariance, temperature, draws)
+  _check(dim, num_samples, noise_var, mean, covariance, temperature, draws, max_samples)
   law = draws != "rows"
+  used, room = (None, num_samples) if law or max_samples is None else (num_samples, max_samples)
   true_mean = np.zeros(dim, np.float32) if mean is None else np.asarray(mean, np.float32)
 
   def problem_of() -> GaussianProblem:
@@ -190,8 +193,9 @@ def gaussian(
     """The real batch has the statistics of the exact law also where it has rows: runs are paired across workflows."""
     law_key, rows_key = split(key)
     stats = _law(law_key, num_samples, _truth(dim))
-    rows = None if law else _to_data(problem, _rows_given(rows_key, stats, num_samples))
-    return batch(rows, summary=stats, count=num_samples)
+    rows = None if law else _to_data(problem, _rows_given(rows_key, stats, room, used))
+    mask = None if used is None else _first(room, used)
+    return batch(rows, mask, summary=stats, count=num_samples)
 
   def init(key):
     problem = problem_of()
@@ -279,6 +283,7 @@ def gaussian(
     unbiased=unbiased,
     temperature=temperature,
     draws="rows",
+    max_samples=max_samples,
     wasserstein2=wasserstein2,
     distances=distances,
   )
@@ -287,12 +292,13 @@ def gaussian(
     fit,
     sample,
     evaluate,
-    num_samples,
+    room,
     Summary(of, _add, extend=extend, of_drawn=of_drawn, move=move),
     fresh,
     rows_unless_refused(draws, make),
     metrics,
     predict=predict,
+    used=used,
   )
 
 
@@ -635,23 +641,33 @@ def _drawn(key, num, model: GaussianModel) -> GaussianStats:
 
 
 @functools.partial(jax.jit, static_argnames="num")
-def _rows_given(key, stats: GaussianStats, num: int) -> Array:
-  """[num, dim] rows of N(0, I) in the model's coordinates, given their statistics.
+def _rows_given(key, stats: GaussianStats, num: int, used=None) -> Array:
+  """[num, dim] rows of N(0, I) in the model's coordinates, the first `used` of them (None: all) given their statistics.
 
   Centred, they are sqrt(num) Q L^T, with a Q that is independent of the statistics: columns of a random orthogonal basis of
   what is orthogonal to 1.
   """
   dim = stats.mean.shape[0]
-  white = normal(key, (num, min(dim, num - 1)))
-  basis, upper = jnp.linalg.qr(white - jnp.mean(white, axis=0)[None])
+  white = normal(key, (num, dim))[:, : num - 1]
+  if used is None:
+    used, white = num, white - jnp.mean(white, axis=0)[None]
+  else:
+    mask = _first(num, used)[:, None]
+    white = mask * (white - (jnp.sum(mask * white, axis=0) / used)[None])
+  basis, upper = jnp.linalg.qr(white)
   basis = basis * jnp.where(jnp.diag(upper) < 0, -1.0, 1.0)[None]
   factor = (_leading(stats.model.rank, dim) + stats.excess)[:, : basis.shape[1]]
-  return stats.mean[None] + np.sqrt(num) * matmul(basis, factor.T)
+  return stats.mean[None] + jnp.sqrt(jnp.asarray(used, float)) * matmul(basis, factor.T)
 
 
-def _check(dim, num_samples, noise_var, mean, covariance, temperature, draws):
+def _first(num: int, used):
+  """[num] 1 for the first `used` rows, else 0."""
+  return (jnp.arange(num) < used).astype(float)
+
+
+def _check(dim, num_samples, noise_var, mean, covariance, temperature, draws, max_samples):
   check_integer("dim", dim, 1)
-  check_draws(draws, num_samples)
+  check_draws(draws, num_samples, max_samples)
   check_positive("noise_var", noise_var)
   check_positive("temperature", temperature)
   if mean is not None and np.shape(mean) != (dim,):

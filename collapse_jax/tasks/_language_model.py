@@ -10,7 +10,18 @@ import numpy as np
 from jax.sharding import Mesh
 
 from collapse_jax._citation import citing
-from collapse_jax.lm import checkpoint, decoder, decoding, families, measures, sampling, sharding, text, training
+from collapse_jax.lm import (
+  checkpoint,
+  decoder,
+  decoding,
+  families,
+  measures,
+  quantisation,
+  sampling,
+  sharding,
+  text,
+  training,
+)
 from collapse_jax.lm.checkpoint import LanguageModel
 from collapse_jax.lm.peft import Adapters as Adapters
 from collapse_jax.lm.peft import adapted
@@ -77,7 +88,7 @@ def language_model(
   hand them in as an argument (`model._replace(params=...)`).
 
   Args:
-    model: the base.
+    model: the base; one that is quantised (`lm.quantise`) needs adapters.
     train: real rows; each run draws its num_samples of them without replacement.
     test: held-out real rows.
     num_samples: rows per batch.
@@ -159,7 +170,10 @@ def language_model(
   if adapters is not None:
     arch = adapted(arch, adapters)
   dtype = jnp.dtype(model.params["embedding"].dtype)
-  functions = decoder.functions(arch, dtype, remat, mesh)
+  quantised = quantisation.is_quantised(model.params)
+  if quantised and (adapters is None or pretrain):
+    raise Refused("quantized weights are not trained: they need adapters (lora_rank).", argument="lora_rank")
+  functions = decoder.functions(arch, dtype, remat, mesh, quantised)
   rate = recipe.learning_rate if learning_rate is None else learning_rate
   parts = sharding.num_parts(mesh)
   at_once = recipe.micro_batch_size or recipe.batch_size

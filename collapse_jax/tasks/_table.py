@@ -89,7 +89,7 @@ def table(
     hidden: sizes of dense layers; None: (256, 256) of "ctgan", else (128, 128).
     pac: of "ctgan": rows that the critic sees at once, a divisor of batch_size.
     budget, amount, batch_size, start: of training, as of `tasks.vae`.
-    learning_rate: of Adam, at first; it falls to 0. None: 2e-4 of "ctgan", else 1e-3.
+    learning_rate: of Adam, at first; it falls to 0, but of "ctgan". None: 2e-4 of "ctgan", else 1e-3.
     num_test: most test rows, which are also emitted to be looked at.
   Raises:
     Refused: an argument out of range, or data that cannot be used.
@@ -122,7 +122,7 @@ def table(
   learning_rate = (2e-4 if adversary else 1e-3) if learning_rate is None else learning_rate
   recipe = networks.Recipe(budget, amount, batch_size, learning_rate, start).check()
   if adversary:
-    recipe = recipe._replace(beta1=0.5, beta2=0.9)
+    recipe = recipe._replace(beta1=0.5, beta2=0.9, decay="constant")
   fit_rows, draw_rows = {
     "copula": lambda: _copula(layout),
     "tvae": lambda: kinds.tvae(layout, latent_dim, hidden, recipe, emit),

@@ -177,13 +177,37 @@ class Seen(NamedTuple):
   statistics: Any
 
 
+def _of_block(layout: Layout) -> np.ndarray:
+  """[blocks, categories] 1.0 where a category is one of a block."""
+  return np.repeat(np.eye(len(layout.sizes), dtype=np.float32), layout.sizes, axis=1)
+
+
+def asking(layout: Layout, categories: Array, weight: Array) -> Array:
+  """[n, blocks] how often training asks for what a row has in a column: for columns alike, for categories by the logarithm of
+  1 + the rows that have them, for rows of one category by their weights (training by sampling, Xu et al., section 4.3).
+
+  Args:
+    layout: of rows.
+    categories: [n, categories] indicators.
+    weight: [n] of rows.
+  """
+  of_block = jnp.asarray(_of_block(layout))
+  count = matmul(weight, categories)
+  often = jnp.log1p(count)
+  often = often / matmul(matmul(of_block, often), of_block)
+  chance = jnp.where(count > 0, often / jnp.where(count > 0, count, 1.0), 0.0)
+  return weight[:, None] * matmul(categories * chance[None], of_block.T)
+
+
 def ctgan(
   layout: Layout, noise_dim: int, hidden: tuple[int, ...], recipe: networks.Recipe, pac: int
 ) -> tuple[Fit, Draw]:
   """A generator that is asked for a category of a column, and a critic of `pac` rows at once (Lin et al. 1712.04086).
 
-  Columns are asked for alike, and categories by the logarithm of how often they are there (training by sampling): that is a weight
-  of each row and column. A step is one of the critic and then one of the generator.
+  Columns are asked for alike, and in training categories by the logarithm of how often they are there (training by sampling): that
+  is a weight of each row and column. Rows to emit are asked for by how often categories are there. A column that is not asked for
+  still comes out between the two, since the critic tells them apart slowly: what is rare is overstated. A step is one of the critic
+  and then one of the generator. Weights begin as those of the authors' program do.
 
   Args:
     layout: of rows.
@@ -194,7 +218,6 @@ def ctgan(
   """
   numbers, width, num_categories = layout.num_continuous, _width(layout), sum(layout.sizes)
   seen = width + num_categories  # columns of the critic: a row, and what was asked for
-  of_block = np.repeat(np.eye(len(layout.sizes), dtype=np.float32), layout.sizes, axis=1)  # [blocks, categories]
 
   def new(key):
     layers_key, out_key, critic_key = jax.random.split(key, 3)
@@ -203,10 +226,11 @@ def ctgan(
       layers.append({"dense": networks.dense(layer_key, [before, size])[0], "scale": jnp.ones(size)})
       layers[-1]["shift"] = jnp.zeros(size)
       before += size
-    return {
+    weights = {
       "generator": {"layers": layers, "out": networks.dense(out_key, [before, width])[0]},
       "critic": networks.dense(critic_key, [pac * seen, *hidden, 1]),
     }
+    return jax.tree.map(lambda x: x / np.sqrt(3) if x.ndim == 2 else x, weights)  # entries of variance 1 / (3 from)
 
   def generate(weights, x, statistics=None):
     """[n, width] before activation, and the statistics of each layer: those of x, unless they are given."""
@@ -241,7 +265,7 @@ def ctgan(
     """Of rows {"row", "block"}: numbers of a row, and of the column that is asked for as it is there."""
 
     def condition_of(asked):
-      return encoded[asked["row"]][:, -num_categories:] * jnp.asarray(of_block)[asked["block"]]
+      return encoded[asked["row"]][:, -num_categories:] * jnp.asarray(_of_block(layout))[asked["block"]]
 
     def critic(weights, key, asked):
       fake_key, mix_key, mask_key, slope_key = jax.random.split(key, 4)
@@ -276,11 +300,7 @@ def ctgan(
     encoded = encode(layout, modes, rows)
     encoded = encoded.at[:, :numbers].set(jnp.clip(encoded[:, :numbers] / FARTHEST, -1.0, 1.0))
     categories = encoded[:, -num_categories:]
-    count = matmul(weight, categories)
-    often = jnp.log1p(count)
-    often = often / matmul(matmul(jnp.asarray(of_block), often), jnp.asarray(of_block))
-    chance = jnp.where(count > 0, often / jnp.where(count > 0, count, 1.0), 0.0)
-    each = weight[:, None] * matmul(categories * chance[None], jnp.asarray(of_block).T)  # [n, blocks]
+    each = asking(layout, categories, weight)
     row, block = (jnp.asarray(index.reshape(-1)) for index in np.indices(each.shape))
     before = None if previous is None else previous.network
     network = networks.train(
@@ -293,7 +313,7 @@ def ctgan(
       before,
       used=weight > 0,
     )
-    shares = count / jnp.sum(weight)
+    shares = matmul(weight, categories) / jnp.sum(weight)
     noise = normal(seen_key, (NUM_SEEN, noise_dim))
     condition = asked_for(ask_key, shares, NUM_SEEN)
     _, statistics = generate(network.params["generator"], jnp.concatenate([noise, condition], axis=1))

@@ -15,8 +15,8 @@ import numpy as np
 from collapse_jax import store as storage
 from collapse_jax import theory, training
 from collapse_jax._citation import citing
-from collapse_jax.data import images
-from collapse_jax.random import choose, exact_table, normal
+from collapse_jax.data import generators, images
+from collapse_jax.random import normal
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks import _networks as networks
@@ -150,25 +150,23 @@ def vae(
     check_integer("num_samples", num_samples, 2)
   if source is not None and source.weight is None and num_samples > len(source.rows) - 2:
     raise Refused.must_be("num_samples", f"at most {len(source.rows) - 2} for {source.name}", num_samples)
+  dataset = None if source is None else generators.of_images(source, num_test)
   form = _form(network, (dim,) if source is None else source.shape, latent_dim, tuple(hidden), patch_size)
 
   # ------------------------------------------------------------------------------------------------ the data
   def fresh(key, problem) -> Data:
     if source is None:
       return real_batch(key, jnp.asarray(variances, float), num_samples, law)
-    return batch(_bitmaps(key, source, num_samples))
+    assert dataset is not None and dataset.draw is not None
+    return batch(dataset.draw(key, None, num_samples))
 
   def init(key):
-    """Finite images are dealt to training and test rows."""
+    if dataset is not None:
+      train, test = dataset.split(key, None, num_samples, num_test)
+      return {"test": test}, batch(train)
     train_key, test_key = jax.random.split(key)
-    if source is None:
-      scale = jnp.sqrt(jnp.asarray(variances, float))[None]
-      return {} if linear else {"test": scale * normal(test_key, (num_test, dim))}, fresh(train_key, None)
-    if source.weight is not None:
-      return {"test": _bitmaps(test_key, source, num_test)}, fresh(train_key, None)
-    order = jax.random.permutation(train_key, len(source.rows))
-    held_out = order[num_samples : num_samples + num_test]
-    return {"test": jnp.asarray(source.rows)[held_out]}, batch(jnp.asarray(source.rows)[order[:num_samples]])
+    scale = jnp.sqrt(jnp.asarray(variances, float))[None]
+    return {} if linear else {"test": scale * normal(test_key, (num_test, dim))}, fresh(train_key, None)
 
   # ------------------------------------------------------------------------------------------------ the model
   def loss(weights, key, x):
@@ -305,12 +303,6 @@ def _directions(variances, source: images.Images | None) -> tuple[np.ndarray, np
   second = (about * (weight / weight.sum())[:, None]).T @ about
   values, vectors = np.linalg.eigh(second)
   return vectors[:, ::-1][:, :NUM_DIRECTIONS].T, np.maximum(values[::-1], 1e-12)
-
-
-def _bitmaps(key: Array, source: images.Images, num: int) -> Array:
-  """Rows [num, dim] with replacement, each with its share."""
-  assert source.weight is not None
-  return jnp.asarray(source.rows)[choose(key, exact_table(source.weight), num)]
 
 
 def _attributes(source: images.Images, rows: Array) -> Array:

@@ -210,15 +210,23 @@ def rows_unless_refused(draws: str, make: Callable[[], TaskSetting]) -> Callable
   return {"rows": None, "auto": make, "law": refuse}[draws]
 
 
-def check_draws(draws: str, num_samples=None) -> None:
-  """The kind of draws, and num_samples where an exact law lets it be any number."""
+def check_draws(draws: str, num_samples=None, max_samples=None) -> None:
+  """The kind of draws, and num_samples where an exact law lets it be any number, or rows have room for `max_samples`.
+
+  Args:
+    draws, num_samples, max_samples: as a task is given them; None: not to be checked.
+  """
   if draws not in DRAWS:
     raise Refused.must_be("draws", "'auto', 'law' or 'rows'", draws)
   if num_samples is None:
     return
   if known(num_samples) and not num_samples >= 2:
     raise Refused.must_be("num_samples", "at least 2", num_samples)
-  if draws == "rows" and not isinstance(num_samples, int | np.integer):
+  if max_samples is not None:
+    check_integer("max_samples", max_samples, 2)
+    if known(num_samples) and num_samples > max_samples:
+      raise Refused.must_be("num_samples", f"at most max_samples, {max_samples}", num_samples)
+  elif draws == "rows" and not isinstance(num_samples, int | np.integer):
     raise Refused("num_samples must be a Python int under draws='rows'.", argument="num_samples")
 
 

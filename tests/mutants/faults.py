@@ -438,6 +438,25 @@ FAULTS = [
     "0 * np.sign(first.mean()) * first[:, :, None]",
     "tests/test_decisions.py -k share_in_words",
   ),
+  # ------------------------------------------------------------------------------------------------------ tables
+  Fault(
+    "table: an adversary's training asks for categories by how often they are there",
+    "often = jnp.log1p(count)",
+    "often = count",
+    "tests/test_table.py -k what_training_asks_for",
+  ),
+  Fault(
+    "table: a generator need not write what it is asked for",
+    "return -jnp.mean(found) - jnp.sum(condition * log_odds, axis=1)",
+    "return -jnp.mean(found) - 0 * jnp.sum(condition * log_odds, axis=1)",
+    "tests/test_table.py -k adversary",
+  ),
+  Fault(
+    "table: a generator wants to be told apart",
+    "return -jnp.mean(found) - jnp.sum(condition * log_odds, axis=1)",
+    "return jnp.mean(found) - jnp.sum(condition * log_odds, axis=1)",
+    "tests/test_table.py -k adversary",
+  ),
   # ----------------------------------------------------------------------------------------------------- the command
   Fault(
     "cli: a change beyond the tolerance ends well",
