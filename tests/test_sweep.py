@@ -593,7 +593,7 @@ import jax, jax.numpy as jnp, numpy as np
 import collapse_jax as cj
 
 def fit(key, problem, context):
-  return jax.lax.fori_loop(0, 50, lambda i, x: x @ x / len(x), context.data.rows[0, :300])
+  return jax.lax.fori_loop(0, 10, lambda i, x: x @ x / len(x), context.data.rows[0, :900])
 
 def sample(key, problem, x, context):
   total = lambda *parts: np.float32(sum(np.asarray(part).sum() for part in parts))
@@ -601,7 +601,7 @@ def sample(key, problem, x, context):
   return cj.store.batch(x), {"total": jax.pure_callback(total, shape, x, x + 1, vmap_method="sequential")}
 
 task = cj.TaskSetting(
-  lambda key: (jnp.zeros(()), cj.store.batch(jnp.ones((300, 300)))), fit, sample, lambda key, problem, x: {}, 300
+  lambda key: (jnp.zeros(()), cj.store.batch(jnp.ones((900, 900)))), fit, sample, lambda key, problem, x: {}, 900
 )
 out = cj.sweep(task, ["replace"], {}, num_generations=4, num_seeds=1, driver="steps")
 print(int(out.total.values.sum()))
@@ -611,5 +611,5 @@ print(int(out.total.values.sum()))
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs a system that pins processes to cores")
 def test_calls_of_the_host_on_one_core():
   """They wait for their arguments on the one thread that there is, where these are still computed."""
-  done = subprocess.run([sys.executable, "-c", ONE_CORE], capture_output=True, text=True, timeout=300)
-  assert done.stdout.strip() == str(4 * 3 * 300**2), done.stderr
+  done = subprocess.run([sys.executable, "-c", ONE_CORE], capture_output=True, text=True, timeout=120)
+  assert done.stdout.strip() == str(4 * 3 * 900**2), done.stderr
