@@ -265,6 +265,7 @@ def test_panel(both):
 @pytest.mark.parametrize("is_terminal, plain", [(True, None), (True, "1"), (False, None)])
 def test_table_at_the_end_of_a_run(both, tmp_path, capsys, monkeypatch, is_terminal, plain):
   """A line an answer, on standard error; coloured on a terminal, unless NO_COLOR is set."""
+  both = {**both, "unsure": made([T**0.7], spread=1.0, workflow=["mine"])}
   for name, one in both.items():
     (tmp_path / name).mkdir()
     one.to_netcdf(tmp_path / name / "results.nc", engine="h5netcdf")
