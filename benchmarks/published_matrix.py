@@ -182,7 +182,7 @@ def draw(family: str, found: dict[str, Any], path: Path) -> None:
           if row["metric"] == metric and _is_of(row["select"], at | {figure_of.line: value}) and row["generation"]:
             axis.plot(row["generation"], row["value"] / row["factor"], "x", color="k")
       axis.set_xscale("log")
-      shown = results[f"{metric}_mean"].sel(at)
+      shown = results[f"{metric}_mean"].sel({name: one for name, one in at.items() if name != figure_of.line})
       if shown.min() > 0 and shown.max() > 10 * shown.min():
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(LogFormatter())
@@ -193,6 +193,9 @@ def draw(family: str, found: dict[str, Any], path: Path) -> None:
       axis.set_xlabel("generation", fontsize=8)
       axis.set_ylabel(f"{metric}\n{named}" if j == 0 else "", fontsize=8)
   axes[0, 0].legend(title=figure_of.line, fontsize=6, title_fontsize=6)
+  figure.supxlabel(
+    "line: mean over seeds; band: two standard errors; dashed: law; crosses: published values", fontsize=7
+  )
   path.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(path, dpi=90)
 
@@ -217,7 +220,8 @@ def page(found: dict[str, Any], figures: dict[str, Path]) -> str:
     "",
     "`python -m benchmarks.published_matrix` wrote this page from `docs/data/published_matrix.nc`, which has means, standard",
     "errors and quantiles over seeds, a group for each part. `--parts=GLOB` first runs those parts that are missing, and goes on",
-    "with one that was stopped. Seconds are those on the clock of two CPU cores that had other work as well.",
+    "with one that was stopped. Seconds are those on the clock of two CPU cores that had other work as well, since a part was",
+    "last gone on with.",
     "",
     "| part | runs | seconds |",
     "| --- | --- | --- |",
