@@ -77,20 +77,26 @@ def table(rows) -> str:
   return aligned(lines)
 
 
-def draw(experiments, file: Path, metrics: str) -> None:
-  """The figure of all experiments, of metrics in a comma list."""
+def check_figure(file: Path) -> None:
+  """Raises Refused where no figure can be written there."""
   if file.suffix != ".png":
     raise Refused.must_be("figure", "a file whose name ends in .png", str(file))
   output.check_writable("figure", file.parent)
+
+
+def draw(experiments, file: Path, metrics: str) -> None:
+  """The figure of all experiments, of metrics in a comma list."""
   from collapse_jax import plotting
+  from collapse_jax.plotting import figures
 
   short = {name: Path(name).name for name in experiments}
   if len(set(short.values())) < len(short):
     short = {name: name for name in experiments}
   named = {short[name]: results for name, results in experiments.items()}
-  figure = plotting.side_by_side(named, metrics.split(",") if metrics else ())
+  with figures.own_style():
+    drawn = plotting.png(plotting.side_by_side(named, metrics.split(",") if metrics else ()))
   file.parent.mkdir(parents=True, exist_ok=True)
-  file.write_bytes(plotting.png(figure))
+  file.write_bytes(drawn)
   print(file)
 
 
@@ -103,9 +109,12 @@ def aligned(lines) -> str:
 def main(directories):
   if not directories:
     raise Refused(f"name a directory with results: {flag_values.program()} DIR")
+  figure = Path(flag_values.FLAGS.figure) if flag_values.FLAGS.figure else None
+  if figure is not None:
+    check_figure(figure)
   experiments = {name: results for directory in directories for name, results in load(directory).items()}
-  if flag_values.FLAGS.figure:
-    draw(experiments, Path(flag_values.FLAGS.figure), flag_values.FLAGS.metrics)
+  if figure is not None:
+    draw(experiments, figure, flag_values.FLAGS.metrics)
   from collapse_jax.diagnostics import published
 
   try:

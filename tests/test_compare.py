@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import matplotlib
 import numpy as np
 import pytest
 import xarray
@@ -127,9 +128,15 @@ def test_command(tmp_path):
   done = call(tmp_path, "--strict", f"--figure={figure}", "--metrics=test_mse")
   assert done.returncode == 1 and str(figure) in done.stdout and figure.read_bytes().startswith(b"\x89PNG")
   experiments = compare.load(str(tmp_path))
-  for name, metrics, said in (("x.jpg", "", "ends in .png"), ("x.png", "loss", "of some one of test_mse, got 'loss'")):
-    with pytest.raises(Refused, match=said):
-      compare.draw(experiments, tmp_path / name, metrics)
+  with matplotlib.rc_context({"figure.facecolor": "red", "text.usetex": True}):  # as a user's matplotlibrc may
+    compare.draw(experiments, tmp_path / "again.png", "test_mse")
+  assert (tmp_path / "again.png").read_bytes() == figure.read_bytes()
+  with pytest.raises(Refused, match="of some one of test_mse, got 'loss'"):
+    compare.draw(experiments, tmp_path / "x.png", "loss")
+  with pytest.raises(Refused, match=r"ends in \.png"):
+    compare.check_figure(tmp_path / "x.jpg")
+  done = call(tmp_path / "none", "--figure=x.jpg")  # before anything is read
+  assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--figure must be a file" in done.stderr
   done = call()
   assert done.returncode == 2 and "name a directory" in done.stderr and len(done.stderr.strip().splitlines()) == 1
 

@@ -98,6 +98,8 @@ def test_side_by_side():
   ):
     with pytest.raises(Refused, match=said):
       plotting.side_by_side(known, metrics)
+  with pytest.raises(Refused, match="experiments must be one or more"):
+    plotting.side_by_side({})
 
 
 def test_runs_that_are_lost_are_left_out_and_counted():

@@ -42,7 +42,7 @@ class Dataset(NamedTuple):
     draw: (key, truth, num) -> more real rows [num, dim]; None where the rows are finite.
     max_samples: the most training rows there are; None: no limit.
     note: what a plot of it must say; empty for most.
-    num_test: the test rows of finite data, the same for every key; None: as many as `split` is asked for.
+    num_test: how many test rows finite data have; None: as many as `split` is asked for.
     centers: (truth) -> [k, dim] modes of the truth, of standard deviation 1 each; None where they are not known.
     log_density: (truth, points [m, dim]) -> [m] nats; None where it is not known.
     variance: (num) -> expected variance, per coordinate and over truths, of that many training rows about their own mean; None
@@ -177,28 +177,18 @@ def of_images(source: images.Images, num_test: int) -> Dataset:
     source: what `data.images.get` returns.
     num_test: rows that are held out of finite ones.
   """
-  rows, finite = np.asarray(source.rows, np.float32), source.weight is None
-
-  def draw(key, truth, num):
-    assert source.weight is not None
-    return jnp.asarray(rows)[choose(key, exact_table(source.weight), num)]
+  rows, weight = np.asarray(source.rows, np.float32), source.weight
+  if weight is not None:
+    draw = lambda key, num: jnp.asarray(rows)[choose(key, exact_table(weight), num)]
+    return without_truth(source.name, rows.shape[1], draw)
 
   def split(key, truth, num_train, num_test):
-    train_key, test_key = jax.random.split(key)
-    if not finite:
-      return draw(train_key, truth, num_train), draw(test_key, truth, num_test)
+    train_key, _ = jax.random.split(key)
     order = jax.random.permutation(train_key, len(rows))
     return jnp.asarray(rows)[order[:num_train]], jnp.asarray(rows)[order[num_train : num_train + num_test]]
 
-  return Dataset(
-    source.name,
-    rows.shape[1],
-    lambda key: None,
-    split,
-    None if finite else draw,
-    len(rows) - num_test if finite else None,
-    num_test=num_test if finite else None,
-  )
+  most = len(rows) - num_test
+  return Dataset(source.name, rows.shape[1], lambda key: None, split, max_samples=most, num_test=num_test)
 
 
 def check_size(dataset: Dataset, num_samples: int) -> None:

@@ -38,6 +38,7 @@ __all__ = [
   "learning_curves",
   "loss_histograms",
   "metric_against_real_share",
+  "own_style",
   "phase_diagram",
   "render",
   "side_by_side",
@@ -149,8 +150,10 @@ def side_by_side(experiments: Mapping[str, Any], metrics: Sequence[str] = (), ti
   Returns:
     matplotlib Figure.
   Raises:
-    Refused: not as many metrics as experiments, or one that is not there.
+    Refused: no experiments, not as many metrics, or one that is not there.
   """
+  if not experiments:
+    raise Refused.must_be("experiments", "one or more", "none")
   if metrics and len(metrics) != len(experiments):
     raise Refused.must_be("metrics", f"one for each of {len(experiments)} experiments", ",".join(metrics))
   every = [diagnostics.complete(results) for results in experiments.values()]
@@ -349,8 +352,8 @@ def drawn(results) -> Iterator[tuple[str, Any]]:
 def render(results) -> dict[str, tuple[bytes, bytes]]:
   """The default figures as (PNG, PDF), by file name, the same whatever a user's matplotlibrc asks for."""
   found = {}
-  with _own_style():
-    for name, figure in figures_for(results).items():
+  with own_style():
+    for name, figure in drawn(results):
       first = png(figure)
       figure.set_layout_engine("none")  # what the first rendering found holds for the second
       figure.savefig(buffer := io.BytesIO(), format="pdf")
@@ -359,7 +362,8 @@ def render(results) -> dict[str, tuple[bytes, bytes]]:
 
 
 @contextlib.contextmanager
-def _own_style():
+def own_style() -> Iterator[None]:
+  """What is drawn inside is the same whatever a user's matplotlibrc asks for."""
   import matplotlib
 
   kept = ("backend", "interactive", "toolbar", "timezone")  # no figure depends on them

@@ -117,7 +117,7 @@ def figures(results):
     left_out = 0
     for (metric, row), (j, dataset) in itertools.product(zip(metrics, axes), enumerate(part.dataset.values)):
       row[j].set_title(str(dataset), fontsize=9)
-      score = metric.removeprefix("downstream_") if metric.startswith("downstream_") else None
+      score = metric.removeprefix("downstream_")
       pooled, oracle = f"pooled_{score}", f"oracle_{score}"  # of what is no score of classifiers there is neither
       cells = itertools.product(part.generator.values, generations)
       for (generator, t), shade in zip(cells, itertools.cycle(DARK_AND_LIGHT)):

@@ -147,8 +147,7 @@ def _curves(part):
         left_out += curves(axis, part, metric, cell, shade, str(workflow))
         null = diagnostics.null_of(part, cell, metric)
         if null is not None:
-          label = NULL_LABEL if workflow == part.workflow.values[0] else None
-          axis.plot(part.generation.values, null, ":", color="0.4", linewidth=1.2, zorder=4, label=label)
+          axis.plot(part.generation.values, null, ":", color="0.4", linewidth=1.2, zorder=4, label=NULL_LABEL)
         law = _law(part, cell) if metric == "covariance_trace_ratio" else None
         if law is not None:
           known = True

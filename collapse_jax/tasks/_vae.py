@@ -114,7 +114,7 @@ def vae(
     start: what is taken over from the previous model where a run hands it on (`warm_start`): "weights", "weights+optimiser" or
       nothing ("cold").
     draws: of linear networks on normal data: "rows", "law" (means and covariances from their exact law) or "auto".
-    num_test: test rows, and rows that each model emits to be looked at; real images are tested on at most half of them.
+    num_test: test rows, and rows that each model emits to be looked at; of finite images, at most what num_samples leaves.
   Raises:
     Refused: an argument out of range, or data that cannot be used.
 

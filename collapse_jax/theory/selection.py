@@ -1,4 +1,4 @@
-"""Selection by nearness to real data, an analogue of Alrashedy et al. 2311.00931 (all derived)."""
+"""Selection by nearness to real data: an analogue of Alrashedy et al. 2311.00931 (all derived)."""
 
 import numpy as np
 
