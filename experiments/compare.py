@@ -112,6 +112,10 @@ def main(directories):
   figure = Path(flag_values.FLAGS.figure) if flag_values.FLAGS.figure else None
   if figure is not None:
     check_figure(figure)
+  elif flag_values.FLAGS.metrics:
+    raise Refused(
+      "--metrics is of the figure that --figure draws.", argument="metrics", value=flag_values.FLAGS.metrics
+    )
   experiments = {name: results for directory in directories for name, results in load(directory).items()}
   if figure is not None:
     draw(experiments, figure, flag_values.FLAGS.metrics)

@@ -137,6 +137,8 @@ def test_command(tmp_path):
     compare.check_figure(tmp_path / "x.jpg")
   done = call(tmp_path / "none", "--figure=x.jpg")  # before anything is read
   assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--figure must be a file" in done.stderr
+  done = call(tmp_path, "--metrics=test_mse")
+  assert done.returncode == 2 and done.stderr == "error: --metrics is of the figure that --figure draws.\n"
   done = call()
   assert done.returncode == 2 and "name a directory" in done.stderr and len(done.stderr.strip().splitlines()) == 1
 

@@ -152,6 +152,8 @@ def test_images():
   assert found["finite"].all() and (found["covariance_trace_ratio"] > 0).all() and found["train_loss"].shape == (1, 2)
   with pytest.raises(Refused, match=r"at most 32 for array \(40 rows, 8 held out"):
     tasks.flow(images.get(rows), 33, score="patches", **options)
+  with pytest.raises(ValueError, match=f"num_test must be below {len(rows)}"):
+    tasks.flow(images.get(rows), 32, score="patches", **options | {"num_test": 500})
 
 
 def test_training_goes_on():

@@ -176,6 +176,8 @@ def of_images(source: images.Images, num_test: int) -> Dataset:
   Args:
     source: what `data.images.get` returns.
     num_test: rows that are held out of finite ones.
+  Raises:
+    ValueError: there are no more rows than that.
   """
   rows, weight = np.asarray(source.rows, np.float32), source.weight
   if weight is not None:
@@ -188,6 +190,8 @@ def of_images(source: images.Images, num_test: int) -> Dataset:
     return jnp.asarray(rows)[order[:num_train]], jnp.asarray(rows)[order[num_train : num_train + num_test]]
 
   most = len(rows) - num_test
+  if most < 1:
+    raise Refused.must_be("num_test", f"below {len(rows)}, as many images as {source.name} has", num_test)
   return Dataset(source.name, rows.shape[1], lambda key: None, split, max_samples=most, num_test=num_test)
 
 
