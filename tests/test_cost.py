@@ -7,7 +7,7 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from helpers import own_flags
+from helpers import own_flags, poisson_mean
 
 import collapse_jax as cj
 from collapse_jax import store, sweeps, tasks, workflows
@@ -151,6 +151,13 @@ def test_sizes_share_a_program_where_its_room_costs_less_than_compiling(workers)
   plain = lambda dim, num_samples: tasks.gaussian(dim, num_samples)
   axes = {"dim": [2], "num_samples": [10, 30]}
   assert plan(plain, ["accumulate_subsample"], axes, num_generations=6, num_seeds=10).programs == 2
+
+
+def test_another_parameter_is_called_as_room_is(workers):
+  """No `used` follows from it, so that sizes stay apart."""
+  task = lambda num_samples, max_samples=100: poisson_mean(4.0, num_samples)
+  axes = {"num_samples": [10, 30]}
+  assert plan(task, ["accumulate_subsample"], axes, num_generations=6, num_seeds=10).programs == 2
 
 
 def test_plan_of_time(workers, monkeypatch):

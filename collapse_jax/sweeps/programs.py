@@ -70,7 +70,7 @@ class Binding:
 
 
 def groups(
-  grid: Grid, numbers: Numbers, static_axes: Sequence[str] = (), before: "dict[tuple[int, ...], Traced] | None" = None
+  grid: Grid, numbers: Numbers, static_axes: Sequence[str], before: "dict[tuple[int, ...], Traced]"
 ) -> list[list[Bound]]:
   """Cells that share a program, the costly ones (by their static numbers) first.
 
@@ -131,7 +131,7 @@ def _has_room(grid: Grid, task: TaskSetting, workflow: Workflow, static: dict[st
 
 
 def _side_by_side(
-  grid: Grid, numbers: Numbers, apart: list[list[Bound]], before: "dict[tuple[int, ...], Traced] | None"
+  grid: Grid, numbers: Numbers, apart: list[list[Bound]], before: "dict[tuple[int, ...], Traced]"
 ) -> list[list[Bound]]:
   """Groups that differ in num_samples, those in one program that are cheaper in the room of the largest than compiled apart.
 
@@ -149,11 +149,13 @@ def _side_by_side(
 
     return [bound(one) for group in apart[first : last + 1] for one in group]
 
-  largest = roomy(len(apart) - 1, len(apart) - 1)
-  if not _takes_traced(grid.task, accepted(grid.task, largest[0].cell.values | largest[0].static), "num_samples"):
-    return apart
+  largest = roomy(len(apart) - 1, len(apart) - 1)[0]
+  given = largest.cell.values | largest.static
   try:
-    of_largest = traced(Binding(grid, largest[0].cell.workflow, largest[0].static), largest[0].arguments, numbers)
+    task = prepared(grid.task_of(given), grid.workflow_of(largest.cell.workflow, given))
+    if task.used is None or not _takes_traced(grid.task, accepted(grid.task, given), "num_samples"):
+      return apart  # its parameter of that name is something else
+    of_largest = traced(Binding(grid, largest.cell.workflow, largest.static), largest.arguments, numbers)
   except Refused:  # task and workflow do not go together
     return apart
   row_ns = of_largest.work(numbers) / sizes[-1] * numbers.num_seeds
@@ -166,7 +168,7 @@ def _side_by_side(
       ways.append((best[first][0] + 1e9 * cost.COMPILE_SECONDS + running, [*best[first][1], together]))
     best.append(min(ways, key=lambda way: way[0]))
   chosen = best[-1][1]
-  if before is not None and _ROOM in chosen[-1][0].static:
+  if _ROOM in chosen[-1][0].static:
     before.setdefault(chosen[-1][0].cell.index, of_largest)
   return chosen
 
