@@ -153,6 +153,19 @@ def test_sizes_share_a_program_where_its_room_costs_less_than_compiling(workers)
   assert plan(plain, ["accumulate_subsample"], axes, num_generations=6, num_seeds=10).programs == 2
 
 
+def test_no_room_for_what_does_not_fit():
+  """A size that is too large for memory leaves the others as they are, also where a plan with more memory had them together."""
+  task = lambda num_samples, max_samples=None: tasks.gaussian(2, num_samples, draws="rows", max_samples=max_samples)
+  options = {"num_generations": 20, "num_seeds": 1}
+  axes = {"num_samples": [10, 20000]}
+  planned = plan(task, ["accumulate_subsample"], axes, **options)
+  assert planned.programs == 1
+  out = cj.sweep(task, ["accumulate_subsample"], axes, memory_bytes=2e6, traced=planned.traced, **options)
+  assert (
+    out.finite[0, 0].all() and out.cell_status[0, 0] == "ok" and "one run needs" in str(out.cell_status.values[0, 1])
+  )
+
+
 def test_another_parameter_is_called_as_room_is(workers):
   """No `used` follows from it, so that sizes stay apart."""
   task = lambda num_samples, max_samples=100: poisson_mean(4.0, num_samples)
