@@ -20,6 +20,7 @@ __all__ = [
   "blank",
   "draw_rows",
   "emission",
+  "first_rows",
   "flat",
   "in_use",
   "latest",
@@ -168,8 +169,18 @@ def in_use(context: Context) -> Float[Array, " num"]:
   Args:
     context: `num` is a Python int.
   """
-  number = jnp.arange(context.num)
-  return jnp.ones(number.shape) if context.used is None else (number < context.used).astype(float)
+  return jnp.ones(context.num) if context.used is None else first_rows(context.num, context.used)
+
+
+def first_rows(num: int, used: Number) -> Float[Array, " num"]:
+  """[num] 1.0 for the first `used` of as many rows, else 0.0.
+
+  Args:
+    num: a Python int.
+    used: at most num.
+  """
+  counts: Array = jnp.arange(num) < used
+  return counts.astype(float)
 
 
 def mass(data: Data) -> Float[Array, " slots"]:

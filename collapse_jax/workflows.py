@@ -380,9 +380,8 @@ def _rows_at(task: TaskSetting, problem: Problem, stored: Data, chosen: Array, u
   rows = jax.tree.map(lambda x: x[chosen // n, chosen % n], stored.rows)
   row_weight = None if stored.row_weight is None else stored.row_weight[chosen // n, chosen % n]
   if used is not None:
-    row_weight = jnp.asarray(
-      jnp.where(jnp.arange(chosen.shape[0]) < used, 1.0 if row_weight is None else row_weight, 0.0)
-    )
+    mask = storage.first_rows(chosen.shape[0], used)
+    row_weight = mask if row_weight is None else mask * row_weight
   origin = stored.origin[chosen // n]
   if row_weight is None:
     data = Data(jax.tree.map(lambda x: x[:, None], rows), count=jnp.ones(chosen.shape), origin=origin)

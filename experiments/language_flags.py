@@ -98,14 +98,15 @@ def load_model(
   with flag_values.given_as("model", name):
     if name in presets.NAMES:
       model = presets.build(name, documents.train, dtype, abstract)
-      return model if quantize == "none" else lm.quantise(model, quantize)
-    model = tiny.load(dtype) if name == "tiny" else lm.load(name, dtype, on_host or quantize != "none")
+    else:
+      model = tiny.load(dtype) if name == "tiny" else lm.load(name, dtype, on_host or quantize != "none")
+      if model.tokenizer is None:
+        raise Refused("there is no tokenizer with it")
+      text.special_ids(model.tokenizer)
     if quantize != "none":
       model = lm.quantise(model, quantize)
-      model = model if on_host else model._replace(params=jax.tree.map(jax.numpy.asarray, model.params))
-    if model.tokenizer is None:
-      raise Refused("there is no tokenizer with it")
-    text.special_ids(model.tokenizer)
+      if not (on_host or abstract):
+        model = model._replace(params=jax.tree.map(jax.numpy.asarray, model.params))
   return model
 
 

@@ -7,7 +7,7 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from helpers import own_flags
+from helpers import own_flags, poisson_mean
 
 import collapse_jax as cj
 from collapse_jax import store, sweeps, tasks, workflows
@@ -151,6 +151,26 @@ def test_sizes_share_a_program_where_its_room_costs_less_than_compiling(workers)
   plain = lambda dim, num_samples: tasks.gaussian(dim, num_samples)
   axes = {"dim": [2], "num_samples": [10, 30]}
   assert plan(plain, ["accumulate_subsample"], axes, num_generations=6, num_seeds=10).programs == 2
+
+
+def test_no_room_for_what_does_not_fit():
+  """A size that is too large for memory leaves the others as they are, also where a plan with more memory had them together."""
+  task = lambda num_samples, max_samples=None: tasks.gaussian(2, num_samples, draws="rows", max_samples=max_samples)
+  options = {"num_generations": 20, "num_seeds": 1}
+  axes = {"num_samples": [10, 20000]}
+  planned = plan(task, ["accumulate_subsample"], axes, **options)
+  assert planned.programs == 1
+  out = cj.sweep(task, ["accumulate_subsample"], axes, memory_bytes=2e6, traced=planned.traced, **options)
+  assert (
+    out.finite[0, 0].all() and out.cell_status[0, 0] == "ok" and "one run needs" in str(out.cell_status.values[0, 1])
+  )
+
+
+def test_another_parameter_is_called_as_room_is(workers):
+  """No `used` follows from it, so that sizes stay apart."""
+  task = lambda num_samples, max_samples=100: poisson_mean(4.0, num_samples)
+  axes = {"num_samples": [10, 30]}
+  assert plan(task, ["accumulate_subsample"], axes, num_generations=6, num_seeds=10).programs == 2
 
 
 def test_plan_of_time(workers, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from helpers import z_score
 
 import collapse_jax as cj
-from collapse_jax import store, tasks, testing, theory, transforms
+from collapse_jax import random, store, tasks, testing, theory, transforms
 from collapse_jax.refused import Refused
 from collapse_jax.transforms import selection
 from collapse_jax.types import Context
@@ -100,6 +100,37 @@ def test_neon_of_a_network_that_starts_warm():
   neon = transforms.extrapolate(task, 2.0)
   run = lambda key: cj.run(key, neon, cj.workflows.replace(), 2, warm_start=True)
   assert jax.jit(run)(jax.random.key(0))["finite"].all()
+
+
+def test_rows_that_only_have_room_teach_nothing():
+  """Of own samples as of real rows: among those that count alone are centres, or a later model."""
+
+  def mean(num_samples, room=None):
+    draw = lambda key, mean, num, weight=None: store.batch(mean + random.normal(key, (num,)), weight)
+    weight = None if room is None else (jnp.arange(room) < num_samples).astype(float)
+
+    def fit(key, problem, context):
+      rows, weight = store.flat(context.data)
+      return jnp.sum(weight * rows) / jnp.sum(weight)
+
+    return cj.TaskSetting(
+      lambda key: (jnp.zeros(()), draw(key, 0.0, room or num_samples, weight)),
+      fit,
+      lambda key, problem, params, context: (draw(key, params, context.num), {}),
+      lambda key, problem, params: {"mean": params},
+      room or num_samples,
+      used=None if room is None else num_samples,
+    )
+
+  gaussian = lambda num_samples, room=None: tasks.gaussian(1, num_samples, draws="rows", max_samples=room)
+  run = lambda task: cj.run(jax.random.key(0), task, cj.workflows.accumulate(), 3)
+  for wrap, make, metric in (
+    (lambda task: transforms.extrapolate(task, 2.0), mean, "mean"),
+    (lambda task: transforms.correct(task, 1.0, num_centers=2), gaussian, "standard_log_variance"),
+  ):
+    roomy, plain, other = (np.asarray(run(wrap(make(*sizes)))[metric]) for sizes in ((5, 9), (5,), (9,)))
+    np.testing.assert_allclose(roomy, plain, rtol=1e-4, atol=1e-5)
+    assert np.abs(roomy - other).min() > 1e-3
 
 
 def test_correction():

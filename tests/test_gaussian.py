@@ -106,6 +106,19 @@ def test_sizes_in_room_for_the_largest_give_the_numbers_of_each():
     assert np.abs(more).min(axis=(-1, -2)).max() > 1e-3
 
 
+@pytest.mark.parametrize("driver", ["scan", "steps", "host"])
+def test_rows_that_only_have_room_count_nowhere(driver):
+  """Neither in what is stored nor in the law beside it, whoever says how much room there is."""
+  of_rows = lambda **room: lambda num_samples: tasks.gaussian(2, num_samples, draws="rows", **room)
+  run = lambda task, driver: cj.sweep(
+    task, ["accumulate"], {"num_samples": [5]}, num_generations=3, num_seeds=2, driver=driver
+  )
+  roomy, plain = run(of_rows(max_samples=12), driver), run(of_rows(), "scan")
+  np.testing.assert_array_equal(roomy.train_size.values.ravel(), [5, 10, 15] * 2)
+  for name in ("covariance_log_det_ratio", "covariance_log_det_ratio_expected"):
+    np.testing.assert_allclose(roomy[name], plain[name], rtol=2e-4, atol=2e-5)
+
+
 def test_room_is_for_rows_that_are_all_emitted():
   task = tasks.gaussian(2, 5, draws="rows", max_samples=8)
   assert (task.num_samples, task.used) == (8, 5) and task._replace(num_samples=6).used is None

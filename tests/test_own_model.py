@@ -236,6 +236,22 @@ def test_names_of_every_run_are_refused(name):
     by_host(counting()._replace(evaluate=lambda key, problem, params: {name: 1.0}))
 
 
+def test_sizes_in_one_room():
+  """Programs of a workflow are not shared by tasks of which other numbers of rows count."""
+
+  def make(num_samples):
+    task = poisson_mean(4.0, 8)
+    mask = (jnp.arange(8) < num_samples).astype(float)
+    return task._replace(init=lambda key: (4.0, store.weighed(task.init(key)[1], mask)), used=num_samples)
+
+  run = lambda driver: cj.sweep(
+    make, ["accumulate_subsample"], {"num_samples": [3, 6]}, num_generations=3, num_seeds=2, driver=driver
+  )
+  scan, host = run("scan"), run("host")
+  np.testing.assert_allclose(host.squared_error, scan.squared_error, rtol=1e-5, atol=1e-6)
+  assert (host.train_size == host.num_samples).all()
+
+
 def test_a_generation_that_emits_nothing():
   """The sampler is asked for a row that does not count, and what is trained on is as in the scan."""
   flow = workflows.grown_replace()._replace(emit=lambda n, t: 0 if t == 2 else n * (t + 1), schedule=None, weights=None)

@@ -48,7 +48,7 @@ class Laws:
     self._redrawn = np.zeros(shape, int)  # rows of subsets
     self._rows: dict[tuple[int, ...], np.ndarray] = {}  # of training data, by schedules of which laws are told
     for index, task, workflow in cells:
-      schedule = schedule_of(workflow, task.num_samples, num_generations)
+      schedule = schedule_of(workflow, task.num_samples if task.used is None else task.used, num_generations)
       if schedule is None:
         continue
       if num_generations**2 <= MAX_TABLE:

@@ -133,12 +133,13 @@ class _CallsPython(Exception):
 
 
 def _kind(job: Job, cell: Cell, task: TaskSetting) -> tuple[Any, ...]:
-  """What tells programs of workflows apart: where batches are stored as rows, of the task only the number of these matters."""
+  """What tells programs of workflows apart: where batches are stored as rows, of the task only the numbers of these matter."""
   if task.summary is not None:
     return cell.index
   taken = accepted(job.grid.makers[cell.workflow], cell.values)
   values = [i for axis, i in zip(job.grid.axes, cell.index[1:]) if axis in taken]
-  return cell.workflow, tuple(values), task.num_samples, task.fresh is None
+  used = None if task.used is None else int(task.used)
+  return cell.workflow, tuple(values), task.num_samples, used, task.fresh is None
 
 
 def _programs(task: TaskSetting, workflow: Workflow, num_generations: int) -> Programs:
@@ -238,7 +239,7 @@ class _Loop:
     previous = self.params if self.job.numbers.warm_start else None
     data, youngest, shares = jax.tree.map(np.asarray, (data, youngest, shares))
     num = self.nums[t - 1]
-    context = Context(t, num, _pooled(self.task, data), self.real, previous, youngest)
+    context = Context(t, num, _pooled(self.task, data), self.real, previous, youngest, self.task.used)
     # A sampler is not asked for no rows: for one, which does not count.
     return keys, context if num else context._replace(num=1, used=0), shares
 

@@ -19,7 +19,7 @@ class Plan(NamedTuple):
   """What `sweep` would do. Memory in bytes; times of this machine from an empty compilation cache, good to a factor of two.
 
   `refusals` says why cells cannot run. Programs, memory and times are NaN of the drivers "steps" and "host". `traced` has each
-  program by the index of the first cell that shares it; a sweep with the same arguments takes these over.
+  program by the first cell that shares it (`programs.Bound.place`); a sweep with the same arguments takes these over.
   """
 
   cells: int
@@ -86,14 +86,14 @@ def plan(
   found: dict[tuple[int, ...], programs.Traced] = {}
   costs = []  # (cells, nanoseconds of a run, bytes of a run) of each program
   memory = 0.5 * devices.memory_bytes()
-  for group in programs.groups(grid, numbers, static_axes, found):
+  for group in programs.groups(grid, numbers, static_axes, found, memory):
     bind = programs.Binding(grid, group[0].cell.workflow, group[0].static)
     try:
-      one = found.get(group[0].cell.index) or programs.traced(bind, group[0].arguments, numbers)
+      one = found.get(group[0].place) or programs.traced(bind, group[0].arguments, numbers)
     except Refused:  # task and workflow do not go together
       costs.append((len(group), 0.0, 0.0))
       continue
-    found[group[0].cell.index] = one
+    found[group[0].place] = one
     work, size = one.work(numbers), one.bytes_per_run
     if size > memory:
       for bound in group:

@@ -43,6 +43,12 @@ class Bound(NamedTuple):
     arguments: dict[str, Array] = jax.tree.map(_scalar, self.traced)
     return arguments
 
+  @property
+  def place(self) -> tuple[int, ...]:
+    """Of the program that it is the first cell of, among those that are traced: its index and, where there is one, the room."""
+    has_room = _ROOM in self.static and _ROOM not in self.cell.values
+    return (*self.cell.index, self.static[_ROOM]) if has_room else self.cell.index
+
 
 @dataclasses.dataclass(frozen=True)
 class Binding:
@@ -70,7 +76,7 @@ class Binding:
 
 
 def groups(
-  grid: Grid, numbers: Numbers, static_axes: Sequence[str] = (), before: "dict[tuple[int, ...], Traced] | None" = None
+  grid: Grid, numbers: Numbers, static_axes: Sequence[str], before: "dict[tuple[int, ...], Traced]", memory: float
 ) -> list[list[Bound]]:
   """Cells that share a program, the costly ones (by their static numbers) first.
 
@@ -78,7 +84,8 @@ def groups(
     grid: its cells that can be run.
     numbers: of generations and seeds.
     static_axes: names of axes whose values are never traced.
-    before: programs that have been traced, by the index of the first cell of a group; those that had to be traced here are added.
+    before: programs that have been traced, by `place` of the first cell of a group; those that had to be traced here are added.
+    memory: bytes that a run may take.
   """
   found: dict[tuple[Any, ...], list[Bound]] = {}
   num_generations = numbers.num_generations
@@ -117,7 +124,7 @@ def groups(
   for keys in families.values():
     if len(keys) > 1:
       apart = [found.pop(key) for key in keys]
-      found |= {(keys[0], i): group for i, group in enumerate(_side_by_side(grid, numbers, apart, before))}
+      found |= {(keys[0], i): group for i, group in enumerate(_side_by_side(grid, numbers, apart, before, memory))}
   size = lambda cells: math.prod(v for v in cells[0].static.values() if isinstance(v, int) and v > 0)
   return sorted(found.values(), key=size, reverse=True)
 
@@ -131,12 +138,12 @@ def _has_room(grid: Grid, task: TaskSetting, workflow: Workflow, static: dict[st
 
 
 def _side_by_side(
-  grid: Grid, numbers: Numbers, apart: list[list[Bound]], before: "dict[tuple[int, ...], Traced] | None"
+  grid: Grid, numbers: Numbers, apart: list[list[Bound]], before: "dict[tuple[int, ...], Traced]", memory: float
 ) -> list[list[Bound]]:
   """Groups that differ in num_samples, those in one program that are cheaper in the room of the largest than compiled apart.
 
   A run's cost is taken to be in proportion to the room, and the machine to be the reference: the choice must be the same wherever
-  a sweep goes on.
+  a sweep goes on. Where a run of the largest needs more than `memory`, all stay apart.
   """
   apart = sorted(apart, key=lambda group: group[0].static["num_samples"])
   sizes = [group[0].static["num_samples"] for group in apart]
@@ -149,13 +156,17 @@ def _side_by_side(
 
     return [bound(one) for group in apart[first : last + 1] for one in group]
 
-  largest = roomy(len(apart) - 1, len(apart) - 1)
-  if not _takes_traced(grid.task, accepted(grid.task, largest[0].cell.values | largest[0].static), "num_samples"):
-    return apart
+  largest = roomy(len(apart) - 1, len(apart) - 1)[0]
+  given = largest.cell.values | largest.static
   try:
-    of_largest = traced(Binding(grid, largest[0].cell.workflow, largest[0].static), largest[0].arguments, numbers)
+    task = prepared(grid.task_of(given), grid.workflow_of(largest.cell.workflow, given))
+    if task.used is None or not _takes_traced(grid.task, accepted(grid.task, given), "num_samples"):
+      return apart  # its parameter of that name is something else
+    of_largest = traced(Binding(grid, largest.cell.workflow, largest.static), largest.arguments, numbers)
   except Refused:  # task and workflow do not go together
     return apart
+  if of_largest.bytes_per_run > memory:
+    return apart  # the others may fit
   row_ns = of_largest.work(numbers) / sizes[-1] * numbers.num_seeds
   best: list[tuple[float, list[list[Bound]]]] = [(0.0, [])]  # of the first 0, 1, ... groups
   for last in range(len(apart)):
@@ -166,8 +177,8 @@ def _side_by_side(
       ways.append((best[first][0] + 1e9 * cost.COMPILE_SECONDS + running, [*best[first][1], together]))
     best.append(min(ways, key=lambda way: way[0]))
   chosen = best[-1][1]
-  if before is not None and _ROOM in chosen[-1][0].static:
-    before.setdefault(chosen[-1][0].cell.index, of_largest)
+  if _ROOM in chosen[-1][0].static:
+    before.setdefault(chosen[-1][0].place, of_largest)
   return chosen
 
 

@@ -34,7 +34,7 @@ def run(job: Job, static_axes: Sequence[str], traced: Mapping[tuple[int, ...], T
   Args:
     job: the sweep.
     static_axes: axes whose numbers must not be traced.
-    traced: programs that were traced before, by the index of the first cell of a group.
+    traced: programs that were traced before, by `place` of the first cell of a group.
   """
   return _Scan(job, static_axes, traced).run()
 
@@ -42,7 +42,7 @@ def run(job: Job, static_axes: Sequence[str], traced: Mapping[tuple[int, ...], T
 class _Scan:
   def __init__(self, job: Job, static_axes: Sequence[str], traced: Mapping[tuple[int, ...], Traced]):
     self._job, self._programs, self._before = job, list[Program](), dict(traced)
-    self._groups = programs.groups(job.grid, job.numbers, static_axes, self._before)
+    self._groups = programs.groups(job.grid, job.numbers, static_axes, self._before, job.machine.memory)
     self._firsts = {group[0].cell.index: group[0] for group in self._groups}
     self._traced = functools.cache(self._trace)
     self._named = functools.cache(lambda index: self._traced(index).name)
@@ -155,9 +155,9 @@ class _Scan:
 
   def _trace(self, index: tuple[int, ...]) -> Traced:
     """Of the program of the group whose first cell this is."""
-    if index in self._before:
-      return self._before.pop(index)
     first = self._firsts[index]
+    if first.place in self._before:
+      return self._before.pop(first.place)
     return programs.traced(self._binding(first), first.arguments, self._job.numbers)
 
   def _open(self) -> Chunks:

@@ -94,8 +94,8 @@ def sweep(
   Args:
     task: a task, or a factory, called with one value of each axis by name. With the driver "scan" floats arrive as tracers, so that
       one compilation serves the whole axis; ints and strings are static, but num_samples is traced where the task draws from the
-      exact law. A factory with a parameter `max_samples`, which is no axis, is given it where rows are drawn and the room for a
-      larger batch costs less than another compilation: num_samples is then traced too, and at most that. With the others all
+      exact law. A factory with a parameter `max_samples`, which is no axis and makes tasks with `used`, is given it where the room
+      for a larger batch costs less than another compilation: num_samples is then traced too, and at most that. With the others all
       values are static.
     workflows: names as in `workflows.parse` ("replace", "mix(0.2)"), or name -> Workflow, or name -> factory that
       takes some of the axes by name.

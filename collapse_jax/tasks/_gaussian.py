@@ -20,7 +20,7 @@ from collapse_jax import theory
 from collapse_jax._citation import citing
 from collapse_jax.random import chi_squares, normal, split
 from collapse_jax.refused import Refused
-from collapse_jax.store import batch
+from collapse_jax.store import batch, first_rows
 from collapse_jax.tasks._gaussian_distances import (
   DISTANCE_METRICS,
   WASSERSTEIN_METRICS,
@@ -194,7 +194,7 @@ def gaussian(
     law_key, rows_key = split(key)
     stats = _law(law_key, num_samples, _truth(dim))
     rows = None if law else _to_data(problem, _rows_given(rows_key, stats, room, used))
-    mask = None if used is None else _first(room, used)
+    mask = None if used is None else first_rows(room, used)
     return batch(rows, mask, summary=stats, count=num_samples)
 
   def init(key):
@@ -652,17 +652,12 @@ def _rows_given(key, stats: GaussianStats, num: int, used=None) -> Array:
   if used is None:
     used, white = num, white - jnp.mean(white, axis=0)[None]
   else:
-    mask = _first(num, used)[:, None]
+    mask = first_rows(num, used)[:, None]
     white = mask * (white - (jnp.sum(mask * white, axis=0) / used)[None])
   basis, upper = jnp.linalg.qr(white)
   basis = basis * jnp.where(jnp.diag(upper) < 0, -1.0, 1.0)[None]
   factor = (_leading(stats.model.rank, dim) + stats.excess)[:, : basis.shape[1]]
   return stats.mean[None] + jnp.sqrt(jnp.asarray(used, float)) * matmul(basis, factor.T)
-
-
-def _first(num: int, used):
-  """[num] 1 for the first `used` rows, else 0."""
-  return (jnp.arange(num) < used).astype(float)
 
 
 def _check(dim, num_samples, noise_var, mean, covariance, temperature, draws, max_samples):

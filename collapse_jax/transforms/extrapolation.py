@@ -96,9 +96,11 @@ def _self_trained(task: TaskSetting, own: Sample | None):
     if isinstance(previous, Combined):
       previous = previous.models[0]
     base = task.fit(fit_key, problem, context._replace(previous=previous))
-    num = task.num_samples
-    made, _ = draw(draw_key, problem, base, context._replace(num=num, used=None, previous=None))
+    alike = context._replace(num=task.num_samples, used=task.used, previous=None)
+    made, _ = draw(draw_key, problem, base, alike)
     made = made._replace(summary=None)
+    if task.used is not None:
+      made = storage.weighed(made, storage.in_use(alike))
     if task.summary is not None:
       made = storage.total(task, problem, storage.summarise(task, problem, made))
     later = task.fit(later_key, problem, context._replace(data=made, latest=made, previous=base))
@@ -133,35 +135,40 @@ def correct(
   task = in_rows(task)
   share = 1 - 1 / (1 + jnp.asarray(gamma, float))
 
-  def nearest_center(real, rows):
-    centers = k_means(real.reshape(len(real), -1), num_centers)
+  def nearest_center(real, rows, weight):
+    centers = k_means(real.reshape(len(real), -1), num_centers, weight=weight)
     return centers[arrays.nearest_index(rows, centers)].reshape(rows.shape)
-
-  move = nearest_center if project is None else project
 
   def sample(key, problem, params, context):
     data, metrics = task.sample(key, problem, params, context)
     require_plain(data, "correct")
-    rows = data.rows[0]
-    moved = (1 - share) * rows + share * move(context.real.rows[0], rows)
+    rows, real, weight = data.rows[0], context.real.rows[0], context.real.row_weight
+    if weight is not None:
+      real, weight = storage.blank(real, weight[0]), weight[0]
+    corrected = nearest_center(real, rows, weight) if project is None else project(real, rows)
+    moved = (1 - share) * rows + share * corrected
     return storage.with_rows(data, moved), metrics
 
   return resample(task, sample)
 
 
-def k_means(rows, num_centers: int, num_rounds: int = 20):
+def k_means(rows, num_centers: int, num_rounds: int = 20, weight=None):
   """Centres [num_centers, dim], by Lloyd's rounds from rows that are far apart.
 
   Args:
     rows: [n, dim], at least num_centers.
     num_centers: how many.
     num_rounds: of moving them.
+    weight: [n], above 0 for as many rows as that at least; None: every row counts once.
   """
-  centers = rows[farthest(rows, num_centers)]
+  centers = rows[farthest(rows, num_centers, None if weight is None else weight > 0)]
 
   def step(_, centers):
     member = jax.nn.one_hot(arrays.nearest_index(rows, centers), num_centers)
+    member = member if weight is None else member * weight[:, None]
     count = jnp.sum(member, axis=0)[:, None]
-    return jnp.where(count > 0, jnp.matmul(member.T, rows, precision="highest") / jnp.maximum(count, 1), centers)
+    return jnp.where(
+      count > 0, jnp.matmul(member.T, rows, precision="highest") / jnp.where(count > 0, count, 1), centers
+    )
 
   return jax.lax.fori_loop(0, num_rounds, step, centers)
