@@ -79,6 +79,7 @@ def load_model(
   dtype: str,
   dataset: str,
   max_documents: int = 0,
+  *,
   quantize: str = "none",
   on_host: bool = False,
   abstract: bool = False,
@@ -158,7 +159,8 @@ def setting(
     mesh: devices that the model is split over: no single one is to hold it.
   """
   common.prepare_jax()
-  base = load_model(model, dtype, dataset, max_documents, quantize, mesh is not None, flag_values.dry_run())
+  options = {"quantize": quantize, "on_host": mesh is not None, "abstract": flag_values.dry_run()}
+  base = load_model(model, dtype, dataset, max_documents, **options)
   from collapse_jax import lm
   from collapse_jax.data import files
   from collapse_jax.lm.training import Recipe

@@ -484,9 +484,9 @@ def test_dry_run_of_a_large_model_allocates_nothing(begin, capsys):
   asked = []
   plain = language_flags.load_model
 
-  def load(*arguments, abstract=False):
+  def load(*arguments, abstract=False, **options):
     asked.append(abstract)
-    return plain(*arguments, abstract=True)
+    return plain(*arguments, abstract=True, **options)
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(language_flags, "load_model", load)
