@@ -136,7 +136,7 @@ whatever the other columns are; so does the share of missing cells. Networks add
 narrows numbers, and CTGAN writes more of rare categories each generation, of missing cells too. Its rows are asked for by how often
 categories are there, but columns that are not asked for come out near what its training shows, where rare categories are oftener.
 The authors' program does so too (ctgan 0.12.1, which also asks by the logarithm when it emits): after 400 steps on 1,000 rows it makes
-12 to 15% of a share of 3% (three seeds), and here it is 7 to 9% (four).
+12 to 15% of a share of 3% (three seeds), and here it is 7 to 9% (four). `python -m experiments.reproduce --only=deep/table` drew:
 
 ![A table over generations, by model and workflow](figures/table.png)
 
