@@ -9,7 +9,7 @@ against (`torchcfm`). Both run in turns in one process, with one thread each, so
 import argparse
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -122,13 +122,18 @@ def compare(cells: list[Cell], pairs: int) -> None:
     print(f"| {cell.what} | {middle[0]:.3f} | {middle[1]:.2f} | {times} | {cell.goal:g} |", flush=True)
 
 
-def main():
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--cells", default=",".join(CELLS), help="Comma list.")
-  parser.add_argument("--pairs", type=int, default=5, help="Turns of both.")
-  options = parser.parse_args()
+def asked(description: str | None, cells: Iterable[str], pairs: int) -> argparse.Namespace:
+  """What the command line asks for, of which `cells` is a list; products are made to take one core each."""
+  parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--cells", type=lambda text: text.split(","), default=list(cells), help="Comma list.")
+  parser.add_argument("--pairs", type=int, default=pairs, help="Turns of both.")
   os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
-  compare([CELLS[name] for name in options.cells.split(",")], options.pairs)
+  return parser.parse_args()
+
+
+def main():
+  options = asked(__doc__, CELLS, pairs=5)
+  compare([CELLS[name] for name in options.cells], options.pairs)
 
 
 if __name__ == "__main__":

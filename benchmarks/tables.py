@@ -7,7 +7,6 @@ generator: of a step, which is what 100 steps take longer than 20, and of a gene
 Compilation is apart. Needs the package (extra `ctgan`).
 """
 
-import argparse
 import os
 import time
 
@@ -15,6 +14,7 @@ import jax
 import numpy as np
 
 import collapse_jax as cj
+from benchmarks.generative import asked
 from benchmarks.language_model import timed
 from collapse_jax import tasks, transforms, workflows
 from collapse_jax.tasks._table_networks import NUM_MODES
@@ -117,16 +117,12 @@ def compare(model: str, pairs: int) -> None:
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--cells", default=",".join(WHAT), help="Comma list.")
-  parser.add_argument("--pairs", type=int, default=3, help="Turns of both.")
-  options = parser.parse_args()
-  os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+  options = asked(__doc__, WHAT, pairs=3)
   os.environ.setdefault("OMP_NUM_THREADS", "1")
   print(
     f"| batch {BATCH}, {ROWS} rows | product | ctgan | ratio | compilation of {MEMBERS} |\n| --- | --- | --- | --- | --- |"
   )
-  for model in options.cells.split(","):
+  for model in options.cells:
     compare(model, options.pairs)
 
 
