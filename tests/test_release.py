@@ -80,7 +80,7 @@ def test_checks_run_what_is_there():
   assert of_make == {"PYTHONS": " ".join(versions["python"]), "SETS": " ".join(versions["set"])}
   assert versions["python"][0] == lowest
   dry = subprocess.run(
-    ["make", "-n", "matrix/3.12/highest"], cwd=ROOT, capture_output=True, text=True, check=True
+    ["make", "--no-print-directory", "-n", "matrix/3.12/highest"], cwd=ROOT, capture_output=True, text=True, check=True
   ).stdout
   *_, installs, tests = dry.splitlines()
   assert "--resolution highest" in installs and "--extra test --extra parity" in installs
