@@ -165,9 +165,7 @@ def _curves(part):
 
 def _model(part) -> str:
   """What was fitted, to what: every grid value that the panels do not show."""
-  return ", ".join(
-    f"{dim} = {text_of(part[dim].values[0])}" for dim in part.cell_status.dims if dim not in ("start", "workflow")
-  )
+  return ", ".join(f"{name} = {text_of(value.item())}" for name, value in part.coords.items() if not value.ndim)
 
 
 def _law(part, cell):
