@@ -26,11 +26,12 @@ FLOOR := 91
 
 install: $(VENV)/installed
 
+# setuptools warns of every editable installation but those of a `src` folder.
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed; run: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --quiet --upgrade pip
-	$(INSTALL) --quiet --editable '.[test,lint]'
+	PYTHONWARNINGS='ignore:Editable installation' $(INSTALL) --quiet --editable '.[test,lint]'
 	touch $@
 
 # Ends with the path of the report.

@@ -158,46 +158,49 @@ def run(part: str, work_dir: Path):
 # ------------------------------------------------------------------------------------------------------------ the page
 def draw(family: str, found: dict[str, Any], path: Path) -> None:
   """One figure of the parts of a family: means over seeds with two standard errors, laws dashed, published values as crosses."""
-  from matplotlib.ticker import LogFormatter
-
-  from collapse_jax.plotting.panels import panels, viridis
+  from collapse_jax.plotting.panels import log_axis, panels, png, viridis, wrapped
 
   figure_of = FAMILIES[family]
   columns = [(part, workflow) for part, results in found.items() for workflow in results.workflow.values]
-  figure, axes = panels(len(figure_of.rows), len(columns), share_x=False)
-  for i, (metric, cell) in enumerate(figure_of.rows):
-    for j, (part, workflow) in enumerate(columns):
-      axis, results = axes[i, j], found[part]
-      at = {name: results[name].values[0] for name in results[f"{metric}_mean"].dims[:-1]} | cell
-      at = {name: value for name, value in at.items() if name in results.dims} | {"workflow": workflow}
-      lines = results[figure_of.line].values
-      for color, value in zip(viridis(len(lines)), lines):
-        one = results.sel(at | {figure_of.line: value})
-        t, mean, error = one.generation.values, one[f"{metric}_mean"].values, one[f"{metric}_standard_error"].values
-        axis.plot(t, mean, color=color, label=value if isinstance(value, str) else f"{value:g}")
-        axis.fill_between(t, mean - 2 * error, mean + 2 * error, color=color, alpha=0.3, linewidth=0)
-        if f"{metric}_expected" in one:
-          axis.plot(t, one[f"{metric}_expected"].values, "--", color="0.3", linewidth=0.8)
-        for row in json.loads(results.attrs["published"]):
-          if row["metric"] == metric and _is_of(row["select"], at | {figure_of.line: value}) and row["generation"]:
-            axis.plot(row["generation"], row["value"] / row["factor"], "x", color="k")
-      axis.set_xscale("log")
-      shown = results[f"{metric}_mean"].sel({name: one for name, one in at.items() if name != figure_of.line})
-      if shown.min() > 0 and shown.max() > 10 * shown.min():
-        axis.set_yscale("log")
-        axis.yaxis.set_major_formatter(LogFormatter())
-        axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
-      axis.tick_params(labelsize=7)
-      named = ", ".join(f"{name} = {value}" for name, value in cell.items())
-      axis.set_title(f"{part}, {workflow}" if i == 0 else named, fontsize=8)
-      axis.set_xlabel("generation", fontsize=8)
-      axis.set_ylabel(f"{metric}\n{named}" if j == 0 else "", fontsize=8)
-  axes[0, 0].legend(title=figure_of.line, fontsize=6, title_fontsize=6)
+  shown = [(*row, *column) for row in figure_of.rows for column in columns]
+  across = len(columns) if len(figure_of.rows) > 1 else min(len(columns), 3)  # more cannot be read in a page
+  figure, axes = panels(-(-len(shown) // across), across, share_x=False)
+  for axis in axes.flat[len(shown) :]:
+    axis.set_axis_off()
+  legend: dict[str, Any] = {}
+  for i, (axis, (metric, cell, part, workflow)) in enumerate(zip(axes.flat, shown)):
+    results = found[part]
+    about, name = results[f"{metric}_mean"].attrs, f"{metric}_mean"
+    at = {dim: results[dim].values[0] for dim in results[name].dims[:-1]} | cell
+    at = {dim: value for dim, value in at.items() if dim in results.dims} | {"workflow": workflow}
+    drawn = results[name].sel({dim: one for dim, one in at.items() if dim != figure_of.line})
+    if logged := bool(drawn.min() > 0 and drawn.max() > 10 * drawn.min()):
+      log_axis(axis)
+    lines = results[figure_of.line].values
+    for color, value in zip(viridis(len(lines)), lines):
+      one = results.sel(at | {figure_of.line: value})
+      t, mean, error = one.generation.values, one[name].values, one[f"{metric}_standard_error"].values
+      [line] = axis.plot(t, mean, color=color)
+      legend.setdefault(f"{figure_of.line} = {value if isinstance(value, str) else f'{value:g}'}", line)
+      low = np.maximum(mean - 2 * error, 0.1 * mean) if logged else mean - 2 * error  # below 0 it would fill the panel
+      axis.fill_between(t, low, mean + 2 * error, color=color, alpha=0.3, linewidth=0)
+      if f"{metric}_expected" in one:
+        legend["law"] = axis.plot(t, one[f"{metric}_expected"].values, "--", color="0.3", linewidth=0.8)[0]
+      for row in json.loads(results.attrs["published"]):
+        if row["metric"] == metric and _is_of(row["select"], at | {figure_of.line: value}) and row["generation"]:
+          legend["published"] = axis.plot(row["generation"], row["value"] / row["factor"], "x", color="k")[0]
+    axis.set_xscale("log")
+    named = ", ".join(f"{dim} = {value}" for dim, value in cell.items())
+    axis.set_title("\n".join(filter(None, (part, workflow, named))), fontsize=9)
+    axis.set(xlabel="generation t", ylabel=wrapped(about) if i % across == 0 else "")
+  last = {name: legend.pop(name) for name in ("law", "published") if name in legend}
+  legend |= last
+  figure.legend(legend.values(), legend.keys(), loc="outside right upper", fontsize=9, frameon=False)
   figure.supxlabel(
-    "line: mean over seeds; band: two standard errors; dashed: law; crosses: published values", fontsize=7
+    "mean over seeds; band: two standard errors, on log axes down to a tenth of the mean", fontsize=8, color="0.35"
   )
   path.parent.mkdir(parents=True, exist_ok=True)
-  figure.savefig(path, dpi=90)
+  path.write_bytes(png(figure))
 
 
 def _is_of(select: dict[str, str], cell: dict[str, Any]) -> bool:

@@ -196,6 +196,18 @@ def test_who_levels_off_far_away_has_not_held():
   assert words == "levels off" and text.startswith("in two, loss: ") and "\N{RIGHTWARDS ARROW} 14 nats" in text
 
 
+def test_who_levels_off_far_away_has_not_held_beside_others_either():
+  rise = np.minimum(T, 14) + LEVEL
+  risen, flat, lost = report.answers(
+    made([rise, 5 + LEVEL, 5 * T + LEVEL], spread=0.001, workflow=["mix", "accumulate", "replace"])
+  )
+  one, two = {"one": lost._replace(workflow="mix")}, risen
+  assert answer.sentence(one | {"two": two})[1] == "levels off in 1 of 2 cells"
+  assert answer.sentence(one | {"two": flat})[1] == "holds in 1 of 2 cells"
+  said = answer.meaning({"one": [risen, flat, lost]}, {})
+  assert said[0] == "Where replace did not hold in every cell (one), mix levelled off and accumulate held."
+
+
 def test_a_summary_shows_itself():
   """In a terminal a line a workflow, in a notebook a table and a figure; names of a user's are escaped."""
   shown = report.summary(made([5 + 0.5 * T, 5 + LEVEL], workflow=["replace", "<b>kept</b>"]))

@@ -215,10 +215,13 @@ def test_a_file_that_has_changed_is_read_again(tmp_path):
 
 
 BAD = {
-  "text": ("a,b\n1,x\n3,5\n4,4\n0,1\n", "column 'b', line 2 is not a finite number: 'x'"),
+  "text": (
+    "a,b\n1,x\n3,5\n4,4\n0,1\n",
+    "column 'b', line 2 is not a finite number: 'x'; remove the column or the row; collapse run table takes texts.",
+  ),
   "nan": ("a,b\n\n1,nan\n3,5\n4,4\n0,1\n", "column 'b', line 3 is missing"),
   "empty_cell": ("1,2\n3,\n4,4\n0,1\n", "column 'column 2', line 2 is missing"),
-  "inf": ("a,b\n1,inf\n3,5\n4,4\n0,1\n", "not a finite number"),
+  "inf": ("a,b\n1,inf\n3,5\n4,4\n0,1\n", "not a finite number: 'inf'; remove the column or the row."),
   "decimal_comma": ('a,b\n"1,5",2\n3,5\n4,4\n0,1\n', "'1,5'; write decimals with a point"),
   "mixed_decimals": ("a;b\n1,5;2\n3;5.5\n4;4\n0;1\n", "decimal commas .'1,5'. and decimal points .'5.5'."),
   "thousands": ("a\tb\n1,500\t2\n3\t5\n4\t4\n0\t1\n", "separator of thousands"),

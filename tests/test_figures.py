@@ -8,6 +8,7 @@ from looking import assert_curve, bands, caption, interval, legend, lines, resul
 from matplotlib.colors import to_hex
 
 from collapse_jax import decisions, plotting
+from collapse_jax.plotting import panels
 from collapse_jax.plotting.figures import WORKFLOW_COLOURS, workflow_colours
 from collapse_jax.refused import Refused
 
@@ -206,7 +207,7 @@ def test_metric_against_real_share():
   assert axis.get_ylabel() == "loss\nat t = 20"
   assert "1 non-finite runs left out" in caption(figure)
   none = plotting.metric_against_real_share(known.isel(real_fraction=[0, 1]), "loss")
-  assert not lines(none.axes[0], ":")
+  assert not lines(none.axes[0], ":") and none.axes[0].get_xlabel() == "real share of the training rows"
 
 
 def drifted(sizes=(10, 100, 1000), outcomes=(2, 7)):
@@ -240,6 +241,19 @@ def test_collapse_times():
   assert {(axis.get_xscale(), axis.get_yscale()) for axis in figure.axes} == {("log", "log")}
   assert left.get_ylabel() == "generations until one outcome is left" and left.get_xlabel() == "num_samples"
   assert "7 cells with runs that did not end are left out" in caption(figure)
+  known.censored[:, :, :, 0] = True
+  assert "collapse_times" not in plotting.figures_for(known)  # where nothing ended there is nothing to be seen
+
+
+def test_logs_that_span_little_are_told_in_plain_numbers():
+  figure, axes = panels.panels(1, 2)
+  for axis, low in zip(axes[0], (0.3, 1e-5)):
+    axis.plot([1, 2], [low, 1.5])
+    panels.log_axis(axis)
+  figure.canvas.draw()
+  few, many = ({text.get_text() for text in axis.get_yticklabels(which="both") if text.get_text()} for axis in axes[0])
+  assert {"0.3", "0.6", "1"} <= few
+  assert any("10^" in text for text in many) and not any("times" in text for text in few | many)
 
 
 def test_fitted_densities():

@@ -373,6 +373,7 @@ def test_flow():
   metrics["recall_null"] = grid(axes, 9)
   known, drawn = figures("flow", metrics, axes)
   assert list(drawn) == ["flow"] and legend(drawn["flow"]) == [*axes["workflow"], "of real rows", "theory"]
+  assert drawn["flow"].get_suptitle() == "data = moons, sampler = flow_euler(20)"
   g = lambda v: v * theory.variance_factor("flow_euler", num_steps=20, variance=v)
   mixed, alone = [g(1.0)], [g(1.0)]
   for _ in range(NUM - 1):

@@ -290,7 +290,9 @@ def _complaint(cell: str) -> str:
     return (
       f"is not a finite number: {files.shown(cell, 40)!r}; write decimals with a point and no thousands separators."
     )
-  return f"is not a finite number: {files.shown(cell, 40)!r}; remove the column or the row."
+  is_text = re.search("[^\\W\\d_]", cell) and not re.fullmatch(r"[-+]?inf(inity)?", cell, re.IGNORECASE)
+  other = "; collapse run table takes texts" if is_text else ""
+  return f"is not a finite number: {files.shown(cell, 40)!r}; remove the column or the row{other}."
 
 
 def _is_number(cell: str) -> bool:

@@ -128,7 +128,8 @@ def required_shares(
     answers.append((cell, found._replace(metric=metric, tolerance=tolerance, generation=int(generations[kept][-1]))))
   if not answers:
     raise Refused(
-      "results must have an axis real_fraction, or workflows mix(0.1), mix(0.5), .., of two shares at least."
+      "results must have an axis real_fraction, or workflows mix(0.1), mix(0.5), .., of two shares at least; "
+      "collapse run real_share makes such."
     )
   return answers
 

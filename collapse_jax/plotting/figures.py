@@ -20,6 +20,7 @@ from collapse_jax.plotting.panels import (
   band,
   finish,
   labels,
+  log_axis,
   panels,
   png,
   slices,
@@ -133,7 +134,7 @@ def _panel(axis, results, metric, cells, styles) -> Counter:
   if not axis.lines:
     axis.text(0.5, 0.5, "no cell could run", ha="center", va="center", transform=axis.transAxes)
   elif about.get("log_scale"):
-    axis.set_yscale("log")
+    log_axis(axis)
   if t[-1] >= LONG:
     axis.set_xscale("log")
   return counts
@@ -273,7 +274,7 @@ def collapse_times(results, title: str = ""):
     if not axis.lines:
       axis.text(0.5, 0.5, "drift did not end", ha="center", va="center", transform=axis.transAxes)
     axis.set_xscale("log")
-    axis.set_yscale("log")
+    log_axis(axis)
     axis.set_title(str(workflow), fontsize=9)
     axis.set_xlabel("num_samples")
   axes[0][0].set_ylabel("generations until one outcome is left")
@@ -321,10 +322,15 @@ def metric_against_real_share(results, metric: str, title: str = ""):
       axis.plot(shares, curve, "k--", linewidth=1, zorder=5)
     if np.isfinite(enough.get(num, np.nan)):
       axis.axvline(enough[num], color=shade, linestyle=":", linewidth=1.2)
-  axis.set_xlabel(f"real share of the training rows\n(dotted: the smallest within {tolerance:.3g} of generation 1)")
+  told = (
+    f"\n(dotted: the smallest within {tolerance:.3g} of generation 1)"
+    if np.isfinite(list(enough.values())).any()
+    else ""
+  )
+  axis.set_xlabel(f"real share of the training rows{told}")
   axis.set_ylabel(wrapped(about) + f"\nat t = {int(results.generation.values[-1])}")
   if about.get("log_scale"):
-    axis.set_yscale("log")
+    log_axis(axis)
   finish(figure, axes, title, results, non_finite, 0, theory_drawn)
   return figure
 
@@ -416,7 +422,7 @@ def _default(results) -> Iterator[tuple[str, Any]]:
     yield "fitted_densities", fitted_densities(results.sel(dim=[1]))
   if is_normal and results.sizes["workflow"] > 1 and "real_share" in results:
     yield "real_share", trajectories(results.isel({d: [0] for d in grid}), "real_share", columns=grid[0])
-  if "censored" in results and {"num_outcomes", "num_samples"} <= set(grid):
+  if "censored" in results and {"num_outcomes", "num_samples"} <= set(grid) and not results.censored.any("seed").all():
     yield "collapse_times", collapse_times(results)
 
 

@@ -15,6 +15,7 @@ __all__ = [
   "finish",
   "interval",
   "labels",
+  "log_axis",
   "panels",
   "png",
   "slices",
@@ -91,6 +92,28 @@ def png(figure) -> bytes:
   with Image.open(full) as image:
     image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "png")
   return small.getvalue()
+
+
+@functools.cache
+def _ticks_of_logs():
+  from matplotlib.ticker import LogFormatterSciNotation
+
+  class Ticks(LogFormatterSciNotation):
+    """Powers of ten, or plain numbers where an axis spans less than two decades: 0.6, not 6 x 10^-1."""
+
+    def __call__(self, x, pos=None):
+      text = super().__call__(x, pos)
+      low, high = sorted(self.axis.get_view_interval()) if self.axis else (0.0, 1.0)
+      return f"{x:g}" if text and high < 100 * low else text
+
+  return Ticks
+
+
+def log_axis(axis) -> None:
+  """Makes the vertical axis logarithmic."""
+  axis.set_yscale("log")
+  axis.yaxis.set_major_formatter(_ticks_of_logs()())
+  axis.yaxis.set_minor_formatter(_ticks_of_logs()(labelOnlyBase=False))
 
 
 def viridis(num):

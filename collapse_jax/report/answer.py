@@ -229,10 +229,9 @@ def sentence(found: Mapping[str, Answer]) -> tuple[str, str, str]:
   where = ", ".join(part for part in (worst.detail, worst.possible, cell) if part)
   total, bounded = sum(counts.values()), counts.get("bounded", 0)
   others = ", ".join(f"{num} {one}" for one, num in counts.items() if one != "bounded")
-  if bounded == total:
-    words = "holds" if _known_factor(worst) <= MOVED else "levels off"
-  elif bounded:
-    words = f"holds in {bounded} of {total} cells"
+  if bounded:
+    words = "levels off" if _moved(found.values()) else "holds"
+    words += "" if bounded == total else f" in {bounded} of {total} cells"
   else:
     words = "does not hold" if _lost(worst) else "is undecided"
   parts = [
@@ -252,6 +251,11 @@ def _counts(found) -> dict[str, int]:
 
 def _known_factor(answer) -> float:
   return 0.0 if np.isnan(answer.factor) else answer.factor
+
+
+def _moved(found) -> bool:
+  """Whether what is bounded was so far from where it began, in some experiment."""
+  return any(one.label == "bounded" and _known_factor(one) > MOVED for one in found)
 
 
 def _lost(answer) -> bool:
@@ -285,11 +289,15 @@ def _instead(workflow, table) -> str:
   """What held where a workflow did not."""
   places = [name for name, one in table[workflow].items() if _lost(one)]
   held = {
-    other: sum(name in found and found[name].label == "bounded" for name in places)
+    other: [found[name] for name in places if name in found and found[name].label == "bounded"]
     for other, found in table.items()
     if other != workflow
   }
-  better = [f"{other} held{f' in {num}' if len(places) > 1 else ''}" for other, num in held.items() if num]
+  better = [
+    f"{other} {'levelled off' if _moved(some) else 'held'}{f' in {len(some)}' if len(places) > 1 else ''}"
+    for other, some in held.items()
+    if some
+  ]
   if not places or not better:
     return ""
   num = f"{len(places)} experiments" if len(places) > 1 else places[0]

@@ -3,6 +3,9 @@
 const drawing = JSON.parse(document.getElementById("drawing").textContent);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
+// Of a long title, so that none is cut off beside the axis.
+const lines = (text) => text.match(/.{1,38}(?= |$)|\S+/g).map((line) => line.trim());
+
 for (const panel of document.querySelectorAll(".panel")) {
   const told = JSON.parse(panel.querySelector("script").textContent);
   const [metric, cell, log] = panel.querySelectorAll("select, input");
@@ -22,14 +25,14 @@ for (const panel of document.querySelectorAll(".panel")) {
     const { x, y, color } = spec.encoding;
     if (told.long) x.scale = { type: "log", nice: false };
     if (log.checked) y.scale = { type: "log", nice: false, padding: 8 }; // not out to powers of ten
-    y.title = title;
+    y.title = lines(title);
     color.legend.columns = chart.clientWidth < 500 ? 1 : 0; // 0: all in a line
     color.scale = { domain: told.workflows, range: told.colours };
     spec.layer[2].encoding.color.value = ink;
     const text = { labelColor: ink, titleColor: ink, labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal" };
     const config = {
       background: "transparent", view: { stroke: null }, legend: { ...text, symbolOpacity: 1 },
-      axis: { ...text, domainColor: ink, tickColor: ink, gridOpacity: 0.25, gridColor: ink, titleLimit: 210, labelLimit: 200 },
+      axis: { ...text, domainColor: ink, tickColor: ink, gridOpacity: 0.25, gridColor: ink, titleLimit: 300, labelLimit: 200 },
     };
     const tooltip = { theme: dark.matches ? "dark" : "light" };
     await vegaEmbed(chart, spec, { mode: "vega-lite", actions: false, renderer: "svg", logLevel: vega.Error, config, tooltip });

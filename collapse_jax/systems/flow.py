@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from collapse_jax import diagnostics, store, tasks, theory, transforms, vocabulary, workflows
-from collapse_jax.plotting.panels import NULL_LABEL, finish, panels, viridis
+from collapse_jax.plotting.panels import NULL_LABEL, finish, log_axis, panels, text_of, viridis
 from collapse_jax.systems.drawing import SHADES, THEORY, curves, name_axes, shares_of, sliced
 from collapse_jax.systems.runs import showing, simulate
 from collapse_jax.systems.types import Pair, System, pair
@@ -155,10 +155,17 @@ def _curves(part):
   for row, metric in zip(axes, METRICS):
     values = part[metric].values[np.isfinite(part[metric].values)]
     if part[metric].attrs.get("log_scale") and len(values) and 0 < 100 * values.min() < values.max():  # it explodes
-      row[0].set_yscale("log")
+      log_axis(row[0])
   name_axes(axes, part, METRICS)
-  finish(figure, axes, "", part, left_out, 0, known, "theory is of normal data and exact scores" if known else "")
+  finish(
+    figure, axes, _model(part), part, left_out, 0, known, "theory is of normal data and exact scores" if known else ""
+  )
   return figure
+
+
+def _model(part) -> str:
+  """What was fitted, to what: every grid value that the panels do not show."""
+  return ", ".join(f"{name} = {text_of(value.item())}" for name, value in part.coords.items() if not value.ndim)
 
 
 def _law(part, cell):
@@ -194,7 +201,7 @@ def _samples(part):
     axis.set_xlabel("x")
   for axis in axes[:, 0]:
     axis.set_ylabel("y")
-  figure.suptitle(part.attrs.get("slice", ""), fontsize=11)
+  figure.suptitle(_model(part), fontsize=11)
   figure.supxlabel(f"rows of the models of all {part.sizes['seed']} runs together", fontsize=8, color="0.35")
   return figure
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from collapse_jax import tasks, theory, transforms, workflows
-from collapse_jax.plotting.panels import finish, panels, text_of, viridis, wrapped
+from collapse_jax.plotting.panels import finish, log_axis, panels, text_of, viridis, wrapped
 from collapse_jax.systems.drawing import GREY, SHADES, THEORY, curves, is_chain, name_axes, points, sliced
 from collapse_jax.systems.runs import simulate
 from collapse_jax.systems.types import Pair, System, pair
@@ -96,7 +96,7 @@ def _kept_variance(part):
         axis.plot(
           part.generation.values, (law * (1 - 1 / n) ** np.arange(1, T + 1))[part.generation.values - 1], **THEORY
         )
-    axis.set_yscale("log")
+    log_axis(axis)
   name_axes(axes, part, ["covariance_trace_ratio"])
   finish(figure, axes, "", part, left_out, 0, bool(known))
   return figure

@@ -6,7 +6,7 @@ import numpy as np
 
 from collapse_jax import tasks, theory, workflows
 from collapse_jax.data import traffic
-from collapse_jax.plotting.panels import finish, panels, text_of, viridis
+from collapse_jax.plotting.panels import finish, log_axis, panels, text_of, viridis
 from collapse_jax.systems.drawing import SHADES, THEORY, curves, name_axes, sliced
 from collapse_jax.systems.runs import simulate
 from collapse_jax.systems.types import Pair, System, pair
@@ -142,7 +142,7 @@ def _of_flows(part):
   for (metric, row), (j, workflow) in itertools.product(zip(metrics, axes), enumerate(part.workflow.values)):
     row[j].set_title(str(workflow), fontsize=9)
     if part[metric].attrs.get("log_scale"):
-      row[j].set_yscale("log")
+      log_axis(row[j])
     for (ends, rounding), shade in zip(cells, itertools.cycle(SHADES)):
       cell = {"workflow": workflow, "ends": ends, "rounding": rounding}
       left_out += curves(row[j], part, metric, cell, shade, f"ends {ends}, sizes {rounding}")

@@ -107,7 +107,10 @@ def table(
   if emit not in ("noise", "mean"):
     raise Refused.must_be("emit", "'noise' or 'mean'", emit)
   if not layout.sizes:
-    raise Refused(f"{source.name} has no categorical column: tasks.kde or tasks.flow model numbers.", argument="data")
+    raise Refused(
+      f"{source.name} has no categorical column: tasks.kde or tasks.flow model numbers (collapse run kde).",
+      argument="data",
+    )
   check_integer("num_samples", num_samples, 2, len(source.rows) - 2)
   check_integer("num_test", num_test, 2)
   adversary = model == "ctgan"
