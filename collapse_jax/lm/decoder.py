@@ -405,13 +405,19 @@ def _attend(arch, query, key, value, mask):
   """Attention of query [B, L, heads, H] to key and value [B, kv heads, S, H]; with soft caps (Gemma 2), which
   `jax.nn.dot_product_attention` does not have, and without transposing a cache."""
   batch, length, _, size = query.shape
-  query = query.reshape(batch, length, arch.num_kv_heads, -1, size).transpose(0, 2, 3, 1, 4)
-  logits = jnp.einsum("bkgqh,bksh->bkgqs", query, key, preferred_element_type=jnp.float32) * arch.query_scale
+  kv_heads = key.shape[1]
+  alike = (batch, kv_heads, -1, length)
+  query = query.reshape(batch, length, kv_heads, -1, size).transpose(0, 2, 3, 1, 4)
+  # Heads that share keys are rows of one product, in this order: XLA on CPU copies the operands of what einsum makes of it.
+  product = lambda a, b, axis, dtype=None: jax.lax.dot_general(
+    a.reshape(batch, kv_heads, -1, a.shape[-1]), b, (((3,), (axis,)), ((0, 1), (0, 1))), preferred_element_type=dtype
+  ).reshape(*alike, b.shape[5 - axis])
+  logits = product(query, key, 3, jnp.float32) * arch.query_scale
   if arch.soft_cap:
     logits = arch.soft_cap * jnp.tanh(logits / arch.soft_cap)
   logits = jnp.where(mask[:, None, None], logits, jnp.finfo(jnp.float32).min)
   share = jax.nn.softmax(logits, -1).astype(value.dtype)
-  return jnp.einsum("bkgqs,bksh->bqkgh", share, value)
+  return product(share, value, 2).transpose(0, 3, 1, 2, 4)
 
 
 class Functions(NamedTuple):
