@@ -473,8 +473,8 @@ def functions(
   def cache(batch, capacity):
     used = jnp.zeros((), jnp.int32)
     layers = (arch.num_layers,) if loop else ()
-    sizes = (arch.head_dim, capacity), (capacity, arch.head_dim)
-    empty = tuple(jnp.zeros((*layers, batch, arch.num_kv_heads, *size), dtype) for size in sizes)
+    zeros = lambda *size: jnp.zeros((*layers, batch, arch.num_kv_heads, *size), dtype)
+    empty = zeros(arch.head_dim, capacity), zeros(capacity, arch.head_dim)
     return Cache((empty,) * (1 if loop else arch.num_layers), used)
 
   def decoder(params):
