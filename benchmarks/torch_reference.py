@@ -1,5 +1,6 @@
 """transformers on PyTorch, in a process of its own: one model, trained and sampled from on request."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ def open_model(directory: str, learning_rate: float) -> None:
   import torch
   import transformers
 
+  torch.set_num_threads(len(os.sched_getaffinity(0)))
   transformers.logging.set_verbosity_error()
   model = transformers.AutoModelForCausalLM.from_pretrained(directory)
   MODEL.update(

@@ -151,12 +151,13 @@ def test_slots(slots, wanted):
     np.testing.assert_array_equal(length, expected_length)
 
 
-def test_slots_of_a_decoder():
+@pytest.mark.parametrize("loop", [False, True])
+def test_slots_of_a_decoder(loop):
   """Rows of other lengths, in places where others were: each is what it is alone, with keys and values of its own."""
   arch = families.architecture(CONFIGS["llama"]())
   rng = np.random.default_rng(0)
   draw = lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), jnp.float32)
-  params, functions = jax.tree.map(draw, decoder.abstract_params(arch)), decoder.functions(arch)
+  params, functions = jax.tree.map(draw, decoder.abstract_params(arch)), decoder.functions(arch, loop=loop)
   params["head"] = params["head"].at[:, END].add(0.5 * jnp.sign(params["head"][:, END]))
   prompts, sizes = jnp.asarray(rng.integers(3, 97, (5, 6)), jnp.int32), jnp.asarray([6, 2, 1, 4, 6])
   keys = jax.random.split(jax.random.key(0), 5)

@@ -34,7 +34,8 @@ Params = Any
 
 
 class Cache(NamedTuple):
-  """Keys and values, a pair of [batch, kv heads, capacity, head_dim] a layer; `used` positions are filled, [] or [batch]."""
+  """Keys [batch, kv heads, head_dim, capacity] and values [batch, kv heads, capacity, head_dim] of each layer; `used` positions
+  are filled, [] or [batch]. Products with one query are twice as fast on CPU where positions come last in keys."""
 
   layers: tuple[tuple[Array, Array], ...]
   used: Array
@@ -141,10 +142,10 @@ class Attention(nnx.Module):
     if past is None:
       y = _attend_causally(arch, query, key, value, seen)
     else:
-      key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
-      alike = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=-2)
-      put = jax.vmap(alike) if jnp.ndim(used) else alike
-      key, value = past = tuple(put(old, new.astype(old.dtype), used) for old, new in zip(past, (key, value)))
+      new = key.transpose(0, 2, 3, 1), value.swapaxes(1, 2)
+      alike = [functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=axis) for axis in (-1, -2)]
+      puts = map(jax.vmap, alike) if jnp.ndim(used) else alike
+      key, value = past = tuple(put(old, new.astype(old.dtype), used) for put, old, new in zip(puts, past, new))
       y = _attend(arch, query, key, value, seen)
     y = self.out(y.reshape(batch, length, -1))
     return y if past is None else (y, past)
@@ -249,7 +250,7 @@ class Decoder(nnx.Module):
       head: output layer [dim, V], so that tied embeddings are transposed once and not at every step.
     """
     batch, length = tokens.shape
-    capacity = cache.layers[0][0].shape[2]
+    capacity = cache.layers[0][1].shape[2]
     place = cache.used.reshape(-1, 1) + jnp.arange(length)[None]
     x, rotations = self.embed(tokens, jnp.broadcast_to(place, (batch, length)))
     graph, _ = nnx.split(self.layers)
@@ -266,13 +267,13 @@ class Decoder(nnx.Module):
     """`decode` in a loop over layers, without which XLA gathers, or dequantises, the weights of all of them at once.
 
     Args:
-      cache: its one pair holds all layers, [layers, batch, kv heads, capacity, head_dim].
+      cache: its one pair holds all layers, which are the first axis.
     """
     batch, length = tokens.shape
     graph, stacked = nnx.split(self.layers)
     place = cache.used.reshape(-1, 1) + jnp.arange(length)[None]
     x, rotations = self.embed(constrain_rows(tokens, mesh), jnp.broadcast_to(place, (batch, length)))
-    back = place[:, :, None] - jnp.arange(cache.layers[0][0].shape[3])[None, None]
+    back = place[:, :, None] - jnp.arange(cache.layers[0][1].shape[3])[None, None]
 
     def layer(x, inputs):
       parameters, window, kind, past = inputs
@@ -375,7 +376,7 @@ def _attend_causally(arch, query, key, value, sight: Sight):
     back = at[:, None] - at[None]
     seen = ((back >= 0) & (back < jnp.asarray(sight.windows)[sight.which]))[None]
     seen = seen if sight.mask is None else seen & sight.mask
-    return _attend(arch, query, key.swapaxes(1, 2), value.swapaxes(1, 2), seen)
+    return _attend(arch, query, key.transpose(0, 2, 3, 1), value.swapaxes(1, 2), seen)
   mask = None if sight.mask is None else sight.mask[:, None]
 
   def attend(window, query, key, value):  # a window is never without is_causal: cuDNN would let it see the future
@@ -402,16 +403,24 @@ def _implementation(call, query, key, mask) -> str:
 
 
 def _attend(arch, query, key, value, mask):
-  """Attention of query [B, L, heads, H] to key and value [B, kv heads, S, H]; with soft caps (Gemma 2), which
+  """Attention of query [B, L, heads, H] to key [B, kv heads, H, S] and value [B, kv heads, S, H]; with soft caps (Gemma 2), which
   `jax.nn.dot_product_attention` does not have, and without transposing a cache."""
   batch, length, _, size = query.shape
-  query = query.reshape(batch, length, arch.num_kv_heads, -1, size).transpose(0, 2, 3, 1, 4)
-  logits = jnp.einsum("bkgqh,bksh->bkgqs", query, key, preferred_element_type=jnp.float32) * arch.query_scale
+  kv_heads = key.shape[1]
+  query = query.reshape(batch, length, kv_heads, -1, size).transpose(0, 2, 3, 1, 4)
+
+  def product(a, b, dtype=None):
+    """Heads that share keys are rows of one product, in this order: XLA on CPU copies the operands of what einsum makes of it."""
+    rows = a.reshape(batch, kv_heads, -1, a.shape[-1])
+    y = jax.lax.dot_general(rows, b, (((3,), (2,)), ((0, 1), (0, 1))), preferred_element_type=dtype)
+    return y.reshape(*a.shape[:-1], -1)
+
+  logits = product(query, key, jnp.float32) * arch.query_scale
   if arch.soft_cap:
     logits = arch.soft_cap * jnp.tanh(logits / arch.soft_cap)
   logits = jnp.where(mask[:, None, None], logits, jnp.finfo(jnp.float32).min)
   share = jax.nn.softmax(logits, -1).astype(value.dtype)
-  return jnp.einsum("bkgqs,bksh->bqkgh", share, value)
+  return product(share, value).transpose(0, 3, 1, 2, 4)
 
 
 class Functions(NamedTuple):
@@ -463,11 +472,10 @@ def functions(
 
   def cache(batch, capacity):
     used = jnp.zeros((), jnp.int32)
-    if not loop:
-      empty = jnp.zeros((batch, arch.num_kv_heads, capacity, arch.head_dim), dtype)
-      return Cache(((empty, empty),) * arch.num_layers, used)
-    empty = jnp.zeros((arch.num_layers, batch, arch.num_kv_heads, capacity, arch.head_dim), dtype)
-    return Cache(((empty, empty),), used)
+    layers = (arch.num_layers,) if loop else ()
+    zeros = lambda *size: jnp.zeros((*layers, batch, arch.num_kv_heads, *size), dtype)
+    empty = zeros(arch.head_dim, capacity), zeros(capacity, arch.head_dim)
+    return Cache((empty,) * (1 if loop else arch.num_layers), used)
 
   def decoder(params):
     if loop:

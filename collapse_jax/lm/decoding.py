@@ -188,7 +188,7 @@ def beam_search(
   cache = functions.cache(batch, max_length)
   if prompt > 1:
     cache = decode(prompts[:, :-1], cache)[1]
-  # Of the batch: [layers,] batch, heads, length, head_dim.
+  # Of the batch: [layers,] batch, heads, and two more axes.
   layers = jax.tree.map(lambda x: jnp.repeat(x, width, axis=x.ndim - 4), cache.layers)
   chosen = lambda x, index: jnp.take_along_axis(x, index.reshape(index.shape + (1,) * (x.ndim - 2)), axis=1)
   first = jnp.where(jnp.arange(width)[None] == 0, jnp.zeros((batch, 1)), NEVER)

@@ -105,9 +105,10 @@ def generate(
 
     def one(slot, prompt):
       mine = jnp.take(prompt, which, axis=-4, mode="clip")
-      fresh = new.reshape((1,) * (slot.ndim - 4) + (size, 1, 1, 1))  # [layers,] batch, heads, length, head_dim
-      kept = jnp.where(fresh, mine, slot[..., : prompt.shape[-2], :])
-      return slot.at[..., : prompt.shape[-2], :].set(kept)
+      # [layers,] batch, heads, and two more axes, of which one is positions.
+      fresh = new.reshape((1,) * (slot.ndim - 4) + (size, 1, 1, 1))
+      first = tuple(slice(length) for length in prompt.shape[-2:])
+      return slot.at[..., *first].set(jnp.where(fresh, mine, slot[..., *first]))
 
     return jax.tree.map(one, layers, read) if read else layers
 
