@@ -21,6 +21,8 @@ from collapse_jax.generation import (
   context_of,
   emission,
   emit,
+  in_program,
+  on_host,
   prepared,
   provenance,
   role_keys,
@@ -279,8 +281,9 @@ def _run_cell(
           programs.evaluate_and_emit, shared, runs.key, runs.problem, params, contexts, previous
         )
         runs = clock.call(programs.update, shared, runs, batches, at)
-        job.grid.check_metrics(metrics.keys() - {"collapse_generation"})
-        seen.append(_checked(jax.tree.map(np.asarray, metrics | shares), seen[-1] if seen else {}))
+        measured = on_host(metrics | shares)
+        job.grid.check_metrics(measured.keys() - {"collapse_generation", *shares})
+        seen.append(_checked(measured, seen[-1] if seen else {}))
         if watch.on_batch is not None and is_first:
           watch.on_batch(cell.names, t, seeds, jax.tree.map(np.asarray, batches))
         if watch.on_params is not None:
@@ -319,7 +322,7 @@ def _traced(
   traces.append(evaluate_and_emit.trace(shared, runs.key, runs.problem, params, contexts, None))
   batches, metrics = traces[-1].out_info
   traces.append(update.trace(shared, runs, batches, t))
-  metrics = jax.eval_shape(jax.vmap(with_health), metrics | shares)
+  metrics = jax.eval_shape(jax.vmap(lambda found: with_health(in_program(found))), metrics | shares)
   return fingerprint.of(*(one.jaxpr for one in traces)), params, metrics
 
 

@@ -271,6 +271,7 @@ def _task(setting: Setting, writing: Writing):
       params,
       num_samples,
       reference=reference,
+      on_host=True,
       temperature=temperature,
       prompts=given,
       rules=writing.rules._replace(**{name: values[name] for name in writing.rules._fields if name in values}),

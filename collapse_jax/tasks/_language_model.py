@@ -72,6 +72,7 @@ def language_model(
   max_attempts: float = 8.0,
   sample_batch_size: int | None = None,
   measure: str = "few",
+  on_host: bool = False,
   judged: bool = True,
   reference: measures.Reference | None = None,
   embed: Callable[[Array, Array], Array] | None = None,
@@ -108,6 +109,8 @@ def language_model(
       rows that are then missing get weight 0 and are counted in `num_missing`); "keep" takes samples as they come.
     sample_batch_size: candidates at once. Results do not depend on it.
     measure: "all": also what all definitions of collapse read, and more of the samples' text (`lm.measures`); "few": not.
+    on_host: leave what NumPy counts in samples to the driver, as a `types.OnHost` among the metrics of sampling; False: the program
+      calls the host, and so is compiled anew in every process, for JAX keeps no such program on disk.
     judged: of these also what the base sees in samples, as generation 0 (perplexity, modes, MAUVE, Vendi); False for a base of
       random weights.
     reference: what the base sees in held-out text, as an earlier `init` made it; None: each run's `init` looks.
@@ -201,12 +204,14 @@ def language_model(
   ruled = [name for name in decoding.NUMBERS if not decoding.is_default(rules, name)]
   loss_of = functools.partial(training.mean_loss, logits, batch_size=at_once)
   known: Any = None
+  count: Any = None
   judge: Any = None
   compared: Any = None
   if measure == "all":
     # Where a prefix goes, what was written is text by itself, and so are real rows.
     compared = [side._replace(given=None) if dropped else side for side in (train, test)]
     known = measures.Tokens.of(compared[0], compared[1], arch.vocab_size)
+    count = measures.counting(known, stop)
     if judged:
       judge = measures.judge(decoder.functions(base_arch, dtype, remat, mesh), model.params, at_once, embed)
 
@@ -317,7 +322,9 @@ def language_model(
     own = training.losses(logits, fitted.weights, tokens, length, at_once, counted)
     fitted_to, weight = flat(context.data)
     trained = fitted_to["tokens"][:most], fitted_to["length"][:most], weight[:most]
-    found = measures.of_samples(known, (tokens, length, given), filled, trained, stop)
+    found = measures.of_samples(known, (tokens, length, given), filled, trained, count)
+    if not on_host:
+      found |= found.pop("counted").in_program()
     found["sample_loss_self"] = jnp.sum(jnp.where(filled, measures.row_losses(*own), 0.0)) / jnp.maximum(
       jnp.sum(filled), 1
     )
