@@ -275,32 +275,34 @@ def language_model(
       if continuing:
         given = dict(zip(("prompts", "prompt_length"), beginnings(context, number)))
       if num_beams:
+        loss = []
         tokens, length, _ = decoding.beam_search(
           functions, params, given["prompts"], max_length, stop, num_beams, rules=chosen
         )
       else:
-        options = given | {"slots": slots, "wanted": wanted}
-        tokens, length = sampling.generate(keys, functions, params, max_length, begin, stop, chosen, **options)
-      # Where a sample continues what it was given is told in a column behind its tokens.
-      return jnp.concatenate([tokens, given["prompt_length"][:, None]], axis=1) if continuing else tokens, length
+        options = given | {"slots": slots, "wanted": wanted, "scored": scored}
+        tokens, length, *loss = sampling.generate(keys, functions, params, max_length, begin, stop, chosen, **options)
+      return tokens, length, *((given["prompt_length"],) if continuing else ()), *loss
 
     slots = min(size, -(-context.num // parts) * parts)
     # A round of several times as many keeps the slots full; over several devices rows stay in step.
     round_size = min(4 * slots, max(context.num, slots)) if mesh is None and not num_beams else slots
-    accepted = (lambda tokens, length: wellformed(tokens[:, :-1], length)) if continuing else wellformed
-    drawn = sampling.sample(key, draw, accepted, context.num, max_length + continuing, round_size, max_attempts, slots)
+    # What a search finds, or what is read without what came before it, is read once more to be scored.
+    scored = measure == "all" and not num_beams and not dropped
+    drawn = sampling.sample(key, draw, wellformed, context.num, max_length, round_size, max_attempts, slots)
     tokens, length, filled = drawn.tokens, drawn.length, drawn.filled
     if context.used is not None:
       filled &= in_use(context) > 0
     rows, given = {"tokens": tokens, "length": length}, jnp.ones_like(length)
     if continuing:
-      tokens, given = tokens[:, :-1], tokens[:, -1]
+      given = drawn.more[0]
       rows = {"tokens": tokens[:, dropped:], "length": length - dropped, "given": given - dropped}
       if train.learned is not None:
         rows["learned"] = jnp.arange(row_length)[None] >= rows["given"][:, None]
       rows = {name: rows[name] for name in context.real.rows if name in rows}
     text_of = tokens[:, dropped:], length - dropped, jnp.maximum(given - dropped, 1)
-    metrics = looked_at(fitted, text_of, filled, context, problem.get("reference")) if measure == "all" else {}
+    own = drawn.more[-1] / jnp.maximum(length - given, 1) if scored else None
+    metrics = looked_at(fitted, text_of, own, filled, context, problem.get("reference")) if measure == "all" else {}
     if continuing:
       tokens, length = sampling.written(tokens, length, given)
     num = jnp.sum(filled)
@@ -314,20 +316,19 @@ def language_model(
       metrics[f"distinct_{order}"] = sampling.distinct_ngrams(tokens, length, filled, order)
     return batch(rows, filled.astype(jnp.float32)), metrics
 
-  def looked_at(fitted, rows, filled, context: Context, reference):
-    """Metrics of samples (tokens, length, given), and of what the model was fitted to."""
+  def looked_at(fitted, rows, own, filled, context: Context, reference):
+    """Metrics of samples (tokens, length, given) and their own losses, if known, and of what the model was fitted to."""
     most = measures.MOST_ROWS
     tokens, length, given, filled = (part[:most] for part in (*rows, filled))
-    counted = jnp.arange(tokens.shape[1])[None] >= given[:, None]
-    own = training.losses(logits, fitted.weights, tokens, length, at_once, counted)
+    if own is None:
+      counted = jnp.arange(tokens.shape[1])[None] >= given[:, None]
+      own = measures.row_losses(*training.losses(logits, fitted.weights, tokens, length, at_once, counted))
     fitted_to, weight = flat(context.data)
     trained = fitted_to["tokens"][:most], fitted_to["length"][:most], weight[:most]
     found = measures.of_samples(known, (tokens, length, given), filled, trained, count)
     if not on_host:
       found |= found.pop("counted").in_program()
-    found["sample_loss_self"] = jnp.sum(jnp.where(filled, measures.row_losses(*own), 0.0)) / jnp.maximum(
-      jnp.sum(filled), 1
-    )
+    found["sample_loss_self"] = jnp.sum(jnp.where(filled, own[:most], 0.0)) / jnp.maximum(jnp.sum(filled), 1)
     if judge is None:
       return found
     return found | measures.of_reading(reference, judge.read(tokens, length, given), filled)
