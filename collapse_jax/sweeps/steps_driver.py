@@ -154,7 +154,47 @@ def _costly_programs(
 
     return jax.vmap(one, in_axes=(0, 0, 0, _axes(contexts), 0))(keys, problems, params, contexts, previous)
 
-  return jax.jit(fit), jax.jit(evaluate_and_emit, out_shardings=_whole(shared))
+  programs = jax.jit(fit), jax.jit(evaluate_and_emit, out_shardings=_whole(shared))
+  if devices.mesh_of_arrays(shared) is not None:
+    return programs
+  kept = _Kept()
+  return _Once(programs[0], 3, kept), _Once(programs[1], 4, kept)
+
+
+class _Kept(dict[str, Any]):
+  """Results by what they are of, of at most this many bytes together."""
+
+  left = 2**26
+
+
+class _Once:
+  """A program that is not run again for what it was run for in generation 1, which is the same under all workflows.
+
+  Args:
+    program: compiled where it is called.
+    context: place of the contexts among its arguments, behind what is shared.
+    kept: what programs have given, and they may yet keep.
+  """
+
+  def __init__(self, program: Any, context: int, kept: _Kept):
+    self._program, self._context, self._kept = program, context, kept
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._program, name)
+
+  def __call__(self, shared: PyTree, *arguments: Any) -> Any:
+    t = arguments[self._context - 1].t
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((t, arguments))) or int(t) > 1:
+      return self._program(shared, *arguments)
+    name = f"{self._context} {fingerprint.of_values(arguments)}"  # what is shared is the same in the whole sweep
+    if name in self._kept:
+      return self._kept[name]
+    found = self._program(shared, *arguments)
+    size = sum(x.nbytes for x in jax.tree.leaves(found))
+    if size <= self._kept.left:
+      self._kept[name] = found
+      self._kept.left -= size
+    return found
 
 
 def _programs(
