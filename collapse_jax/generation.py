@@ -39,13 +39,13 @@ __all__ = [
   "in_program",
   "latest",
   "leaps",
-  "on_host",
   "prepared",
   "provenance",
   "recorded",
   "role_keys",
   "run",
   "scan_generations",
+  "settled",
   "start",
   "with_health",
   "written",
@@ -303,7 +303,7 @@ def in_program(metrics: Metrics) -> Metrics:
   return _settled(metrics, OnHost.in_program)
 
 
-def on_host(metrics: Metrics) -> Metrics:
+def settled(metrics: Metrics) -> Metrics:
   """The same of several runs outside a program: metrics [runs, ...] as NumPy arrays.
 
   Args:

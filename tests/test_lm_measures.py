@@ -98,7 +98,7 @@ def test_samples_of_a_model(model):
     with_call
   )  # JAX would not keep it on disk
   batch, found = program.lower().compile()(jax.random.key(2))
-  found = {name: x[0] for name, x in generation.on_host(jax.tree.map(lambda x: x[None], found)).items()}
+  found = {name: x[0] for name, x in generation.settled(jax.tree.map(lambda x: x[None], found)).items()}
   found |= task.evaluate(jax.random.key(3), run.problem, fitted)
   assert set(found) == set(task.metrics)
   rows = [row[1:n].tolist() for row, n in zip(*(np.asarray(batch.rows[name][0]) for name in ("tokens", "length")))]

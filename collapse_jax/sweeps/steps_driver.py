@@ -22,10 +22,10 @@ from collapse_jax.generation import (
   emission,
   emit,
   in_program,
-  on_host,
   prepared,
   provenance,
   role_keys,
+  settled,
   start,
   with_health,
 )
@@ -321,7 +321,7 @@ def _run_cell(
           programs.evaluate_and_emit, shared, runs.key, runs.problem, params, contexts, previous
         )
         runs = clock.call(programs.update, shared, runs, batches, at)
-        measured = on_host(metrics | shares)
+        measured = settled(metrics | shares)
         job.grid.check_metrics(measured.keys() - {"collapse_generation", *shares})
         seen.append(_checked(measured, seen[-1] if seen else {}))
         if watch.on_batch is not None and is_first:
