@@ -161,10 +161,13 @@ def _costly_programs(
   return _Once(programs[0], 3, kept), _Once(programs[1], 4, kept)
 
 
-class _Kept(dict[str, Any]):
-  """Results by what they are of, of at most this many bytes together."""
+_KEPT_BYTES, _COMPARED_BYTES = 2**26, 2**28
 
-  left = 2**26
+
+class _Kept(dict[str, Any]):
+  """Results by what they are of, and how many bytes more may be kept."""
+
+  left = _KEPT_BYTES
 
 
 class _Once:
@@ -179,22 +182,27 @@ class _Once:
   def __init__(self, program: Any, context: int, kept: _Kept):
     self._program, self._context, self._kept = program, context, kept
 
-  def __getattr__(self, name: str) -> Any:
+  def __getattr__(self, name: str) -> Any:  # how it is traced, lowered, and how often it was compiled
     return getattr(self._program, name)
 
   def __call__(self, shared: PyTree, *arguments: Any) -> Any:
-    t = arguments[self._context - 1].t
-    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((t, arguments))) or int(t) > 1:
+    leaves = jax.tree.leaves(arguments)
+    traced = any(isinstance(x, jax.core.Tracer) for x in leaves)
+    if traced or _size(leaves) > _COMPARED_BYTES or int(arguments[self._context - 1].t) > 1:
       return self._program(shared, *arguments)
     name = f"{self._context} {fingerprint.of_values(arguments)}"  # what is shared is the same in the whole sweep
     if name in self._kept:
       return self._kept[name]
     found = self._program(shared, *arguments)
-    size = sum(x.nbytes for x in jax.tree.leaves(found))
+    size = _size(jax.tree.leaves(found))
     if size <= self._kept.left:
       self._kept[name] = found
       self._kept.left -= size
     return found
+
+
+def _size(leaves: Sequence[Any]) -> int:
+  return sum(x.nbytes for x in leaves)
 
 
 def _programs(
