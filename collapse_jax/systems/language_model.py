@@ -152,7 +152,7 @@ def simulate(
     shared=(params, reference),
     init_axes=["temperature", "learning_rate", *(name for name in decoding.NUMBERS if _always(name, axes))],
     warm_start=warm_start,
-    chunk_size=chunk,
+    chunk_size=setting.runs_at_once(chunk_size),
     place=functools.partial(sharding.place, mesh=setting.mesh),
     resume=resume,
     about=about,
