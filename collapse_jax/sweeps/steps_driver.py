@@ -1,7 +1,7 @@
 """The driver of models too large to scan: a generation at a time, checkpointed.
 
-Runs of a cell are vectorised over seeds. A generation is four programs (select, fit, emit, update), and rows are pooled to
-one shape whatever the workflow, so that the costly ones compile once for all workflows.
+Runs are vectorised over seeds, and over cells that differ in what `init` reads alone. A generation is four programs (select, fit,
+emit, update), and rows are pooled to one shape whatever the workflow, so that the costly ones compile once for all workflows.
 """
 
 import functools
@@ -329,7 +329,8 @@ class _Going:
   def __init__(self, cell: Cell, seeds: range, runs: Run):
     self.cell, self.seeds, self.done, self.reason = cell, seeds, 0, ""
     self.runs: Any = runs
-    self._begun, self.params = self.runs, None
+    self._begun: Any = runs
+    self.params: Params = None
     self.seen: list[Metrics] = []
     self.checkpoints: Checkpoints | None = None
 
