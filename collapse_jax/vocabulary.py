@@ -5,11 +5,10 @@ import ast
 import difflib
 import hashlib
 import inspect
+import numbers
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
-
-import numpy as np
 
 from collapse_jax.refused import Refused
 
@@ -152,8 +151,7 @@ def check_real_fraction(real_fraction, fresh=False, real_weight=None) -> None:
   if real_weight is not None and (not _is_number(real_weight) or not 0 < real_weight <= 1 or real_fraction == 0):
     there = "" if real_fraction else ", and there must be real rows"
     raise Refused.must_be("real_weight", f"above 0 and at most 1{there}", real_weight)
-  if not isinstance(fresh, bool | np.bool_):
-    raise Refused.must_be("fresh", "True or False", fresh)
+  _check_fresh(fresh)
 
 
 def check_num_generator(num_generator) -> None:
@@ -179,8 +177,9 @@ def check_table(table, fresh=False) -> None:
     table: [T, T] shares.
     fresh: whether real rows are drawn anew in each generation.
   """
-  if not isinstance(fresh, bool | np.bool_):
-    raise Refused.must_be("fresh", "True or False", fresh)
+  import numpy as np
+
+  _check_fresh(fresh)
   try:
     shares = np.asarray(table, float)
   except (TypeError, ValueError):
@@ -200,13 +199,20 @@ def check_table(table, fresh=False) -> None:
     )
 
 
+def _check_fresh(fresh) -> None:
+  import numpy as np
+
+  if not isinstance(fresh, bool | np.bool_):
+    raise Refused.must_be("fresh", "True or False", fresh)
+
+
 def _check_count(name, value) -> None:
-  if not isinstance(value, int | np.integer) or isinstance(value, bool) or not 1 <= value <= LARGEST:
+  if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not 1 <= int(value) <= LARGEST:
     raise Refused.must_be(name, f"an integer from 1 to {LARGEST}", value)
 
 
 def _is_number(value) -> bool:
-  return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+  return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 # What the factories of these names take.

@@ -239,3 +239,35 @@ def test_no_test_module_imports_another():
     assert "importorskip" not in (ROOT / f"{one.by.replace('.', '/')}.py").read_text() or one.by.endswith(
       "test_imports"
     ), f"{one.by}: use helpers.needed, which fails in CI"
+
+
+READS = """
+import sys, pathlib, numpy as np, xarray
+from collapse_jax.cli import check, export, forecast, reading, score, share
+shape, dims = (2, 4, 8), ("workflow", "seed", "generation")
+about = {"long_name": "loss", "units": "1", "worse": "higher", "log_scale": 0, "measures": "risk"}
+loss = np.arange(64.0).reshape(shape) + np.random.default_rng(0).normal(size=shape)
+xarray.Dataset(
+  {"loss": (dims, loss, about), "finite": (dims, np.ones(shape, bool)), "cell_status": ("workflow", ["ok", "ok"])},
+  {"workflow": ["mix(0.1)", "mix(0.5)"], "seed": range(4), "generation": range(1, 9)},
+).to_netcdf(sys.argv[1], engine="h5netcdf")
+found = reading.measured(sys.argv[1])
+assert len(check.changes(found, "loss")) == 2
+from collapse_jax import decisions
+assert len(decisions.required_shares(found, 0.2, "loss")) == 1
+print(*sys.modules)
+decisions.forecast(found, horizon=10, metric="loss")
+print(*sys.modules)
+"""
+
+
+def test_commands_that_read_results_wait_for_no_package_that_they_do_not_use(tmp_path):
+  done = subprocess.run(
+    [sys.executable, "-c", READS, str(tmp_path / "results.nc")], cwd=ROOT, capture_output=True, text=True, check=False
+  )
+  assert done.returncode == 0, done.stderr
+  read, foretold = (set(line.split()) for line in done.stdout.splitlines())
+  slow = {"flax", "matplotlib", "optax", "scipy.stats", "sklearn", "transformers"}
+  assert not read & (slow | {"jax"})
+  assert not foretold & slow
+  assert "jax" in foretold  # whose schedules are read of a workflow's text

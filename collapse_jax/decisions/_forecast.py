@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from collapse_jax import theory, vocabulary
 from collapse_jax.decisions import _reading
@@ -377,7 +377,7 @@ def _miss(family, averages, kept, num) -> _Miss:
   k = error.shape[1]
   between = np.cov(pseudo.T).reshape(k, k) / runs + np.eye(k) * rounding**2
   square = float(error[0] @ np.linalg.solve(between, error[0]))
-  return _Miss(size, float(stats.f.sf(square * (runs - k) / (k * (runs - 1)), k, runs - k)))
+  return _Miss(size, float(special.fdtrc(k, runs - k, square * (runs - k) / (k * (runs - 1)))))
 
 
 def _interval(follow, averages, level, positive):
@@ -406,7 +406,7 @@ def _quantiles(apart, level):
   """
   runs = len(apart)
   if runs < ENOUGH:
-    upper = stats.t.ppf(0.5 + level / 2, runs - 1)
+    upper = special.stdtrit(runs - 1, 0.5 + level / 2)
     return -upper, upper
   share = _resampled(runs)
   mean, square = share @ apart, share @ apart**2

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import interpolate, stats
+from scipy import special
 
 from collapse_jax import diagnostics, vocabulary
 from collapse_jax.decisions import _reading
@@ -199,7 +199,7 @@ def _bootstrap(shares, excess, level, rng) -> tuple[float, float]:
   """Quantiles of the crossing over resampled runs of excess [shares, seeds], further out for few runs, as Student's t is."""
   num = excess.shape[1]
   times = rng.multinomial(num, np.full(num, 1 / num), NUM_BOOTSTRAP)
-  tail = stats.norm.cdf(np.sqrt(num / (num - 1)) * stats.t.ppf(0.5 - level / 2, num - 1))  # Hesterberg 2015
+  tail = special.ndtr(np.sqrt(num / (num - 1)) * special.stdtrit(num - 1, 0.5 - level / 2))  # Hesterberg 2015
   found = _crossing(shares, excess @ times.T / num)
   low, high = np.quantile(found, [tail, 1 - tail], method="nearest")
   return float(low), float(high)
@@ -207,6 +207,8 @@ def _bootstrap(shares, excess, level, rng) -> tuple[float, float]:
 
 def _crossing(shares, excess) -> np.ndarray:
   """[...] where excess [shares, ...], made to fall, is zero; -inf: it is never above, inf: it is never at or below."""
+  from scipy import interpolate
+
   falling = _falling(excess)
   holds = falling <= 0
   at = np.maximum(holds.argmax(axis=0), 1)

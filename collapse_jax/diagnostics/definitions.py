@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from collapse_jax.diagnostics import curves, judgement, reading
 
@@ -212,6 +212,8 @@ def _trend(values, generations, alpha, unit, worse) -> Finding:
 
 def _signed_rank(change) -> float:
   """One-sided p of change > 0; 1 where the typical run did not change, and none became infinite."""
+  from scipy import stats
+
   if not (np.median(np.abs(change)) > _LEAST or np.isinf(change).any()):
     return 1.0
   change = change[np.abs(change) > _LEAST]

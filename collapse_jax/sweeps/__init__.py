@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from collapse_jax import lazy
 
 if TYPE_CHECKING:
-  from collapse_jax.sweeps.dataset import load as load
   from collapse_jax.sweeps.job import Failed as Failed
   from collapse_jax.sweeps.job import Stop as Stop
+  from collapse_jax.sweeps.loading import load as load
   from collapse_jax.sweeps.planning import Plan as Plan
   from collapse_jax.sweeps.planning import plan as plan
   from collapse_jax.sweeps.scheduler import sweep as sweep
@@ -20,7 +20,7 @@ _HOME = {
   "Failed": "job",
   "Plan": "planning",
   "Stop": "job",
-  "load": "dataset",
+  "load": "loading",
   "memory_per_device": "steps_driver",
   "plan": "planning",
   "sweep": "scheduler",
