@@ -1,7 +1,7 @@
 """One generation of the loop, and `lax.scan` over it."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from collapse_jax.types import (
   Data,
   Metrics,
   Number,
+  OnHost,
   Params,
   Problem,
   PyTree,
@@ -35,6 +36,7 @@ __all__ = [
   "emit",
   "fit",
   "generation",
+  "in_program",
   "latest",
   "leaps",
   "prepared",
@@ -43,6 +45,7 @@ __all__ = [
   "role_keys",
   "run",
   "scan_generations",
+  "settled",
   "start",
   "with_health",
   "written",
@@ -144,7 +147,8 @@ def _looked_at(
   absorbed_at: Array | None,
 ) -> Metrics:
   """All metrics that are recorded of a generation."""
-  metrics = with_health(assess(task, key, problem, params, sampling, context) | provenance(context.data))
+  metrics = in_program(assess(task, key, problem, params, sampling, context))
+  metrics = with_health(metrics | provenance(context.data))
   return metrics if absorbed_at is None else metrics | {"collapse_generation": absorbed_at}
 
 
@@ -287,6 +291,31 @@ def _sampled(found: Any, num: Number) -> tuple[Data, Metrics]:
       value=got,
       allowed=f"leaves [1, {num}, ...]",
     )
+  return found
+
+
+def in_program(metrics: Metrics) -> Metrics:
+  """Metrics of a run with what the program finds by calling the host in the place of each `OnHost`.
+
+  Args:
+    metrics: by name; those that an `OnHost` finds have names of their own.
+  """
+  return _settled(metrics, OnHost.in_program)
+
+
+def settled(metrics: Metrics) -> Metrics:
+  """The same of several runs outside a program: metrics [runs, ...] as NumPy arrays.
+
+  Args:
+    metrics: by name, with a leading axis of runs.
+  """
+  return {name: np.asarray(value) for name, value in _settled(metrics, OnHost.found).items()}
+
+
+def _settled(metrics: Metrics, find: Callable[[OnHost], Metrics]) -> Metrics:
+  found: Metrics = {}
+  for name, value in metrics.items():
+    found |= find(value) if isinstance(value, OnHost) else {name: value}
   return found
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float, Int32
 
 from collapse_jax.refused import Refused
@@ -28,6 +29,7 @@ __all__ = [
   "Metrics",
   "NextToken",
   "Number",
+  "OnHost",
   "Params",
   "Predict",
   "Problem",
@@ -285,6 +287,48 @@ class Fit(Protocol):
     """
 
 
+@jax.tree_util.register_pytree_node_class
+class OnHost:
+  """Metrics of sampling that NumPy computes: among others, under a name that does not count, arrays that they are computed of.
+
+  Where the loop is on the host (the driver "steps"), they are found once the program that has these arrays is done. A program that
+  calls the host is compiled anew in every process, since JAX keeps none of them on disk.
+
+  Args:
+    function: (*arrays) -> name -> a number, of one run; where metrics are NaN for there is no model, so are floats in its arrays.
+    names: of these metrics.
+    arrays: of one run; of several, with a leading axis, where a program that is mapped over them returns this.
+  """
+
+  def __init__(self, function: Callable[..., Mapping[str, Any]], names: Iterable[str], arrays: Iterable[Any]):
+    self.function, self.names, self.arrays = function, tuple(names), tuple(arrays)
+
+  def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    return self.arrays, (self.function, self.names)
+
+  @classmethod
+  def tree_unflatten(cls, known: tuple[Any, ...], arrays: Iterable[Any]) -> "OnHost":
+    function, names = known
+    return cls(function, names, arrays)
+
+  def in_program(self) -> Metrics:
+    """What is found of one run, in a program, by calling the host; {name: [] float32}."""
+    shape = {name: jax.ShapeDtypeStruct((), np.float32) for name in self.names}
+    found: Metrics = jax.pure_callback(
+      lambda *arrays: self._numbers(arrays), shape, *self.arrays, vmap_method="sequential"
+    )
+    return found
+
+  def found(self) -> Metrics:
+    """What is found of several runs, outside a program; {name: [runs] float32}."""
+    each = [self._numbers(arrays) for arrays in zip(*map(np.asarray, self.arrays))]
+    return {name: np.stack([one[name] for one in each]) for name in self.names}
+
+  def _numbers(self, arrays: Iterable[Any]) -> dict[str, np.float32]:
+    told = self.function(*map(np.asarray, arrays))
+    return {name: np.float32(told[name]) for name in self.names}
+
+
 class Sample(Protocol):
   def __call__(self, key: Array, problem: Problem, params: Params, context: Context, /) -> tuple[Data, Metrics]:
     """A batch that a model writes.
@@ -295,7 +339,8 @@ class Sample(Protocol):
       params: what `fit` returned, or an earlier model.
       context: of the generation; `context.num` says how many rows.
     Returns:
-      one slot, rows [1, num, ...]; and metrics of the sampling (kept share, duplicates), {} for none.
+      one slot, rows [1, num, ...]; and metrics of the sampling (kept share, duplicates), {} for none. One of them may be
+      an `OnHost`.
     """
 
 

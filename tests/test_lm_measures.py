@@ -12,7 +12,7 @@ import xarray
 from transformers import LlamaConfig
 
 import collapse_jax as cj
-from collapse_jax import tasks
+from collapse_jax import generation, tasks
 from collapse_jax.generation import start
 from collapse_jax.lm import checkpoint, measures, text, tiny, training
 from collapse_jax.metrics import features
@@ -86,14 +86,19 @@ def test_samples_of_a_model(model):
   train, test = sides[0].first(80), sides[1].first(40)
   recipe = training.Recipe(1e-3, batch_size=8)
   num = 12
-  task = tasks.language_model(
-    model, train, test, num, recipe=recipe, measure="all", plain_text=True, on_malformed="keep", curve_points=1
-  )
+  options = {"recipe": recipe, "measure": "all", "plain_text": True, "on_malformed": "keep", "curve_points": 1}
+  task, calling = (tasks.language_model(model, train, test, num, **options, on_host=one) for one in (True, False))
   run = start(jax.random.key(0), task, replace(), 1)
   weights = checkpoint.random(model.config, jax.random.key(4)).params
   fitted = training.Fitted(weights, jnp.zeros(1), 0.0, 1, 1)
   context = Context(1, num, run.store, run.real)
-  batch, found = jax.jit(lambda key: task.sample(key, run.problem, fitted, context))(jax.random.key(2))
+  program = jax.jit(lambda key: task.sample(key, run.problem, fitted, context)).trace(jax.random.key(2))
+  with_call = jax.make_jaxpr(lambda key: calling.sample(key, run.problem, fitted, context))(jax.random.key(2))
+  assert "pure_callback" not in str(program.jaxpr) and "pure_callback" in str(
+    with_call
+  )  # JAX would not keep it on disk
+  batch, found = program.lower().compile()(jax.random.key(2))
+  found = {name: x[0] for name, x in generation.settled(jax.tree.map(lambda x: x[None], found)).items()}
   found |= task.evaluate(jax.random.key(3), run.problem, fitted)
   assert set(found) == set(task.metrics)
   rows = [row[1:n].tolist() for row, n in zip(*(np.asarray(batch.rows[name][0]) for name in ("tokens", "length")))]
@@ -216,6 +221,7 @@ def program():
   random = np.random.default_rng(9)
   train, test = documents(random, 400), documents(random, 200)
   known = measures.Tokens.of(rows_of(train), rows_of(test), VOCAB)
+  count = measures.counting(known, -1)
   judge = counted(None)
   real = measures.reference(judge, rows_of(test))
 
@@ -227,7 +233,7 @@ def program():
     counts = jnp.zeros(VOCAB).at[tokens[:, 1:]].add(1.0) + 0.1
     loss = -jnp.log(counts / jnp.sum(counts))[jnp.asarray(test)[:, 1:]]
     return (
-      measures.of_samples(known, rows, filled, (rows[0], rows[1], filled), -1)
+      generation.in_program(measures.of_samples(known, rows, filled, (rows[0], rows[1], filled), count))
       | measures.of_reading(real, judge.read(*rows), filled)
       | measures.of_fit(known, jnp.asarray(test), loss, jnp.ones(loss.shape, bool))
       | {"test_loss": jnp.mean(loss)}

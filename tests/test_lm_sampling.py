@@ -9,7 +9,7 @@ import pytest
 from lm_configs import CONFIGS
 from scipy import stats
 
-from collapse_jax.lm import decoder, decoding, families, sampling
+from collapse_jax.lm import decoder, decoding, families, sampling, training
 
 VOCAB, BEGIN, END, LENGTH = 7, 0, 1, 9
 TABLE = np.random.default_rng(0).normal(size=(VOCAB, VOCAB)).astype(np.float32)
@@ -151,15 +151,44 @@ def test_slots(slots, wanted):
     np.testing.assert_array_equal(length, expected_length)
 
 
-@pytest.mark.parametrize("loop", [False, True])
-def test_slots_of_a_decoder(loop):
-  """Rows of other lengths, in places where others were: each is what it is alone, with keys and values of its own."""
+def small_decoder(loop=None):
+  """Its functions, parameters whose end token comes now and then, prompts, and their lengths."""
   arch = families.architecture(CONFIGS["llama"]())
   rng = np.random.default_rng(0)
   draw = lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), jnp.float32)
   params, functions = jax.tree.map(draw, decoder.abstract_params(arch)), decoder.functions(arch, loop=loop)
   params["head"] = params["head"].at[:, END].add(0.5 * jnp.sign(params["head"][:, END]))
-  prompts, sizes = jnp.asarray(rng.integers(3, 97, (5, 6)), jnp.int32), jnp.asarray([6, 2, 1, 4, 6])
+  return functions, params, jnp.asarray(rng.integers(3, 97, (5, 6)), jnp.int32), jnp.asarray([6, 2, 1, 4, 6])
+
+
+def test_losses_while_drawing():
+  """What is scored on the way is the cross entropy of the whole text, before the rules by which its tokens were chosen."""
+  functions, params, prompts, sizes = small_decoder()
+  rules = decoding.Rules(0.7, top_k=20, repetition_penalty=1.2)
+
+  @jax.jit
+  def write(keys):
+    tokens, length, total = sampling.generate(
+      keys, functions, params, 24, BEGIN, END, rules, prompts, sizes, slots=2, wanted=jnp.int32(4), scored=True
+    )
+    written = jnp.arange(24)[None] >= sizes[:, None]
+    each = []
+    for temperature in (1.0, rules.temperature):
+      logits = lambda params, tokens: functions.apply(params, tokens) / temperature  # noqa: B023
+      losses, counts = training.token_losses(logits, params, tokens, length, written)
+      each.append(jnp.sum(jnp.where(counts, losses, 0.0), axis=1))
+    return length, total, each
+
+  length, total, (plain, tempered) = write(jax.random.split(jax.random.key(0), 5))
+  assert len(set(np.asarray(length[:4]).tolist())) > 1
+  np.testing.assert_allclose(total, plain, rtol=1e-5, atol=1e-5)
+  assert total[4] == 0 and np.abs(total - tempered)[:4].max() > 0.1
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_slots_of_a_decoder(loop):
+  """Rows of other lengths, in places where others were: each is what it is alone, with keys and values of its own."""
+  functions, params, prompts, sizes = small_decoder(loop)
   keys = jax.random.split(jax.random.key(0), 5)
 
   @functools.partial(jax.jit, static_argnames="slots")

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import REAL, outcome, poisson_mean, resampled, small
+from helpers import REAL, by_steps, outcome, poisson_mean, resampled, small
 from looking import Page, assert_curve, caption
 from looking import theory as theory_lines
 
@@ -584,6 +584,32 @@ def test_labels_are_unique():
   assert grid.labels([0.5, "scott", 2, np.float64(1e-9)]) == ["0.5", "scott", "2", "1e-09"]
   assert grid.labels([1 / 3, 0.333333]) == [str(1 / 3), "0.333333"]
   assert grid.labels(["0.5", 0.5, "0.5 (2)"]) == ["0.5", "0.5 (3)", "0.5 (2)"]
+
+
+def test_what_workflows_share_is_fitted_once():
+  """By the driver "steps": generation 1 is the same under all workflows, but where one hands over other data."""
+  base, fits = poisson_mean(4.0, 20), []
+
+  def fit(key, problem, context):
+    jax.debug.callback(lambda t: fits.append(int(t)), context.t)
+    return base.fit(key, problem, context)
+
+  def shifted(task, problem, key, store, t):
+    data = plain.select(task, problem, key, store, t)
+    return data._replace(rows=data.rows + jnp.where(t == 1, 1.0, 0.0))
+
+  plain = workflows.replace()
+  flows = {
+    "replace": workflows.replace,
+    "accumulate": workflows.accumulate,
+    "other": lambda: plain._replace(select=shifted),
+  }
+  sweep = lambda flows: by_steps(base._replace(fit=fit), flows, {}, num_generations=3, num_seeds=1).squared_error
+  together = sweep(flows)
+  jax.effects_barrier()
+  assert sorted(fits) == [1, 1, 2, 2, 2, 3, 3, 3]
+  for name, flow in flows.items():
+    np.testing.assert_array_equal(together.sel(workflow=name), sweep({name: flow}).sel(workflow=name))
 
 
 ONE_CORE = """

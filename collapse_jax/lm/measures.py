@@ -12,7 +12,7 @@ from collapse_jax.lm import text, training
 from collapse_jax.lm.decoder import Functions
 from collapse_jax.metrics import features as embedded
 from collapse_jax.metrics import text as corpora
-from collapse_jax.types import Array, MetricInfo
+from collapse_jax.types import Array, MetricInfo, OnHost
 
 __all__ = [
   "BINS",
@@ -24,6 +24,7 @@ __all__ = [
   "Reading",
   "Reference",
   "Tokens",
+  "counting",
   "judge",
   "of_fit",
   "of_reading",
@@ -242,7 +243,7 @@ def of_samples(
   rows: tuple[Array, Array, Array],
   filled: Array,
   trained: tuple[Array, Array, Array],
-  end: int,
+  count: Callable[..., dict[str, np.ndarray]],
 ) -> dict[str, Any]:
   """Those of `OF_SAMPLES` that need no model, of rows that one wrote.
 
@@ -251,23 +252,19 @@ def of_samples(
     rows: tokens [n, L] int32, length [n] and how many of these were given [n], from 1.
     filled: [n] bool, rows that there are.
     trained: tokens [N, L'], length [N] and weight [N] of what the model was fitted to.
-    end: token that is not counted at the end of a row; -1: none.
+    count: of the same real text, by `counting`.
+  Returns:
+    name -> []; those that are counted on the host as one `OnHost`.
   """
   tokens, length, given = rows
   place = jnp.arange(tokens.shape[1])[None]
   said = (place >= given[:, None]) & (place < length[:, None]) & filled[:, None]
   there = jnp.zeros(len(known.group), bool).at[jnp.where(said, tokens, len(known.group))].set(True, mode="drop")
   rare = jnp.asarray(np.where(known.group == 0, known.held_out, 0).astype(np.float32))
-  counted = jax.pure_callback(
-    _on_host(known, end),
-    {name: jax.ShapeDtypeStruct((), jnp.float32) for name in _COUNTED},
-    tokens,
-    jnp.where(filled, length, 0),
-    given,
-    *trained,
-    vmap_method="sequential",
-  )
-  return counted | {"rare_token_recall": jnp.sum(jnp.where(there, rare, 0.0)) / jnp.maximum(jnp.sum(rare), 1)}
+  return {
+    "counted": OnHost(count, _COUNTED, (tokens, jnp.where(filled, length, 0), given, *trained)),
+    "rare_token_recall": jnp.sum(jnp.where(there, rare, 0.0)) / jnp.maximum(jnp.sum(rare), 1),
+  }
 
 
 def of_reading(real: Reference, seen: Reading, filled: Array) -> dict[str, Array]:
@@ -293,7 +290,14 @@ def of_reading(real: Reference, seen: Reading, filled: Array) -> dict[str, Array
   }
 
 
-def _on_host(known: Tokens, end: int) -> Callable[..., dict[str, np.ndarray]]:
+def counting(known: Tokens, end: int) -> Callable[..., dict[str, np.ndarray]]:
+  """What is counted of n-grams and whole documents, by NumPy: the function of an `OnHost`.
+
+  Args:
+    known: of the tokens of real text.
+    end: token that is not counted at the end of a row; -1: none.
+  """
+
   def corpus(tokens, length, given):
     tokens, length, given = (np.asarray(x).astype(np.int64) for x in (tokens, length, given))
     last = tokens[np.arange(len(length)), np.maximum(length - 1, 0)]
@@ -303,6 +307,8 @@ def _on_host(known: Tokens, end: int) -> Callable[..., dict[str, np.ndarray]]:
     return corpora.Corpus(tokens[kept], kept.sum(axis=1))
 
   def measured(tokens, length, given, known_tokens, known_length, known_weight):
+    if np.isnan(known_weight).any():  # there is no model
+      return dict.fromkeys(_COUNTED, np.float32(np.nan))
     said = corpus(tokens, length, given)
     if not len(said.tokens):
       return dict.fromkeys(_COUNTED, np.float32(0))

@@ -37,12 +37,14 @@ class Samples(NamedTuple):
     length: [num] int32, begin and end included.
     filled: [num] bool, False where the bound on candidates was met first.
     rejection_rate: malformed share of the candidates up to the last one that was needed.
+    more: leaves [num, ...] of what else was drawn with each.
   """
 
   tokens: Array
   length: Array
   filled: Array
   rejection_rate: Array
+  more: tuple[Array, ...] = ()
 
 
 class _Writing(NamedTuple):
@@ -54,6 +56,7 @@ class _Writing(NamedTuple):
   at: Array
   rows: Array
   length: Array
+  loss: Any
   layers: Any  # of a cache
 
 
@@ -69,7 +72,8 @@ def generate(
   prompt_length: Array | None = None,
   slots: int | None = None,
   wanted: Array | None = None,
-) -> tuple[Array, Array]:
+  scored: bool = False,
+) -> tuple[Array, ...]:
   """Sequences from the begin token, or from prompts, which are read in one pass.
 
   Args:
@@ -82,8 +86,10 @@ def generate(
     slots: sequences that are written at once; where one ends, the next takes its place. None: all. With prompts, what all of
       these leave in a cache is kept.
     wanted: [] int32, how many of the sequences are written, the first ones; None: all. The others have length 0.
+    scored: also return the cross entropy, under the model itself and so before any rule, of the tokens that were drawn.
   Returns:
-    tokens [B, max_length] int32, padded with `end`; length [B] int32, the first end token after the prompt included.
+    tokens [B, max_length] int32, padded with `end`; length [B] int32, the first end token after the prompt included; and where they
+    are scored [B] float32, nats, a sum.
   """
   num = keys.shape[0]
   size = min(slots or num, num)
@@ -119,7 +125,8 @@ def generate(
     which, at = state.which, state.at
     mine = jnp.minimum(which, num - 1)
     logits, cache = decode(state.rows[mine, at][:, None], Cache(state.layers, state.steps if in_step else at))
-    logits = penalised(rules, logits[:, 0], state.rows[mine], at + 1)
+    plain = logits[:, 0]
+    logits = penalised(rules, plain, state.rows[mine], at + 1)
     words = jax.vmap(lambda key, at: random.bits(jax.random.fold_in(key, at), 4))(keys[mine], at)
     drawn = categorical(words, warped(rules, logits))
     drawn = jnp.where(jnp.asarray(rules.temperature) > 0, drawn, jnp.argmax(logits, axis=-1)).astype(jnp.int32)
@@ -130,17 +137,21 @@ def generate(
     which = jnp.where(done, known(state.following + jnp.cumsum(done) - 1), which)
     mine = jnp.minimum(which, num - 1)
     at = jnp.where(done, given[mine] - 1, at + 1)
+    loss = state.loss
+    if scored:
+      each = jax.nn.logsumexp(plain, axis=-1) - jnp.take_along_axis(plain, drawn[:, None], axis=1)[:, 0]
+      loss = loss.at[state.which].add(each, mode="drop")
     layers = cache.layers
     if read and size < num:
       layers = jax.lax.cond(jnp.any(done), begun, lambda layers, which, new: layers, layers, which, done)
-    return _Writing(state.steps + 1, state.following + jnp.sum(done), which, at, rows, length, layers)
+    return _Writing(state.steps + 1, state.following + jnp.sum(done), which, at, rows, length, loss, layers)
 
   first = known(jnp.arange(size))
   layers = begun(functions.cache(size, max_length).layers, first, jnp.ones(size, bool))
   zero = jnp.zeros((), jnp.int32)
-  start = _Writing(zero, zero + size, first, given[:size] - 1, rows, jnp.zeros(num, jnp.int32), layers)
+  start = _Writing(zero, zero + size, first, given[:size] - 1, rows, jnp.zeros(num, jnp.int32), jnp.zeros(num), layers)
   found = jax.lax.while_loop(more, step, start)
-  return found.rows, found.length
+  return (found.rows, found.length, found.loss) if scored else (found.rows, found.length)
 
 
 def categorical(words: Array, logits: Array) -> Array:
@@ -166,7 +177,7 @@ def categorical(words: Array, logits: Array) -> Array:
 
 def sample(
   key: Array,
-  draw: Callable[[Array, Array, Array], tuple[Array, Array]],
+  draw: Callable[[Array, Array, Array], tuple[Array, ...]],
   wellformed: Callable[[Array, Array], Array],
   num: int,
   max_length: int,
@@ -177,7 +188,8 @@ def sample(
   """`num` well-formed sequences: candidates in order of their number, until there are enough.
 
   Args:
-    draw: (keys [B], candidate numbers [B], how many of them are wanted) -> tokens [B, L], length [B].
+    draw: (keys [B], candidate numbers [B], how many of them are wanted) -> tokens [B, L], length [B], and perhaps more arrays
+      [B, ...].
     wellformed: (tokens [B, L], length [B]) -> [B] bool.
     batch_size: candidates in a round at most. Results do not depend on it.
     max_attempts: candidates at most, as a multiple of num.
@@ -190,28 +202,28 @@ def sample(
     return largest(((begun < most) & (count < num)).astype(jnp.int32)) > 0
 
   def one_round(state):
-    begun, count, tried, rows, lengths = state
+    begun, count, tried, *tables = state
     # As many as would do if good ones go on to come as often as so far.
     hoped = jnp.ceil((num - count) * (jnp.maximum(begun, 1) / jnp.maximum(count, 1))).astype(jnp.int32)
     wanted = jnp.where(count < num, jnp.minimum(jnp.clip(hoped, least, batch_size), most - begun), 0)
     number = begun + jnp.arange(batch_size)
-    tokens, length = draw(jax.vmap(jax.random.fold_in, (None, 0))(key, number), number, wanted)
+    tokens, length, *others = draw(jax.vmap(jax.random.fold_in, (None, 0))(key, number), number, wanted)
     good = wellformed(tokens, length) & (jnp.arange(batch_size) < wanted)
     place = jnp.where(good, count + jnp.cumsum(good) - 1, num)  # out of range, so dropped, once there are enough
     needed = ((count + jnp.cumsum(good) - good) < num) & (jnp.arange(batch_size) < wanted)
-    rows = rows.at[place].set(tokens, mode="drop")
     return (
       begun + wanted,
       jnp.minimum(count + jnp.sum(good), num),
       tried + jnp.sum(needed),
-      rows,
-      lengths.at[place].set(length, mode="drop"),
+      *(table.at[place].set(x, mode="drop") for table, x in zip(tables, (tokens, length, *others))),
     )
 
-  zero = jnp.zeros((), jnp.int32)
-  state = zero, zero, zero, jnp.zeros((num, max_length), jnp.int32), jnp.ones(num, jnp.int32)
-  _, count, tried, rows, lengths = jax.lax.while_loop(more, one_round, state)
-  return Samples(rows, lengths, jnp.arange(num) < count, 1 - count / jnp.maximum(tried, 1))
+  zero, some = jnp.zeros((), jnp.int32), jnp.arange(batch_size)
+  others = jax.eval_shape(draw, jax.vmap(jax.random.fold_in, (None, 0))(key, some), some, zero)[2:]
+  beside = [jnp.zeros((num, *x.shape[1:]), x.dtype) for x in others]
+  state = zero, zero, zero, jnp.zeros((num, max_length), jnp.int32), jnp.ones(num, jnp.int32), *beside
+  _, count, tried, rows, lengths, *beside = jax.lax.while_loop(more, one_round, state)
+  return Samples(rows, lengths, jnp.arange(num) < count, 1 - count / jnp.maximum(tried, 1), tuple(beside))
 
 
 def formatted_by_tokens(user: int, assistant: int, end: int) -> Callable[[Array, Array], Array]:

@@ -155,19 +155,23 @@ class Checkpoints:
   def _shards(self, t: int) -> list[Path]:
     return sorted(self._folder.glob(f"{t}.*{_SHARD}"))
 
-  def restore(self, run: Run, params: Params, metrics: Metrics | None) -> tuple[int, Run, Any, Metrics]:
+  def restore(
+    self, run: Run, params: Params, metrics: Metrics | None, most: int | None = None
+  ) -> tuple[int, Run, Any, Metrics]:
     """The newest generation that is whole (0: none is), and its run, params and metrics [seeds, generation, ...].
 
     Args:
       run, params: of the structure, shapes and dtypes that are to be found; params may be None, to leave them out.
       metrics: the same, of one generation; None, of a loop that is Python: whatever is there, and params of any shapes.
+      most: the newest up to this generation; None: of all.
     Raises:
       Refused: what is whole holds arrays of other shapes; it stays where it is.
     """
+    files = [one for one in self._newest_first() if most is None or one[0] <= most]
     if not self._together:
-      return self._restore(self._newest_first(), run, params, metrics)
+      return self._restore(files, run, params, metrics)
     # The first looks for damage; the others read what it has found whole.
-    found = self._by_first(lambda: self._restore(self._newest_first(), run, params, metrics))
+    found = self._by_first(lambda: self._restore(files, run, params, metrics))
     t = int(devices.gather({"t": np.asarray(found[0] if found else 0)})[0]["t"])
     return found or self._restore([(t, self._folder / f"{t}.npz")] if t else [], run, params, metrics)
 

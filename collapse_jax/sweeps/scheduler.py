@@ -113,13 +113,14 @@ def sweep(
     text_axes: axes whose coordinate is text; numbers among them are also in the coordinate NAME_value.
     static_axes: axes whose numbers must not be traced, because they fix a shape or pick a branch; with steps and host
       none are.
-    init_axes: axes whose values the task's `init` alone reads (it puts them into its problem): cells along them share the programs
-      that fit, sample and evaluate, which else are compiled for each (steps).
+    init_axes: axes whose values the task's `init` alone reads (it puts them into its problem): cells along them share all programs
+      but that in which runs begin, which else are compiled for each, and their runs are vectorised over together (steps).
     primary_metric: the metric that reports lead with; default the first of the task.
     mesh: devices that share each chunk; default one device (scan).
     chunk_size: runs of a program call on each device; default: what shares the runs among workers and devices, or less
       where memory (as the compiled program reports it) does not suffice. Halved where memory runs out nevertheless. With the driver
-      "steps": default all.
+      "steps": default all seeds of a cell, and of as many cells along `init_axes` as memory suffices for; below num_seeds, cells
+      go one after another.
     memory_bytes: of a device, for all chunks in flight; default half of what the device or the machine has (scan).
     num_workers: threads; default the cores, on an accelerator 1 (scan); or runs side by side in as many threads, default 1 (host).
     directory: what is finished is written there, so that a sweep that was killed can go on: chunks (scan), or after every

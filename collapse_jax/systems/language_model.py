@@ -90,7 +90,8 @@ def simulate(
     num_seeds: runs per cell.
     seed: of all keys.
     warm_start: start from the last generation's model, not from the base.
-    chunk_size: seeds in one program; 0: all of a small model or of adapters, else 1.
+    chunk_size: runs in one program: seeds, and if it is more than these, cells side by side that differ in learning rate,
+      temperature and such alone; 0: what memory allows of a small model or of adapters, else 1.
     directory: for checkpoints and the synthetic text of every generation; None: neither is kept.
     resume: go on from what is there; generations whose text is damaged are computed again.
     keep_checkpoints: of every generation, not only of the last two.
@@ -150,9 +151,9 @@ def simulate(
     num_seeds=num_seeds,
     seed=seed,
     shared=(params, reference),
-    init_axes=["temperature", "learning_rate", *(name for name in decoding.NUMBERS if _always(name, axes))],
+    init_axes=_numbers(axes),
     warm_start=warm_start,
-    chunk_size=chunk,
+    chunk_size=setting.runs_at_once(chunk_size),
     place=functools.partial(sharding.place, mesh=setting.mesh),
     resume=resume,
     about=about,
@@ -205,8 +206,15 @@ def plan(
   task = _task(setting, writing)
   for size in num_samples:
     task((setting.model.params, None), size, 1.0)
-  cells = len(workflows) * len(num_samples) * len(temperatures) * math.prod(map(len, axes.values()))
+  lengths = {"num_samples": len(num_samples), "temperature": len(temperatures)}
+  lengths |= {name: len(values) for name, values in axes.items()}
+  cells = len(workflows) * math.prod(lengths.values())
   chunk = setting.at_once(num_seeds, chunk_size)
+  alike = math.prod(lengths.get(name, 1) for name in _numbers(axes))
+  beside = max(1, min(alike, (setting.runs_at_once(chunk_size) or alike * num_seeds) // num_seeds))
+  side_by_side = (
+    f"cells side by side: {beside}, or as many as memory allows\n" if beside > 1 and setting.mesh is None else ""
+  )
   num_steps = -(-max(num_samples) // setting.recipe.batch_size)
   about = setting.texts.about
   used = sweeps.memory_per_device(
@@ -229,10 +237,15 @@ def plan(
     f"cells: {cells}\nruns: {cells * num_seeds}\nmodel: {num_params(setting.model.params):,} parameters, {setting.dtype}\n"
     f"rows: {about['num_train_rows']} for training, {about['num_test_rows']} for test, {about['num_dropped_rows']} dropped "
     f"as longer than {about['max_seq_len']} tokens\n"
-    f"steps of a generation: {num_steps} under replace, up to {num_steps * num_generations}\n"
+    f"steps of a generation: {num_steps} under replace, up to {num_steps * num_generations}\n{side_by_side}"
     f"memory of each of {devices.size(setting.mesh)} devices ({chunk} at once of the runs, as compiled for {devices.name()}): "
     + ", ".join(f"{name} {size / 2**30:.3g} GiB" for name, size in used.items())
   )
+
+
+def _numbers(axes: Mapping[str, Sequence[Any]]) -> list[str]:
+  """Axes along which cells differ in numbers alone, and go side by side."""
+  return ["temperature", "learning_rate", *(name for name in decoding.NUMBERS if _always(name, axes))]
 
 
 def _always(rule: str, axes: Mapping[str, Sequence[Any]]) -> bool:
@@ -271,6 +284,7 @@ def _task(setting: Setting, writing: Writing):
       params,
       num_samples,
       reference=reference,
+      on_host=True,
       temperature=temperature,
       prompts=given,
       rules=writing.rules._replace(**{name: values[name] for name in writing.rules._fields if name in values}),

@@ -72,6 +72,7 @@ def language_model(
   max_attempts: float = 8.0,
   sample_batch_size: int | None = None,
   measure: str = "few",
+  on_host: bool = False,
   judged: bool = True,
   reference: measures.Reference | None = None,
   embed: Callable[[Array, Array], Array] | None = None,
@@ -108,6 +109,8 @@ def language_model(
       rows that are then missing get weight 0 and are counted in `num_missing`); "keep" takes samples as they come.
     sample_batch_size: candidates at once. Results do not depend on it.
     measure: "all": also what all definitions of collapse read, and more of the samples' text (`lm.measures`); "few": not.
+    on_host: leave what NumPy counts in samples to the driver, as a `types.OnHost` among the metrics of sampling; False: the program
+      calls the host, and so is compiled anew in every process, for JAX keeps no such program on disk.
     judged: of these also what the base sees in samples, as generation 0 (perplexity, modes, MAUVE, Vendi); False for a base of
       random weights.
     reference: what the base sees in held-out text, as an earlier `init` made it; None: each run's `init` looks.
@@ -201,12 +204,14 @@ def language_model(
   ruled = [name for name in decoding.NUMBERS if not decoding.is_default(rules, name)]
   loss_of = functools.partial(training.mean_loss, logits, batch_size=at_once)
   known: Any = None
+  count: Any = None
   judge: Any = None
   compared: Any = None
   if measure == "all":
     # Where a prefix goes, what was written is text by itself, and so are real rows.
     compared = [side._replace(given=None) if dropped else side for side in (train, test)]
     known = measures.Tokens.of(compared[0], compared[1], arch.vocab_size)
+    count = measures.counting(known, stop)
     if judged:
       judge = measures.judge(decoder.functions(base_arch, dtype, remat, mesh), model.params, at_once, embed)
 
@@ -270,32 +275,34 @@ def language_model(
       if continuing:
         given = dict(zip(("prompts", "prompt_length"), beginnings(context, number)))
       if num_beams:
+        loss = []
         tokens, length, _ = decoding.beam_search(
           functions, params, given["prompts"], max_length, stop, num_beams, rules=chosen
         )
       else:
-        options = given | {"slots": slots, "wanted": wanted}
-        tokens, length = sampling.generate(keys, functions, params, max_length, begin, stop, chosen, **options)
-      # Where a sample continues what it was given is told in a column behind its tokens.
-      return jnp.concatenate([tokens, given["prompt_length"][:, None]], axis=1) if continuing else tokens, length
+        options = given | {"slots": slots, "wanted": wanted, "scored": scored}
+        tokens, length, *loss = sampling.generate(keys, functions, params, max_length, begin, stop, chosen, **options)
+      return tokens, length, *((given["prompt_length"],) if continuing else ()), *loss
 
     slots = min(size, -(-context.num // parts) * parts)
     # A round of several times as many keeps the slots full; over several devices rows stay in step.
     round_size = min(4 * slots, max(context.num, slots)) if mesh is None and not num_beams else slots
-    accepted = (lambda tokens, length: wellformed(tokens[:, :-1], length)) if continuing else wellformed
-    drawn = sampling.sample(key, draw, accepted, context.num, max_length + continuing, round_size, max_attempts, slots)
+    # What a search finds, or what is read without what came before it, is read once more to be scored.
+    scored = measure == "all" and not num_beams and not dropped
+    drawn = sampling.sample(key, draw, wellformed, context.num, max_length, round_size, max_attempts, slots)
     tokens, length, filled = drawn.tokens, drawn.length, drawn.filled
     if context.used is not None:
       filled &= in_use(context) > 0
     rows, given = {"tokens": tokens, "length": length}, jnp.ones_like(length)
     if continuing:
-      tokens, given = tokens[:, :-1], tokens[:, -1]
+      given = drawn.more[0]
       rows = {"tokens": tokens[:, dropped:], "length": length - dropped, "given": given - dropped}
       if train.learned is not None:
         rows["learned"] = jnp.arange(row_length)[None] >= rows["given"][:, None]
       rows = {name: rows[name] for name in context.real.rows if name in rows}
     text_of = tokens[:, dropped:], length - dropped, jnp.maximum(given - dropped, 1)
-    metrics = looked_at(fitted, text_of, filled, context, problem.get("reference")) if measure == "all" else {}
+    own = drawn.more[-1] / jnp.maximum(length - given, 1) if scored else None
+    metrics = looked_at(fitted, text_of, own, filled, context, problem.get("reference")) if measure == "all" else {}
     if continuing:
       tokens, length = sampling.written(tokens, length, given)
     num = jnp.sum(filled)
@@ -309,18 +316,19 @@ def language_model(
       metrics[f"distinct_{order}"] = sampling.distinct_ngrams(tokens, length, filled, order)
     return batch(rows, filled.astype(jnp.float32)), metrics
 
-  def looked_at(fitted, rows, filled, context: Context, reference):
-    """Metrics of samples (tokens, length, given), and of what the model was fitted to."""
+  def looked_at(fitted, rows, own, filled, context: Context, reference):
+    """Metrics of samples (tokens, length, given) and their own losses, if known, and of what the model was fitted to."""
     most = measures.MOST_ROWS
     tokens, length, given, filled = (part[:most] for part in (*rows, filled))
-    counted = jnp.arange(tokens.shape[1])[None] >= given[:, None]
-    own = training.losses(logits, fitted.weights, tokens, length, at_once, counted)
+    if own is None:
+      counted = jnp.arange(tokens.shape[1])[None] >= given[:, None]
+      own = measures.row_losses(*training.losses(logits, fitted.weights, tokens, length, at_once, counted))
     fitted_to, weight = flat(context.data)
     trained = fitted_to["tokens"][:most], fitted_to["length"][:most], weight[:most]
-    found = measures.of_samples(known, (tokens, length, given), filled, trained, stop)
-    found["sample_loss_self"] = jnp.sum(jnp.where(filled, measures.row_losses(*own), 0.0)) / jnp.maximum(
-      jnp.sum(filled), 1
-    )
+    found = measures.of_samples(known, (tokens, length, given), filled, trained, count)
+    if not on_host:
+      found |= found.pop("counted").in_program()
+    found["sample_loss_self"] = jnp.sum(jnp.where(filled, own[:most], 0.0)) / jnp.maximum(jnp.sum(filled), 1)
     if judge is None:
       return found
     return found | measures.of_reading(reference, judge.read(tokens, length, given), filled)

@@ -22,6 +22,25 @@ class Fault(NamedTuple):
 
 
 FAULTS = [
+  # ------------------------------------------------------------------------------------------------ cells side by side
+  Fault(
+    "side by side: a cell is told another one's metrics",
+    "one.seen.append(_checked(on_host(measured, place)",
+    "one.seen.append(_checked(on_host(measured, len(going) - 1 - place)",
+    "tests/test_side_by_side.py -k beside_others",
+  ),
+  Fault(
+    "side by side: what a run draws depends on its place",
+    'keys = jax.vmap(lambda key: role_keys(key, t)["fit"])(runs.key)  # noqa: B023',
+    'keys = jax.vmap(lambda key, i: role_keys(fold_in(key, i), t)["fit"])(runs.key, jnp.arange(len(runs.key)))',
+    "tests/test_side_by_side.py -k beside_others",
+  ),
+  Fault(
+    "side by side: cells that a kill parted go on apart",
+    "if one.done == done + 1:",
+    "if one.done == done + 2:",
+    "tests/test_side_by_side.py -k killed",
+  ),
   # ----------------------------------------------------------------------------------------------------- figures
   Fault(
     "figures: a band of one standard error, not of 1.96",
