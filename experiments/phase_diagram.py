@@ -3,12 +3,11 @@
   python -m experiments.phase_diagram
   python -m experiments.phase_diagram --temperatures=1 --top_p=0.8,0.9,1 --lora_rank=0,4
 
-Of `tiny`; all seeds and temperatures are one program. Each model is fitted to all num_samples real rows and to as many of the
-last model as make the real share, in the same number of steps everywhere. Takes all flags of `language_model`. Expected, in
-about five minutes of a core: test loss rises where the temperature is far from 1, and the more so the smaller the real share:
-without real rows by 0.83, 0.50, 0.32 and 0.60 nats per token at temperatures 0.6, 0.8, 1 and 1.25, with a fifth by at most
-0.18. The line is the smallest share with which it stays within --tolerance of the first generation's: 0.35, 0.28, 0.15 and
-0.27.
+Of `tiny`; all seeds of a cell are one program. Each model is fitted to all num_samples real rows and to as many of the last model
+as make the real share, in the same number of steps everywhere. Takes all flags of `language_model`. Expected, in about five
+minutes of a core: test loss rises where the temperature is far from 1, and the more so the smaller the real share: without real
+rows by 0.83, 0.50, 0.32 and 0.60 nats per token at temperatures 0.6, 0.8, 1 and 1.25, with a fifth by at most 0.18. The line
+is the smallest share with which it stays within --tolerance of the first generation's: 0.35, 0.28, 0.15 and 0.27.
 """
 
 from absl import flags

@@ -91,7 +91,7 @@ def simulate(
     seed: of all keys.
     warm_start: start from the last generation's model, not from the base.
     chunk_size: runs in one program: seeds, and if it is more than these, cells side by side that differ in learning rate,
-      temperature and such alone; 0: what memory allows of a small model or of adapters, else 1.
+      temperature and such alone; 0: what memory allows of adapters, all seeds of a cell of a small model, else 1.
     directory: for checkpoints and the synthetic text of every generation; None: neither is kept.
     resume: go on from what is there; generations whose text is damaged are computed again.
     keep_checkpoints: of every generation, not only of the last two.
@@ -153,7 +153,7 @@ def simulate(
     shared=(params, reference),
     init_axes=_numbers(axes),
     warm_start=warm_start,
-    chunk_size=setting.runs_at_once(chunk_size),
+    chunk_size=setting.runs_at_once(num_seeds, chunk_size),
     place=functools.partial(sharding.place, mesh=setting.mesh),
     resume=resume,
     about=about,
@@ -211,7 +211,7 @@ def plan(
   cells = len(workflows) * math.prod(lengths.values())
   chunk = setting.at_once(num_seeds, chunk_size)
   alike = math.prod(lengths.get(name, 1) for name in _numbers(axes))
-  beside = max(1, min(alike, (setting.runs_at_once(chunk_size) or alike * num_seeds) // num_seeds))
+  beside = max(1, min(alike, (setting.runs_at_once(num_seeds, chunk_size) or alike * num_seeds) // num_seeds))
   side_by_side = (
     f"cells side by side: {beside}, or as many as memory allows\n" if beside > 1 and setting.mesh is None else ""
   )

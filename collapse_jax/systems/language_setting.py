@@ -114,14 +114,16 @@ class Setting(NamedTuple):
   def dtype(self) -> str:
     return str(self.model.params["embedding"].dtype)
 
-  def runs_at_once(self, chunk_size: int = 0) -> int | None:
-    """Runs in one program: chunk_size, or for 0 what fits (None) of a small model or of adapters, else one."""
-    small = self.adapters is not None or num_params(self.model.params) < SMALL
-    return chunk_size or (None if small else 1)
-
   def at_once(self, num_seeds: int, chunk_size: int = 0) -> int:
-    """Seeds of a cell in one program."""
-    return min(self.runs_at_once(chunk_size) or num_seeds, num_seeds)
+    """Seeds in one program: chunk_size, or for 0 all of a small model or of adapters, else one."""
+    small = self.adapters is not None or num_params(self.model.params) < SMALL
+    return min(chunk_size or (num_seeds if small else 1), num_seeds)
+
+  def runs_at_once(self, num_seeds: int, chunk_size: int = 0) -> int | None:
+    """Runs in one program, seeds of several cells among them: chunk_size, or for 0 what fits (None) of adapters, else one cell's."""
+    if chunk_size or self.adapters is None:
+      return chunk_size or self.at_once(num_seeds)
+    return None
 
   def about(self) -> dict[str, Any]:
     """For results: names, counts, and checksums of the text and of the base."""
