@@ -1,7 +1,8 @@
 """Kernel density estimation (Kazdan et al. 2410.16713): the model is the data, smoothed.
 
 With a fixed bandwidth the log-sum of kernels at the test points is the statistic that adds up over batches, so that a
-pool which grows costs each generation the same. A bandwidth that depends on the pool needs all of it each generation.
+pool which grows costs each generation the same. Under a rule that depends on the pool's size these are `KernelMoments`; one
+that depends on its spread, too, needs all of it each generation.
 """
 
 import functools
@@ -20,6 +21,7 @@ from collapse_jax.data import generators
 from collapse_jax.random import normal, split
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
+from collapse_jax.tasks import _kernel_moments as kernel_moments
 from collapse_jax.tasks.parts import check_integer, check_positive, matmul, real_rows, side_by_side
 from collapse_jax.types import Array, Context, Data, Expected, MetricInfo, Summary, TaskSetting
 from collapse_jax.vocabulary import BANDWIDTH_RULES, KERNELS
@@ -27,8 +29,10 @@ from collapse_jax.vocabulary import BANDWIDTH_RULES, KERNELS
 MAX_ROWS = 10**8  # of a batch: data sets are made on the host
 _FAR = 1e15  # where rows of weight 0 are put: their kernels vanish, and their squared distance is still finite
 FAR = 5.0  # standard deviations from every mode of the truth at which it has next to nothing
+_FEW = 4  # batches that are summed anew where a bandwidth depends on them
 _MANY = 256  # rows from which sums are interpolated where that is right to _ERROR
 _ERROR = 1e-5  # of a log density, at most
+_RELATIVE = 1e-6  # far from all rows: float32 knows it no better however it is summed
 _NODES = {
   1: (40,),
   2: (16, 40),
@@ -60,7 +64,7 @@ class KdeStats(NamedTuple):
   """What adds up over batches.
 
   Attributes:
-    log_kernel_sum: [num_points] log of the weighted sum of unnormalised kernels at each point.
+    log_kernel_sum: [num_points] log of the weighted sum of unnormalised kernels at each point; under a rule `KernelMoments`.
     count: [] sum of row weights.
     mean: [dim].
     scatter: [] weighted sum of squared distances to the mean.
@@ -133,23 +137,53 @@ def kde(
 
   init, fresh = real_rows(source, num_samples, num_test, problem_of)
 
-  def of(problem, rows, row_weight):
-    return KdeStats(log_sum(problem.points, rows, row_weight, problem.bandwidth), *_moments(rows, row_weight))
+  # A rule narrows as a pool grows, up to a thousandfold here; one that is scaled follows what no batch knows of.
+  widths: Any = None
+  if rule in ("scott", "silverman") and kernel == "gaussian":
+    widths = kernel_moments.ladder(*(rule_bandwidth(rule, times * num_samples, 1.0, dim) for times in (1, 1000)))
+
+  def of(problem, rows, row_weight, bandwidth=None):
+    if widths is not None:
+      kernels = kernel_moments.moments(problem.points, rows, row_weight, widths, bandwidth)
+    else:
+      kernels = log_sum(problem.points, rows, row_weight, problem.bandwidth)
+    return KdeStats(kernels, *_moments(rows, row_weight))
 
   def add(problem, a, weight_a, b, weight_b):
-    log_kernel = jnp.logaddexp(a.log_kernel_sum + jnp.log(weight_a), b.log_kernel_sum + jnp.log(weight_b))
+    log_kernel: Any
+    if widths is not None:
+      log_kernel = kernel_moments.add(a.log_kernel_sum, weight_a, b.log_kernel_sum, weight_b, widths, dim)
+    else:
+      log_kernel = jnp.logaddexp(a.log_kernel_sum + jnp.log(weight_a), b.log_kernel_sum + jnp.log(weight_b))
     count_a, count_b = weight_a * a.count, weight_b * b.count
     count = jnp.maximum(count_a + count_b, 1e-30)
     shift = b.mean - a.mean
     scatter = weight_a * a.scatter + weight_b * b.scatter + count_a * count_b / count * jnp.sum(shift**2)
     return KdeStats(log_kernel, count_a + count_b, a.mean + count_b / count * shift, scatter)
 
+  def extend(problem, total: KdeStats, new: Data) -> KdeStats:
+    """Of a pool, which from now on only grows: its rule is never again wider than it is with the new batch."""
+    bandwidth = rule_bandwidth(rule, total.count + new.count[0], 1.0, dim)
+    row_weight = None if new.row_weight is None else new.row_weight[0]
+    rows = new.rows[0] if row_weight is None else storage.blank(new.rows[0], row_weight)
+    return add(problem, total, 1.0, of(problem, rows, row_weight, bandwidth), 1.0)
+
   def pooled(problem, data: Data) -> tuple[KdeStats, Array]:
     """Statistics of a pool at a bandwidth that depends on it."""
+    single = storage.num_rows(data.rows, 1) == 1  # rows of a redrawn subset, which are one batch
+    if data.summary is not None and data.rows.shape[0] > _FEW and not single:
+      count = storage.size(data)
+      width = rule_bandwidth(rule, count, 1.0, dim)
+      known, error = kernel_moments.log_sum(data.summary.log_kernel_sum, width, widths, dim)
+      weight: Any = data.weight
+      weight = weight if data.row_weight is None else weight[:, None] * data.row_weight
+      pool: Any = (problem.points, data.rows, weight, data.origin, width, known, error)
+      log_kernel = _where_known(*jax.tree.map(lambda x: x[None], pool))[0]
+      return data.summary._replace(log_kernel_sum=log_kernel), width
     rows, weight = storage.flat(data)
     count, mean, scatter = _moments(rows, weight)
     width = rule_bandwidth(rule, count, jnp.sqrt(scatter / count / dim), dim)
-    if storage.num_rows(data.rows, 1) == 1:  # single rows of a redrawn subset: one batch
+    if single or data.rows.shape[0] == 1:
       return KdeStats(log_sum(problem.points, rows, weight, width), count, mean, scatter), width
     slots, weight_of = data.rows.shape[0], data.weight
     assert weight_of is not None  # single rows alone have none
@@ -175,7 +209,9 @@ def kde(
     rows = storage.draw_rows(row_key, context.data, context.num)
     width = params.bandwidth * jnp.sqrt(jnp.asarray(temperature, float))
     rows = rows + width * kernel_noise(noise_key, kernel, context.num, dim)
-    return batch(rows), {} if problem.centers is None else {
+    # The bandwidth of a model of a pool tells that pool from any other.
+    drawn = batch(rows, draw=None if widths is None else params.bandwidth)
+    return drawn, {} if problem.centers is None else {
       "far_share": _far_share(rows, problem.centers, storage.in_use(context))
     }
 
@@ -235,8 +271,33 @@ def kde(
   if distances:
     metrics["total_variation"] = MetricInfo("total variation distance to the truth", worse="higher", log_scale=True)
     metrics["total_variation_error"] = MetricInfo("standard error of that distance, over the test rows")
-  summary = None if rule else Summary(of, add, keep_rows=True)
-  return TaskSetting(init, fit, sample, evaluate, num_samples, summary, fresh, metrics=metrics, predict=predict)
+  summary = Summary(of, add, keep_rows=True, extend=None if widths is None else extend)
+  adds_up = not rule or widths is not None
+  return TaskSetting(init, fit, sample, evaluate, num_samples, summary if adds_up else None, fresh, metrics=metrics, predict=predict)
+
+
+@side_by_side
+def _where_known(points, rows, weight, origin, bandwidth, known, error):
+  """Log sums of kernels of pools [r, ...]: what is known of them where that is right to `_ERROR`, else summed directly.
+
+  Pools that are not known are summed one after the other, so that one of them does not cost as much as all.
+  """
+
+  def directly(state):
+    found, done = state
+    run = jnp.argmin(done)
+    rows_of, weight_of = rows[run], jnp.reshape(weight[run], (origin.shape[1], -1))
+
+    def more(j, so_far):
+      each = jnp.broadcast_to(weight_of[j], rows_of.shape[1:2])
+      return jnp.logaddexp(so_far, log_kernel_sum(points[run], rows_of[j], each, bandwidth[run]))
+
+    used = jnp.max(jnp.where(origin[run] >= 0, jnp.arange(origin.shape[1]), 0)) + 1
+    one = jax.lax.fori_loop(0, used, more, jnp.full(points.shape[1:2], -jnp.inf))
+    return found.at[run].set(one), done.at[run].set(True)
+
+  done = jnp.all(error < jnp.maximum(_ERROR, _RELATIVE * jnp.abs(known)), axis=1)
+  return jax.lax.while_loop(lambda state: ~jnp.all(state[1]), directly, (known, done))[0]
 
 
 @functools.partial(jax.jit, static_argnames="kernel")  # traced once for each size, whatever programs need it
