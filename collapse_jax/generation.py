@@ -1,5 +1,6 @@
 """One generation of the loop, and `lax.scan` over it."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,7 +30,9 @@ from collapse_jax.types import (
 from collapse_jax.vocabulary import is_null
 
 __all__ = [
+  "Packed",
   "advance",
+  "advance_packed",
   "assess",
   "context_of",
   "emission",
@@ -319,15 +322,52 @@ def _settled(metrics: Metrics, find: Callable[[OnHost], Metrics]) -> Metrics:
   return found
 
 
-def with_health(metrics: Metrics) -> Metrics:
+def with_health(metrics: Metrics, leading: int = 0) -> Metrics:
   """Adds `finite`: whether all metrics are; a null may not be known.
 
   Args:
     metrics: arrays of any shapes, of one run.
+    leading: axes that all of them have first, and `finite` too.
   """
   told = {name: value for name, value in metrics.items() if not is_null(name, metrics)}
-  healthy = [jnp.all(jnp.isfinite(value)) for value in jax.tree.leaves(told)]
+  healthy = [jnp.all(jnp.isfinite(x), axis=tuple(range(leading, jnp.ndim(x)))) for x in jax.tree.leaves(told)]
   return metrics | {"finite": functools.reduce(jnp.logical_and, healthy)}
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["numbers", "others"], meta_fields=["names"])
+@dataclasses.dataclass(frozen=True)
+class Packed:
+  """Metrics as a scan stacks them: those that are numbers side by side, one array for each dtype.
+
+  To write an array of its own for each metric takes four kernels, of which each costs as much to compile as one that computes.
+
+  Attributes:
+    numbers: dtype -> [..., k].
+    others: name -> array, of metrics that are no numbers.
+    names: those of the numbers, and their dtypes, in order.
+  """
+
+  numbers: dict[str, Any]
+  others: Metrics
+  names: tuple[tuple[str, str], ...]
+
+  @classmethod
+  def of(cls, metrics: Metrics) -> "Packed":
+    """Those of one run and generation, without `finite`, which is told by the others."""
+    metrics = {name: jnp.asarray(value) for name, value in metrics.items() if name != "finite"}
+    names = tuple((name, str(value.dtype)) for name, value in sorted(metrics.items()) if not value.ndim)
+    numbers = {
+      dtype: jnp.stack([metrics[name] for name, its in names if its == dtype])
+      for dtype in sorted({dtype for _, dtype in names})
+    }
+    return cls(numbers, {name: value for name, value in metrics.items() if value.ndim}, names)
+
+  def metrics(self) -> Metrics:
+    """name -> array; NumPy's where this holds NumPy's."""
+    found: Metrics = dict(self.others)
+    for dtype, array in self.numbers.items():
+      found |= {name: array[..., i] for i, name in enumerate(name for name, its in self.names if its == dtype)}
+    return found
 
 
 def advance(
@@ -351,6 +391,33 @@ def advance(
   Returns:
     the run, and metrics with a leading axis over `recorded(generations, record_every)`.
   """
+  run, outputs = advance_packed(
+    task,
+    workflow,
+    run,
+    generations,
+    num_generations=num_generations,
+    warm_start=warm_start,
+    record_every=record_every,
+  )
+  return run, outputs.metrics()
+
+
+def advance_packed(
+  task: TaskSetting,
+  workflow: Workflow,
+  run: Run,
+  generations: Sequence[int],
+  *,
+  num_generations: int,
+  warm_start: bool = False,
+  record_every: int = 1,
+) -> tuple[Run, Packed]:
+  """`advance` with metrics as they were stacked, for programs: to take them apart is left to the host.
+
+  Args:
+    task, workflow, run, generations, num_generations, warm_start, record_every: as of `advance`.
+  """
   if not len(generations):
     raise Refused("generations is empty.")
   generations = range(int(generations[0]), int(generations[-1]) + 1)
@@ -358,12 +425,13 @@ def advance(
     raise Refused(f"generations must lie in 1..{num_generations}, got {generations[0]}..{generations[-1]}.")
   kept = np.asarray(recorded(generations, record_every), int) - generations[0]
   step = functools.partial(generation, task, workflow, num_generations=num_generations, warm_start=warm_start)
-  first: list[Metrics] = []
+  first: list[Packed] = []
   if warm_start and run.params is None:  # the first model has no previous one: another structure, so not in the scan
     run, metrics = step(run, generations[0])
-    first, generations = [metrics], generations[1:]
+    alone = Packed.of(metrics)
+    first, generations = [_healthy(jax.tree.map(lambda x: x[None], alone))], generations[1:]
 
-  outputs: Metrics = jax.tree.map(lambda x: jnp.asarray(x)[None], first[0]) if first else {}
+  outputs = first[0] if first else None
   if generations:
     steps = jnp.asarray(np.arange(generations.start, generations.stop, dtype=np.int32))
     run, outputs = scan_generations(
@@ -377,9 +445,10 @@ def advance(
       record_every=record_every,
     )
     if first:
-      outputs = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first[0], outputs)
+      outputs = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first[0], outputs)
   if first and len(kept) < len(generations) + 1:
     outputs = jax.tree.map(lambda x: x[kept], outputs)
+  assert outputs is not None
   return run, outputs
 
 
@@ -393,7 +462,7 @@ def scan_generations(
   num_generations: int,
   warm_start: bool = False,
   record_every: int = 1,
-) -> tuple[Run, Metrics]:
+) -> tuple[Run, Packed]:
   """`lax.scan` over traced generations [k] int32: the run, and metrics [k].
 
   Metrics are zero where they are not `recorded`, unless the task leaps from one that is kept to the next.
@@ -412,23 +481,32 @@ def scan_generations(
     return _leap_generations(task, workflow, run, generations, kept, num_generations)
   step = functools.partial(generation, task, workflow, num_generations=num_generations, warm_start=warm_start)
 
-  def body(carry: PyTree, t: Array, evaluate: bool = True) -> tuple[PyTree, Metrics]:
+  def body(carry: PyTree, t: Array) -> tuple[PyTree, Packed]:
     store, params, absorbed_at = carry
-    done, metrics = step(run._replace(store=store, params=params, absorbed_at=absorbed_at), t, evaluate=evaluate)
-    return (done.store, done.params, done.absorbed_at), metrics
+    done, metrics = step(run._replace(store=store, params=params, absorbed_at=absorbed_at), t)
+    return (done.store, done.params, done.absorbed_at), Packed.of(metrics)
+
+  def unseen(carry: PyTree, t: Array) -> PyTree:
+    store, params, absorbed_at = carry
+    done = step(run._replace(store=store, params=params, absorbed_at=absorbed_at), t, evaluate=False)[0]
+    return done.store, done.params, done.absorbed_at
 
   def sparse_body(carry: PyTree, t: Array) -> Any:
     # t is the same for all runs, so this stays a branch under vmap: unrecorded metrics cost nothing.
     shape = jax.eval_shape(body, carry, t)[1]
     empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
-    return jax.lax.cond(
-      (t == 1) | (t % record_every == 0), lambda: body(carry, t), lambda: (body(carry, t, evaluate=False)[0], empty)
-    )
+    return jax.lax.cond((t == 1) | (t % record_every == 0), lambda: body(carry, t), lambda: (unseen(carry, t), empty))
 
   carry = run.store, run.params, run.absorbed_at
   carry, outputs = jax.lax.scan(body if record_every == 1 else sparse_body, carry, generations)
   outputs = outputs if kept is None else jax.tree.map(lambda x: x[kept], outputs)
-  return run._replace(store=carry[0], params=carry[1], absorbed_at=carry[2]), outputs
+  return run._replace(store=carry[0], params=carry[1], absorbed_at=carry[2]), _healthy(outputs)
+
+
+def _healthy(outputs: Packed) -> Packed:
+  """With `finite`, which is cheaper to tell of all generations at once."""
+  finite = with_health(outputs.metrics(), leading=1)["finite"]
+  return dataclasses.replace(outputs, others=outputs.others | {"finite": finite})
 
 
 def leaps(task: TaskSetting, workflow: Workflow, warm_start: bool = False) -> bool:
@@ -443,7 +521,7 @@ def leaps(task: TaskSetting, workflow: Workflow, warm_start: bool = False) -> bo
 
 def _leap_generations(
   task: TaskSetting, workflow: Workflow, run: Run, generations: Array, kept: np.ndarray, num_generations: int
-) -> tuple[Run, Metrics]:
+) -> tuple[Run, Packed]:
   """`scan_generations` by `TaskSetting.leap`: nothing of a generation that is not kept is computed but its batch."""
   assert task.leap is not None
   through = task.leap.through
@@ -456,7 +534,7 @@ def _leap_generations(
     store = workflow.update(task, run.problem, update_key, run.store, batch, stop - 1)
     return run._replace(store=store, absorbed_at=absorbed_at)
 
-  def body(carry: PyTree, stop: Array) -> tuple[PyTree, Metrics]:
+  def body(carry: PyTree, stop: Array) -> tuple[PyTree, Packed]:
     store, absorbed_at, t = carry
     here = leap(run._replace(store=store, absorbed_at=absorbed_at), t, stop)
     keys = role_keys(run.key, stop)
@@ -464,13 +542,13 @@ def _leap_generations(
     params = fit(task, keys["fit"], run.problem, context)
     absorbed_at = _absorbed_at(task, here, params, stop)
     metrics = _looked_at(task, keys["evaluate"], run.problem, params, {}, context, absorbed_at)
-    return (here.store, here.absorbed_at, stop), metrics
+    return (here.store, here.absorbed_at, stop), Packed.of(metrics)
 
   # The last leap is to the end, where metrics are taken for nothing: the program of a leap is large.
   stops = jnp.concatenate([generations[kept], generations[-1:] + 1])
   (store, absorbed_at, _), outputs = jax.lax.scan(body, (run.store, run.absorbed_at, generations[0]), stops)
   run = run._replace(store=store, params=None, absorbed_at=absorbed_at)
-  return run, jax.tree.map(lambda x: x[:-1], outputs)
+  return run, _healthy(jax.tree.map(lambda x: x[:-1], outputs))
 
 
 def recorded(generations: range, record_every: int = 1) -> list[int]:

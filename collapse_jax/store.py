@@ -346,10 +346,10 @@ def allocate(real: Data, slots: int, capacity: int) -> Data:
     Data of [slots] and rows [slots, capacity, ...]; origin -1 where nothing is stored.
   """
   real = pad(real, capacity)
-  place = lambda x, empty: jnp.full((slots, *x.shape[1:]), empty, x.dtype).at[0].set(x[0])
+  place = lambda x, empty: jnp.concatenate([x, jnp.full((slots - 1, *x.shape[1:]), empty, x.dtype)])
   store = jax.tree.map(lambda x: place(x, 0), same(real, rows=None))
   rows = jax.tree.map(lambda x: place(x, _unused(x.dtype)), real.rows)
-  return same(store, rows=rows, origin=jnp.full(slots, -1, jnp.int32).at[0].set(real.origin[0]))
+  return same(store, rows=rows, origin=place(real.origin.astype(jnp.int32), -1))
 
 
 def put(store: Data, new: Data, slot: Number) -> Data:
@@ -374,10 +374,34 @@ def put(store: Data, new: Data, slot: Number) -> Data:
 
 @jax.jit
 def _written(store: Data, new: Data, slot: Number) -> Data:
-  written: Data = jax.tree.map(
-    lambda s, b: jax.lax.dynamic_update_index_in_dim(s, b[0].astype(s.dtype), slot, 0), store, new
-  )
+  def write(held: Array, one: Array) -> Array:
+    one = one.astype(held.dtype)
+    return one if held.shape == one.shape else _placed(0)(held, one[0], slot)  # of a single slot nothing is kept
+
+  written: Data = jax.tree.map(write, store, new)
   return written
+
+
+@functools.cache
+def _placed(axis: int) -> Callable[[Array, Array, Number], Array]:
+  """(x, new, index) -> x with `new` at an index along this axis.
+
+  Runs side by side write at one index, which JAX makes a scatter of: a dozen kernels, where the update of a slice is one.
+  """
+
+  def place(x: Array, new: Array, index: Number) -> Array:
+    return jax.lax.dynamic_update_index_in_dim(x, new, index, axis)
+
+  placed = jax.custom_batching.custom_vmap(place)
+
+  @placed.def_vmap
+  def _side_by_side(size: int, batched: Any, x: Array, new: Array, index: Number) -> tuple[Array, bool]:
+    if batched[2]:
+      return jax.vmap(place, [0 if one else None for one in batched], axis_size=size)(x, new, index), True
+    x, new = (v if one else jnp.broadcast_to(v, (size, *v.shape)) for v, one in zip((x, new), batched))
+    return _placed(axis + 1)(x, new, index), True
+
+  return placed
 
 
 def total(task: TaskSetting, problem: Problem, store: Data) -> Data:

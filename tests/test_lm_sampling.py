@@ -151,7 +151,7 @@ def test_slots(slots, wanted):
     np.testing.assert_array_equal(length, expected_length)
 
 
-def small_decoder(loop=None):
+def small_decoder(loop=False):
   """Its functions, parameters whose end token comes now and then, prompts, and their lengths."""
   arch = families.architecture(CONFIGS["llama"]())
   rng = np.random.default_rng(0)

@@ -92,6 +92,22 @@ def test_padding_has_no_weight_and_masks_must_match():
     store.put(unmasked, store.batch(jnp.ones(3), jnp.asarray([1.0, 0, 1])), 1)
 
 
+def test_runs_side_by_side_write_without_a_scatter():
+  held = store.allocate(store.batch(jnp.ones(3)), 4, 3)
+  runs = jax.tree.map(lambda x: jnp.stack([x, x + 10]), held)
+  new = jax.tree.map(lambda x: jnp.stack([x, 2 * x, 3 * x]), store.batch(2 * jnp.ones(3), origin=7))
+  write = lambda slot: jax.vmap(lambda one: jax.vmap(lambda it: store.put(it, one, slot))(runs))(new)
+  assert "scatter" not in str(jax.make_jaxpr(write)(1))
+  written = write(1)
+  at = lambda tree, *index: jax.tree.map(lambda x: x[index], tree)
+  for i, j in np.ndindex(3, 2):
+    alone = store.put(at(runs, j), at(new, i), 1)
+    jax.tree.map(np.testing.assert_array_equal, at(written, i, j), alone)
+  apart = jax.vmap(lambda slot: store.put(held, store.batch(2 * jnp.ones(3), origin=7), slot))(jnp.asarray([1, 3]))
+  np.testing.assert_array_equal(apart.origin, [[0, 7, -1, -1], [0, -1, -1, 7]])
+  assert float(apart.rows[1, 3, 0]) == 2 and float(apart.rows[0, 0, 0]) == 1
+
+
 def test_batches_with_other_rows():
   """What was derived from rows, and from their weights, goes with them; what is chosen takes along what is known of it."""
   drawn = store.batch(

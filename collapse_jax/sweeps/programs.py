@@ -15,7 +15,7 @@ import numpy as np
 from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh
 
-from collapse_jax.generation import advance, leaps, prepared, run, start
+from collapse_jax.generation import Packed, advance_packed, leaps, prepared, run, start
 from collapse_jax.random import fold_in, new_key
 from collapse_jax.refused import Refused
 from collapse_jax.sweeps import cost, devices, fingerprint, stopping
@@ -231,17 +231,23 @@ class Traced(NamedTuple):
 
   Attributes:
     bytes_per_run: a generous estimate: the store twice (it may be copied once), and a few batches.
-    run: closed jaxpr of (key, traced values), whose results are `metrics`; None: rows are too many to be counted in int32.
-    metrics: name -> shape [recorded, ...] and dtype of a run.
+    run: closed jaxpr of (key, traced values), whose results are `packed`; None: rows are too many to be counted in int32.
+    packed: shapes [recorded, ...] and dtypes of a run's metrics.
     redrawn: see `Workflow`.
     leap: of the task, where generations that are not recorded are leapt over; None: they are not.
   """
 
   bytes_per_run: float
   run: Any
-  metrics: dict[str, jax.ShapeDtypeStruct]
+  packed: Packed
   redrawn: bool = False
   leap: Leap | None = None
+
+  @property
+  def metrics(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """name -> shape [recorded, ...] and dtype of a run."""
+    found: dict[str, jax.ShapeDtypeStruct] = jax.eval_shape(Packed.metrics, self.packed)
+    return found
 
   @property
   def name(self) -> str:
@@ -272,13 +278,13 @@ def traced(bind: Binding, arguments: dict[str, Any], numbers: Numbers) -> Traced
   """
   facts = []
 
-  def whole(key: Array, traced: dict[str, Any]) -> Metrics:
+  def whole(key: Array, traced: dict[str, Any]) -> Packed:
     task, workflow = bind(traced)
     begun = start(key, task, workflow, numbers.num_generations)
     leap = prepared(task, workflow).leap if leaps(task, workflow, numbers.warm_start) else None
     facts.append((bytes_of(begun), workflow.redrawn, leap))
     generations = range(1, numbers.num_generations + 1)
-    return advance(
+    return advance_packed(
       task,
       workflow,
       begun,
@@ -289,11 +295,11 @@ def traced(bind: Binding, arguments: dict[str, Any], numbers: Numbers) -> Traced
     )[1]
 
   try:
-    run, metrics = jax.make_jaxpr(whole, return_shape=True)(new_key(0), arguments)
+    run, packed = jax.make_jaxpr(whole, return_shape=True)(new_key(0), arguments)
   except OverflowError:
-    return Traced(math.inf, None, {})
+    return Traced(math.inf, None, Packed({}, {}, ()))
   size, redrawn, leap = facts[0]
-  return Traced(size, run, metrics, redrawn, leap)
+  return Traced(size, run, packed, redrawn, leap)
 
 
 def bytes_of(shapes: Run) -> float:
@@ -385,11 +391,12 @@ class Program:
         size, width = self.size, self.width
       try:
         index = devices.place(np.arange(first, first + width, dtype=np.int32), self._mesh)
-        metrics = jax.tree.map(np.asarray, self._compiled[size](index, traced))
+        found = jax.tree.map(np.asarray, self._compiled[size](index, traced))
       except (jax.errors.JaxRuntimeError, MemoryError) as error:
         self._halve(size, error)
         continue
-      yield first, {name: value[: end - first] for name, value in metrics.items()}
+      metrics = found.metrics() if isinstance(found, Packed) else found
+      yield first, {name: np.ascontiguousarray(value[: end - first]) for name, value in metrics.items()}
       first += width
 
   def _halve(self, size: int, error: Exception) -> None:
@@ -406,15 +413,15 @@ class Program:
     _log.warning("memory ran out for chunks of %d runs: going on with chunks of %d", size, self.size)
 
 
-def _run_seeds(run: Traced, seed: int, seed_index: Array, traced: dict[str, Any]) -> Metrics:
+def _run_seeds(run: Traced, seed: int, seed_index: Array, traced: dict[str, Any]) -> Packed:
   """Metrics [chunk, recorded] of the runs `seed_index` of one cell: the program of a sweep."""
 
   def one(i: Array) -> list[Array]:
     results: list[Array] = jaxpr_as_fun(run.run)(fold_in(new_key(seed), i), *jax.tree.leaves(traced))
     return results
 
-  metrics: Metrics = jax.tree.unflatten(jax.tree.structure(run.metrics), jax.vmap(one)(seed_index))
-  return metrics
+  packed: Packed = jax.tree.unflatten(jax.tree.structure(run.packed), jax.vmap(one)(seed_index))
+  return packed
 
 
 def can_stop(bind: Binding, arguments: dict[str, Any]) -> bool:

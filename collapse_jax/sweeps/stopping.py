@@ -107,7 +107,7 @@ class Stopping:
     task, workflow = self._bind(traced)
 
     def one(run: Run) -> tuple[Run, Metrics]:
-      return scan_generations(
+      run, metrics = scan_generations(
         task,
         workflow,
         run,
@@ -116,6 +116,7 @@ class Stopping:
         record_every=self._record_every,
         num_generations=self._num_generations,
       )
+      return run, metrics.metrics()
 
     return jax.vmap(one)(runs)
 
