@@ -280,9 +280,10 @@ def kde(
   if distances:
     metrics["total_variation"] = MetricInfo("total variation distance to the truth", worse="higher", log_scale=True)
     metrics["total_variation_error"] = MetricInfo("standard error of that distance, over the test rows")
-  summary = Summary(of, add, keep_rows=True, extend=None if widths is None else extend)
-  adds_up = not rule or widths is not None
-  return TaskSetting(init, fit, sample, evaluate, num_samples, summary if adds_up else None, fresh, metrics=metrics, predict=predict)
+  summary = None
+  if not rule or widths is not None:
+    summary = Summary(of, add, keep_rows=True, extend=None if widths is None else extend)
+  return TaskSetting(init, fit, sample, evaluate, num_samples, summary, fresh, metrics=metrics, predict=predict)
 
 
 @side_by_side
