@@ -40,6 +40,7 @@ _NODES = {
 _TOGETHER = 256  # rows whose kernels at the nodes are held at once
 _BLOCK = 32  # rows per step of the direct form: enough to hide the loop, few enough to compile fast
 _SOME = 16  # one row of so many is looked at first
+_APART = 16  # points whose nearest rows are looked for alone, where no others need it
 _POWERS = (
   1.0,
   0.69314694,
@@ -417,8 +418,8 @@ def _at_nodes(points, rows, row_weight, bandwidth, num: int, error):
 def _direct(points, rows, row_weight, bandwidth):
   """`log_kernel_sum` of runs [r, ...] of few dimensions: fused passes over blocks of rows, nothing of size m x n.
 
-  Kernels are summed relative to that of the nearest row, so that none that counts underflows. Where some of the rows show that
-  every point has one near enough, those are not looked for.
+  Kernels are summed relative to that of the nearest row, so that none that counts underflows. It is not looked for where some of the
+  rows show that a point has one near enough.
   """
   slope = -0.5 / bandwidth**2
   line = points.shape[2] == 1
@@ -431,9 +432,22 @@ def _direct(points, rows, row_weight, bandwidth):
   # Nats, up to which what underflows, of all rows together, is below 1e-9 of the sum.
   limit = math.log(1e-9 / jnp.finfo(points.dtype).tiny / rows.shape[1])
   near = nearest(points, rows[:, ::_SOME])
-  close = -slope * jnp.max(square(near), axis=1) < limit
-  offset = jax.lax.cond(jnp.all(close), jnp.zeros_like, lambda _: nearest(points, rows), near)
-  offset = jnp.where(close[:, None], 0.0, offset)
+  away = -slope[:, None] * square(near)
+  close = away < limit
+
+  def of_few():
+    """For the points that are farthest from those rows: midpoints between modes, lost ones."""
+    index = jax.lax.top_k(away, _APART)[1]
+    found = nearest(jnp.take_along_axis(points, index[:, :, None], axis=1), rows)
+    return jnp.put_along_axis(near, index, found, axis=1, inplace=False)
+
+  looked_for = lambda: nearest(points, rows)
+  if points.shape[1] > 2 * _APART:
+    are_few = jnp.all(jnp.sum(~close, axis=1) <= _APART)
+    all_points = looked_for
+    looked_for = lambda: jax.lax.cond(are_few, of_few, all_points)
+  offset = jax.lax.cond(jnp.all(close), lambda: jnp.zeros_like(near), looked_for)
+  offset = jnp.where(close, 0.0, offset)
 
   def sums(points, rows, row_weight, slope, offset):
     beyond = (lambda far: (far - offset) * (far + offset)) if line else (lambda far: far - offset)
