@@ -418,8 +418,8 @@ def _at_nodes(points, rows, row_weight, bandwidth, num: int, error):
 def _direct(points, rows, row_weight, bandwidth):
   """`log_kernel_sum` of runs [r, ...] of few dimensions: fused passes over blocks of rows, nothing of size m x n.
 
-  Kernels are summed relative to that of the nearest row, so that none that counts underflows. It is not looked for where some of the
-  rows show that a point has one near enough.
+  Kernels are summed relative to that of the nearest row, so that none that counts underflows. It is not looked for where some of
+  the rows show that a point has one near enough.
   """
   slope = -0.5 / bandwidth**2
   line = points.shape[2] == 1
