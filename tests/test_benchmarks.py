@@ -9,7 +9,7 @@ import pytest
 from helpers import needed
 
 import benchmarks
-from benchmarks import accelerator, peers, run, sweeps, verdicts
+from benchmarks import accelerator, kde_sums, peers, run, sweeps, verdicts
 from collapse_jax import tasks, workflows
 
 T = 4
@@ -38,6 +38,14 @@ def test_product_and_plain_loop_agree(name):
 def test_sweep_is_timed():
   results, seconds = sweeps.sweep((tasks.sample_median, "replace", {"num_samples": 5}, T, 6))
   assert results.sizes["seed"] == 6 and 0 < seconds < results.wall_seconds
+
+
+def test_sums_of_kernels_agree(monkeypatch):
+  assert len(kde_sums.compare("moons", 20, 0.3, 3, 2, 1)) == 2
+  plain = kde_sums.two_passes
+  monkeypatch.setattr(kde_sums, "two_passes", lambda points, rows, *others, **named: plain(points, rows[1:], *others))
+  with pytest.raises(AssertionError):
+    kde_sums.compare("moons", 20, 0.3, 3, 2, 1)
 
 
 def test_rates_of_verdicts():
