@@ -330,6 +330,8 @@ def _download(repository: str) -> Path:
     raise Refused(f"{files.shown(repository)}: no such directory or .gguf file, and not a hub id.")
   from huggingface_hub import snapshot_download
 
+  # It tries again for minutes where there is no network.
+  _log.warning("%s: no such directory, asking the hub for a model of that name", repository)
   try:
     return Path(snapshot_download(repository, allow_patterns=["*.safetensors", "*.json", "tokenizer*", "merges.txt"]))
   except Exception as error:
