@@ -401,7 +401,18 @@ def _placed(axis: int) -> Callable[[Array, Array, Number], Array]:
     x, new = (v if one else jnp.broadcast_to(v, (size, *v.shape)) for v, one in zip((x, new), batched))
     return _placed(axis + 1)(x, new, index), True
 
-  return placed
+  differentiable = jax.custom_jvp(placed)
+
+  @differentiable.defjvp
+  def _moved(primals: Any, tangents: Any) -> Any:
+    """Linear in both; what is differentiated backwards must be JAX's own."""
+    return differentiable(*primals), place(*tangents[:2], primals[2])
+
+  def of(x: Array, new: Array, index: Number) -> Array:
+    found: Array = (differentiable if jnp.issubdtype(x.dtype, jnp.inexact) else placed)(x, new, index)
+    return found
+
+  return of
 
 
 def total(task: TaskSetting, problem: Problem, store: Data) -> Data:

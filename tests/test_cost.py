@@ -342,8 +342,11 @@ def test_equal_shapes_are_traced_once_over_data_sets(workers, monkeypatch):
   sums, plain = [], _kde._direct
   monkeypatch.setattr(_kde, "_direct", lambda *arguments: sums.append(1) or plain(*arguments))
   options = {"num_generations": 3, "num_seeds": 2}
-  planned = [plan(tasks.kde(name, 23, 0.5), ["replace"], {}, **options) for name in ("moons", "circles")]
-  assert len(sums) == 1 and planned[0].run_seconds == pytest.approx(planned[1].run_seconds, rel=0.1)
+  planned, traced = [], []
+  for name in ("moons", "circles"):
+    planned.append(plan(tasks.kde(name, 23, 0.5), ["replace"], {}, **options))
+    traced.append(len(sums))
+  assert 0 < traced[0] == traced[1] and planned[0].run_seconds == pytest.approx(planned[1].run_seconds, rel=0.1)
 
 
 def test_drift_costs_what_survives(workers):
