@@ -406,7 +406,7 @@ def _placed(axis: int) -> Callable[[Array, Array, Number], Array]:
   @differentiable.defjvp
   def _moved(primals: Any, tangents: Any) -> Any:
     """Linear in both; what is differentiated backwards must be JAX's own."""
-    return differentiable(*primals), place(*tangents[:2], primals[2])
+    return differentiable(*primals), place(tangents[0], tangents[1], primals[2])
 
   def of(x: Array, new: Array, index: Number) -> Array:
     found: Array = (differentiable if jnp.issubdtype(x.dtype, jnp.inexact) else placed)(x, new, index)

@@ -107,6 +107,14 @@ def test_runs_side_by_side_write_without_a_scatter():
   np.testing.assert_array_equal(apart.origin, [[0, 7, -1, -1], [0, -1, -1, 7]])
   assert float(apart.rows[1, 3, 0]) == 2 and float(apart.rows[0, 0, 0]) == 1
 
+  def total(rows, first):  # learned schedules are differentiated through what is stored
+    put = lambda it, its_rows: store.put(it._replace(rows=its_rows), store.batch(first), 1).rows
+    return jnp.sum(jnp.arange(4.0)[None, :, None] * jax.vmap(put)(runs, rows))
+
+  of_rows, of_first = jax.jit(jax.grad(total, (0, 1)))(jnp.ones_like(runs.rows), jnp.ones(3))
+  np.testing.assert_array_equal(of_rows[0, :, 0], [0, 0, 2, 3])
+  np.testing.assert_array_equal(of_first, [2, 2, 2])
+
 
 def test_batches_with_other_rows():
   """What was derived from rows, and from their weights, goes with them; what is chosen takes along what is known of it."""
