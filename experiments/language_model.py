@@ -2,7 +2,7 @@
 
   python -m experiments.language_model
 
-About three minutes on 2 cores (two with --measure=few), with a base of 0.26 million parameters that is pretrained at the first
+About two minutes on 2 cores, with a base of 0.26 million parameters that is pretrained at the first
 call. Expected: test loss rises by more than 0.2 nats per token under `replace`, less under `accumulate_subsample`, least under
 `accumulate`. Published settings are flag files: --flagfile=experiments/flags/gemma2_2b_helpsteer2.flags
 
