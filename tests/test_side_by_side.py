@@ -55,7 +55,8 @@ def assert_close(results, others):
 
 @pytest.fixture
 def sizes(monkeypatch):
-  """How many runs each call of a program that fits has."""
+  """How many runs each call of a program that fits has, but for those that others are held against."""
+  whole()
   found = []
   made = steps_driver._costly_programs
 
