@@ -7,8 +7,9 @@ of a core, a run and generation, sampling included; the best of some repetitions
 """
 
 import argparse
-import time
 from unittest import mock
+
+from benchmarks.decoding import in_turns
 
 BANDWIDTHS = (0.01, 0.0316, 0.1, 0.316, 1.0, 3.16, 10.0, 31.6, 100.0)
 
@@ -38,15 +39,6 @@ def compiled(dataset: str, num_samples: int, bandwidth: float, num_generations: 
   return jax.jit(jax.vmap(lambda key: run(key, task, workflows.replace(), num_generations)["test_nll"]))
 
 
-def seconds(function, keys) -> float:
-  """Of a core, once it is compiled."""
-  import jax
-
-  begun = time.process_time()
-  jax.block_until_ready(function(keys))
-  return time.process_time() - begun
-
-
 def compare(dataset: str, num_samples: int, bandwidth: float, num_generations: int, num_seeds: int, repeats: int):
   """Microseconds a run and generation: of two passes, and of the product."""
   import jax
@@ -61,8 +53,7 @@ def compare(dataset: str, num_samples: int, bandwidth: float, num_generations: i
     expected = np.asarray(plain(keys))
   product = compiled(*arguments)
   np.testing.assert_allclose(product(keys), expected, rtol=1e-5, atol=1e-5)
-  times = [[seconds(one, keys) for one in (plain, product)] for _ in range(repeats)]
-  return [1e6 * min(some) / num_seeds / num_generations for some in zip(*times)]
+  return 1e6 * in_turns(repeats, lambda: plain(keys), lambda: product(keys)) / num_seeds / num_generations
 
 
 def main():

@@ -60,12 +60,14 @@ class _Alike(NamedTuple):
 
   Attributes:
     make: (shared) -> its task.
+    place: along the axes that programs depend on.
     counts: of rows that its models emit, see `store.Emission`.
   """
 
   cell: Cell
   make: Callable[[Any], TaskSetting]
   workflow: Workflow
+  place: tuple[int, ...]
   counts: Any
 
 
@@ -100,8 +102,7 @@ def run(job: Job, init_axes: Sequence[str] = ()) -> dict[str, Any]:
     first = family[0]
     try:
       if id(first) not in shared_by:
-        place = tuple(i for name, i in zip(grid.axes, first.cell.index[1:]) if name not in init_axes)
-        key = place, first.cell.workflow if first.counts is None else first.counts
+        key = first.place, first.cell.workflow if first.counts is None else first.counts
         if key not in costly:
           costly[key] = _costly_programs(first.make, first.workflow, numbers.num_generations, grid.shared)
         shared_by[id(first)] = _programs(first.make, first.workflow, numbers, grid.shared, *costly[key])
@@ -150,7 +151,7 @@ def _families(job: Job, init_axes: Sequence[str]) -> list[list[_Alike]]:
       grid.refuse(cell, error)
       continue
     place = tuple(i for name, i in zip(grid.axes, cell.index[1:]) if name not in init_axes)
-    found.setdefault((cell.workflow, place), []).append(_Alike(cell, make, workflow, counts))
+    found.setdefault((cell.workflow, place), []).append(_Alike(cell, make, workflow, place, counts))
   return list(found.values())
 
 

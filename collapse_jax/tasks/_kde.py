@@ -22,12 +22,13 @@ from collapse_jax.random import normal, split
 from collapse_jax.refused import Refused
 from collapse_jax.store import batch
 from collapse_jax.tasks import _kernel_moments as kernel_moments
+from collapse_jax.tasks import _over_rows as over_rows
 from collapse_jax.tasks.parts import check_integer, check_positive, matmul, real_rows, side_by_side
 from collapse_jax.types import Array, Context, Data, Expected, MetricInfo, Summary, TaskSetting
 from collapse_jax.vocabulary import BANDWIDTH_RULES, KERNELS
 
 MAX_ROWS = 10**8  # of a batch: data sets are made on the host
-_FAR = 1e15  # where rows of weight 0 are put: their kernels vanish, and their squared distance is still finite
+_FAR = over_rows.FAR
 FAR = 5.0  # standard deviations from every mode of the truth at which it has next to nothing
 _FEW = 4  # batches that are summed anew where a bandwidth depends on them
 _MANY = 256  # rows from which sums are interpolated where that is right to _ERROR
@@ -38,7 +39,6 @@ _NODES = {
   2: (16, 24),
 }  # dimensions -> nodes along each that are tried, in turn; in three they cost what they save
 _TOGETHER = 256  # rows whose kernels at the nodes are held at once
-_BLOCK = 32  # rows per step of the direct form: enough to hide the loop, few enough to compile fast
 _SOME = 16  # one row of so many is looked at first
 _APART = 16  # points whose nearest rows are looked for alone, where no others need it
 _POWERS = (
@@ -175,8 +175,8 @@ def kde(
     """Of a pool, which from now on only grows: its rule is never again wider than it is with the new batch."""
     bandwidth = rule_bandwidth(rule, total.count + new.count[0], 1.0, dim)
     row_weight = None if new.row_weight is None else new.row_weight[0]
-    rows = new.rows[0] if row_weight is None else storage.blank(new.rows[0], row_weight)
-    return add(problem, total, 1.0, of(problem, rows, row_weight, bandwidth), 1.0)
+    stats = storage.statistics(functools.partial(of, bandwidth=bandwidth), problem, new.rows[0], row_weight)
+    return add(problem, total, 1.0, stats, 1.0)
 
   def pooled(problem, data: Data) -> tuple[KdeStats, Array]:
     """Statistics of a pool at a bandwidth that depends on it."""
@@ -185,9 +185,7 @@ def kde(
       count = storage.size(data)
       width = rule_bandwidth(rule, count, 1.0, dim)
       known, error = kernel_moments.log_sum(data.summary.log_kernel_sum, width, widths, dim)
-      weight: Any = data.weight
-      weight = weight if data.row_weight is None else weight[:, None] * data.row_weight
-      pool: Any = (problem.points, data.rows, weight, data.origin, width, known, error)
+      pool: Any = (problem.points, data.rows, data.row_weight, data.weight, data.origin, width, known, error)
       log_kernel = _where_known(*jax.tree.map(lambda x: x[None], pool))[0]
       return data.summary._replace(log_kernel_sum=log_kernel), width
     rows, weight = storage.flat(data)
@@ -195,16 +193,7 @@ def kde(
     width = rule_bandwidth(rule, count, jnp.sqrt(scatter / count / dim), dim)
     if single or data.rows.shape[0] == 1:
       return KdeStats(log_sum(problem.points, rows, weight, width), count, mean, scatter), width
-    slots, weight_of = data.rows.shape[0], data.weight
-    assert weight_of is not None  # single rows alone have none
-
-    def more(j, so_far):
-      row_weight = None if data.row_weight is None else data.row_weight[j]
-      one = log_sum(problem.points, data.rows[j], row_weight, width)
-      return jnp.logaddexp(so_far, one + jnp.log(weight_of[j]))
-
-    used = jnp.max(jnp.where(data.origin >= 0, jnp.arange(slots), 0)) + 1
-    log_kernel = jax.lax.fori_loop(0, used, more, jnp.full(problem.points.shape[:1], -jnp.inf))
+    log_kernel = _over_batches(problem.points, data.rows, data.row_weight, data.weight, data.origin, width, kernel)
     return KdeStats(log_kernel, count, mean, scatter), width
 
   def fit(key, problem, context: Context) -> KdeParams:
@@ -287,24 +276,29 @@ def kde(
   return TaskSetting(init, fit, sample, evaluate, num_samples, summary, fresh, metrics=metrics, predict=predict)
 
 
+def _over_batches(points, rows, row_weight, weight, origin, bandwidth, kernel="gaussian"):
+  """`log_kernel_sum` of a pool: rows [slots, n, dim], row_weight [slots, n] or None, weight and origin [slots]."""
+
+  def more(j, so_far):
+    one = log_kernel_sum(points, rows[j], None if row_weight is None else row_weight[j], bandwidth, kernel)
+    return jnp.logaddexp(so_far, one + jnp.log(weight[j]))
+
+  used = jnp.max(jnp.where(origin >= 0, jnp.arange(origin.shape[0]), 0)) + 1
+  return jax.lax.fori_loop(0, used, more, jnp.full(points.shape[:1], -jnp.inf))
+
+
 @side_by_side
-def _where_known(points, rows, weight, origin, bandwidth, known, error):
+def _where_known(points, rows, row_weight, weight, origin, bandwidth, known, error):
   """Log sums of kernels of pools [r, ...]: what is known of them where that is right to `_ERROR`, else summed directly.
 
   Pools that are not known are summed one after the other, so that one of them does not cost as much as all.
   """
+  pools = points, rows, row_weight, weight, origin, bandwidth
 
   def directly(state):
     found, done = state
     run = jnp.argmin(done)
-    rows_of, weight_of = rows[run], jnp.reshape(weight[run], (origin.shape[1], -1))
-
-    def more(j, so_far):
-      each = jnp.broadcast_to(weight_of[j], rows_of.shape[1:2])
-      return jnp.logaddexp(so_far, log_kernel_sum(points[run], rows_of[j], each, bandwidth[run]))
-
-    used = jnp.max(jnp.where(origin[run] >= 0, jnp.arange(origin.shape[1]), 0)) + 1
-    one = jax.lax.fori_loop(0, used, more, jnp.full(points.shape[1:2], -jnp.inf))
+    one = _over_batches(*jax.tree.map(lambda x: x[run], pools))
     return found.at[run].set(one), done.at[run].set(True)
 
   done = jnp.all(error < jnp.maximum(_ERROR, _RELATIVE * jnp.abs(known)), axis=1)
@@ -332,7 +326,9 @@ def log_kernel_sum(points: Array, rows: Array, row_weight: Array | None, bandwid
     return _gaussian(*one)[0]
   if dim <= 3:
     return jnp.log(
-      _over_rows(points, rows, row_weight, lambda axes: (_squared(axes) < bandwidth**2).astype(points.dtype))
+      over_rows.over_rows(
+        points, rows, row_weight, lambda axes: (over_rows.squared(axes) < bandwidth**2).astype(points.dtype)
+      )
     )
   # Squared distances by matmul lose |x|^2 eps / h^2 nats to rounding: only for bandwidths wide against the data.
   extent = jnp.max(jnp.sum((points - jnp.mean(points, axis=0)[None]) ** 2, axis=1))
@@ -422,17 +418,12 @@ def _direct(points, rows, row_weight, bandwidth):
   the rows show that a point has one near enough.
   """
   slope = -0.5 / bandwidth**2
-  line = points.shape[2] == 1
-  # In one dimension a compiler fuses the square with what is subtracted, and leaves its rounding in the exponent.
-  far = (lambda axes: jnp.abs(axes[0])) if line else _squared
-  nearest = jax.vmap(
-    lambda points, rows: _over_rows(points, rows, None, far, lambda a, b: jnp.where(b < a, b, a), jnp.inf)
-  )
-  square = jnp.square if line else lambda x: x
+  beyond = functools.partial(over_rows.beyond, dim=points.shape[2])
+  nearest = jax.vmap(over_rows.nearest)
   # Nats, up to which what underflows, of all rows together, is below 1e-9 of the sum.
   limit = math.log(1e-9 / jnp.finfo(points.dtype).tiny / rows.shape[1])
   near = nearest(points, rows[:, ::_SOME])
-  away = -slope[:, None] * square(near)
+  away = -slope[:, None] * beyond(near, 0.0)
   close = away < limit
 
   def of_few():
@@ -450,37 +441,12 @@ def _direct(points, rows, row_weight, bandwidth):
   offset = jnp.where(close, 0.0, offset)
 
   def sums(points, rows, row_weight, slope, offset):
-    beyond = (lambda far: (far - offset) * (far + offset)) if line else (lambda far: far - offset)
     steep = slope * math.log2(math.e)
-    return _over_rows(points, rows, row_weight, lambda axes: _exp2(steep * beyond(far(axes))))
+    kernel = lambda axes: _exp2(steep * beyond(over_rows.distance(axes), offset))
+    return over_rows.over_rows(points, rows, row_weight, kernel)
 
   total = jax.vmap(sums)(points, rows, row_weight, slope, offset)
-  return jnp.log(total) + slope[:, None] * square(offset)
-
-
-def _squared(axes):
-  return sum(axis**2 for axis in axes)
-
-
-def _over_rows(points, rows, row_weight, of, join=jnp.add, start=0.0):
-  """Over rows [n, dim], joined: `of` the differences [m] to the points [m, dim] along each axis, times the row's weight."""
-  n, dim = rows.shape
-  steps = -(-n // _BLOCK)
-  block = -(-n // max(steps, 1))
-  short = steps * block - n
-  rows = jnp.pad(rows, ((0, short), (0, 0)), constant_values=_FAR).reshape(steps, block, dim)
-  weight = None if row_weight is None else jnp.pad(row_weight, (0, short)).reshape(steps, block)
-  axes = [points[:, k] for k in range(dim)]  # not in the loop, which would read them with strides
-
-  def more(so_far, some):
-    row, weight = some
-    for j in range(block):
-      value = of([axis - row[j, k] for k, axis in enumerate(axes)])
-      so_far = join(so_far, value if weight is None else weight[j] * value)
-    return so_far, None
-
-  # The starting value derives from the points so that it shares their batching, as a scan's carry must.
-  return jax.lax.scan(more, jnp.full_like(axes[0], start), (rows, weight))[0]
+  return jnp.log(total) + slope[:, None] * beyond(offset, 0.0)
 
 
 def _exp2(x):

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax.tasks import _over_rows as over_rows
 from collapse_jax.tasks.parts import side_by_side
 from collapse_jax.types import Array
 
@@ -21,7 +22,6 @@ ORDER = 8  # p
 _STEP = 0.5  # 1 / h^2 grows by this share from rung to rung: bounds at (_STEP / 2)^(2 p) = 2e-10 leave room for rows of any shape
 _SLACK = 0.98  # of 1 / h^2 at the first rung: the rounding of a rule is no reason to be off the ladder
 _MOST = 80.0  # v above which a kernel is nothing beside that of the nearest row
-_FAR = 1e15  # where rows of weight 0 are put
 _BLOCK = 8  # rows a step
 
 
@@ -58,7 +58,7 @@ def moments(points: Array, rows: Array, row_weight: Array | None, widths: np.nda
   """
   if row_weight is None:
     row_weight = jnp.ones(rows.shape[0])
-  rows = jnp.where(row_weight[:, None] > 0, rows, _FAR)
+  rows = jnp.where(row_weight[:, None] > 0, rows, over_rows.FAR)
   slopes = jnp.asarray(0.5 / widths**2, points.dtype)
   needed = jnp.ones(len(widths), bool)
   if bandwidth is not None:
@@ -76,14 +76,13 @@ def _moments(points, rows, row_weight, slopes, needed):
 def _of_run(points, rows, row_weight, slopes, needed):
   axes = [points[:, k] for k in range(points.shape[1])]
   unroll = max(min(_BLOCK, rows.shape[0]), 1)
-  far = lambda row: _far([axis - row[k] for k, axis in enumerate(axes)])
-  nearer = lambda so_far, row: (jnp.minimum(so_far, far(row)), None)
-  nearest = jax.lax.scan(nearer, jnp.full_like(axes[0], jnp.inf), rows, unroll=2 * unroll)[0]
+  nearest = over_rows.nearest(points, rows)
 
   def at(slope):
     def add(so_far, one):
       row, weight = one
-      v = jnp.minimum(slope * _beyond(far(row), nearest, len(axes)), _MOST)
+      far = over_rows.distance([axis - row[k] for k, axis in enumerate(axes)])
+      v = jnp.minimum(slope * over_rows.beyond(far, nearest, len(axes)), _MOST)
       term = weight * jnp.exp(-v)
       terms = []
       for _ in range(ORDER):
@@ -99,16 +98,6 @@ def _of_run(points, rows, row_weight, slopes, needed):
   return nearest, jnp.stack(sums, axis=1), last ** (1 / (2 * ORDER))
 
 
-def _far(differences):
-  """What distances are compared by: the difference itself in one dimension, for the square of it is rounded."""
-  return jnp.abs(differences[0]) if len(differences) == 1 else sum(x**2 for x in differences)
-
-
-def _beyond(far, nearest, dim: int):
-  """Squared distance beyond the nearest."""
-  return (far - nearest) * (far + nearest) if dim == 1 else far - nearest
-
-
 def add(a: KernelMoments, weight_a, b: KernelMoments, weight_b, widths: np.ndarray, dim: int) -> KernelMoments:
   """Of two batches together: both told from the nearer of their nearest rows.
 
@@ -119,7 +108,7 @@ def add(a: KernelMoments, weight_a, b: KernelMoments, weight_b, widths: np.ndarr
     dim: of the rows.
   """
   there_a, there_b = jnp.where(weight_a > 0, a.nearest, jnp.inf), jnp.where(weight_b > 0, b.nearest, jnp.inf)
-  nearest = jnp.minimum(jnp.minimum(there_a, there_b), _FAR**2)
+  nearest = jnp.minimum(jnp.minimum(there_a, there_b), over_rows.FAR**2)
   a, b = (_from(nearest, x, weight, widths, dim) for x, weight in ((a, weight_a), (b, weight_b)))
   power = 2 * ORDER
   return KernelMoments(nearest, a.sums + b.sums, (a.last**power + b.last**power) ** (1 / power))
@@ -131,7 +120,7 @@ def _from(nearest, batch: KernelMoments, weight, widths, dim: int) -> KernelMome
   The last moment grows as norms do, by Minkowski's inequality.
   """
   slopes = jnp.asarray(0.5 / widths**2, batch.sums.dtype)
-  shift = jnp.clip(slopes[:, None] * _beyond(batch.nearest, nearest, dim)[None], 0.0, _MOST)
+  shift = jnp.clip(slopes[:, None] * over_rows.beyond(batch.nearest, nearest, dim)[None], 0.0, _MOST)
   factor = weight * jnp.exp(-shift)
   powers = [jnp.ones_like(shift)]
   for _ in range(ORDER - 1):
@@ -160,7 +149,7 @@ def log_sum(of: KernelMoments, bandwidth, widths: np.ndarray, dim: int) -> tuple
   largest = (_STEP * of.last[rung] * math.factorial(2 * ORDER) ** (-0.5 / ORDER)) ** (2 * ORDER)
   error = jnp.abs(along * (1 - along)) ** ORDER * largest / value
   within = (along >= -1e-5) & (along <= 1 + 1e-5) & (value > 0)
-  offset = _beyond(of.nearest, 0.0, dim) / (2 * bandwidth**2)
+  offset = over_rows.beyond(of.nearest, 0.0, dim) / (2 * bandwidth**2)
   return jnp.log(value) - offset, jnp.where(within, error, jnp.inf)
 
 
