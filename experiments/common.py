@@ -26,7 +26,6 @@ from .flag_values import FLAGS, flag, integer
 from .output import BEGUN, HELD, fail, harmless, kept, warn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA complains of every program that it finds in the cache
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there
 PLANS: list[Any] = []  # of a dry run, for a total over experiments
 SHARED: list[Any] = []  # the progress of several experiments, where they share one
 PLANNED: list[list[Any]] = []  # programs of sweeps that are planned for later, or that were and now run, in turn

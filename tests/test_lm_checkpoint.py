@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from collapse_jax import lm
 from collapse_jax.lm import checkpoint, decoder, families, sharding
+from collapse_jax.refused import Refused
 from collapse_jax.sweeps import devices
 
 
@@ -259,6 +261,25 @@ def test_refused(tmp_path):
   (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(40))
   with pytest.raises(ValueError, match="truncated or no GGUF"):
     lm.load(tmp_path / "x.gguf")
+
+
+def test_a_hub_that_does_not_answer(tmp_path, monkeypatch):
+  """One line soon, not minutes of silence; what an earlier download left is read all the same."""
+  from huggingface_hub import constants
+
+  monkeypatch.setattr(checkpoint, "_HUB_SECONDS", 0.3)
+  monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+  with socket.create_server(("127.0.0.1", 0)) as silent:
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+    with pytest.raises(
+      Refused, match=r"^someone/model: no such directory, and the hub does not give it \(.*timed out\)\.$"
+    ):
+      lm.load("someone/model")
+    folder = tmp_path / "models--someone--model"
+    lm.save(lm.random(CONFIGS["llama"](), jax.random.key(0)), folder / "snapshots" / ("0" * 40))
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0" * 40)
+    assert lm.load("someone/model").params
 
 
 def test_adapters_merge():

@@ -1,5 +1,6 @@
 """Causal language models: a decoder in Flax NNX behind pure functions, checkpoints, text, training and sampling."""
 
+import os
 from typing import TYPE_CHECKING
 
 from collapse_jax import lazy
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
   from collapse_jax.lm.peft import load_adapters as load_adapters
   from collapse_jax.lm.peft import save_adapters as save_adapters
   from collapse_jax.lm.quantisation import quantise as quantise
+
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there
 
 _HOME = {
   **dict.fromkeys(["LanguageModel", "load", "random", "save"], "checkpoint"),

@@ -43,6 +43,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 SHARD_BYTES = 4 << 30
+_HUB_SECONDS = 10  # in which the hub begins to answer
 
 
 class LanguageModel(NamedTuple):
@@ -328,13 +329,22 @@ def unflatten(values: Mapping[str, Any]) -> dict[str, Any]:
 def _download(repository: str) -> Path:
   if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repository) or repository.endswith((".gguf", ".safetensors", ".bin")):
     raise Refused(f"{files.shown(repository)}: no such directory or .gguf file, and not a hub id.")
-  from huggingface_hub import snapshot_download
+  from huggingface_hub import HfApi, snapshot_download
 
-  # It tries again for minutes where there is no network.
+  files_of = functools.partial(
+    snapshot_download, repository, allow_patterns=["*.safetensors", "*.json", "tokenizer*", "merges.txt"]
+  )
   _log.warning("%s: no such directory, asking the hub for a model of that name", repository)
   try:
-    return Path(snapshot_download(repository, allow_patterns=["*.safetensors", "*.json", "tokenizer*", "merges.txt"]))
+    HfApi().model_info(repository, timeout=_HUB_SECONDS)  # a download waits for minutes where nobody answers
   except Exception as error:
-    raise Refused(
-      f"{repository}: no such directory, and the hub does not give it ({weights.first_line(error)})."
-    ) from None
+    try:
+      return Path(files_of(local_files_only=True))  # of an earlier download
+    except Exception:
+      raise Refused(
+        f"{repository}: no such directory, and the hub does not give it ({weights.first_line(error)})."
+      ) from None
+  try:
+    return Path(files_of())
+  except Exception as error:
+    raise Refused(f"{repository}: the hub does not give all of it ({weights.first_line(error)}).") from None

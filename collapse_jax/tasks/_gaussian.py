@@ -105,11 +105,11 @@ class Drawn(NamedTuple):
 
 
 METRICS = {
-  "squared_error_of_mean": MetricInfo(
-    "squared error of the fitted mean", "data units squared", worse="higher", log_scale=True, measures="risk"
-  ),
   "covariance_trace_ratio": MetricInfo(
     "trace of the fitted covariance / trace of the truth", worse="lower", log_scale=True, measures="variance"
+  ),
+  "squared_error_of_mean": MetricInfo(
+    "squared error of the fitted mean", "data units squared", worse="higher", log_scale=True, measures="risk"
   ),
   "covariance_log_det_ratio": MetricInfo(
     "log (pseudo-)determinant ratio of fitted to true covariance", "nats", worse="lower", measures="variance"
@@ -164,7 +164,7 @@ def gaussian(
   >>> import collapse_jax as cj
   >>> task = cj.tasks.gaussian(dim=2, num_samples=10)
   >>> print(*task.metrics)
-  squared_error_of_mean covariance_trace_ratio covariance_log_det_ratio marginal_mean marginal_log_variance standard_mean
+  covariance_trace_ratio squared_error_of_mean covariance_log_det_ratio marginal_mean marginal_log_variance standard_mean
   standard_log_variance
   """
   _check(dim, num_samples, noise_var, mean, covariance, temperature, draws, max_samples)

@@ -38,7 +38,7 @@ def curate(task: TaskSetting, num_candidates: int, reward: Callable, *, flip_sha
   >>> import collapse_jax as cj
   >>> task = cj.transforms.curate(cj.tasks.gaussian(dim=1, num_samples=10), 4, cj.rewards.near(0.0))
   >>> print(*task.metrics)
-  squared_error_of_mean covariance_trace_ratio covariance_log_det_ratio marginal_mean marginal_log_variance standard_mean
+  covariance_trace_ratio squared_error_of_mean covariance_log_det_ratio marginal_mean marginal_log_variance standard_mean
   standard_log_variance mean_reward candidate_reward variance_of_exp_reward
   """
   check_integer("num_candidates", num_candidates, 2)
@@ -100,7 +100,7 @@ def class_shares(task: TaskSetting, log_probability: Callable, num_classes: int)
   >>> positive = lambda rows: jnp.concatenate([-rows, rows], axis=1)
   >>> task = cj.transforms.class_shares(cj.tasks.gaussian(dim=1, num_samples=10), positive, 2)
   >>> print(*task.metrics)
-  squared_error_of_mean covariance_trace_ratio covariance_log_det_ratio marginal_mean marginal_log_variance standard_mean
+  covariance_trace_ratio squared_error_of_mean covariance_log_det_ratio marginal_mean marginal_log_variance standard_mean
   standard_log_variance largest_class_share class_share
   """
 

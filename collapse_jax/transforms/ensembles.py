@@ -36,7 +36,7 @@ def ensemble(task: TaskSetting, num_members: int, resample_real: str = "none") -
   >>> import collapse_jax as cj
   >>> task = cj.transforms.ensemble(cj.tasks.gaussian(dim=1, num_samples=10), 3)
   >>> print(*task.metrics)
-  squared_error_of_mean covariance_trace_ratio covariance_log_det_ratio marginal_mean marginal_log_variance standard_mean
+  covariance_trace_ratio squared_error_of_mean covariance_log_det_ratio marginal_mean marginal_log_variance standard_mean
   standard_log_variance member_spread
   """
   check_integer("num_members", num_members, 2)

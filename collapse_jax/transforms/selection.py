@@ -50,7 +50,7 @@ def select_nearest(
   >>> import collapse_jax as cj
   >>> task = cj.transforms.select_nearest(cj.tasks.gaussian(dim=2, num_samples=10), 0.5)
   >>> print(*task.metrics)
-  squared_error_of_mean covariance_trace_ratio covariance_log_det_ratio marginal_mean marginal_log_variance standard_mean
+  covariance_trace_ratio squared_error_of_mean covariance_log_det_ratio marginal_mean marginal_log_variance standard_mean
   standard_log_variance nearest_distance kept_radius
   """
   check_integer("num_neighbors", num_neighbors, 1)
