@@ -2,9 +2,11 @@
 
   python -m experiments.exponential_family
 
-About two minutes on 2 cores. Expected: the squared error of the mean follows its exact law, t / n under `replace` where the
-variance does not change, and stays within pi^2/6 of the first generation's under `accumulate`; Bernoulli and Poisson runs
-end at 0 or 1 under `replace` (`collapse_generation`). "median" is a Gaussian whose centre is the sample median.
+About two minutes on 2 cores. Expected: under `replace` less and less of the spread of a model's rows about the true mean is
+the model's own variance, and none is left in the end; under `accumulate` nearly all of it stays. The squared error of the
+mean follows its exact law, t / n under `replace` where the variance does not change, and stays within pi^2/6 of the first
+generation's under `accumulate`; Bernoulli and Poisson runs end at 0 or 1 under `replace` (`collapse_generation`). "median"
+is a Gaussian whose centre is the sample median.
 """
 
 from absl import flags
@@ -34,7 +36,7 @@ def simulate(workflows, families, num_samples, temperatures=(1.0,), draws="auto"
     return tasks.exponential_family(family, num_samples, temperature=temperature, draws=draws)
 
   axes = {"family": list(families), "num_samples": list(num_samples), "temperature": list(temperatures)}
-  results = common.simulate(task, workflows, axes, primary_metric="squared_error_of_mean", **options)
+  results = common.simulate(task, workflows, axes, primary_metric="variance_share", **options)
   if results is not None:
     results.attrs["task"] = "exponential_family"
   return results

@@ -142,6 +142,7 @@ def _family(family: str, mean: float, name: str) -> Cell:
   from collapse_jax import tasks
 
   laws = (Law("squared_error_of_mean"), Law("fitted_mean", twins=()))
+  laws += (Law("variance_share"),) * (family == "gaussian")
   num_seeds = 120_000 if family == "exponential" else 40_000  # products of its means have heavy tails
   task = lambda n: tasks.exponential_family(family, n, mean)
   return Cell(f"{family}, mean {mean}", task, name, 20, laws, num_seeds=num_seeds)

@@ -62,6 +62,26 @@ def test_absorption_and_temperature():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_the_first_metric_tells_of_collapse(family):
+  """Where the variance vanishes the error of the mean comes to rest, where it is known the variance does: neither tells both."""
+  results = cj.sweep(
+    lambda num_samples: tasks.exponential_family(family, num_samples, draws="law"),
+    ["replace", "accumulate"],
+    {"num_samples": [10]},
+    num_generations=60,
+    num_seeds=100,
+  )
+  found = lambda name: [row["verdict"].label for row in cj.diagnostics.verdicts(results, [name])]
+  last = lambda name: np.median(results[name].values[:, 0, :, -1], axis=1)
+  assert found(results.primary_metric)[0] != "bounded" and found(results.primary_metric)[1] == "bounded"
+  assert last("variance_share")[0] < 0.5 < 0.8 < last("variance_share")[1]
+  if family == "gaussian":
+    assert (last("variance_ratio") == 1).all()
+  if family == "bernoulli":
+    assert last("variance_ratio")[0] == 0 and last("squared_error_of_mean")[0] == 0.25  # models of one outcome, at rest
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_any_number_of_rows(family):
   """To 1e12 rows the error has its law, and neither it nor the variance of the model drifts."""
   last, nums, one = 20, np.array([1e6, 1e9, 1e12]), FAMILIES[family]

@@ -135,6 +135,14 @@ CASES = {
     ((10, 5e-324, 3), {}, whole, ValueError),
     ((2, 0.5, T), {}, lambda x: np.sum(x, axis=0)[-1], near(1.0)),
   ],
+  "gaussian_known_variance": [
+    (([0.0, np.inf],), {}, whole, near([1.0, 0.0])),
+    ((1.0,), {}, float, near(0.6556795424)),
+    ((1e-9,), {}, lambda x: (1 - x) * 1e9, near(1.0, 1e-6)),
+    ((1e12,), {}, lambda x: x * 1e6, near(np.sqrt(np.pi / 2), 1e-5)),
+    ((-1.0,), {}, whole, ValueError),
+    ((np.nan,), {}, whole, ValueError),
+  ],
   "gaussian_mix_limit": [
     ((10, 1.0), {}, np.ravel, near([0.9, 0.1])),
     ((HUGE, 0.5), {}, lambda x: x.mean_error * HUGE, near(4 / 3)),

@@ -181,7 +181,12 @@ FAMILIES = {
   ),
 }
 
+# The first tells of every family whether it collapses. Under `replace` either the variance of the model vanishes while its mean
+# comes to rest elsewhere, so that the error of the mean is bounded, or the variance is known and the mean goes away.
 METRICS = {
+  "variance_share": MetricInfo(
+    "variance of the model / mean squared distance of its rows from the truth", worse="lower", log_scale=True
+  ),
   "squared_error_of_mean": MetricInfo(
     "squared error of the fitted mean", "data units squared", worse="higher", log_scale=True, measures="risk"
   ),
@@ -211,7 +216,7 @@ def exponential_family(family: str, num_samples, mean=None, *, temperature=1.0, 
   >>> import collapse_jax as cj
   >>> task = cj.tasks.exponential_family("poisson", num_samples=10)
   >>> print(*task.metrics)
-  squared_error_of_mean variance_ratio fitted_mean
+  variance_share squared_error_of_mean variance_ratio fitted_mean
   """
   _check(family, num_samples, mean, temperature, draws)
   one = FAMILIES[family]
@@ -256,9 +261,11 @@ def exponential_family(family: str, num_samples, mean=None, *, temperature=1.0, 
     near = _near(params, problem, one.support)
     change = params.deviation * (one.slope + one.curvature * (2 * problem + params.deviation))
     variance = one.variance(params.mean) if params.rest is None else params.mean * params.rest
+    error, truth = params.deviation**2, one.variance(problem)
     return {
-      "squared_error_of_mean": params.deviation**2,
-      "variance_ratio": jnp.where(near, 1 + change / one.variance(problem), variance / one.variance(problem)),
+      "variance_share": variance / (variance + error),
+      "squared_error_of_mean": error,
+      "variance_ratio": jnp.where(near, 1 + change / truth, variance / truth),
       "fitted_mean": jnp.where(near, problem + params.deviation, params.mean),
     }
 
@@ -272,7 +279,11 @@ def exponential_family(family: str, num_samples, mean=None, *, temperature=1.0, 
     )
     variance, light = float(_variance(family, truth)), theory.light_until(schedule, 0.1)
     up_to = light if light is None else max(light, 1)
-    return {
+    share = {}
+    if family == "gaussian" and not schedule.redrawn:
+      rests = np.nan if np.isnan(limit) else theory.gaussian_known_variance(limit)
+      share["variance_share"] = Expected(theory.gaussian_known_variance(error), None, up_to, rests)
+    return share | {
       "squared_error_of_mean": Expected(variance * error, None, up_to, variance * limit),
       "variance_ratio": Expected(
         1 + one.curvature * error, None, up_to, 1 + one.curvature * limit if one.curvature else 1.0

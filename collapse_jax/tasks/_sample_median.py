@@ -15,6 +15,9 @@ from collapse_jax.tasks.parts import check_integer, check_positive
 from collapse_jax.types import Array, Context, Expected, MetricInfo, TaskSetting
 
 METRICS = {
+  "variance_share": MetricInfo(
+    "variance of the model / mean squared distance of its rows from the truth", worse="lower", log_scale=True
+  ),
   "squared_error_of_mean": MetricInfo(
     "squared error of the fitted mean", "data units squared", worse="higher", log_scale=True, measures="risk"
   ),
@@ -36,7 +39,7 @@ def sample_median(num_samples: int, noise_var=1.0, *, temperature=1.0) -> TaskSe
   >>> import collapse_jax as cj
   >>> task = cj.tasks.sample_median(num_samples=11)
   >>> print(*task.metrics)
-  squared_error_of_mean fitted_mean
+  variance_share squared_error_of_mean fitted_mean
   """
   check_integer("num_samples", num_samples, 2)
   check_positive("noise_var", noise_var)
@@ -55,6 +58,13 @@ def sample_median(num_samples: int, noise_var=1.0, *, temperature=1.0) -> TaskSe
   def sample(key, problem, median, context: Context):
     return draw(key, median, problem * jnp.asarray(temperature, float), context.num), {}
 
+  def evaluate(key, problem, median):
+    return {
+      "variance_share": problem / (problem + median**2),
+      "squared_error_of_mean": median**2,
+      "fitted_mean": median,
+    }
+
   def predict(schedule: theory.Schedule) -> dict[str, Expected]:
     scale = np.pi / 2 * noise_var / num_samples  # the variance of a median is pi / 2 of the mean's
     return {
@@ -65,7 +75,7 @@ def sample_median(num_samples: int, noise_var=1.0, *, temperature=1.0) -> TaskSe
     init,
     lambda key, problem, context: weighted_median(*flat(context.data)),
     sample,
-    lambda key, problem, median: {"squared_error_of_mean": median**2, "fitted_mean": median},
+    evaluate,
     num_samples,
     None,
     fresh,

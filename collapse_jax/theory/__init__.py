@@ -47,6 +47,7 @@ from collapse_jax.theory.gaussian import gaussian_accumulate as gaussian_accumul
 from collapse_jax.theory.gaussian import gaussian_accumulate_det as gaussian_accumulate_det
 from collapse_jax.theory.gaussian import gaussian_accumulate_subsample as gaussian_accumulate_subsample
 from collapse_jax.theory.gaussian import gaussian_accumulate_trace_limit as gaussian_accumulate_trace_limit
+from collapse_jax.theory.gaussian import gaussian_known_variance as gaussian_known_variance
 from collapse_jax.theory.gaussian import gaussian_mix as gaussian_mix
 from collapse_jax.theory.gaussian import gaussian_mix_limit as gaussian_mix_limit
 from collapse_jax.theory.gaussian import gaussian_replace as gaussian_replace
@@ -158,6 +159,7 @@ __all__ = [
   "gaussian_accumulate_det",
   "gaussian_accumulate_subsample",
   "gaussian_accumulate_trace_limit",
+  "gaussian_known_variance",
   "gaussian_mix",
   "gaussian_mix_limit",
   "gaussian_replace",

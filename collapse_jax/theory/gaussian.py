@@ -20,6 +20,7 @@ __all__ = [
   "gaussian_accumulate_det",
   "gaussian_accumulate_subsample",
   "gaussian_accumulate_trace_limit",
+  "gaussian_known_variance",
   "gaussian_mix",
   "gaussian_mix_limit",
   "gaussian_replace",
@@ -161,6 +162,23 @@ def gaussian_mix_limit(num_samples: int, real_fraction: float, fresh: bool = Fal
   transition, drift, _, error_of_real = _mix_recursion(num_samples, real_fraction, fresh, unbiased)
   trace_ratio, distance = np.linalg.solve(np.eye(2) - transition, drift)
   return Moments(trace_ratio, distance + error_of_real)
+
+
+def gaussian_known_variance(error) -> np.ndarray:
+  """E 1 / (1 + error z^2), z standard normal: how much of the spread of a model's rows about the truth is its variance (derived).
+
+  For a Gaussian of known variance whose mean is a weighted sum of rows: (mean_t - mu)^2 is then error x variance x chi^2_1.
+  With x = 1 / (2 error): sqrt(pi x) e^x erfc(sqrt x), at least 1 / (1 + error). It tends to 0 where the error grows without end, as
+  t / n under `replace`, and stays above 1 - pi^2 / (6 n) under `accumulate`.
+
+  Args:
+    error: E (mean_t - mu)^2 / variance, at least 0, of any shape; may be infinite.
+  """
+  check("error", error, 0)
+  with np.errstate(divide="ignore"):
+    x = 0.5 / np.asarray(error, float)
+  found = np.sqrt(np.pi * np.where(np.isfinite(x), x, 1.0)) * special.erfcx(np.sqrt(x))
+  return np.where(np.isfinite(x), found, 1.0)
 
 
 def gaussian_schedule(weights, num_samples) -> Moments:
