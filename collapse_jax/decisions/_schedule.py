@@ -67,7 +67,7 @@ def learn_schedule(
     task: a task whose rows are computed from parameters and noise.
     num_generations: T, from 2.
     budget: real rows, as they count, that all generations may use together, those of the first included; None: any number.
-    metric: what is made small; "": the task's first.
+    metric: what is made small; "": the task's first of those that are not worse the lower they are.
     objective: "mean" over generations 2..T, or the "last" one.
     lags: how many of the latest models' batches may be used; None: all.
     fresh: draw the real rows anew each generation.
@@ -128,7 +128,7 @@ def learn_schedule(
 
 
 def _metric(task: TaskSetting, metric: str) -> str:
-  metric = metric or next(iter(task.metrics))
+  metric = metric or next((name for name, about in task.metrics.items() if about.worse != "lower"), "")
   if metric not in task.metrics:
     raise Refused.must_be("metric", f"one of {', '.join(task.metrics)}", metric)
   return metric
