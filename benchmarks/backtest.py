@@ -199,7 +199,7 @@ def by_number_of_runs(numbers=(10, 20, 50, 100)):
   """Rows: runs, coverage at each time, where a few of the runs carry the mean."""
   name, workflow = "exponential", "replace"
   results = simulated(name, workflow, TASKS[name])
-  metric = results.attrs["primary_metric"]
+  metric = "squared_error_of_mean"
   [(cell, values)] = diagnostics.cells(results, metric)
   rows = []
   for num in numbers:
@@ -242,8 +242,8 @@ def published():
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SHARE_TASKS = {  # name -> (factory, num_samples, metric, curvature of the family; None: of the Gaussian)
   "Gaussian, d = 3": (lambda: cj.tasks.gaussian(3, 200, draws="law"), 200, "squared_error_of_mean", -1.0),
-  "mean of a Gaussian": (lambda: cj.tasks.exponential_family("gaussian", 200, draws="law"), 200, "", 0.0),
-  "exponential": (lambda: cj.tasks.exponential_family("exponential", 200, draws="law"), 200, "", 1.0),
+  "mean of a Gaussian": (lambda: cj.tasks.exponential_family("gaussian", 200, draws="law"), 200, "squared_error_of_mean", 0.0),
+  "exponential": (lambda: cj.tasks.exponential_family("exponential", 200, draws="law"), 200, "squared_error_of_mean", 1.0),
 }
 
 
@@ -254,7 +254,6 @@ def shares(num_generations=10, num_seeds=50, repeats=200):
     size = {"num_generations": num_generations, "num_seeds": num_seeds * repeats}
     axes = {"real_fraction": list(SHARES)}
     results = kept(f"share {name}", functools.partial(cj.sweep, factory(), {"mix": cj.workflows.mix}, axes, **size))
-    metric = metric or results.attrs["primary_metric"]
     values = results[metric].isel(workflow=0).transpose("real_fraction", "seed", "generation").values.astype(float)
     for tolerance in (0.15, 0.25):
       exact = functools.partial(_excess, num, curvature, num_generations, tolerance)

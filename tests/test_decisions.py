@@ -113,7 +113,7 @@ def test_forecast_of_a_sweep_and_of_its_file(tmp_path):
     num_generations=9,
     num_seeds=30,
   )
-  metric = results.attrs["primary_metric"]
+  metric = "squared_error_of_mean"
   found = decisions.forecast(results, horizon=20, metric=metric)
   assert found["mean"].dims == ("workflow", "num_samples", "generation")
   assert list(found.generation.values) == list(range(10, 21))
@@ -259,7 +259,7 @@ def test_falling():
 
 def test_share_of_a_task_that_is_run():
   task = cj.tasks.exponential_family("gaussian", 1000, draws="law")
-  found = decisions.required_share(task, tolerance=0.2, horizon=6, num_seeds=4000)
+  found = decisions.required_share(task, tolerance=0.2, horizon=6, metric="squared_error_of_mean", num_seeds=4000)
   truth = optimize.brentq(lambda share: law_of(share, 6)[-1] - 1.2, 0.5, 0.9)
   assert found.status == "ok" and found.low - 0.03 < truth < found.high + 0.03 and found.high - found.low < 0.25
 
