@@ -242,8 +242,18 @@ def published():
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SHARE_TASKS = {  # name -> (factory, num_samples, metric, curvature of the family; None: of the Gaussian)
   "Gaussian, d = 3": (lambda: cj.tasks.gaussian(3, 200, draws="law"), 200, "squared_error_of_mean", -1.0),
-  "mean of a Gaussian": (lambda: cj.tasks.exponential_family("gaussian", 200, draws="law"), 200, "squared_error_of_mean", 0.0),
-  "exponential": (lambda: cj.tasks.exponential_family("exponential", 200, draws="law"), 200, "squared_error_of_mean", 1.0),
+  "mean of a Gaussian": (
+    lambda: cj.tasks.exponential_family("gaussian", 200, draws="law"),
+    200,
+    "squared_error_of_mean",
+    0.0,
+  ),
+  "exponential": (
+    lambda: cj.tasks.exponential_family("exponential", 200, draws="law"),
+    200,
+    "squared_error_of_mean",
+    1.0,
+  ),
 }
 
 
