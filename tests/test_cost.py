@@ -136,7 +136,7 @@ def workers(monkeypatch):
 def test_plan_counts(workers):
   one = estimated(("replace", "accumulate"), dim=[1, 3], temperature=[1.0, 2.0])  # temperatures are traced
   assert (one.cells, one.cells_refused, one.runs, one.fits, one.programs) == (24, 0, 240, 1440, 4)
-  assert one.compile_seconds == pytest.approx(4 * cost.COMPILE_SECONDS)
+  assert one.compile_seconds == pytest.approx(4 * cost.EFFORTS[0].compile_seconds)
 
 
 def test_sizes_share_a_program_where_its_room_costs_less_than_compiling(workers):
@@ -177,7 +177,7 @@ def test_plan_of_time(workers, monkeypatch):
   """Compiling is a time a program, running is proportional to seeds, cells and nearly to generations; both are shared by workers
   and longer on a slower machine."""
   one = estimated()
-  assert one.compile_seconds == pytest.approx(cost.COMPILE_SECONDS)
+  assert one.compile_seconds == pytest.approx(cost.EFFORTS[0].compile_seconds)
   start = 30e-9 * cost.RUN_NS
   assert start < one.run_seconds < 100 * start
   assert estimated(num_seeds=30).run_seconds == pytest.approx(3 * one.run_seconds)
@@ -309,7 +309,7 @@ def test_dry_run_of_many(dry_run, workers, tmp_path, monkeypatch):
   ).groups()
   assert int(runs) == sum(int(one["runs"]) for one in plans)
   assert time == cost.text(sum(one.compile_seconds + one.run_seconds for one in common.PLANS))
-  assert sum(one.compile_seconds for one in common.PLANS) >= cost.COMPILE_SECONDS * len(plans)
+  assert sum(one.compile_seconds for one in common.PLANS) >= cost.EFFORTS[0].compile_seconds * len(plans)
 
 
 def test_durations_as_people_say_them():
