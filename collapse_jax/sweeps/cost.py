@@ -14,7 +14,19 @@ import jax.numpy as jnp
 
 from collapse_jax.random import new_key
 
-__all__ = ["EFFORTS", "RUN_NS", "Clock", "Counted", "Effort", "effort", "seconds", "slowness", "text", "work", "work_of"]
+__all__ = [
+  "EFFORTS",
+  "RUN_NS",
+  "Clock",
+  "Counted",
+  "Effort",
+  "effort",
+  "seconds",
+  "slowness",
+  "text",
+  "work",
+  "work_of",
+]
 
 
 class Effort(NamedTuple):
@@ -35,8 +47,8 @@ class Effort(NamedTuple):
 # of the time, at LLVM's lowest level in a quarter; run time grows 1.3 to 2 times, up to 7 for a KDE, and 4 to 10 times.
 _NO_MLIR = {"xla_cpu_use_fusion_emitters": False}
 EFFORTS = (
-  Effort(3e7, 1.7, _NO_MLIR | {"xla_backend_optimization_level": 0}),
-  Effort(2.5e8, 3.0, _NO_MLIR | {"xla_backend_optimization_level": 1}),
+  Effort(5e7, 1.7, _NO_MLIR | {"xla_backend_optimization_level": 0}),
+  Effort(1.5e8, 3.0, _NO_MLIR | {"xla_backend_optimization_level": 1}),
   Effort(math.inf, 5.0, {}),
 )
 RUN_NS = 1.5e5  # of one core, a run: starting it, and copying its results
