@@ -2,10 +2,12 @@
 
 import contextlib
 import importlib
+import math
 import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers import own_flags, poisson_mean
 
@@ -77,6 +79,31 @@ ELEMENTWISE = {
   "sum": jnp.sum,
   "nothing": lambda x: x.T.reshape(-1)[: N // 2],
 }
+
+
+def test_effort_by_the_work_of_a_call(monkeypatch):
+  """More work, more effort; all ways of compiling give the same numbers up to rounding, and one that XLA does not know is none."""
+  found = [cost.effort(one) for one in (0.0, cost.EFFORTS[0].up_to, 1.01 * cost.EFFORTS[0].up_to, math.inf)]
+  assert found == [cost.EFFORTS[0], cost.EFFORTS[0], cost.EFFORTS[1], cost.EFFORTS[-1]]
+  assert [one.compile_seconds for one in cost.EFFORTS] == sorted(one.compile_seconds for one in cost.EFFORTS)
+  assert devices.known_options({"xla_no_such_option": 1}) == {} and not cost.EFFORTS[-1].options
+  asked = []
+  plain = devices.over_runs
+  monkeypatch.setattr(
+    devices, "over_runs", lambda *given, options: asked.append(options) or plain(*given, options=options)
+  )
+
+  def errors(one):
+    monkeypatch.setattr(cost, "EFFORTS", (one._replace(up_to=math.inf),))
+    task = lambda dim, num_samples: tasks.gaussian(dim, num_samples)
+    options = {"num_generations": 5, "num_seeds": 3, "num_workers": 1}
+    return cj.sweep(task, ["accumulate"], {"dim": [2], "num_samples": [10]}, **options).covariance_trace_ratio
+
+  efforts = cost.EFFORTS
+  curves = [errors(one) for one in efforts]
+  assert asked == [devices.known_options(one.options) for one in efforts]
+  for one in curves[:-1]:
+    np.testing.assert_allclose(one, curves[-1], rtol=1e-5)
 
 
 def test_rare_branches_and_fallbacks_do_not_count():
