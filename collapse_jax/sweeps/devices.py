@@ -85,18 +85,19 @@ def size(mesh: Mesh | None) -> int:
 
 
 def known_options(options: dict[str, Any]) -> dict[str, Any]:
-  """Those options of XLA, to be compiled with on CPU; none on another device, or where this version does not know one.
+  """Those options of XLA that this version knows, to be compiled with on CPU; none on another device.
 
   Args:
     options: by name.
   """
-  return options if jax.default_backend() == "cpu" and _are_known(tuple(options.items())) else {}
+  on_cpu = jax.default_backend() == "cpu"
+  return {name: value for name, value in options.items() if on_cpu and _is_known(name, value)}
 
 
 @functools.cache
-def _are_known(options: tuple[tuple[str, Any], ...]) -> bool:
+def _is_known(name: str, value: Any) -> bool:
   try:
-    jax.jit(lambda x: x, compiler_options=dict(options)).lower(0.0).compile()
+    jax.jit(lambda x: x, compiler_options={name: value}).lower(0.0).compile()
   except jax.errors.JaxRuntimeError:
     return False
   return True
