@@ -172,8 +172,8 @@ def experiments(scale: str) -> dict:
       language_model.simulate,
       {
         "workflows": WORKFLOWS,
-        "num_samples": [16 if smoke else 256],
-        "num_generations": 2 if smoke else 5,
+        "num_samples": [16 if smoke else 64],
+        "num_generations": 2 if smoke else 4,
         "num_seeds": 2 if smoke else 3,
       },
     ),

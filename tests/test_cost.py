@@ -2,10 +2,12 @@
 
 import contextlib
 import importlib
+import math
 import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers import own_flags, poisson_mean
 
@@ -79,6 +81,32 @@ ELEMENTWISE = {
 }
 
 
+def test_effort_by_the_work_of_a_call(monkeypatch):
+  """More work, more effort; all ways of compiling give the same numbers up to rounding, and one that XLA does not know is none."""
+  found = [cost.effort(one) for one in (0.0, cost.EFFORTS[0].up_to, 1.01 * cost.EFFORTS[0].up_to, math.inf)]
+  assert found == [cost.EFFORTS[0], cost.EFFORTS[0], cost.EFFORTS[1], cost.EFFORTS[-1]]
+  assert [one.compile_seconds for one in cost.EFFORTS] == sorted(one.compile_seconds for one in cost.EFFORTS)
+  level = {"xla_backend_optimization_level": 0}
+  assert devices.known_options(level | {"xla_no_such_option": 1}) == level and not cost.EFFORTS[-1].options
+  asked = []
+  plain = devices.over_runs
+  monkeypatch.setattr(
+    devices, "over_runs", lambda *given, options: asked.append(options) or plain(*given, options=options)
+  )
+
+  def errors(one):
+    monkeypatch.setattr(cost, "EFFORTS", (one._replace(up_to=math.inf),))
+    task = lambda dim, num_samples: tasks.gaussian(dim, num_samples)
+    options = {"num_generations": 5, "num_seeds": 3, "num_workers": 1}
+    return cj.sweep(task, ["accumulate"], {"dim": [2], "num_samples": [10]}, **options).covariance_trace_ratio
+
+  efforts = cost.EFFORTS
+  curves = [errors(one) for one in efforts]
+  assert asked == [devices.known_options(one.options) for one in efforts]
+  for one in curves[:-1]:
+    np.testing.assert_allclose(one, curves[-1], rtol=1e-5)
+
+
 def test_rare_branches_and_fallbacks_do_not_count():
   def fallback(x):
     return jax.lax.while_loop(
@@ -136,7 +164,7 @@ def workers(monkeypatch):
 def test_plan_counts(workers):
   one = estimated(("replace", "accumulate"), dim=[1, 3], temperature=[1.0, 2.0])  # temperatures are traced
   assert (one.cells, one.cells_refused, one.runs, one.fits, one.programs) == (24, 0, 240, 1440, 4)
-  assert one.compile_seconds == pytest.approx(4 * cost.COMPILE_SECONDS)
+  assert one.compile_seconds == pytest.approx(4 * cost.EFFORTS[0].compile_seconds)
 
 
 def test_sizes_share_a_program_where_its_room_costs_less_than_compiling(workers):
@@ -177,7 +205,7 @@ def test_plan_of_time(workers, monkeypatch):
   """Compiling is a time a program, running is proportional to seeds, cells and nearly to generations; both are shared by workers
   and longer on a slower machine."""
   one = estimated()
-  assert one.compile_seconds == pytest.approx(cost.COMPILE_SECONDS)
+  assert one.compile_seconds == pytest.approx(cost.EFFORTS[0].compile_seconds)
   start = 30e-9 * cost.RUN_NS
   assert start < one.run_seconds < 100 * start
   assert estimated(num_seeds=30).run_seconds == pytest.approx(3 * one.run_seconds)
@@ -309,7 +337,7 @@ def test_dry_run_of_many(dry_run, workers, tmp_path, monkeypatch):
   ).groups()
   assert int(runs) == sum(int(one["runs"]) for one in plans)
   assert time == cost.text(sum(one.compile_seconds + one.run_seconds for one in common.PLANS))
-  assert sum(one.compile_seconds for one in common.PLANS) >= cost.COMPILE_SECONDS * len(plans)
+  assert sum(one.compile_seconds for one in common.PLANS) >= cost.EFFORTS[0].compile_seconds * len(plans)
 
 
 def test_durations_as_people_say_them():

@@ -435,7 +435,7 @@ def test_memory_runs_out_for_an_odd_size(when, tmp_path, monkeypatch):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
       return self.run(*arguments) if arguments else None
 
-  monkeypatch.setattr(devices, "over_runs", lambda *arguments: Limited(plain(*arguments)))
+  monkeypatch.setattr(devices, "over_runs", lambda *arguments, **options: Limited(plain(*arguments, **options)))
   out = small(shifts=(1.0,), chunk_size=5, num_seeds=13, directory=tmp_path)
   names = {file.stem.split("_")[-1] for file in tmp_path.rglob("*.chunk")}
   assert names == (

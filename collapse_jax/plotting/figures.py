@@ -357,12 +357,14 @@ def drawn(results) -> Iterator[tuple[str, Any]]:
 
 def render(results) -> dict[str, tuple[bytes, bytes]]:
   """The default figures as (PNG, PDF), by file name, the same whatever a user's matplotlibrc asks for."""
+  from matplotlib.backends.backend_pdf import FigureCanvasPdf
+
   found = {}
   with own_style():
     for name, figure in drawn(results):
       first = png(figure)
       figure.set_layout_engine("none")  # what the first rendering found holds for the second
-      figure.savefig(buffer := io.BytesIO(), format="pdf")
+      FigureCanvasPdf(figure).print_pdf(buffer := io.BytesIO())  # without the drawing before it of `savefig`
       found[name] = first, buffer.getvalue()
   return found
 

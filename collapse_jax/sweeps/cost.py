@@ -14,9 +14,43 @@ import jax.numpy as jnp
 
 from collapse_jax.random import new_key
 
-__all__ = ["COMPILE_SECONDS", "RUN_NS", "Clock", "Counted", "seconds", "slowness", "text", "work", "work_of"]
+__all__ = [
+  "EFFORTS",
+  "RUN_NS",
+  "Clock",
+  "Counted",
+  "Effort",
+  "effort",
+  "seconds",
+  "slowness",
+  "text",
+  "work",
+  "work_of",
+]
 
-COMPILE_SECONDS = 6.5  # of one core, a program
+
+class Effort(NamedTuple):
+  """How well a program is compiled.
+
+  Attributes:
+    up_to: nanoseconds of a reference core that a call of it takes at most, by `work`.
+    compile_seconds: of one core, a program, tracing included.
+    options: of XLA on CPU.
+  """
+
+  up_to: float
+  compile_seconds: float
+  options: dict[str, Any]
+
+
+# XLA takes seconds to make a program fast that then runs for milliseconds. Without its kernels of MLIR it compiles in two thirds
+# of the time, at LLVM's lowest level in a quarter; run time grows 1.3 to 2 times, up to 7 for a KDE, and 4 to 10 times.
+_NO_MLIR = {"xla_cpu_use_fusion_emitters": False}
+EFFORTS = (
+  Effort(5e7, 1.7, _NO_MLIR | {"xla_backend_optimization_level": 0}),
+  Effort(1.5e8, 3.0, _NO_MLIR | {"xla_backend_optimization_level": 1}),
+  Effort(math.inf, 5.0, {}),
+)
 RUN_NS = 1.5e5  # of one core, a run: starting it, and copying its results
 REFERENCE_NS = 6.0  # of one core, an element of the kernel that `slowness` times, where the constants below were fitted
 
@@ -181,15 +215,24 @@ def slowness() -> float:
   return min(times) / (1 << 18) * 1e9 / REFERENCE_NS
 
 
-def seconds(work_ns: float, num_programs: int, workers: int) -> tuple[float, float]:
+def effort(work_ns: float) -> Effort:
+  """How well a program is compiled, by what a call of it takes: nothing else, so that equal chunks have equal numbers.
+
+  Args:
+    work_ns: of a call on the reference machine, nanoseconds.
+  """
+  return next(one for one in EFFORTS if work_ns <= one.up_to)
+
+
+def seconds(work_ns: float, compile_seconds: float, workers: int) -> tuple[float, float]:
   """(compiling, running) on this machine, from an empty compilation cache.
 
   Args:
     work_ns: of all runs on the reference machine, nanoseconds.
-    num_programs: to be compiled.
+    compile_seconds: of all programs there.
     workers: processes or devices that share it.
   """
-  return (COMPILE_SECONDS * num_programs * slowness() / workers, 1e-9 * work_ns * slowness() / workers)
+  return (compile_seconds * slowness() / workers, 1e-9 * work_ns * slowness() / workers)
 
 
 def text(total_seconds: float) -> str:

@@ -1,5 +1,6 @@
 """What the machine has: memory, devices and processes, and how runs are split over them."""
 
+import functools
 import io
 import math
 import os
@@ -23,6 +24,7 @@ __all__ = [
   "check",
   "gather",
   "joined",
+  "known_options",
   "local",
   "memory_bytes",
   "mesh_of",
@@ -82,7 +84,28 @@ def size(mesh: Mesh | None) -> int:
   return 1 if mesh is None else mesh.size
 
 
-def over_runs(function: Callable[..., Any], mesh: Mesh | None, *split: bool) -> Any:
+def known_options(options: dict[str, Any]) -> dict[str, Any]:
+  """Those options of XLA that this version knows, to be compiled with on CPU; none on another device.
+
+  Args:
+    options: by name.
+  """
+  on_cpu = jax.default_backend() == "cpu"
+  return {name: value for name, value in options.items() if on_cpu and _is_known(name, value)}
+
+
+@functools.cache
+def _is_known(name: str, value: Any) -> bool:
+  try:
+    jax.jit(lambda x: x, compiler_options={name: value}).lower(0.0).compile()
+  except jax.errors.JaxRuntimeError:
+    return False
+  return True
+
+
+def over_runs(
+  function: Callable[..., Any], mesh: Mesh | None, *split: bool, options: dict[str, Any] | None = None
+) -> Any:
   """A jitted function each of whose arguments is split over the mesh along its leading axis, or is the same everywhere.
 
   `jax.shard_map` and not automatic partitioning: runs do not talk to each other, and LAPACK's calls cannot be partitioned.
@@ -92,14 +115,16 @@ def over_runs(function: Callable[..., Any], mesh: Mesh | None, *split: bool) -> 
     function: of arrays with a leading axis of runs, and of others.
     mesh: devices; None: the default one alone.
     split: one for each argument: it has the leading axis.
+    options: of XLA.
   """
   if mesh is None:
-    return jax.jit(function)
+    return jax.jit(function, compiler_options=options)
   specs = tuple(PartitionSpec(mesh.axis_names) if one else PartitionSpec() for one in split)
   divided = jax.shard_map(
     function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(mesh.axis_names), check_vma=False
   )
-  return jax.jit(divided, in_shardings=tuple(NamedSharding(mesh, spec) for spec in specs))
+  shardings = tuple(NamedSharding(mesh, spec) for spec in specs)
+  return jax.jit(divided, in_shardings=shardings, compiler_options=options)
 
 
 def place(tree: PyTree, mesh: Mesh | None) -> PyTree:

@@ -115,9 +115,11 @@ def plan(
         grid.refuse(bound.cell, too_large("one run", size, memory))
     else:
       costs.append((len(group), work, size))
-  cells = sum(num for num, _, _ in costs)
+  cells, workers = sum(num for num, _, _ in costs), devices.num_workers()
   compiling, running = cost.seconds(
-    sum(num * num_seeds * work for num, work, _ in costs), len(costs), devices.num_workers()
+    sum(num * num_seeds * work for num, work, _ in costs),
+    sum(cost.effort(work * math.ceil(num_seeds / workers)).compile_seconds for _, work, _ in costs),
+    workers,
   )
   memory = max(size for _, _, size in costs)
   known = len(costs), memory, compiling, running

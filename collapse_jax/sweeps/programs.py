@@ -174,7 +174,8 @@ def _side_by_side(
     for first in range(last + 1):
       together = apart[last] if first == last else roomy(first, last)
       running = row_ns * sizes[last] * sum(map(len, apart[first : last + 1]))
-      ways.append((best[first][0] + 1e9 * cost.COMPILE_SECONDS + running, [*best[first][1], together]))
+      compiling = 1e9 * cost.effort(row_ns * sizes[last]).compile_seconds
+      ways.append((best[first][0] + compiling + running, [*best[first][1], together]))
     best.append(min(ways, key=lambda way: way[0]))
   chosen = best[-1][1]
   if _ROOM in chosen[-1][0].static:
@@ -339,6 +340,7 @@ class Program:
       self._stopping = stopping.Stopping(bind, numbers.num_generations, numbers.seed, numbers.record_every, mesh)
     bind.grid.check_metrics(run.metrics.keys() - {"collapse_generation", *COMMON_METRICS})
     self._runs = functools.partial(_run_seeds, run, numbers.seed)
+    self._work = run.work(numbers)
 
   @property
   def width(self) -> int:
@@ -365,13 +367,15 @@ class Program:
       self.size = size
       while True:
         clock, width = time.perf_counter(), self.width
+        options = devices.known_options(cost.effort(self._work * self.size).options)
         try:
           if self._stopping is not None:
-            used = self._stopping.compile(width, traced)
+            used = self._stopping.compile(width, traced, options)
             self._compiled[self.size] = self._stopping
           else:
             index = jax.ShapeDtypeStruct((width,), np.int32)
-            compiled = devices.over_runs(self._runs, self._mesh, True, False).lower(index, traced).compile()
+            jitted = devices.over_runs(self._runs, self._mesh, True, False, options=options)
+            compiled = jitted.lower(index, traced).compile()
             used = devices.bytes_used(compiled)
             self._compiled[self.size] = compiled
         except (jax.errors.JaxRuntimeError, MemoryError) as error:

@@ -46,13 +46,20 @@ class Stopping:
     self._first: dict[int, Any] = {}
     self._programs: dict[int, Any] = {}
     self._lock = threading.Lock()
-    self._leaps = False
+    self._leaps, self._options = False, dict[str, Any]()
 
-  def compile(self, width: int, traced: PyTree) -> float:
-    """For `width` seeds, so that the time of the first call is the run's own; the bytes that it uses on a device."""
+  def compile(self, width: int, traced: PyTree, options: dict[str, Any]) -> float:
+    """For `width` seeds, so that the time of the first call is the run's own; the bytes that it uses on a device.
+
+    Args:
+      width: of seeds.
+      traced: values.
+      options: of XLA, also for what is compiled later for runs of these that are left.
+    """
     index = jax.ShapeDtypeStruct((width,), np.int32)
-    self._leaps = prepared(*self._bind(traced)).leap is not None
-    self._first[width] = devices.over_runs(self._start, self._mesh, True, False).lower(index, traced).compile()
+    self._leaps, self._options = prepared(*self._bind(traced)).leap is not None, options
+    jitted = devices.over_runs(self._start, self._mesh, True, False, options=options)
+    self._first[width] = jitted.lower(index, traced).compile()
     return devices.bytes_used(self._block(jax.eval_shape(self._start, index, traced), traced))
 
   def __call__(self, index: Array | np.ndarray, traced: PyTree) -> Metrics:
@@ -99,7 +106,7 @@ class Stopping:
     width = len(runs.absorbed_at)
     with self._lock:
       if width not in self._programs:
-        jitted = devices.over_runs(self._advance, self._mesh, True, False, False)
+        jitted = devices.over_runs(self._advance, self._mesh, True, False, False, options=self._options)
         self._programs[width] = jitted.lower(runs, jax.ShapeDtypeStruct((), jnp.int32), traced).compile()
       return self._programs[width]
 

@@ -281,8 +281,8 @@ FAULTS = [
   # ----------------------------------------------------------------------------------------------------- plans
   Fault(
     "plan: compile time of no program",
-    "for num, work, _ in costs), len(costs), devices.num_workers()",
-    "for num, work, _ in costs), 0, devices.num_workers()",
+    "sum(cost.effort(work * math.ceil(num_seeds / workers)).compile_seconds for _, work, _ in costs)",
+    "0.0",
     "tests/test_cost.py -k plan_counts",
   ),
   Fault(
