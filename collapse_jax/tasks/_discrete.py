@@ -87,7 +87,7 @@ def discrete(
   num_known = num_samples if renumbered else num_outcomes
   resampled = known(temperature) and temperature == 1
   law = resampled and draws != "rows" and num_samples <= MOST_BY_LAW
-  capacity = 1 << (min(num_known, num_samples) - 1).bit_length()
+  capacity = max(_surviving.LEAST, 1 << (min(num_known, num_samples) - 1).bit_length())
 
   def real_rows(key, problem):
     return index(key, num_samples, num_outcomes) if problem.table is None else choose(key, problem.table, num_samples)
@@ -123,7 +123,7 @@ def discrete(
 
   def sample(key, problem, params, context: Context):
     if law:
-      return drawn(_surviving.drawn(key, params, context.t)), {}
+      return drawn(_surviving.drawn(key, params, context.t, num_samples)), {}
     if resampled:
       return batch(storage.draw_rows(key, context.data, context.num)), {}
     power = jnp.exp(jnp.log(params / jnp.max(params)) / temperature)  # the largest is 1 at any temperature
@@ -170,7 +170,7 @@ def discrete(
     return found
 
   def through(key, role, problem, data: Data, absorbed_at, first, stop) -> tuple[Data, Array]:
-    counts, absorbed_at = _surviving.leapt(key, role, data.summary, absorbed_at, first, stop)
+    counts, absorbed_at = _surviving.leapt(key, role, data.summary, absorbed_at, first, stop, num_samples)
     return drawn(counts), absorbed_at
 
   def absorbed(problem, params):
