@@ -188,19 +188,17 @@ def test_the_dead_leave_the_tree():
   full = jax.vmap(lambda one: surviving.surviving(one + (one == 0), 512, True))(jnp.asarray(counts))
   put = lambda tree, one: tree.at[512 : 512 + 500].set(one)
   state = full._replace(tree=jax.vmap(put)(full.tree, jnp.asarray(counts)))
-  due = jnp.array([True, True, True, True])
-  for found, due in ((surviving._without_the_dead(state, due), due), (surviving._without_the_dead(state, ~due), ~due)):
-    if not due.any():
-      for a, b in zip(found, state):
-        np.testing.assert_array_equal(a, b)
-      continue
-    for i, one in enumerate(counts):
-      alive = np.flatnonzero(one)
-      assert int(found.depth[i]) == int(np.ceil(np.log2(len(alive)))) and bool(found.mixed[i]) == (len(alive) > 1)
-      leaves = np.asarray(surviving.leaves(jax.tree.map(lambda x: x[i], found)))
-      np.testing.assert_array_equal(leaves[: len(alive)], one[alive])
-      assert (leaves[len(alive) :] == 0).all() and int(found.tree[i, 1]) == one.sum()
-      np.testing.assert_array_equal(found.outcome[i, : len(alive)], alive)
+  for found, plain in zip(surviving._without_the_dead(state, jnp.zeros(4, bool)), state):
+    np.testing.assert_array_equal(found, plain)
+  found = surviving._without_the_dead(state, jnp.ones(4, bool))
+  every = jax.vmap(surviving.leaves)(found)
+  for i, one in enumerate(counts):
+    alive = np.flatnonzero(one)
+    assert int(found.depth[i]) == int(np.ceil(np.log2(len(alive)))) and bool(found.mixed[i]) == (len(alive) > 1)
+    leaves = np.asarray(every[i])
+    np.testing.assert_array_equal(leaves[: len(alive)], one[alive])
+    assert (leaves[len(alive) :] == 0).all() and int(found.tree[i, 1]) == one.sum()
+    np.testing.assert_array_equal(found.outcome[i, : len(alive)], alive)
 
 
 def test_counts_are_multinomial():

@@ -16,6 +16,7 @@ LEAST = 128  # capacity, so that what is drawn together lies within the tree
 _WIDTH = 16  # nodes of a level that are drawn together; 4 of the first three
 _LEAVES = 128  # that are drawn together where each is drawn by itself
 _ROWS = 32  # that are drawn together
+_SUMMED = 1024  # leaves that are summed together
 _SPARED = 3.5  # standard deviations of the number of items that are left for rows
 _BINOMIAL_NS = 60.0  # of a core, as measured; see docs/benchmarks.md
 _GENERATION_NS = 450.0  # what a generation takes beside its binomials, of a run among others
@@ -56,6 +57,25 @@ def leaves(state: Surviving) -> Array:
   """[capacity] int32 counts, 0 where there is no leaf."""
   at = jnp.arange(state.tree.shape[0] // 2)
   return jnp.where(at < 1 << state.depth, jnp.asarray(state.tree).at[at + (1 << state.depth)].get(mode="clip"), 0)
+
+
+def over_leaves(state: Surviving, of: Any) -> Any:
+  """Sums over leaves, as many as the tree has and not as many as it could have.
+
+  Args:
+    of: ([width] int32 counts, 0 where there is no leaf) -> arrays [width], each of which is summed.
+  """
+  size = 1 << state.depth
+  width = min(_SUMMED, state.tree.shape[0] // 2)
+  place = jnp.arange(width)
+
+  def add(i: Array, sums: Any) -> Any:
+    counts = jax.lax.dynamic_slice_in_dim(jnp.asarray(state.tree), size + i * width, width)
+    found = of(jnp.where(place + i * width < size, counts, 0))
+    return jax.tree.map(lambda total, x: total + jnp.sum(x, dtype=total.dtype), sums, found)
+
+  shapes = jax.eval_shape(of, jax.ShapeDtypeStruct((width,), np.int32))
+  return jax.lax.fori_loop(0, -(-size // width), add, jax.tree.map(lambda x: jnp.zeros((), x.dtype), shapes))
 
 
 def drawn(key: Array, state: Surviving, t: Any, num: int) -> Surviving:
