@@ -31,11 +31,14 @@ __all__ = [
   "exact_table",
   "fold_in",
   "hashed",
+  "high_product",
   "index",
   "new_key",
   "normal",
   "poisson",
+  "poisson_counts",
   "poisson_rows",
+  "poisson_table",
   "seed_of",
   "split",
   "table",
@@ -211,11 +214,15 @@ def index(key: Array, num: int, size: Number) -> Int32[Array, "{num}"]:
     num: a Python int.
     size: a Python or traced number, whole, in 1..2^31.
   """
-  return _high_product(bits(key, num), jnp.asarray(size).astype(np.uint32)).astype(np.int32)
+  return high_product(bits(key, num), jnp.asarray(size).astype(np.uint32)).astype(np.int32)
 
 
-def _high_product(a, b):
-  """High word of the product of two uint32."""
+def high_product(a: Array, b: Array) -> Array:
+  """High word of the product of two uint32.
+
+  Args:
+    a, b: uint32.
+  """
   a_high, a_low, b_high, b_low = a >> 16, a & 0xFFFF, b >> 16, b & 0xFFFF
   cross, other = a_high * b_low, a_low * b_high
   carry = ((cross & 0xFFFF) + (other & 0xFFFF) + (a_low * b_low >> 16)) >> 16
@@ -279,7 +286,7 @@ def choose(
   high, low = (jnp.asarray(x).reshape(-1) for x in weights)
   total = high[start + size - 1], low[start + size - 1]
   first = bits(key, num)
-  least = _high_product(first, total[0])  # the high word of the position is this, or up to 2 more
+  least = high_product(first, total[0])  # the high word of the position is this, or up to 2 more
 
   def search(above):
     """A step towards the first outcome in [begin, end) whose cumulative weight is above a position; else it is `end`."""
@@ -318,14 +325,15 @@ def _below(words, high, low):
   """Integers of 64 bits, uniform below (high, low), from words of 32 bits: the high half of their product."""
   first, second = words
   product = first * high
-  one = product + _high_product(first, low)
-  two = one + _high_product(second, high)
-  return _high_product(first, high) + (one < product).astype(np.uint32) + (two < one).astype(np.uint32), two
+  one = product + high_product(first, low)
+  two = one + high_product(second, high)
+  return high_product(first, high) + (one < product).astype(np.uint32) + (two < one).astype(np.uint32), two
 
 
 # --------------------------------------------------------------------------------------------------- laws of totals
 _SPREAD = 100.0  # variance from which a total is drawn by its expansion, and below which by its probabilities
 _SPREAD_OF_MANY = 25.0  # the same where many are drawn at once, by one more order: right to 7e-7
+_AT_ONCE = 64  # of those that are few
 _WIDTH = 160  # of these as many as lie within 8 standard deviations
 
 
@@ -339,7 +347,12 @@ def cornish_fisher(z: Array, variance, third, fourth, fifth, sixth=None) -> Arra
     third, fourth, fifth, sixth: [], cumulants, in units to that power.
   """
   std = jnp.sqrt(variance)
-  skewness, kurtosis, fifth = third / std**3, fourth / variance**2, fifth / std**5
+  sixth = None if sixth is None else sixth / variance**3
+  return std * (z + _expansion(z, third / std**3, fourth / variance**2, fifth / std**5, sixth))
+
+
+def _expansion(z, skewness, kurtosis, fifth, sixth):
+  """What is added to z, of cumulants of a law of variance 1."""
   square = z**2
   change = (
     skewness * (square - 1) / 6
@@ -351,13 +364,13 @@ def cornish_fisher(z: Array, variance, third, fourth, fifth, sixth=None) -> Arra
   )
   if sixth is not None:
     change = change + z * (
-      sixth / variance**3 * ((square - 10) * square + 15) / 720
+      sixth * ((square - 10) * square + 15) / 720
       - kurtosis**2 * ((3 * square - 24) * square + 29) / 384
       - skewness * fifth * ((2 * square - 17) * square + 21) / 180
       + skewness**2 * kurtosis * ((14 * square - 103) * square + 107) / 288
       - skewness**4 * ((252 * square - 1688) * square + 1511) / 7776
     )
-  return std * (z + change)
+  return change
 
 
 def binomial(key: Array, num: Array, chance: Array, other: Array) -> tuple[Array, Array]:
@@ -381,65 +394,91 @@ def binomial(key: Array, num: Array, chance: Array, other: Array) -> tuple[Array
 
 
 @jax.jit
-def binomial_split(words: tuple[Array, Array], num: Array, a: Array, b: Array, fresh: Array) -> tuple[Array, Array]:
-  """`num` items over two places of weights a and b: how many come to each, many binomials of few trials at once.
+def binomial_split(word: Array, num: Array, a: Array, b: Array, fresh: Array) -> Array:
+  """`num` items over two places of weights a and b: how many come to the first, many binomials of few trials at once.
 
   From a variance of 25 on as `binomial`, to one more order; below, by adding up probabilities from the mode on both ways, until
-  they exceed a uniform number. That loop is not entered where no variance is small. Its results are what is returned, and not a
-  choice beside them: a compiler then knows that nothing of a, b and num is read later, and may write the results in their place.
+  they exceed a uniform number: for `_AT_ONCE` of these at a time, as many times as it takes.
 
   Args:
-    words: two arrays of uint32, [*shape].
+    word: [*shape] uint32.
     num: [*shape] int32, below 2^24.
     a, b: [*shape] int32, at least 0, of sums below 2^24.
-    fresh: where not, a and b are returned.
+    fresh: where not, a is returned.
   Returns:
-    [*shape] int32 each, of sum num; no item comes to a place of weight 0. Where both are 0 there must be no item.
+    [*shape] int32; no item comes to a place of weight 0. Where both are 0 there must be no item.
   """
-  less, more = jnp.minimum(a, b).astype(float), jnp.maximum(a, b).astype(float)
-  total, n = jnp.maximum(less + more, 1.0), num.astype(float)
-  chance, other = less / total, more / total
-  variance = n * (chance * other)
+  chance, other = _chances(a, b)
+  n = num.astype(float)
   whole, part = _product(n, chance)
-  small = fresh & (variance < _SPREAD_OF_MANY)
-  spread = jnp.maximum(variance, _SPREAD_OF_MANY)
-  z = _normal_quantile(_symmetric(words[1])).astype(n.dtype)
-  above = _rounded(z, part, spread, *(spread * one for one in _cumulants_of_binomial(chance, other)))
+  spread = jnp.maximum(n * (chance * other), _SPREAD_OF_MANY)
+  z = _normal_quantile(_symmetric(word)).astype(n.dtype)
+  above = _rounded_of_many(z, part, spread, *_cumulants_of_binomial(chance, other))
+  left = jnp.where(fresh, _of_less(a <= b, num, whole + jnp.round(above + part)), a).reshape(-1)
+  # Without a division, which would be done twice or hold apart what is one kernel.
+  first, second = a.astype(float), b.astype(float)
+  small = (fresh & (n * first * second < _SPREAD_OF_MANY * jnp.maximum(first + second, 1.0) ** 2)).reshape(-1)
+  size = small.shape[0]
+  flat = word.reshape(-1), num.reshape(-1), a.reshape(-1), b.reshape(-1)
 
+  def few(word: Array, num: Array, a: Array, b: Array, small: Array | bool = True) -> Array:
+    return _of_less(a <= b, num, _few_successes(word, num.astype(float), *_chances(a, b), small))
+
+  def some(left: Array) -> Array:
+    place = jnp.cumsum(small, dtype=np.int32)
+    there = jnp.full(size + _AT_ONCE, size, np.int32)
+    there = there.at[jnp.where(small, place - 1, size + _AT_ONCE)].set(jax.lax.iota(np.int32, size), mode="drop")
+
+    def search(state: Any) -> Any:
+      i, left = state
+      at = jax.lax.dynamic_slice_in_dim(there, i, _AT_ONCE)
+      found = few(*(x.at[at].get(mode="fill", fill_value=0) for x in flat))
+      return i + _AT_ONCE, left.at[at].set(found, mode="drop")
+
+    return jax.lax.while_loop(lambda state: state[0] < place[-1], search, (jnp.zeros((), np.int32), left))[1]
+
+  all_ = lambda left: jnp.where(small, few(*flat, small), left)
+  return jax.lax.cond(jnp.any(small), all_ if size <= 4 * _AT_ONCE else some, lambda left: left, left).reshape(
+    num.shape
+  )
+
+
+def _chances(a, b):
+  """The lesser and the greater of two weights, over their sum."""
+  less, more = jnp.minimum(a, b).astype(float), jnp.maximum(a, b).astype(float)
+  each = 1 / jnp.maximum(less + more, 1.0)  # one division is one kernel
+  return less * each, more * each
+
+
+def _of_less(first, num, found):
+  """int32 items of the first place, where so many were found for that of less weight."""
+  return jnp.where(first, found.astype(np.int32), num - found.astype(np.int32))
+
+
+def _few_successes(word, n, chance, other, wanted):
+  """Whole floats [m], of binomial laws of small variance: by inversion, adding up probabilities from the mode on both ways."""
+  whole, part = _product(n, chance)
   start = jnp.where(whole < 8, 0.0, whole)  # the mode, or none
   mass = jnp.where(whole < 8, jnp.exp(n * jnp.log1p(-chance)), _probability_near_mean(n, whole, part))
-  left_over = (words[0].astype(n.dtype) + 0.5) * 2.0**-32 - mass
-  known = ~small | (left_over < 0)
-  as_asked = lambda found: jnp.where(a <= b, found.astype(np.int32), num - found.astype(np.int32))
-  left = jnp.where(fresh, as_asked(jnp.where(small, start, whole + jnp.round(above + part))), a)
   odds = chance / jnp.maximum(other, 0.5)
+  left_over = (word.astype(n.dtype) + 0.5) * 2.0**-32 - mass
+  steps = jnp.arange(1.0, 5.0, dtype=n.dtype)[:, None]
 
   def add(state: Any) -> Any:
-    i, left, right, known, left_over, up, down = state
-    found = jnp.full_like(n, -1.0)
-    for step in range(1, 5):
-      high, low = start + (i + step), start - (i + step)
-      up = up * (jnp.maximum(n - high + 1, 0.0) / high * odds)
-      down = jnp.where(low >= 0, down * ((low + 1) / jnp.maximum((n - low) * odds, 1e-30)), 0.0)
-      for k, one in ((high, up), (low, down)):
+    i, found, left_over, up, down = state
+    high, low = start[None] + (i + steps), start[None] - (i + steps)
+    rise = jnp.maximum(n[None] - high + 1, 0.0) / high * odds[None]
+    fall = jnp.where(low >= 0, (low + 1) / jnp.maximum((n[None] - low) * odds[None], 1e-30), 0.0)
+    for step in range(4):
+      up, down = up * rise[step], down * fall[step]
+      for k, one in ((high[step], up), (low[step], down)):
         left_over = left_over - one
-        hit = ~known & (left_over < 0)
-        found, known = jnp.where(hit, k, found), known | hit
-    newly = found >= 0
-    left, right = jnp.where(newly, as_asked(found), left), jnp.where(newly, num - as_asked(found), right)
-    return i + 4, left, right, known | (up + down < 1e-12), left_over, up, down
+        found = jnp.where((found < 0) & (left_over < 0), k, found)
+    return i + 4, jnp.where((found < 0) & (up + down < 1e-12), start, found), left_over, up, down
 
-  unknown = lambda state: jnp.any(~state[3])
-  state = (
-    jnp.zeros((), n.dtype),
-    left,
-    jnp.where(fresh, num - left, b),
-    known,
-    left_over,
-    mass,
-    jnp.where(whole < 8, 0.0, mass),
-  )
-  return jax.lax.while_loop(unknown, add, state)[1:3]
+  found = jnp.where(jnp.logical_not(wanted) | (left_over < 0), start, -1.0)
+  state = jnp.zeros((), n.dtype), found, left_over, mass, jnp.where(whole < 8, 0.0, mass)
+  return jax.lax.while_loop(lambda state: jnp.any(state[1] < 0), add, state)[1]
 
 
 def _cumulants_of_binomial(chance, other):
@@ -492,6 +531,66 @@ def poisson_rows(key: Array, mean: Array, num: int) -> Array:
   return jnp.where(jnp.isnan(mean), jnp.nan, jnp.where(mean < _SPREAD, few, many))
 
 
+class PoissonTable(NamedTuple):
+  """Laws of Poisson numbers of mean factor * c: for c = 0, 1, ... below a mean of 25 a row each, to choose a number by two words.
+
+  Attributes:
+    factor: Python float, of float32.
+    kept: [rows, 128] uint32, below which the second word leaves number i at i.
+    other: [rows, 128] int32, what it becomes else.
+  """
+
+  factor: Any
+  kept: Any
+  other: Any
+
+
+@functools.lru_cache(32)
+def poisson_table(factor: float) -> PoissonTable:
+  """By aliases (Walker 1977; Vose 1991), on the host: probabilities are right to 2^-39.
+
+  Args:
+    factor: a Python float, at least 1/2 and at most 1.
+  """
+  factor = float(np.float32(factor))
+  rows = math.ceil(_SPREAD_OF_MANY / factor) + 1
+  kept, other = np.ones((rows, 128)), np.tile(np.arange(128, dtype=np.int32), (rows, 1))
+  log_factorial = np.array([math.lgamma(k + 1) for k in range(128)])
+  for count in range(rows):
+    if count == 0:
+      share = np.where(np.arange(128) == 0, 128.0, 0.0)
+    else:
+      share = np.exp(np.arange(128) * math.log(factor * count) - factor * count - log_factorial)
+      share *= 128 / share.sum()
+    less, more = [k for k in range(128) if share[k] < 1], [k for k in range(128) if share[k] >= 1]
+    while less and more:
+      low, high = less.pop(), more[-1]
+      kept[count, low], other[count, low] = share[low], high
+      share[high] -= 1 - share[low]
+      if share[high] < 1:
+        less.append(more.pop())
+  return PoissonTable(factor, np.minimum(kept * 2.0**32, 2.0**32 - 1).astype(np.uint32), other)
+
+
+def poisson_counts(words: tuple[Array, Array], count: Array, table: PoissonTable) -> Array:
+  """int32 Poisson numbers of mean factor * count; from a mean of 25 on by the expansion, right to 7e-7.
+
+  Args:
+    words: two arrays of uint32, [*shape].
+    count: [*shape] int32, at least 0, below 2^24.
+    table: of the factor.
+  """
+  most = table.kept.shape[0] - 1
+  at = jnp.minimum(count, most) * 128 + (words[0] >> 25).astype(np.int32)
+  kept, other = (jnp.asarray(x).reshape(-1)[at] for x in (table.kept, table.other))
+  few = jnp.where(words[1] < kept, at & 127, other)
+  whole, part = _product(count.astype(float), jnp.asarray(table.factor, float))
+  spread = jnp.maximum(whole + part, _SPREAD_OF_MANY)
+  z = _normal_quantile(_symmetric(words[1])).astype(spread.dtype)
+  many = whole + jnp.round(_rounded_of_many(z, part, spread, 1.0, 1.0, 1.0, 1.0) + part)
+  return jnp.where(count < most, few, many.astype(np.int32))
+
+
 def _lattice(key, num, mean, variance, next_over, third, fourth, fifth):
   """A number 0, 1, ... of mean num * mean; its third to fifth cumulants come relative to its variance.
 
@@ -525,6 +624,21 @@ def _rounded(z, part, variance, third, fourth, fifth, sixth=None):
   """
   sixth = None if sixth is None else sixth - 1 / 252
   return jnp.floor(cornish_fisher(z, variance - 1 / 12, third, fourth + 1 / 120, fifth, sixth) + (0.5 + part)) - part
+
+
+def _rounded_of_many(z, part, variance, third, fourth, fifth, sixth):
+  """`_rounded` of cumulants relative to the variance, with one root and no division: many at once are few kernels."""
+  each = jax.lax.rsqrt(variance - 1 / 12)
+  square = each * each
+  std = (variance - 1 / 12) * each
+  change = _expansion(
+    z,
+    (third * variance * square) * each,
+    (fourth * variance + 1 / 120) * square**2,
+    (fifth * variance * square) * (square * each),
+    (sixth * variance - 1 / 252) * square**3,
+  )
+  return jnp.floor(std * (z + change) + (0.5 + part)) - part
 
 
 def _product(a, b):

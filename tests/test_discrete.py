@@ -82,9 +82,12 @@ def test_binomials_have_their_law():
   grid += [(10_000, 3, 7), (100_000, 1, 99_999), (100_000, 95, 99_905), (100_000, 102, 99_898), (100_000, 99_999, 1)]
   grid += [(100_000, 1, 1), (5_000_000, 7, 4_999_993), (10**7, 1, 3), (50, 0, 4), (50, 4, 0), (0, 3, 4)]
   num, a, b = (np.repeat(np.array(x, np.int32)[:, None], draws := 40_000, 1) for x in zip(*grid))
-  words = [random.bits(jax.random.key(i), num.size).reshape(num.shape) for i in (0, 1)]
-  first, second = jax.jit(random.binomial_split)(words, num, a, b, np.ones(num.shape, bool))
-  np.testing.assert_array_equal(first + second, num)
+  word = random.bits(jax.random.key(0), num.size).reshape(num.shape)
+  first = jax.jit(random.binomial_split)(word, num, a, b, np.ones(num.shape, bool))
+  some = slice(None), slice(5)  # so few that all are looked at together
+  found = random.binomial_split(word[some], num[some], a[some], b[some], np.ones(num[some].shape, bool))
+  np.testing.assert_array_equal(found, first[some])
+  assert ((first >= 0) & (first <= num)).all()
   worst, twin = [], []
   for (n, x, y), seen in zip(grid, np.asarray(first)):
     if n * x * y == 0:
@@ -103,13 +106,108 @@ def test_binomials_have_their_law():
   assert np.median(twin) > 5 and twin[grid.index((100, 50, 50))] > 5
 
 
+def test_poisson_numbers_have_their_law():
+  """Of every kind of count, on both sides of a mean of 25, against SciPy's probabilities; not of a mean that is 5% off."""
+  from scipy import stats
+
+  factor, draws = 0.9, 40_000
+  counts = np.array([0, 1, 2, 7, 20, 26, 27, 28, 29, 60, 500, 100_000])
+  words = [random.bits(jax.random.key(i), len(counts) * draws).reshape(len(counts), draws) for i in (0, 1)]
+  table = random.poisson_table(factor)
+  assert len(table.kept) == 29  # rows for means below 25, and one more
+  found = np.asarray(jax.jit(random.poisson_counts)(words, np.repeat(counts[:, None], draws, 1), table))
+  assert (found[0] == 0).all()
+  worst, twin = [], []
+  for count, seen in zip(counts[1:], found[1:]):
+    place = np.arange(max(seen.min() - 3, 0), seen.max() + 4)
+    groups = np.arange(len(place)) // max(1, len(place) // 200)
+    observed = np.bincount(groups, np.bincount(seen - place[0], minlength=len(place)))
+    for scores, mean in ((worst, factor * count), (twin, 0.95 * factor * count)):
+      scores.append(_far(observed, draws * np.bincount(groups, stats.poisson.pmf(place, mean))))
+  assert np.abs(worst).max() < 5, worst
+  assert min(twin) > 5
+
+
+@pytest.mark.parametrize("num_outcomes, each", [(300, True), (120, False)])
+def test_many_counts_are_multinomial(num_outcomes, each):
+  """Of more leaves than are split and of fewer: groups of them have the chi-squared law of a multinomial, single ones that of a
+  binomial, and all are as many as before; not with the weights of two leaves exchanged, nor as independent Poisson numbers are."""
+  from scipy import stats
+
+  n, runs, rng = 2000, 4000, np.random.default_rng(0)
+  weights = rng.multinomial(n - num_outcomes - 149, rng.dirichlet(np.full(num_outcomes, 0.5))) + 1
+  weights[0], weights[1], weights[2] = weights[0] + 149, 1, weights[2] + weights[1] - 1
+  state = surviving.surviving(jnp.asarray(weights, np.int32), 1024, True)
+  assert (1 << int(state.depth) > 128) == each  # 2 sqrt(n) is 89
+  keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(1), i))(jnp.arange(runs))
+  found = jax.jit(jax.vmap(lambda key: surviving.drawn(key, state, 5, n)))(keys)
+  drawn = np.asarray(jax.vmap(surviving.leaves)(found))[:, :num_outcomes]
+  assert (drawn >= 0).all() and (drawn.sum(1) == n).all() and np.asarray(found.mixed).all()
+  group = rng.permutation(num_outcomes) % 6
+
+  def far(weights, drawn):
+    """z of the mean over runs of the chi-squared statistic of six groups, which has mean 5 and about variance 10."""
+    expected = np.bincount(group, weights)
+    statistic = ((np.stack([np.bincount(group, one, 6) for one in drawn]) - expected) ** 2 / expected).sum(1)
+    return (statistic.mean() - 5) / (statistic.std() / np.sqrt(len(statistic)))
+
+  assert abs(far(weights, drawn)) < 5
+  exchanged = weights[np.r_[1, 0, 2:num_outcomes]]
+  assert group[0] != group[1] and far(exchanged, drawn) > 5
+  assert far(weights, rng.poisson(weights, (runs, num_outcomes))) > 5
+  values = np.arange(n + 1)
+  for leaf in (0, 1, 2, 40, num_outcomes - 1):
+    seen = np.bincount(drawn[:, leaf], minlength=n + 1)
+    assert abs(_far(seen, runs * stats.binom.pmf(values, n, weights[leaf] / n))) < 5, leaf
+  seen = np.bincount(drawn[:, 0], minlength=n + 1)
+  assert _far(seen, runs * stats.binom.pmf(values, n, 1.05 * weights[0] / n)) > 5
+
+
+def test_all_are_drawn_again_where_they_are_too_many(monkeypatch):
+  """Also where hardly any item is left for rows: the sum stays, and so does the law of a leaf."""
+  n, runs = 2000, 4000
+  monkeypatch.setattr(surviving, "_SPARED", 0.0)
+  surviving._drawn.cache_clear()
+  state = surviving.surviving(jnp.full(400, 5, np.int32), 1024, False)
+  keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(2), i))(jnp.arange(runs))
+  drawn = np.asarray(jax.jit(jax.vmap(lambda key: surviving.leaves(surviving.drawn(key, state, 5, n))))(keys))[:, :400]
+  surviving._drawn.cache_clear()
+  assert (drawn.sum(1) == n).all()
+  p = 200 * 5 / n
+  half = drawn[:, :200].sum(1)
+  assert abs(half.mean() - n * p) < 5 * np.sqrt(n * p * (1 - p) / runs)
+  assert abs(half.var() / (n * p * (1 - p)) - 1) < 5 * np.sqrt(2 / runs)
+
+
+def test_the_dead_leave_the_tree():
+  """Runs of other depths beside each other: positive counts keep their order and what they stand for, sums are those of leaves."""
+  rng = np.random.default_rng(3)
+  chances = (0.9, 0.4, 0.02, 0.0)
+  counts = np.stack([rng.integers(1, 9, 500) * (rng.random(500) < chance) for chance in chances]).astype(np.int32)
+  counts[:, 417] = 7  # one is always there
+  full = jax.vmap(lambda one: surviving.surviving(one + (one == 0), 512, True))(jnp.asarray(counts))
+  put = lambda tree, one: tree.at[512 : 512 + 500].set(one)
+  state = full._replace(tree=jax.vmap(put)(full.tree, jnp.asarray(counts)))
+  for found, plain in zip(surviving._without_the_dead(state, jnp.zeros(4, bool)), state):
+    np.testing.assert_array_equal(found, plain)
+  found = surviving._without_the_dead(state, jnp.ones(4, bool))
+  every = jax.vmap(surviving.leaves)(found)
+  for i, one in enumerate(counts):
+    alive = np.flatnonzero(one)
+    assert int(found.depth[i]) == int(np.ceil(np.log2(len(alive)))) and bool(found.mixed[i]) == (len(alive) > 1)
+    leaves = np.asarray(every[i])
+    np.testing.assert_array_equal(leaves[: len(alive)], one[alive])
+    assert (leaves[len(alive) :] == 0).all() and int(found.tree[i, 1]) == one.sum()
+    np.testing.assert_array_equal(found.outcome[i, : len(alive)], alive)
+
+
 def test_counts_are_multinomial():
   """All counts of the next generation together, from 3, 2, 0 and 1: no other weights, and nothing drawn from what is gone."""
   from scipy import stats
 
   num, counts = 20_000, np.array([3, 2, 0, 1], np.int32)
-  state = surviving.surviving(jnp.asarray(counts), 4, True)
-  draw = lambda i: surviving.drawn(jax.random.fold_in(jax.random.key(1), i), state, 5)
+  state = surviving.surviving(jnp.asarray(counts), surviving.LEAST, True)
+  draw = lambda i: surviving.drawn(jax.random.fold_in(jax.random.key(1), i), state, 5, 6)
   found = jax.jit(jax.vmap(draw))(jnp.arange(num))
   drawn = np.zeros((num, 4), int)
   leaves = np.asarray(jax.vmap(surviving.leaves)(found))
@@ -137,13 +235,14 @@ def test_counts_and_rows_have_one_law():
     assert name == "support_ratio" or np.abs(differ(law, other)).max() > 5, name
 
 
-def test_runs_beside_each_other_do_not_meet():
+@pytest.mark.parametrize("size", [(300, 60), (2000, 1500)])
+def test_runs_beside_each_other_do_not_meet(size):
   """A run is the same whatever runs share its loops, and however many generations lie between two that are recorded."""
   one = lambda record_every: jax.jit(
     jax.vmap(
       lambda i: cj.run(
         jax.random.fold_in(jax.random.key(3), i),
-        tasks.discrete(300, 60),
+        tasks.discrete(*size),
         workflows.replace(),
         30,
         record_every=record_every,

@@ -87,7 +87,7 @@ def discrete(
   num_known = num_samples if renumbered else num_outcomes
   resampled = known(temperature) and temperature == 1
   law = resampled and draws != "rows" and num_samples <= MOST_BY_LAW
-  capacity = 1 << (min(num_known, num_samples) - 1).bit_length()
+  capacity = max(_surviving.LEAST, 1 << (min(num_known, num_samples) - 1).bit_length())
 
   def real_rows(key, problem):
     return index(key, num_samples, num_outcomes) if problem.table is None else choose(key, problem.table, num_samples)
@@ -123,7 +123,7 @@ def discrete(
 
   def sample(key, problem, params, context: Context):
     if law:
-      return drawn(_surviving.drawn(key, params, context.t)), {}
+      return drawn(_surviving.drawn(key, params, context.t, num_samples)), {}
     if resampled:
       return batch(storage.draw_rows(key, context.data, context.num)), {}
     power = jnp.exp(jnp.log(params / jnp.max(params)) / temperature)  # the largest is 1 at any temperature
@@ -132,24 +132,29 @@ def discrete(
   def evaluate(key, problem, params):
     there = jnp.asarray(problem.known)
     unknown = jnp.maximum(1 - jnp.sum(there), 0.0) if renumbered else 0.0  # mass that no model ever had
+    if law and params.outcome is None:
+
+      def of(counts):
+        alive = counts > 0
+        return alive.astype(float), *_summands(counts / num_samples, jnp.where(alive, 1 / num_outcomes, 0.0))
+
+      alive, *sums = _surviving.over_leaves(params, of)
+      return found_of(problem, alive, 1 - alive / num_outcomes, *sums)
     if law:
       outcome, params = params.outcome, _surviving.leaves(params) / num_samples
       alive = params > 0
-      if outcome is None:
-        unknown, there = 1 - jnp.sum(alive) / num_outcomes, jnp.full(capacity, 1 / num_outcomes)
-      else:
-        unknown += jnp.sum(there.at[jnp.where(alive, outcome, num_known)].set(0.0, mode="drop"))
-        there = there[outcome]
-      there = jnp.where(alive, there, 0.0)
-    entropy = -jnp.sum(jnp.where(params > 0, params * jnp.log(params), 0.0))
-    divergence = jnp.sum(_divergence(params, there)) + unknown
+      unknown += jnp.sum(there.at[jnp.where(alive, outcome, num_known)].set(0.0, mode="drop"))
+      there = jnp.where(alive, there[outcome], 0.0)
+    return found_of(problem, jnp.sum(params > 0), unknown, *map(jnp.sum, _summands(params, there)))
+
+  def found_of(problem, alive, unknown, entropy, heterozygosity, variation, divergence):
     return {
       "entropy_ratio": entropy / problem.entropy,
       "entropy": entropy,
-      "support_ratio": jnp.sum(params > 0) / problem.support,
-      "heterozygosity": jnp.sum(params * (1 - params)),
-      "total_variation": 0.5 * (jnp.sum(jnp.abs(params - there)) + unknown),
-      "kl_from_truth": divergence,
+      "support_ratio": alive / problem.support,
+      "heterozygosity": heterozygosity,
+      "total_variation": 0.5 * (variation + unknown),
+      "kl_from_truth": divergence + unknown,
     }
 
   def predict(schedule: theory.Schedule) -> dict[str, Expected]:
@@ -170,7 +175,7 @@ def discrete(
     return found
 
   def through(key, role, problem, data: Data, absorbed_at, first, stop) -> tuple[Data, Array]:
-    counts, absorbed_at = _surviving.leapt(key, role, data.summary, absorbed_at, first, stop)
+    counts, absorbed_at = _surviving.leapt(key, role, data.summary, absorbed_at, first, stop, num_samples)
     return drawn(counts), absorbed_at
 
   def absorbed(problem, params):
@@ -195,6 +200,12 @@ def discrete(
     if law
     else None,
   )
+
+
+def _summands(p, q):
+  """Of the entropy of p, its heterozygosity, twice its variation distance to q and its divergence from q."""
+  entropy = -jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1.0)), 0.0)
+  return entropy, p * (1 - p), jnp.abs(p - q), _divergence(p, q)
 
 
 def _divergence(p, q):

@@ -366,10 +366,11 @@ def _gaussian(points, rows, row_weight, bandwidth):
 
 def _interpolation_error(extent, num: int):
   """Bound, relative to the largest kernel, for kernels on an interval of 2 `extent` bandwidths: on an ellipse whose half axes
-  add up to rho, |kernel| <= M, and the error is at most 4 M rho^-num / (rho - 1) (Trefethen 2013, theorem 8.2)."""
+  add up to rho, |kernel| <= M, and the error of the polynomial of degree num - 1 is at most 4 M rho^(1 - num) / (rho - 1)
+  (Trefethen 2013, theorem 8.2)."""
   rho = np.geomspace(1.02, 1e4, 100)
   log_error = (
-    0.125 * extent[:, None] ** 2 * (rho - 1 / rho)[None] ** 2 + (np.log(4 / (rho - 1)) - num * np.log(rho))[None]
+    0.125 * extent[:, None] ** 2 * (rho - 1 / rho)[None] ** 2 + (np.log(4 / (rho - 1)) - (num - 1) * np.log(rho))[None]
   )
   return jnp.exp(jnp.minimum(jnp.min(log_error, axis=1), 80.0))
 
