@@ -18,6 +18,7 @@ from collapse_jax.types import Array, Number
 
 __all__ = [
   "PRNG",
+  "PoissonTable",
   "Table",
   "binomial",
   "binomial_split",
@@ -422,7 +423,8 @@ def binomial_split(word: Array, num: Array, a: Array, b: Array, fresh: Array) ->
   flat = word.reshape(-1), num.reshape(-1), a.reshape(-1), b.reshape(-1)
 
   def few(word: Array, num: Array, a: Array, b: Array, small: Array | bool = True) -> Array:
-    return _of_less(a <= b, num, _few_successes(word, num.astype(float), *_chances(a, b), small))
+    chance, other = _chances(a, b)
+    return _of_less(a <= b, num, _few_successes(word, num.astype(float), chance, other, small))
 
   def some(left: Array) -> Array:
     place = jnp.cumsum(small, dtype=np.int32)

@@ -286,7 +286,7 @@ def _each(words: tuple[Array, Array], state: Surviving, going: Array, num: int) 
 
   def find(i: Array, found: Array) -> Array:
     row = i * _ROWS + jax.lax.iota(np.int32, _ROWS)
-    item = high_product(_hashed(words, row, 1 << 29)[0], np.uint32(num)).astype(np.int32)
+    item = high_product(_hashed(words, row, 1 << 29)[0], jnp.uint32(num)).astype(np.int32)
 
     def down(level: Array, carry: Any) -> Any:
       place, item = carry
