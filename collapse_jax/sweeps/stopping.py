@@ -48,7 +48,7 @@ class Stopping:
     self._lock = threading.Lock()
     self._leaps, self._options = False, dict[str, Any]()
 
-  def compile(self, width: int, traced: PyTree, options: dict[str, Any]) -> float:
+  def compile(self, width: int, traced: PyTree, options: dict[str, Any] | None = None) -> float:
     """For `width` seeds, so that the time of the first call is the run's own; the bytes that it uses on a device.
 
     Args:
@@ -57,7 +57,7 @@ class Stopping:
       options: of XLA, also for what is compiled later for runs of these that are left.
     """
     index = jax.ShapeDtypeStruct((width,), np.int32)
-    self._leaps, self._options = prepared(*self._bind(traced)).leap is not None, options
+    self._leaps, self._options = prepared(*self._bind(traced)).leap is not None, options or {}
     jitted = devices.over_runs(self._start, self._mesh, True, False, options=options)
     self._first[width] = jitted.lower(index, traced).compile()
     return devices.bytes_used(self._block(jax.eval_shape(self._start, index, traced), traced))
