@@ -422,9 +422,9 @@ def binomial_split(word: Array, num: Array, a: Array, b: Array, fresh: Array) ->
   size = small.shape[0]
   flat = word.reshape(-1), num.reshape(-1), a.reshape(-1), b.reshape(-1)
 
-  def few(word: Array, num: Array, a: Array, b: Array, small: Array | bool = True) -> Array:
+  def few(word: Array, num: Array, a: Array, b: Array) -> Array:
     chance, other = _chances(a, b)
-    return _of_less(a <= b, num, _few_successes(word, num.astype(float), chance, other, small))
+    return _of_less(a <= b, num, _few_successes(word, num.astype(float), chance, other))
 
   def some(left: Array) -> Array:
     place = jnp.cumsum(small, dtype=np.int32)
@@ -439,10 +439,11 @@ def binomial_split(word: Array, num: Array, a: Array, b: Array, fresh: Array) ->
 
     return jax.lax.while_loop(lambda state: state[0] < place[-1], search, (jnp.zeros((), np.int32), left))[1]
 
-  all_ = lambda left: jnp.where(small, few(*flat, small), left)
-  return jax.lax.cond(jnp.any(small), all_ if size <= 4 * _AT_ONCE else some, lambda left: left, left).reshape(
-    num.shape
-  )
+  def every(left: Array) -> Array:  # of nothing where it is not asked for, which is found at once
+    return jnp.where(small, few(flat[0], jnp.where(small, flat[1], 0), *flat[2:]), left)
+
+  searched = every if size <= 4 * _AT_ONCE else some
+  return jax.lax.cond(jnp.any(small), searched, lambda left: left, left).reshape(num.shape)
 
 
 def _chances(a, b):
@@ -457,7 +458,7 @@ def _of_less(first, num, found):
   return jnp.where(first, found.astype(np.int32), num - found.astype(np.int32))
 
 
-def _few_successes(word, n, chance, other, wanted):
+def _few_successes(word, n, chance, other):
   """Whole floats [m], of binomial laws of small variance: by inversion, adding up probabilities from the mode on both ways."""
   whole, part = _product(n, chance)
   start = jnp.where(whole < 8, 0.0, whole)  # the mode, or none
@@ -478,7 +479,7 @@ def _few_successes(word, n, chance, other, wanted):
         found = jnp.where((found < 0) & (left_over < 0), k, found)
     return i + 4, jnp.where((found < 0) & (up + down < 1e-12), start, found), left_over, up, down
 
-  found = jnp.where(jnp.logical_not(wanted) | (left_over < 0), start, -1.0)
+  found = jnp.where(left_over < 0, start, -1.0)
   state = jnp.zeros((), n.dtype), found, left_over, mass, jnp.where(whole < 8, 0.0, mass)
   return jax.lax.while_loop(lambda state: jnp.any(state[1] < 0), add, state)[1]
 

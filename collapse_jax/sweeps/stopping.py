@@ -46,7 +46,8 @@ class Stopping:
     self._first: dict[int, Any] = {}
     self._programs: dict[int, Any] = {}
     self._lock = threading.Lock()
-    self._leaps, self._options = False, dict[str, Any]()
+    self._leaps = False
+    self._options: dict[str, Any] | None = None
 
   def compile(self, width: int, traced: PyTree, options: dict[str, Any] | None = None) -> float:
     """For `width` seeds, so that the time of the first call is the run's own; the bytes that it uses on a device.
@@ -57,7 +58,7 @@ class Stopping:
       options: of XLA, also for what is compiled later for runs of these that are left.
     """
     index = jax.ShapeDtypeStruct((width,), np.int32)
-    self._leaps, self._options = prepared(*self._bind(traced)).leap is not None, options or {}
+    self._leaps, self._options = prepared(*self._bind(traced)).leap is not None, options
     jitted = devices.over_runs(self._start, self._mesh, True, False, options=options)
     self._first[width] = jitted.lower(index, traced).compile()
     return devices.bytes_used(self._block(jax.eval_shape(self._start, index, traced), traced))

@@ -194,7 +194,7 @@ def _without_the_dead(state: Surviving, due: Array) -> Surviving:
     return alive + jnp.sum(here & (_take(tree, block * _LEAVES, _LEAVES) > 0), axis=1, dtype=np.int32)
 
   blocks = -(-2 * size // _LEAVES)
-  begin = jnp.min(jnp.where(due, 1 << depth, 1 << 30)) // _LEAVES
+  begin = _first_block(due, depth)
   num = jax.lax.fori_loop(begin, blocks, count, jnp.zeros_like(depth))
   new = 32 - jax.lax.clz(jnp.maximum(num, 1) - 1)
 
@@ -275,8 +275,7 @@ def _each(words: tuple[Array, Array], state: Surviving, going: Array, num: int) 
       tree = _put(tree, jnp.where(here, found, _take(tree, behind, _LEAVES)), behind)
       return tree, total + jnp.sum(jnp.where(here, _take(tree, behind, _LEAVES), 0), axis=1, dtype=np.int32)
 
-    begin = (1 << jnp.min(jnp.where(again, levels, 30))) // _LEAVES
-    tree, total = jax.lax.fori_loop(begin, end, draw, (tree, jnp.where(again, 0, total)))
+    tree, total = jax.lax.fori_loop(_first_block(again, depth), end, draw, (tree, jnp.where(again, 0, total)))
     return i + 1, tree, total, going & (total > num)
 
   start = jnp.zeros((), np.int32), _summed(state.tree, depth), jnp.zeros_like(depth), going
@@ -300,7 +299,7 @@ def _each(words: tuple[Array, Array], state: Surviving, going: Array, num: int) 
       found, jnp.where(row[None] < lacking[:, None], place + (2 << levels)[:, None], tree.shape[1]), i * _ROWS
     )
 
-  # All places first: a loop that reads the tree and adds to it would copy it.
+  # All places first: a loop that reads the tree and adds to it would copy it. Seven standard deviations more are never needed.
   most = _ROWS * math.ceil((_SPARED + 7) * math.sqrt(num) / _ROWS)
   times = jnp.minimum(-(-jnp.max(lacking) // _ROWS), most // _ROWS)
   found = jax.lax.fori_loop(0, times, find, jnp.zeros((len(depth), most), np.int32))
@@ -315,9 +314,13 @@ def _each(words: tuple[Array, Array], state: Surviving, going: Array, num: int) 
     tree = _put(tree, jnp.where(here, found, _take(tree, node, _LEAVES)), node)
     return tree, alive + jnp.sum(here & (_take(tree, node, _LEAVES) > 0), axis=1, dtype=np.int32)
 
-  begin = (1 << jnp.min(jnp.where(going, levels, 30))) // _LEAVES
-  tree, alive = jax.lax.fori_loop(begin, end, settle, (tree, jnp.zeros_like(depth)))
+  tree, alive = jax.lax.fori_loop(_first_block(going, depth), end, settle, (tree, jnp.zeros_like(depth)))
   return state._replace(tree=tree, mixed=jnp.where(going, alive > 1, state.mixed))
+
+
+def _first_block(which: Array, depth: Array) -> Array:
+  """Of _LEAVES nodes, the first in which leaves of one of these runs lie."""
+  return (1 << jnp.min(jnp.where(which, depth, 30))) // _LEAVES
 
 
 def _summed(tree: Array, depth: Array) -> Array:
